@@ -1,0 +1,3 @@
+"""A qlib plugin: stock selection as ranking one day's whole market, judged by what real money could earn."""
+
+__version__ = "0.1.0"

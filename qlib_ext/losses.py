@@ -1,0 +1,616 @@
+r"""Losses over one day's stocks: the deck's WPCC and LIQ-WPCC, and IC, CCC and MSE beside them.
+
+A batch holds ``B`` days of ``N`` stocks. ``mask`` is True where a stock is real; a real stock whose label is
+not finite carries no weight either ("labelled" = real with a finite label), so padding, suspended stocks and
+unknown outcomes change nothing, whatever stands in their places. A score that is not finite at a labelled
+stock makes its day's loss NaN on purpose: the trainer stops on it. Sources: slides, page 2 (listing, WPCC)
+and page 4 (LIQ-WPCC).
+
+Known difficulty: weights taken from the outcome pay for volatility
+-------------------------------------------------------------------
+Over all functions p of the features x, the weighted correlation of p with r is highest for
+
+    p*(x) = E[w r | x] / E[w | x]          (weighted regression; and every positive affine map of it)
+
+With w fixed by x this is mu(x) = E[r | x], as wanted. When w is a rising function of the outcome r itself, it
+is not. Let r have mean mu and variance sigma^2 given x, both small.
+
+- LIQ-WPCC: sigmoid(z) ~ 1/2 + z/4, hence w = 0.5 + 0.5 sigmoid(alpha l r) ~ 0.75 + alpha l r / 8, and
+  p* ~ mu + (alpha l / 8) / 0.75 * sigma^2 = mu + (alpha / 6) l sigma^2 = mu + (20/3) l sigma^2 at alpha = 40.
+- WPCC: w = base ** (1 - F(r)) with F the day's distribution function and f its density at the centre; F(r) ~
+  1/2 + f r gives w ~ const * (1 + ln(1/base) f r), and p* ~ mu + ln(1/base) f sigma^2. A normal day with a
+  dispersion of 2.5% has f = 16: at base 0.5 the factor is 11, above the 20/3 * l of LIQ-WPCC.
+
+For a symmetric r with mu = 0 the optimal score is the variance: between sigma = 2% and 4% at l = 1 the second
+term differs by 0.8% a day, more than the means do. Capped returns may still be earned that way, a rank
+correlation may not. Remedies, none of which changes the deck's forms (``DayLoss`` weighs
+by the label and correlates with the raw return unless told otherwise):
+
+- ``weight_by="score"``: decreasing weights by the rank of the detached score. Given x they are fixed, so p* =
+  mu: no bias by construction, and the top of the model's own ranking is what gets the weight.
+- ``target="volatility", weight_by="target"``: returns over trailing volatility as outcome and as source of
+  the weights; the second term is then (nearly) the same for all stocks and drops out.
+- ``target="rank"`` or ``"volatility"`` with ``weight_by="label"``: the correlation's target no longer carries
+  the tails; the bias gets smaller (it goes with sigma instead of sigma^2 for "volatility"), but stays.
+"""
+
+import difflib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LOSSES = ("wpcc", "liq_wpcc", "ic", "ccc", "mse")
+TARGETS = ("raw", "rank", "volatility")
+WEIGHT_SOURCES = ("label", "score", "target")
+CENTERS = ("weighted", "plain")
+TIES = ("stable", "average")
+BASE = 0.5
+ALPHA = 40.0
+WEIGHTED = ("wpcc", "liq_wpcc")
+# option of DayLoss -> its default, the losses that use it
+OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "target": ("raw", LOSSES),
+    "weight_by": ("label", WEIGHTED),
+    "base": (BASE, ("wpcc",)),
+    "alpha": (ALPHA, ("liq_wpcc",)),
+    "center": ("weighted", WEIGHTED),
+    "ties": ("stable", ("wpcc",)),
+}
+FLAT_STEPS = 8.0  # a day whose values lie within so many float steps of each other counts as constant
+DECK_GUARD = 1e-8  # inside the roots of the deck's listing
+VOLATILITY_FLOOR = 0.1  # share of the day's median volatility
+
+
+# --- weights
+
+
+def rank_weight(label: Tensor, mask: Tensor, *, base: float = BASE, ties: str = "stable") -> Tensor:
+    """Weight a day's stocks by the rank of their outcome: base ** ((j-1)/(n-1)) for the j-th highest of n.
+
+    Source: slides, page 2 (the listing). The top stock weighs 1, the last one ``base``.
+
+    Args:
+        label: (B, N) values to rank, any unit; ignored where not labelled.
+        mask: (B, N) bool, True = real.
+        base: weight of the last stock, in (0, 1]; 1 weighs all alike.
+        ties: "stable" ranks equal labels by position, "average" gives them their mean rank.
+
+    Returns:
+        (B, N) weights, 0 where not labelled; a day with one labelled stock has weight 0 everywhere.
+
+    Raises:
+        ValueError: for shapes, ``base`` or ``ties`` that are not allowed.
+
+    """
+    _check_base(base)
+    _check_choice("ties", ties, TIES)
+    _check_shapes(label=label, mask=mask)
+    (label,) = _widen(label)
+    real = _labelled(label, mask)
+    count = real.sum(dim=1, keepdim=True)
+    exponent = _position(label, real, ties=ties) / (count - 1).clamp(min=1)
+    return torch.where(real & (count > 1), base**exponent, 0.0)
+
+
+def liquidity_weight(label: Tensor, liquidity: Tensor, mask: Tensor, *, alpha: float = ALPHA) -> Tensor:
+    """Weight by outcome and liquidity: 0.5 + 0.5 * sigmoid(alpha * l * r), l = the day's min-max of the log.
+
+    Source: slides, page 4. The limits of a day keep alpha * l * r within [-4, 4] at 10%, so ``label`` is the
+    raw return, never a normalised one. A stock with l = 0 weighs 0.75 whatever its return.
+
+    Args: label: (B, N) raw forward return (0.01 = 1%). liquidity: (B, N) yuan a day, known at the close. A
+        stock whose liquidity is not positive and finite gets l = 0
+            and is left out of the minimum and maximum.
+        mask: (B, N) bool, True = real; the minimum and maximum run over the labelled stocks.
+        alpha: steepness, at least 0.
+
+    Returns:
+        (B, N) weights in (0.5, 1), 0 where not labelled. Where all liquidity is equal l = 0, as sklearn's
+        ``MinMaxScaler`` has it, and every weight is 0.75.
+
+    Raises:
+        ValueError: for shapes or an ``alpha`` that are not allowed.
+
+    """
+    _check_alpha(alpha)
+    _check_shapes(label=label, liquidity=liquidity, mask=mask)
+    label, liquidity = _widen(label, liquidity)
+    real = _labelled(label, mask)
+    level = _log_min_max(liquidity, real)
+    weight = 0.5 + 0.5 * torch.sigmoid(alpha * level * torch.where(real, label, 0.0))
+    return torch.where(real, weight, 0.0)
+
+
+# --- measures
+
+
+def weighted_pearson(
+    score: Tensor, label: Tensor, weight: Tensor, mask: Tensor, *, center: str = "weighted"
+) -> Tensor:
+    """Correlate score and label day by day under weights. Source: slides, page 2 (the listing).
+
+    With w~ = w / sum w, the covariance is always sum w~ p r - (sum w~ p)(sum w~ r). ``center`` sets the
+    deviations:
+
+    - "weighted": about the weighted means, the textbook definition. Positive affine changes of the score
+      change nothing: the only guard is relative (scores within 8 float steps of each other count as
+      constant).
+    - "plain": about the unweighted means, with 1e-8 inside the roots, exactly as the deck's listing.
+
+    Args:
+        score: (B, N) any unit; ignored where not labelled. Half precision is computed in float32.
+        label: (B, N) target of the correlation, any unit.
+        weight: (B, N) at least 0; need not sum to 1.
+        mask: (B, N) bool, True = real.
+        center: "weighted" or "plain".
+
+    Returns: (B,) in [-1, 1] ("plain" can leave it). A day with fewer than two labelled stocks, equal labels
+        or no weight gives 0 and no gradient. A constant score gives 0; its gradient under "weighted" is the
+        covariance's, with the label standardised and the score's deviation taken as 1: finite, and towards
+        the label.
+
+    Raises:
+        ValueError: for shapes or a ``center`` that are not allowed.
+
+    """
+    _check_choice("center", center, CENTERS)
+    _check_shapes(score=score, label=label, weight=weight, mask=mask)
+    score, label, weight = _widen(score, label, weight)
+    real = _labelled(label, mask)
+    real = real & ~_flat(label, real)
+    weight = torch.where(real, weight, 0.0)
+    total = weight.sum(dim=1, keepdim=True)
+    share = weight / torch.where(total == 0, 1.0, total)
+    if center == "plain":
+        return _plain_pearson(score, label, share, real)
+    score_units, _ = _standardise(score, share, real)
+    label_units, label_flat = _standardise(label, share, real)
+    return (share * score_units * torch.where(label_flat, 0.0, label_units)).sum(dim=1)
+
+
+def information_coefficient(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Correlate score and target day by day, all stocks alike (Pearson): the IC.
+
+    Args:
+        score: (B, N) any unit.
+        target: (B, N) any unit.
+        mask: (B, N) bool, True = real.
+
+    Returns:
+        (B,) in [-1, 1]; degenerate days and constant scores as in ``weighted_pearson``.
+
+    """
+    _check_shapes(score=score, target=target, mask=mask)
+    (target,) = _widen(target)
+    return weighted_pearson(score, target, torch.ones_like(target), mask)
+
+
+def concordance(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Measure agreement day by day: 2 cov / (var p + var r + (mean p - mean r)^2), moments over n.
+
+    Source: Lin (1989), concordance correlation coefficient. Unlike the IC it asks for the target's level and
+    scale.
+
+    Args:
+        score: (B, N) in the target's unit.
+        target: (B, N) any unit.
+        mask: (B, N) bool, True = real.
+
+    Returns:
+        (B,) in [-1, 1]; 0 without gradient where fewer than two stocks are labelled or all targets are equal.
+
+    """
+    _check_shapes(score=score, target=target, mask=mask)
+    score, target = _widen(score, target)
+    real = _labelled(target, mask)
+    real = real & ~_flat(target, real)
+    score_mean, score_gap = _mean_and_gap(score, real)
+    target_mean, target_gap = _mean_and_gap(target, real)
+    count = real.sum(dim=1).clamp(min=1)
+    covariance = (score_gap * target_gap).sum(dim=1) / count
+    spread = (score_gap**2 + target_gap**2).sum(dim=1) / count + (score_mean - target_mean)[:, 0] ** 2
+    return 2.0 * covariance / torch.where(real.any(dim=1), spread, 1.0)
+
+
+def mean_squared_error(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Average (score - target)^2 over each day's labelled stocks. Source: slides, page 1.
+
+    Args:
+        score: (B, N) in the target's unit.
+        target: (B, N) any unit.
+        mask: (B, N) bool, True = real.
+
+    Returns:
+        (B,) in the target's unit squared; 0 without gradient on a day without labelled stocks.
+
+    """
+    _check_shapes(score=score, target=target, mask=mask)
+    score, target = _widen(score, target)
+    real = _labelled(target, mask)
+    error = torch.where(real, score, 0.0) - torch.where(real, target, 0.0)
+    return (error**2).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+# --- target
+
+
+def target_transform(
+    label: Tensor, mask: Tensor, *, target: str = "raw", volatility: Tensor | None = None
+) -> Tensor:
+    """Turn raw returns into what the score is correlated with (module docstring: why one may want to).
+
+    - "raw": the label itself.
+    - "rank": the day's ascending ranks, mean 0 and variance (over n) 1; equal labels share their average
+      rank.
+    - "volatility": label * (day's median volatility) / volatility, so still a return. The volatility is
+      floored at a tenth of the median; a missing one (not finite, or negative) is the median. The median runs
+      over the labelled stocks with a positive volatility; without any the label stays as it is.
+
+    Args: label: (B, N) raw forward return. mask: (B, N) bool, True = real. target: "raw", "rank" or
+        "volatility". volatility: (B, N) standard deviation of past daily returns, known at the close; for
+        "volatility" only.
+
+    Returns:
+        (B, N), NaN where not labelled.
+
+    Raises: ValueError: for shapes or a ``target`` that are not allowed, or a volatility that is needed and
+        not given.
+
+    """
+    _check_choice("target", target, TARGETS)
+    _check_shapes(label=label, mask=mask)
+    (label,) = _widen(label)
+    real = _labelled(label, mask)
+    if target == "rank":
+        label = _unit_ranks(label, real)
+    elif target == "volatility":
+        if volatility is None:
+            raise ValueError(
+                "target='volatility' got volatility=None: pass a (B, N) tensor with each stock's trailing "
+                "volatility (standard deviation of past daily returns, known at the close), or choose "
+                "target='raw' or 'rank'"
+            )
+        _check_shapes(label=label, volatility=volatility, mask=mask)
+        (volatility,) = _widen(volatility)
+        label = label * _volatility_factor(volatility, real).to(label.dtype)
+    return torch.where(real, label, torch.nan)
+
+
+# --- DayLoss
+
+
+class DayLoss:
+    """One of the losses by name, over batches of days: smaller is better, degenerate days count for nothing.
+
+    Source: slides, pages 1, 2 and 4; with its defaults "wpcc" and "liq_wpcc" take the deck's weights.
+
+    Args: name: "wpcc", "liq_wpcc", "ic", "ccc" (minus the correlation) or "mse". target: what the score is
+        compared with, see ``target_transform``. weight_by: wpcc, liq_wpcc: where the weights come from.
+        "label": the raw outcome, as in the deck. "score": the
+            same decreasing weights by the rank of the detached score; in liq_wpcc the day's raw returns,
+            sorted, are dealt to the stocks in the order of their scores, so the set of returns in the weights
+            stays the day's own. "target": the transformed target; not with liq_wpcc and target="rank", whose
+            weights need returns.
+        base: wpcc: see ``rank_weight``.
+        alpha: liq_wpcc: see ``liquidity_weight``.
+        center: wpcc, liq_wpcc: see ``weighted_pearson``; "plain" is the deck's listing to the letter.
+        ties: wpcc: see ``rank_weight``.
+        **unknown: none is accepted; they are named in the error together with the close ones.
+
+    Raises:
+        TypeError: for an option that does not exist.
+        ValueError: for a value that is not allowed, or one that would have no effect on the named loss.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        target: str = "raw",
+        weight_by: str = "label",
+        base: float = BASE,
+        alpha: float = ALPHA,
+        center: str = "weighted",
+        ties: str = "stable",
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            hints = "; ".join(repr(key) + _close_to(key, tuple(OPTIONS)) for key in sorted(unknown))
+            raise TypeError(f"DayLoss has no option {hints}. It takes: name, {', '.join(OPTIONS)}")
+        _check_choice("loss", name, LOSSES)
+        _check_choice("target", target, TARGETS)
+        _check_choice("weight_by", weight_by, WEIGHT_SOURCES)
+        _check_choice("center", center, CENTERS)
+        _check_choice("ties", ties, TIES)
+        _check_base(base)
+        _check_alpha(alpha)
+        self.name, self.target, self.weight_by = name, target, weight_by
+        self.base, self.alpha, self.center, self.ties = base, alpha, center, ties
+        self._check_effect()
+
+    def __repr__(self) -> str:
+        """Name the loss and the options it uses."""
+        used = [f"{key}={getattr(self, key)!r}" for key, (_, names) in OPTIONS.items() if self.name in names]
+        return f"DayLoss({', '.join([repr(self.name), *used])})"
+
+    @property
+    def needs_liquidity(self) -> bool:
+        """Whether ``liquidity`` must be passed."""
+        return self.name == "liq_wpcc"
+
+    @property
+    def needs_volatility(self) -> bool:
+        """Whether ``volatility`` must be passed."""
+        return self.target == "volatility"
+
+    def valid_days(self, label: Tensor, mask: Tensor, liquidity: Tensor | None = None) -> Tensor:
+        """Tell the days that can be learnt from.
+
+        Args:
+            label: (B, N) raw forward return, NaN where unknown.
+            mask: (B, N) bool, True = real (present).
+            liquidity: (B, N) yuan a day; needed by liq_wpcc.
+
+        Returns: (B,) bool, False with fewer than two labelled stocks, with labels all equal (within 8 float
+            steps) and, for liq_wpcc, without any positive finite liquidity among the labelled stocks.
+
+        """
+        _check_shapes(label=label, mask=mask)
+        (label,) = _widen(label)
+        real = _labelled(label, mask)
+        valid = ~_flat(label, real)[:, 0]
+        if self.needs_liquidity:
+            valid = valid & (real & _usable(self._liquidity(liquidity, label))).any(dim=1)
+        return valid
+
+    def per_day(
+        self,
+        score: Tensor,
+        label: Tensor,
+        mask: Tensor,
+        liquidity: Tensor | None = None,
+        volatility: Tensor | None = None,
+    ) -> Tensor:
+        """Compute each day's loss.
+
+        Args:
+            score: (B, N) the model's scores; gradients flow here and nowhere else.
+            label: (B, N) raw forward return, NaN where unknown.
+            mask: (B, N) bool, True = real (present).
+            liquidity: (B, N) yuan a day; needed by liq_wpcc.
+            volatility: (B, N) trailing volatility; needed by target="volatility".
+
+        Returns:
+            (B,) minus the correlation, or the squared error; 0 without gradient on degenerate days.
+
+        Raises:
+            ValueError: for unequal shapes, or an input that the loss needs and did not get.
+
+        """
+        _check_shapes(score=score, label=label, mask=mask)
+        valid = self.valid_days(label, mask, liquidity)
+        score, label = _widen(score, label.detach())
+        real = _labelled(label, mask) & valid[:, None]
+        target = target_transform(label, real, target=self.target, volatility=volatility)
+        if self.name == "mse":
+            return mean_squared_error(score, target, real)
+        if self.name == "ccc":
+            return -concordance(score, target, real)
+        if self.name == "ic":
+            return -information_coefficient(score, target, real)
+        weight = self._weight(score.detach(), label, target, real, liquidity)
+        return -weighted_pearson(score, target, weight, real, center=self.center)
+
+    def __call__(
+        self,
+        score: Tensor,
+        label: Tensor,
+        mask: Tensor,
+        liquidity: Tensor | None = None,
+        volatility: Tensor | None = None,
+    ) -> Tensor:
+        """Average ``per_day`` over the valid days: a scalar, 0 with zero gradients where no day is valid."""
+        losses = self.per_day(score, label, mask, liquidity, volatility)
+        return losses.sum() / self.valid_days(label, mask, liquidity).sum().clamp(min=1)
+
+    def _weight(
+        self, score: Tensor, label: Tensor, target: Tensor, real: Tensor, liquidity: Tensor | None
+    ) -> Tensor:
+        source = {"label": label, "score": score, "target": target}[self.weight_by]
+        if self.name == "wpcc":
+            return rank_weight(source, real, base=self.base, ties=self.ties)
+        if self.weight_by == "score":
+            source = _deal(label, score, real)
+        return liquidity_weight(source, self._liquidity(liquidity, label), real, alpha=self.alpha)
+
+    def _liquidity(self, liquidity: Tensor | None, label: Tensor) -> Tensor:
+        if liquidity is None:
+            raise ValueError(
+                f"loss {self.name!r} got liquidity=None: pass a (B, N) tensor in yuan a day (DayDatasetH has "
+                "it), or choose 'wpcc', 'ic', 'ccc' or 'mse', which need none"
+            )
+        _check_shapes(label=label, liquidity=liquidity)
+        return liquidity
+
+    def _check_effect(self) -> None:
+        for key, (default, names) in OPTIONS.items():
+            value = getattr(self, key)
+            if self.name not in names and value != default:
+                raise ValueError(
+                    f"{key}={value!r} has no effect on the loss {self.name!r}; it belongs to: "
+                    f"{', '.join(names)}. Remove {key} or choose one of these losses"
+                )
+        if (self.name, self.weight_by, self.target) == ("liq_wpcc", "target", "rank"):
+            raise ValueError(
+                "liq_wpcc with weight_by='target' and target='rank' would put normalised ranks where its "
+                "weights need returns (alpha * l * r would saturate): use weight_by='label' or 'score', or "
+                "target='volatility'"
+            )
+
+
+# --- arithmetic
+
+
+def _widen(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Bring tensors to their common floating type, float32 at least."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def _labelled(label: Tensor, mask: Tensor) -> Tensor:
+    return mask & torch.isfinite(label)
+
+
+def _usable(liquidity: Tensor) -> Tensor:
+    return torch.isfinite(liquidity) & (liquidity > 0)
+
+
+def _range(value: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest (B, 1) of each day's real values, 0 on a day without any; constants to autograd."""
+    value = value.detach()
+    if value.shape[1] == 0:
+        return value.new_zeros(value.shape[0], 1), value.new_zeros(value.shape[0], 1)
+    some = real.any(dim=1, keepdim=True)
+    low = torch.where(real, value, torch.inf).amin(dim=1, keepdim=True)
+    high = torch.where(real, value, -torch.inf).amax(dim=1, keepdim=True)
+    return torch.where(some, low, 0.0), torch.where(some, high, 0.0)
+
+
+def _flat(value: Tensor, real: Tensor) -> Tensor:
+    """Days (B, 1) with real values equal within float noise, or fewer than two of them. NaN is not flat."""
+    low, high = _range(value, real)
+    noise = FLAT_STEPS * torch.finfo(value.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return high - low <= noise
+
+
+def _standardise(value: Tensor, share: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Deviations (B, N) from the weighted mean in weighted standard deviations, and the flat days (B, 1).
+
+    The value is first shifted by its maximum and divided by its range: constants that a correlation does not
+    see, so neither do the gradients, and that keep the squares in reach of float32. On flat days the
+    deviation is taken as 1.
+    """
+    low, high = _range(value, real)
+    flat = _flat(value, real)
+    centred = torch.where(real, value - high, 0.0) / torch.where(flat, 1.0, high - low)
+    centred = centred - (share * centred).sum(dim=1, keepdim=True)
+    variance = (share * centred**2).sum(dim=1, keepdim=True)
+    flat = flat | (variance <= (FLAT_STEPS * torch.finfo(value.dtype).eps) ** 2)
+    return centred / torch.where(flat, 1.0, variance).sqrt(), flat
+
+
+def _plain_pearson(score: Tensor, label: Tensor, share: Tensor, real: Tensor) -> Tensor:
+    """Compute the deck's listing (B,): its covariance is unchanged by the shift to the plain means."""
+    _, score = _mean_and_gap(score, real)
+    _, label = _mean_and_gap(label, real)
+    covariance = (share * score * label).sum(dim=1) - (share * score).sum(dim=1) * (share * label).sum(dim=1)
+    score_std = ((share * score**2).sum(dim=1) + DECK_GUARD).sqrt()
+    label_std = ((share * label**2).sum(dim=1) + DECK_GUARD).sqrt()
+    return covariance / (score_std * label_std)
+
+
+def _mean_and_gap(value: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Each day's mean (B, 1) over real stocks and the deviations from it (B, N), 0 elsewhere."""
+    value = torch.where(real, value, 0.0)
+    mean = value.sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
+    return mean, torch.where(real, value - mean, 0.0)
+
+
+def _position(value: Tensor, real: Tensor, *, ties: str) -> Tensor:
+    """Place (B, N) of each real value from the top, 0 for the highest; meaningless elsewhere."""
+    ordered, order = torch.sort(torch.where(real, value, -torch.inf), dim=1, descending=True, stable=True)
+    stocks = value.shape[1]
+    place = torch.arange(stocks, device=value.device, dtype=value.dtype).expand_as(value)
+    if ties == "average":
+        edge = torch.ones_like(real[:, :1])
+        change = ordered[:, 1:] != ordered[:, :-1]
+        opens, closes = torch.cat([edge, change], dim=1), torch.cat([change, edge], dim=1)
+        first = torch.where(opens, place, 0.0).cummax(dim=1).values
+        last = torch.where(closes, place, float(stocks)).flip(1).cummin(dim=1).values.flip(1)
+        place = (first + last) / 2
+    return torch.empty_like(value).scatter(1, order, place)
+
+
+def _deal(label: Tensor, score: Tensor, real: Tensor) -> Tensor:
+    """Deal the day's labels (B, N), highest first, to the real stocks in the order of their scores."""
+    best_first = torch.where(real, label, -torch.inf).sort(dim=1, descending=True).values
+    return best_first.gather(1, _position(score, real, ties="stable").long())
+
+
+def _unit_ranks(label: Tensor, real: Tensor) -> Tensor:
+    _, gap = _mean_and_gap(-_position(label, real, ties="average"), real)
+    variance = (gap**2).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
+    return gap / torch.where(variance > 0, variance, 1.0).sqrt()
+
+
+def _log_min_max(liquidity: Tensor, real: Tensor) -> Tensor:
+    usable = real & _usable(liquidity)
+    log = torch.where(usable, liquidity, 1.0).log()
+    low, high = _range(log, usable)
+    flat = _flat(log, usable)
+    return torch.where(usable & ~flat, (log - low) / torch.where(flat, 1.0, high - low), 0.0)
+
+
+def _volatility_factor(volatility: Tensor, real: Tensor) -> Tensor:
+    """Divide the day's median volatility by each stock's own: (B, N), within (0, 10]."""
+    positive = real & _usable(volatility)
+    median = _median(volatility, positive)
+    known = torch.isfinite(volatility) & (volatility >= 0)
+    divisor = torch.maximum(torch.where(known, volatility, median), VOLATILITY_FLOOR * median)
+    some = positive.any(dim=1, keepdim=True)
+    return torch.where(some, median / torch.where(some, divisor, 1.0), 1.0)
+
+
+def _median(value: Tensor, real: Tensor) -> Tensor:
+    """Median (B, 1) of each day's real values, the mean of the middle two; 0 on a day without any."""
+    if value.shape[1] == 0:
+        return value.new_zeros(value.shape[0], 1)
+    count = real.sum(dim=1, keepdim=True)
+    ordered = torch.where(real, value, torch.inf).sort(dim=1).values
+    lower = ordered.gather(1, (count - 1).clamp(min=0) // 2)
+    upper = ordered.gather(1, count // 2)
+    return torch.where(count > 0, (lower + upper) / 2, 0.0)
+
+
+# --- checks
+
+
+def _check_shapes(**tensors: Tensor) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) != 1 or any(len(shape) != 2 for shape in shapes.values()):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"shapes must be one and the same (B, N) = (days, stocks), got {listed}; "
+            "add the day axis with [None] or drop a trailing axis with [..., 0]"
+        )
+    mask = tensors.get("mask")
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask must be bool with True = real, got {mask.dtype}; pass mask.bool()")
+
+
+def _check_choice(what: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(
+            f"unknown {what} {value!r}{_close_to(value, allowed)}. Allowed: {', '.join(allowed)}"
+        )
+
+
+def _close_to(word: Any, allowed: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(str(word).lower(), allowed)
+    return f" (did you mean {' or '.join(repr(name) for name in close)}?)" if close else ""
+
+
+def _check_base(base: Any) -> None:
+    if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base <= 1:
+        raise ValueError(
+            f"base must be a number in (0, 1], got {base!r}; the deck's is {BASE}, 1 weighs all alike"
+        )
+
+
+def _check_alpha(alpha: Any) -> None:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha must be a finite number >= 0, got {alpha!r}; the deck's is {ALPHA}")

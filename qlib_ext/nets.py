@@ -1,0 +1,410 @@
+"""Networks that score one day's whole market: `MLP` (the deck's baseline) and `MASTER` (AAAI 2024).
+
+Sizes: B days, T steps of a window (oldest first), N stocks, F features, M market features, D `d_model`,
+H heads. Masks: True = real. `present=None` says that everything is present: no mask is built then, so that
+the fastest attention kernels are used, and the device is never asked. Features under a False mask may hold
+anything, NaN too.
+
+Both networks are called as `net(x, present, market)` and return scores (B, N). The score of a stock that is
+not present at the last step is exactly 0 and carries no gradient: mask it from loss and allocation.
+"""
+
+import math
+import pickle
+from collections.abc import Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+Variant = Literal["official", "paper"]
+_MAX_GROUPS = 65_535  # the grid of CUDA's fused attention; more (16 days x 5,000 stocks) go day by day
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name}={size!r}: a whole number of at least 1 is needed")
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"{name}={rate!r}: a dropout probability in [0, 1) is needed")
+
+
+def _check_input(x: Tensor, present: Tensor | None, market: Tensor | None, d_feat: int, d_gate: int) -> None:
+    """Raise ValueError unless x (..., N, F), present (..., N) bool and market (B, M) fit the net."""
+    shape = tuple(x.shape)
+    if shape[-1] != d_feat:
+        raise ValueError(f"x {shape} has {shape[-1]} features, the net was built with d_feat={d_feat}")
+    if x.numel() == 0:
+        raise ValueError(f"x {shape} is empty: leave days without stocks out of the batch")
+    if present is not None and (present.shape != shape[:-1] or present.dtype != torch.bool):
+        came = f"{tuple(present.shape)} {present.dtype}"
+        raise ValueError(f"present is {came}; x {shape} needs {shape[:-1]} torch.bool, True = real")
+    if market is not None and d_gate == 0:
+        raise ValueError("market was given to a net without a gate: pass None, or build MASTER with d_gate=M")
+    if d_gate and (market is None or market.shape != (shape[0], d_gate)):
+        came = "None" if market is None else str(tuple(market.shape))
+        raise ValueError(f"market is {came}; the gate needs (B, M) = {(shape[0], d_gate)} for x {shape}")
+
+
+def _with_a_key(mask: Tensor, dim: int) -> Tensor:
+    """`mask`, but True all along `dim` where nothing is: a softmax over no key would be NaN."""
+    return mask | ~mask.any(dim, keepdim=True)
+
+
+class MLP(nn.Module):
+    """Three linear layers with ReLU between them (slides: the baseline), each stock by itself.
+
+    Args:
+        d_feat: F, number of features.
+        hidden: widths of the hidden layers, two by default (the third layer is the head).
+        dropout: after each hidden ReLU.
+    """
+
+    d_gate = 0
+
+    def __init__(self, d_feat: int, hidden: Sequence[int] = (256, 128), *, dropout: float = 0.0) -> None:
+        super().__init__()
+        _check_sizes(d_feat=d_feat, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+        _check_rates(dropout=dropout)
+        self.d_feat = d_feat
+        widths = [d_feat, *hidden]
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], 1)
+
+    def forward(self, x: Tensor, present: Tensor | None = None, market: Tensor | None = None) -> Tensor:
+        """Score the stocks of each day.
+
+        Args:
+            x: (B, N, F), or (B, T, N, F) of which only the last step is used.
+            present: (B, N) or (B, T, N) bool as x, True = real.
+            market: must be None, an MLP has no gate (the argument keeps one call for all nets).
+
+        Returns:
+            (B, N) scores.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        if x.ndim not in (3, 4):
+            raise ValueError(f"x {tuple(x.shape)}: MLP needs (B, N, F) or (B, T, N, F)")
+        _check_input(x, present, market, self.d_feat, 0)
+        if x.ndim == 4:
+            x, present = x[:, -1], None if present is None else present[:, -1]
+        if present is not None:
+            x = torch.where(present[..., None], x, 0.0)
+        return _read_out(self.head, self.body(x), present)
+
+
+def _read_out(head: nn.Linear, e: Tensor, present: Tensor | None) -> Tensor:
+    """Scores (B, N) of embeddings e (B, N, D), in the parameters' precision also under autocast; absent is 0.
+
+    A bfloat16 score has 8 bits: it would tie many of a market's stocks, and ranks are what counts.
+    """
+    with torch.autocast(e.device.type, enabled=False):
+        score = head(e.to(head.weight.dtype))[..., 0]
+    return score if present is None else torch.where(present, score, 0.0)
+
+
+class Gate(nn.Module):
+    """Market-guided gating: alpha(m) = F * softmax((W m + b) / beta), one vector a day (Li et al., 2024).
+
+    The weights are positive with mean 1; a large `beta` tends to no gate, a small one selects few features.
+    """
+
+    def __init__(self, d_gate: int, d_feat: int, *, beta: float = 5.0) -> None:
+        super().__init__()
+        _check_sizes(d_gate=d_gate, d_feat=d_feat)
+        if not beta > 0:
+            raise ValueError(f"beta={beta!r}: the gate's temperature must be positive")
+        self.beta = beta
+        self.proj = nn.Linear(d_gate, d_feat)
+
+    def forward(self, market: Tensor) -> Tensor:
+        """Feature weights (B, F) of market states (B, M)."""
+        return self.proj.out_features * torch.softmax(self.proj(market) / self.beta, dim=-1)
+
+
+class Attention(nn.Module):
+    """Masked multi-head self-attention within groups, without biases and without an output projection.
+
+    softmax(q k^T / sqrt(D/H)) v, or softmax(q k^T) v with `scale=False`. One module for both axes: a group is
+    the steps of one stock or the stocks of one step.
+
+    Dropout of the weights is fused on CUDA only: elsewhere torch then keeps whole (groups, H, L, L) matrices,
+    which is slower and takes 1.6 GB a copy for one day of 5,000 stocks, T=8 and H=2. Use `dropout=0` there.
+    """
+
+    def __init__(self, d_model: int, heads: int, *, dropout: float = 0.0, scale: bool = True) -> None:
+        super().__init__()
+        _check_sizes(d_model=d_model, heads=heads)
+        _check_rates(dropout=dropout)
+        if d_model % heads:
+            raise ValueError(f"d_model={d_model} is not divisible by heads={heads}: choose a multiple")
+        self.heads, self.dropout, self.scale = heads, dropout, scale
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """Attend within the last but one axis.
+
+        Args:
+            x: (..., L, D).
+            key_mask: (..., L) bool, True = may be attended to; a group without any key attends to everything.
+
+        Returns:
+            (..., L, D), heads concatenated.
+        """
+        length, d_model = x.shape[-2:]
+        if x.ndim > 3 and x.shape[:-2].numel() > _MAX_GROUPS:
+            keys = repeat(None) if key_mask is None else key_mask
+            return torch.stack([self(day, key) for day, key in zip(x, keys, strict=False)])
+        qkv = self.qkv(x).reshape(-1, length, 3, self.heads, d_model // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (groups, H, L, D/H)
+        if key_mask is not None:
+            key_mask = _with_a_key(key_mask, -1).reshape(-1, 1, 1, length)
+        dropout = self.dropout if self.training else 0.0
+        scale = None if self.scale else 1.0  # None: 1/sqrt(D/H)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout, scale=scale)
+        return out.transpose(1, 2).reshape(x.shape)
+
+
+class Aggregation(nn.Module):
+    """One attention block of MASTER: y = LN(x); a = LN(y + MHA(y)); out = a + FFN(a).
+
+    Unlike a usual pre-norm block the residuals start from the **normed** values, as in the authors' code.
+    """
+
+    def __init__(
+        self, d_model: int, heads: int, *, dropout: float, attention_dropout: float, scale: bool
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(d_model)
+        self.attention = Attention(d_model, heads, dropout=attention_dropout, scale=scale)
+        self.norm2 = nn.LayerNorm(d_model)
+        first, second = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
+        self.ffn = nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), second, nn.Dropout(dropout))
+
+    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """Map x (..., L, D) to (..., L, D); key_mask (..., L) bool, True = real."""
+        y = self.norm1(x)
+        a = self.norm2(y + self.attention(y, key_mask))
+        return a + self.ffn(a)
+
+
+class TemporalAttention(nn.Module):
+    """e_u = sum_t lambda_t z_t with the last step as the query (paper: "temporal aggregation").
+
+    lambda_t is proportional to exp(z_t^T W z_T) with `variant="paper"` and to exp((W z_t)^T (W z_T)) in the
+    authors' code, here computed as z_t^T (W^T W z_T): only the last step is multiplied by W.
+    """
+
+    def __init__(self, d_model: int, *, variant: Variant = "official") -> None:
+        super().__init__()
+        self.variant = variant
+        self.proj = nn.Linear(d_model, d_model, bias=False)
+
+    def forward(self, z: Tensor, present: Tensor | None = None) -> Tensor:
+        """Map z (B, T, N, D), present (B, T, N) bool (True = real), to (B, N, D), without autocast."""
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.to(self.proj.weight.dtype)
+            query = self.proj(z[:, -1])
+            if self.variant == "official":
+                query = query @ self.proj.weight
+            logit = torch.einsum("btnd,bnd->btn", z, query)
+            if present is not None:
+                logit = logit.masked_fill(~_with_a_key(present, 1), -math.inf)
+            return torch.einsum("btn,btnd->bnd", torch.softmax(logit, dim=1), z)
+
+
+def sinusoidal_positions(steps: int, d_model: int) -> Tensor:
+    """Positional table (steps, D) of Vaswani et al. (2017): sin in the even columns, cos in the odd ones."""
+    rate = torch.exp(torch.arange(0, d_model, 2).float() * (-math.log(10_000.0) / d_model))
+    angle = torch.arange(steps).float()[:, None] * rate
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, :d_model]
+
+
+class MASTER(nn.Module):
+    """Market-guided stock transformer (Li et al., AAAI 2024), every attention masked.
+
+    Optional gate -> linear F to D plus positions -> attention over the steps of each stock -> attention over
+    the stocks of each step -> temporal aggregation with the last step as the query -> linear D to 1.
+
+    The paper and the authors' published code differ; `variant` selects, the parameters are the same:
+    - intra-stock attention: "paper" is multi-head attention as usually defined, scaled by 1/sqrt(D/t_heads);
+      "official" is **not** scaled (inter-stock attention is scaled in the code, and in both variants here);
+    - temporal aggregation: "paper" lambda ~ exp(z_t^T W z_T), "official" lambda ~ exp((W z_t)^T (W z_T)).
+    Layer norms stand where the code has them in both variants: before each attention and each feed-forward.
+    The paper's equations write one out only before the intra-stock attention.
+
+    Args:
+        d_feat: F, number of stock features.
+        d_model: D, a multiple of `t_heads` and of `s_heads`.
+        t_heads: heads of the intra-stock attention (over steps).
+        s_heads: heads of the inter-stock attention (over stocks).
+        dropout: in the feed-forward layers.
+        d_gate: M, number of market features; 0: no gate.
+        beta: temperature of the gate.
+        attention_dropout: on the attention weights; None: as `dropout`, as in the authors' code. On CPUs 0
+            is faster and needs far less memory (see `Attention`).
+        variant: "official" (the authors' code and checkpoints) or "paper".
+        max_steps: longest window T.
+
+    Raises:
+        ValueError: arguments out of range, heads that do not divide `d_model`.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        d_feat: int,
+        d_model: int = 256,
+        t_heads: int = 4,
+        s_heads: int = 2,
+        dropout: float = 0.5,
+        d_gate: int = 0,
+        beta: float = 5.0,
+        *,
+        attention_dropout: float | None = None,
+        variant: Variant = "official",
+        max_steps: int = 100,
+    ) -> None:
+        super().__init__()
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
+        _check_sizes(d_feat=d_feat, d_model=d_model, t_heads=t_heads, s_heads=s_heads, max_steps=max_steps)
+        _check_rates(dropout=dropout, attention_dropout=attention_dropout)
+        for name, heads in {"t_heads": t_heads, "s_heads": s_heads}.items():
+            if d_model % heads:
+                raise ValueError(f"d_model={d_model} is not divisible by {name}={heads}: choose a multiple")
+        if not isinstance(d_gate, int) or d_gate < 0 or not beta > 0:
+            raise ValueError(f"d_gate={d_gate!r}, beta={beta!r}: d_gate >= 0 and beta > 0 are needed")
+        if variant not in ("official", "paper"):
+            raise ValueError(f"variant={variant!r}: allowed are 'official' and 'paper'")
+        self.d_feat, self.d_gate, self.max_steps = d_feat, d_gate, max_steps
+        rates = {"dropout": dropout, "attention_dropout": attention_dropout}
+        self.gate = Gate(d_gate, d_feat, beta=beta) if d_gate else None
+        self.embed = nn.Linear(d_feat, d_model)
+        self.register_buffer("positions", sinusoidal_positions(max_steps, d_model), persistent=False)
+        self.intra = Aggregation(d_model, t_heads, scale=variant == "paper", **rates)
+        self.inter = Aggregation(d_model, s_heads, scale=True, **rates)
+        self.temporal = TemporalAttention(d_model, variant=variant)
+        self.head = nn.Linear(d_model, 1)
+
+    def forward(self, x: Tensor, present: Tensor | None = None, market: Tensor | None = None) -> Tensor:
+        """Score the stocks of each day.
+
+        Args:
+            x: (B, T, N, F); the last step is the day itself; padded stocks and steps are not present.
+            present: (B, T, N) bool, True = real; None: all. A step at which a stock is not present is no
+                key, neither in time nor among the stocks.
+            market: (B, M), state of the day, needed if and only if `d_gate` > 0; ignored on an empty day.
+
+        Returns:
+            (B, N) scores.
+
+        Raises:
+            ValueError: shapes that do not fit each other or the net.
+        """
+        if x.ndim != 4 or x.shape[1] > self.max_steps:
+            raise ValueError(
+                f"x {tuple(x.shape)}: MASTER needs (B, T, N, F), T <= max_steps={self.max_steps}"
+            )
+        _check_input(x, present, market, self.d_feat, self.d_gate)
+        if present is not None:
+            x = torch.where(present[..., None], x, 0.0)
+        if self.gate is not None and market is not None:
+            if present is not None:
+                market = torch.where(present.flatten(1).any(1)[:, None], market, 0.0)
+            x = x * self.gate(market)[:, None, None, :]
+        y = self.embed(x) + self.positions[: x.shape[1], None]
+        by_stock = None if present is None else present.transpose(1, 2)
+        h = self.intra(y.transpose(1, 2), by_stock).transpose(1, 2)
+        z = self.inter(h, present)
+        e = self.temporal(z, present)
+        return _read_out(self.head, e, None if present is None else present[:, -1])
+
+
+_OFFICIAL_NAMES = {  # our prefix: the authors'
+    "gate.proj.": "feature_gate.trans.",
+    "embed.": "layers.0.",
+    "positions": "layers.1.pe",
+    "intra.": "layers.2.",
+    "inter.": "layers.3.",
+    "temporal.proj.": "layers.4.trans.",
+    "head.": "layers.5.",
+}
+
+
+def _official_names(name: str) -> list[str]:
+    """Names by the authors of one of our tensors: three for a fused projection."""
+    ours = next(prefix for prefix in _OFFICIAL_NAMES if name.startswith(prefix))
+    theirs = _OFFICIAL_NAMES[ours] + name.removeprefix(ours)
+    fused = "attention.qkv." in theirs
+    return [theirs.replace("attention.qkv.", f"{one}trans.") for one in "qkv"] if fused else [theirs]
+
+
+def _read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a plain state dict without running any code in it; names lose DataParallel's prefix `module.`."""
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no plain state dict saved by torch.save: {error}") from error
+    entries = state.items() if isinstance(state, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict of names and tensors")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def load_official_master(
+    path: str | Path, *, beta: float = 5.0, t_heads: int = 4, s_heads: int = 2
+) -> MASTER:
+    """Build a MASTER from a checkpoint of the authors (github.com/SJTU-DMTai/MASTER), gate included if any.
+
+    Sizes come from the tensors; `beta` and the heads are in no checkpoint. The authors' network takes one day
+    `a` (N, T, F + M); the same here: `net(a[None, :, :, :F].transpose(1, 2), market=a[:1, -1, F:])`.
+
+    Args:
+        path: a plain state dict saved by torch.save; names may carry DataParallel's prefix `module.`.
+        beta: temperature of the gate.
+        t_heads: heads of the intra-stock attention.
+        s_heads: heads of the inter-stock attention.
+
+    Returns:
+        The network (variant "official") in eval mode, float32, on the CPU.
+
+    Raises:
+        ValueError: another kind of file; missing or unexpected names and wrong shapes, each by name.
+    """
+    state = _read_state_dict(path)
+    shape = {name: tuple(value.shape) for name, value in state.items()}
+    if len(shape.get("layers.0.weight", ())) != 2:
+        raise ValueError(f"{path} is no MASTER of the authors: no matrix layers.0.weight among {list(shape)}")
+    d_model, d_feat = shape["layers.0.weight"]
+    d_gate = (0, *shape.get("feature_gate.trans.weight", ()))[-1]
+    steps = (*shape.get("layers.1.pe", ()), 100)[0]
+    net = MASTER(d_feat, d_model, t_heads, s_heads, d_gate=d_gate, beta=beta, max_steps=steps)
+    ours = net.state_dict() | {"positions": net.positions}
+    names = {name: _official_names(name) for name in ours}
+    expected = {
+        old: tuple(ours[new].chunk(len(olds))[0].shape) for new, olds in names.items() for old in olds
+    }
+    problems = [f"missing {name}" for name in expected if name not in shape]
+    problems += [f"unexpected {name}" for name in shape if name not in expected]
+    wrong = [name for name in expected if shape.get(name, expected[name]) != expected[name]]
+    problems += [f"{name} is {shape[name]}, expected {expected[name]}" for name in wrong]
+    if problems:
+        raise ValueError(f"{path} is no MASTER of the authors: {'; '.join(problems)}")
+    loaded = {new: torch.cat([state[old] for old in olds]) for new, olds in names.items()}
+    if not torch.allclose(loaded.pop("positions").float(), net.positions, atol=1e-4):
+        raise ValueError(f"{path}: layers.1.pe is not the sinusoidal table of MASTER")
+    net.load_state_dict(loaded)
+    return net.eval()

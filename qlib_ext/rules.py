@@ -1,0 +1,204 @@
+"""China A-share trading rules by date: boards, daily price limits, limit prices, fees.
+
+The numbers come from the package `marina-rules` (a quoted official source for each record); this module only
+lays them out over days x stocks. Legend: `D` trading days, `N` stocks; codes are qlib's (`SH600000`, ...).
+
+Known limitation: **no ST flags**. A stock under special treatment on the main board had a 5% limit until
+2026-07-06 (ChiNext until 2020-08-24); without a list of ST stocks by date every stock gets its board's limit.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import marina_rules as mr
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+__all__ = ["board_of", "fee_rates", "is_index", "limit_down_price", "limit_up_price", "price_limit"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_BOARDS = {"SH60": "main", "SZ00": "main", "SZ30": "chinext", "SH688": "star", "SH689": "star"}
+_INDICES = ("SH000", "SZ399", "BJ899")
+_SCOPES = {"main": "main_board", "chinext": "chinext", "star": "star", "beijing": "bse"}
+_EXCHANGES = {"SH": "XSHG", "SZ": "XSHE", "BJ": "BJSE"}
+# (scope of marina-rules, number of days since listing it covers), the newer regime first
+_LISTING = {
+    "main": (("ipo_first5_main", 5), ("ipo_day1_main", 1)),
+    "chinext": (("ipo_first5_chinext", 5), ("ipo_day1_main", 1)),
+    "star": (("ipo_first5_star", 5),),
+    "beijing": (("ipo_day1_bse", 1),),
+}
+
+
+def is_index(code: str) -> bool:
+    """Whether a code is an index: SH000xxx, SZ399xxx or BJ899xxx (any case)."""
+    return code.upper().startswith(_INDICES)
+
+
+def board_of(code: str) -> str:
+    """Board of an A share by the prefix of its qlib code: "main", "star", "chinext" or "beijing".
+
+    Raises ValueError for an index, a B share, a fund or anything else.
+    """
+    name = code.upper()
+    digits = name[2:]
+    if not is_index(name) and len(digits) == 6 and digits.isdigit():
+        board = _BOARDS.get(name[:4]) or _BOARDS.get(name[:5])
+        if board is not None:
+            return board
+        if name.startswith("BJ"):
+            return "beijing"
+    what = "an index" if is_index(name) else "not a known A-share code"
+    raise ValueError(
+        f"board_of: {code!r} is {what}; allowed are SH60xxxx and SZ00xxxx (main), SZ30xxxx (ChiNext), "
+        "SH688xxx and SH689xxx (STAR), BJxxxxxx (Beijing). Leave indices, B shares and funds out "
+        "(`is_index` tells an index)."
+    )
+
+
+def price_limit(
+    codes: Sequence[str], dates: Any, *, listed_days: npt.ArrayLike | None = None, side: str = "up"
+) -> FloatArray:
+    """Daily price limit of each stock as a fraction of its previous close, (D, N).
+
+    Args:
+        codes: N A-share codes.
+        dates: D dates, in any form that pandas.DatetimeIndex takes.
+        listed_days: (D, N) trading days since listing, 1 on the first day; NaN or < 1 where unknown or not
+            listed. `dates` must then be consecutive trading days, in order. A stock keeps the rules of
+            its own first day: five days without a limit (STAR from 2019-07-22, ChiNext from 2020-08-24, main
+            board from 2023-04-10), one day (Beijing), or +44%/-36% on day one (main board and early ChiNext
+            before; relative to the issue price).
+        side: "up" or "down"; they differ only on such a first day (0.44 and 0.36).
+
+    Returns:
+        float64 (D, N): 0.10, 0.20, 0.30; inf where there is no limit; NaN on days before the board existed.
+
+    No ST flags: see the module's docstring. Source: marina-rules `price_limit_pct`.
+    """
+    if side not in ("up", "down"):
+        raise ValueError(f"price_limit: side is {side!r}; allowed are 'up' and 'down'.")
+    days = pd.DatetimeIndex(dates)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for column, code in enumerate(codes):
+        groups.setdefault((board_of(code), _EXCHANGES[code[:2].upper()]), []).append(column)
+    out = np.empty((len(days), len(codes)))
+    for (board, exchange), columns in groups.items():
+        out[:, columns] = _by_date("price_limit_pct", days, _SCOPES[board], exchange, side)[:, None]
+    if listed_days is None:
+        return out
+    age = np.asarray(listed_days, dtype=float)
+    if age.shape != out.shape:
+        raise ValueError(
+            f"price_limit: listed_days has shape {age.shape}; it must be (days, stocks) = {out.shape}."
+        )
+    if not days.is_monotonic_increasing:
+        raise ValueError(
+            "price_limit: with listed_days, dates must be consecutive trading days in order; sort them."
+        )
+    for (board, exchange), columns in groups.items():
+        _free_days(out, age, days, columns, _LISTING[board], exchange, side)
+    return out
+
+
+def limit_up_price(prev_close: npt.ArrayLike, limit: npt.ArrayLike) -> FloatArray:
+    """Highest price allowed, yuan: prev_close * (1 + limit), rounded half up to 0.01.
+
+    Args:
+        prev_close: previous close in raw yuan **after ex-rights adjustment**, any shape; taken as a whole
+            number of 0.01 yuan, so that float noise and float32 do no harm. NaN stays NaN.
+        limit: fraction, broadcast against it; inf gives inf (no limit).
+
+    The exchanges' floor of one tick, which matters below 0.10 yuan only, is left out.
+    """
+    return _limit_price(prev_close, limit, 1.0)
+
+
+def limit_down_price(prev_close: npt.ArrayLike, limit: npt.ArrayLike) -> FloatArray:
+    """Lowest price allowed, yuan: prev_close * (1 - limit), rounded half up to 0.01; 0 where limit is inf.
+
+    Arguments as in `limit_up_price`.
+    """
+    return _limit_price(prev_close, limit, -1.0)
+
+
+def fee_rates(dates: Any, *, commission: float = 0.0003) -> pd.DataFrame:
+    """Proportional fees by date, as fractions of the traded value.
+
+    Args:
+        dates: D dates; marina-rules knows all fees from 2015-08-01 on.
+        commission: broker's rate each way, at most the legal cap of 0.003 (minimum of 5 yuan left out).
+
+    Returns:
+        DataFrame (D rows, index `dates`): `buy` = commission + transfer fee (0.002%; 0.001% from 2022-04-29)
+        and `sell` = the same + stamp duty, paid by sellers only (0.1%, 0.05% from 2023-08-28).
+    """
+    days = pd.DatetimeIndex(dates)
+    transfer = _by_date("transfer_fee_each_side", days, "stock", None, "up")
+    stamp = _by_date("stamp_duty_sell", days, "stock", None, "up")
+    unknown = np.isnan(transfer) | np.isnan(stamp)
+    if unknown.any():
+        raise ValueError(
+            f"fee_rates: no fees on record for {days[unknown][0].date()}; known are dates from 2015-08-01 "
+            "on. Start the backtest later or give your own rates."
+        )
+    cap = _by_date("commission_cap", days, "stock", None, "up")
+    if not (0.0 <= commission and bool((commission <= cap).all())):
+        raise ValueError(
+            f"fee_rates: commission is {commission!r}; allowed is a fraction from 0 to 0.003 (0.3%)."
+        )
+    buy = commission + transfer
+    return pd.DataFrame({"buy": buy, "sell": buy + stamp}, index=days)
+
+
+def _by_date(rule: str, days: pd.DatetimeIndex, scope: str, market: str | None, side: str) -> FloatArray:
+    """Value of a rule on each day, (D,): one look-up per date of change; NaN where no record is in force."""
+    records = [r for r in mr.records() if r.rule == rule and r.scope == scope]
+    cuts = sorted({str(c) for r in records for c in (r.effective_from, r.effective_to) if c})
+    segment = np.searchsorted(pd.DatetimeIndex(cuts).to_numpy(), days.to_numpy(), side="right")
+    values = np.full(len(cuts) + 1, np.nan)
+    for position in np.unique(segment):
+        if position == 0:
+            continue
+        try:
+            value = mr.rule_at(rule, cuts[position - 1], scope, market)
+        except KeyError:
+            continue
+        values[position] = (
+            np.inf if value == "unlimited" else value[side] if isinstance(value, dict) else value
+        )
+    return values[segment]
+
+
+def _free_days(
+    out: FloatArray,
+    age: FloatArray,
+    days: pd.DatetimeIndex,
+    columns: list[int],
+    regimes: tuple[tuple[str, int], ...],
+    exchange: str,
+    side: str,
+) -> None:
+    """Write the limits of the first days after listing into `out`, by the regime of the listing day."""
+    part = age[:, columns]
+    row, col = np.nonzero((part >= 1) & (part <= 5))
+    nth = part[row, col].astype(int)
+    first = np.maximum(row - (nth - 1), 0)
+    settled = np.zeros(len(row), dtype=bool)
+    for scope, length in regimes:
+        value = _by_date("price_limit_pct", days, scope, exchange, side)[first]
+        in_force = ~np.isnan(value) & ~settled
+        use = in_force & (nth <= length)
+        out[row[use], np.asarray(columns)[col[use]]] = value[use]
+        settled |= in_force
+
+
+def _limit_price(prev_close: npt.ArrayLike, limit: npt.ArrayLike, sign: float) -> FloatArray:
+    """Half-up limit price in yuan, exact: whole cents times whole basis points."""
+    cents = np.rint(np.asarray(prev_close, dtype=float) * 100.0)
+    points = np.rint(np.asarray(limit, dtype=float) * 1e4)
+    with np.errstate(invalid="ignore"):
+        price = np.floor((cents * (1e4 + sign * points) + 5000.0) / 1e4) / 100.0
+    return np.asarray(np.maximum(price, 0.0))
