@@ -1,0 +1,342 @@
+"""DayDatasetH: a qlib DatasetH that also serves the market as a DayPanel; liquidity in yuan through unit profiles."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from qlib.data import D
+from qlib.data.data import FeatureD
+from qlib.data.dataset import DatasetH
+from qlib.data.dataset.handler import DataHandlerLP
+from qlib.log import get_module_logger
+
+from qlib_ext.panel import DayPanel
+from qlib_ext.rules import is_index, limit_up_price, price_limit
+
+logger = get_module_logger("qlib_ext.data")
+
+PROFILES = {"community": "$amount * 1000", "yuan": "$amount", "adjusted_shares": "$close * $volume"}
+DEFAULT_LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
+# Mean turnover of a stock and day in yuan: between these bounds for the A-share market since 2010, of which a whole
+# market of 5,000 stocks makes 50 billion to 25 trillion; units that are wrong by 100 or 1,000 fall outside.
+PLAUSIBLE_TURNOVER = (1e7, 5e9)
+FIELDS = ["$close", "$factor", "$volume", "$amount"]
+
+
+@dataclass(frozen=True)
+class LabelSpan:
+    """Days after d that a label touches: its entry (first price), its reach (last price)."""
+
+    entry: int
+    reach: int
+
+    @property
+    def horizon(self) -> int:
+        """Days that the position is held."""
+        return self.reach - self.entry
+
+
+def label_span(expression: str) -> LabelSpan:
+    """Read entry and reach out of a label such as Ref($close, -2)/Ref($close, -1) - 1.
+
+    Raises: ValueError where the expression has no future price.
+
+    """
+    lags = [int(k) for k in re.findall(r"Ref\(\s*\$\w+\s*,\s*-(\d+)\s*\)", expression)]
+    today = re.sub(r"Ref\(\s*\$\w+\s*,\s*-?\d+\s*\)", "", expression)
+    if "$" in today:
+        lags.append(0)
+    if not lags or max(lags) == min(lags):
+        raise ValueError(f"label {expression!r} is no forward return; wanted the form Ref($close,-2)/Ref($close,-1)-1")
+    return LabelSpan(entry=min(lags), reach=max(lags))
+
+
+def wide(instruments: list[str], expressions: list[str], start: Any, end: Any) -> list[pd.DataFrame]:
+    """Load expressions as day x instrument frames; a field that the provider lacks is all NaN."""
+    frame = D.features(instruments, expressions, start, end)
+    days = D.calendar(start_time=start, end_time=end)
+    return [frame[e].unstack("instrument").reindex(index=days, columns=instruments) for e in expressions]
+
+
+def unit_profile(instruments: list[str], start: Any, end: Any) -> str:
+    """Decide the unit profile by identities between the fields on up to five days of the span.
+
+    Where $amount exists, amount / (close * volume) is 0.1 in the community's units (thousand yuan over lots), 1 for
+    yuan over adjusted shares and 100 for yuan over lots. Without $amount, close * volume must be a plausible turnover.
+
+    Raises: ValueError where no profile fits, with the expression to use instead.
+
+    """
+    days = D.calendar(start_time=start, end_time=end)
+    picks = [days[i] for i in sorted({int(i) for i in np.linspace(0, len(days) - 1, 5)})]
+    parts = [D.features(instruments, ["$close", "$volume", "$amount"], day, day) for day in picks]
+    sample = pd.concat(parts)
+    value = sample["$close"] * sample["$volume"]
+    ratio = float((sample["$amount"] / value.where(value > 0)).median())
+    if np.isfinite(ratio):
+        for profile, expected in (("community", 0.1), ("yuan", 1.0), ("yuan", 100.0)):
+            if 0.5 < ratio / expected < 2.0:
+                return profile
+        raise ValueError(
+            f"$amount / ($close * $volume) has median {ratio:.4g}; 0.1 fits 'community', 1 or 100 'yuan': "
+            "give liquidity: an expression in yuan, for example '$amount * 1000'"
+        )
+    check_turnover(value, "$close * $volume")
+    return "adjusted_shares"
+
+
+def check_turnover(turnover: pd.Series | pd.DataFrame, expression: str) -> None:
+    """Stop where the mean turnover of a stock and day cannot be yuan.
+
+    Raises: ValueError naming the mean, the bounds and the factor that would fit.
+
+    """
+    mean = float(np.nanmean(turnover.to_numpy(dtype=np.float64))) if turnover.size else float("nan")
+    low, high = PLAUSIBLE_TURNOVER
+    if low <= mean <= high:
+        return
+    fits = [k for k in (1000.0, 100.0, 0.01, 0.001) if low <= mean * k <= high]
+    cure = " or ".join(f"liquidity: '({expression}) * {k:g}'" for k in fits) or "an expression in yuan"
+    raise ValueError(
+        f"wrong units: {expression} averages {mean:.4g} yuan a stock and day, plausible are {low:.0e} to {high:.0e}. "
+        f"Profiles are {PROFILES}; here would fit {cure}"
+    )
+
+
+def turnover_expression(profile: str, instruments: list[str], start: Any, end: Any) -> str:
+    """Return the expression of a day's turnover in yuan for a profile name, "auto" or an expression with a $field."""
+    if profile == "auto":
+        profile = unit_profile(instruments, start, end)
+        logger.info(f"unit profile: {profile} (turnover in yuan = {PROFILES[profile]})")
+    if profile in PROFILES:
+        return PROFILES[profile]
+    if "$" in profile:
+        return profile
+    raise ValueError(f"liquidity={profile!r}; allowed: auto, {', '.join(PROFILES)}, or an expression such as '$amount'")
+
+
+def load_liquidity(
+    instruments: list[str], start: Any, end: Any, *, profile: str = "auto", window: int = 20
+) -> pd.DataFrame:
+    """Trailing mean turnover in yuan a day (day x instrument), known at the close of the day.
+
+    Raises: ValueError for wrong units (see `check_turnover`) or an unknown profile.
+
+    """
+    expression = turnover_expression(profile, instruments, start, end)
+    (mean,) = wide(instruments, [f"Mean({expression}, {window})"], start, end)
+    if not np.isfinite(mean.to_numpy()).any():
+        raise ValueError(f"{expression} is nowhere known between {start} and {end}: the provider lacks the field")
+    check_turnover(mean, expression)
+    return mean
+
+
+def listed_days(instruments: list[str], days: pd.DatetimeIndex) -> npt.NDArray[np.float64]:
+    """Trading days since listing (D, N), 1 on the first day; inf for stocks older than the calendar."""
+    calendar = pd.DatetimeIndex(D.calendar())
+    at = calendar.get_indexer(days).astype(np.float64)[:, None]
+    first = [FeatureD.backend_obj(instrument=c, field="close", freq="day").start_index for c in instruments]
+    start = np.array([0 if f is None else f for f in first], dtype=np.float64)[None, :]
+    return np.where(start == 0, np.inf, at - start + 1)
+
+
+def locked_up(close: pd.DataFrame, factor: pd.DataFrame, age: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Tell (D, N) where the day closed at its limit-up price, by the rules of the board and the date.
+
+    The raw price is close / factor, the reference the previous traded close in today's shares. ST stocks are not known
+    and are judged by their board's limit. Without $factor the return is compared with the limit less 0.3%.
+    """
+    codes, days = [str(c) for c in close.columns], pd.DatetimeIndex(close.index)
+    limit = price_limit(codes, days, listed_days=np.where(np.isfinite(age), age, 10**6).clip(min=1))
+    before = close.ffill().shift(1)
+    if not np.isfinite(factor.to_numpy()).any():
+        logger.warning("no $factor: limit-up days are judged by the return within 0.3% of the limit")
+        return np.asarray((close / before - 1).to_numpy() >= limit - 0.003)
+    reference = np.round((before / factor).to_numpy(dtype=np.float64), 2)
+    raw = np.round((close / factor).to_numpy(dtype=np.float64), 2)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(raw >= limit_up_price(reference, limit) - 1e-6)
+
+
+class DayDatasetH(DatasetH):
+    """A DatasetH whose market is also served as a DayPanel (`.panel`); other qlib models train on it unchanged.
+
+    Args:
+        handler, segments: as for DatasetH. Segments must not overlap; where two touch, the earlier one loses the days
+            whose label reaches into the later one, with a notice.
+        step_len: T, days in a window.
+        liquidity: "auto", "community", "yuan", "adjusted_shares", an expression of a day's turnover in yuan, or None.
+        liquidity_window, volatility_window: days of the trailing means.
+        listing_age: trading days after listing before a stock belongs to the universe.
+        label: the label's expression, where the handler cannot tell it.
+
+    """
+
+    def __init__(
+        self,
+        handler: Any,
+        segments: dict[str, Any],
+        *,
+        step_len: int = 8,
+        liquidity: str | None = "auto",
+        liquidity_window: int = 20,
+        volatility_window: int = 20,
+        listing_age: int = 60,
+        label: str | None = None,
+        fetch_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if step_len < 1:
+            raise ValueError(f"step_len={step_len} must be at least 1 day")
+        self.step_len, self.liquidity, self.liquidity_window = step_len, liquidity, liquidity_window
+        self.volatility_window, self.listing_age, self.label = volatility_window, listing_age, label
+        self._panel: DayPanel | None = None
+        check_segments(segments)
+        super().__init__(handler=handler, segments=segments, fetch_kwargs=fetch_kwargs or {})
+
+    def setup_data(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Set up the handler's data; the panel is built anew on the next use."""
+        self._panel = None
+        super().setup_data(handler_kwargs=handler_kwargs, **kwargs)
+
+    @property
+    def span(self) -> LabelSpan:
+        """Entry and reach of the label."""
+        return label_span(self.label or label_expression(self.handler) or DEFAULT_LABEL)
+
+    @property
+    def panel(self) -> DayPanel:
+        """The whole of the handler's data as a panel, built on first use."""
+        panel = getattr(self, "_panel", None)  # qlib drops it from pickles
+        if panel is None:
+            panel = self._panel = self._build()
+        return panel
+
+    def rows(self, segment: str) -> npt.NDArray[np.int64]:
+        """Rows of a segment in the panel; days whose label reaches into a later segment are purged."""
+        return segment_rows(self.panel, self.segments, segment, self.span.reach)
+
+    def _build(self) -> DayPanel:
+        feature, label = handler_frames(self.handler)
+        codes = sorted(str(c) for c in feature.index.get_level_values("instrument").unique())
+        indices = [c for c in codes if is_index(c)]
+        if indices:
+            logger.warning(f"{len(indices)} indices among the instruments are left out: {indices[:6]}")
+            codes = [c for c in codes if not is_index(c)]
+        day = pd.DatetimeIndex(feature.index.get_level_values("datetime"))
+        grids = self._grids(codes, day.min(), day.max())
+        panel = DayPanel.from_frame(feature, label, **grids)
+        if panel.filled > 0:
+            logger.info(f"{panel.filled:.2%} of the feature values of present stocks were NaN and became 0")
+        return panel
+
+    def _grids(self, codes: list[str], start: pd.Timestamp, end: pd.Timestamp) -> dict[str, pd.DataFrame]:
+        calendar = pd.DatetimeIndex(D.calendar())
+        last = min(len(calendar) - 1, int(calendar.searchsorted(end)) + self.span.reach)
+        first = max(0, int(calendar.searchsorted(start)) - 20)
+        volatility = f"Std($close/Ref($close, 1) - 1, {self.volatility_window})"
+        close, factor, sigma = wide(codes, ["$close", "$factor", volatility], calendar[first], calendar[last])
+        age = listed_days(codes, pd.DatetimeIndex(close.index))
+        locked = pd.DataFrame(locked_up(close, factor, age), index=close.index, columns=close.columns)
+        old = pd.DataFrame(age > self.listing_age, index=close.index, columns=close.columns)
+        entry = self.span.entry
+        grids = {
+            "present": close.notna() & old,
+            "volatility": sigma,
+            "buyable": close.shift(-entry).notna() & ~locked.shift(-entry, fill_value=True),
+        }
+        if self.span.horizon > 1:
+            grids["step_return"] = close.ffill().pct_change(fill_method=None).shift(-entry - 1)
+        if self.liquidity is not None:
+            grids["liquidity"] = load_liquidity(codes, start, end, profile=self.liquidity, window=self.liquidity_window)
+        return grids
+
+
+def label_expression(handler: Any) -> str | None:
+    """Return the label's expression where the handler's loader tells it."""
+    fields = getattr(getattr(handler, "data_loader", None), "fields", None)
+    if isinstance(fields, dict) and "label" in fields:
+        return str(fields["label"][0][0])
+    return None
+
+
+def handler_frames(handler: Any) -> tuple[pd.DataFrame, pd.Series]:
+    """Features of the inference data and the raw label of a handler, each by (datetime, instrument).
+
+    Raises: ValueError where the handler dropped its raw data or has no label.
+
+    """
+    feature = handler.fetch(col_set="feature", data_key=DataHandlerLP.DK_I)
+    try:
+        label = handler.fetch(col_set="label", data_key=DataHandlerLP.DK_R)
+    except (AttributeError, KeyError) as error:
+        raise ValueError("no raw label: set drop_raw: false and a label in the handler") from error
+    return feature, label.iloc[:, 0]
+
+
+def bounds(segment: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """Start and end of a segment (pair or slice); open ends are the ends of time."""
+    pair = (segment.start, segment.stop) if isinstance(segment, slice) else tuple(segment)
+    if len(pair) != 2:
+        raise ValueError(f"segment {segment!r}; wanted [start, end]")
+    start = pd.Timestamp.min if pair[0] is None else pd.Timestamp(pair[0])
+    end = pd.Timestamp.max if pair[1] is None else pd.Timestamp(pair[1])
+    if start > end:
+        raise ValueError(f"segment {segment!r} ends before it starts")
+    return start, end
+
+
+def check_segments(segments: dict[str, Any]) -> None:
+    """Raise ValueError where two segments overlap."""
+    spans = sorted((*bounds(s), name) for name, s in segments.items())
+    for (_, end, name), (start, _, later) in zip(spans, spans[1:], strict=False):
+        if start <= end:
+            raise ValueError(f"segments {name!r} and {later!r} overlap from {start.date()}: let {name!r} end earlier")
+
+
+def segment_rows(panel: DayPanel, segments: dict[str, Any], name: str, reach: int) -> npt.NDArray[np.int64]:
+    """Rows of a segment, purged by the label's reach before the next segment (train and valid only).
+
+    Raises: ValueError for an unknown segment or one outside the panel's days.
+
+    """
+    if name not in segments:
+        raise ValueError(f"no segment {name!r}; there are {sorted(segments)}")
+    start, end = bounds(segments[name])
+    rows = panel.rows(start, end)
+    first, last = pd.Timestamp(panel.days[0]), pd.Timestamp(panel.days[-1])
+    slack = pd.Timedelta(days=15)
+    early = start != pd.Timestamp.min and start < first - slack
+    late = end != pd.Timestamp.max and end > last + slack
+    if not len(rows) or early or late:
+        raise ValueError(
+            f"segment {name!r} ({start.date()} to {end.date()}) is outside the data, {first.date()} to {last.date()}: "
+            "change the segment or the handler's start_time and end_time"
+        )
+    if name == "test":
+        return rows
+    later = [bounds(s)[0] for other, s in segments.items() if other != name and bounds(s)[0] > start]
+    if later:
+        limit = int(panel.rows(min(later), None)[0]) if len(panel.rows(min(later), None)) else len(panel.days)
+        kept = rows[rows + reach < limit]
+        if len(kept) < len(rows):
+            logger.info(f"segment {name!r}: {len(rows) - len(kept)} last days purged, their label reaches {reach} days")
+        return kept
+    return rows
+
+
+def panel_of(dataset: Any) -> tuple[DayPanel, int, Any]:
+    """Return (panel, step_len, rows(segment)) of a DayDatasetH, TSDatasetH or plain DatasetH."""
+    if isinstance(dataset, DayDatasetH):
+        return dataset.panel, dataset.step_len, dataset.rows
+    if not isinstance(dataset, DatasetH):
+        raise ValueError(f"dataset is a {type(dataset).__name__}; wanted a DayDatasetH, DatasetH or TSDatasetH")
+    check_segments(dataset.segments)
+    panel = DayPanel.from_frame(*handler_frames(dataset.handler))
+    reach = label_span(label_expression(dataset.handler) or DEFAULT_LABEL).reach
+    logger.info("plain dataset: no liquidity, no buyable mask, suspended stocks are not told apart (use DayDatasetH)")
+    return panel, getattr(dataset, "step_len", 1), lambda name: segment_rows(panel, dataset.segments, name, reach)

@@ -1,0 +1,229 @@
+"""DayPanel: a market as dense day x stock x feature arrays, served as masked batches of days.
+
+A sample is one day of the whole market (deck, "input_size"): (batch, stock, feature), with time (batch, time, stock,
+feature). Sizes: D days, N stocks, F features, M market features, B days in a batch, T steps of the window. Masks:
+True = real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+OPTIONAL_GRIDS = ("liquidity", "volatility", "buyable", "step_return")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some days of the panel, padded in N to the longest day.
+
+    x (B, T, N, F) float32; present (B, T, N) bool; mask (B, N) bool, present at the last step; label, liquidity,
+    volatility (B, N), the latter two None where the panel has none; market (B, M) or None; stock (B, N) column of each
+    place in the panel (meaningless where padded); days (B,) rows in the panel.
+    """
+
+    days: npt.NDArray[np.int64]
+    stock: Tensor
+    x: Tensor
+    present: Tensor
+    mask: Tensor
+    label: Tensor
+    liquidity: Tensor | None
+    volatility: Tensor | None
+    market: Tensor | None
+
+
+@dataclass
+class DayPanel:
+    """Dense arrays of a market; stored once, one gather a batch.
+
+    Attributes:
+        days: (D,) datetime64[ns], increasing.
+        stocks: (N,) codes, increasing.
+        features: F names.
+        x: (D, N, F) float32, finite, 0 where nothing is known.
+        present: (D, N) bool: in the universe and traded on that day, as known at its close.
+        label: (D, N) float32 raw forward return, NaN where unknown.
+        liquidity: (D, N) float32 yuan a day, known at the close of d, or None.
+        volatility: (D, N) float32 trailing standard deviation of daily returns, or None.
+        buyable: (D, N) bool outcome mask, known only later, used only to judge: the entry is not locked, or None.
+        step_return: (D, N) float32 return of the first day after the entry (outcome, to mark sleeves), or None.
+        market: (D, M) float32 or None.
+        filled: share of feature values of present stocks that were NaN and became 0.
+
+    """
+
+    days: npt.NDArray[np.datetime64]
+    stocks: npt.NDArray[np.object_]
+    features: list[str]
+    x: Tensor
+    present: Tensor
+    label: Tensor
+    liquidity: Tensor | None = None
+    volatility: Tensor | None = None
+    buyable: Tensor | None = None
+    step_return: Tensor | None = None
+    market: Tensor | None = None
+    filled: float = field(default=0.0)
+
+    @classmethod
+    def from_frame(
+        cls,
+        feature: pd.DataFrame,
+        label: pd.Series,
+        *,
+        present: pd.DataFrame | None = None,
+        market: pd.DataFrame | None = None,
+        **grids: pd.DataFrame | None,
+    ) -> DayPanel:
+        """Build from long frames by (datetime, instrument).
+
+        Args:
+            feature: rows (datetime, instrument), F columns; NaN becomes 0 (counted), infinity is an error.
+            label: raw forward return by (datetime, instrument).
+            present: day x instrument bool; None: every row of `feature`. Rows outside it are masked, not dropped.
+            market: day x M frame.
+            grids: liquidity, volatility, buyable, step_return as day x instrument frames.
+
+        Raises: ValueError for an empty, wrongly indexed or duplicated frame, infinite features, or unknown grids.
+
+        """
+        unknown = set(grids) - set(OPTIONAL_GRIDS)
+        if unknown:
+            raise ValueError(f"unknown grids {sorted(unknown)}; allowed are {OPTIONAL_GRIDS}")
+        _check_index(feature, "feature")
+        day_of = pd.DatetimeIndex(feature.index.get_level_values("datetime"))
+        days, stocks = (
+            day_of.unique().sort_values(),
+            feature.index.get_level_values("instrument").unique().sort_values(),
+        )
+        row, column = (
+            days.get_indexer(day_of),
+            stocks.get_indexer(feature.index.get_level_values("instrument")),
+        )
+        names = [str(c[-1] if isinstance(c, tuple) else c) for c in feature.columns]
+        in_frame = np.zeros((len(days), len(stocks)), dtype=bool)
+        in_frame[row, column] = True
+        real = in_frame if present is None else in_frame & _grid(present, days, stocks, fill=False).astype(bool)
+        x = np.zeros((len(days), len(stocks), len(names)), dtype=np.float32)
+        filled = _scatter(x, feature, row, column, real[row, column], names)
+        dense = {name: _grid(frame, days, stocks) for name, frame in grids.items() if frame is not None}
+        tensors = {k: torch.from_numpy(v.astype(bool if k == "buyable" else np.float32)) for k, v in dense.items()}
+        if market is not None:
+            tensors["market"] = torch.from_numpy(market.reindex(days).to_numpy(dtype=np.float32))
+        values = np.full((len(days), len(stocks)), np.nan, dtype=np.float32)
+        aligned = label if label.index.equals(feature.index) else label.reindex(feature.index)
+        values[row, column] = aligned.to_numpy(dtype=np.float32)
+        return cls(
+            days=days.to_numpy(),
+            stocks=stocks.to_numpy(dtype=object),
+            features=names,
+            x=torch.from_numpy(x),
+            present=torch.from_numpy(real),
+            label=torch.from_numpy(np.where(np.isfinite(values), values, np.nan)),
+            filled=filled,
+            **tensors,
+        )
+
+    def rows(self, start: Any, end: Any) -> npt.NDArray[np.int64]:
+        """Return the rows of the days from start to end, both included; None is open."""
+        days = pd.DatetimeIndex(self.days)
+        first = 0 if start is None else days.searchsorted(pd.Timestamp(start), side="left")
+        last = len(days) if end is None else days.searchsorted(pd.Timestamp(end), side="right")
+        return np.arange(first, last, dtype=np.int64)
+
+    def with_stocks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Keep the rows of days on which at least one stock is present."""
+        return rows[self.present[torch.as_tensor(rows)].any(dim=1).numpy()]
+
+    def batch(self, rows: Sequence[int] | npt.NDArray[np.int64], *, step_len: int = 1) -> Batch:
+        """Gather days with their windows of `step_len` steps, oldest first; steps before the panel are masked.
+
+        Raises: ValueError where a day has no stock, or the window is longer than the panel.
+
+        """
+        if not 1 <= step_len <= len(self.days):
+            raise ValueError(
+                f"step_len={step_len} but the panel has {len(self.days)} days: "
+                "shorten the window or start the handler earlier"
+            )
+        day = torch.as_tensor(np.asarray(rows, dtype=np.int64))
+        here = self.present[day]
+        count = here.sum(dim=1)
+        if bool((count == 0).any()):
+            empty = [str(self.days[int(d)])[:10] for d in day[count == 0]]
+            raise ValueError(f"no stock is present on {empty[:5]}: leave such days out (DayPanel.with_stocks)")
+        width = int(count.max())
+        stock = torch.argsort((~here).to(torch.uint8), dim=1, stable=True)[:, :width]
+        mask = torch.arange(width) < count[:, None]
+        window = day[:, None] + torch.arange(1 - step_len, 1)
+        known, window = window >= 0, window.clamp(min=0)
+        at = (window[:, :, None], stock[:, None, :])
+        present = self.present[at] & known[:, :, None] & mask[:, None, :]
+
+        def pick(grid: Tensor | None) -> Tensor | None:
+            return None if grid is None else grid[day[:, None], stock]
+
+        label = torch.where(mask, self.label[day[:, None], stock], torch.nan)
+        return Batch(
+            days=day.numpy(),
+            stock=stock,
+            x=self.x[at],
+            present=present,
+            mask=mask,
+            label=label,
+            liquidity=pick(self.liquidity),
+            volatility=pick(self.volatility),
+            market=None if self.market is None else self.market[day],
+        )
+
+
+def _check_index(frame: pd.DataFrame, what: str) -> None:
+    if list(frame.index.names) != ["datetime", "instrument"]:
+        raise ValueError(f"the {what} frame is indexed by {list(frame.index.names)}; wanted (datetime, instrument)")
+    if not len(frame):
+        raise ValueError(f"the {what} frame has no rows: check the universe and the dates of the handler")
+    twice = frame.index.duplicated()
+    if twice.any():
+        raise ValueError(
+            f"{int(twice.sum())} rows of the {what} frame stand twice, the first {frame.index[twice][0]}: "
+            "remove the duplicates from the provider's instruments file or the loader"
+        )
+
+
+def _grid(frame: pd.DataFrame, days: pd.Index, stocks: pd.Index, *, fill: Any = np.nan) -> npt.NDArray[Any]:
+    aligned = frame.reindex(index=days, columns=stocks)
+    if fill is not np.nan:
+        return np.asarray(aligned.eq(True).to_numpy())
+    return np.asarray(aligned.to_numpy(dtype=np.float64))
+
+
+def _scatter(
+    x: npt.NDArray[np.float32],
+    feature: pd.DataFrame,
+    row: npt.NDArray[np.intp],
+    column: npt.NDArray[np.intp],
+    real: npt.NDArray[np.bool_],
+    names: list[str],
+) -> float:
+    """Write the features of present stocks into x, column by column; return the share of NaN that became 0."""
+    missing, infinite = 0, []
+    for f, name in enumerate(names):
+        value = feature.iloc[:, f].to_numpy(dtype=np.float32)
+        if np.isinf(value[real]).any():
+            infinite.append(f"{name} ({int(np.isinf(value[real]).sum())})")
+        nan = ~np.isfinite(value)
+        missing += int((nan & real).sum())
+        x[row, column, f] = np.where(nan | ~real, np.float32(0), value)
+    if infinite:
+        raise ValueError(
+            f"infinite values in the features {infinite[:8]}: add qlib's ProcessInf to the handler's infer_processors"
+        )
+    return missing / max(1, int(real.sum()) * len(names))

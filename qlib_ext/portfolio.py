@@ -1,0 +1,242 @@
+"""The one allocation, and what trading it costs.
+
+``D`` days, ``N`` stocks; amounts in yuan, returns as fractions (0.01 = 1%). ``fill_top_n`` sees only what is
+known at the close of the signal day; the validation metric, the strategy and the evaluator all call it.
+Source: slides, page 3 (the liquidity-weighted portfolio).
+"""
+
+import math
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+CAPITAL = 150e6  # yuan; slides, page 3
+PARTICIPATION = 0.05  # of a stock's liquidity; slides, page 3
+DUST = 1e-12  # a rest below this share of the capital is float noise and stays cash
+
+Array = TypeVar("Array", NDArray[Any], Tensor)
+
+
+# --- allocation
+
+
+def fill_top_n(
+    score: Array,
+    liquidity: Array,
+    *,
+    capital: float = CAPITAL,
+    participation: float = PARTICIPATION,
+    top_n: int | None = None,
+    mask: Array | None = None,
+) -> Array:
+    """Place each day's capital down the ranking, no stock above ``participation * liquidity``.
+
+    - ``top_n=None``: every stock takes its cap until the capital is placed; the last one takes the rest.
+    - ``top_n=n``: the first n tradable stocks share the capital in proportion to their liquidity, none above
+      its cap; what the caps turn away stays cash.
+
+    A stock is tradable where ``mask`` is True, the score is a number and the liquidity is positive and
+    finite. Others take nothing and do not count among the n. Equal scores rank by position. Computed in
+    float64 whatever comes in. Source: slides, page 3.
+
+    Args:
+        score: (..., N) larger is better, NaN where there is none; numpy or torch.
+        liquidity: (..., N) yuan a day, known at the close of the signal day.
+        capital: yuan to place each day.
+        participation: largest share of a stock's liquidity to take.
+        top_n: number of stocks, or None to place the capital in full.
+        mask: (..., N) bool, True = real; what stands elsewhere is ignored. None: all are real.
+
+    Returns:
+        (..., N) yuan, float64, of the kind (and on the device) of ``score``.
+
+    Raises:
+        ValueError: for unequal shapes, a capital, participation or ``top_n`` that is not allowed, or an
+            infinite score under the mask.
+
+    """
+    _check_positive("capital", capital, "yuan, e.g. 150e6")
+    _check_positive("participation", participation, "a share of the liquidity, e.g. 0.05")
+    _check_top_n(top_n)
+    given, traded = _tensor(score), _tensor(liquidity)
+    real = torch.ones_like(given, dtype=torch.bool) if mask is None else _as_mask(mask)
+    _check_shapes(score=given, liquidity=traded, mask=real)
+    _check_no_infinite(given, real)
+    real = real & ~torch.isnan(given) & torch.isfinite(traded) & (traded > 0)
+    order = torch.where(real, given, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
+    ranked = torch.where(real, traded, 0.0).gather(-1, order)
+    if top_n is None:
+        placed = _walk(participation * ranked, float(capital))
+    else:
+        placed = _share(ranked, float(capital), participation, top_n)
+    yuan = torch.zeros_like(given).scatter(-1, order, placed)
+    return yuan if isinstance(score, Tensor) else yuan.numpy()
+
+
+def _walk(cap: Tensor, capital: float) -> Tensor:
+    """Fill caps (..., N) in order until the capital is placed: (..., N) yuan."""
+    cap = cap.clamp(max=capital)
+    total = cap.cumsum(dim=-1)
+    before = torch.cat([torch.zeros_like(total[..., :1]), total[..., :-1]], dim=-1)
+    rest = capital - before
+    return torch.minimum(cap, torch.where(rest > DUST * capital, rest, 0.0))
+
+
+def _share(ranked: Tensor, capital: float, participation: float, top_n: int) -> Tensor:
+    """Split the capital over the first n in proportion to liquidity (..., N), under the caps: (..., N) yuan.
+
+    Both the share and the cap are proportional to liquidity, so one rate a day serves all its stocks.
+    """
+    first = ranked.clone()
+    first[..., top_n:] = 0.0
+    rate = (capital / first.sum(dim=-1, keepdim=True)).clamp(max=participation)
+    return first * rate
+
+
+# --- costs
+
+
+def fee_cost(
+    yuan: ArrayLike,
+    next_return: ArrayLike,
+    buy_rate: ArrayLike,
+    sell_rate: ArrayLike,
+    *,
+    capital: float = CAPITAL,
+) -> NDArray[np.float64]:
+    """Charge the turnover of a portfolio that is rebalanced to ``yuan`` each day at the entry price.
+
+    On day d the trades are yuan[d] - yuan[d-1] * (1 + next_return[d-1]), on the first day yuan[0] (from
+    cash). The last day's holding is not sold.
+
+    Args:
+        yuan: (D, N) holding after the day's trades.
+        next_return: (D, N) one-day return that the holding of day d earns until the entry of day d+1; NaN
+            counts as 0.
+        buy_rate: fees as a fraction of what is bought; a number or (D,).
+        sell_rate: fees (stamp duty included) as a fraction of what is sold; a number or (D,).
+        capital: yuan that the cost is a fraction of.
+
+    Returns:
+        (D,) cost as a fraction of the capital, at least 0 for rates of at least 0.
+
+    Raises:
+        ValueError: for shapes, a holding or rate that is not finite, or a capital not allowed.
+
+    """
+    _check_positive("capital", capital, "yuan, e.g. 150e6")
+    held, step = np.asarray(yuan, dtype=np.float64), np.asarray(next_return, dtype=np.float64)
+    if held.ndim != 2 or held.shape != step.shape:
+        raise ValueError(f"yuan and next_return must be one and the same (D, N), got {held.shape} and {step.shape}")
+    if not np.isfinite(held).all():
+        raise ValueError("yuan must be finite, got NaN or infinity; a stock that is not held has 0")
+    buys_at, sells_at = _day_rate("buy_rate", buy_rate, held), _day_rate("sell_rate", sell_rate, held)
+    trade = held.copy()
+    trade[1:] -= held[:-1] * (1.0 + np.nan_to_num(step[:-1], nan=0.0))
+    buys, sells = trade.clip(min=0.0).sum(axis=1), (-trade).clip(min=0.0).sum(axis=1)
+    return (buys * buys_at + sells * sells_at) / capital
+
+
+def impact_cost(
+    trade: ArrayLike,
+    liquidity: ArrayLike,
+    volatility: ArrayLike,
+    *,
+    b: float = 1.0,
+    exponent: float = 0.5,
+) -> NDArray[np.float64]:
+    """Estimate what a trade pays by moving the price: |x| * b * sigma * (|x| / liquidity) ** exponent.
+
+    Source: the form of the temporary impact in Almgren, Thum, Hauptmann and Li (2005), "Direct estimation of
+    equity market impact", Risk 18(7), 58-62, whose estimates for US stocks are b = 0.142 and exponent = 0.6.
+    The defaults are the common square-root rule; none of them is fitted to A-shares.
+
+    Args:
+        trade: yuan traded that day, of either sign; any shape.
+        liquidity: yuan a day; broadcasts against ``trade``.
+        volatility: standard deviation of daily returns (0.02 = 2%); broadcasts against ``trade``.
+        b: coefficient, at least 0.
+        exponent: of the participation, at least 0.
+
+    Returns:
+        Yuan, in the broadcast shape, at least 0; 0 where nothing is traded, whatever stands beside it.
+
+    Raises:
+        ValueError: for ``b`` or ``exponent`` not allowed, a trade that is not finite, or a trade in a stock
+            without positive liquidity or a known volatility.
+
+    """
+    for name, value in (("b", b), ("exponent", exponent)):
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+    size, traded, sigma = np.broadcast_arrays(
+        *(np.asarray(value, dtype=np.float64) for value in (trade, liquidity, volatility))
+    )
+    if not np.isfinite(size).all():
+        raise ValueError("trade must be finite, got NaN or infinity; a stock that is not traded has 0")
+    size, active = np.abs(size), size != 0
+    known = np.isfinite(traded) & (traded > 0) & np.isfinite(sigma) & (sigma >= 0)
+    if (active & ~known).any():
+        raise ValueError(
+            f"{int((active & ~known).sum())} trades have no positive finite liquidity or no volatility >= 0; "
+            "set these trades to 0 or fill the liquidity and volatility"
+        )
+    share = size / np.where(active, traded, 1.0)
+    return np.where(active, size * b * np.where(active, sigma, 0.0) * share**exponent, 0.0)
+
+
+# --- checks
+
+
+def _tensor(values: Any) -> Tensor:
+    """Bring numpy or torch to a float64 tensor, on the device it is on."""
+    if isinstance(values, Tensor):
+        return values.detach().to(torch.float64)
+    return torch.from_numpy(np.array(values, dtype=np.float64))
+
+
+def _as_mask(mask: Any) -> Tensor:
+    result = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
+    if result.dtype != torch.bool:
+        raise ValueError(f"mask must be bool with True = real, got {result.dtype}; pass mask.astype(bool)")
+    return result
+
+
+def _day_rate(name: str, rate: ArrayLike, held: NDArray[np.float64]) -> NDArray[np.float64]:
+    result = np.asarray(rate, dtype=np.float64)
+    if result.shape not in ((), held.shape[:1]):
+        raise ValueError(f"{name} must be a number or (D,) = {held.shape[:1]}, got shape {result.shape}")
+    if not np.isfinite(result).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity; rules.py has the fees by date")
+    return result
+
+
+def _check_shapes(**tensors: Tensor) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) != 1 or any(not shape for shape in shapes.values()):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"shapes must be one and the same (..., N) = (days..., stocks), got {listed}")
+
+
+def _check_no_infinite(score: Tensor, real: Tensor) -> None:
+    infinite = int((torch.isinf(score) & real).sum())
+    if infinite:
+        raise ValueError(
+            f"score is infinite at {infinite} stocks: a model has diverged. Use NaN where there is no score"
+        )
+
+
+def _check_positive(name: str, value: Any, meaning: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number > 0 ({meaning}), got {value!r}")
+
+
+def _check_top_n(top_n: Any) -> None:
+    if top_n is None:
+        return
+    if isinstance(top_n, bool) or not isinstance(top_n, Integral) or int(top_n) < 1:
+        raise ValueError(f"top_n must be an integer >= 1, or None to place the capital in full, got {top_n!r}")

@@ -1,0 +1,196 @@
+import numpy as np
+import pytest
+import reference_portfolio as slow
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost
+
+NAN = float("nan")
+MODES = [None, 1, 3, 7, 100]
+
+
+def market(seed, days=6, stocks=25):
+    rng = np.random.default_rng(seed)
+    score = rng.normal(size=(days, stocks)).round(1)  # ties
+    liquidity = np.exp(rng.normal(3.0, 1.0, size=(days, stocks)))
+    score[rng.random(score.shape) < 0.1] = np.nan
+    liquidity[rng.random(score.shape) < 0.1] = rng.choice([0.0, -5.0, np.nan, np.inf])
+    return score, liquidity, rng.random(score.shape) < 0.9
+
+
+def test_golden_capital_in_full():
+    # caps at 10%: 20, 40, 100, 60. Ranking: 1 (score 3), 3 (2), 0 (1), 2 (0).
+    # capital 110: 40 + 60 + the rest 10; nothing is left for stock 2
+    yuan = fill_top_n(
+        np.array([1.0, 3.0, 0.0, 2.0]),
+        np.array([200.0, 400.0, 1000.0, 600.0]),
+        capital=110,
+        participation=0.1,
+    )
+    assert isinstance(yuan, np.ndarray) and yuan.dtype == np.float64
+    assert yuan.tolist() == [10.0, 40.0, 0.0, 60.0]
+
+
+def test_golden_top_n():
+    score, liquidity = np.array([1.0, 3.0, NAN, 2.0]), np.array([200.0, 100.0, 1000.0, 300.0])
+    # first two: stocks 1 and 3, liquidity 100 + 300; capital 20 in proportion: 5, 15 (caps 10, 30)
+    got = fill_top_n(score, liquidity, capital=20, participation=0.1, top_n=2)
+    assert got.tolist() == pytest.approx([0, 5, 0, 15])
+    # capital 1000: the caps bind, 10 + 30; 960 stays cash
+    got = fill_top_n(score, liquidity, capital=1000, participation=0.1, top_n=2)
+    assert got.tolist() == pytest.approx([0, 10, 0, 30])
+
+
+def test_golden_untradable_do_not_count_and_ties_go_by_position():
+    score = np.array([9.0, 8.0, 7.0, 7.0, NAN])
+    liquidity = np.array([0.0, NAN, 100.0, 100.0, 100.0])
+    got = fill_top_n(score, liquidity, capital=4, participation=0.05, top_n=1)
+    assert got.tolist() == [0, 0, 4, 0, 0]
+    got = fill_top_n(score, liquidity, capital=4, participation=0.05, mask=np.array([1, 1, 0, 1, 1], bool))
+    assert got.tolist() == [0, 0, 0, 4, 0]
+
+
+def test_exact_fill_leaves_no_dust():
+    # ten caps of 0.1 do not sum to 1 exactly in binary; the eleventh stock gets nothing all the same
+    got = fill_top_n(-np.arange(12.0), np.ones(12), capital=1.0, participation=0.1)
+    assert (got > 0).sum() == 10
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("top_n", MODES)
+def test_agrees_with_the_slow_loop(seed, top_n):
+    score, liquidity, mask = market(seed)
+    for capital in (1.0, 15.0, 1e4):
+        options = {"capital": capital, "participation": 0.05, "top_n": top_n}
+        got = fill_top_n(score, liquidity, mask=mask, **options)
+        want = [slow.fill_day(s, q, mask=m, **options) for s, q, m in zip(score, liquidity, mask, strict=True)]
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(MODES), st.floats(0.1, 1e4), st.floats(0.001, 1.0))
+def test_caps_and_capital_hold(seed, top_n, capital, participation):
+    score, liquidity, mask = market(seed)
+    yuan = fill_top_n(score, liquidity, capital=capital, participation=participation, top_n=top_n, mask=mask)
+    tradable = mask & ~np.isnan(score) & np.isfinite(liquidity) & (liquidity > 0)
+    cap = np.where(tradable, participation * np.where(tradable, liquidity, 0.0), 0.0)
+    assert (yuan >= 0).all() and (yuan <= cap).all()
+    total = yuan.sum(axis=1)
+    assert (total <= capital * (1 + 1e-12)).all()
+    if top_n is None:
+        np.testing.assert_allclose(total, np.minimum(capital, cap.sum(axis=1)), rtol=1e-9)
+    else:
+        assert ((yuan > 0).sum(axis=1) == np.minimum(top_n, tradable.sum(axis=1))).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(MODES))
+def test_permuting_stocks_permutes_yuan(seed, top_n):
+    rng = np.random.default_rng(seed)
+    _, liquidity, mask = market(seed)
+    score = rng.permuted(np.tile(np.arange(25.0), (6, 1)), axis=1)
+    order = rng.permutation(25)
+    options = {"capital": 15.0, "participation": 0.05, "top_n": top_n}
+    got = fill_top_n(score[:, order], liquidity[:, order], mask=mask[:, order], **options)
+    np.testing.assert_allclose(got, fill_top_n(score, liquidity, mask=mask, **options)[:, order], rtol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(MODES), st.sampled_from([NAN, np.inf, -np.inf, 1e300, -7.0]))
+def test_garbage_under_the_mask_is_ignored(seed, top_n, garbage):
+    score, liquidity, mask = market(seed)
+    options = {"capital": 15.0, "participation": 0.05, "top_n": top_n, "mask": mask}
+    want = fill_top_n(score, liquidity, **options)
+    got = fill_top_n(np.where(mask, score, garbage), np.where(mask, liquidity, garbage), **options)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("top_n", MODES)
+def test_leading_axes_kinds_and_inputs(top_n):
+    score, liquidity, mask = market(3)
+    keep = score.copy(), liquidity.copy()
+    options = {"capital": 15.0, "top_n": top_n}
+    want = fill_top_n(score, liquidity, mask=mask, **options)
+    stacked = fill_top_n(score.reshape(2, 3, 25), liquidity.reshape(2, 3, 25), mask=mask.reshape(2, 3, 25), **options)
+    np.testing.assert_array_equal(stacked.reshape(6, 25), want)
+    np.testing.assert_array_equal(fill_top_n(score[1], liquidity[1], mask=mask[1], **options), want[1])
+    leaf = torch.tensor(score, requires_grad=True)
+    got = fill_top_n(leaf, torch.tensor(liquidity), mask=torch.tensor(mask), **options)
+    assert isinstance(got, torch.Tensor) and got.dtype == torch.float64 and not got.requires_grad
+    np.testing.assert_array_equal(got.numpy(), want)
+    np.testing.assert_array_equal(score, keep[0])
+    np.testing.assert_array_equal(liquidity, keep[1])
+    assert fill_top_n(np.zeros((2, 0)), np.zeros((2, 0)), **options).shape == (2, 0)
+    assert fill_top_n(np.full((2, 3), NAN), np.ones((2, 3)), **options).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"capital": 0.0}, "capital"),
+        ({"capital": NAN}, "capital"),
+        ({"participation": -0.1}, "participation"),
+        ({"top_n": 0}, "top_n"),
+        ({"top_n": 2.0}, "top_n"),
+        ({"top_n": True}, "top_n"),
+        ({"mask": np.ones((2, 4), bool)}, "shapes"),
+        ({"mask": np.ones((2, 3))}, "mask must be bool"),
+    ],
+)
+def test_refuses(options, match):
+    with pytest.raises(ValueError, match=match):
+        fill_top_n(np.ones((2, 3)), np.ones((2, 3)), **options)
+
+
+def test_refuses_shapes_and_infinite_scores():
+    with pytest.raises(ValueError, match="shapes"):
+        fill_top_n(np.ones((2, 3)), np.ones(3))
+    with pytest.raises(ValueError, match="shapes"):
+        fill_top_n(np.array(1.0), np.array(1.0))
+    with pytest.raises(ValueError, match="infinite at 1"):
+        fill_top_n(np.array([1.0, -np.inf]), np.ones(2))
+
+
+def test_fee_golden():
+    # day 0: buys 60 + 40 = 100 at 1% = 1. Day 1: 60 has become 66, 40 has become 40 (NaN);
+    # to 50 and 60: sells 16 at 2% = 0.32, buys 20 at 3% = 0.6. Capital 100.
+    got = fee_cost([[60, 40], [50, 60]], [[0.1, NAN], [0, 0]], [0.01, 0.03], [0.5, 0.02], capital=100)
+    assert got.tolist() == pytest.approx([0.01, 0.0092])
+
+
+def test_fee_of_a_holding_that_only_drifts_is_nothing():
+    step = np.array([[0.1, -0.05], [0.02, 0.3], [0.0, 0.0]])
+    yuan = 50 * np.vstack([np.ones(2), np.cumprod(1 + step[:-1], axis=0)])
+    np.testing.assert_allclose(fee_cost(yuan, step, 0.01, 0.01, capital=100), [0.01, 0, 0], atol=1e-15)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fee_agrees_with_the_slow_loop(seed):
+    rng = np.random.default_rng(seed)
+    yuan, step = rng.uniform(0, 9, (7, 5)), rng.normal(0, 0.05, (7, 5))
+    step[rng.random(step.shape) < 0.2] = np.nan
+    buy, sell = rng.uniform(0, 0.01, (2, 7))
+    got = fee_cost(yuan, step, buy, sell, capital=30.0)
+    np.testing.assert_allclose(got, slow.fee_cost(yuan, step, buy, sell, capital=30.0), rtol=1e-9)
+
+
+def test_impact_golden():
+    # 4 yuan of 100 at 2%: 4 * 0.02 * sqrt(0.04) = 0.016; a sale pays the same; no trade, nothing
+    got = impact_cost([4.0, -4.0, 0.0], [100.0, 100.0, NAN], [0.02, 0.02, NAN])
+    assert got.tolist() == pytest.approx([0.016, 0.016, 0.0])
+    assert impact_cost(4.0, 100.0, 0.02, b=0.142, exponent=1.0) == pytest.approx(0.142 * 4 * 0.02 * 0.04)
+
+
+def test_costs_refuse():
+    with pytest.raises(ValueError, match=r"\(D, N\)"):
+        fee_cost(np.ones((2, 3)), np.ones((3, 3)), 0.0, 0.0)
+    with pytest.raises(ValueError, match="yuan must be finite"):
+        fee_cost([[NAN]], [[0.0]], 0.0, 0.0)
+    with pytest.raises(ValueError, match="sell_rate"):
+        fee_cost(np.ones((2, 3)), np.ones((2, 3)), 0.0, np.ones(3))
+    with pytest.raises(ValueError, match="1 trades have no positive"):
+        impact_cost([1.0, 1.0], [0.0, 1.0], [0.1, 0.1])
+    with pytest.raises(ValueError, match="exponent"):
+        impact_cost(1.0, 1.0, 0.1, exponent=-1.0)
