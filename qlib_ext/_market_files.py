@@ -55,8 +55,7 @@ def check_target(target: Path) -> None:
         raise ValueError(f"{target} is a file; give a folder.")
     if any(target.iterdir()) and not read_oracle(target):
         raise ValueError(
-            f"{target} is not empty and holds no embedded market; it is left alone. "
-            "Give a new or an empty folder."
+            f"{target} is not empty and holds no embedded market; it is left alone. Give a new or an empty folder."
         )
 
 

@@ -217,9 +217,7 @@ class Process:
         vwap = np.clip((open_ + high + low + close) / 4 * (1.0 - shift), low + inner, high - inner)
         return {"open": open_, "high": high, "low": low, "close": close, "vwap": vwap}
 
-    def _lots(
-        self, day: int, bar: dict[str, FloatArray], sigma: FloatArray, one_price: BoolArray
-    ) -> FloatArray:
+    def _lots(self, day: int, bar: dict[str, FloatArray], sigma: FloatArray, one_price: BoolArray) -> FloatArray:
         """Whole lots of 100 shares, (N,): log-normal turnover, more on large moves, little on locked days."""
         move = np.minimum(np.abs(bar["close"] / self.reference - 1.0) / sigma, 4.0)
         grown = np.log(self.reference * self.shares / (self.traits.price * self.traits.shares))
@@ -238,9 +236,7 @@ class Process:
         self.pending = np.where(trading, held_back, self.pending)
         self.reference = np.where(trading, bar["close"], self.reference)
         turnover = bar["lots"] * 100.0 * bar["vwap"]
-        self.liquidity = np.where(
-            trading, self.liquidity + 2 / 21 * (turnover - self.liquidity), self.liquidity
-        )
+        self.liquidity = np.where(trading, self.liquidity + 2 / 21 * (turnover - self.liquidity), self.liquidity)
         mean = planned_return(self.latent, self.liquidity, listed, self.signal)
         self.due = np.stack([self.due[1], mean])
         bar |= {"latent": self.latent, "expected": mean}

@@ -46,13 +46,9 @@ def _add_demo_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument(
         "dir", metavar="DIR", nargs="?", type=Path, default=DEFAULT_PATH, help=f"default: {DEFAULT_PATH}"
     )
-    parser.add_argument(
-        "--stocks", type=int, default=300, metavar="N", help="stocks, 10 to 5500 (default: 300)"
-    )
+    parser.add_argument("--stocks", type=int, default=300, metavar="N", help="stocks, 10 to 5500 (default: 300)")
     parser.add_argument("--years", type=float, default=3.0, metavar="Y", help="length in years (default: 3)")
-    parser.add_argument(
-        "--start", default="2020-01-02", metavar="DATE", help="first day, ISO (default: 2020-01-02)"
-    )
+    parser.add_argument("--start", default="2020-01-02", metavar="DATE", help="first day, ISO (default: 2020-01-02)")
     parser.add_argument("--seed", type=int, default=7, metavar="S", help="of all randomness (default: 7)")
     parser.add_argument(
         "--signal",

@@ -125,9 +125,7 @@ def liquidity_weight(label: Tensor, liquidity: Tensor, mask: Tensor, *, alpha: f
 # --- measures
 
 
-def weighted_pearson(
-    score: Tensor, label: Tensor, weight: Tensor, mask: Tensor, *, center: str = "weighted"
-) -> Tensor:
+def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor, *, center: str = "weighted") -> Tensor:
     """Correlate score and label day by day under weights. Source: slides, page 2 (the listing).
 
     With w~ = w / sum w, the covariance is always sum w~ p r - (sum w~ p)(sum w~ r). ``center`` sets the
@@ -235,9 +233,7 @@ def mean_squared_error(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 # --- target
 
 
-def target_transform(
-    label: Tensor, mask: Tensor, *, target: str = "raw", volatility: Tensor | None = None
-) -> Tensor:
+def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volatility: Tensor | None = None) -> Tensor:
     """Turn raw returns into what the score is correlated with (module docstring: why one may want to).
 
     - "raw": the label itself.
@@ -415,9 +411,7 @@ class DayLoss:
         losses = self.per_day(score, label, mask, liquidity, volatility)
         return losses.sum() / self.valid_days(label, mask, liquidity).sum().clamp(min=1)
 
-    def _weight(
-        self, score: Tensor, label: Tensor, target: Tensor, real: Tensor, liquidity: Tensor | None
-    ) -> Tensor:
+    def _weight(self, score: Tensor, label: Tensor, target: Tensor, real: Tensor, liquidity: Tensor | None) -> Tensor:
         source = {"label": label, "score": score, "target": target}[self.weight_by]
         if self.name == "wpcc":
             return rank_weight(source, real, base=self.base, ties=self.ties)
@@ -594,9 +588,7 @@ def _check_shapes(**tensors: Tensor) -> None:
 
 def _check_choice(what: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(
-            f"unknown {what} {value!r}{_close_to(value, allowed)}. Allowed: {', '.join(allowed)}"
-        )
+        raise ValueError(f"unknown {what} {value!r}{_close_to(value, allowed)}. Allowed: {', '.join(allowed)}")
 
 
 def _close_to(word: Any, allowed: tuple[str, ...]) -> str:
@@ -606,9 +598,7 @@ def _close_to(word: Any, allowed: tuple[str, ...]) -> str:
 
 def _check_base(base: Any) -> None:
     if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base <= 1:
-        raise ValueError(
-            f"base must be a number in (0, 1], got {base!r}; the deck's is {BASE}, 1 weighs all alike"
-        )
+        raise ValueError(f"base must be a number in (0, 1], got {base!r}; the deck's is {BASE}, 1 weighs all alike")
 
 
 def _check_alpha(alpha: Any) -> None:

@@ -183,9 +183,7 @@ class Aggregation(nn.Module):
     Unlike a usual pre-norm block the residuals start from the **normed** values, as in the authors' code.
     """
 
-    def __init__(
-        self, d_model: int, heads: int, *, dropout: float, attention_dropout: float, scale: bool
-    ) -> None:
+    def __init__(self, d_model: int, heads: int, *, dropout: float, attention_dropout: float, scale: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(d_model)
         self.attention = Attention(d_model, heads, dropout=attention_dropout, scale=scale)
@@ -315,9 +313,7 @@ class MASTER(nn.Module):
             ValueError: shapes that do not fit each other or the net.
         """
         if x.ndim != 4 or x.shape[1] > self.max_steps:
-            raise ValueError(
-                f"x {tuple(x.shape)}: MASTER needs (B, T, N, F), T <= max_steps={self.max_steps}"
-            )
+            raise ValueError(f"x {tuple(x.shape)}: MASTER needs (B, T, N, F), T <= max_steps={self.max_steps}")
         _check_input(x, present, market, self.d_feat, self.d_gate)
         if present is not None:
             x = torch.where(present[..., None], x, 0.0)
@@ -364,9 +360,7 @@ def _read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def load_official_master(
-    path: str | Path, *, beta: float = 5.0, t_heads: int = 4, s_heads: int = 2
-) -> MASTER:
+def load_official_master(path: str | Path, *, beta: float = 5.0, t_heads: int = 4, s_heads: int = 2) -> MASTER:
     """Build a MASTER from a checkpoint of the authors (github.com/SJTU-DMTai/MASTER), gate included if any.
 
     Sizes come from the tensors; `beta` and the heads are in no checkpoint. The authors' network takes one day
@@ -394,9 +388,7 @@ def load_official_master(
     net = MASTER(d_feat, d_model, t_heads, s_heads, d_gate=d_gate, beta=beta, max_steps=steps)
     ours = net.state_dict() | {"positions": net.positions}
     names = {name: _official_names(name) for name in ours}
-    expected = {
-        old: tuple(ours[new].chunk(len(olds))[0].shape) for new, olds in names.items() for old in olds
-    }
+    expected = {old: tuple(ours[new].chunk(len(olds))[0].shape) for new, olds in names.items() for old in olds}
     problems = [f"missing {name}" for name in expected if name not in shape]
     problems += [f"unexpected {name}" for name in shape if name not in expected]
     wrong = [name for name in expected if shape.get(name, expected[name]) != expected[name]]

@@ -91,13 +91,9 @@ def price_limit(
         return out
     age = np.asarray(listed_days, dtype=float)
     if age.shape != out.shape:
-        raise ValueError(
-            f"price_limit: listed_days has shape {age.shape}; it must be (days, stocks) = {out.shape}."
-        )
+        raise ValueError(f"price_limit: listed_days has shape {age.shape}; it must be (days, stocks) = {out.shape}.")
     if not days.is_monotonic_increasing:
-        raise ValueError(
-            "price_limit: with listed_days, dates must be consecutive trading days in order; sort them."
-        )
+        raise ValueError("price_limit: with listed_days, dates must be consecutive trading days in order; sort them.")
     for (board, exchange), columns in groups.items():
         _free_days(out, age, days, columns, _LISTING[board], exchange, side)
     return out
@@ -146,9 +142,7 @@ def fee_rates(dates: Any, *, commission: float = 0.0003) -> pd.DataFrame:
         )
     cap = _by_date("commission_cap", days, "stock", None, "up")
     if not (0.0 <= commission and bool((commission <= cap).all())):
-        raise ValueError(
-            f"fee_rates: commission is {commission!r}; allowed is a fraction from 0 to 0.003 (0.3%)."
-        )
+        raise ValueError(f"fee_rates: commission is {commission!r}; allowed is a fraction from 0 to 0.003 (0.3%).")
     buy = commission + transfer
     return pd.DataFrame({"buy": buy, "sell": buy + stamp}, index=days)
 
@@ -166,9 +160,7 @@ def _by_date(rule: str, days: pd.DatetimeIndex, scope: str, market: str | None, 
             value = mr.rule_at(rule, cuts[position - 1], scope, market)
         except KeyError:
             continue
-        values[position] = (
-            np.inf if value == "unlimited" else value[side] if isinstance(value, dict) else value
-        )
+        values[position] = np.inf if value == "unlimited" else value[side] if isinstance(value, dict) else value
     return values[segment]
 
 

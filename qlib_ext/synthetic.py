@@ -246,9 +246,7 @@ def _write(market: Market, folder: Path) -> None:
     listed = zip(market.codes, setup.first, setup.last, strict=True)
     everything = [(code, str(days[first]), str(days[last])) for code, first, last in listed]
     members = [
-        (code, *span)
-        for column, code in enumerate(market.codes)
-        for span in spans_of(days, market.members[:, column])
+        (code, *span) for column, code in enumerate(market.codes) for span in spans_of(days, market.members[:, column])
     ]
     write_lists(folder, days, {"all": everything, "csi300": members})
     for begin in range(0, len(market.codes), _BLOCK):
@@ -321,9 +319,7 @@ def _index_bars(bars: dict[str, FloatArray], members: BoolArray) -> dict[str, Fl
     """SH000300, name -> (D,): members weighted by size, a suspended one unchanged; it starts from 4000."""
     trades = members & np.isfinite(bars["close"])
     reference = bars["reference"]
-    moves = {
-        name: np.where(trades, bars[name] / reference - 1.0, 0.0) for name in ("open", "high", "low", "close")
-    }
+    moves = {name: np.where(trades, bars[name] / reference - 1.0, 0.0) for name in ("open", "high", "low", "close")}
     weight = np.where(members, bars["cap"], 0.0) / (1.0 + moves["close"])
     weight /= weight.sum(axis=1, keepdims=True)
     mean = {name: (weight * move).sum(axis=1) for name, move in moves.items()}

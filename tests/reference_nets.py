@@ -19,9 +19,7 @@ def random_checkpoint(d_feat, d_model, d_gate=0, *, seed=0, steps=100):
         return center + 0.2 * torch.randn(size, generator=generator)
 
     state = {"layers.0.weight": matrix(d_model, d_feat), "layers.0.bias": vector(d_model)}
-    state["layers.1.pe"] = torch.tensor(
-        [[position(t, c, d_model) for c in range(d_model)] for t in range(steps)]
-    )
+    state["layers.1.pe"] = torch.tensor([[position(t, c, d_model) for c in range(d_model)] for t in range(steps)])
     for layer in ("layers.2", "layers.3"):
         for name in ("qtrans", "ktrans", "vtrans", "ffn.0", "ffn.3"):
             state[f"{layer}.{name}.weight"] = matrix(d_model, d_model)
@@ -61,9 +59,7 @@ def aggregate(rows, state, layer, heads, scaled):
     mixed = [[] for _ in rows]
     for head in range(heads):
         own = slice(head * width, (head + 1) * width)
-        query, key, value = (
-            torch.stack([part[f"{name}trans.weight"][own] @ row for row in rows]) for name in "qkv"
-        )
+        query, key, value = (torch.stack([part[f"{name}trans.weight"][own] @ row for row in rows]) for name in "qkv")
         logits = query @ key.T / (math.sqrt(width) if scaled else 1.0)
         matrices.append(torch.stack([softmax(line) for line in logits]))
         for i, line in enumerate(matrices[-1]):

@@ -14,17 +14,11 @@ from qlib_ext.losses import DayLoss
 
 F64 = torch.float64
 WEIGHT_MODES = [
-    {"target": target, "weight_by": weight_by}
-    for target in losses.TARGETS
-    for weight_by in losses.WEIGHT_SOURCES
+    {"target": target, "weight_by": weight_by} for target in losses.TARGETS for weight_by in losses.WEIGHT_SOURCES
 ]
 CONFIGS = [
     *({"name": "wpcc", "ties": ties, **mode} for mode in WEIGHT_MODES for ties in losses.TIES),
-    *(
-        {"name": "liq_wpcc", **mode}
-        for mode in WEIGHT_MODES
-        if mode != {"target": "rank", "weight_by": "target"}
-    ),
+    *({"name": "liq_wpcc", **mode} for mode in WEIGHT_MODES if mode != {"target": "rank", "weight_by": "target"}),
     *({"name": name, "center": "plain"} for name in losses.WEIGHTED),
     {"name": "wpcc", "base": 0.1, "weight_by": "score"},
     {"name": "liq_wpcc", "alpha": 10.0},
@@ -226,9 +220,7 @@ def test_plain_is_the_decks_listing(scale, dtype):
     finally:
         torch.set_default_dtype(before)
     same(DayLoss("wpcc", center="plain").per_day(score, label, mask), slow)
-    grad = torch.autograd.functional.jacobian(
-        lambda p: DayLoss("wpcc", center="plain")(p, label, mask), score
-    )
+    grad = torch.autograd.functional.jacobian(lambda p: DayLoss("wpcc", center="plain")(p, label, mask), score)
     assert grad.isfinite().all()
 
 
@@ -303,8 +295,7 @@ def test_padded_batch_equals_single_days(seed, config, extra):
     batch = market(seed)
     fills = (math.nan, 5.0, False, math.nan, math.inf)
     padded = [
-        torch.nn.functional.pad(tensor, (0, extra), value=fill)
-        for tensor, fill in zip(batch, fills, strict=True)
+        torch.nn.functional.pad(tensor, (0, extra), value=fill) for tensor, fill in zip(batch, fills, strict=True)
     ]
     value, grad = value_and_grad(DayLoss(**config), *padded)
     for day in range(value.shape[0]):
@@ -430,9 +421,7 @@ def test_constant_score_gives_zero_and_a_finite_gradient(level, dtype):
         assert value.abs().max() < 1e-6 and grad.isfinite().all()
         if config.get("center") != "plain":
             assert (value == 0).all() and grad.abs().max() < 1
-            assert (grad[0] * label[0])[
-                mask[0] & label[0].isfinite()
-            ].sum() < 0  # a step down follows the label
+            assert (grad[0] * label[0])[mask[0] & label[0].isfinite()].sum() < 0  # a step down follows the label
 
 
 def test_float_noise_on_a_constant_score_is_no_signal():
@@ -468,9 +457,7 @@ def test_half_precision_is_computed_in_float32(config):
         low = score.to(half).requires_grad_()
         value = DayLoss(**config).per_day(low, label, mask, liquidity, volatility)
         assert value.dtype == torch.float32
-        same(
-            value, DayLoss(**config).per_day(low.detach().float(), label, mask, liquidity, volatility), 1e-12
-        )
+        same(value, DayLoss(**config).per_day(low.detach().float(), label, mask, liquidity, volatility), 1e-12)
         value.sum().backward()
         assert low.grad.dtype == half and low.grad.isfinite().all()
 
@@ -531,18 +518,14 @@ def test_weights_by_score_or_volatility_scaled_do_not(name):
 def test_another_target_under_raw_weights_shrinks_the_pay_without_ending_it(name):
     raw = volatility_pay({"name": name})
     assert 0.6 * raw < volatility_pay({"name": name, "target": "rank"}) < 0.9 * raw  # measured: 0.78, 0.75
-    assert (
-        0.2 * raw < volatility_pay({"name": name, "target": "volatility"}) < 0.6 * raw
-    )  # measured: 0.34, 0.46
+    assert 0.2 * raw < volatility_pay({"name": name, "target": "volatility"}) < 0.6 * raw  # measured: 0.34, 0.46
 
 
 # --- errors and contract
 
 
 def test_wrong_names_are_met_with_the_close_ones():
-    with pytest.raises(
-        ValueError, match="unknown loss 'wpc' .*'wpcc'.*Allowed: wpcc, liq_wpcc, ic, ccc, mse"
-    ):
+    with pytest.raises(ValueError, match="unknown loss 'wpc' .*'wpcc'.*Allowed: wpcc, liq_wpcc, ic, ccc, mse"):
         DayLoss("wpc")
     with pytest.raises(TypeError, match=r"'weigth_by' \(did you mean 'weight_by'\?\).*takes: name, target"):
         DayLoss("wpcc", weigth_by="score")

@@ -62,9 +62,7 @@ def golden():
 @pytest.fixture(scope="module")
 def golden_net(golden, tmp_path_factory):
     path = tmp_path_factory.mktemp("golden") / "csi300.pkl"
-    state = {
-        name.removeprefix("param/"): value for name, value in golden.items() if name.startswith("param/")
-    }
+    state = {name.removeprefix("param/"): value for name, value in golden.items() if name.startswith("param/")}
     return load_official_master(save(state, path), beta=float(golden["beta"]))
 
 

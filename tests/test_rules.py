@@ -32,9 +32,7 @@ def test_board_of(code, board):
     assert board_of(code) == board
 
 
-@pytest.mark.parametrize(
-    "code", ["SH000300", "SZ399001", "BJ899050", "SH900901", "SZ200012", "600000", "SH60", ""]
-)
+@pytest.mark.parametrize("code", ["SH000300", "SZ399001", "BJ899050", "SH900901", "SZ200012", "600000", "SH60", ""])
 def test_board_of_rejects_what_is_no_a_share(code):
     with pytest.raises(ValueError, match="allowed are SH60"):
         board_of(code)
@@ -121,12 +119,8 @@ def test_limit_prices_by_hand():
     assert limit_up_price(10.05, 0.1) == 11.06
     assert limit_down_price(10.05, 0.1) == 9.05
     assert limit_up_price(9.95, 0.1) == 10.95
-    np.testing.assert_array_equal(
-        limit_up_price(np.float32([9.95, 10.05, np.nan]), 0.1), [10.95, 11.06, np.nan]
-    )
-    np.testing.assert_array_equal(
-        limit_up_price(10.0, [0.1, 0.2, 0.3, 0.44, np.inf]), [11, 12, 13, 14.4, np.inf]
-    )
+    np.testing.assert_array_equal(limit_up_price(np.float32([9.95, 10.05, np.nan]), 0.1), [10.95, 11.06, np.nan])
+    np.testing.assert_array_equal(limit_up_price(10.0, [0.1, 0.2, 0.3, 0.44, np.inf]), [11, 12, 13, 14.4, np.inf])
     np.testing.assert_array_equal(limit_down_price(10.0, [0.2, 0.36, np.inf, np.nan]), [8, 6.4, 0.0, np.nan])
     assert limit_up_price(np.nan, np.inf) != limit_up_price(np.nan, np.inf)
 

@@ -200,9 +200,7 @@ def _slow_oracle(market):
         ]
         if len(pairs) >= 30:
             score, label = map(list, zip(*pairs, strict=True))
-            found.append(
-                (np.corrcoef(score, label)[0, 1], pd.Series(score).corr(pd.Series(label), "spearman"))
-            )
+            found.append((np.corrcoef(score, label)[0, 1], pd.Series(score).corr(pd.Series(label), "spearman")))
     return np.array(found)
 
 
@@ -224,9 +222,7 @@ def _proxy_ic(market, values, window):
 def test_the_signal_is_there_and_fades_with_liquidity(default):
     found = oracle(default)
     assert 0.13 < found["ic"] < 0.17
-    assert (
-        found["top_decile_return"] > found["top_decile_return_liquid_half"] > 0.003 > found["market_return"]
-    )
+    assert found["top_decile_return"] > found["top_decile_return_liquid_half"] > 0.003 > found["market_return"]
     bars = default.bars
     shape = {
         "KSFT": (2 * bars["close"] - bars["high"] - bars["low"]) / bars["open"],
@@ -253,9 +249,7 @@ def test_expected_uses_nothing_after_its_day():
     # the planted mean acts two days later: the first two days know nothing of its strength
     np.testing.assert_array_equal(short.bars["close"][:2], long.bars["close"][:2])
     assert not np.array_equal(short.bars["close"][2:], long.bars["close"][2:], equal_nan=True)
-    np.testing.assert_allclose(
-        (2 * short.bars["expected"])[:2][same[:2]], long.bars["expected"][:2][same[:2]]
-    )
+    np.testing.assert_allclose((2 * short.bars["expected"])[:2][same[:2]], long.bars["expected"][:2][same[:2]])
 
 
 def _bytes(folder):
@@ -331,9 +325,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
     assert is_market(make_market(empty, **TINY))
 
 
-@pytest.mark.parametrize(
-    "wanted", [{"n_stocks": 10, "years": 0.3}, {"start": "1998-03-02"}, {"start": "2023-01-03"}]
-)
+@pytest.mark.parametrize("wanted", [{"n_stocks": 10, "years": 0.3}, {"start": "1998-03-02"}, {"start": "2023-01-03"}])
 def test_other_sizes_and_times(wanted):
     market = simulate(**({"n_stocks": 40, "years": 1} | wanted))
     assert np.isfinite(market.bars["close"]).any(axis=0).all()
