@@ -117,7 +117,11 @@ class DayPanel:
         dense = {name: _grid(frame, days, stocks) for name, frame in grids.items() if frame is not None}
         tensors = {k: torch.from_numpy(v.astype(bool if k == "buyable" else np.float32)) for k, v in dense.items()}
         if market is not None:
-            tensors["market"] = torch.from_numpy(market.reindex(days).to_numpy(dtype=np.float32))
+            state = market.reindex(days).to_numpy(dtype=np.float32, copy=True)
+            if not np.isfinite(state).all():
+                gone = [str(d)[:10] for d in days[~np.isfinite(state).all(axis=1)]]
+                raise ValueError(f"the market features are not finite on {len(gone)} days, the first {gone[:3]}")
+            tensors["market"] = torch.from_numpy(state)
         values = np.full((len(days), len(stocks)), np.nan, dtype=np.float32)
         aligned = label if label.index.equals(feature.index) else label.reindex(feature.index)
         values[row, column] = aligned.to_numpy(dtype=np.float32)
@@ -155,6 +159,8 @@ class DayPanel:
                 "shorten the window or start the handler earlier"
             )
         day = torch.as_tensor(np.asarray(rows, dtype=np.int64))
+        if not len(day) or int(day.min()) < 0 or int(day.max()) >= len(self.days):
+            raise ValueError(f"rows {np.asarray(rows)[:5]}... must be one or more of 0 to {len(self.days) - 1}")
         here = self.present[day]
         count = here.sum(dim=1)
         if bool((count == 0).any()):

@@ -136,7 +136,22 @@ class Trainer:
 
         """
         train, valid, history = self._usable(panel, train, valid)
-        torch.manual_seed(self.seed)
+        cards = [torch.cuda.current_device()] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cards):
+            torch.manual_seed(self.seed)
+            self._epochs(panel, train, valid, history, on_epoch, progress)
+        return history
+
+    def _epochs(
+        self,
+        panel: DayPanel,
+        train: Rows,
+        valid: Rows,
+        history: History,
+        on_epoch: Callable[[int, dict[str, float]], None] | None,
+        progress: Callable[[Iterator[Batch], int], Iterator[Batch]] | None,
+    ) -> None:
+        """Run the epochs until the metric stops rising; write them into `history`, end with the best state."""
         order = np.random.default_rng(self.seed)
         if self.scale == "robust":
             self.scaler = RobustScale(panel.x.shape[2])
@@ -158,7 +173,6 @@ class Trainer:
             elif epoch - history.best_epoch >= self.patience:
                 break
         self.net.load_state_dict(best)
-        return history
 
     def to_cpu(self) -> None:
         """Move what was learnt to the CPU, so that its pickle loads anywhere."""
@@ -175,7 +189,17 @@ class Trainer:
         score = np.full((len(rows), len(panel.stocks)), np.nan, dtype=np.float32)
         known = np.isin(rows, panel.with_stocks(rows))
         if known.any():
-            score[known] = self.run_epoch(panel, rows[known])[1]
+            score[known] = self._scores(panel, rows[known])
+        return score
+
+    def _scores(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
+        """Score days without asking for labels, liquidity or the loss."""
+        self.net.eval()
+        score = np.full((len(rows), len(panel.stocks)), np.nan, dtype=np.float32)
+        with torch.no_grad():
+            for i in range(0, len(rows), self.batch_days):
+                batch = panel.batch(rows[i : i + self.batch_days], step_len=self.step_len)
+                _place(score, np.arange(len(batch.days)) + i, batch, self._forward(batch))
         return score
 
     def run_epoch(
@@ -218,14 +242,18 @@ class Trainer:
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
         """Score a batch: scores (B, N), mean loss over its valid days, and their number."""
         valid = int(self.loss.valid_days(batch.label, batch.mask, batch.liquidity).sum())
+        output = self._forward(batch)
+        grids = [None if g is None else g.to(self.device) for g in (batch.liquidity, batch.volatility)]
+        loss = self.loss(output, batch.label.to(self.device), batch.mask.to(self.device), *grids)
+        return output, loss, valid
+
+    def _forward(self, batch: Batch) -> Tensor:
+        """Score a batch: (B, N)."""
         x = batch.x.to(self.device)
         if self.scaler is not None:
             x = self.scaler(x)
         market = batch.market if getattr(self.net, "d_gate", 0) else None
-        output = self.net(x, batch.present.to(self.device), None if market is None else market.to(self.device))
-        grids = [None if g is None else g.to(self.device) for g in (batch.liquidity, batch.volatility)]
-        loss = self.loss(output, batch.label.to(self.device), batch.mask.to(self.device), *grids)
-        return output, loss, valid
+        return self.net(x, batch.present.to(self.device), None if market is None else market.to(self.device))
 
     def _learn(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
         optimiser.zero_grad(set_to_none=True)

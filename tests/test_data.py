@@ -1,0 +1,475 @@
+"""DayDatasetH, the two models on it, CSNormalise, and the shipped workflows on a small embedded market."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import qlib
+import torch
+from qlib.data import D
+from qlib.data.dataset import DatasetH
+from qlib.data.dataset.handler import DataHandlerLP
+
+from qlib_ext.data import DayDatasetH, label_span, load_liquidity, unit_profile
+from qlib_ext.evaluate import daily_metrics, metric_value
+from qlib_ext.model import MASTERModel, MLPModel
+from qlib_ext.portfolio import fill_top_n
+from qlib_ext.processor import CSNormalise, day_zscore
+from qlib_ext.strategy import LiquidityTopNStrategy
+from qlib_ext.synthetic import make_market, simulate
+
+ROOT = Path(__file__).parents[1]
+SIZE = {"n_stocks": 40, "start": "2020-01-02", "years": 1.0, "seed": 3}
+START, END = "2020-02-03", "2020-11-30"
+SEGMENTS = {
+    "train": ("2020-02-03", "2020-07-31"),
+    "valid": ("2020-08-03", "2020-09-30"),
+    "test": ("2020-10-08", "2020-11-30"),
+}
+FEATURES = {
+    "KSFT": "(2*$close-$high-$low)/$open",
+    "KMID": "($close-$open)/$open",
+    "ROC5": "Ref($close, 5)/$close",
+    "STD20": "Std($close, 20)/$close",
+    "VWAP0": "$vwap/$close",
+    "MA10": "Mean($close, 10)/$close",
+}
+LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
+SMALL = {"epochs": 2, "batch_days": 8, "device": "cpu", "capital": 3e7}
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.yaml"))
+
+
+def start_qlib(path, folder):
+    manager = {
+        "class": "SqliteExpManager",
+        "module_path": "qlib_ext.recorder",
+        "kwargs": {"uri": f"sqlite:///{folder}/mlruns.db", "default_exp_name": "qlib_ext"},
+    }
+    qlib.init(provider_uri=str(path), region="cn", exp_manager=manager, kernels=1)
+
+
+def make_handler(label=LABEL, start=START, end=END):
+    fields = {"feature": (list(FEATURES.values()), list(FEATURES)), "label": ([label], ["LABEL0"])}
+    return DataHandlerLP(
+        instruments="all",
+        start_time=start,
+        end_time=end,
+        data_loader={
+            "class": "QlibDataLoader",
+            "module_path": "qlib.data.dataset.loader",
+            "kwargs": {"config": fields},
+        },
+        infer_processors=[{"class": "CSNormalise", "module_path": "qlib_ext.processor"}],
+        learn_processors=[],
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def market(folder):
+    path = make_market(folder / "market", **SIZE)
+    start_qlib(path, folder)
+    return path
+
+
+@pytest.fixture(scope="module")
+def truth(market):
+    """Day x stock frames of the simulation itself, which never went through qlib."""
+    sim = simulate(**SIZE)
+    days = pd.DatetimeIndex(sim.days)
+    frames = {name: pd.DataFrame(value, days, list(sim.codes)) for name, value in sim.bars.items()}
+    fields = {name: pd.DataFrame(value, days, list(sim.codes)) for name, value in sim.fields().items()}
+    return {**frames, **{f"${name}": frame for name, frame in fields.items()}, "first": sim.setup.first}
+
+
+@pytest.fixture(scope="module")
+def handler(market):
+    return make_handler()
+
+
+@pytest.fixture(scope="module")
+def dataset(handler):
+    return DayDatasetH(handler, SEGMENTS, step_len=4)
+
+
+@pytest.fixture(scope="module")
+def panel(dataset):
+    return dataset.panel
+
+
+@pytest.fixture(scope="module")
+def fitted(dataset):
+    model = MLPModel(hidden=(16, 8), loss="liq_wpcc", **SMALL)
+    model.fit(dataset)
+    return model
+
+
+def frame_of(panel, grid):
+    return pd.DataFrame(np.asarray(grid), pd.DatetimeIndex(panel.days), panel.stocks)
+
+
+# --- the panel
+
+
+def test_panel_is_a_day_cross_section(dataset, panel, handler):
+    feature = handler.fetch(col_set="feature", data_key=DataHandlerLP.DK_I)
+    assert panel.features == list(FEATURES)
+    for step_len in (1, dataset.step_len):
+        rows = dataset.rows("valid")[[5, 0, 17]]
+        batch = panel.batch(rows, step_len=step_len)
+        for b, row in enumerate(rows):
+            # everything in batch row b stands under the one date, for the stocks present on it and no others
+            day = panel.days[row]
+            codes = panel.stocks[batch.stock[b][batch.mask[b]].numpy()]
+            assert sorted(codes) == sorted(panel.stocks[panel.present[row].numpy()])
+            values = feature.loc[day].loc[list(codes)].to_numpy()
+            np.testing.assert_array_equal(batch.x[b, -1][batch.mask[b]].numpy(), values)
+            for back in range(step_len):
+                then = feature.loc[panel.days[row - back]].reindex(codes).to_numpy()
+                seen = batch.present[b, -1 - back][batch.mask[b]].numpy()
+                np.testing.assert_array_equal(batch.x[b, -1 - back][batch.mask[b]].numpy()[seen], then[seen])
+    assert len(np.unique(panel.days)) == len(panel.days)
+
+
+def test_cells_equal_the_handlers_frame(panel, handler):
+    feature = handler.fetch(col_set="feature", data_key=DataHandlerLP.DK_I)
+    present = panel.present.numpy()
+    cells = np.argwhere(present)[:: present.sum() // 20]
+    for d, s in cells:
+        np.testing.assert_array_equal(
+            panel.x[d, s].numpy(), feature.loc[(panel.days[d], panel.stocks[s])].to_numpy(dtype=np.float32)
+        )
+    assert not panel.x[~panel.present].any()
+
+
+def test_label_is_raw(panel, truth):
+    close = truth["$close"]
+    expected = close.shift(-2) / close.shift(-1) - 1
+    got = frame_of(panel, panel.label)
+    wanted = expected.loc[got.index, got.columns].where(panel.present.numpy())
+    np.testing.assert_allclose(got.where(panel.present.numpy()), wanted, atol=2e-6)
+    assert 0.005 < np.nanstd(got) < 0.1
+
+
+def test_liquidity_is_the_trailing_mean_of_amount_in_yuan(panel, truth):
+    yuan = truth["$amount"] * 1000
+    days, present = pd.DatetimeIndex(panel.days), panel.present.numpy()
+    got = panel.liquidity.numpy()
+    for d in range(0, len(days), 9):
+        past = yuan.loc[: days[d], list(panel.stocks)].tail(20)
+        np.testing.assert_allclose(got[d][present[d]], past.mean().to_numpy()[present[d]], rtol=1e-5)
+    shares = truth["lots"] * 100 * truth["vwap"]  # what yuan are: shares times price, unadjusted
+    np.testing.assert_allclose(yuan, shares, rtol=1e-9)
+
+
+def test_present_is_false_when_suspended_or_young(panel, truth):
+    present = frame_of(panel, panel.present)
+    traded = truth["$close"].notna().loc[present.index, present.columns]
+    assert (~traded).to_numpy().any() and not present.to_numpy()[~traded.to_numpy()].any()
+    calendar = truth["$close"].index
+    for code, first in zip(truth["$close"].columns, truth["first"], strict=True):
+        young = calendar[first : first + 60] if first else calendar[:0]
+        expected = traded[code] & ~present.index.isin(young)
+        assert (present[code] == expected).all(), code
+    assert truth["first"].max() > 0  # there is a listing to look at
+
+
+def test_buyable_is_false_where_the_entry_closes_at_its_limit(panel, truth):
+    buyable = frame_of(panel, panel.buyable)
+    days, codes = buyable.index, buyable.columns
+    chinext = np.where(truth["close"].index >= pd.Timestamp("2020-08-24"), 20, 10)
+    locked, seen = {}, 0
+    for code in codes:
+        percent = 20 if code.startswith("SH688") else chinext if code.startswith("SZ30") else 10
+        cents = np.rint(truth["reference"][code].fillna(0).to_numpy() * 100)
+        limit = np.floor((cents * (100 + percent) + 50) / 100)
+        locked[code] = np.rint(truth["close"][code].to_numpy() * 100) == limit
+    locked = pd.DataFrame(locked, truth["close"].index)
+    traded = truth["$close"].notna()
+    entry = (traded & ~locked).shift(-1).loc[days, codes].astype(bool)
+    there = panel.present.numpy()
+    np.testing.assert_array_equal(buyable.to_numpy()[there], entry.to_numpy()[there])
+    seen = (locked.shift(-1).loc[days, codes].eq(True).to_numpy() & there).sum()
+    assert seen >= 3  # entries at the limit did happen
+
+
+def test_nothing_known_at_the_close_of_a_day_changes_with_the_later_data(market, panel, folder):
+    turn = "2020-09-15"
+    k = int(np.searchsorted(panel.days, np.datetime64(turn)))
+    calendar = pd.DatetimeIndex(D.calendar())
+    at = int(calendar.searchsorted(pd.Timestamp(turn))) + 1
+    copy = folder / "perturbed"
+    shutil.copytree(market, copy)
+    rng = np.random.default_rng(0)
+    for file in sorted((copy / "features").glob("*/*.bin")):
+        values = np.fromfile(file, dtype="<f4")
+        tail = values[1 + max(0, at - int(values[0])) :]
+        tail *= rng.uniform(0.8, 1.25, len(tail)).astype("f4")
+        if file.parent.name == panel.stocks[0].lower() and file.stem != "factor":
+            tail[:] = np.nan
+        values.tofile(file)
+    try:
+        start_qlib(copy, folder)
+        other = DayDatasetH(make_handler(), SEGMENTS).panel
+    finally:
+        start_qlib(market, folder)
+    short = DayDatasetH(make_handler(end=turn), {"train": (START, turn)}).panel
+    assert panel.days[k] == short.days[-1] and (other.days == panel.days).all()
+    for changed in (other, short):
+        assert (changed.stocks == panel.stocks).all()
+        for name in ("x", "present", "liquidity", "volatility"):
+            new, old = (getattr(p, name)[: k + 1].numpy() for p in (changed, panel))
+            np.testing.assert_array_equal(new, old, err_msg=name)
+    assert not torch.equal(other.x[k + 1 :], panel.x[k + 1 :])  # the perturbation did reach the panel
+    assert not other.present[k + 1 :, 0].any() and panel.present[k + 1 :, 0].any()
+
+
+# --- units
+
+
+def test_unit_profile(market, panel, dataset):
+    assert unit_profile(list(panel.stocks), START, END) == "community"
+    auto = load_liquidity(list(panel.stocks), START, END)
+    named = load_liquidity(list(panel.stocks), START, END, profile="community")
+    pd.testing.assert_frame_equal(auto, named)
+
+
+@pytest.mark.parametrize(
+    ("expression", "fix"),
+    [
+        ("$close*$volume", r"wrong units: .*liquidity: '\(\$close\*\$volume\) \* 100'"),
+        ("$amount", r"wrong units: .*liquidity: '\(\$amount\) \* 1000'"),
+        ("yuan", r"wrong units: .*liquidity: '\(\$amount\) \* 1000'"),
+    ],
+)
+def test_wrong_units_name_the_fix(handler, expression, fix):
+    with pytest.raises(ValueError, match=fix):
+        _ = DayDatasetH(handler, SEGMENTS, liquidity=expression).panel
+
+
+def test_unknown_profile_and_missing_field(handler):
+    with pytest.raises(ValueError, match="'comunity'.*auto, community, yuan"):
+        _ = DayDatasetH(handler, SEGMENTS, liquidity="comunity").panel
+    with pytest.raises(ValueError, match="nowhere known"):
+        _ = DayDatasetH(handler, SEGMENTS, liquidity="$turnover_of_nobody").panel
+
+
+def test_without_liquidity_the_panel_has_none(handler):
+    assert DayDatasetH(handler, SEGMENTS, liquidity=None).panel.liquidity is None
+
+
+# --- labels and segments
+
+
+@pytest.mark.parametrize(
+    ("expression", "entry", "reach"),
+    [
+        ("Ref($close, -2)/Ref($close, -1) - 1", 1, 2),
+        ("Ref($close,-1)/$close-1", 0, 1),
+        ("Ref($open,-2)/Ref($open,-1)-1", 1, 2),
+        ("Ref($vwap, -11) / Ref($vwap, -1) - 1", 1, 11),
+        ("Log(Ref($close, -6)/Ref($open, -1))", 1, 6),
+    ],
+)
+def test_label_span(expression, entry, reach):
+    span = label_span(expression)
+    assert (span.entry, span.reach, span.horizon) == (entry, reach, reach - entry)
+
+
+@pytest.mark.parametrize("expression", ["$close/Ref($close, 1) - 1", "$close", "Ref($close, -1)", "1"])
+def test_a_label_without_a_future_is_an_error(expression):
+    with pytest.raises(ValueError, match="no forward return"):
+        label_span(expression)
+
+
+def test_overlapping_segments_are_an_error(handler):
+    with pytest.raises(ValueError, match="'train' and 'valid' overlap from 2020-07-31"):
+        DayDatasetH(handler, {**SEGMENTS, "valid": ("2020-07-31", "2020-09-30")})
+
+
+def test_touching_segments_are_purged_by_the_reach(dataset, panel):
+    days = pd.DatetimeIndex(panel.days)
+    for name in ("train", "valid"):
+        start, end = SEGMENTS[name]
+        whole = np.flatnonzero((days >= start) & (days <= end))
+        np.testing.assert_array_equal(dataset.rows(name), whole[:-2])
+    start, end = SEGMENTS["test"]
+    np.testing.assert_array_equal(dataset.rows("test"), np.flatnonzero((days >= start) & (days <= end)))
+
+
+def test_segments_with_a_gap_lose_nothing(handler):
+    made = DayDatasetH(handler, {**SEGMENTS, "train": ("2020-02-03", "2020-07-29")}, liquidity=None)
+    assert pd.Timestamp(made.panel.days[made.rows("train")[-1]]) == pd.Timestamp("2020-07-29")
+
+
+def test_a_segment_outside_the_data_or_unknown(handler):
+    made = DayDatasetH(handler, {**SEGMENTS, "test": ("2021-03-01", "2021-06-30")}, liquidity=None)
+    with pytest.raises(ValueError, match="'test' .* is outside the data, 2020-02-03 to 2020-11-30"):
+        made.rows("test")
+    with pytest.raises(ValueError, match="no segment 'tset'.*'test'"):
+        made.rows("tset")
+
+
+# --- models
+
+
+def check_prediction(score, panel, rows):
+    assert isinstance(score, pd.Series) and score.index.names == ["datetime", "instrument"]
+    assert score.index.is_monotonic_increasing and score.index.is_unique and np.isfinite(score).all()
+    present = frame_of(panel, panel.present).iloc[rows].stack()
+    assert list(score.index) == list(present[present].index)
+
+
+def test_mlp_fits_and_predicts(fitted, dataset, panel):
+    check_prediction(fitted.predict(dataset), panel, dataset.rows("test"))
+    check_prediction(fitted.predict(dataset, "valid"), panel, dataset.rows("valid"))
+    part = fitted.predict(dataset, slice("2020-10-12", "2020-10-14"))
+    assert [str(d)[:10] for d in part.index.unique(0)] == ["2020-10-12", "2020-10-13", "2020-10-14"]
+    pd.testing.assert_series_equal(part, fitted.predict(dataset).loc["2020-10-12":"2020-10-14"])
+    assert len(fitted.history.epochs) == 2 and 1 <= fitted.history.best_epoch <= 2
+
+
+def test_master_fits_and_predicts(dataset, panel):
+    model = MASTERModel(d_model=16, t_heads=2, s_heads=2, dropout=0.1, loss="liq_wpcc", **SMALL)
+    model.fit(dataset)
+    check_prediction(model.predict(dataset), panel, dataset.rows("test"))
+
+
+def test_training_is_repeatable_and_pickles(fitted, dataset):
+    score = fitted.predict(dataset)
+    pd.testing.assert_series_equal(pickle.loads(pickle.dumps(fitted)).predict(dataset), score)
+    again = MLPModel(hidden=(16, 8), loss="liq_wpcc", **SMALL)
+    again.fit(dataset)
+    pd.testing.assert_series_equal(again.predict(dataset), score)
+
+
+@pytest.mark.parametrize("kind", [MLPModel, MASTERModel])
+def test_a_misspelt_option_is_a_type_error(kind):
+    with pytest.raises(TypeError, match=r"no option 'n_epohcs'; close: \[.*'epochs'"):
+        kind(n_epohcs=3)
+
+
+def test_not_fitted_or_reweighted(dataset):
+    model = MLPModel(**SMALL)
+    with pytest.raises(ValueError, match="call fit first"):
+        model.predict(dataset)
+    with pytest.raises(ValueError, match="reweighter"):
+        model.fit(dataset, reweighter=object())
+
+
+def test_plain_dataset(handler):
+    plain = DatasetH(handler, SEGMENTS)
+    model = MLPModel(hidden=(16, 8), loss="wpcc", metric="rank_ic", **SMALL)
+    model.fit(plain)
+    score = model.predict(plain)
+    assert score.index.is_monotonic_increasing
+    assert str(score.index[0][0])[:10] == SEGMENTS["test"][0] and str(score.index[-1][0])[:10] == SEGMENTS["test"][1]
+    with pytest.raises(ValueError, match=r"needs liquidity.*DayDatasetH"):
+        MLPModel(loss="liq_wpcc", metric="rank_ic", **SMALL).fit(plain)
+    with pytest.raises(ValueError, match="liquidity"):
+        MLPModel(loss="wpcc", **SMALL).fit(plain)  # the default metric is money
+    with pytest.raises(ValueError, match="DayDatasetH"):
+        model.fit(object())
+
+
+# --- metric = evaluator = strategy
+
+
+@pytest.mark.parametrize("top_n", [None, 5])
+def test_metric_evaluator_and_strategy_place_the_same_yuan(fitted, dataset, panel, top_n):
+    row = int(dataset.rows("test")[7])
+    score = fitted.predict(dataset).loc[pd.Timestamp(panel.days[row])]
+    at = pd.Index(panel.stocks).get_indexer(score.index)
+    label, liquidity = (g[row].numpy()[at].astype(float) for g in (panel.label, panel.liquidity))
+    buyable = panel.buyable[row].numpy()[at]
+    money = {"capital": 2e7, "participation": 0.05}
+    strategy = LiquidityTopNStrategy(signal=score, top_n=top_n, **money)
+    target = strategy.target_yuan(score, pd.Series(liquidity, score.index), money["capital"])
+    placed = fill_top_n(score.to_numpy(dtype=float), liquidity, top_n=top_n, **money)
+    np.testing.assert_array_equal(target.to_numpy(), placed)
+    loaded = load_liquidity(list(score.index), panel.days[row], panel.days[row]).iloc[0]
+    own = strategy.target_yuan(score, loaded, money["capital"])  # what the strategy loads for itself
+    np.testing.assert_allclose(own, target, atol=1.0)
+    name = "capped_return" if top_n is None else "topn_return"
+    earned = np.nansum(np.where(buyable, target.to_numpy(), 0.0) * label) / money["capital"]
+    arrays = [np.asarray(a)[None] for a in (score.to_numpy(dtype=float), label, liquidity, buyable)]
+    daily = daily_metrics(*arrays, top_n=top_n or 30, **money)
+    value, _ = metric_value(name, *arrays, top_n=top_n or 30, **money)
+    assert 0 < target.sum() <= money["capital"] + 1
+    assert daily[name].iloc[0] * money["capital"] == pytest.approx(earned * money["capital"], abs=0.5)
+    assert value == pytest.approx(daily[name].iloc[0], abs=1e-12)
+
+
+# --- processor
+
+
+def test_day_zscore_equals_groupby():
+    rng = np.random.default_rng(0)
+    day = rng.permutation(np.repeat(np.arange(12), 25))
+    value = rng.normal(5, 2, len(day)) ** 3
+    value[rng.choice(len(day), 20)], value[3], value[4] = np.nan, np.inf, -np.inf
+    value[day == 5], value[day == 6] = 0.1, np.nan  # a constant day, a day without values
+    finite = pd.Series(np.where(np.isfinite(value), value, np.nan))
+    groups = finite.groupby(day)
+    expected = (finite - groups.transform("mean")) / groups.transform(lambda v: v.std(ddof=0))
+    expected = expected.where(day != 5, 0.0).clip(-3, 3).fillna(0.0)
+    got = day_zscore(value, day, 3.0)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert got.dtype == np.float32 and np.isfinite(got).all() and not got[day == 5].any()
+
+
+def test_csnormalise_leaves_the_label(handler):
+    raw = handler.fetch(col_set=DataHandlerLP.CS_RAW, data_key=DataHandlerLP.DK_R)
+    done = CSNormalise()(raw)
+    assert list(done.columns) == list(raw.columns)
+    pd.testing.assert_frame_equal(done["label"], raw["label"])
+    wide = raw[("feature", "KSFT")].unstack("instrument")
+    expected = wide.sub(wide.mean(axis=1), axis=0).div(wide.std(axis=1, ddof=0), axis=0).clip(-3, 3)
+    known = expected.notna().to_numpy()
+    got = done[("feature", "KSFT")].unstack("instrument").to_numpy()
+    np.testing.assert_allclose(got[known], expected.to_numpy()[known], atol=1e-5)
+    with pytest.raises(ValueError, match="clip=0 must be above 0"):
+        CSNormalise(clip=0)
+
+
+# --- workflows, as a user runs them
+
+
+def run_workflow(workflow, market, folder):
+    environment = os.environ | {
+        "QLIB_EXT_PROVIDER_URI": str(market),
+        "QLIB_EXT_TRAIN": "2020-03-02,2020-07-31",
+        "QLIB_EXT_VALID": "2020-08-03,2020-09-30",
+        "QLIB_EXT_TEST": "2020-10-09,2020-12-23",
+    }
+    environment.pop("QLIB_EXT_UNIVERSE", None)
+    environment.setdefault("OMP_NUM_THREADS", "1")  # small matrices; threads only get in the way
+    command = [str(Path(sys.executable).with_name("qrun")), str(workflow)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-4000:]
+    assert "\nartifacts: " in output, output[-4000:]
+    shown = Path(output.split("\nartifacts: ")[-1].split("\n")[0].strip())
+    for name in ("daily", "positions", "headline", "definitions"):
+        assert (shown / "liquidity_analysis" / f"{name}.pkl").is_file(), shown
+    return output
+
+
+def test_the_mlp_workflow_runs(market, tmp_path):
+    run_workflow(ROOT / "workflows" / "mlp_liq.yaml", market, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_workflow_runs(workflow, market, tmp_path):
+    run_workflow(workflow, market, tmp_path)

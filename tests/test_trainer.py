@@ -1,0 +1,305 @@
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from qlib_ext.evaluate import metric_value
+from qlib_ext.losses import DayLoss
+from qlib_ext.nets import MASTER, MLP
+from qlib_ext.panel import DayPanel
+from qlib_ext.trainer import RobustScale, Trainer, pick_device
+
+D, N, F = 60, 12, 3
+TRAIN, VALID, FRESH = np.arange(30), np.arange(30, 42), np.arange(42, D)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny tensors are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_panel(seed=0, days=D, *, shuffled=False, noise=0.01):
+    """Build a panel whose label is 0.02 x_0 plus noise, or the same in a random order within each day."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(days, N, F)).astype(np.float32)
+    label = (0.02 * x[..., 0] + noise * rng.normal(size=(days, N))).astype(np.float32)
+    if shuffled:
+        label = rng.permuted(label, axis=1)
+    present = rng.random((days, N)) > 0.1
+    x[~present] = 0
+    return DayPanel(
+        days=pd.date_range("2024-01-01", periods=days, freq="B").to_numpy(),
+        stocks=np.array([f"S{i:02d}" for i in range(N)], dtype=object),
+        features=[f"f{i}" for i in range(F)],
+        x=torch.from_numpy(x),
+        present=torch.from_numpy(present),
+        label=torch.from_numpy(label),
+        liquidity=torch.from_numpy(rng.uniform(1e7, 1e9, size=(days, N)).astype(np.float32)),
+    )
+
+
+def make_trainer(loss="ic", *, net=None, **options):
+    torch.manual_seed(1)
+    options = {"metric": "ic", "epochs": 2, "lr": 1e-2, "device": "cpu"} | options
+    return Trainer(net or MLP(F, (8,), dropout=0.1), DayLoss(loss), **options)
+
+
+def fresh_ic(trainer, panel, rows=FRESH):
+    return metric_value("ic", trainer.predict(panel, rows), panel.label[rows].numpy())[0]
+
+
+def state_of(net):
+    return copy.deepcopy(net.state_dict())
+
+
+def same_state(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("loss", ["ic", "wpcc", "liq_wpcc", "mse"])
+def test_finds_a_planted_signal(loss):
+    panel, trainer = make_panel(), make_trainer(loss, epochs=6)
+    history = trainer.fit(panel, TRAIN, VALID)
+    assert fresh_ic(trainer, panel) > 0.3
+    assert history.degenerate_days == 0
+    assert history.epochs[-1]["train_loss"] < history.epochs[0]["train_loss"]
+
+
+def test_master_finds_a_planted_signal_with_a_window():
+    panel = make_panel()
+    net = MASTER(F, 8, 2, 2, dropout=0.0)
+    trainer = make_trainer(net=net, step_len=2, epochs=3)
+    trainer.fit(panel, TRAIN, VALID)
+    assert fresh_ic(trainer, panel) > 0.3
+
+
+def test_shuffled_labels_find_nothing():
+    panel, rows = make_panel(days=160, shuffled=True), np.arange(42, 160)
+    trainer = make_trainer(epochs=8)
+    trainer.fit(panel, TRAIN, VALID)
+    # 118 days of 11 stocks: a standard error of 0.03
+    assert abs(fresh_ic(trainer, panel, rows)) < 0.1
+
+
+def test_unknown_metric_names_close_ones():
+    with pytest.raises(ValueError, match="unknown metric 'rank_icc'.*close: .*'rank_ic'"):
+        make_trainer(metric="rank_icc")
+
+
+@pytest.mark.parametrize("name", ["epochs", "patience", "lr", "batch_days"])
+def test_zero_options_are_errors(name):
+    with pytest.raises(ValueError, match=f"{name}=0 must be above 0"):
+        make_trainer(**{name: 0})
+
+
+def test_unknown_scale_is_an_error():
+    with pytest.raises(ValueError, match="scale='zscore'"):
+        make_trainer(scale="zscore")
+
+
+def test_liq_wpcc_without_liquidity_is_a_clear_error():
+    panel = make_panel()
+    panel.liquidity = None
+    with pytest.raises(ValueError, match="this loss needs liquidity"):
+        make_trainer("liq_wpcc").fit(panel, TRAIN, VALID)
+
+
+def test_money_metric_without_liquidity_is_a_clear_error():
+    panel = make_panel()
+    panel.liquidity = None
+    with pytest.raises(ValueError, match="liquidity"):
+        make_trainer(metric="capped_excess").fit(panel, TRAIN, VALID)
+
+
+def test_all_labels_nan_is_an_error():
+    panel = make_panel()
+    panel.label[:] = torch.nan
+    with pytest.raises(ValueError, match="0 of 30 training days can be learnt from"):
+        make_trainer().fit(panel, TRAIN, VALID)
+
+
+def test_validation_without_labels_is_an_error():
+    panel = make_panel()
+    panel.label[VALID] = torch.nan
+    with pytest.raises(ValueError, match="metric ic is nan on the validation days"):
+        make_trainer().fit(panel, TRAIN, VALID)
+
+
+def test_validation_without_stocks_is_an_error():
+    panel = make_panel()
+    panel.present[VALID] = False
+    with pytest.raises(ValueError, match="0 validation days have stocks"):
+        make_trainer().fit(panel, TRAIN, VALID)
+
+
+def test_window_longer_than_history_is_an_error():
+    with pytest.raises(ValueError, match=f"step_len={D + 1} is longer than the history of {D} days"):
+        make_trainer(step_len=D + 1).fit(make_panel(), TRAIN, VALID)
+
+
+def test_absent_gpu_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device='cuda:0' but torch sees no GPU"):
+        make_trainer(device="cuda:0")
+    assert pick_device("auto") == torch.device("cpu")
+
+
+def test_same_seed_gives_the_same_scores():
+    panel, scores = make_panel(), []
+    for seed in (5, 5, 6):
+        trainer = make_trainer(seed=seed)
+        torch.rand(seed + len(scores))  # what the generator did before must not matter
+        trainer.fit(panel, TRAIN, VALID)
+        scores.append(trainer.predict(panel, FRESH))
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2], equal_nan=True)
+
+
+def test_fit_leaves_the_global_generator_as_it_was():
+    trainer = make_trainer(epochs=1)
+    before = torch.get_rng_state()
+    trainer.fit(make_panel(), TRAIN, VALID)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("scale", [None, "robust"])
+def test_pickle_roundtrip_predicts_the_same(scale):
+    panel, trainer = make_panel(), make_trainer(scale=scale)
+    trainer.fit(panel, TRAIN, VALID)
+    trainer.to_cpu()
+    again = pickle.loads(pickle.dumps(trainer))
+    score = trainer.predict(panel, FRESH)
+    np.testing.assert_array_equal(again.predict(panel, FRESH), score)
+    assert np.nanstd(score) > 0
+
+
+def test_predict_is_nan_exactly_where_absent_in_the_order_of_rows():
+    panel, trainer = make_panel(), make_trainer(batch_days=3)
+    panel.present[50] = False
+    rows = np.array([55, 50, 43, 44, 59])
+    score = trainer.predict(panel, rows)
+    np.testing.assert_array_equal(np.isfinite(score), panel.present[rows].numpy())
+    for i, d in enumerate(rows):
+        np.testing.assert_allclose(score[i], trainer.predict(panel, np.array([d]))[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["ic", "capped_excess"])
+def test_best_state_is_restored(metric):
+    panel = make_panel(seed=3, shuffled=True)
+    trainer = make_trainer(metric=metric, epochs=12, patience=3, lr=0.05, capital=1e7, top_n=4)
+    states = []
+    history = trainer.fit(panel, TRAIN, VALID, on_epoch=lambda *_: states.append(state_of(trainer.net)))
+    values = [row[metric] for row in history.epochs]
+    assert history.best_epoch < len(values), "the best epoch is the last: nothing to restore"
+    assert history.best_epoch == 1 + int(np.argmax(values))
+    assert len(values) == min(12, history.best_epoch + 3)
+    assert same_state(trainer.net.state_dict(), states[history.best_epoch - 1])
+    assert not same_state(trainer.net.state_dict(), states[-1])
+    score, liquidity = trainer.predict(panel, VALID), panel.liquidity[VALID].numpy()
+    value, _ = metric_value(metric, score, panel.label[VALID].numpy(), liquidity, **trainer.money)
+    assert value == pytest.approx(history.best_value, rel=1e-6)
+
+
+def test_degenerate_days_are_counted_and_left_out():
+    panel = make_panel()
+    panel.label[2] = torch.nan  # no label
+    panel.label[5] = 0.01  # all equal
+    panel.present[9] = False  # no stock
+    panel.label[11, 1:] = torch.nan  # one label at most
+    seen = []
+
+    def spy(batches, count):
+        for batch in batches:
+            seen.extend(batch.days.tolist())
+            yield batch
+
+    history = make_trainer(epochs=1).fit(panel, TRAIN, VALID, progress=spy)
+    assert history.degenerate_days == 4
+    assert sorted(seen) == [d for d in TRAIN if d not in (2, 5, 9, 11)]
+
+
+def test_batch_without_a_valid_day_leaves_parameters_unchanged():
+    panel, trainer = make_panel(), make_trainer()
+    panel.label[:4] = torch.nan
+    optimiser = torch.optim.Adam(trainer.net.parameters(), lr=0.1, weight_decay=0.1)
+    trainer.run_epoch(panel, np.arange(10, 14), optimiser)  # momentum that could move on
+    before = state_of(trainer.net)
+    mean, _ = trainer.run_epoch(panel, np.arange(4), optimiser)
+    assert np.isnan(mean)
+    assert same_state(before, trainer.net.state_dict())
+    trainer.run_epoch(panel, np.arange(4, 8), optimiser)
+    assert not same_state(before, trainer.net.state_dict())
+
+
+def test_epoch_without_optimiser_does_not_learn():
+    panel, trainer = make_panel(), make_trainer()
+    before = state_of(trainer.net)
+    mean, score = trainer.run_epoch(panel, VALID)
+    assert same_state(before, trainer.net.state_dict())
+    ic = metric_value("ic", score, panel.label[VALID].numpy())[0]
+    assert mean == pytest.approx(-ic, abs=1e-5)
+
+
+def test_mean_loss_does_not_depend_on_the_batch_size():
+    panel = make_panel()
+    panel.label[VALID[3]] = torch.nan
+    means = [make_trainer(batch_days=size).run_epoch(panel, VALID)[0] for size in (1, 5, 12)]
+    np.testing.assert_allclose(means, means[0], rtol=1e-5)
+
+
+def test_robust_scale_by_hand():
+    panel, scaler = make_panel(), RobustScale(F)
+    panel.x[:, :, 2] = 4.0  # constant
+    scaler.fit(panel, TRAIN)
+    real = panel.x[TRAIN][panel.present[TRAIN]]
+    median = real.median(dim=0).values
+    wanted = 1.4826 * (real - median).abs().median(dim=0).values
+    torch.testing.assert_close(scaler.center, median)
+    torch.testing.assert_close(scaler.scale[:2], wanted[:2])
+    assert scaler.scale[2] == 1.0
+    out = scaler(torch.full((1, F), 1e6))
+    assert out.tolist() == [[3.0] * F]
+
+
+def test_robust_scale_sees_training_days_only():
+    panel, other = make_panel(), make_panel()
+    other.x[FRESH] = 1e5 * torch.rand(len(FRESH), N, F)
+    trainers = [make_trainer(scale="robust"), make_trainer(scale="robust")]
+    for trainer, data in zip(trainers, (panel, other), strict=True):
+        trainer.fit(data, TRAIN, VALID)
+    a, b = trainers
+    assert same_state(a.scaler.state_dict(), b.scaler.state_dict())
+    assert same_state(a.net.state_dict(), b.net.state_dict())
+    np.testing.assert_array_equal(a.predict(panel, VALID), b.predict(panel, VALID))
+    changed = make_panel()
+    changed.x[TRAIN] *= 10
+    c = make_trainer(scale="robust")
+    c.fit(changed, TRAIN, VALID)
+    assert not same_state(a.scaler.state_dict(), c.scaler.state_dict())
+
+
+def test_robust_scale_ignores_absent_stocks_and_validation_days():
+    panel, other = make_panel(), make_panel()
+    other.x[VALID] = 1e5
+    other.x[~other.present] = 1e5
+    a, b = RobustScale(F), RobustScale(F)
+    a.fit(panel, TRAIN)
+    b.fit(other, TRAIN)
+    assert same_state(a.state_dict(), b.state_dict())
+
+
+def test_a_loss_that_is_not_finite_stops():
+    panel, trainer = make_panel(), make_trainer("mse")
+    with torch.no_grad():
+        trainer.net.head.bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        trainer.fit(panel, TRAIN, VALID)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        trainer.predict(panel, VALID)
