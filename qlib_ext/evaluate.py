@@ -402,14 +402,14 @@ def _ratio(mean: float, std: float) -> float:
 
 
 def _matrix(name: str, values: Any) -> Tensor:
-    result = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
+    result = torch.as_tensor(values if isinstance(values, Tensor) else np.require(values, requirements="W"))
     if result.ndim != 2:
         raise ValueError(f"{name} must be (D, N) = (days, stocks), got shape {tuple(result.shape)}")
     return result.detach().to("cpu", torch.float64)
 
 
 def _flags(name: str, values: Any) -> Tensor:
-    result = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
+    result = torch.as_tensor(values if isinstance(values, Tensor) else np.require(values, requirements="W"))
     if result.dtype != torch.bool:
         raise ValueError(f"{name} must be bool, got {result.dtype}; pass {name}.astype(bool)")
     return result.cpu()

@@ -40,7 +40,7 @@ class Batch:
     market: Tensor | None
 
 
-@dataclass
+@dataclass(repr=False)
 class DayPanel:
     """Dense arrays of a market; stored once, one gather a batch.
 
@@ -72,6 +72,12 @@ class DayPanel:
     step_return: Tensor | None = None
     market: Tensor | None = None
     filled: float = field(default=0.0)
+
+    def __repr__(self) -> str:
+        """Sizes and span instead of a page of numbers."""
+        days, stocks, features = self.x.shape
+        span = f"{str(self.days[0])[:10]} to {str(self.days[-1])[:10]}"
+        return f"DayPanel({days} days {span}, {stocks} stocks, {features} features, {int(self.present.sum())} cells)"
 
     @classmethod
     def from_frame(
