@@ -147,18 +147,34 @@ def metric_value(
         ValueError: for an unknown name (naming the close ones), or missing liquidity.
 
     """
-    _check_name(name, METRICS)
-    column = RATIOS.get(name, name.removesuffix("_buyable"))
+    (column,) = daily_columns(name)
     _check_liquidity(name, column, liquidity)
-    daily = daily_metrics(score, label, liquidity, buyable, names=[column], **options)[column].to_numpy()
-    daily = daily[np.isfinite(daily)]
-    if len(daily) == 0:
+    return average(daily_metrics(score, label, liquidity, buyable, names=[column], **options), name)
+
+
+def daily_columns(name: str) -> list[str]:
+    """Name the columns of ``daily_metrics`` that a metric is the average of.
+
+    Raises:
+        ValueError: for an unknown metric (naming the close ones).
+
+    """
+    _check_name(name, METRICS)
+    return [RATIOS.get(name, name.removesuffix("_buyable"))]
+
+
+def average(daily: pd.DataFrame, name: str) -> tuple[float, float]:
+    """Average a metric, or a column, of a ``daily_metrics`` frame: (value, standard error) of ``metric_value``."""
+    column = RATIOS.get(name, name.removesuffix("_buyable"))
+    values = daily[column].to_numpy(dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
         return math.nan, math.nan
-    mean, std = float(daily.mean()), float(daily.std(ddof=1)) if len(daily) > 1 else math.nan
+    mean, std = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan
     if name not in RATIOS:
-        return mean, std / math.sqrt(len(daily))
+        return mean, std / math.sqrt(len(values))
     ratio = _ratio(mean, std)
-    return ratio, math.sqrt((1.0 + ratio**2 / 2.0) / len(daily))
+    return ratio, math.sqrt((1.0 + ratio**2 / 2.0) / len(values))
 
 
 def rank_correlation(
@@ -247,7 +263,7 @@ def _portfolio(days: _Days, kind: str, *, capital: float, participation: float, 
             f"{kind}_return{suffix}": gain,
             f"{kind}_excess{suffix}": gain - market[:, 0] * invested,
             f"{kind}_names_held{suffix}": (held > 0).sum(dim=1),
-            f"{kind}_cash_share{suffix}": 1.0 - invested,
+            f"{kind}_cash_share{suffix}": (1.0 - invested).clamp(min=0.0),
             f"{kind}_unpriced{suffix}": ((held > 0) & ~days.priced).sum(dim=1),
         }
     return columns

@@ -8,7 +8,8 @@ True = real.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,10 @@ class Batch:
     liquidity: Tensor | None
     volatility: Tensor | None
     market: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the same batch with its tensors on `device`."""
+        return replace(self, **_moved(self, device))
 
 
 @dataclass(repr=False)
@@ -151,7 +156,17 @@ class DayPanel:
 
     def with_stocks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Keep the rows of days on which at least one stock is present."""
-        return rows[self.present[torch.as_tensor(rows)].any(dim=1).numpy()]
+        return rows[self._places[1][rows] > 0]
+
+    def to(self, device: torch.device) -> DayPanel:
+        """Return the same panel with its arrays on `device`; batches are then gathered there."""
+        return replace(self, **_moved(self, device))
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        """Columns of each day's stocks, the absent ones last (D, N) int32, and the number of stocks (D,)."""
+        order = torch.argsort((~self.present).to(torch.uint8), dim=1, stable=True).to(torch.int32)
+        return order, self.present.sum(dim=1).cpu().numpy()
 
     def batch(self, rows: Sequence[int] | npt.NDArray[np.int64], *, step_len: int = 1) -> Batch:
         """Gather days with their windows of `step_len` steps, oldest first; steps before the panel are masked.
@@ -164,28 +179,29 @@ class DayPanel:
                 f"step_len={step_len} but the panel has {len(self.days)} days: "
                 "shorten the window or start the handler earlier"
             )
-        day = torch.as_tensor(np.asarray(rows, dtype=np.int64))
-        if not len(day) or int(day.min()) < 0 or int(day.max()) >= len(self.days):
-            raise ValueError(f"rows {np.asarray(rows)[:5]}... must be one or more of 0 to {len(self.days) - 1}")
-        here = self.present[day]
-        count = here.sum(dim=1)
-        if bool((count == 0).any()):
-            empty = [str(self.days[int(d)])[:10] for d in day[count == 0]]
+        day = np.asarray(rows, dtype=np.int64)
+        if not len(day) or day.min() < 0 or day.max() >= len(self.days):
+            raise ValueError(f"rows {day[:5]}... must be one or more of 0 to {len(self.days) - 1}")
+        order, count = self._places
+        if not count[day].all():
+            empty = [str(self.days[d])[:10] for d in day[count[day] == 0]]
             raise ValueError(f"no stock is present on {empty[:5]}: leave such days out (DayPanel.with_stocks)")
-        width = int(count.max())
-        stock = torch.argsort((~here).to(torch.uint8), dim=1, stable=True)[:, :width]
-        mask = torch.arange(width) < count[:, None]
-        window = day[:, None] + torch.arange(1 - step_len, 1)
-        known, window = window >= 0, window.clamp(min=0)
+        width = int(count[day].max())
+        inside = day[:, None] + np.arange(1 - step_len, 1) >= 0
+        known = torch.from_numpy(inside).to(self.x.device, non_blocking=True)
+        at_day = torch.from_numpy(day).to(self.x.device, non_blocking=True)
+        stock = order[at_day, :width].long()
+        mask = self.present[at_day[:, None], stock]
+        window = (at_day[:, None] + torch.arange(1 - step_len, 1, device=self.x.device)).clamp(min=0)
         at = (window[:, :, None], stock[:, None, :])
         present = self.present[at] & known[:, :, None] & mask[:, None, :]
 
         def pick(grid: Tensor | None) -> Tensor | None:
-            return None if grid is None else grid[day[:, None], stock]
+            return None if grid is None else grid[at_day[:, None], stock]
 
-        label = torch.where(mask, self.label[day[:, None], stock], torch.nan)
+        label = torch.where(mask, self.label[at_day[:, None], stock], torch.nan)
         return Batch(
-            days=day.numpy(),
+            days=day,
             stock=stock,
             x=self.x[at],
             present=present,
@@ -193,8 +209,13 @@ class DayPanel:
             label=label,
             liquidity=pick(self.liquidity),
             volatility=pick(self.volatility),
-            market=None if self.market is None else self.market[day],
+            market=None if self.market is None else self.market[at_day],
         )
+
+
+def _moved(record: Any, device: torch.device) -> dict[str, Any]:
+    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    return {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _check_index(frame: pd.DataFrame, what: str) -> None:

@@ -8,17 +8,20 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qlib_ext.evaluate import METRICS, metric_value
+from qlib_ext.evaluate import METRICS, average, daily_columns, daily_metrics
 from qlib_ext.losses import DayLoss
 from qlib_ext.panel import Batch, DayPanel
 
 Rows = npt.NDArray[np.int64]
+PRECISIONS = ("auto", "float32", "bfloat16")
+MONEY = ("capped_excess", "capped_return", "capped_names_held", "capped_cash_share")  # logged beside the metric
 
 
 class RobustScale(nn.Module):
@@ -71,7 +74,9 @@ class Trainer:
         seed: seeds the order of days and dropout, without touching the global generator's later use.
         capital, participation, top_n: yuan, share of liquidity and names of the money metrics.
         scale: "robust" fits RobustScale on the training days, None trusts the features as they come.
-        device: "cpu", "cuda" or "auto".
+        device: "cpu", "cuda" or "auto". On a GPU the panel is copied there once.
+        precision: of the network's matrix products: "float32", "bfloat16" (autocast; scores, losses and metrics stay
+            in float32), or "auto": bfloat16 where the hardware multiplies it natively.
 
     """
 
@@ -94,6 +99,7 @@ class Trainer:
         top_n: int = 30,
         scale: str | None = None,
         device: str = "auto",
+        precision: str = "auto",
     ) -> None:
         if metric not in METRICS:
             close = difflib.get_close_matches(metric, METRICS, n=3)
@@ -117,8 +123,9 @@ class Trainer:
             clip,
         )
         self.lr, self.weight_decay, self.scale = lr, weight_decay, scale
-        self.money = {"capital": capital, "participation": participation, "top_n": top_n}
+        self.money: dict[str, Any] = {"capital": capital, "participation": participation, "top_n": top_n}
         self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
         self.scaler: RobustScale | None = None
 
     def fit(
@@ -157,8 +164,9 @@ class Trainer:
             self.scaler = RobustScale(panel.x.shape[2])
             self.scaler.fit(panel, train)
             self.scaler.to(self.device)
+        panel = panel.to(self.device)
         self.net.to(self.device)
-        optimiser = torch.optim.Adam(self.net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        optimiser = torch.optim.Adam(self.net.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         best = copy.deepcopy(self.net.state_dict())
         for epoch in range(1, self.epochs + 1):
             train_loss, _ = self.run_epoch(panel, order.permutation(train), optimiser, progress=progress)
@@ -195,12 +203,12 @@ class Trainer:
     def _scores(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
         """Score days without asking for labels, liquidity or the loss."""
         self.net.eval()
-        score = np.full((len(rows), len(panel.stocks)), np.nan, dtype=np.float32)
+        scores = _Scores(len(rows), panel, self.device)
         with torch.no_grad():
             for i in range(0, len(rows), self.batch_days):
-                batch = panel.batch(rows[i : i + self.batch_days], step_len=self.step_len)
-                _place(score, np.arange(len(batch.days)) + i, batch, self._forward(batch))
-        return score
+                batch = panel.batch(rows[i : i + self.batch_days], step_len=self.step_len).to(self.device)
+                scores.add(batch, self._forward(batch))
+        return scores.numpy()
 
     def run_epoch(
         self,
@@ -218,42 +226,45 @@ class Trainer:
         """
         learn = optimiser is not None
         self.net.train(learn)
-        total, count = torch.zeros((), device=self.device), 0
-        score = np.full((0 if learn else len(rows), len(panel.stocks)), np.nan, dtype=np.float32)
+        valid = self._learnable(panel, rows)
+        total = torch.zeros((), device=self.device)
+        scores = None if learn else _Scores(len(rows), panel, self.device)
         starts = range(0, len(rows), self.batch_days)
         batches: Iterator[Batch] = (panel.batch(rows[i : i + self.batch_days], step_len=self.step_len) for i in starts)
         if progress is not None:
             batches = progress(batches, len(starts))
         context: AbstractContextManager[object] = nullcontext() if learn else torch.no_grad()
         with context:
-            for i, batch in enumerate(batches):
-                output, loss, days = self._step(batch)
+            for i, batch in zip(starts, batches, strict=True):
+                days = int(valid[i : i + self.batch_days].sum())
+                here = batch.to(self.device)
+                output = self._forward(here)
+                loss = self.loss(output, here.label, here.mask, here.liquidity, here.volatility)
                 if optimiser is not None and days:
                     self._learn(loss, optimiser)
-                total, count = total + loss.detach() * days, count + days
-                if not learn:
-                    where = np.arange(len(batch.days)) + i * self.batch_days
-                    _place(score, where, batch, output)
+                total = total + loss.detach() * days
+                if scores is not None:
+                    scores.add(here, output)
+        count = int(valid.sum())
         mean = float(total) / count if count else math.nan
         if count and not math.isfinite(mean):
             raise FloatingPointError(f"the loss became {mean}: lower lr ({self.lr}) or clean the features")
-        return mean, score
+        return mean, np.empty((0, len(panel.stocks)), np.float32) if scores is None else scores.numpy()
 
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
-        """Score a batch: scores (B, N), mean loss over its valid days, and their number."""
-        valid = int(self.loss.valid_days(batch.label, batch.mask, batch.liquidity).sum())
-        output = self._forward(batch)
-        grids = [None if g is None else g.to(self.device) for g in (batch.liquidity, batch.volatility)]
-        loss = self.loss(output, batch.label.to(self.device), batch.mask.to(self.device), *grids)
-        return output, loss, valid
+    def _learnable(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Tell (len(rows),) which days count for the loss; asked once an epoch, so that no step waits for a GPU."""
+        at = torch.as_tensor(rows, device=panel.label.device)
+        liquidity = None if panel.liquidity is None else panel.liquidity[at]
+        return self.loss.valid_days(panel.label[at], panel.present[at], liquidity).cpu().numpy()
 
     def _forward(self, batch: Batch) -> Tensor:
-        """Score a batch: (B, N)."""
-        x = batch.x.to(self.device)
-        if self.scaler is not None:
-            x = self.scaler(x)
+        """Score a batch that lies on the device: (B, N) float32."""
+        x = batch.x if self.scaler is None else self.scaler(batch.x)
         market = batch.market if getattr(self.net, "d_gate", 0) else None
-        return self.net(x, batch.present.to(self.device), None if market is None else market.to(self.device))
+        low = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+            output: Tensor = self.net(x, batch.present, market)
+        return output.float()
 
     def _learn(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
         optimiser.zero_grad(set_to_none=True)
@@ -263,16 +274,18 @@ class Trainer:
 
     def _judge(self, panel: DayPanel, rows: Rows, score: npt.NDArray[np.float32]) -> dict[str, float]:
         """Compute the validation metrics of one epoch, the chosen one with its standard error over days."""
-        at = torch.as_tensor(rows)
-        label = panel.label[at].numpy()
-        liquidity = None if panel.liquidity is None else panel.liquidity[at].numpy()
-        buyable = None if panel.buyable is None else panel.buyable[at].numpy()
-        names = ["ic", "rank_ic"] + (["capped_excess", "capped_return"] if liquidity is not None else [])
-        row: dict[str, float] = {}
-        for name in dict.fromkeys([*names, self.metric]):
-            row[name], error = metric_value(name, score, label, liquidity, buyable, **self.money)
-            if name == self.metric:
-                row[f"{name}_se"] = error
+        at = torch.as_tensor(rows, device=panel.label.device)
+
+        def grid(value: Tensor | None) -> npt.NDArray[np.generic] | None:
+            return None if value is None else value[at].cpu().numpy()
+
+        names = ["ic", "rank_ic"] + (list(MONEY) if panel.liquidity is not None else [])
+        names = list(dict.fromkeys([*names, *daily_columns(self.metric)]))
+        daily = daily_metrics(
+            score, panel.label[at].cpu().numpy(), grid(panel.liquidity), grid(panel.buyable), names=names, **self.money
+        )
+        row = {name: average(daily, name)[0] for name in names}
+        row[self.metric], row[f"{self.metric}_se"] = average(daily, self.metric)
         if not math.isfinite(row[self.metric]):
             raise ValueError(f"the metric {self.metric} is {row[self.metric]} on the validation days: no label there?")
         return row
@@ -286,9 +299,7 @@ class Trainer:
             raise ValueError("target 'volatility' needs trailing volatility: use DayDatasetH, or target 'raw', 'rank'")
         if self.step_len > len(panel.days):
             raise ValueError(f"step_len={self.step_len} is longer than the history of {len(panel.days)} days")
-        at = torch.as_tensor(train)
-        liquidity = None if panel.liquidity is None else panel.liquidity[at]
-        good = self.loss.valid_days(panel.label[at], panel.present[at], liquidity).numpy()
+        good = self._learnable(panel, train)
         valid = panel.with_stocks(valid)
         if not good.any() or not len(valid):
             raise ValueError(
@@ -307,11 +318,36 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _place(score: npt.NDArray[np.float32], where: Rows, batch: Batch, output: Tensor) -> None:
-    """Write the scores of present stocks into their columns."""
-    mask = batch.mask.numpy()
-    value = output.float().cpu().numpy()
-    if not np.isfinite(value[mask]).all():
-        raise FloatingPointError("the network returned a score that is not finite: lower lr or clean the features")
-    row = np.broadcast_to(where[:, None], mask.shape)
-    score[row[mask], batch.stock.numpy()[mask]] = value[mask]
+def pick_precision(precision: str, device: torch.device) -> str:
+    """Return "float32" or "bfloat16"; "auto" takes bfloat16 where the hardware multiplies it natively."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}; allowed: {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public names for these yet
+    native = device.type == "cpu" and any(getattr(torch.cpu, ask, bool)() for ask in asks)
+    return "bfloat16" if native else "float32"
+
+
+class _Scores:
+    """Scores of a pass (days, N), gathered on the device, so that only their end waits for it."""
+
+    def __init__(self, days: int, panel: DayPanel, device: torch.device) -> None:
+        self.value = torch.full((days, len(panel.stocks)), torch.nan, device=device)
+        self.strange = torch.zeros((), dtype=torch.bool, device=device)
+        self.filled = 0
+
+    def add(self, batch: Batch, output: Tensor) -> None:
+        """Write the scores of the next days; a padded place is the column of an absent stock and stays NaN."""
+        here = self.value[self.filled : self.filled + len(batch.days)]
+        here.scatter_(1, batch.stock, torch.where(batch.mask, output, torch.nan))
+        self.strange |= (batch.mask & ~torch.isfinite(output)).any()
+        self.filled += len(batch.days)
+
+    def numpy(self) -> npt.NDArray[np.float32]:
+        """Return the scores (days, N), NaN where a stock is not present."""
+        if bool(self.strange):
+            raise FloatingPointError("the network returned a score that is not finite: lower lr or clean the features")
+        return self.value.cpu().numpy()

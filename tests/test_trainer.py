@@ -303,3 +303,44 @@ def test_a_loss_that_is_not_finite_stops():
         trainer.fit(panel, TRAIN, VALID)
     with pytest.raises(FloatingPointError, match="not finite"):
         trainer.predict(panel, VALID)
+
+
+def test_bfloat16_scores_stay_near_float32():
+    panel = make_panel()
+    scores = {}
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(1)
+        trainer = make_trainer(net=MASTER(F, 8, 2, 2, dropout=0.0), step_len=2, epochs=3, precision=precision)
+        trainer.fit(panel, TRAIN, VALID)
+        scores[precision] = trainer.predict(panel, FRESH)
+    assert scores["bfloat16"].dtype == np.float32
+    real = np.isfinite(scores["float32"])
+    assert np.array_equal(real, np.isfinite(scores["bfloat16"]))
+    assert not np.array_equal(scores["float32"][real], scores["bfloat16"][real])
+    assert np.corrcoef(scores["float32"][real], scores["bfloat16"][real])[0, 1] > 0.999
+
+
+def test_precision_is_checked():
+    with pytest.raises(ValueError, match="precision='half'; allowed: auto, float32, bfloat16"):
+        make_trainer(precision="half")
+
+
+def test_every_epoch_tells_names_held_and_cash_left():
+    panel, trainer = make_panel(), make_trainer("liq_wpcc")
+    row = trainer.fit(panel, TRAIN, VALID).epochs[-1]
+    assert 0 < row["capped_names_held"] <= N
+    assert 0 <= row["capped_cash_share"] < 1
+    assert {"ic", "ic_se", "rank_ic", "capped_return", "capped_excess", "train_loss"} <= set(row)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_trains_like_the_cpu():
+    panel, scores = make_panel(), {}
+    for device in ("cpu", "cuda"):
+        net = MASTER(F, 8, 2, 2, dropout=0.0)
+        trainer = make_trainer(net=net, step_len=2, epochs=3, device=device, precision="float32")
+        trainer.fit(panel, TRAIN, VALID)
+        scores[device] = trainer.predict(panel, FRESH)
+        trainer.to_cpu()
+        assert np.allclose(trainer.predict(panel, FRESH), scores[device], atol=1e-4, equal_nan=True)
+    assert np.allclose(scores["cpu"], scores["cuda"], atol=1e-3, equal_nan=True)
