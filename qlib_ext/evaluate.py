@@ -8,7 +8,7 @@ Arrays are (D, N) = (days, stocks), numpy or torch, computed in float64. ``score
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -314,18 +314,21 @@ def headline(daily_return: ArrayLike, *, ic: ArrayLike | None = None) -> dict[st
     return {key: float(value) for key, value in result.items()}
 
 
-def headline_table(returns: Mapping[str, pd.Series], *, ic: ArrayLike | None = None) -> pd.DataFrame:
+def headline_table(
+    returns: Mapping[str, pd.Series], *, ic: ArrayLike | None = None, unscored: Collection[str] = ()
+) -> pd.DataFrame:
     """Put ``headline`` of several series under each other.
 
     Args:
         returns: name of the row (gross, net, excess, ...) -> (D,) daily returns.
         ic: (D',) daily ICs, the same for all rows.
+        unscored: rows that no score has made (the market, a benchmark); their mean_ic is NaN.
 
     Returns:
         One row a series, one column a key of ``DEFINITIONS``.
 
     """
-    rows = {name: headline(series, ic=ic) for name, series in returns.items()}
+    rows = {name: headline(series, ic=None if name in unscored else ic) for name, series in returns.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(DEFINITIONS))
 
 

@@ -110,8 +110,7 @@ def fee_cost(
 ) -> NDArray[np.float64]:
     """Charge the turnover of a portfolio that is rebalanced to ``yuan`` each day at the entry price.
 
-    On day d the trades are yuan[d] - yuan[d-1] * (1 + next_return[d-1]), on the first day yuan[0] (from
-    cash). The last day's holding is not sold.
+    The trades are those of ``rebalancing``. The last day's holding is not sold.
 
     Args:
         yuan: (D, N) holding after the day's trades.
@@ -129,16 +128,36 @@ def fee_cost(
 
     """
     _check_positive("capital", capital, "yuan, e.g. 150e6")
+    trade = rebalancing(yuan, next_return)
+    buys_at, sells_at = _day_rate("buy_rate", buy_rate, trade), _day_rate("sell_rate", sell_rate, trade)
+    buys, sells = trade.clip(min=0.0).sum(axis=1), (-trade).clip(min=0.0).sum(axis=1)
+    return (buys * buys_at + sells * sells_at) / capital
+
+
+def rebalancing(yuan: ArrayLike, next_return: ArrayLike) -> NDArray[np.float64]:
+    """List the trades that rebalance a portfolio to ``yuan`` each day at the entry price.
+
+    Args:
+        yuan: (D, N) holding after the day's trades.
+        next_return: (D, N) one-day return that the holding of day d earns until the entry of day d+1; NaN
+            counts as 0.
+
+    Returns:
+        (D, N) yuan bought (positive) or sold: yuan[d] - yuan[d-1] * (1 + next_return[d-1]), on the first day
+        yuan[0] (from cash).
+
+    Raises:
+        ValueError: for shapes, or a holding that is not finite.
+
+    """
     held, step = np.asarray(yuan, dtype=np.float64), np.asarray(next_return, dtype=np.float64)
     if held.ndim != 2 or held.shape != step.shape:
         raise ValueError(f"yuan and next_return must be one and the same (D, N), got {held.shape} and {step.shape}")
     if not np.isfinite(held).all():
         raise ValueError("yuan must be finite, got NaN or infinity; a stock that is not held has 0")
-    buys_at, sells_at = _day_rate("buy_rate", buy_rate, held), _day_rate("sell_rate", sell_rate, held)
     trade = held.copy()
     trade[1:] -= held[:-1] * (1.0 + np.nan_to_num(step[:-1], nan=0.0))
-    buys, sells = trade.clip(min=0.0).sum(axis=1), (-trade).clip(min=0.0).sum(axis=1)
-    return (buys * buys_at + sells * sells_at) / capital
+    return trade
 
 
 def impact_cost(

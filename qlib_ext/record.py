@@ -12,17 +12,34 @@ import pandas as pd
 import torch
 from qlib.data import D
 from qlib.log import get_module_logger
+from qlib.workflow import record_temp
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import DEFINITIONS, daily_metrics, headline_table, rank_correlation, sleeve_returns
 from qlib_ext.panel import DayPanel
-from qlib_ext.portfolio import fee_cost, fill_top_n
+from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
 from qlib_ext.rules import fee_rates
 
 logger = get_module_logger("qlib_ext.record")
 
 Grid = npt.NDArray[np.float64]
+
+
+class PortAnaRecord(record_temp.PortAnaRecord):
+    """qlib's PortAnaRecord, with a backtest that ends a day before the calendar does.
+
+    qlib asks for the day after the last one and fails on the calendar's end (qlib issue 2278).
+    """
+
+    def _generate(self, **kwargs: Any) -> Any:
+        calendar = pd.DatetimeIndex(D.calendar())
+        last = self.load("pred.pkl").index.get_level_values("datetime").max()
+        end = pd.Timestamp(self.backtest_config["end_time"] or last)
+        if end >= calendar[-1]:
+            logger.info(f"the backtest ends on {calendar[-2].date()}: qlib needs the day after its last one")
+            self.backtest_config["end_time"] = calendar[-2]
+        return super()._generate(**kwargs)
 
 
 class LiquidityRecord(ACRecordTemp):
@@ -38,6 +55,8 @@ class LiquidityRecord(ACRecordTemp):
         top_n: names of the fixed-n variant.
         benchmark: index code, or None for the universe's mean alone.
         commission: of both sides; transfer fee and stamp duty are those in force on the day.
+        impact: b of `portfolio.impact_cost` in the rows `..._net_impact`: a trade of share s of a day's turnover pays
+            impact * volatility * sqrt(s).
 
     """
 
@@ -55,13 +74,14 @@ class LiquidityRecord(ACRecordTemp):
         top_n: int = 30,
         benchmark: str | None = "SH000300",
         commission: float = 0.0003,
+        impact: float = 1.0,
         skip_existing: bool = False,
     ) -> None:
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
             raise ValueError("LiquidityRecord needs a DayDatasetH with liquidity (for example liquidity: auto)")
         self.dataset, self.capital, self.participation, self.top_n = dataset, capital, participation, top_n
-        self.benchmark, self.commission = benchmark, commission
+        self.benchmark, self.commission, self.impact = benchmark, commission, impact
 
     def list(self) -> list[str]:
         """Name the artifacts."""
@@ -82,8 +102,9 @@ class LiquidityRecord(ACRecordTemp):
             participation=self.participation,
             top_n=self.top_n,
         ).set_index(days)
-        daily["volatility_exposure"] = rank_correlation(score, _part(panel.volatility, rows))
         step = label if panel.step_return is None else _part(panel.step_return, rows)
+        volatility = _part(panel.volatility, rows)
+        daily["volatility_exposure"] = rank_correlation(score, volatility)
         returns: dict[str, pd.Series] = {}
         positions: dict[str, Grid] = {}
         for kind, count in (("capped", None), ("topn", self.top_n)):
@@ -92,11 +113,11 @@ class LiquidityRecord(ACRecordTemp):
             )
             positions[kind] = np.where(can_buy, yuan, 0.0)
             for basis, held in (("buyable", positions[kind]), ("paper", yuan)):
-                returns |= self._returns(f"{kind}_{basis}", held, step, days)
+                returns |= self._returns(f"{kind}_{basis}", held, step, days, liquidity, volatility)
         returns |= self._excess(returns, step, score, days)
         known = np.flatnonzero(np.isfinite(step).any(axis=1))
         returns = {name: series.iloc[known] for name, series in returns.items()}
-        table = headline_table(returns, ic=daily["ic"].to_numpy()[known])
+        table = headline_table(returns, ic=daily["ic"].to_numpy()[known], unscored=("market", str(self.benchmark)))
         self._log(table, daily, days[known])
         return {
             "daily.pkl": daily.join(pd.DataFrame(returns), rsuffix="_series"),
@@ -109,17 +130,20 @@ class LiquidityRecord(ACRecordTemp):
         wide = self.load("pred.pkl")["score"].unstack("instrument").reindex(index=days, columns=panel.stocks)
         return np.asarray(wide.to_numpy(dtype=np.float64))
 
-    def _returns(self, name: str, held: Grid, step: Grid, days: pd.DatetimeIndex) -> dict[str, pd.Series]:
+    def _returns(
+        self, name: str, held: Grid, step: Grid, days: pd.DatetimeIndex, liquidity: Grid, volatility: Grid
+    ) -> dict[str, pd.Series]:
         """Gross and net daily return of one allocation on the whole capital; cash earns 0."""
         horizon = self.dataset.span.horizon
         gross = sleeve_returns(held, step, horizon, capital=self.capital)
         average = pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
         fees = fee_rates(days, commission=self.commission)
         cost = fee_cost(average, step, fees["buy"].to_numpy(), fees["sell"].to_numpy(), capital=self.capital)
-        return {
-            f"{name}_gross": pd.Series(gross, index=days),
-            f"{name}_net": pd.Series(gross - cost, index=days),
-        }
+        trade = rebalancing(average, step)
+        moved = impact_cost(trade, _last_known(liquidity), _last_known(volatility), b=self.impact)
+        impact = moved.sum(axis=1) / self.capital
+        series = {"gross": gross, "net": gross - cost, "net_impact": gross - cost - impact}
+        return {f"{name}_{kind}": pd.Series(value, index=days) for kind, value in series.items()}
 
     def _excess(
         self, returns: dict[str, pd.Series], step: Grid, score: Grid, days: pd.DatetimeIndex
@@ -153,7 +177,8 @@ class LiquidityRecord(ACRecordTemp):
         logger.info(
             f"{len(days)} days, {days[0].date()} to {days[-1].date()}, {self.capital / 1e6:g} million yuan, "
             f"{self.participation:.1%} of a day's turnover a stock; net: commission {self.commission:.3%}, transfer "
-            f"fee and stamp duty, no impact; daily rebalancing\n{shown}\n{words}\n"
+            f"fee and stamp duty; net_impact: and {self.impact:g} * volatility * sqrt(share of turnover) a trade; "
+            f"rebalanced daily\n{shown}\n{words}\n"
             f"  names held {daily['capped_names_held'].mean():.1f}, cash {daily['capped_cash_share'].mean():.1%}, "
             f"rank correlation of score and trailing volatility {daily['volatility_exposure'].mean():.3f}\n"
             f"artifacts: {Path(self.recorder.get_local_dir()) / 'artifacts'}"
@@ -164,6 +189,12 @@ def _part(grid: torch.Tensor | None, rows: npt.NDArray[np.int64]) -> Grid:
     if grid is None:
         raise ValueError("the panel lacks a grid that the record needs: use DayDatasetH with liquidity")
     return np.asarray(grid[torch.as_tensor(rows)].numpy(), dtype=np.float64)
+
+
+def _last_known(grid: Grid) -> Grid:
+    """Carry the last positive value on; before a stock's first one, the day's median (the trades are small there)."""
+    frame = pd.DataFrame(grid).where(grid > 0).ffill()
+    return np.asarray(frame.T.fillna(frame.median(axis=1)).T.to_numpy())
 
 
 def _long(yuan: Grid, days: pd.DatetimeIndex, stocks: npt.NDArray[np.object_], capital: float) -> pd.DataFrame:

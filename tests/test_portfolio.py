@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost
+from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
 
 NAN = float("nan")
 MODES = [None, 1, 3, 7, 100]
@@ -194,3 +194,10 @@ def test_costs_refuse():
         impact_cost([1.0, 1.0], [0.0, 1.0], [0.1, 0.1])
     with pytest.raises(ValueError, match="exponent"):
         impact_cost(1.0, 1.0, 0.1, exponent=-1.0)
+
+
+def test_rebalancing_by_hand():
+    held = [[100.0, 0.0], [50.0, 30.0], [50.0, 30.0]]
+    step = [[0.1, 0.2], [np.nan, -0.5], [0.3, 0.3]]
+    expected = [[100.0, 0.0], [50.0 - 110.0, 30.0], [0.0, 30.0 - 15.0]]
+    np.testing.assert_allclose(rebalancing(held, step), expected)
