@@ -40,6 +40,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlib_ext import _day as day
+
 LOSSES = ("wpcc", "liq_wpcc", "ic", "ccc", "mse")
 TARGETS = ("raw", "rank", "volatility")
 WEIGHT_SOURCES = ("label", "score", "target")
@@ -57,9 +59,6 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "center": ("weighted", WEIGHTED),
     "ties": ("stable", ("wpcc",)),
 }
-FLAT_STEPS = 8.0  # a day whose values lie within so many float steps of each other counts as constant
-DECK_GUARD = 1e-8  # inside the roots of the deck's listing
-VOLATILITY_FLOOR = 0.1  # share of the day's median volatility
 
 
 # --- weights
@@ -86,10 +85,10 @@ def rank_weight(label: Tensor, mask: Tensor, *, base: float = BASE, ties: str = 
     _check_base(base)
     _check_choice("ties", ties, TIES)
     _check_shapes(label=label, mask=mask)
-    (label,) = _widen(label)
-    real = _labelled(label, mask)
+    (label,) = day.widen(label)
+    real = day.labelled(label, mask)
     count = real.sum(dim=1, keepdim=True)
-    exponent = _position(label, real, ties=ties) / (count - 1).clamp(min=1)
+    exponent = day.position(label, real, ties=ties) / (count - 1).clamp(min=1)
     return torch.where(real & (count > 1), base**exponent, 0.0)
 
 
@@ -115,9 +114,9 @@ def liquidity_weight(label: Tensor, liquidity: Tensor, mask: Tensor, *, alpha: f
     """
     _check_alpha(alpha)
     _check_shapes(label=label, liquidity=liquidity, mask=mask)
-    label, liquidity = _widen(label, liquidity)
-    real = _labelled(label, mask)
-    level = _log_min_max(liquidity, real)
+    label, liquidity = day.widen(label, liquidity)
+    real = day.labelled(label, mask)
+    level = day.log_min_max(liquidity, real)
     weight = 0.5 + 0.5 * torch.sigmoid(alpha * level * torch.where(real, label, 0.0))
     return torch.where(real, weight, 0.0)
 
@@ -154,16 +153,16 @@ def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor,
     """
     _check_choice("center", center, CENTERS)
     _check_shapes(score=score, label=label, weight=weight, mask=mask)
-    score, label, weight = _widen(score, label, weight)
-    real = _labelled(label, mask)
-    real = real & ~_flat(label, real)
+    score, label, weight = day.widen(score, label, weight)
+    real = day.labelled(label, mask)
+    real = real & ~day.is_flat(label, real)
     weight = torch.where(real, weight, 0.0)
     total = weight.sum(dim=1, keepdim=True)
     share = weight / torch.where(total == 0, 1.0, total)
     if center == "plain":
-        return _plain_pearson(score, label, share, real)
-    score_units, _ = _standardise(score, share, real)
-    label_units, label_flat = _standardise(label, share, real)
+        return day.plain_pearson(score, label, share, real)
+    score_units, _ = day.standardise(score, share, real)
+    label_units, label_flat = day.standardise(label, share, real)
     return (share * score_units * torch.where(label_flat, 0.0, label_units)).sum(dim=1)
 
 
@@ -180,7 +179,7 @@ def information_coefficient(score: Tensor, target: Tensor, mask: Tensor) -> Tens
 
     """
     _check_shapes(score=score, target=target, mask=mask)
-    (target,) = _widen(target)
+    (target,) = day.widen(target)
     return weighted_pearson(score, target, torch.ones_like(target), mask)
 
 
@@ -200,11 +199,11 @@ def concordance(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
     """
     _check_shapes(score=score, target=target, mask=mask)
-    score, target = _widen(score, target)
-    real = _labelled(target, mask)
-    real = real & ~_flat(target, real)
-    score_mean, score_gap = _mean_and_gap(score, real)
-    target_mean, target_gap = _mean_and_gap(target, real)
+    score, target = day.widen(score, target)
+    real = day.labelled(target, mask)
+    real = real & ~day.is_flat(target, real)
+    score_mean, score_gap = day.mean_and_gap(score, real)
+    target_mean, target_gap = day.mean_and_gap(target, real)
     count = real.sum(dim=1).clamp(min=1)
     covariance = (score_gap * target_gap).sum(dim=1) / count
     spread = (score_gap**2 + target_gap**2).sum(dim=1) / count + (score_mean - target_mean)[:, 0] ** 2
@@ -224,8 +223,8 @@ def mean_squared_error(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
     """
     _check_shapes(score=score, target=target, mask=mask)
-    score, target = _widen(score, target)
-    real = _labelled(target, mask)
+    score, target = day.widen(score, target)
+    real = day.labelled(target, mask)
     error = torch.where(real, score, 0.0) - torch.where(real, target, 0.0)
     return (error**2).sum(dim=1) / real.sum(dim=1).clamp(min=1)
 
@@ -256,10 +255,10 @@ def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volati
     """
     _check_choice("target", target, TARGETS)
     _check_shapes(label=label, mask=mask)
-    (label,) = _widen(label)
-    real = _labelled(label, mask)
+    (label,) = day.widen(label)
+    real = day.labelled(label, mask)
     if target == "rank":
-        label = _unit_ranks(label, real)
+        label = day.unit_ranks(label, real)
     elif target == "volatility":
         if volatility is None:
             raise ValueError(
@@ -268,8 +267,8 @@ def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volati
                 "target='raw' or 'rank'"
             )
         _check_shapes(label=label, volatility=volatility, mask=mask)
-        (volatility,) = _widen(volatility)
-        label = label * _volatility_factor(volatility, real).to(label.dtype)
+        (volatility,) = day.widen(volatility)
+        label = label * day.volatility_factor(volatility, real).to(label.dtype)
     return torch.where(real, label, torch.nan)
 
 
@@ -354,11 +353,11 @@ class DayLoss:
 
         """
         _check_shapes(label=label, mask=mask)
-        (label,) = _widen(label)
-        real = _labelled(label, mask)
-        valid = ~_flat(label, real)[:, 0]
+        (label,) = day.widen(label)
+        real = day.labelled(label, mask)
+        valid = ~day.is_flat(label, real)[:, 0]
         if self.needs_liquidity:
-            valid = valid & (real & _usable(self._liquidity(liquidity, label))).any(dim=1)
+            valid = valid & (real & day.is_positive(self._liquidity(liquidity, label))).any(dim=1)
         return valid
 
     def per_day(
@@ -387,8 +386,8 @@ class DayLoss:
         """
         _check_shapes(score=score, label=label, mask=mask)
         valid = self.valid_days(label, mask, liquidity)
-        score, label = _widen(score, label.detach())
-        real = _labelled(label, mask) & valid[:, None]
+        score, label = day.widen(score, label.detach())
+        real = day.labelled(label, mask) & valid[:, None]
         target = target_transform(label, real, target=self.target, volatility=volatility)
         if self.name == "mse":
             return mean_squared_error(score, target, real)
@@ -416,7 +415,7 @@ class DayLoss:
         if self.name == "wpcc":
             return rank_weight(source, real, base=self.base, ties=self.ties)
         if self.weight_by == "score":
-            source = _deal(label, score, real)
+            source = day.deal(label, score, real)
         return liquidity_weight(source, self._liquidity(liquidity, label), real, alpha=self.alpha)
 
     def _liquidity(self, liquidity: Tensor | None, label: Tensor) -> Tensor:
@@ -442,132 +441,6 @@ class DayLoss:
                 "weights need returns (alpha * l * r would saturate): use weight_by='label' or 'score', or "
                 "target='volatility'"
             )
-
-
-# --- arithmetic
-
-
-def _widen(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Bring tensors to their common floating type, float32 at least."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor.to(dtype) for tensor in tensors)
-
-
-def _labelled(label: Tensor, mask: Tensor) -> Tensor:
-    return mask & torch.isfinite(label)
-
-
-def _usable(liquidity: Tensor) -> Tensor:
-    return torch.isfinite(liquidity) & (liquidity > 0)
-
-
-def _range(value: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest (B, 1) of each day's real values, 0 on a day without any; constants to autograd."""
-    value = value.detach()
-    if value.shape[1] == 0:
-        return value.new_zeros(value.shape[0], 1), value.new_zeros(value.shape[0], 1)
-    some = real.any(dim=1, keepdim=True)
-    low = torch.where(real, value, torch.inf).amin(dim=1, keepdim=True)
-    high = torch.where(real, value, -torch.inf).amax(dim=1, keepdim=True)
-    return torch.where(some, low, 0.0), torch.where(some, high, 0.0)
-
-
-def _flat(value: Tensor, real: Tensor) -> Tensor:
-    """Days (B, 1) with real values equal within float noise, or fewer than two of them. NaN is not flat."""
-    low, high = _range(value, real)
-    noise = FLAT_STEPS * torch.finfo(value.dtype).eps * torch.maximum(low.abs(), high.abs())
-    return high - low <= noise
-
-
-def _standardise(value: Tensor, share: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Deviations (B, N) from the weighted mean in weighted standard deviations, and the flat days (B, 1).
-
-    The value is first shifted by its maximum and divided by its range: constants that a correlation does not
-    see, so neither do the gradients, and that keep the squares in reach of float32. On flat days the
-    deviation is taken as 1.
-    """
-    low, high = _range(value, real)
-    flat = _flat(value, real)
-    centred = torch.where(real, value - high, 0.0) / torch.where(flat, 1.0, high - low)
-    centred = centred - (share * centred).sum(dim=1, keepdim=True)
-    variance = (share * centred**2).sum(dim=1, keepdim=True)
-    flat = flat | (variance <= (FLAT_STEPS * torch.finfo(value.dtype).eps) ** 2)
-    return centred / torch.where(flat, 1.0, variance).sqrt(), flat
-
-
-def _plain_pearson(score: Tensor, label: Tensor, share: Tensor, real: Tensor) -> Tensor:
-    """Compute the deck's listing (B,): its covariance is unchanged by the shift to the plain means."""
-    _, score = _mean_and_gap(score, real)
-    _, label = _mean_and_gap(label, real)
-    covariance = (share * score * label).sum(dim=1) - (share * score).sum(dim=1) * (share * label).sum(dim=1)
-    score_std = ((share * score**2).sum(dim=1) + DECK_GUARD).sqrt()
-    label_std = ((share * label**2).sum(dim=1) + DECK_GUARD).sqrt()
-    return covariance / (score_std * label_std)
-
-
-def _mean_and_gap(value: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Each day's mean (B, 1) over real stocks and the deviations from it (B, N), 0 elsewhere."""
-    value = torch.where(real, value, 0.0)
-    mean = value.sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
-    return mean, torch.where(real, value - mean, 0.0)
-
-
-def _position(value: Tensor, real: Tensor, *, ties: str) -> Tensor:
-    """Place (B, N) of each real value from the top, 0 for the highest; meaningless elsewhere."""
-    ordered, order = torch.sort(torch.where(real, value, -torch.inf), dim=1, descending=True, stable=True)
-    stocks = value.shape[1]
-    place = torch.arange(stocks, device=value.device, dtype=value.dtype).expand_as(value)
-    if ties == "average":
-        edge = torch.ones_like(real[:, :1])
-        change = ordered[:, 1:] != ordered[:, :-1]
-        opens, closes = torch.cat([edge, change], dim=1), torch.cat([change, edge], dim=1)
-        first = torch.where(opens, place, 0.0).cummax(dim=1).values
-        last = torch.where(closes, place, float(stocks)).flip(1).cummin(dim=1).values.flip(1)
-        place = (first + last) / 2
-    return torch.empty_like(value).scatter(1, order, place)
-
-
-def _deal(label: Tensor, score: Tensor, real: Tensor) -> Tensor:
-    """Deal the day's labels (B, N), highest first, to the real stocks in the order of their scores."""
-    best_first = torch.where(real, label, -torch.inf).sort(dim=1, descending=True).values
-    return best_first.gather(1, _position(score, real, ties="stable").long())
-
-
-def _unit_ranks(label: Tensor, real: Tensor) -> Tensor:
-    _, gap = _mean_and_gap(-_position(label, real, ties="average"), real)
-    variance = (gap**2).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
-    return gap / torch.where(variance > 0, variance, 1.0).sqrt()
-
-
-def _log_min_max(liquidity: Tensor, real: Tensor) -> Tensor:
-    usable = real & _usable(liquidity)
-    log = torch.where(usable, liquidity, 1.0).log()
-    low, high = _range(log, usable)
-    flat = _flat(log, usable)
-    return torch.where(usable & ~flat, (log - low) / torch.where(flat, 1.0, high - low), 0.0)
-
-
-def _volatility_factor(volatility: Tensor, real: Tensor) -> Tensor:
-    """Divide the day's median volatility by each stock's own: (B, N), within (0, 10]."""
-    positive = real & _usable(volatility)
-    median = _median(volatility, positive)
-    known = torch.isfinite(volatility) & (volatility >= 0)
-    divisor = torch.maximum(torch.where(known, volatility, median), VOLATILITY_FLOOR * median)
-    some = positive.any(dim=1, keepdim=True)
-    return torch.where(some, median / torch.where(some, divisor, 1.0), 1.0)
-
-
-def _median(value: Tensor, real: Tensor) -> Tensor:
-    """Median (B, 1) of each day's real values, the mean of the middle two; 0 on a day without any."""
-    if value.shape[1] == 0:
-        return value.new_zeros(value.shape[0], 1)
-    count = real.sum(dim=1, keepdim=True)
-    ordered = torch.where(real, value, torch.inf).sort(dim=1).values
-    lower = ordered.gather(1, (count - 1).clamp(min=0) // 2)
-    upper = ordered.gather(1, count // 2)
-    return torch.where(count > 0, (lower + upper) / 2, 0.0)
 
 
 # --- checks
