@@ -8,7 +8,7 @@ import reference_nets
 import torch
 
 from qlib_ext import nets
-from qlib_ext.nets import MASTER, MLP, Attention, Gate, load_official_master
+from qlib_ext.nets import MASTER, MLP, Attention, Dropout, Gate, load_official_master
 
 F64 = torch.float64
 HERE = Path(__file__).resolve()
@@ -563,3 +563,22 @@ def test_dropout_is_where_it_is_said_to_be(monkeypatch):
         assert (net(x) - net(x)).abs().max() > 0
         assert (net.eval()(x) == net(x)).all()
     assert rates == [0.5] * 4 + [0.0] * 4 + [0.0] * 8
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.999_999])
+def test_dropout_on_a_cpu_keeps_the_mean_and_drops_the_rate(rate):
+    torch.manual_seed(0)
+    layer, x = Dropout(rate), torch.ones(1000, 1001, requires_grad=True)
+    y = layer(x)
+    kept = 1 - min(rate, 65_535 / 65_536)
+    error = (kept * (1 - kept) / x.numel()) ** 0.5  # of a share of kept values
+    assert abs((y > 0).float().mean().item() - kept) < 5 * error
+    assert torch.allclose(y[y > 0], torch.tensor(1 / kept), rtol=1e-4)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, y.detach())
+    rows, columns = (y > 0).float().mean(1), (y > 0).float().mean(0)  # neither axis shares its bits
+    assert rows.std() < 1.3 * (kept * (1 - kept) / 1001) ** 0.5 + 1e-9
+    assert columns.std() < 1.3 * (kept * (1 - kept) / 1000) ** 0.5 + 1e-9
+    layer.eval()
+    assert layer(x) is x
+    assert torch.equal(Dropout(0.0)(x), x)
