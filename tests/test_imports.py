@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
-CORE = ("losses", "nets", "trainer", "panel", "portfolio", "evaluate", "synthetic", "rules", "cli")
+CORE = (
+    *("losses", "nets", "trainer", "panel", "portfolio", "evaluate", "synthetic", "rules", "cli"),
+    *("alpha", "splits", "diagnostics"),
+)
 
 
 def test_the_core_imports_without_qlib():
