@@ -168,8 +168,11 @@ class DayPanel:
         order = torch.argsort((~self.present).to(torch.uint8), dim=1, stable=True).to(torch.int32)
         return order, self.present.sum(dim=1).cpu().numpy()
 
-    def batch(self, rows: Sequence[int] | npt.NDArray[np.int64], *, step_len: int = 1) -> Batch:
+    def batch(self, rows: Sequence[int] | npt.NDArray[np.int64], *, step_len: int = 1, multiple: int = 1) -> Batch:
         """Gather days with their windows of `step_len` steps, oldest first; steps before the panel are masked.
+
+        The width is rounded up to a `multiple` of stocks as far as the panel has them: on a GPU a kernel is planned
+        anew for each new shape, and a market has another width nearly every day.
 
         Raises: ValueError where a day has no stock, or the window is longer than the panel.
 
@@ -186,7 +189,7 @@ class DayPanel:
         if not count[day].all():
             empty = [str(self.days[d])[:10] for d in day[count[day] == 0]]
             raise ValueError(f"no stock is present on {empty[:5]}: leave such days out (DayPanel.with_stocks)")
-        width = int(count[day].max())
+        width = min(-(-int(count[day].max()) // multiple) * multiple, len(self.stocks))
         inside = day[:, None] + np.arange(1 - step_len, 1) >= 0
         known = torch.from_numpy(inside).to(self.x.device, non_blocking=True)
         at_day = torch.from_numpy(day).to(self.x.device, non_blocking=True)

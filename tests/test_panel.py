@@ -265,3 +265,25 @@ def test_padded_batch_equals_single_days(name):
             alone = net(one.x, one.present)[0]
             torch.testing.assert_close(together[b][batch.mask[b]], alone, rtol=1e-5, atol=1e-6)
             assert alone.std() > 1e-4
+
+
+def test_a_width_rounded_up_changes_nothing_but_the_padding():
+    rng = np.random.default_rng(0)
+    present = torch.from_numpy(rng.random((6, 20)) < 0.5)
+    panel = DayPanel(
+        days=pd.date_range("2024-01-01", periods=6).to_numpy(),
+        stocks=np.array([f"S{i:02d}" for i in range(20)], dtype=object),
+        features=["a", "b"],
+        x=torch.from_numpy(rng.normal(size=(6, 20, 2)).astype(np.float32)),
+        present=present,
+        label=torch.from_numpy(rng.normal(size=(6, 20)).astype(np.float32)),
+    )
+    plain, wide = panel.batch([2, 4], step_len=3), panel.batch([2, 4], step_len=3, multiple=8)
+    width = plain.mask.shape[1]
+    assert wide.mask.shape[1] == min(-(-width // 8) * 8, 20)
+    assert panel.batch([2, 4], multiple=64).mask.shape[1] == 20  # no wider than the panel
+    assert not wide.mask[:, width:].any() and not wide.present[:, :, width:].any()
+    assert wide.label[:, width:].isnan().all()
+    for name in ("stock", "mask", "label"):
+        assert torch.equal(getattr(plain, name).nan_to_num(9), getattr(wide, name)[:, :width].nan_to_num(9))
+    assert torch.equal(plain.x, wide.x[:, :, :width]) and torch.equal(plain.present, wide.present[:, :, :width])

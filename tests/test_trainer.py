@@ -333,6 +333,26 @@ def test_every_epoch_tells_names_held_and_cash_left():
     assert {"ic", "ic_se", "rank_ic", "capped_return", "capped_excess", "train_loss"} <= set(row)
 
 
+def test_a_compiled_network_trains_the_same_parameters_and_pickles(monkeypatch):
+    called = []
+
+    def wrap(net):
+        def call(*inputs):
+            called.append(1)
+            return net(*inputs)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", wrap)
+    panel = make_panel()
+    plain, compiled = make_trainer(), make_trainer(compile=True)
+    plain.fit(panel, TRAIN, VALID)
+    compiled.fit(panel, TRAIN, VALID)
+    assert called and same_state(plain.net.state_dict(), compiled.net.state_dict())
+    again = pickle.loads(pickle.dumps(compiled))
+    assert np.array_equal(again.predict(panel, FRESH), plain.predict(panel, FRESH), equal_nan=True)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_trains_like_the_cpu():
     panel, scores = make_panel(), {}
