@@ -141,16 +141,20 @@ class Attention(nn.Module):
     the steps of one stock or the stocks of one step.
 
     Dropout of the weights is fused on CUDA only: elsewhere torch then keeps whole (groups, H, L, L) matrices,
-    which is slower and takes 1.6 GB a copy for one day of 5,000 stocks, T=8 and H=2. Use `dropout=0` there.
+    which is slower and takes 1.6 GB a copy for one day of 5,000 stocks, T=8 and H=2. Use `key_dropout` there: it
+    hides whole keys from a group, the same ones from all queries and heads; the softmax over the rest needs no
+    rescaling.
     """
 
-    def __init__(self, d_model: int, heads: int, *, dropout: float = 0.0, scale: bool = True) -> None:
+    def __init__(
+        self, d_model: int, heads: int, *, dropout: float = 0.0, key_dropout: float = 0.0, scale: bool = True
+    ) -> None:
         super().__init__()
         _check_sizes(d_model=d_model, heads=heads)
-        _check_rates(dropout=dropout)
+        _check_rates(dropout=dropout, key_dropout=key_dropout)
         if d_model % heads:
             raise ValueError(f"d_model={d_model} is not divisible by heads={heads}: choose a multiple")
-        self.heads, self.dropout, self.scale = heads, dropout, scale
+        self.heads, self.dropout, self.key_dropout, self.scale = heads, dropout, key_dropout, scale
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
@@ -169,6 +173,9 @@ class Attention(nn.Module):
             return torch.stack([self(day, key) for day, key in zip(x, keys, strict=False)])
         by_head = (-1, length, self.heads, d_model // self.heads)
         q, k, v = (part.reshape(by_head).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))  # (groups, H, L, D/H)
+        if self.training and self.key_dropout:
+            kept = torch.rand(x.shape[:-1], device=x.device) >= self.key_dropout
+            key_mask = kept if key_mask is None else _with_a_key(kept & key_mask, -1) & key_mask
         if key_mask is not None:
             key_mask = _with_a_key(key_mask, -1).reshape(-1, 1, 1, length)
         dropout = self.dropout if self.training else 0.0
@@ -199,10 +206,12 @@ class Aggregation(nn.Module):
     Unlike a usual pre-norm block the residuals start from the **normed** values, as in the authors' code.
     """
 
-    def __init__(self, d_model: int, heads: int, *, dropout: float, attention_dropout: float, scale: bool) -> None:
+    def __init__(
+        self, d_model: int, heads: int, *, dropout: float, attention_dropout: float, key_dropout: float, scale: bool
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(d_model)
-        self.attention = Attention(d_model, heads, dropout=attention_dropout, scale=scale)
+        self.attention = Attention(d_model, heads, dropout=attention_dropout, key_dropout=key_dropout, scale=scale)
         self.norm2 = nn.LayerNorm(d_model)
         first, second = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
         self.ffn = nn.Sequential(first, nn.ReLU(), Dropout(dropout), second, Dropout(dropout))
@@ -269,6 +278,7 @@ class MASTER(nn.Module):
         beta: temperature of the gate.
         attention_dropout: on the attention weights; None: as `dropout`, as in the authors' code. On CPUs 0
             is faster and needs far less memory (see `Attention`).
+        key_dropout: share of keys hidden from each attention group while training (see `Attention`).
         variant: "official" (the authors' code and checkpoints) or "paper".
         max_steps: longest window T.
 
@@ -289,13 +299,14 @@ class MASTER(nn.Module):
         beta: float = 5.0,
         *,
         attention_dropout: float | None = None,
+        key_dropout: float = 0.0,
         variant: Variant = "official",
         max_steps: int = 100,
     ) -> None:
         super().__init__()
         attention_dropout = dropout if attention_dropout is None else attention_dropout
         _check_sizes(d_feat=d_feat, d_model=d_model, t_heads=t_heads, s_heads=s_heads, max_steps=max_steps)
-        _check_rates(dropout=dropout, attention_dropout=attention_dropout)
+        _check_rates(dropout=dropout, attention_dropout=attention_dropout, key_dropout=key_dropout)
         for name, heads in {"t_heads": t_heads, "s_heads": s_heads}.items():
             if d_model % heads:
                 raise ValueError(f"d_model={d_model} is not divisible by {name}={heads}: choose a multiple")
@@ -304,7 +315,7 @@ class MASTER(nn.Module):
         if variant not in ("official", "paper"):
             raise ValueError(f"variant={variant!r}: allowed are 'official' and 'paper'")
         self.d_feat, self.d_gate, self.max_steps = d_feat, d_gate, max_steps
-        rates = {"dropout": dropout, "attention_dropout": attention_dropout}
+        rates = {"dropout": dropout, "attention_dropout": attention_dropout, "key_dropout": key_dropout}
         self.gate = Gate(d_gate, d_feat, beta=beta) if d_gate else None
         self.embed = nn.Linear(d_feat, d_model)
         self.register_buffer("positions", sinusoidal_positions(max_steps, d_model), persistent=False)

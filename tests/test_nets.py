@@ -582,3 +582,26 @@ def test_dropout_on_a_cpu_keeps_the_mean_and_drops_the_rate(rate):
     layer.eval()
     assert layer(x) is x
     assert torch.equal(Dropout(0.0)(x), x)
+
+
+def test_key_dropout_hides_keys_from_all_queries_and_only_in_training():
+    torch.manual_seed(0)
+    layer = Attention(8, 2, key_dropout=0.5)
+    x, mask = torch.randn(400, 6, 8), torch.rand(400, 6) > 0.3
+    mask[0], mask[1] = False, torch.tensor([True] + [False] * 5)
+    exact = Attention(8, 2)
+    exact.load_state_dict(layer.state_dict())
+    layer.eval()
+    assert torch.equal(layer(x, mask), exact(x, mask))
+    layer.train()
+    torch.manual_seed(1)
+    kept = torch.rand(400, 6) >= 0.5
+    torch.manual_seed(1)
+    got = layer(x, mask)
+    for group in range(2, 400):  # the masked attention itself, over the keys that the seed kept
+        keys = kept[group] & mask[group]
+        keys = keys if keys.any() else mask[group]  # none kept: all real ones stay
+        wanted = exact(x[group][None], keys[None] if keys.any() else None)
+        torch.testing.assert_close(got[group], wanted[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(got[1], exact(x[1:2], mask[1:2])[0])  # its only key cannot go
+    assert got.isfinite().all()
