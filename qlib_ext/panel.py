@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+CHUNK = 16_384  # rows of a frame that are copied at a time
 OPTIONAL_GRIDS = ("liquidity", "volatility", "buyable", "step_return")
 
 
@@ -249,17 +250,22 @@ def _scatter(
     real: npt.NDArray[np.bool_],
     names: list[str],
 ) -> float:
-    """Write the features of present stocks into x, column by column; return the share of NaN that became 0."""
-    missing, infinite = 0, []
-    for f, name in enumerate(names):
-        value = feature.iloc[:, f].to_numpy(dtype=np.float32)
-        if np.isinf(value[real]).any():
-            infinite.append(f"{name} ({int(np.isinf(value[real]).sum())})")
-        nan = ~np.isfinite(value)
-        missing += int((nan & real).sum())
-        x[row, column, f] = np.where(nan | ~real, np.float32(0), value)
-    if infinite:
+    """Write the features of present stocks into x, some rows at a time; return the share of NaN that became 0."""
+    missing, infinite = 0, np.zeros(len(names), dtype=np.int64)
+    for start in range(0, len(row), CHUNK):
+        part = slice(start, start + CHUNK)
+        value = feature.iloc[part].to_numpy(dtype=np.float32, copy=True)
+        here = real[part]
+        value[~here] = 0.0
+        strange = ~np.isfinite(value)
+        if strange.any():
+            infinite += np.isinf(value).sum(axis=0)
+            missing += int(strange.sum())
+            value[strange] = 0.0
+        x[row[part], column[part]] = value
+    if infinite.any():
+        shown = [f"{names[f]} ({infinite[f]})" for f in np.flatnonzero(infinite)[:8]]
         raise ValueError(
-            f"infinite values in the features {infinite[:8]}: add qlib's ProcessInf to the handler's infer_processors"
+            f"infinite values in the features {shown}: add qlib's ProcessInf to the handler's infer_processors"
         )
     return missing / max(1, int(real.sum()) * len(names))
