@@ -1,27 +1,38 @@
-"""MLPModel and MASTERModel: qlib models that train on day cross-sections."""
+"""MLPModel and MASTERModel: qlib models that train on day cross-sections; FoldEnsemble and WalkForwardModel of them."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import math
+import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from qlib.log import get_module_logger
 from qlib.model.base import Model
-from qlib.workflow import R
 from torch import nn
 from tqdm import tqdm
 
 from qlib_ext.data import panel_of
+from qlib_ext.ensemble import (
+    FoldEnsemble,
+    WalkForwardModel,
+    curves_frame,
+    refuse_reweighter,
+    refuse_unknown,
+    report,
+    save_folds,
+    score_series,
+)
 from qlib_ext.losses import DayLoss
 from qlib_ext.nets import MASTER, MLP
-from qlib_ext.panel import Batch
-from qlib_ext.trainer import History, Trainer
+from qlib_ext.panel import Batch, DayPanel
+from qlib_ext.trainer import History, Rows, Trainer
+
+__all__ = ["DayModel", "FoldEnsemble", "MASTERModel", "MLPModel", "WalkForwardModel"]
 
 logger = get_module_logger("qlib_ext.model")
 
@@ -38,13 +49,7 @@ class DayModel(Model):
     """
 
     def __init__(self, *, loss: str = "liq_wpcc", **options: Any) -> None:
-        allowed = (*LOSS_OPTIONS, *TRAINER_OPTIONS)
-        for name in options:
-            if name not in allowed:
-                close = difflib.get_close_matches(name, allowed, n=3)
-                raise TypeError(
-                    f"{type(self).__name__} has no option {name!r}; close: {close}; allowed: {', '.join(allowed)}"
-                )
+        refuse_unknown(type(self), options, (*LOSS_OPTIONS, *TRAINER_OPTIONS))
         self.loss = DayLoss(loss, **{k: v for k, v in options.items() if k in LOSS_OPTIONS})
         self.options = {k: v for k, v in options.items() if k in TRAINER_OPTIONS}
         Trainer(nn.Identity(), self.loss, **self.options)  # an option that cannot be is an error now, not after loading
@@ -56,25 +61,46 @@ class DayModel(Model):
         raise TypeError(f"{type(self).__name__} builds no network: use MLPModel or MASTERModel")
 
     def fit(self, dataset: Any, *, reweighter: Any = None) -> None:
-        """Train on the segment "train", select on "valid".
+        """Train on the segment "train", select on "valid"; artifact `folds/curves.pkl` where an experiment runs.
 
         Raises: ValueError for a reweighter (days are weighted by the loss) or what the loss or metric lacks.
 
         """
-        if reweighter is not None:
-            raise ValueError("reweighter is not used by day losses: choose loss, target and weight_by instead")
+        refuse_reweighter(reweighter)
         panel, step_len, rows = panel_of(dataset)
-        torch.manual_seed(int(self.options.get("seed", 0)))
-        net = self.build(len(panel.features), 0 if panel.market is None else panel.market.shape[1])
+        history = self.fit_rows(panel, step_len, rows("train"), rows("valid"))
+        save_folds(curves=curves_frame([(0, int(self.options.get("seed", 0)), history)]))
+        if self.trainer is not None:
+            self.trainer.to_cpu()
+
+    def fit_rows(
+        self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, *, prefix: str = ""
+    ) -> History:
+        """Train on any days of a panel, which need not follow each other, and select on others.
+
+        The network stays on the device it was trained on.
+
+        Args:
+            panel: the market.
+            step_len: T, days in a window.
+            train_rows: rows in the panel to learn from. A window looks back over whatever days come before its own:
+                that the two parts share no label is for the caller to see to (`splits.overlap`).
+            valid_rows: rows in the panel to stop and select on.
+            prefix: put before the names of the recorded metrics.
+
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(self.options.get("seed", 0)))
+            net = self.build(len(panel.features), 0 if panel.market is None else panel.market.shape[1])
         self.trainer = Trainer(net, self.loss, step_len=step_len, **self.options)
-        train, valid = rows("train"), rows("valid")
-        logger.info(f"{type(self).__name__}: {len(train)} + {len(valid)} days, {len(panel.stocks)} stocks, {self.loss}")
-        self.history = self.trainer.fit(panel, train, valid, on_epoch=_report, progress=_progress)
-        self.trainer.to_cpu()
-        h = self.history
-        logger.info(f"best epoch {h.best_epoch}: {self.trainer.metric} {h.best_value:.5f}")
+        name, days = type(self).__name__, f"{len(train_rows)} + {len(valid_rows)} days"
+        logger.info(f"{prefix}{name}: {days}, {len(panel.stocks)} stocks, {self.loss}")
+        on_epoch = partial(report, prefix)
+        h = self.history = self.trainer.fit(panel, train_rows, valid_rows, on_epoch=on_epoch, progress=_progress)
+        logger.info(f"{prefix}best epoch {h.best_epoch}: {self.trainer.metric} {h.best_value:.5f}")
         if h.degenerate_days:
-            logger.warning(f"{h.degenerate_days} training days could not be learnt from and were counted out")
+            logger.warning(f"{prefix}{h.degenerate_days} training days could not be learnt from and were counted out")
+        return h
 
     def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
         """Score a segment: Series `score` by (datetime, instrument), sorted."""
@@ -82,11 +108,7 @@ class DayModel(Model):
             raise ValueError("the model is not trained: call fit first")
         panel, _, rows = panel_of(dataset)
         chosen = panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows(segment)
-        score = self.trainer.predict(panel, chosen)
-        frame = pd.DataFrame(score, index=pd.DatetimeIndex(panel.days[chosen]), columns=panel.stocks)
-        frame.index.name, frame.columns.name = "datetime", "instrument"
-        long = pd.Series(frame.stack().dropna(), name="score")
-        return long.sort_index()
+        return score_series(panel, chosen, self.trainer.predict(panel, chosen))
 
 
 class MLPModel(DayModel):
@@ -114,7 +136,7 @@ class MASTERModel(DayModel):
     """MASTER (Li et al., AAAI 2024) over day cross-sections; the gate is off by default.
 
     Args:
-        d_model, t_heads, s_heads, dropout, attention_dropout, beta, variant: see nets.MASTER.
+        d_model, t_heads, s_heads, dropout, attention_dropout, key_dropout, beta, variant: see nets.MASTER.
         gate: feed the panel's market features to the gate.
         loss, options: see DayLoss and Trainer.
 
@@ -128,6 +150,7 @@ class MASTERModel(DayModel):
         s_heads: int = 2,
         dropout: float = 0.5,
         attention_dropout: float | None = None,
+        key_dropout: float = 0.0,
         beta: float = 5.0,
         variant: str = "official",
         gate: bool = False,
@@ -136,7 +159,8 @@ class MASTERModel(DayModel):
     ) -> None:
         super().__init__(loss=loss, **options)
         self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
-        self.attention_dropout, self.beta, self.variant, self.gate = attention_dropout, beta, variant, gate
+        self.attention_dropout, self.key_dropout = attention_dropout, key_dropout
+        self.beta, self.variant, self.gate = beta, variant, gate
 
     def build(self, d_feat: int, d_gate: int) -> nn.Module:
         """Build MASTER; with the gate on, the dataset must have market features."""
@@ -151,16 +175,12 @@ class MASTERModel(DayModel):
             d_gate if self.gate else 0,
             self.beta,
             attention_dropout=self.attention_dropout,
+            key_dropout=self.key_dropout,
             variant=self.variant,  # type: ignore[arg-type]
         )
 
 
-def _report(epoch: int, row: dict[str, float]) -> None:
-    """Log an epoch, and record it where an experiment runs; one bad name or value would end the recorder's thread."""
-    logger.info(f"epoch {epoch}: " + ", ".join(f"{k} {v:.5f}" for k, v in row.items()))
-    if R.exp_manager.active_experiment is not None:
-        R.log_metrics(step=epoch, **{k: v for k, v in row.items() if math.isfinite(v)})
-
-
 def _progress(batches: Iterator[Batch], total: int) -> Iterator[Batch]:
-    yield from tqdm(batches, total=total, leave=False, disable=not sys.stderr.isatty())
+    """Show a bar on a terminal; several processes would write over each other's."""
+    quiet = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
+    yield from tqdm(batches, total=total, leave=False, disable=quiet)

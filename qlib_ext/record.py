@@ -1,8 +1,14 @@
-"""LiquidityRecord: what the score would have earned with real money, as artifacts and metrics of a qlib run."""
+"""What a run's scores would have earned with real money, as artifacts and metrics of a qlib run.
+
+`judge` is the one judge: LiquidityRecord calls it for the test period, FoldRecord for each block of the folds,
+BaselineRecord for the scores that are free. Sizes: d days judged, N stocks; grids (d, N), yuan, returns as fractions.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +18,13 @@ import pandas as pd
 import torch
 from qlib.data import D
 from qlib.log import get_module_logger
+from qlib.utils.exceptions import LoadObjectError
 from qlib.workflow import record_temp
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
-from qlib_ext.data import DayDatasetH
+from qlib_ext import baseline, diagnostics
+from qlib_ext.data import DayDatasetH, LabelSpan, wide
+from qlib_ext.diagnostics import exposures, newey_west, quantile_returns
 from qlib_ext.evaluate import DEFINITIONS, daily_metrics, headline_table, rank_correlation, sleeve_returns
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
@@ -24,6 +33,196 @@ from qlib_ext.rules import fee_rates
 logger = get_module_logger("qlib_ext.record")
 
 Grid = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+EXPOSURE_LIMIT = 0.3  # of the mean rank correlation with volatility; beyond it the user is warned
+SERIES = {
+    "gross": "capped_buyable_gross",
+    "net": "capped_buyable_net",
+    "net_over_market": "capped_buyable_net_over_market",
+}
+MONEY_KEYS = ("mean_return", "annual_return", "annual_volatility", "sharpe", "max_drawdown")
+TABLE_DEFINITIONS = {
+    "gross": "capital placed in full under the caps, what could not be bought at the entry stays cash; no costs",
+    "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
+    "net_over_market": "net less the mean return of the stocks with a score",
+    "mean_ic": "mean over days of the correlation of score and label across stocks",
+    "ic_error": "Newey-West standard error of mean_ic; of the mean over folds: deviation of the folds / sqrt(folds)",
+    "rank_ic": "mean over days of the correlation of the ranks of score and label across stocks",
+    "rank_ic_error": "Newey-West standard error of rank_ic; of the mean over folds as ic_error",
+    "volatility_exposure": "mean over days of the rank correlation of score and trailing volatility",
+    "mean over folds": "each column's mean over the folds; of ..._mean_return it is the deck's 'mean return'",
+    "selected": "what was chosen by looking at the days of the row",
+}
+FACTOR_DEFINITIONS = {
+    "exposure.volatility": "trailing standard deviation of daily returns",
+    "exposure.liquidity": "trailing mean turnover in yuan; no market value is known, so turnover stands for size too",
+    "exposure.reversal": f"minus the return of the last {baseline.REVERSAL_DAYS} days",
+}
+
+
+# --- the judge
+
+
+@dataclass(frozen=True)
+class Money:
+    """How the capital is placed and what trading costs.
+
+    Attributes:
+        capital: yuan.
+        participation: largest share of a stock's liquidity.
+        top_n: names of the fixed-n variant.
+        commission: of both sides; transfer fee and stamp duty are those in force on the day.
+        impact: b of `portfolio.impact_cost` in the rows `..._net_impact`: a trade of share s of a day's turnover pays
+            impact * volatility * sqrt(s).
+
+    """
+
+    capital: float = 150e6
+    participation: float = 0.05
+    top_n: int = 30
+    commission: float = 0.0003
+    impact: float = 1.0
+
+    @property
+    def caps(self) -> dict[str, Any]:
+        """Options of `daily_metrics`."""
+        return {"capital": self.capital, "participation": self.participation, "top_n": self.top_n}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What `judge` found.
+
+    Attributes:
+        daily: metrics of each day asked for, see `evaluate.daily_metrics`, and volatility_exposure.
+        returns: daily returns by name, over the days with a known outcome.
+        table: `headline_table` of the returns.
+        positions: by (datetime, instrument): yuan, weight of the capital (capped, buyable).
+        days: those with a known outcome.
+        horizon: days of the label.
+
+    """
+
+    daily: pd.DataFrame
+    returns: dict[str, pd.Series]
+    table: pd.DataFrame
+    positions: pd.DataFrame
+    days: pd.DatetimeIndex
+    horizon: int
+
+
+def judge(
+    panel: DayPanel, rows: Rows, score: Grid, money: Money, span: LabelSpan, benchmark: pd.Series | None = None
+) -> Judgement:
+    """Place the capital by a score under liquidity limits, and measure score and money day by day.
+
+    Args:
+        panel: the market, with liquidity, volatility and buyable.
+        rows: (d,) increasing rows of the panel, the days to judge; they count as following each other.
+        score: (d, N) of these days, NaN where there is none.
+        money: how it is placed.
+        span: of the label.
+        benchmark: returns by day of an index from entry to entry, named by its code; missing days count as 0.
+
+    Raises: ValueError where the panel lacks a grid, and where no day has a known outcome.
+
+    """
+    days = pd.DatetimeIndex(panel.days[rows])
+    label, liquidity, buyable, volatility = (
+        _part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
+    )
+    can_buy = buyable > 0
+    daily = daily_metrics(score, label, liquidity, can_buy, **money.caps).set_index(days)
+    daily["volatility_exposure"] = rank_correlation(score, volatility)
+    step = label if panel.step_return is None else _part(panel.step_return, rows)
+    known = np.flatnonzero(np.isfinite(step).any(axis=1))
+    if not len(known):
+        raise ValueError(
+            f"no return is known on the {len(days)} days from {days[0].date()}: end the test period earlier"
+        )
+    returns: dict[str, Grid] = {}
+    positions: dict[str, Grid] = {}
+    friction = (_last_known(liquidity), _last_known(volatility))
+    for kind, count in (("capped", None), ("topn", money.top_n)):
+        yuan: Grid = fill_top_n(score, liquidity, capital=money.capital, participation=money.participation, top_n=count)
+        positions[kind] = np.where(can_buy, yuan, 0.0)
+        for basis, held in (("buyable", positions[kind]), ("paper", yuan)):
+            made = _money_returns(held, step, days, *friction, money, span.horizon)
+            returns |= {f"{kind}_{basis}_{name}": value for name, value in made.items()}
+    returns |= _excess(returns, step, score, None if benchmark is None else benchmark.reindex(days).fillna(0.0))
+    series = {name: pd.Series(value[known], index=days[known]) for name, value in returns.items()}
+    unscored = ("market", *([] if benchmark is None else [str(benchmark.name)]))
+    return Judgement(
+        daily=daily,
+        returns=series,
+        table=headline_table(series, ic=daily["ic"].to_numpy()[known], unscored=unscored),
+        positions=_long(positions["capped"], days, panel.stocks, money.capital),
+        days=days[known],
+        horizon=span.horizon,
+    )
+
+
+def table_row(found: Judgement) -> dict[str, Any]:
+    """Put a judgement into one row: days, IC and RankIC with errors, exposure, and the deck's numbers for `SERIES`."""
+    daily = found.daily.loc[found.days]
+    row: dict[str, Any] = {"days": len(found.days), "first": found.days[0], "last": found.days[-1]}
+    for name, column in (("mean_ic", "ic"), ("rank_ic", "rank_ic")):
+        value, error, _ = newey_west(daily[column], horizon=found.horizon)
+        row |= {name: value, f"{name.removeprefix('mean_')}_error": error}
+    row["volatility_exposure"] = float(daily["volatility_exposure"].mean())
+    for short, series in SERIES.items():
+        line = found.table.T[series]
+        row |= {f"{short}_{key}": float(line[key]) for key in MONEY_KEYS}
+    return row
+
+
+def fold_table(folds: Sequence[Judgement], rest: Mapping[str, Judgement], selected: Mapping[str, str]) -> pd.DataFrame:
+    """Put blocks under each other, their mean, and other judgements.
+
+    Args:
+        folds: of each block; rows "fold 0", "fold 1", ...
+        rest: rows below "mean over folds", by name.
+        selected: by row, what was chosen on its days ("fold" and "mean over folds" for the blocks and their mean).
+
+    Returns:
+        Columns of `table_row`, and `selected`; see `TABLE_DEFINITIONS`.
+
+    """
+    rows = {f"fold {i}": table_row(found) | {"selected": selected["fold"]} for i, found in enumerate(folds)}
+    blocks = pd.DataFrame.from_dict(rows, orient="index")
+    numbers = blocks.drop(columns=["first", "last", "selected"])
+    mean: dict[str, Any] = {str(name): value for name, value in numbers.mean().items()}
+    mean |= {"days": int(blocks["days"].sum()), "first": blocks["first"].min(), "last": blocks["last"].max()}
+    for name, error in (("mean_ic", "ic_error"), ("rank_ic", "rank_ic_error")):
+        mean[error] = float(blocks[name].std(ddof=1)) / math.sqrt(len(blocks))
+    rows["mean over folds"] = mean | {"selected": selected["mean over folds"]}
+    rows |= {name: table_row(found) | {"selected": selected[name]} for name, found in rest.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def index_returns(code: str | None, span: LabelSpan, days: pd.DatetimeIndex) -> pd.Series | None:
+    """Daily returns of an index from the entry of each day on; None without a code.
+
+    Raises: ValueError where the provider does not have it.
+
+    """
+    if code is None:
+        return None
+    expression = f"Ref($close, -{span.entry + 1})/Ref($close, -{span.entry}) - 1"
+    index = D.features([code], [expression], days[0], days[-1])
+    if index.empty:
+        raise ValueError(f"benchmark {code!r} is not in the provider: name another or set null")
+    return index.iloc[:, 0].droplevel("instrument").rename(code)
+
+
+def past_return(stocks: npt.NDArray[np.object_], days: pd.DatetimeIndex) -> Grid:
+    """Return of the last `baseline.REVERSAL_DAYS` days up to each day's close, (d, N)."""
+    (frame,) = wide(list(stocks), [f"$close/Ref($close, {baseline.REVERSAL_DAYS}) - 1"], days[0], days[-1])
+    return np.asarray(frame.reindex(days).to_numpy(dtype=np.float64))
+
+
+# --- records
 
 
 class PortAnaRecord(record_temp.PortAnaRecord):
@@ -42,25 +241,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         return super()._generate(**kwargs)
 
 
-class LiquidityRecord(ACRecordTemp):
-    """Place `capital` by the run's scores under liquidity limits and write the deck's table.
+class _MoneyRecord(ACRecordTemp):
+    """What the three records share: the dataset, the money, the benchmark, and the run's scores."""
 
-    Artifacts in `liquidity_analysis/`: `daily.pkl` (metrics and returns of each day), `positions.pkl` (datetime,
-    instrument, yuan, weight of the capital), `headline.pkl` and `definitions.pkl` (what each number means).
-
-    Args:
-        recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.
-        capital: yuan.
-        participation: largest share of a stock's liquidity.
-        top_n: names of the fixed-n variant.
-        benchmark: index code, or None for the universe's mean alone.
-        commission: of both sides; transfer fee and stamp duty are those in force on the day.
-        impact: b of `portfolio.impact_cost` in the rows `..._net_impact`: a trade of share s of a day's turnover pays
-            impact * volatility * sqrt(s).
-
-    """
-
-    artifact_path = "liquidity_analysis"
     depend_cls = SignalRecord
 
     def __init__(
@@ -69,123 +252,334 @@ class LiquidityRecord(ACRecordTemp):
         dataset: Any = None,
         model: Any = None,
         *,
-        capital: float = 150e6,
-        participation: float = 0.05,
-        top_n: int = 30,
+        capital: float = Money.capital,
+        participation: float = Money.participation,
+        top_n: int = Money.top_n,
         benchmark: str | None = "SH000300",
-        commission: float = 0.0003,
-        impact: float = 1.0,
+        commission: float = Money.commission,
+        impact: float = Money.impact,
         skip_existing: bool = False,
     ) -> None:
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
-            raise ValueError("LiquidityRecord needs a DayDatasetH with liquidity (for example liquidity: auto)")
-        self.dataset, self.capital, self.participation, self.top_n = dataset, capital, participation, top_n
-        self.benchmark, self.commission, self.impact = benchmark, commission, impact
+            raise ValueError(f"{type(self).__name__} needs a DayDatasetH with liquidity (for example liquidity: auto)")
+        self.dataset, self.benchmark = dataset, benchmark
+        self.money = Money(capital, participation, top_n, commission, impact)
+
+    def _judge(self, rows: Rows, score: Grid) -> Judgement:
+        panel, span = self.dataset.panel, self.dataset.span
+        index = index_returns(self.benchmark, span, pd.DatetimeIndex(panel.days[rows]))
+        return judge(panel, rows, score, self.money, span, index)
+
+    def _score(self, rows: Rows, scores: pd.Series | None = None) -> Grid:
+        """Scores of some days, (d, N); those of pred.pkl unless others are given."""
+        panel: DayPanel = self.dataset.panel
+        given = self.load("pred.pkl")["score"] if scores is None else scores
+        grid = given.unstack("instrument").reindex(index=pd.DatetimeIndex(panel.days[rows]), columns=panel.stocks)
+        return np.asarray(grid.to_numpy(dtype=np.float64))
+
+    def _log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Log what is finite: one bad value would end the recorder's thread."""
+        self.recorder.log_metrics(**{name: float(v) for name, v in metrics.items() if math.isfinite(v)})
+
+
+class LiquidityRecord(_MoneyRecord):
+    """Place `capital` by the run's scores under liquidity limits and write the deck's table.
+
+    Artifacts in `liquidity_analysis/`: `daily.pkl` (metrics and returns of each day), `positions.pkl` (datetime,
+    instrument, yuan, weight of the capital), `headline.pkl`, `diagnostics.pkl` (IC family and the top of the ranking,
+    with Newey-West errors), `quantiles.pkl` (mean label by day and tenth of the score), `exposures.pkl` (daily rank
+    correlations with known factors), `selection.pkl` (what was chosen on the period, also in the headline's attrs) and
+    `definitions.pkl` (what each number means).
+
+    Args:
+        recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.
+        capital, participation, top_n, commission, impact: see `Money`.
+        benchmark: index code, or None for the universe's mean alone.
+        skip_existing: leave artifacts of an earlier run as they are.
+
+    """
+
+    artifact_path = "liquidity_analysis"
 
     def list(self) -> list[str]:
         """Name the artifacts."""
-        return ["daily.pkl", "positions.pkl", "headline.pkl", "definitions.pkl"]
+        names = ("daily", "positions", "headline", "definitions", "diagnostics", "quantiles", "exposures", "selection")
+        return [f"{name}.pkl" for name in names]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
         panel, rows = self.dataset.panel, self.dataset.rows("test")
         days = pd.DatetimeIndex(panel.days[rows])
-        score = self._score(panel, days)
-        label, liquidity, buyable = (_part(g, rows) for g in (panel.label, panel.liquidity, panel.buyable))
-        can_buy = buyable > 0
-        daily = daily_metrics(
-            score,
-            label,
-            liquidity,
-            can_buy,
-            capital=self.capital,
-            participation=self.participation,
-            top_n=self.top_n,
+        score = self._score(rows)
+        found = self._judge(rows, score)
+        label, liquidity, buyable, volatility = (
+            _part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
+        )
+        quality = diagnostics.summary(
+            score, label, liquidity, buyable > 0, horizon=self.dataset.span.horizon, top_n=self.money.top_n
+        )
+        exposed = exposures(
+            score, volatility=volatility, liquidity=liquidity, reversal=-past_return(panel.stocks, days)
         ).set_index(days)
-        step = label if panel.step_return is None else _part(panel.step_return, rows)
-        volatility = _part(panel.volatility, rows)
-        daily["volatility_exposure"] = rank_correlation(score, volatility)
-        returns: dict[str, pd.Series] = {}
-        positions: dict[str, Grid] = {}
-        for kind, count in (("capped", None), ("topn", self.top_n)):
-            yuan: Grid = fill_top_n(
-                score, liquidity, capital=self.capital, participation=self.participation, top_n=count
-            )
-            positions[kind] = np.where(can_buy, yuan, 0.0)
-            for basis, held in (("buyable", positions[kind]), ("paper", yuan)):
-                returns |= self._returns(f"{kind}_{basis}", held, step, days, liquidity, volatility)
-        returns |= self._excess(returns, step, score, days)
-        known = np.flatnonzero(np.isfinite(step).any(axis=1))
-        returns = {name: series.iloc[known] for name, series in returns.items()}
-        table = headline_table(returns, ic=daily["ic"].to_numpy()[known], unscored=("market", str(self.benchmark)))
-        self._log(table, daily, days[known])
+        chosen = f"test {found.days[0].date()} to {found.days[-1].date()}: nothing was selected on it by this run"
+        found.table.attrs["selection"] = chosen
+        self._log(found, quality, exposed, chosen)
         return {
-            "daily.pkl": daily.join(pd.DataFrame(returns), rsuffix="_series"),
-            "positions.pkl": _long(positions["capped"], days, panel.stocks, self.capital),
-            "headline.pkl": table,
-            "definitions.pkl": DEFINITIONS,
+            "daily.pkl": found.daily.join(pd.DataFrame(found.returns)),
+            "positions.pkl": found.positions,
+            "headline.pkl": found.table,
+            "definitions.pkl": DEFINITIONS | diagnostics.DEFINITIONS | FACTOR_DEFINITIONS,
+            "diagnostics.pkl": quality,
+            "quantiles.pkl": quantile_returns(score, label).set_index(days),
+            "exposures.pkl": exposed,
+            "selection.pkl": chosen,
         }
 
-    def _score(self, panel: DayPanel, days: pd.DatetimeIndex) -> Grid:
-        wide = self.load("pred.pkl")["score"].unstack("instrument").reindex(index=days, columns=panel.stocks)
-        return np.asarray(wide.to_numpy(dtype=np.float64))
-
-    def _returns(
-        self, name: str, held: Grid, step: Grid, days: pd.DatetimeIndex, liquidity: Grid, volatility: Grid
-    ) -> dict[str, pd.Series]:
-        """Gross and net daily return of one allocation on the whole capital; cash earns 0."""
-        horizon = self.dataset.span.horizon
-        gross = sleeve_returns(held, step, horizon, capital=self.capital)
-        average = pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
-        fees = fee_rates(days, commission=self.commission)
-        cost = fee_cost(average, step, fees["buy"].to_numpy(), fees["sell"].to_numpy(), capital=self.capital)
-        trade = rebalancing(average, step)
-        moved = impact_cost(trade, _last_known(liquidity), _last_known(volatility), b=self.impact)
-        impact = moved.sum(axis=1) / self.capital
-        series = {"gross": gross, "net": gross - cost, "net_impact": gross - cost - impact}
-        return {f"{name}_{kind}": pd.Series(value, index=days) for kind, value in series.items()}
-
-    def _excess(
-        self, returns: dict[str, pd.Series], step: Grid, score: Grid, days: pd.DatetimeIndex
-    ) -> dict[str, pd.Series]:
-        """Excess over the mean of the scored universe, and over the benchmark where there is one."""
-        seen = np.isfinite(step) & np.isfinite(score)
-        mean = np.where(seen, step, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
-        against = {"market": pd.Series(mean, index=days)}
-        if self.benchmark is not None:
-            entry = self.dataset.span.entry
-            expression = f"Ref($close, -{entry + 1})/Ref($close, -{entry}) - 1"
-            index = D.features([self.benchmark], [expression], days[0], days[-1])
-            if index.empty:
-                raise ValueError(f"benchmark {self.benchmark!r} is not in the provider: name another or set null")
-            against[self.benchmark] = index.iloc[:, 0].droplevel("instrument").reindex(days).fillna(0.0)
-        excess = {
-            f"{name}_over_{base}": series - other
-            for name, series in returns.items()
-            if "buyable" in name
-            for base, other in against.items()
-        }
-        return excess | against
-
-    def _log(self, table: pd.DataFrame, daily: pd.DataFrame, days: pd.DatetimeIndex) -> None:
-        """Log the numbers as metrics and show the table with its definitions."""
+    def _log(self, found: Judgement, quality: pd.DataFrame, exposed: pd.DataFrame, chosen: str) -> None:
+        """Log the numbers as metrics and show the tables with their definitions."""
+        table, daily, days, money = found.table, found.daily, found.days, self.money
         metrics = {f"{row}.{key}": float(value) for row, line in table.T.items() for key, value in line.items()}
         metrics |= {f"mean.{key}": float(value) for key, value in daily.mean().items()}
-        self.recorder.log_metrics(**{k: v for k, v in metrics.items() if math.isfinite(v)})
+        metrics |= {f"exposure.{key}": float(value) for key, value in exposed.mean().items()}
+        metrics |= {f"diagnostics.{row}.{key}": float(v) for row, line in quality.T.items() for key, v in line.items()}
+        self._log_metrics(metrics)
         shown = table.to_string(float_format=lambda v: f"{v:.4f}")
         words = "\n".join(f"  {key}: {text}" for key, text in DEFINITIONS.items())
+        mean = ", ".join(f"{name} {value:+.3f}" for name, value in exposed.mean().items())
         logger.info(
-            f"{len(days)} days, {days[0].date()} to {days[-1].date()}, {self.capital / 1e6:g} million yuan, "
-            f"{self.participation:.1%} of a day's turnover a stock; net: commission {self.commission:.3%}, transfer "
-            f"fee and stamp duty; net_impact: and {self.impact:g} * volatility * sqrt(share of turnover) a trade; "
-            f"rebalanced daily\n{shown}\n{words}\n"
+            f"{len(days)} days, {days[0].date()} to {days[-1].date()}, {money.capital / 1e6:g} million yuan, "
+            f"{money.participation:.1%} of a day's turnover a stock; net: commission {money.commission:.3%}, transfer "
+            f"fee and stamp duty; net_impact: and {money.impact:g} * volatility * sqrt(share of turnover) a trade; "
+            f"rebalanced daily; {chosen}\n{shown}\n{words}\n"
+            f"{quality.to_string(float_format=lambda v: f'{v:.4f}')}\n"
+            f"  standard_error: Newey-West; t: distance from what a random score has, in standard errors\n"
+            f"  mean rank correlation of the score with known factors: {mean} (turnover stands for size)\n"
             f"  names held {daily['capped_names_held'].mean():.1f}, cash {daily['capped_cash_share'].mean():.1%}, "
             f"rank correlation of score and trailing volatility {daily['volatility_exposure'].mean():.3f}\n"
             f"artifacts: {Path(self.recorder.get_local_dir()) / 'artifacts'}"
         )
+        warning = volatility_warning(exposed["volatility"])
+        if warning:
+            logger.warning(warning)
 
 
-def _part(grid: torch.Tensor | None, rows: npt.NDArray[np.int64]) -> Grid:
+class FoldRecord(_MoneyRecord):
+    """Write the deck's table for each block of the folds, their mean, all of them together, and the test period.
+
+    For runs of FoldEnsemble (blocks: the members' validation days, with out-of-fold scores) and WalkForwardModel
+    (blocks: the test days of each retraining). Artifacts in `fold_analysis/`: `headline_folds.pkl` (see `fold_table`;
+    the column `selected` tells what was chosen on a row's days) and `definitions.pkl`.
+
+    Args:
+        recorder, model, dataset, benchmark, skip_existing: as for LiquidityRecord.
+        capital, participation, top_n, commission, impact: see `Money`.
+
+    """
+
+    artifact_path = "fold_analysis"
+
+    def list(self) -> list[str]:
+        """Name the artifacts."""
+        return ["headline_folds.pkl", "definitions.pkl"]
+
+    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
+        fold_map, members = self._of_folds("fold_map"), self._of_folds("members")
+        walked = bool((fold_map["part"] == "test").any())
+        scores = None if walked else self._of_folds("oof")
+        blocks = block_rows(self.dataset.panel, fold_map, "test" if walked else "valid")
+        folds = [self._judge(rows, self._score(rows, scores)) for rows in blocks]
+        rest: dict[str, Judgement] = {}
+        if not walked:
+            every = np.unique(np.concatenate(blocks))
+            rest["all out-of-fold days"] = self._judge(every, self._score(every, scores))
+        test = self.dataset.rows("test")
+        rest["test"] = self._judge(test, self._score(test))
+        table = fold_table(folds, rest, selections(members, walked=walked))
+        self._log(table, len(members))
+        return {"headline_folds.pkl": table, "definitions.pkl": DEFINITIONS | TABLE_DEFINITIONS}
+
+    def _of_folds(self, name: str) -> Any:
+        try:
+            return self.recorder.load_object(f"folds/{name}.pkl")
+        except LoadObjectError as error:
+            raise ValueError(
+                f"the run has no artifact folds/{name}.pkl, which FoldRecord needs: it is made by FoldEnsemble and "
+                "WalkForwardModel (module_path qlib_ext.model). Use one of them, or take FoldRecord out of `record`"
+            ) from error
+
+    def _log(self, table: pd.DataFrame, members: int) -> None:
+        numbers = table.drop(columns=["first", "last", "selected"])
+        self._log_metrics(
+            {
+                f"folds.{str(row).replace(' ', '_')}.{key}": float(value)
+                for row, line in numbers.T.items()
+                for key, value in line.items()
+            }
+        )
+        chosen = "\n".join(f"  {row}: {text}" for row, text in table["selected"].items())
+        logger.info(f"{members} members\n{_shown(table.drop(columns='selected'))}\n{chosen}\n{_words()}")
+
+
+class BaselineRecord(_MoneyRecord):
+    """Judge scores that are free on the days of the run's own, through the same table.
+
+    Artifacts in `baselines/`: `baselines.pkl` (rows: model and the baselines; columns of `table_row`),
+    `baseline_scores.pkl` (by datetime, instrument) and `definitions.pkl`.
+
+    Args:
+        recorder, model, dataset, benchmark, skip_existing: as for LiquidityRecord.
+        baselines: some of `baseline.BASELINES`; None: all.
+        lightgbm: options of `baseline.LightGBM`: rounds, patience, max_rows, seed, parameters.
+        money: see `Money`.
+
+    """
+
+    artifact_path = "baselines"
+
+    def __init__(
+        self,
+        recorder: Any,
+        dataset: Any = None,
+        model: Any = None,
+        *,
+        baselines: Sequence[str] | None = None,
+        lightgbm: Mapping[str, Any] | None = None,
+        **money: Any,
+    ) -> None:
+        super().__init__(recorder, dataset, model, **money)
+        self.baselines = baseline.check_names(baseline.BASELINES if baselines is None else baselines)
+        self.lightgbm = baseline.LightGBM(**(lightgbm or {}))
+
+    def list(self) -> list[str]:
+        """Name the artifacts."""
+        return ["baselines.pkl", "baseline_scores.pkl", "definitions.pkl"]
+
+    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
+        panel, rows = self.dataset.panel, self.dataset.rows("test")
+        scores = {name: self._free(name, rows) for name in self.baselines}
+        judged = {"model": self._score(rows)} | scores
+        table = pd.DataFrame.from_dict(
+            {name: table_row(self._judge(rows, score)) for name, score in judged.items()}, orient="index"
+        )
+        numbers = table.drop(columns=["days", "first", "last"])
+        self._log_metrics(
+            {f"baselines.{row}.{key}": float(v) for row, line in numbers.T.items() for key, v in line.items()}
+        )
+        logger.info(f"the same days, money and judge for all\n{_shown(table)}\n{_words('mean over folds', 'selected')}")
+        return {
+            "baselines.pkl": table,
+            "baseline_scores.pkl": baseline.long_scores(scores, panel.days[rows], panel.stocks),
+            "definitions.pkl": DEFINITIONS | TABLE_DEFINITIONS,
+        }
+
+    def _free(self, name: str, rows: Rows) -> Grid:
+        panel = self.dataset.panel
+        if name != "lightgbm":
+            known = past_return(panel.stocks, pd.DatetimeIndex(panel.days[rows])) if name == "reversal" else None
+            return baseline.free_score(name, panel, rows, known)
+        made = self.lightgbm.fit_predict(panel, self.dataset.rows("train"), self.dataset.rows("valid"), rows)
+        logger.info(
+            f"lightgbm: {made.trees} trees from {made.train_rows} of {made.train_known} stock-days of train "
+            f"(max_rows {self.lightgbm.max_rows}, seed {self.lightgbm.seed}), stopped on {made.valid_rows} of valid"
+        )
+        return made.score
+
+
+# --- words
+
+
+def volatility_warning(exposure: pd.Series) -> str | None:
+    """Say in words that a score is a bet on volatility, up or down; None where its mean exposure is within bounds."""
+    known = exposure.dropna()
+    mean = float(known.mean()) if len(known) else 0.0
+    if abs(mean) <= EXPOSURE_LIMIT:
+        return None
+    kind, cure = "calm", "low_volatility of BaselineRecord shows what that alone earns"
+    if mean > 0:
+        kind = "volatile"
+        cure = (
+            "a weighted loss whose weights depend on the outcome (weight_by: label) rewards volatility; weight_by: "
+            "score does not"
+        )
+    return (
+        f"the score follows volatility: rank correlation with the trailing volatility {mean:+.2f} on average over "
+        f"{len(known)} days (beyond +-{EXPOSURE_LIMIT}): a good part of the returns is a bet on {kind} stocks; {cure}"
+    )
+
+
+def selections(members: pd.DataFrame, *, walked: bool) -> dict[str, str]:
+    """Tell for each row of `fold_table` what was chosen on its days."""
+    metric = ", ".join(sorted(set(members["metric"].astype(str))))
+    if walked:
+        plain = f"nothing was selected on it; epochs were chosen by {metric} on days before it"
+        return {"fold": plain, "mean over folds": plain, "test": plain}
+    return {
+        "fold": f"epoch chosen on this block by {metric}: optimistic",
+        "mean over folds": f"epochs chosen on these blocks by {metric}: optimistic",
+        "all out-of-fold days": f"epochs chosen on these days, block by block, by {metric}: optimistic",
+        "test": f"nothing was selected on it; epochs were chosen by {metric} on the blocks",
+    }
+
+
+def block_rows(panel: DayPanel, fold_map: pd.DataFrame, part: str) -> list[Rows]:
+    """Rows of the panel that play a part, fold by fold.
+
+    Raises: ValueError where a day of a fold is not in the panel, or a fold has none.
+
+    """
+    blocks = []
+    for fold, line in fold_map[fold_map["part"] == part].groupby("fold", sort=True):
+        rows = pd.DatetimeIndex(panel.days).get_indexer(pd.DatetimeIndex(line["day"]))
+        if (rows < 0).any():
+            raise ValueError(f"fold {fold} has days that the panel lacks: the run's dataset is not the fold's")
+        blocks.append(np.sort(rows).astype(np.int64))
+    if not blocks:
+        raise ValueError(f"no day of folds/fold_map.pkl is {part!r}")
+    return blocks
+
+
+def _shown(table: pd.DataFrame) -> str:
+    dates = {name: table[name].dt.strftime("%Y-%m-%d") for name in ("first", "last")}
+    return table.assign(**dates).T.to_string(float_format=lambda v: f"{v:.4f}")
+
+
+def _words(*left_out: str) -> str:
+    every = {key: text for key, text in (TABLE_DEFINITIONS | DEFINITIONS).items() if key not in left_out}
+    return "\n".join(f"  {key}: {text}" for key, text in every.items())
+
+
+# --- arithmetic
+
+
+def _money_returns(
+    held: Grid, step: Grid, days: pd.DatetimeIndex, liquidity: Grid, volatility: Grid, money: Money, horizon: int
+) -> dict[str, Grid]:
+    """Gross and net daily return (d,) of one allocation on the whole capital; cash earns 0. The grids have no gaps."""
+    gross = sleeve_returns(held, step, horizon, capital=money.capital)
+    average = pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
+    fees = fee_rates(days, commission=money.commission)
+    cost = fee_cost(average, step, fees["buy"].to_numpy(), fees["sell"].to_numpy(), capital=money.capital)
+    trade = rebalancing(average, step)
+    moved = impact_cost(trade, liquidity, volatility, b=money.impact)
+    return {"gross": gross, "net": gross - cost, "net_impact": gross - cost - moved.sum(axis=1) / money.capital}
+
+
+def _excess(returns: Mapping[str, Grid], step: Grid, score: Grid, benchmark: pd.Series | None) -> dict[str, Grid]:
+    """Excess over the mean of the scored universe, and over the benchmark where there is one; and these two."""
+    seen = np.isfinite(step) & np.isfinite(score)
+    against = {"market": np.where(seen, step, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)}
+    if benchmark is not None:
+        against[str(benchmark.name)] = benchmark.to_numpy(dtype=np.float64)
+    excess = {
+        f"{name}_over_{base}": value - other
+        for name, value in returns.items()
+        if "buyable" in name
+        for base, other in against.items()
+    }
+    return excess | against
+
+
+def _part(grid: torch.Tensor | None, rows: Rows) -> Grid:
     if grid is None:
         raise ValueError("the panel lacks a grid that the record needs: use DayDatasetH with liquidity")
     return np.asarray(grid[torch.as_tensor(rows)].numpy(), dtype=np.float64)

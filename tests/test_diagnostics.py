@@ -337,7 +337,7 @@ def test_quantile_returns_agree_with_the_slow_loop(seed, quantiles):
 
 def test_the_highest_of_five_quantiles_is_the_top_fifth_of_evaluate():
     score, label, _, _ = market(5)
-    days = evaluate._Days(score, label, None, None)
+    days = evaluate.DayGrids(score, label)
     top = days.top().numpy()
     want = [label[d, top[d]].mean() for d in range(len(score))]
     np.testing.assert_allclose(quantile_returns(score, label, 5)[5], want, rtol=1e-12)
@@ -399,3 +399,29 @@ def test_imports_point_down():
     tops = {name.split(".")[0] for name in names}
     assert tops == {"__future__", "math", "typing", "numpy", "pandas", "torch", "qlib_ext"}
     assert {name for name in names if name.startswith("qlib_ext")} == {"qlib_ext", "qlib_ext.evaluate"}
+
+
+# --- the grids of evaluate
+
+
+def test_blocks_of_days_change_nothing():
+    score, label, liquidity, buyable = market(3, days=2 * evaluate.BLOCK_DAYS + 5)
+    whole = evaluate.daily_metrics(score, label, liquidity, buyable, top_n=4)
+    for d in range(0, len(score), 7):
+        one = evaluate.daily_metrics(*(g[d : d + 1] for g in (score, label, liquidity, buyable)), top_n=4)
+        pd.testing.assert_frame_equal(one, whole.iloc[d : d + 1].reset_index(drop=True), rtol=1e-12)
+    each = [evaluate.rank_correlation(score[d : d + 1], label[d : d + 1])[0] for d in range(len(score))]
+    np.testing.assert_allclose(evaluate.rank_correlation(score, label), each, rtol=1e-12)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_ascending_is_a_stable_argsort(exact):
+    rng = np.random.default_rng(0)
+    value = rng.normal(size=(6, 80)).round(1) * (1.0 if exact else math.pi)
+    if exact:
+        value = value.astype("f4").astype(float)
+        value[0, :6] = [0.0, -0.0, 0.0, -1e-40, 3e38, -3e38]
+    real = rng.random(value.shape) < 0.8
+    value[~real] = np.nan
+    want = np.where(real, value, np.inf).argsort(axis=1, kind="stable")
+    np.testing.assert_array_equal(evaluate.ascending(value, real), want)

@@ -363,4 +363,8 @@ def test_gpu_trains_like_the_cpu():
         scores[device] = trainer.predict(panel, FRESH)
         trainer.to_cpu()
         assert np.allclose(trainer.predict(panel, FRESH), scores[device], atol=1e-4, equal_nan=True)
-    assert np.allclose(scores["cpu"], scores["cuda"], atol=1e-3, equal_nan=True)
+    # the level of a day's scores is free under a correlation, and Adam walks along it on rounding alone
+    centred = {k: v - np.nanmean(v, axis=1, keepdims=True) for k, v in scores.items()}
+    real = np.isfinite(scores["cpu"])
+    assert np.array_equal(real, np.isfinite(scores["cuda"]))
+    assert np.corrcoef(centred["cpu"][real], centred["cuda"][real])[0, 1] > 0.999

@@ -1,0 +1,406 @@
+"""The leak checks: a clean workflow passes, and each planted leak is caught and named."""
+
+import copy
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from qlib_ext import _leak_compare as lc
+from qlib_ext import cli, leak
+from qlib_ext._leak_provider import calendar_of
+from qlib_ext.splits import overlap
+from qlib_ext.synthetic import make_market
+
+START, END = "2020-02-03", "2020-09-30"
+SEGMENTS = {
+    "train": ["2020-02-03", "2020-06-30"],
+    "valid": ["2020-07-01", "2020-07-31"],
+    "test": ["2020-08-03", "2020-09-30"],
+}
+FEATURES = {"KSFT": "(2*$close-$high-$low)/$open", "ROC5": "Ref($close, 5)/$close", "STD20": "Std($close, 20)/$close"}
+LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
+CLEAN = {"class": "CSNormalise", "module_path": "qlib_ext.processor"}
+
+
+class WholePeriod:
+    """Planted: standardises by the mean and deviation of all days, the later ones included."""
+
+    def __call__(self, df):
+        values = df["feature"]
+        df[values.columns.map(lambda c: ("feature", c))] = ((values - values.mean()) / values.std()).to_numpy()
+        return df
+
+    def fit(self, df=None):
+        pass
+
+    def is_for_infer(self):
+        return True
+
+    def readonly(self):
+        return False
+
+
+class CopiesLabel(WholePeriod):
+    """Planted: the first feature becomes the label."""
+
+    def __call__(self, df):
+        df[("feature", "KSFT")] = df[("feature", "KSFT")] * 0 + df["label"].iloc[:, 0].fillna(0)
+        return df
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    return make_market(tmp_path_factory.mktemp("leak") / "market", n_stocks=24, start="2020-01-02", years=0.78, seed=3)
+
+
+@pytest.fixture
+def config(market):
+    """A workflow of three features, small enough to be built in a second."""
+    fields = {"feature": [list(FEATURES.values()), list(FEATURES)], "label": [[LABEL], ["LABEL0"]]}
+    loader = {"class": "QlibDataLoader", "module_path": "qlib.data.dataset.loader", "kwargs": {"config": fields}}
+    handler = {
+        "class": "DataHandlerLP",
+        "module_path": "qlib.data.dataset.handler",
+        "kwargs": {
+            "instruments": "all",
+            "start_time": START,
+            "end_time": END,
+            "data_loader": loader,
+            "infer_processors": [CLEAN],
+            "learn_processors": [],
+        },
+    }
+    options = {"hidden": [8, 4], "epochs": 3, "batch_days": 16, "device": "cpu", "capital": 3e7}
+    account = {"capital": 3e7, "liquidity": "community", "signal": "<PRED>"}
+    record = {
+        "class": "PortAnaRecord",
+        "module_path": "qlib_ext.record",
+        "kwargs": {
+            "config": {
+                "strategy": {"class": "LiquidityTopNStrategy", "module_path": "qlib_ext.strategy", "kwargs": account},
+                "backtest": {
+                    "start_time": SEGMENTS["test"][0],
+                    "end_time": END,
+                    "account": 3e7,
+                    "benchmark": "SH000300",
+                    "exchange_kwargs": {"limit_threshold": 0.095, "deal_price": "close", "min_cost": 5},
+                },
+            }
+        },
+    }
+    dataset = {"handler": handler, "segments": copy.deepcopy(SEGMENTS), "step_len": 2, "liquidity": "community"}
+    return {
+        "qlib_init": {"provider_uri": str(market), "region": "cn", "kernels": 1},
+        "task": {
+            "model": {"class": "MLPModel", "module_path": "qlib_ext.model", "kwargs": options},
+            "dataset": {"class": "DayDatasetH", "module_path": "qlib_ext.data", "kwargs": dataset},
+            "record": [record],
+        },
+    }
+
+
+quick = partial(leak.check_leak, isolated=False)
+
+
+def dataset_of(config):
+    return config["task"]["dataset"]["kwargs"]
+
+
+def plant_feature(config, expression, name="LEAK"):
+    expressions, names = dataset_of(config)["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]["feature"]
+    expressions.append(expression)
+    names.append(name)
+
+
+def failed(table):
+    return set(table.loc[~table["passed"], "item"])
+
+
+def detail(table, item):
+    return table.set_index("item").loc[item, "detail"]
+
+
+# --- providers
+
+
+def series(provider, code, field):
+    raw = np.fromfile(Path(provider) / "features" / code.lower() / f"{field}.day.bin", dtype="<f4")
+    return int(raw[0]), raw[1:]
+
+
+def test_perturbed_provider(market, tmp_path):
+    day = "2020-07-15"
+    names = leak.perturb_provider(market, tmp_path / "copy", day)
+    known = int(calendar_of(market).searchsorted(pd.Timestamp(day), side="right"))
+    assert sorted(names) == sorted(p.name for p in (market / "features").iterdir())
+    gained = lost = 0
+    for name in names:
+        for field in ("open", "close", "factor", "amount", "change"):
+            (start, old), (begin, new) = series(market, name, field), series(tmp_path / "copy", name, field)
+            assert start == begin and len(old) == len(new)
+            cut = max(known - start, 0)
+            np.testing.assert_array_equal(old[:cut], new[:cut])
+            both = np.isfinite(old[cut:]) & np.isfinite(new[cut:])
+            assert (old[cut:] != new[cut:])[both].mean() > 0.9 if both.any() else True
+            assert not (new <= 0).any() or field == "change"
+        close = np.isfinite(series(market, name, "close")[1]), np.isfinite(series(tmp_path / "copy", name, "close")[1])
+        gained, lost = gained + (close[1] & ~close[0]).sum(), lost + (close[0] & ~close[1]).sum()
+    assert gained > 0 and lost > 30
+    assert np.isfinite(series(tmp_path / "copy", "sh000300", "close")[1]).all()
+
+
+def test_a_sample_of_stocks_is_perturbed_and_the_rest_linked(market, tmp_path):
+    drawn = leak.perturb_provider(market, tmp_path / "a", "2020-07-15", stocks=5)
+    assert len(drawn) == 6 and "sh000300" in drawn
+    assert (tmp_path / "a" / "calendars").is_symlink()
+    linked = [p for p in (tmp_path / "a" / "features").iterdir() if p.is_symlink()]
+    assert len(linked) == 25 - 6
+    code = drawn[0].upper()
+    assert leak.perturb_provider(market, tmp_path / "b", "2020-07-15", stocks=[code]) == [code.lower()]
+    np.testing.assert_array_equal(series(tmp_path / "a", code, "close")[1], series(tmp_path / "b", code, "close")[1])
+    with pytest.raises(ValueError, match="exists already"):
+        leak.perturb_provider(market, tmp_path / "a", "2020-07-15")
+    with pytest.raises(ValueError, match="'sh1'.*are not in"):
+        leak.perturb_provider(market, tmp_path / "c", "2020-07-15", stocks=["SH1"])
+    with pytest.raises(ValueError, match="nothing to perturb"):
+        leak.perturb_provider(market, tmp_path / "c", "2031-01-01")
+
+
+def test_shuffled_provider_keeps_each_days_returns(market, tmp_path):
+    names = leak.shuffle_provider(market, tmp_path / "copy")
+    days = calendar_of(market)
+
+    def wide(provider, field):
+        out = pd.DataFrame(np.nan, index=days, columns=names)
+        for name in names:
+            start, values = series(provider, name, field)
+            out.iloc[start : start + len(values), out.columns.get_loc(name)] = values
+        return out
+
+    old, new = wide(market, "close"), wide(tmp_path / "copy", "close")
+    np.testing.assert_array_equal(old.isna(), new.isna())
+    moves = [frame.ffill().pct_change(fill_method=None).where(frame.notna()) for frame in (old, new)]
+    for a, b in zip(moves[0].to_numpy(), moves[1].to_numpy(), strict=True):
+        np.testing.assert_allclose(np.sort(a[np.isfinite(a)]), np.sort(b[np.isfinite(b)]), atol=2e-5)
+    same = np.isclose(moves[0], moves[1], atol=1e-6).sum() / moves[0].notna().to_numpy().sum()
+    assert same < 0.2
+    ratio = wide(tmp_path / "copy", "volume") * new / (wide(market, "volume") * old)
+    assert np.nanmax(np.abs(ratio - 1)) < 1e-4
+    assert (wide(tmp_path / "copy", "high") >= new * (1 - 1e-5)).where(new.notna(), True).all().all()
+    np.testing.assert_array_equal(wide(tmp_path / "copy", "amount"), wide(market, "amount"))
+
+
+# --- arithmetic
+
+
+def test_compare_names_what_changed():
+    days, stocks = pd.date_range("2020-01-01", periods=3).to_numpy(), np.array(["A", "B"], dtype=object)
+    old = lc.Grid(np.ones((3, 2, 2)), days, stocks, ["f", "g"])
+    values = np.ones((3, 2, 2))
+    values[1, 1, 1], values[0, 0, 0] = 2.0, 1.0 + 1e-9
+    found = lc.compare("future", "features", old, lc.Grid(values, days, stocks, ["f", "g"]))
+    assert (found.compared, found.changed, found.passed) == (12, 1, False)
+    assert found.detail == "g (1); first 2020-01-02 B g: 1 -> 2"
+    fewer = lc.Grid(values[:, :1], days, stocks[:1], ["f", "g"])
+    assert lc.compare("future", "features", old, fewer).changed == 6  # stock B is gone on three days
+    nan = lc.Grid(np.full((3, 2), np.nan), days, stocks, ["f"])
+    assert lc.compare("future", "features", nan, nan).passed
+
+
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("gap", range(5))
+def test_meetings_by_hand_and_as_splits_counts(gap, window):
+    train, valid = np.r_[0:5, 12 + gap : 16 + gap], np.arange(5 + gap, 12)
+    found = lc.meetings(train, valid, reach=2, window=window)
+
+    def sets(day, kind):
+        return set(range(day + 1, day + 3)) if kind == "label" else set(range(day - window + 1, day + 1))
+
+    for name, pairs in found.items():
+        first, second = name.split("-")
+        for i, t in enumerate(train):
+            for j, v in enumerate(valid):
+                assert pairs[i, j] == bool(sets(t, first) & sets(v, second))
+    touched = found["label-label"] | found["window-label"] | found["label-window"]
+    same_window = np.abs(train[:, None] - valid[None, :]) < window
+    assert (touched | same_window).sum() == overlap(train, valid, reach=2, window=window)
+
+
+# --- workflows
+
+
+def test_a_clean_workflow_passes(config):
+    lines = []
+    table = quick(config, say=lines.append)
+    assert table["passed"].all(), table.loc[~table["passed"]].to_string()
+    assert list(table.columns) == list(leak.COLUMNS)
+    future = table[table["check"] == "future"].set_index("item")
+    wanted = ["features", "present stocks", "liquidity", "volatility", "labels", "scores", "target yuan", "orders"]
+    assert (future.loc[[*wanted, "positions"], "compared"] > 100).all()
+    assert table.loc[table["check"] == "overlap", "item"].tolist() == ["train/valid", "train/test", "valid/test"]
+    assert "IC" in detail(table, "scores").tolist()[-1] and len(lines) == 6
+
+
+def test_a_feature_that_contains_the_label_is_caught_by_both_checks(config):
+    plant_feature(config, "Ref($close, -5)/Ref($close, -1)")  # the label's day and three more, seen five days early
+    table = quick(config)
+    future, shuffled = (table[table["check"] == check] for check in ("future", "shuffled"))
+    assert failed(future) == {"features", "scores", "target yuan", "orders", "positions"}
+    assert detail(future, "features").startswith("LEAK (") and "KSFT" not in detail(future, "features")
+    assert failed(shuffled) == {"scores", "features"}
+    assert "LEAK (IC 0." in detail(shuffled, "features") and "ROC5" not in detail(shuffled, "features")
+
+
+def test_a_liquidity_of_the_future_is_caught(config):
+    dataset_of(config)["liquidity"] = "Ref($amount, -1)*1000"
+    table = quick(config, only=["future"])
+    assert (
+        {"liquidity", "target yuan"} <= failed(table) <= {"liquidity", "target yuan", "scores", "orders", "positions"}
+    )
+    assert "first 2020-0" in detail(table, "liquidity")
+
+
+def test_a_processor_fitted_on_all_days_is_caught(config):
+    dataset_of(config)["handler"]["kwargs"]["infer_processors"] = [{"class": WholePeriod, "kwargs": {}}]
+    config["task"]["record"] = []
+    table = quick(config, only=["future"])
+    assert "no PortAnaRecord" in detail(table, "orders")
+    assert {"features", "scores"} <= failed(table) and "liquidity" not in failed(table)
+    assert all(name in detail(table, "features") for name in FEATURES)
+
+
+def test_a_processor_that_copies_the_label_is_caught(config):
+    dataset_of(config)["handler"]["kwargs"]["infer_processors"] = [{"class": CopiesLabel, "kwargs": {}}]
+    table = quick(config, only=["shuffled"])
+    assert failed(table) == {"scores", "features"} and "KSFT (IC 1.0000" in detail(table, "features")
+
+
+def test_a_strategy_that_looks_ahead_is_caught(config):
+    strategy = config["task"]["record"][0]["kwargs"]["config"]["strategy"]
+    strategy["kwargs"]["liquidity"] = "Ref($amount, -2)*1000"  # the order of a day rests on the day before
+    table = quick(config, only=["future"])
+    assert failed(table) == {"orders", "positions"}
+
+
+def test_data_that_the_perturbation_does_not_reach_prove_nothing(config):
+    old = dataset_of(config)["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]["feature"]
+    old[0][:] = ["$close/$close*0"] * len(old[0])
+    config["task"]["record"] = []
+    table = quick(config, only=["future"])
+    assert "perturbation arrives" in failed(table) and "nothing is proved" in detail(table, "perturbation arrives")
+    dataset_of(config)["handler"] = "file:///somewhere/handler.pkl"
+    with pytest.raises(ValueError, match="cached file.*class and kwargs"):
+        quick(config, only=["future"])
+
+
+# --- days
+
+
+def test_overlapping_segments_are_caught_and_the_rest_is_not_run(config):
+    dataset_of(config)["segments"]["valid"][0] = "2020-06-29"
+    table = quick(config)
+    assert not table["passed"].any() and table["item"].tolist() == ["segments", "all", "all"]
+    assert "'train' and 'valid' overlap from 2020-06-29" in detail(table, "segments")
+
+
+def test_a_model_that_does_not_purge_is_told_the_gap(config):
+    config["task"]["model"] = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt", "kwargs": {}}
+    pytest.importorskip("lightgbm")
+    table = quick(config, only=["overlap"])
+    assert failed(table) == {"train/valid", "valid/test"}
+    # label days t+1, t+2 meet v+1, v+2 where v - t is 1: one pair; no window of the past meets a later label
+    assert table.set_index("item").loc["train/valid", "changed"] == 1
+    assert "a gap of 2 trading days" in detail(table, "train/valid")
+
+
+@pytest.mark.parametrize(("gap", "strict", "clean"), [(None, True, True), (0, False, False), (0, True, False)])
+def test_folds(config, gap, strict, clean):
+    member = config["task"]["model"]
+    kwargs = {"model": member, "n_splits": 3, "gap": gap, "strict": strict}
+    config["task"]["model"] = {"class": "FoldEnsemble", "module_path": "qlib_ext.model", "kwargs": kwargs}
+    table = quick(config, only=["overlap"])
+    assert table["passed"].all() == clean
+    if strict and not clean:  # the model itself refuses
+        assert table["item"].tolist() == ["folds"] and "gap=0 lets training touch" in detail(table, "folds")
+        return
+    assert table["item"].tolist() == [*(f"fold {i} train/valid" for i in range(3)), "folds/test"]
+    if not clean:
+        assert failed(table) == {f"fold {i} train/valid" for i in range(3)}
+        assert "a gap of 3 trading days" in detail(table, "fold 1 train/valid")
+
+
+def test_walk_forward_folds(config):
+    kwargs = {"model": config["task"]["model"], "step": 15}
+    config["task"]["model"] = {"class": "WalkForwardModel", "module_path": "qlib_ext.model", "kwargs": kwargs}
+    table = quick(config, only=["overlap"])
+    assert table["passed"].all() and len(table) == 3 * 3 and table["item"].iloc[0] == "fold 0 train/valid"
+    kwargs |= {"gap": 0, "strict": False}
+    assert len(failed(quick(config, only=["overlap"]))) == 2 * 3  # train/test is a month apart
+
+
+# --- command line
+
+
+@pytest.fixture
+def workflow(config, tmp_path):
+    path = tmp_path / "workflow.yaml"
+
+    def write(changed=config):
+        with path.open("w") as file:
+            YAML(typ="safe", pure=True).dump(changed, file)
+        return str(path)
+
+    return write
+
+
+def test_command_line_in_a_process_of_its_own(workflow, config, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    plant_feature(config, LABEL)
+    assert cli.main(["check-leak", workflow(), "--only", "shuffled", "--only", "overlap", "--json"]) == 1
+    found = capfd.readouterr()
+    rows = {row["item"]: row for row in json.loads(found.out)["rows"]}
+    assert not rows["features"]["passed"] and "LEAK (IC 0.99" in rows["features"]["detail"]
+    assert not rows["scores"]["passed"] and rows["train/valid"]["passed"]
+    assert "s] shuffled: building" in found.err and not (tmp_path / "mlruns.db").exists()
+
+
+def test_command_line_statuses(workflow, config, capsys, tmp_path, monkeypatch):
+    check = ["check-leak", workflow(), "--only", "overlap"]
+    assert cli.main(check) == 0
+    assert "No leak found." in capsys.readouterr().out
+    assert cli.main(["check-leak", str(tmp_path / "none.yaml")]) == 2
+    assert cli.main([*check, "--only", "futur"]) == 2
+    assert "no check futur; there are overlap, future, shuffled" in capsys.readouterr().err
+    assert cli.main(["check-leak", workflow(), "--after", "2020-05-05"]) == 2
+    assert "must be a day of the test segment" in capsys.readouterr().err
+    (tmp_path / "broken.yaml").write_text("task: {% if %}")
+    assert cli.main(["check-leak", str(tmp_path / "broken.yaml")]) == 2
+    assert "is no workflow" in capsys.readouterr().err
+    config["task"]["model"]["class"] = "NoModel"
+    assert cli.main(["check-leak", workflow(), "--only", "overlap"]) == 2
+    assert "'NoModel' cannot be loaded" in capsys.readouterr().err
+    config["task"]["model"] |= {"class": "MLPModel", "kwargs": {"n_epohcs": 3}}
+    assert cli.main(["check-leak", workflow(), "--only", "future"]) == 2
+    error = capsys.readouterr().err
+    assert "no option 'n_epohcs'" in error and "Traceback" not in error
+
+
+def test_the_environment_is_rendered(market, monkeypatch):
+    monkeypatch.setenv("QLIB_EXT_PROVIDER_URI", str(market))
+    found = leak.load_workflow(Path(__file__).parents[1] / "workflows" / "mlp_liq.yaml")
+    assert found["qlib_init"]["provider_uri"] == str(market)

@@ -1,0 +1,454 @@
+"""The judge behind the records, the fold table, the baselines, and what the records write."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from qlib.utils.exceptions import LoadObjectError
+
+from qlib_ext import baseline, record
+from qlib_ext.baseline import BASELINES, LightGBM, free_score
+from qlib_ext.data import DayDatasetH, LabelSpan
+from qlib_ext.panel import DayPanel
+from qlib_ext.record import BaselineRecord, FoldRecord, LiquidityRecord, Money, fold_table, judge, table_row
+from qlib_ext.splits import HVBlockedKFold, fold_map
+
+SPAN = LabelSpan(entry=1, reach=2)
+FREE = {"commission": 0.0, "impact": 0.0}
+
+
+def make_panel(seed=0, days=60, stocks=25, features=4, signal=0.5, ties=False):
+    rng = np.random.default_rng(seed)
+    shape = (days, stocks)
+    x = rng.normal(size=(*shape, features)).astype("f4")
+    present = rng.random(shape) < 0.93
+    label = 0.02 * (signal * x[..., 0] + rng.normal(size=shape))
+    label[~present | (rng.random(shape) < 0.03)] = np.nan
+    label[-2:] = np.nan
+    grids = {
+        "liquidity": np.exp(rng.normal(18, 1, size=shape)),
+        "volatility": rng.uniform(0.01, 0.05, size=shape),
+    }
+    return DayPanel(
+        days=pd.bdate_range("2020-03-02", periods=days).to_numpy(),
+        stocks=np.array([f"SH600{i:03d}" for i in range(stocks)], dtype=object),
+        features=[f"f{i}" for i in range(features)],
+        x=torch.from_numpy(np.where(present[..., None], x, 0).astype("f4")),
+        present=torch.from_numpy(present),
+        label=torch.from_numpy(label.astype("f4")),
+        buyable=torch.from_numpy(rng.random(shape) < 0.95),
+        **{name: torch.from_numpy(grid.astype("f4")) for name, grid in grids.items()},
+    )
+
+
+class Dataset(DayDatasetH):
+    """A dataset of a ready-made panel."""
+
+    def __init__(self, panel, **segments):
+        self.liquidity, self._made, self._rows = "auto", panel, segments
+
+    @property
+    def panel(self):
+        return self._made
+
+    @property
+    def span(self):
+        return SPAN
+
+    def rows(self, segment):
+        return self._rows[segment]
+
+
+class Recorder:
+    """Artifacts and metrics in memory."""
+
+    def __init__(self, **objects):
+        self.objects, self.metrics = dict(objects), {}
+
+    def load_object(self, name):
+        if name not in self.objects:
+            raise LoadObjectError(name)
+        return self.objects[name]
+
+    def log_metrics(self, **metrics):
+        assert all(np.isfinite(list(metrics.values())))
+        self.metrics |= metrics
+
+    def get_local_dir(self):
+        return "here"
+
+
+def series_of(panel, rows, grid):
+    days = pd.DatetimeIndex(panel.days[rows], name="datetime")
+    frame = pd.DataFrame(grid, days, pd.Index(panel.stocks, name="instrument"))
+    return frame.stack().dropna().rename("score").sort_index()
+
+
+def score_grid(panel, rows, noise=1.0, seed=1):
+    rng = np.random.default_rng(seed)
+    value = panel.x[rows, :, 0].numpy() + noise * rng.normal(size=(len(rows), len(panel.stocks)))
+    return np.where(panel.present[rows].numpy(), value, np.nan)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    texts = []
+    note = SimpleNamespace(info=lambda t: texts.append(("info", t)), warning=lambda t: texts.append(("warning", t)))
+    monkeypatch.setattr(record, "logger", note)
+    monkeypatch.setattr(record, "past_return", past)
+    return texts
+
+
+def past(stocks, days):
+    return np.random.default_rng(7).normal(0, 0.05, size=(len(days), len(stocks)))
+
+
+@pytest.fixture(scope="module")
+def panel():
+    return make_panel()
+
+
+PARTS = {"train": np.arange(0, 30), "valid": np.arange(32, 42), "test": np.arange(44, 60)}
+
+
+@pytest.fixture
+def run(panel):
+    """(recorder, dataset) of a run with scores for its test days."""
+    recorder = Recorder(**{"pred.pkl": series_of(panel, PARTS["test"], score_grid(panel, PARTS["test"])).to_frame()})
+    return recorder, Dataset(panel, **PARTS)
+
+
+# --- goldens by hand
+
+
+def two_blocks():
+    """Four days, two stocks with room for all the capital; the score always takes stock 0."""
+    label = np.array([[0.10, 0.02], [-0.10, 0.0], [0.05, 0.01], [0.20, 0.0]], dtype="f4")
+    shape = label.shape
+    full = {
+        "liquidity": torch.full(shape, 1e12),
+        "volatility": torch.full(shape, 0.02),
+        "buyable": torch.ones(shape, dtype=torch.bool),
+    }
+    panel = DayPanel(
+        days=pd.to_datetime(["2020-03-02", "2020-03-03", "2020-03-04", "2020-03-05"]).to_numpy(),
+        stocks=np.array(["SH600000", "SH600001"], dtype=object),
+        features=["f"],
+        x=torch.zeros(*shape, 1),
+        present=torch.ones(shape, dtype=torch.bool),
+        label=torch.from_numpy(label),
+        **full,
+    )
+    return panel, np.tile([2.0, 1.0], (4, 1))
+
+
+def test_fold_table_golden():
+    # block 0: 1.10 * 0.90 - 1 = -1%; block 1: 1.05 * 1.20 - 1 = 26%; the deck's mean return (-1 + 26) / 2 = 12.5%;
+    # all days: 0.99 * 1.26 - 1 = 24.74%. IC of two stocks: +1, -1, +1, +1: 0 and 1, mean 0.5, over four days 0.5.
+    # error of the mean over folds: std(0, 1) / sqrt(2) = sqrt(0.5) / sqrt(2) = 0.5
+    panel, score = two_blocks()
+    blocks = [np.array([0, 1]), np.array([2, 3])]
+    folds = [judge(panel, rows, score[rows], Money(), SPAN) for rows in blocks]
+    every = judge(panel, np.arange(4), score, Money(), SPAN)
+    words = {"fold": "a", "mean over folds": "b", "all": "c"}
+    table = fold_table(folds, {"all": every}, words)
+    assert list(table.index) == ["fold 0", "fold 1", "mean over folds", "all"]
+    assert list(table["selected"]) == ["a", "a", "b", "c"]
+    assert list(table["days"]) == [2, 2, 4, 4]
+    np.testing.assert_allclose(table["gross_mean_return"], [-0.01, 0.26, 0.125, 0.2474], atol=1e-6)
+    np.testing.assert_allclose(table["mean_ic"], [0, 1, 0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(table["gross_max_drawdown"], [-0.1, 0, -0.05, -0.1], atol=1e-6)
+    assert table.loc["mean over folds", "ic_error"] == pytest.approx(0.5)
+    # net of fold 0: bought for 150 million at 0.03% + 0.002%, then 15 million (what was gained) sold at + 0.1%:
+    # returns 0.10 - 0.00032 and -0.10 - 0.1 * 0.00132
+    net = (1 + 0.10 - 0.00032) * (1 - 0.10 - 0.1 * 0.00132) - 1
+    assert table.loc["fold 0", "net_mean_return"] == pytest.approx(net, abs=1e-7)
+    # the market is the mean of both stocks: 6%, -5%
+    excess = (1 + 0.10 - 0.00032 - 0.06) * (1 - 0.10 - 0.000132 + 0.05) - 1
+    assert table.loc["fold 0", "net_over_market_mean_return"] == pytest.approx(excess, abs=1e-7)
+    assert table.loc["all", "first"] == pd.Timestamp("2020-03-02")
+    assert table.loc["all", "last"] == pd.Timestamp("2020-03-05")
+
+
+def test_a_stock_locked_at_the_entry_stays_cash():
+    panel, score = two_blocks()
+    panel.buyable[0, 0] = False
+    found = judge(panel, np.arange(4), score, Money(), SPAN)
+    np.testing.assert_allclose(found.returns["capped_buyable_gross"], [0, -0.10, 0.05, 0.20], atol=1e-7)
+    np.testing.assert_allclose(found.returns["capped_paper_gross"], [0.10, -0.10, 0.05, 0.20], atol=1e-7)
+    assert table_row(found)["gross_mean_return"] == pytest.approx(0.9 * 1.05 * 1.2 - 1, abs=1e-6)
+    assert len(found.positions) == 3 and (found.positions["weight"] == 1).all()
+
+
+def test_days_without_an_outcome_are_left_out():
+    panel, score = two_blocks()
+    panel.label[3] = torch.nan
+    found = judge(panel, np.arange(4), score, Money(), SPAN)
+    assert len(found.days) == 3 == len(found.returns["market"]) and len(found.daily) == 4
+    with pytest.raises(ValueError, match="no return is known on the 1 days from 2020-03-05"):
+        judge(panel, np.array([3]), score[3:], Money(), SPAN)
+
+
+def test_benchmark_rows():
+    panel, score = two_blocks()
+    index = pd.Series([0.01, 0.0, 0.0], pd.DatetimeIndex(panel.days[:3]), name="SH000300")  # the last day: 0
+    found = judge(panel, np.arange(4), score, Money(), SPAN, index)
+    got = found.returns["capped_buyable_gross_over_SH000300"]
+    np.testing.assert_allclose(got, [0.09, -0.10, 0.05, 0.20], atol=1e-7)
+    assert np.isnan(found.table.loc["SH000300", "mean_ic"]) and np.isfinite(found.table.loc["market", "mean_return"])
+
+
+# --- baselines
+
+
+def test_free_scores(panel):
+    rows = PARTS["test"]
+    there = panel.present[rows].numpy()
+    known = past(panel.stocks, rows)
+    known[0, 0] = np.nan
+    for name, grid in {"reversal": known, "low_volatility": panel.volatility[rows].numpy()}.items():
+        got = free_score(name, panel, rows, known)
+        np.testing.assert_array_equal(got, np.where(there & np.isfinite(grid), -grid.astype(float), np.nan))
+    got = free_score("small_turnover", panel, rows)
+    np.testing.assert_array_equal(np.isfinite(got), there)
+    day = np.flatnonzero(there[3])
+    assert list(day[np.argsort(got[3, day])]) == list(day[np.argsort(-panel.liquidity[rows[3]].numpy()[day])])
+
+
+def test_nothing_free_looks_ahead(panel):
+    """Everything after a day is changed, the outcomes of the test days too: no score up to it moves."""
+    cut = 50
+    other = make_panel()
+    for name in ("x", "label", "liquidity", "volatility"):
+        getattr(other, name)[cut + 1 :] *= 1.7
+    other.label[44:] *= -3.0
+    other.present[cut + 1 :] = ~other.present[cut + 1 :]
+    rows, known = PARTS["test"], past(panel.stocks, PARTS["test"])
+    upto = cut - 44 + 1
+    model = LightGBM(rounds=20, parameters={"lambda_l1": 0.0, "lambda_l2": 0.0})
+    for name in BASELINES:
+        old, new = (
+            model.fit_predict(p, PARTS["train"], PARTS["valid"], rows).score
+            if name == "lightgbm"
+            else free_score(name, p, rows, known)
+            for p in (panel, other)
+        )
+        np.testing.assert_array_equal(new[:upto], old[:upto], err_msg=name)
+        assert not np.array_equal(new[upto:], old[upto:], equal_nan=True) or name == "reversal"
+
+
+def test_lightgbm_learns_is_deterministic_and_samples():
+    panel = make_panel(seed=5, days=120, stocks=60, signal=1.0)
+    train, valid, test = np.arange(70), np.arange(72, 90), np.arange(92, 118)
+    plain = {"lambda_l1": 0.0, "lambda_l2": 0.0, "num_leaves": 7}
+    model = LightGBM(rounds=40, parameters=plain)
+    first, again = (model.fit_predict(panel, train, valid, test) for _ in range(2))
+    np.testing.assert_array_equal(first.score, again.score)
+    np.testing.assert_array_equal(np.isfinite(first.score), panel.present[test].numpy())
+    assert first.train_rows == first.train_known == int(torch.isfinite(panel.label[train]).sum())
+    ic = judge(panel, test, first.score, Money(), SPAN).daily["rank_ic"].mean()
+    assert ic > 0.5
+    few = LightGBM(rounds=40, max_rows=500, parameters=plain)
+    small, twin = (few.fit_predict(panel, train, valid, test) for _ in range(2))
+    assert (small.train_rows, small.train_known, small.valid_rows) == (500, first.train_known, 500)
+    np.testing.assert_array_equal(small.score, twin.score)
+    assert not np.array_equal(small.score, first.score, equal_nan=True)
+
+
+def test_errors_of_the_baselines(panel, monkeypatch):
+    rows = PARTS["test"]
+    with pytest.raises(ValueError, match="no free score 'momentum'; allowed: reversal"):
+        free_score("momentum", panel, rows)
+    with pytest.raises(ValueError, match="'reversal' needs past_return"):
+        free_score("reversal", panel, rows)
+    with pytest.raises(ValueError, match=r"must be \(d, N\) = \(16, 25\), got shape \(2, 25\)"):
+        free_score("reversal", panel, rows, np.zeros((2, 25)))
+    with pytest.raises(ValueError, match="no parameter 'num_leafs'; close: \\['num_leaves'"):
+        LightGBM(parameters={"num_leafs": 3})
+    with pytest.raises(ValueError, match="rounds=0 must be a whole number >= 1"):
+        LightGBM(rounds=0)
+    with pytest.raises(ValueError, match="'valid' has 0 labelled"):
+        LightGBM().fit_predict(panel, PARTS["train"], np.array([58, 59]), rows)
+    with pytest.raises(ValueError, match="each once, of reversal"):
+        baseline.check_names(["reversal", "reversal"])
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(ImportError, match="pip install lightgbm, or leave it out of `baselines`"):
+        LightGBM().fit_predict(panel, PARTS["train"], PARTS["valid"], rows)
+
+
+def test_baseline_record(run, panel, said):
+    recorder, dataset = run
+    options = {"rounds": 5, "parameters": {"lambda_l1": 0.0}}
+    made = BaselineRecord(recorder, dataset, benchmark=None, lightgbm=options, capital=2e7)
+    got = made._generate()
+    assert sorted(got) == sorted(made.list())
+    table = got["baselines.pkl"]
+    assert list(table.index) == ["model", *BASELINES]
+    own = judge(panel, PARTS["test"], score_grid(panel, PARTS["test"]), Money(capital=2e7), SPAN)
+    for name, value in table_row(own).items():
+        assert table.loc["model", name] == pytest.approx(value, abs=1e-6) if name not in ("first", "last") else value
+    assert table.loc["low_volatility", "volatility_exposure"] == pytest.approx(-1)
+    assert set(table["days"]) == {14} and recorder.metrics["baselines.reversal.mean_ic"] == pytest.approx(
+        table.loc["reversal", "mean_ic"]
+    )
+    scores = got["baseline_scores.pkl"]
+    assert list(scores.columns) == list(BASELINES) and list(scores.index.names) == ["datetime", "instrument"]
+    assert len(scores) == int(panel.present[PARTS["test"]].sum())
+    assert any("of 6" in text or "stock-days of train (max_rows 500000, seed 0)" in text for _, text in said)
+    one = BaselineRecord(recorder, dataset, benchmark=None, baselines=["reversal"])._generate()["baselines.pkl"]
+    assert list(one.index) == ["model", "reversal"]
+
+
+# --- LiquidityRecord
+
+
+def test_liquidity_record_writes_all(run, panel, said):
+    recorder, dataset = run
+    made = LiquidityRecord(recorder, dataset, benchmark=None, capital=2e7)
+    got = made._generate()
+    assert sorted(got) == sorted(made.list())
+    days = pd.DatetimeIndex(panel.days[PARTS["test"]])
+    text = f"test {days[0].date()} to {days[-3].date()}: nothing was selected on it by this run"
+    assert got["selection.pkl"] == got["headline.pkl"].attrs["selection"] == text
+    assert list(got["exposures.pkl"].columns) == ["volatility", "liquidity", "reversal"]
+    for name in ("exposures.pkl", "quantiles.pkl", "daily.pkl"):
+        assert (got[name].index == days).all()
+    quality = got["diagnostics.pkl"]
+    assert quality.loc["ic", "value"] == pytest.approx(got["headline.pkl"].loc["capped_buyable_net", "mean_ic"])
+    assert quality.loc["ic", "standard_error"] > 0
+    assert recorder.metrics["exposure.volatility"] == pytest.approx(got["exposures.pkl"]["volatility"].mean())
+    assert recorder.metrics["diagnostics.rank_ic.t"] == pytest.approx(quality.loc["rank_ic", "t"])
+    assert "turnover stands for size" in got["definitions.pkl"]["exposure.liquidity"]
+    (kind, log), *more = said
+    assert kind == "info" and not more and text in log and log.endswith("artifacts: here/artifacts")
+    assert "standard_error" in log and "reversal" in log
+
+
+@pytest.mark.parametrize(
+    ("sign", "word", "cure"), [(1, "volatile stocks", "weight_by: score"), (-1, "calm", "low_vol")]
+)
+def test_exposure_to_volatility_is_said(run, panel, said, sign, word, cure):
+    _, dataset = run
+    rows = PARTS["test"]
+    sigma = np.where(panel.present[rows].numpy(), sign * panel.volatility[rows].numpy(), np.nan)
+    recorder = Recorder(**{"pred.pkl": series_of(panel, rows, sigma).to_frame()})
+    LiquidityRecord(recorder, dataset, benchmark=None)._generate()
+    ((_, text),) = [line for line in said if line[0] == "warning"]
+    assert f"{sign:+.2f} on average over 16 days (beyond +-0.3)" in text and word in text and cure in text
+
+
+def test_volatility_warning_bounds():
+    assert record.volatility_warning(pd.Series([0.3, 0.3])) is None
+    assert record.volatility_warning(pd.Series([np.nan])) is None
+    assert "+0.31 on average over 2 days" in record.volatility_warning(pd.Series([0.31, 0.31, np.nan]))
+
+
+@pytest.mark.parametrize("kind", [LiquidityRecord, FoldRecord, BaselineRecord])
+def test_what_a_record_needs(kind):
+    with pytest.raises(ValueError, match=f"{kind.__name__} needs a DayDatasetH with liquidity"):
+        kind(Recorder())
+    with pytest.raises(TypeError, match="captial"):
+        kind(Recorder(), captial=1.0)
+
+
+# --- FoldRecord
+
+
+def test_fold_record_of_an_ensemble(run, panel, said):
+    recorder, dataset = run
+    axis = np.arange(42)
+    pairs = list(HVBlockedKFold(3).split(len(axis)))
+    recorder.objects |= {
+        "folds/fold_map.pkl": fold_map(pairs, panel.days[axis]),
+        "folds/members.pkl": pd.DataFrame({"fold": [0, 1, 2], "seed": 0, "metric": "capped_excess"}),
+        "folds/oof.pkl": series_of(panel, axis, score_grid(panel, axis)),
+    }
+    made = FoldRecord(recorder, dataset, benchmark=None, capital=2e7)
+    got = made._generate()
+    assert sorted(got) == sorted(made.list())
+    table = got["headline_folds.pkl"]
+    rows = ["fold 0", "fold 1", "fold 2", "mean over folds", "all out-of-fold days", "test"]
+    assert list(table.index) == rows and list(table["days"]) == [14, 14, 14, 42, 42, 14]
+    assert table.loc["mean over folds", "net_mean_return"] == pytest.approx(table["net_mean_return"].iloc[:3].mean())
+    block = judge(panel, axis[14:28], score_grid(panel, axis)[14:28], Money(capital=2e7), SPAN)
+    assert table.loc["fold 1", "net_sharpe"] == pytest.approx(table_row(block)["net_sharpe"], abs=1e-5)
+    own = LiquidityRecord(recorder, dataset, benchmark=None, capital=2e7)._generate()["headline.pkl"]
+    for name, series in record.SERIES.items():
+        assert table.loc["test", f"{name}_sharpe"] == own.loc[series, "sharpe"]
+    chosen = table["selected"]
+    assert chosen["fold 0"] == "epoch chosen on this block by capped_excess: optimistic"
+    assert chosen["test"].startswith("nothing was selected") and "optimistic" in chosen["all out-of-fold days"]
+    assert recorder.metrics["folds.mean_over_folds.net_mean_return"] == table.loc["mean over folds", "net_mean_return"]
+    assert "3 members" in said[0][1]
+
+
+def test_fold_record_of_a_walk_forward(run, panel, said):
+    recorder, dataset = run
+    triples = [
+        (np.arange(30), np.arange(32, 42), np.arange(44, 52)),
+        (np.arange(8, 38), np.arange(40, 50), np.arange(52, 60)),
+    ]
+    recorder.objects |= {
+        "folds/fold_map.pkl": fold_map(triples, panel.days),
+        "folds/members.pkl": pd.DataFrame({"fold": [0, 1], "seed": 0, "metric": "ic"}),
+    }
+    table = FoldRecord(recorder, dataset, benchmark=None)._generate()["headline_folds.pkl"]
+    assert list(table.index) == ["fold 0", "fold 1", "mean over folds", "test"]
+    assert list(table["days"]) == [8, 6, 14, 14]  # the last two days have no outcome yet
+    assert table["selected"].str.startswith("nothing was selected on it; epochs were chosen by ic").all()
+
+
+def test_fold_record_without_folds(run, panel, said):
+    recorder, dataset = run
+    with pytest.raises(ValueError, match=r"no artifact folds/fold_map.pkl.*FoldEnsemble and\s+WalkForwardModel"):
+        FoldRecord(recorder, dataset, benchmark=None)._generate()
+    later = fold_map(list(HVBlockedKFold(2).split(10)), pd.bdate_range("2031-01-01", periods=10))
+    with pytest.raises(ValueError, match="days that the panel lacks"):
+        record.block_rows(panel, later, "valid")
+    with pytest.raises(ValueError, match="'test'"):
+        record.block_rows(panel, fold_map(list(HVBlockedKFold(2).split(10)), panel.days[:10]), "test")
+
+
+# --- one run through qlib
+
+
+def test_a_run_of_qlib(tmp_path):
+    import test_data
+    from qlib.data import D
+    from qlib.workflow import R
+    from qlib.workflow.record_temp import SignalRecord
+
+    from qlib_ext.model import FoldEnsemble
+    from qlib_ext.synthetic import make_market
+
+    test_data.start_qlib(make_market(tmp_path / "market", n_stocks=14, start="2020-01-02", years=1.0, seed=3), tmp_path)
+    dataset = DayDatasetH(test_data.make_handler(), test_data.SEGMENTS)
+    options = {"hidden": [8, 4], "loss": "ic", "metric": "ic", "epochs": 1, "device": "cpu"}
+    model = FoldEnsemble(model={"class": "MLPModel", "kwargs": options}, n_splits=2)
+    money = {"capital": 1e7, "benchmark": "SH000300"}
+    with R.start(experiment_name="records"):
+        recorder = R.get_recorder()
+        model.fit(dataset)
+        SignalRecord(model=model, dataset=dataset, recorder=recorder).generate()
+        for kind in (LiquidityRecord, FoldRecord, BaselineRecord):
+            made = kind(recorder, dataset, model, **money)
+            made.generate()
+            for name in made.list():
+                assert made.load(name) is not None
+    folds = recorder.load_object("fold_analysis/headline_folds.pkl")
+    assert list(folds.index) == ["fold 0", "fold 1", "mean over folds", "all out-of-fold days", "test"]
+    headline = recorder.load_object("liquidity_analysis/headline.pkl")
+    assert headline.attrs["selection"].startswith("test 2020-10-")
+    model_row = recorder.load_object("baselines/baselines.pkl").loc["model"]
+    assert model_row["net_sharpe"] == folds.loc["test", "net_sharpe"] == headline.loc["capped_buyable_net", "sharpe"]
+    rows = dataset.rows("test")
+    days = pd.DatetimeIndex(dataset.panel.days[rows])
+    got = record.past_return(dataset.panel.stocks, days)
+    raw = D.features(list(dataset.panel.stocks), ["$close"], "2020-09-01", days[-1])["$close"].unstack("instrument")
+    want = (raw / raw.shift(5) - 1).loc[days, list(dataset.panel.stocks)].to_numpy()
+    known = np.isfinite(want) & np.isfinite(got)
+    assert known.mean() > 0.9
+    np.testing.assert_allclose(got[known], want[known], atol=1e-5)
