@@ -28,5 +28,8 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest
 
+bench: env
+	$(BIN)/python -m benchmarks
+
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,15 +16,6 @@ N, T, F, D = 11, 6, 5, 16
 TINY = "--stocks 6 --steps 3 --features 4 --d-model 8 --repeats 2 --days-per-step 2 --epoch-days 3 --matrix 64".split()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("d_gate", [0, 3])
 @pytest.mark.parametrize("heads", [(4, 2), (1, 4)])
 def test_the_reference_scores_as_ours(tmp_path, d_gate, heads):

@@ -31,15 +31,6 @@ TRAIN, VALID, TEST = (0, 79), (80, 109), (110, DAYS - 1)  # first and last row
 QUICK = {"hidden": [6, 4], "loss": "ic", "metric": "ic", "epochs": 2, "batch_days": 8, "lr": 0.01, "device": "cpu"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Handler:
     """Stands for a handler: the datasets here carry their panel."""
 

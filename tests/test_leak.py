@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from ruamel.yaml import YAML
 
 from qlib_ext import _leak_compare as lc
@@ -52,14 +51,6 @@ class CopiesLabel(WholePeriod):
     def __call__(self, df):
         df[("feature", "KSFT")] = df[("feature", "KSFT")] * 0 + df["label"].iloc[:, 0].fillna(0)
         return df
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,7 @@ def dataset(tmp_path_factory):
     """Default embedded market and the features of the main job."""
     folder = tmp_path_factory.mktemp("signal")
     path = make_market(folder / "market")
-    manager = {
-        "class": "SqliteExpManager",
-        "module_path": "qlib_ext.recorder",
-        "kwargs": {"uri": f"sqlite:///{folder}/mlruns.db", "default_exp_name": "qlib_ext"},
-    }
-    qlib.init(provider_uri=str(path), region="cn", exp_manager=manager, kernels=1)
+    qlib.init(provider_uri=str(path), region="cn", kernels=1)
     return init_instance_by_config(config_of("master_best")["dataset"])
 
 

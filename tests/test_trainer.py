@@ -16,15 +16,6 @@ D, N, F = 60, 12, 3
 TRAIN, VALID, FRESH = np.arange(30), np.arange(30, 42), np.arange(42, D)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make_panel(seed=0, days=D, *, shuffled=False, noise=0.01):
     """Build a panel whose label is 0.02 x_0 plus noise, or the same in a random order within each day."""
     rng = np.random.default_rng(seed)
