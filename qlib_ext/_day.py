@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from qlib_ext._order import descending
+
 FLAT_STEPS = 8.0  # a day whose values lie within so many float steps of each other counts as constant
 DECK_GUARD = 1e-8  # inside the roots of the deck's listing
 VOLATILITY_FLOOR = 0.1  # share of the day's median volatility
@@ -17,11 +19,11 @@ def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def labelled(label: Tensor, mask: Tensor) -> Tensor:
-    return mask & torch.isfinite(label)
+    return mask & (label.abs() < torch.inf)  # several times as fast as isfinite
 
 
 def is_positive(liquidity: Tensor) -> Tensor:
-    return torch.isfinite(liquidity) & (liquidity > 0)
+    return (liquidity > 0) & (liquidity < torch.inf)
 
 
 def extent(value: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,28 +31,30 @@ def extent(value: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     value = value.detach()
     if value.shape[1] == 0:
         return value.new_zeros(value.shape[0], 1), value.new_zeros(value.shape[0], 1)
-    some = real.any(dim=1, keepdim=True)
     low = torch.where(real, value, torch.inf).amin(dim=1, keepdim=True)
     high = torch.where(real, value, -torch.inf).amax(dim=1, keepdim=True)
-    return torch.where(some, low, 0.0), torch.where(some, high, 0.0)
+    none = low > high
+    return torch.where(none, 0.0, low), torch.where(none, 0.0, high)
 
 
 def is_flat(value: Tensor, real: Tensor) -> Tensor:
     """Days (B, 1) with real values equal within float noise, or fewer than two of them. NaN is not flat."""
-    low, high = extent(value, real)
-    noise = FLAT_STEPS * torch.finfo(value.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return is_narrow(*extent(value, real))
+
+
+def is_narrow(low: Tensor, high: Tensor) -> Tensor:
+    noise = FLAT_STEPS * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
     return high - low <= noise
 
 
-def standardise(value: Tensor, share: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+def standardise(value: Tensor, share: Tensor, real: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Deviations (B, N) from the weighted mean in weighted standard deviations, and the flat days (B, 1).
 
     The value is first shifted by its maximum and divided by its range: constants that a correlation does not
     see, so neither do the gradients, and that keep the squares in reach of float32. On flat days the
-    deviation is taken as 1.
+    deviation is taken as 1. ``low`` and ``high`` are the ``extent``.
     """
-    low, high = extent(value, real)
-    flat = is_flat(value, real)
+    flat = is_narrow(low, high)
     centred = torch.where(real, value - high, 0.0) / torch.where(flat, 1.0, high - low)
     centred = centred - (share * centred).sum(dim=1, keepdim=True)
     variance = (share * centred**2).sum(dim=1, keepdim=True)
@@ -77,17 +81,17 @@ def mean_and_gap(value: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
 
 def position(value: Tensor, real: Tensor, *, ties: str) -> Tensor:
     """Place (B, N) of each real value from the top, 0 for the highest; meaningless elsewhere."""
-    ordered, order = torch.sort(torch.where(real, value, -torch.inf), dim=1, descending=True, stable=True)
-    stocks = value.shape[1]
+    order, stocks = descending(value, real), value.shape[1]
     place = torch.arange(stocks, device=value.device, dtype=value.dtype).expand_as(value)
     if ties == "average":
+        ordered = torch.where(real, value, -torch.inf).gather(1, order)
         edge = torch.ones_like(real[:, :1])
         change = ordered[:, 1:] != ordered[:, :-1]
         opens, closes = torch.cat([edge, change], dim=1), torch.cat([change, edge], dim=1)
         first = torch.where(opens, place, 0.0).cummax(dim=1).values
         last = torch.where(closes, place, float(stocks)).flip(1).cummin(dim=1).values.flip(1)
         place = (first + last) / 2
-    return torch.empty_like(value).scatter(1, order, place)
+    return torch.empty_like(value).scatter_(1, order, place)
 
 
 def deal(label: Tensor, score: Tensor, real: Tensor) -> Tensor:
@@ -106,7 +110,7 @@ def log_min_max(liquidity: Tensor, real: Tensor) -> Tensor:
     usable = real & is_positive(liquidity)
     log = torch.where(usable, liquidity, 1.0).log()
     low, high = extent(log, usable)
-    flat = is_flat(log, usable)
+    flat = is_narrow(low, high)
     return torch.where(usable & ~flat, (log - low) / torch.where(flat, 1.0, high - low), 0.0)
 
 

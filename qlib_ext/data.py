@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from qlib.log import get_module_logger
 
 from qlib_ext.panel import DayPanel
 from qlib_ext.rules import is_index, limit_up_price, price_limit
+from qlib_ext.storage import read_fields
 
 logger = get_module_logger("qlib_ext.data")
 
@@ -41,19 +43,38 @@ class LabelSpan:
         return self.reach - self.entry
 
 
+_PRICE = re.compile(r"Ref\(\s*\$(\w+)\s*,\s*(-?\d+)\s*\)|\$(\w+)")
+
+
+def label_prices(expression: str) -> dict[int, str]:
+    """Read the prices of a label such as Ref($close, -2)/Ref($close, -1) - 1: days after d -> field.
+
+    Raises: ValueError where the expression is made of anything but fields, Ref of fields, numbers, signs and Log, has
+        no future price, or takes several fields on its first day.
+
+    """
+    prices: dict[int, set[str]] = {}
+    for shifted, lag, today in _PRICE.findall(expression):
+        prices.setdefault(-int(lag or 0), set()).add(shifted or today)
+    rest = re.sub(r"\b(Log|Abs|Sign)\(", "(", _PRICE.sub("", expression))
+    if re.search(r"[A-Za-z$]", rest) or len(prices) < 2 or max(prices) < 1 or min(prices) < 0:
+        raise ValueError(
+            f"label {expression!r} is no forward return that is understood; wanted the form "
+            "Ref($close, -2)/Ref($close, -1) - 1, or tell its first and last day: DayDatasetH(label_days=[1, 2])"
+        )
+    if len(prices[min(prices)]) > 1:
+        raise ValueError(f"label {expression!r} enters at several prices: tell label_days, or choose one")
+    return {day: sorted(fields)[0] for day, fields in prices.items()}
+
+
 def label_span(expression: str) -> LabelSpan:
     """Read entry and reach out of a label such as Ref($close, -2)/Ref($close, -1) - 1.
 
-    Raises: ValueError where the expression has no future price.
+    Raises: ValueError as `label_prices`.
 
     """
-    lags = [int(k) for k in re.findall(r"Ref\(\s*\$\w+\s*,\s*-(\d+)\s*\)", expression)]
-    today = re.sub(r"Ref\(\s*\$\w+\s*,\s*-?\d+\s*\)", "", expression)
-    if "$" in today:
-        lags.append(0)
-    if not lags or max(lags) == min(lags):
-        raise ValueError(f"label {expression!r} is no forward return; wanted the form Ref($close,-2)/Ref($close,-1)-1")
-    return LabelSpan(entry=min(lags), reach=max(lags))
+    days = label_prices(expression)
+    return LabelSpan(entry=min(days), reach=max(days))
 
 
 def wide(instruments: list[str], expressions: list[str], start: Any, end: Any) -> list[pd.DataFrame]:
@@ -125,15 +146,37 @@ def load_liquidity(
 ) -> pd.DataFrame:
     """Trailing mean turnover in yuan a day (day x instrument), known at the close of the day.
 
+    As Mean(turnover, window) of qlib on all days of a stock's series; it goes on for window - 1 days after its end.
+
     Raises: ValueError for wrong units (see `check_turnover`) or an unknown profile.
 
     """
     expression = turnover_expression(profile, instruments, start, end)
-    (mean,) = wide(instruments, [f"Mean({expression}, {window})"], start, end)
+    fields = sorted(set(re.findall(r"\$\w+", expression)))
+    if expression in PROFILES.values():
+        raw = read_fields(instruments, fields, start, end, lead=window - 1)
+        turnover = turnover_of(expression, raw)
+        mean = turnover.rolling(window, min_periods=1).mean().loc[pd.Timestamp(start) :]
+    else:
+        (mean,) = wide(instruments, [f"Mean({expression}, {window})"], start, end)
     if not np.isfinite(mean.to_numpy()).any():
         raise ValueError(f"{expression} is nowhere known between {start} and {end}: the provider lacks the field")
     check_turnover(mean, expression)
     return mean
+
+
+def turnover_of(expression: str, raw: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Day's turnover in yuan (day x instrument) by the expression of a unit profile."""
+    if expression == PROFILES["adjusted_shares"]:
+        return raw["$close"].astype(np.float64) * raw["$volume"].astype(np.float64)
+    return raw["$amount"].astype(np.float64) * (1000.0 if expression == PROFILES["community"] else 1.0)
+
+
+def trailing_volatility(close: pd.DataFrame, window: int) -> pd.DataFrame:
+    """Trail the standard deviation of daily returns, as Std($close/Ref($close, 1) - 1, window) of qlib."""
+    price = close.astype(np.float64)
+    returns = price / price.shift(1) - 1
+    return returns.rolling(window, min_periods=1).std()
 
 
 def listed_days(instruments: list[str], days: pd.DatetimeIndex) -> npt.NDArray[np.float64]:
@@ -145,8 +188,10 @@ def listed_days(instruments: list[str], days: pd.DatetimeIndex) -> npt.NDArray[n
     return np.where(start == 0, np.inf, at - start + 1)
 
 
-def locked_up(close: pd.DataFrame, factor: pd.DataFrame, age: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Tell (D, N) where the day closed at its limit-up price, by the rules of the board and the date.
+def locked_up(
+    close: pd.DataFrame, factor: pd.DataFrame, age: npt.NDArray[np.float64], *, price: pd.DataFrame | None = None
+) -> npt.NDArray[np.bool_]:
+    """Tell (D, N) where a price of the day (its close) is the limit-up price, by the rules of the board and the date.
 
     The raw price is close / factor, the reference the previous traded close in today's shares. ST stocks are not known
     and are judged by their board's limit. Without $factor the return is compared with the limit less 0.3%.
@@ -154,11 +199,12 @@ def locked_up(close: pd.DataFrame, factor: pd.DataFrame, age: npt.NDArray[np.flo
     codes, days = [str(c) for c in close.columns], pd.DatetimeIndex(close.index)
     limit = price_limit(codes, days, listed_days=np.where(np.isfinite(age), age, 10**6).clip(min=1))
     before = close.ffill().shift(1)
+    deal = close if price is None else price
     if not np.isfinite(factor.to_numpy()).any():
         logger.warning("no $factor: limit-up days are judged by the return within 0.3% of the limit")
-        return np.asarray((close / before - 1).to_numpy() >= limit - 0.003)
+        return np.asarray((deal / before - 1).to_numpy() >= limit - 0.003)
     reference = np.round((before / factor).to_numpy(dtype=np.float64), 2)
-    raw = np.round((close / factor).to_numpy(dtype=np.float64), 2)
+    raw = np.round((deal / factor).to_numpy(dtype=np.float64), 2)
     with np.errstate(invalid="ignore"):
         return np.asarray(raw >= limit_up_price(reference, limit) - 1e-6)
 
@@ -174,8 +220,12 @@ class DayDatasetH(DatasetH):
         liquidity_window, volatility_window: days of the trailing means.
         listing_age: trading days after listing before a stock belongs to the universe.
         label: the label's expression, where the handler cannot tell it.
+        label_days: [entry, reach], the first and last day after d whose prices the label takes, where its expression is
+            not of the form Ref($close, -2)/Ref($close, -1) - 1; the entry is then taken to be a close.
 
     """
+
+    label_days: LabelSpan | None = None
 
     def __init__(
         self,
@@ -188,15 +238,26 @@ class DayDatasetH(DatasetH):
         volatility_window: int = 20,
         listing_age: int = 60,
         label: str | None = None,
+        label_days: Sequence[int] | None = None,
         fetch_kwargs: dict[str, Any] | None = None,
     ) -> None:
         if step_len < 1:
             raise ValueError(f"step_len={step_len} must be at least 1 day")
         self.step_len, self.liquidity, self.liquidity_window = step_len, liquidity, liquidity_window
         self.volatility_window, self.listing_age, self.label = volatility_window, listing_age, label
+        if label_days is not None:
+            self.label_days = LabelSpan(*label_days)
+        if self.label_days is not None and not 0 <= self.label_days.entry < self.label_days.reach:
+            raise ValueError(f"label_days={label_days!r}; wanted [entry, reach] with 0 <= entry < reach")
         self._panel: DayPanel | None = None
         check_segments(segments)
         super().__init__(handler=handler, segments=segments, fetch_kwargs=fetch_kwargs or {})
+
+    def config(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Configure as DatasetH does, with the same check of the segments as at the start."""
+        if "segments" in kwargs:
+            check_segments(kwargs["segments"])
+        super().config(handler_kwargs=handler_kwargs, **kwargs)
 
     def setup_data(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Set up the handler's data; the panel is built anew on the next use."""
@@ -206,7 +267,7 @@ class DayDatasetH(DatasetH):
     @property
     def span(self) -> LabelSpan:
         """Entry and reach of the label."""
-        return label_span(self.label or label_expression(self.handler) or DEFAULT_LABEL)
+        return self.label_days or label_span(known_label(self.handler, self.label))
 
     @property
     def panel(self) -> DayPanel:
@@ -237,17 +298,24 @@ class DayDatasetH(DatasetH):
     def _grids(self, codes: list[str], start: pd.Timestamp, end: pd.Timestamp) -> dict[str, pd.DataFrame]:
         calendar = pd.DatetimeIndex(D.calendar())
         last = min(len(calendar) - 1, int(calendar.searchsorted(end)) + self.span.reach)
-        first = max(0, int(calendar.searchsorted(start)) - 20)
-        volatility = f"Std($close/Ref($close, 1) - 1, {self.volatility_window})"
-        close, factor, sigma = wide(codes, ["$close", "$factor", volatility], calendar[first], calendar[last])
+        lead = max(20, self.volatility_window)
+        raw = read_fields(codes, ["$close", "$factor"], start, calendar[last], lead=lead)
+        close, factor = raw["$close"], raw["$factor"]
+        sigma = trailing_volatility(close, self.volatility_window)
         age = listed_days(codes, pd.DatetimeIndex(close.index))
-        locked = pd.DataFrame(locked_up(close, factor, age), index=close.index, columns=close.columns)
+        field = "close" if self.label_days else label_prices(known_label(self.handler, self.label))[self.span.entry]
+        price = (
+            raw["$close"]
+            if field == "close"
+            else read_fields(codes, [f"${field}"], start, calendar[last], lead=lead)[f"${field}"]
+        )
+        locked = pd.DataFrame(locked_up(close, factor, age, price=price), index=close.index, columns=close.columns)
         old = pd.DataFrame(age > self.listing_age, index=close.index, columns=close.columns)
         entry = self.span.entry
         grids = {
             "present": close.notna() & old,
             "volatility": sigma,
-            "buyable": close.shift(-entry).notna() & ~locked.shift(-entry, fill_value=True),
+            "buyable": price.shift(-entry).notna() & ~locked.shift(-entry, fill_value=True),
         }
         if self.span.horizon > 1:
             grids["step_return"] = close.ffill().pct_change(fill_method=None).shift(-entry - 1)
@@ -264,13 +332,36 @@ def label_expression(handler: Any) -> str | None:
     return None
 
 
+def known_label(handler: Any, named: str | None = None) -> str:
+    """Return the label's expression, of the handler or as named by the user.
+
+    Raises: ValueError where both say different things, or neither says anything.
+
+    """
+    found = label_expression(handler)
+    if named and found and named.replace(" ", "") != found.replace(" ", ""):
+        raise ValueError(f"label={named!r} but the handler's label is {found!r}: drop the one, or change the other")
+    if not (named or found):
+        raise ValueError(
+            "the handler cannot tell its label, and purging depends on it: give DayDatasetH(label='Ref($close, -2)/"
+            "Ref($close, -1) - 1'), the expression that the label was made by, or label_days=[1, 2]"
+        )
+    return str(named or found)
+
+
 def handler_frames(handler: Any) -> tuple[pd.DataFrame, pd.Series]:
     """Features of the inference data and the raw label of a handler, each by (datetime, instrument).
 
     Raises: ValueError where the handler dropped its raw data or has no label.
 
     """
-    feature = handler.fetch(col_set="feature", data_key=DataHandlerLP.DK_I)
+    try:
+        feature = handler.fetch(col_set="feature", data_key=DataHandlerLP.DK_I)
+    except AttributeError as error:
+        raise ValueError(
+            "the handler holds no data (a dataset loaded from a recorder): call "
+            'dataset.setup_data(handler_kwargs={"init_type": DataHandlerLP.IT_LS}) first'
+        ) from error
     try:
         label = handler.fetch(col_set="label", data_key=DataHandlerLP.DK_R)
     except (AttributeError, KeyError) as error:
@@ -337,6 +428,11 @@ def panel_of(dataset: Any) -> tuple[DayPanel, int, Any]:
         raise ValueError(f"dataset is a {type(dataset).__name__}; wanted a DayDatasetH, DatasetH or TSDatasetH")
     check_segments(dataset.segments)
     panel = DayPanel.from_frame(*handler_frames(dataset.handler))
-    reach = label_span(label_expression(dataset.handler) or DEFAULT_LABEL).reach
+    expression = label_expression(dataset.handler)
+    if expression is None:
+        logger.warning(
+            f"the handler cannot tell its label; it is taken to be {DEFAULT_LABEL} (use DayDatasetH(label=))"
+        )
+    reach = label_span(expression or DEFAULT_LABEL).reach
     logger.info("plain dataset: no liquidity, no buyable mask, suspended stocks are not told apart (use DayDatasetH)")
     return panel, getattr(dataset, "step_len", 1), lambda name: segment_rows(panel, dataset.segments, name, reach)

@@ -7,52 +7,76 @@ block they score: right for comparing models, slightly kind as a headline. The w
 
 from __future__ import annotations
 
-import difflib
 import math
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.multiprocessing
-from qlib.data.dataset.processor import Processor
 from qlib.log import get_module_logger
 from qlib.model.base import Model
 from qlib.utils import init_instance_by_config
 from qlib.workflow import R
 
-from qlib_ext.data import DEFAULT_LABEL, label_expression, label_span, panel_of, segment_rows
+from qlib_ext._folds import (
+    Fold,
+    Grid,
+    Rows,
+    check_features,
+    combined,
+    curves_frame,
+    day_ranks,
+    day_standardised,
+    distinct_seeds,
+    fitted_processors,
+    fold_days,
+    label_reach,
+    members_frame,
+    refuse_reweighter,
+    refuse_unknown,
+    score_series,
+    whole_segment,
+)
+from qlib_ext.data import bounds, panel_of, segment_rows
 from qlib_ext.panel import DayPanel
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
-from qlib_ext.trainer import History
+
+__all__ = [
+    "Fold",
+    "FoldEnsemble",
+    "WalkForwardModel",
+    "combined",
+    "curves_frame",
+    "day_ranks",
+    "day_standardised",
+    "distinct_seeds",
+    "fitted_processors",
+    "fold_days",
+    "label_reach",
+    "members_frame",
+    "new_member",
+    "prefix_of",
+    "recording",
+    "refuse_reweighter",
+    "refuse_unknown",
+    "report",
+    "save_folds",
+    "score_series",
+    "train_member",
+    "whole_segment",
+]
 
 logger = get_module_logger("qlib_ext.ensemble")
 
-Rows = npt.NDArray[np.int64]
-Grid = npt.NDArray[np.float32]
 COMBINE = ("mean", "rank")
 CONFIG_KEYS = ("class", "module_path", "kwargs")
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Rows in the panel of one cut; `test` is the block that its members are to score, None: any day asked for."""
-
-    number: int
-    train: Rows
-    valid: Rows
-    test: Rows | None = None
-
-    @property
-    def parts(self) -> tuple[Rows, ...]:
-        """(train, valid) or (train, valid, test)."""
-        return (self.train, self.valid) if self.test is None else (self.train, self.valid, self.test)
 
 
 class _Members(Model):
@@ -108,6 +132,7 @@ class _Members(Model):
             for fold, seed in jobs:
                 yield train_member(panel, step_len, self.model, fold, seed)
             return
+        check_shared_memory(panel)
         threads = max(1, torch.get_num_threads() // self.processes)
         context = torch.multiprocessing.get_context("spawn")
         count = min(self.processes, len(jobs))
@@ -155,6 +180,7 @@ class _Members(Model):
 
     def _scores(self, panel: DayPanel, rows: Rows, models: Sequence[Any]) -> Grid:
         """Combine the scores of some members, (len(rows), N)."""
+        check_features(models[0].features, panel)
         return combined([model.trainer.predict(panel, rows) for model in models], self.combine)
 
     def _trained_or_raise(self) -> None:
@@ -219,20 +245,23 @@ class FoldEnsemble(_Members):
 
         """
         refuse_reweighter(reweighter)
-        panel, step_len, rows = panel_of(dataset)
+        panel, step_len, _ = panel_of(dataset)
         reach = label_reach(dataset)
-        if self.n_splits == 1:
-            folds = [Fold(0, rows("train"), rows("valid"))]
-            used = np.concatenate(folds[0].parts)
-            axis = np.arange(used.min(), used.max() + 1)
-        else:
-            self._refuse_fitted(dataset.handler)
-            axis = fold_days(panel, dataset.segments, reach)
-            cut = HVBlockedKFold(self.n_splits, self.gap, reach=reach, window=step_len, strict=self.strict)
-            folds = [Fold(i, axis[t], axis[v]) for i, (t, v) in enumerate(cut.split(panel.days[axis]))]
+        self._refuse_fitted(dataset.handler, None if self.n_splits != 1 else bounds(dataset.segments["train"])[1])
+        folds = self.folds(panel, dataset.segments, step_len, reach)
+        used = np.unique(np.concatenate([part for fold in folds for part in fold.parts]))
+        axis = np.arange(used[0], used[-1] + 1) if self.n_splits == 1 else used
         grids = self._fit_folds(panel, step_len, reach, folds, axis)
         self._oof = score_series(panel, np.concatenate([fold.valid for fold in folds]), np.concatenate(grids))
         save_folds(oof=self._oof, members=self.members, curves=self.curves, fold_map=self.fold_map)
+
+    def folds(self, panel: DayPanel, segments: dict[str, Any], step_len: int, reach: int) -> list[Fold]:
+        """Cut the days of "train" and "valid" as `fit` does; errors as of `fold_days` and HVBlockedKFold."""
+        if self.n_splits == 1:
+            return [Fold(0, *(segment_rows(panel, segments, name, reach) for name in ("train", "valid")))]
+        axis = fold_days(panel, segments, reach)
+        cut = HVBlockedKFold(self.n_splits, self.gap, reach=reach, window=step_len, strict=self.strict)
+        return [Fold(i, axis[t], axis[v]) for i, (t, v) in enumerate(cut.split(panel.days[axis]))]
 
     def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
         """Score a segment by the mean of all members: Series `score` by (datetime, instrument), sorted."""
@@ -290,8 +319,7 @@ class WalkForwardModel(_Members):
         refuse_reweighter(reweighter)
         panel, step_len, _ = panel_of(dataset)
         reach = label_reach(dataset)
-        gap = WalkForward(1, 1, 1, self.step, self.gap, reach=reach, window=step_len, strict=self.strict).gap
-        folds = self._folds(panel, dataset.segments, gap, reach)
+        folds = self.folds(panel, dataset.segments, step_len, reach)
         self._refuse_fitted(dataset.handler, panel.days[folds[0].train[-1]])
         blocks = [fold.test for fold in folds if fold.test is not None]
         axis = np.arange(folds[0].train[0], blocks[-1][-1] + 1)
@@ -300,8 +328,13 @@ class WalkForwardModel(_Members):
         self.end = pd.Timestamp(panel.days[blocks[-1][-1]])
         save_folds(members=self.members, curves=self.curves, fold_map=self.fold_map)
 
-    def _folds(self, panel: DayPanel, segments: dict[str, Any], gap: int, reach: int) -> list[Fold]:
-        """Cut the test segment into blocks and shift the other two along with them."""
+    def folds(self, panel: DayPanel, segments: dict[str, Any], step_len: int, reach: int) -> list[Fold]:
+        """Cut the test segment into blocks and shift the other two along with them, as `fit` does.
+
+        Raises: ValueError for a gap that leaks, or segments out of order.
+
+        """
+        gap = WalkForward(1, 1, 1, self.step, self.gap, reach=reach, window=step_len, strict=self.strict).gap
         train, valid, test = (whole_segment(panel, segments, name, reach) for name in ("train", "valid", "test"))
         if train[-1] >= valid[0] or valid[-1] >= test[0]:
             raise ValueError(f"the segments train, valid and test must follow each other in time; they are {segments}")
@@ -345,13 +378,16 @@ class WalkForwardModel(_Members):
 
 
 def new_member(config: Any, seed: int) -> Any:
-    """Build a model from its configuration, with the seed in place of the configuration's own.
+    """Build a model from its configuration with a seed.
 
-    Raises: TypeError for anything but a configuration of a model that trains on chosen days.
+    Raises: ValueError for a seed in the configuration, TypeError for anything but a configuration of a model that
+        trains on chosen days.
 
     """
     if not isinstance(config, dict) or "class" not in config or set(config) - set(CONFIG_KEYS):
         raise TypeError(f"model must be a configuration with the keys {', '.join(CONFIG_KEYS)}; got {config!r}")
+    if "seed" in (config.get("kwargs") or {}):
+        raise ValueError("the model's configuration names a seed: give the ensemble's seeds=[...] instead")
     kwargs = {**(config.get("kwargs") or {}), "seed": seed}
     member = init_instance_by_config({**config, "kwargs": kwargs}, default_module="qlib_ext.model")
     if not hasattr(member, "fit_rows"):
@@ -359,13 +395,23 @@ def new_member(config: Any, seed: int) -> Any:
     return member
 
 
+def check_shared_memory(panel: DayPanel) -> None:
+    """Raise ValueError where the shared memory cannot hold the panel, which torch would say less clearly."""
+    shared = Path("/dev/shm")
+    need = sum(v.nbytes for v in vars(panel).values() if isinstance(v, torch.Tensor))
+    if shared.is_dir() and shutil.disk_usage(shared).free < 1.1 * need:
+        raise ValueError(
+            f"processes share the panel of {need / 2**20:.0f} MiB through {shared}, which has "
+            f"{shutil.disk_usage(shared).free / 2**20:.0f} MiB left: set processes: 1, or enlarge it "
+            "(docker run --shm-size)"
+        )
+
+
 def train_member(panel: DayPanel, step_len: int, config: dict[str, Any], fold: Fold, seed: int) -> tuple[Any, Grid]:
-    """Train one member; return it, on the CPU, and its scores of the valid block, (len(valid), N)."""
+    """Train one member; return it and its scores of the valid block, (len(valid), N)."""
     member = new_member(config, seed)
     member.fit_rows(panel, step_len, fold.train, fold.valid, prefix=prefix_of(fold, seed))
-    score = member.trainer.predict(panel, fold.valid)
-    member.trainer.to_cpu()
-    return member, score
+    return member, member.trainer.predict(panel, fold.valid)
 
 
 def _pickled_member(panel: DayPanel, step_len: int, config: dict[str, Any], fold: Fold, seed: int) -> bytes:
@@ -378,112 +424,7 @@ def prefix_of(fold: Fold, seed: int) -> str:
     return f"fold{fold.number}.seed{seed}."
 
 
-# --- scores
-
-
-def combined(scores: Sequence[Grid], combine: str) -> Grid:
-    """Mean over members of their scores (D, N), put on one scale each day first; NaN where a stock is not present."""
-    scaled = day_ranks if combine == "rank" else day_standardised
-    return np.mean([scaled(score) for score in scores], axis=0).astype(np.float32)
-
-
-def day_standardised(score: Grid) -> npt.NDArray[np.float64]:
-    """(score - mean) / std over the day's stocks, (D, N); a constant day becomes 0: correlations give no scale."""
-    known = np.isfinite(score)
-    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
-    value = np.where(known, score, 0.0).astype(np.float64)
-    mean = value.sum(axis=1, keepdims=True) / count
-    gap = np.where(known, value - mean, 0.0)
-    std = np.sqrt((gap**2).sum(axis=1, keepdims=True) / count)
-    flat = std <= 1e-9 * np.abs(mean)
-    return np.where(known, np.where(flat, 0.0, gap / np.where(flat, 1.0, std)), np.nan)
-
-
-def day_ranks(score: Grid) -> npt.NDArray[np.float64]:
-    """Average rank over the day's stocks divided by their number, (D, N)."""
-    return np.asarray(pd.DataFrame(score).rank(axis=1, pct=True).to_numpy(dtype=np.float64))
-
-
-def score_series(panel: DayPanel, rows: Rows, score: Grid) -> pd.Series:
-    """Turn scores (len(rows), N) into a Series `score` by (datetime, instrument), sorted, absent stocks left out."""
-    frame = pd.DataFrame(score, index=pd.DatetimeIndex(panel.days[rows]), columns=panel.stocks)
-    frame.index.name, frame.columns.name = "datetime", "instrument"
-    return pd.Series(frame.stack().dropna(), name="score").sort_index()
-
-
-# --- days
-
-
-def label_reach(dataset: Any) -> int:
-    """Days after d that the dataset's label touches."""
-    named = getattr(dataset, "label", None)
-    return label_span(named or label_expression(dataset.handler) or DEFAULT_LABEL).reach
-
-
-def whole_segment(panel: DayPanel, segments: dict[str, Any], name: str, reach: int) -> Rows:
-    """Rows of a segment, nothing purged; errors as of `segment_rows`."""
-    if name not in segments:
-        raise ValueError(f"no segment {name!r}; there are {sorted(segments)}")
-    return segment_rows(panel, {name: segments[name]}, name, reach)
-
-
-def fold_days(panel: DayPanel, segments: dict[str, Any], reach: int) -> Rows:
-    """Rows of train and valid together, purged before test by the reach.
-
-    Raises: ValueError without a train segment, or where test does not come after both.
-
-    """
-    tested = {"test": segments["test"]} if "test" in segments else {}
-    names = [name for name in ("train", "valid") if name in segments or name == "train"]
-    for name in names:
-        whole_segment(panel, segments, name, reach)
-    parts = [segment_rows(panel, {name: segments[name], **tested}, name, reach) for name in names]
-    rows = np.unique(np.concatenate(parts))
-    if tested and rows[-1] >= whole_segment(panel, segments, "test", reach)[0]:
-        raise ValueError(f"test must come after train and valid, whose days are cut into folds; they are {segments}")
-    return rows
-
-
-def fitted_processors(handler: Any, until: Any = None) -> list[str]:
-    """Name the processors behind the features that are fitted over time, on days after `until` (None: on any)."""
-    names = []
-    every = [*getattr(handler, "shared_processors", []), *getattr(handler, "infer_processors", [])]
-    for processor in every:
-        own_fit = getattr(type(processor), "fit", Processor.fit) is not Processor.fit
-        if getattr(processor, "fields_group", None) == "label" or not (own_fit or hasattr(processor, "fit_end_time")):
-            continue
-        end = getattr(processor, "fit_end_time", None)
-        if until is None or end is None or pd.Timestamp(end) > pd.Timestamp(until):
-            names.append(type(processor).__name__)
-    return names
-
-
 # --- records
-
-
-def members_frame(panel: DayPanel, runs: Iterable[tuple[Fold, int, History, str]]) -> pd.DataFrame:
-    """One row for each member: fold, seed, best_epoch, best_value, metric, days and dates of its parts."""
-    table = []
-    for fold, seed, history, metric in runs:
-        row: dict[str, Any] = {"fold": fold.number, "seed": seed}
-        row |= {"best_epoch": history.best_epoch, "best_value": history.best_value, "metric": metric}
-        named = list(zip(("train", "valid", "test"), fold.parts, strict=False))
-        row |= {f"n_{name}": len(part) for name, part in named}
-        for name, part in named:
-            row |= {f"{name}_start": panel.days[part[0]], f"{name}_end": panel.days[part[-1]]}
-        table.append(row)
-    return pd.DataFrame(table)
-
-
-def curves_frame(runs: Iterable[tuple[int, int, History]]) -> pd.DataFrame:
-    """One row for each member and epoch: fold, seed, epoch (from 1) and all that History holds of it."""
-    return pd.DataFrame(
-        [
-            {"fold": fold, "seed": seed, "epoch": epoch, **row}
-            for fold, seed, history in runs
-            for epoch, row in enumerate(history.epochs, 1)
-        ]
-    )
 
 
 def recording() -> bool:
@@ -503,28 +444,3 @@ def save_folds(**objects: Any) -> None:
     """Save frames as artifacts `folds/<name>.pkl` where an experiment runs."""
     if recording():
         R.save_objects(artifact_path="folds", **{f"{name}.pkl": value for name, value in objects.items()})
-
-
-# --- checks
-
-
-def refuse_unknown(owner: type, options: Iterable[str], allowed: Sequence[str]) -> None:
-    """Raise TypeError for an option that `owner` does not have, naming close ones."""
-    for name in options:
-        if name not in allowed:
-            close = difflib.get_close_matches(name, allowed, n=3)
-            raise TypeError(f"{owner.__name__} has no option {name!r}; close: {close}; allowed: {', '.join(allowed)}")
-
-
-def refuse_reweighter(reweighter: Any) -> None:
-    """Raise ValueError for a reweighter: days are weighted by the loss."""
-    if reweighter is not None:
-        raise ValueError("reweighter is not used by day losses: choose loss, target and weight_by instead")
-
-
-def distinct_seeds(seeds: Any) -> tuple[int, ...]:
-    """Check the seeds: one or more distinct whole numbers."""
-    values = tuple(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else ()
-    if not values or len(set(values)) < len(values) or any(type(seed) is not int or seed < 0 for seed in values):
-        raise ValueError(f"seeds={seeds!r} must be a list of one or more distinct whole numbers, such as [0, 1, 2]")
-    return values

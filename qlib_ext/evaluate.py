@@ -8,8 +8,7 @@ Arrays are (D, N) = (days, stocks), numpy or torch, computed in float64. ``score
 
 import difflib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,37 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from qlib_ext import losses
-from qlib_ext._day import FLAT_STEPS
+from qlib_ext._grids import BLOCK_DAYS, TOP_SHARE, DayGrids, blocks, correlations, flags, matrix, spearman
+from qlib_ext._order import ascending
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
 
+__all__ = [
+    "BLOCK_DAYS",
+    "COLUMNS",
+    "CORRELATIONS",
+    "DAYS_A_YEAR",
+    "DEFINITIONS",
+    "HOLDINGS",
+    "METRICS",
+    "NEED_LIQUIDITY",
+    "RATIOS",
+    "RETURNS",
+    "TOP_N",
+    "TOP_SHARE",
+    "DayGrids",
+    "ascending",
+    "average",
+    "daily_columns",
+    "daily_metrics",
+    "headline",
+    "headline_table",
+    "metric_value",
+    "rank_correlation",
+    "sleeve_returns",
+]
+
 TOP_N = 30
-TOP_SHARE = 5  # top20_ic looks at the best 1 / TOP_SHARE of the scores
 DAYS_A_YEAR = 252
-BLOCK_DAYS = 16
 RATIOS = {"icir": "ic", "rank_icir": "rank_ic"}
 CORRELATIONS = ("ic", "rank_ic", "wpcc", "liq_wpcc", "top20_ic")
 RETURNS = ("capped_return", "capped_excess", "topn_return", "topn_excess")
@@ -110,18 +133,18 @@ def daily_metrics(
     for name in names:
         _check_name(name, COLUMNS)
         _check_liquidity(name, name, liquidity)
-    blocks: list[dict[str, Tensor]] = []
-    for days in _blocks(score, label, liquidity, buyable):
+    parts: list[dict[str, Tensor]] = []
+    for days in blocks(score, label, liquidity, buyable):
         columns: dict[str, Tensor] = {}
-        correlate = _correlations(days, base=base, alpha=alpha)
+        correlate = correlations(days, base=base, alpha=alpha)
         for name in names:
             if name in correlate:
                 columns[name] = correlate[name]()
         for kind, count in (("capped", None), ("topn", top_n)):
             if any(name.startswith(kind) for name in names):
                 columns |= _portfolio(days, kind, capital=capital, participation=participation, top_n=count)
-        blocks.append(columns)
-    return pd.DataFrame({name: torch.cat([columns[name] for columns in blocks]).numpy() for name in names})
+        parts.append(columns)
+    return pd.DataFrame({name: torch.cat([columns[name] for columns in parts]).numpy() for name in names})
 
 
 def metric_value(
@@ -196,81 +219,11 @@ def rank_correlation(
         (D,) in [-1, 1]; NaN on days with fewer than two such stocks or all b equal, 0 where all a are equal.
 
     """
-    left, right = _matrix("a", a), _matrix("b", b)
+    left, right = matrix("a", a), matrix("b", b)
     real = torch.isfinite(left) & torch.isfinite(right)
     if mask is not None:
-        real = real & _flags("mask", mask)
-    return _spearman(left, right, real).numpy()
-
-
-class DayGrids:
-    """The checked float64 inputs (D, N) of some days, and what all metrics share.
-
-    Attributes:
-        score, label, liquidity: (D, N) as in ``daily_metrics``; liquidity is 0 where none was given.
-        buyable: (D, N) bool or None.
-        priced: (D, N) the label is known.
-        real: (D, N) the stock has a score and a label.
-        count: (D,) of the real stocks.
-
-    Raises:
-        ValueError: for shapes, a mask that is not bool, or an infinite score.
-
-    """
-
-    def __init__(self, score: Any, label: Any, liquidity: Any = None, buyable: Any = None) -> None:
-        self.score, self.label = _matrix("score", score), _matrix("label", label)
-        self.liquidity = torch.zeros_like(self.score) if liquidity is None else _matrix("liquidity", liquidity)
-        self.buyable = None if buyable is None else _flags("buyable", buyable)
-        _check_shapes(score=self.score, label=self.label, liquidity=self.liquidity, buyable=self.buyable)
-        if torch.isinf(self.score).any():
-            raise ValueError("score holds infinities: a model has diverged. Use NaN where there is no score")
-        self.priced = torch.isfinite(self.label)
-        self.real = self.priced & ~torch.isnan(self.score)
-        self.count = self.real.sum(dim=1)
-
-    @cached_property
-    def valid(self) -> Tensor:
-        """Tell the days (D,) with two or more real stocks whose labels are not all equal."""
-        return losses.DayLoss("ic").valid_days(self.label, self.real)
-
-    def market(self) -> Tensor:
-        """Average the label over the stocks with a score and a label: (D, 1)."""
-        total = torch.where(self.real, self.label, 0.0).sum(dim=1, keepdim=True)
-        return total / self.count[:, None].clamp(min=1)
-
-    def top(self) -> Tensor:
-        """Mark the real stocks in the top fifth (rounded up) of the scores, ties by position: (D, N)."""
-        scored = ~torch.isnan(self.score)
-        order = torch.from_numpy(ascending(-self.score.numpy(), scored.numpy()))
-        size = (scored.sum(dim=1, keepdim=True) + TOP_SHARE - 1) // TOP_SHARE
-        first = torch.arange(self.score.shape[1]) < size
-        return torch.zeros_like(scored).scatter(1, order, first) & self.real
-
-
-def _blocks(score: Any, label: Any, liquidity: Any, buyable: Any) -> Iterator[DayGrids]:
-    """Cut the days into short blocks: every number is of one day, and small grids stay in the cache."""
-    given = {"score": score, "label": label, "liquidity": liquidity, "buyable": buyable}
-    grids = {name: None if values is None else _grid(name, values) for name, values in given.items()}
-    _check_shapes(**grids)
-    for first in range(0, max(np.shape(score)[0], 1), BLOCK_DAYS):
-        yield DayGrids(**{k: None if grid is None else grid[first : first + BLOCK_DAYS] for k, grid in grids.items()})
-
-
-def _correlations(days: DayGrids, *, base: float, alpha: float) -> dict[str, Callable[[], Tensor]]:
-    """Offer each correlation (D,) under its name."""
-    score, label, real = days.score, days.label, days.real
-
-    def weighted(weight: Tensor) -> Tensor:
-        return torch.where(days.valid, losses.weighted_pearson(score, label, weight, real), torch.nan)
-
-    return {
-        "ic": lambda: _pearson(score, label, real, days.valid),
-        "rank_ic": lambda: _spearman(score, label, real),
-        "wpcc": lambda: weighted(losses.rank_weight(label, real, base=base)),
-        "liq_wpcc": lambda: weighted(losses.liquidity_weight(label, days.liquidity, real, alpha=alpha)),
-        "top20_ic": lambda: _pearson(score, label, days.top()),
-    }
+        real = real & flags("mask", mask)
+    return spearman(left, right, real).numpy()
 
 
 def _portfolio(
@@ -403,118 +356,11 @@ def sleeve_returns(
 # --- arithmetic
 
 
-def _pearson(score: Tensor, label: Tensor, real: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Correlate day by day as ``losses.information_coefficient`` does; NaN on the days that are not valid (D,)."""
-    if valid is None:
-        valid = losses.DayLoss("ic").valid_days(label, real)
-    left, flat = _unit_gap(score.numpy(), real.numpy())
-    right, _ = _unit_gap(label.numpy(), real.numpy())
-    cross, left_square, right_square = (
-        np.einsum("dn,dn->d", x, y) for x, y in ((left, right), (left, left), (right, right))
-    )
-    scale = np.sqrt(left_square * right_square)
-    value = np.where(flat | (scale == 0), 0.0, cross / np.where(scale == 0, 1.0, scale))
-    return torch.where(valid, torch.from_numpy(value), torch.nan)
-
-
-def _unit_gap(value: NDArray[np.float64], real: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Deviations (D, N) of each day's real values from their mean in units of their range, and the flat days (D,)."""
-    low, high = (
-        extreme(np.where(real, value, fill), axis=1, keepdims=True, initial=fill)
-        for extreme, fill in ((np.min, np.inf), (np.max, -np.inf))
-    )
-    none = ~(low <= high)
-    low, high = np.where(none, 0.0, low), np.where(none, 0.0, high)
-    spread = high - low
-    flat = spread <= FLAT_STEPS * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
-    unit = np.where(real, value - high, 0.0) / np.where(flat, 1.0, spread)
-    mean = unit.sum(axis=1, keepdims=True) / np.maximum(real.sum(axis=1, keepdims=True), 1)
-    return np.where(real, unit - mean, 0.0), flat[:, 0]
-
-
-def _spearman(score: Tensor, label: Tensor, real: Tensor) -> Tensor:
-    """Correlate ranks day by day, in short blocks that stay in the cache."""
-    parts = []
-    for first in range(0, max(len(score), 1), BLOCK_DAYS):
-        left, right, mask = (grid[first : first + BLOCK_DAYS].numpy() for grid in (score, label, real))
-        left, right = _rank_gap(left, mask), _rank_gap(right, mask)
-        cross, left_square, right_square = (
-            np.einsum("dn,dn->d", x, y) for x, y in ((left, right), (left, left), (right, right))
-        )
-        scale = np.sqrt(left_square * right_square)
-        result = np.where(scale > 0, cross / np.where(scale > 0, scale, 1.0), 0.0)
-        parts.append(np.where(right_square > 0, result, np.nan))
-    return torch.from_numpy(np.concatenate(parts))
-
-
-def _rank_gap(value: NDArray[np.float64], real: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Rank each day's real values, average ranks for ties, less the mean rank: (D, N), 0 elsewhere."""
-    days, stocks = value.shape
-    order = ascending(value, real)
-    cell = (order + np.arange(days)[:, None] * stocks).ravel()
-    ordered = np.where(real, value, np.inf).ravel()[cell].reshape(value.shape)
-    place = np.broadcast_to(np.arange(stocks, dtype=np.float64), value.shape)
-    same = (ordered[:, 1:] == ordered[:, :-1]) & np.isfinite(ordered[:, 1:])
-    tied = same.any(axis=1)
-    if tied.any():
-        place = place.copy()
-        edge = np.ones((int(tied.sum()), 1), dtype=bool)
-        opens, closes = np.hstack([edge, ~same[tied]]), np.hstack([~same[tied], edge])
-        first = np.maximum.accumulate(np.where(opens, place[tied], 0.0), axis=1)
-        last = np.where(closes, place[tied], np.inf)[:, ::-1]
-        place[tied] = (first + np.minimum.accumulate(last, axis=1)[:, ::-1]) / 2
-    rank = np.empty(days * stocks)
-    rank[cell] = place.ravel()
-    return np.where(real, rank.reshape(value.shape) - (real.sum(axis=1, keepdims=True) - 1) / 2, 0.0)
-
-
-def ascending(value: NDArray[np.float64], real: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Order (D, N) of each day's real values from the lowest up, ties by position; the others come last.
-
-    Values that float32 holds exactly, which scores of a network are, are sorted with their positions behind them in
-    one integer: several times faster than a stable argsort, with the same result.
-    """
-    filled = np.where(real, value, np.inf) + 0.0  # -0 becomes 0, which it equals
-    short = filled.astype(np.float32)
-    if filled.shape[1] >= 2**31 or not np.array_equal(short, filled):
-        return filled.argsort(axis=1, kind="stable")
-    key = short.view(np.int32).astype(np.int64)
-    key ^= (key >> 63) & 0x7FFFFFFF  # negative floats rise with falling bits
-    key = (key << 32) | np.arange(filled.shape[1])
-    key.sort(axis=1)
-    return key & 0xFFFFFFFF
-
-
 def _ratio(mean: float, std: float) -> float:
     return mean / std if std > 0 else math.nan
 
 
 # --- checks
-
-
-def _grid(name: str, values: Any) -> Tensor:
-    result = torch.as_tensor(values if isinstance(values, Tensor) else np.require(values, requirements="W"))
-    if result.ndim != 2:
-        raise ValueError(f"{name} must be (D, N) = (days, stocks), got shape {tuple(result.shape)}")
-    return result.detach()
-
-
-def _matrix(name: str, values: Any) -> Tensor:
-    return _grid(name, values).to("cpu", torch.float64)
-
-
-def _check_shapes(**grids: Tensor | None) -> None:
-    shapes = {name: tuple(grid.shape) for name, grid in grids.items() if grid is not None}
-    if len(set(shapes.values())) != 1:
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"shapes must be one and the same (D, N) = (days, stocks), got {listed}")
-
-
-def _flags(name: str, values: Any) -> Tensor:
-    result = torch.as_tensor(values if isinstance(values, Tensor) else np.require(values, requirements="W"))
-    if result.dtype != torch.bool:
-        raise ValueError(f"{name} must be bool, got {result.dtype}; pass {name}.astype(bool)")
-    return result.cpu()
 
 
 def _check_name(name: Any, allowed: tuple[str, ...]) -> None:

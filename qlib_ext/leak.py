@@ -35,11 +35,10 @@ from ruamel.yaml import YAML, YAMLError
 from qlib_ext._leak_compare import Finding, judge_features, judge_ic, judge_parts
 from qlib_ext._leak_provider import calendar_of, perturb_provider, shuffle_provider
 from qlib_ext._leak_side import Job, Side, compare_sides, run_side
-from qlib_ext.data import DEFAULT_LABEL, bounds, check_segments, label_span, segment_rows
+from qlib_ext.data import bounds, check_segments, label_span, segment_rows
 from qlib_ext.ensemble import FoldEnsemble, WalkForwardModel, fold_days
 from qlib_ext.panel import DayPanel
-from qlib_ext.recorder import _check_folder
-from qlib_ext.splits import HVBlockedKFold, WalkForward
+from qlib_ext.recorder import check_folder
 
 __all__ = [
     "CHECKS",
@@ -253,7 +252,7 @@ def _plan(config: dict[str, Any]) -> tuple[Path, pd.DatetimeIndex, dict[str, Any
     if isinstance(uri, dict):
         uri = uri.get("day", next(iter(uri.values())))
     provider = Path(str(uri)).expanduser()
-    _check_folder(provider)
+    check_folder(provider)
     kwargs = config["task"]["dataset"].get("kwargs") or {}
     if not isinstance(kwargs.get("segments"), dict) or "test" not in kwargs["segments"]:
         raise ValueError("the dataset's kwargs have no segments with a test segment: there is nothing to check")
@@ -320,6 +319,8 @@ def _class_of(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 def _label_reach(config: dict[str, Any]) -> int:
     """Days after t that its label touches, read from the configuration of dataset and handler."""
     plan = config["task"]["dataset"]["kwargs"]
+    if plan.get("label_days"):
+        return int(plan["label_days"][1])
     handler = plan.get("handler")
     kwargs = (handler.get("kwargs") or {}) if isinstance(handler, dict) else {}
     found = plan.get("label") or kwargs.get("label")
@@ -331,7 +332,9 @@ def _label_reach(config: dict[str, Any]) -> int:
         found = default(None) if default is not None else None
     while isinstance(found, list | tuple) and found:
         found = found[0]
-    return label_span(str(found or DEFAULT_LABEL)).reach
+    if not found:
+        raise ValueError("the workflow does not tell its label: give the dataset label=<its expression> or label_days")
+    return label_span(str(found)).reach
 
 
 def _window(config: dict[str, Any]) -> int:
@@ -357,20 +360,14 @@ def _fold_parts(
     model: FoldEnsemble | WalkForwardModel, panel: DayPanel, segments: dict[str, Any], reach: int, window: int
 ) -> dict[str, tuple[dict[str, Rows], bool]]:
     """Return the parts of each fold as the model cuts them: prefix -> (part -> rows, strict)."""
+    parts = {
+        f"fold {fold.number} ": (dict(zip(("train", "valid", "test"), fold.parts, strict=False)), True)
+        for fold in model.folds(panel, segments, window, reach)
+    }
     if isinstance(model, WalkForwardModel):
-        gap = WalkForward(1, 1, model.step, gap=model.gap, reach=reach, window=window, strict=model.strict).gap
-        walked = model._folds(panel, segments, gap, reach)
-        return {
-            f"fold {f.number} ": (dict(zip(("train", "valid", "test"), f.parts, strict=False)), True) for f in walked
-        }
+        return parts
     test = segment_rows(panel, segments, "test", reach)
     if model.n_splits == 1:
-        parts = {name: segment_rows(panel, segments, name, reach) for name in ("train", "valid")}
-        return {"": (parts | {"test": test}, False)}
-    axis = fold_days(panel, segments, reach)
-    cut = HVBlockedKFold(model.n_splits, model.gap, reach=reach, window=window, strict=model.strict)
-    folds: dict[str, tuple[dict[str, Rows], bool]] = {
-        f"fold {i} ": ({"train": axis[t], "valid": axis[v]}, True)
-        for i, (t, v) in enumerate(cut.split(panel.days[axis]))
-    }
-    return folds | {"": ({"folds": axis, "test": test}, False)}
+        ((rows, _),) = parts.values()
+        return {"": (rows | {"test": test}, False)}
+    return parts | {"": ({"folds": fold_days(panel, segments, reach), "test": test}, False)}

@@ -155,14 +155,15 @@ def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor,
     _check_shapes(score=score, label=label, weight=weight, mask=mask)
     score, label, weight = day.widen(score, label, weight)
     real = day.labelled(label, mask)
-    real = real & ~day.is_flat(label, real)
+    low, high = day.extent(label, real)
+    real = real & ~day.is_narrow(low, high)
     weight = torch.where(real, weight, 0.0)
     total = weight.sum(dim=1, keepdim=True)
     share = weight / torch.where(total == 0, 1.0, total)
     if center == "plain":
         return day.plain_pearson(score, label, share, real)
-    score_units, _ = day.standardise(score, share, real)
-    label_units, label_flat = day.standardise(label, share, real)
+    score_units, _ = day.standardise(score, share, real, *day.extent(score, real))
+    label_units, label_flat = day.standardise(label, share, real, low, high)
     return (share * score_units * torch.where(label_flat, 0.0, label_units)).sum(dim=1)
 
 

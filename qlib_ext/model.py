@@ -16,7 +16,8 @@ from qlib.model.base import Model
 from torch import nn
 from tqdm import tqdm
 
-from qlib_ext.data import panel_of
+from qlib_ext._folds import check_features, refuse_fitted
+from qlib_ext.data import bounds, panel_of
 from qlib_ext.ensemble import (
     FoldEnsemble,
     WalkForwardModel,
@@ -55,6 +56,12 @@ class DayModel(Model):
         Trainer(nn.Identity(), self.loss, **self.options)  # an option that cannot be is an error now, not after loading
         self.trainer: Trainer | None = None
         self.history: History | None = None
+        self.features: list[str] = []
+
+    def _try_to_build(self) -> None:
+        """Build a small network without memory: a size that cannot be is an error now, not after loading."""
+        with torch.device("meta"):
+            self.build(4, 1)
 
     def build(self, d_feat: int, d_gate: int) -> nn.Module:
         """Build the network for d_feat features and d_gate market features."""
@@ -68,10 +75,9 @@ class DayModel(Model):
         """
         refuse_reweighter(reweighter)
         panel, step_len, rows = panel_of(dataset)
+        refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
         history = self.fit_rows(panel, step_len, rows("train"), rows("valid"))
         save_folds(curves=curves_frame([(0, int(self.options.get("seed", 0)), history)]))
-        if self.trainer is not None:
-            self.trainer.to_cpu()
 
     def fit_rows(
         self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, *, prefix: str = ""
@@ -92,6 +98,7 @@ class DayModel(Model):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self.options.get("seed", 0)))
             net = self.build(len(panel.features), 0 if panel.market is None else panel.market.shape[1])
+        self.features = list(panel.features)
         self.trainer = Trainer(net, self.loss, step_len=step_len, **self.options)
         name, days = type(self).__name__, f"{len(train_rows)} + {len(valid_rows)} days"
         logger.info(f"{prefix}{name}: {days}, {len(panel.stocks)} stocks, {self.loss}")
@@ -107,6 +114,7 @@ class DayModel(Model):
         if self.trainer is None:
             raise ValueError("the model is not trained: call fit first")
         panel, _, rows = panel_of(dataset)
+        check_features(self.features, panel)
         chosen = panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows(segment)
         return score_series(panel, chosen, self.trainer.predict(panel, chosen))
 
@@ -126,6 +134,7 @@ class MLPModel(DayModel):
     ) -> None:
         super().__init__(loss=loss, **options)
         self.hidden, self.dropout = tuple(hidden), dropout
+        self._try_to_build()
 
     def build(self, d_feat: int, d_gate: int) -> nn.Module:
         """Build the MLP; it has no gate."""
@@ -161,11 +170,14 @@ class MASTERModel(DayModel):
         self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
         self.attention_dropout, self.key_dropout = attention_dropout, key_dropout
         self.beta, self.variant, self.gate = beta, variant, gate
+        self._try_to_build()
 
     def build(self, d_feat: int, d_gate: int) -> nn.Module:
         """Build MASTER; with the gate on, the dataset must have market features."""
         if self.gate and not d_gate:
-            raise ValueError("gate: true but the dataset has no market features: give it some or set gate: false")
+            raise ValueError(
+                "gate: true but the dataset has no market features, which DayDatasetH cannot make yet: set gate: false"
+            )
         return MASTER(
             d_feat,
             self.d_model,

@@ -14,8 +14,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from qlib_ext._order import descending
+
 CAPITAL = 150e6  # yuan; slides, page 3
 PARTICIPATION = 0.05  # of a stock's liquidity; slides, page 3
+BLOCK_DAYS = 32  # taken at a time: small grids stay in the cache
+HEAD = 256  # stocks to rank at first
 DUST = 1e-12  # a rest below this share of the capital is float noise and stays cash
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
@@ -66,35 +70,53 @@ def fill_top_n(
     real = torch.ones_like(given, dtype=torch.bool) if mask is None else _as_mask(mask)
     _check_shapes(score=given, liquidity=traded, mask=real)
     _check_no_infinite(given, real)
-    real = real & ~torch.isnan(given) & torch.isfinite(traded) & (traded > 0)
-    order = torch.where(real, given, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
-    ranked = torch.where(real, traded, 0.0).gather(-1, order)
-    if top_n is None:
-        placed = _walk(participation * ranked, float(capital))
-    else:
-        placed = _share(ranked, float(capital), participation, top_n)
-    yuan = torch.zeros_like(given).scatter(-1, order, placed)
+    days, stocks = math.prod(given.shape[:-1]), given.shape[-1]
+    size = BLOCK_DAYS if given.device.type == "cpu" else max(days, 1)
+    blocks = zip(*(grid.reshape(days, stocks).split(size) for grid in (given, traded, real)), strict=True)
+    placed = [_place(s, q, m, float(capital), participation, top_n) for s, q, m in blocks]
+    yuan = torch.cat(placed).reshape(given.shape)
     return yuan if isinstance(score, Tensor) else yuan.numpy()
 
 
-def _walk(cap: Tensor, capital: float) -> Tensor:
-    """Fill caps (..., N) in order until the capital is placed: (..., N) yuan."""
-    cap = cap.clamp(max=capital)
-    total = cap.cumsum(dim=-1)
-    before = torch.cat([torch.zeros_like(total[..., :1]), total[..., :-1]], dim=-1)
-    rest = capital - before
-    return torch.minimum(cap, torch.where(rest > DUST * capital, rest, 0.0))
+def _place(
+    score: Tensor, traded: Tensor, real: Tensor, capital: float, participation: float, top_n: int | None
+) -> Tensor:
+    """Place each day's capital: (D, N) yuan."""
+    real = real & ~torch.isnan(score) & (traded > 0) & (traded < torch.inf)
+    traded = torch.where(real, traded, 0.0)
+    if top_n is None:
+        order, placed = _walk(score, traded, real, capital, participation)
+    else:
+        order = descending(score, real, top_n)
+        placed = _share(traded.gather(1, order), capital, participation)
+    return torch.zeros_like(score).scatter_(1, order, placed)
 
 
-def _share(ranked: Tensor, capital: float, participation: float, top_n: int) -> Tensor:
-    """Split the capital over the first n in proportion to liquidity (..., N), under the caps: (..., N) yuan.
+def _walk(score: Tensor, traded: Tensor, real: Tensor, capital: float, participation: float) -> tuple[Tensor, Tensor]:
+    """Fill the caps down the ranking until the capital is placed: positions and yuan (D, n) of the first n stocks.
+
+    As many as it takes: with the deck's caps some tens of names hold the capital, and the rest need no order.
+    """
+    stocks = score.shape[1]
+    count = HEAD if score.device.type == "cpu" else stocks
+    while True:
+        order = descending(score, real, count)
+        cap = (participation * traded.gather(1, order)).clamp(max=capital)
+        total = cap.cumsum(dim=1)
+        rest = capital - torch.cat([torch.zeros_like(total[:, :1]), total], dim=1)
+        rest = torch.where(rest > DUST * capital, rest, 0.0)
+        if count >= stocks or not (real.gather(1, order[:, -1:]) & (rest[:, -1:] > 0)).any():
+            return order, torch.minimum(cap, rest[:, :-1])
+        count *= 8
+
+
+def _share(ranked: Tensor, capital: float, participation: float) -> Tensor:
+    """Split the capital in proportion to liquidity (D, n), under the caps: (D, n) yuan.
 
     Both the share and the cap are proportional to liquidity, so one rate a day serves all its stocks.
     """
-    first = ranked.clone()
-    first[..., top_n:] = 0.0
-    rate = (capital / first.sum(dim=-1, keepdim=True)).clamp(max=participation)
-    return first * rate
+    rate = (capital / ranked.sum(dim=1, keepdim=True)).clamp(max=participation)
+    return ranked * rate
 
 
 # --- costs
@@ -242,7 +264,7 @@ def _check_shapes(**tensors: Tensor) -> None:
 
 
 def _check_no_infinite(score: Tensor, real: Tensor) -> None:
-    infinite = int((torch.isinf(score) & real).sum())
+    infinite = int(((score.abs() == torch.inf) & real).sum())
     if infinite:
         raise ValueError(
             f"score is infinite at {infinite} stocks: a model has diverged. Use NaN where there is no score"

@@ -1,21 +1,18 @@
 """What a run's scores would have earned with real money, as artifacts and metrics of a qlib run.
 
-`judge` is the one judge: LiquidityRecord calls it for the test period, FoldRecord for each block of the folds,
-BaselineRecord for the scores that are free. Sizes: d days judged, N stocks; grids (d, N), yuan, returns as fractions.
+All three ask the one judge, `qlib_ext.judge`: LiquidityRecord for the test period, FoldRecord for each block of the
+folds, BaselineRecord for the scores that are free.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-import torch
 from qlib.data import D
 from qlib.log import get_module_logger
 from qlib.utils.exceptions import LoadObjectError
@@ -23,203 +20,52 @@ from qlib.workflow import record_temp
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import baseline, diagnostics
-from qlib_ext.data import DayDatasetH, LabelSpan, wide
-from qlib_ext.diagnostics import exposures, newey_west, quantile_returns
-from qlib_ext.evaluate import DEFINITIONS, daily_metrics, headline_table, rank_correlation, sleeve_returns
+from qlib_ext.data import DayDatasetH
+from qlib_ext.diagnostics import exposures, quantile_returns
+from qlib_ext.evaluate import DEFINITIONS
+from qlib_ext.judge import (
+    FACTOR_DEFINITIONS,
+    MONEY_KEYS,
+    SERIES,
+    TABLE_DEFINITIONS,
+    Grid,
+    Judgement,
+    Money,
+    Rows,
+    fold_table,
+    index_returns,
+    judge,
+    part,
+    past_return,
+    table_row,
+)
 from qlib_ext.panel import DayPanel
-from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
-from qlib_ext.rules import fee_rates
+
+__all__ = [
+    "FACTOR_DEFINITIONS",
+    "MONEY_KEYS",
+    "SERIES",
+    "TABLE_DEFINITIONS",
+    "BaselineRecord",
+    "FoldRecord",
+    "Judgement",
+    "LiquidityRecord",
+    "Money",
+    "PortAnaRecord",
+    "block_rows",
+    "fold_table",
+    "index_returns",
+    "judge",
+    "past_return",
+    "selections",
+    "table_row",
+    "volatility_warning",
+]
 
 logger = get_module_logger("qlib_ext.record")
 
-Grid = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
 
 EXPOSURE_LIMIT = 0.3  # of the mean rank correlation with volatility; beyond it the user is warned
-SERIES = {
-    "gross": "capped_buyable_gross",
-    "net": "capped_buyable_net",
-    "net_over_market": "capped_buyable_net_over_market",
-}
-MONEY_KEYS = ("mean_return", "annual_return", "annual_volatility", "sharpe", "max_drawdown")
-TABLE_DEFINITIONS = {
-    "gross": "capital placed in full under the caps, what could not be bought at the entry stays cash; no costs",
-    "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
-    "net_over_market": "net less the mean return of the stocks with a score",
-    "mean_ic": "mean over days of the correlation of score and label across stocks",
-    "ic_error": "Newey-West standard error of mean_ic; of the mean over folds: deviation of the folds / sqrt(folds)",
-    "rank_ic": "mean over days of the correlation of the ranks of score and label across stocks",
-    "rank_ic_error": "Newey-West standard error of rank_ic; of the mean over folds as ic_error",
-    "volatility_exposure": "mean over days of the rank correlation of score and trailing volatility",
-    "mean over folds": "each column's mean over the folds; of ..._mean_return it is the deck's 'mean return'",
-    "selected": "what was chosen by looking at the days of the row",
-}
-FACTOR_DEFINITIONS = {
-    "exposure.volatility": "trailing standard deviation of daily returns",
-    "exposure.liquidity": "trailing mean turnover in yuan; no market value is known, so turnover stands for size too",
-    "exposure.reversal": f"minus the return of the last {baseline.REVERSAL_DAYS} days",
-}
-
-
-# --- the judge
-
-
-@dataclass(frozen=True)
-class Money:
-    """How the capital is placed and what trading costs.
-
-    Attributes:
-        capital: yuan.
-        participation: largest share of a stock's liquidity.
-        top_n: names of the fixed-n variant.
-        commission: of both sides; transfer fee and stamp duty are those in force on the day.
-        impact: b of `portfolio.impact_cost` in the rows `..._net_impact`: a trade of share s of a day's turnover pays
-            impact * volatility * sqrt(s).
-
-    """
-
-    capital: float = 150e6
-    participation: float = 0.05
-    top_n: int = 30
-    commission: float = 0.0003
-    impact: float = 1.0
-
-    @property
-    def caps(self) -> dict[str, Any]:
-        """Options of `daily_metrics`."""
-        return {"capital": self.capital, "participation": self.participation, "top_n": self.top_n}
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What `judge` found.
-
-    Attributes:
-        daily: metrics of each day asked for, see `evaluate.daily_metrics`, and volatility_exposure.
-        returns: daily returns by name, over the days with a known outcome.
-        table: `headline_table` of the returns.
-        positions: by (datetime, instrument): yuan, weight of the capital (capped, buyable).
-        days: those with a known outcome.
-        horizon: days of the label.
-
-    """
-
-    daily: pd.DataFrame
-    returns: dict[str, pd.Series]
-    table: pd.DataFrame
-    positions: pd.DataFrame
-    days: pd.DatetimeIndex
-    horizon: int
-
-
-def judge(
-    panel: DayPanel, rows: Rows, score: Grid, money: Money, span: LabelSpan, benchmark: pd.Series | None = None
-) -> Judgement:
-    """Place the capital by a score under liquidity limits, and measure score and money day by day.
-
-    Args:
-        panel: the market, with liquidity, volatility and buyable.
-        rows: (d,) increasing rows of the panel, the days to judge; they count as following each other.
-        score: (d, N) of these days, NaN where there is none.
-        money: how it is placed.
-        span: of the label.
-        benchmark: returns by day of an index from entry to entry, named by its code; missing days count as 0.
-
-    Raises: ValueError where the panel lacks a grid, and where no day has a known outcome.
-
-    """
-    days = pd.DatetimeIndex(panel.days[rows])
-    label, liquidity, buyable, volatility = (
-        _part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
-    )
-    can_buy = buyable > 0
-    daily = daily_metrics(score, label, liquidity, can_buy, **money.caps).set_index(days)
-    daily["volatility_exposure"] = rank_correlation(score, volatility)
-    step = label if panel.step_return is None else _part(panel.step_return, rows)
-    known = np.flatnonzero(np.isfinite(step).any(axis=1))
-    if not len(known):
-        raise ValueError(
-            f"no return is known on the {len(days)} days from {days[0].date()}: end the test period earlier"
-        )
-    returns: dict[str, Grid] = {}
-    positions: dict[str, Grid] = {}
-    friction = (_last_known(liquidity), _last_known(volatility))
-    for kind, count in (("capped", None), ("topn", money.top_n)):
-        yuan: Grid = fill_top_n(score, liquidity, capital=money.capital, participation=money.participation, top_n=count)
-        positions[kind] = np.where(can_buy, yuan, 0.0)
-        for basis, held in (("buyable", positions[kind]), ("paper", yuan)):
-            made = _money_returns(held, step, days, *friction, money, span.horizon)
-            returns |= {f"{kind}_{basis}_{name}": value for name, value in made.items()}
-    returns |= _excess(returns, step, score, None if benchmark is None else benchmark.reindex(days).fillna(0.0))
-    series = {name: pd.Series(value[known], index=days[known]) for name, value in returns.items()}
-    unscored = ("market", *([] if benchmark is None else [str(benchmark.name)]))
-    return Judgement(
-        daily=daily,
-        returns=series,
-        table=headline_table(series, ic=daily["ic"].to_numpy()[known], unscored=unscored),
-        positions=_long(positions["capped"], days, panel.stocks, money.capital),
-        days=days[known],
-        horizon=span.horizon,
-    )
-
-
-def table_row(found: Judgement) -> dict[str, Any]:
-    """Put a judgement into one row: days, IC and RankIC with errors, exposure, and the deck's numbers for `SERIES`."""
-    daily = found.daily.loc[found.days]
-    row: dict[str, Any] = {"days": len(found.days), "first": found.days[0], "last": found.days[-1]}
-    for name, column in (("mean_ic", "ic"), ("rank_ic", "rank_ic")):
-        value, error, _ = newey_west(daily[column], horizon=found.horizon)
-        row |= {name: value, f"{name.removeprefix('mean_')}_error": error}
-    row["volatility_exposure"] = float(daily["volatility_exposure"].mean())
-    for short, series in SERIES.items():
-        line = found.table.T[series]
-        row |= {f"{short}_{key}": float(line[key]) for key in MONEY_KEYS}
-    return row
-
-
-def fold_table(folds: Sequence[Judgement], rest: Mapping[str, Judgement], selected: Mapping[str, str]) -> pd.DataFrame:
-    """Put blocks under each other, their mean, and other judgements.
-
-    Args:
-        folds: of each block; rows "fold 0", "fold 1", ...
-        rest: rows below "mean over folds", by name.
-        selected: by row, what was chosen on its days ("fold" and "mean over folds" for the blocks and their mean).
-
-    Returns:
-        Columns of `table_row`, and `selected`; see `TABLE_DEFINITIONS`.
-
-    """
-    rows = {f"fold {i}": table_row(found) | {"selected": selected["fold"]} for i, found in enumerate(folds)}
-    blocks = pd.DataFrame.from_dict(rows, orient="index")
-    numbers = blocks.drop(columns=["first", "last", "selected"])
-    mean: dict[str, Any] = {str(name): value for name, value in numbers.mean().items()}
-    mean |= {"days": int(blocks["days"].sum()), "first": blocks["first"].min(), "last": blocks["last"].max()}
-    for name, error in (("mean_ic", "ic_error"), ("rank_ic", "rank_ic_error")):
-        mean[error] = float(blocks[name].std(ddof=1)) / math.sqrt(len(blocks))
-    rows["mean over folds"] = mean | {"selected": selected["mean over folds"]}
-    rows |= {name: table_row(found) | {"selected": selected[name]} for name, found in rest.items()}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def index_returns(code: str | None, span: LabelSpan, days: pd.DatetimeIndex) -> pd.Series | None:
-    """Daily returns of an index from the entry of each day on; None without a code.
-
-    Raises: ValueError where the provider does not have it.
-
-    """
-    if code is None:
-        return None
-    expression = f"Ref($close, -{span.entry + 1})/Ref($close, -{span.entry}) - 1"
-    index = D.features([code], [expression], days[0], days[-1])
-    if index.empty:
-        raise ValueError(f"benchmark {code!r} is not in the provider: name another or set null")
-    return index.iloc[:, 0].droplevel("instrument").rename(code)
-
-
-def past_return(stocks: npt.NDArray[np.object_], days: pd.DatetimeIndex) -> Grid:
-    """Return of the last `baseline.REVERSAL_DAYS` days up to each day's close, (d, N)."""
-    (frame,) = wide(list(stocks), [f"$close/Ref($close, {baseline.REVERSAL_DAYS}) - 1"], days[0], days[-1])
-    return np.asarray(frame.reindex(days).to_numpy(dtype=np.float64))
 
 
 # --- records
@@ -258,13 +104,15 @@ class _MoneyRecord(ACRecordTemp):
         benchmark: str | None = "SH000300",
         commission: float = Money.commission,
         impact: float = Money.impact,
+        buy_rate: float | None = None,
+        sell_rate: float | None = None,
         skip_existing: bool = False,
     ) -> None:
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
             raise ValueError(f"{type(self).__name__} needs a DayDatasetH with liquidity (for example liquidity: auto)")
         self.dataset, self.benchmark = dataset, benchmark
-        self.money = Money(capital, participation, top_n, commission, impact)
+        self.money = Money(capital, participation, top_n, commission, impact, buy_rate, sell_rate)
 
     def _judge(self, rows: Rows, score: Grid) -> Judgement:
         panel, span = self.dataset.panel, self.dataset.span
@@ -313,7 +161,7 @@ class LiquidityRecord(_MoneyRecord):
         score = self._score(rows)
         found = self._judge(rows, score)
         label, liquidity, buyable, volatility = (
-            _part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
+            part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
         )
         quality = diagnostics.summary(
             score, label, liquidity, buyable > 0, horizon=self.dataset.span.horizon, top_n=self.money.top_n
@@ -448,7 +296,10 @@ class BaselineRecord(_MoneyRecord):
     ) -> None:
         super().__init__(recorder, dataset, model, **money)
         self.baselines = baseline.check_names(baseline.BASELINES if baselines is None else baselines)
-        self.lightgbm = baseline.LightGBM(**(lightgbm or {}))
+        try:
+            self.lightgbm = baseline.LightGBM(**(lightgbm or {}))
+        except TypeError as error:  # qlib would take a TypeError for its own and try again without the dataset
+            raise ValueError(f"lightgbm={dict(lightgbm or {})!r}: {error}") from error
 
     def list(self) -> list[str]:
         """Name the artifacts."""
@@ -546,53 +397,3 @@ def _shown(table: pd.DataFrame) -> str:
 def _words(*left_out: str) -> str:
     every = {key: text for key, text in (TABLE_DEFINITIONS | DEFINITIONS).items() if key not in left_out}
     return "\n".join(f"  {key}: {text}" for key, text in every.items())
-
-
-# --- arithmetic
-
-
-def _money_returns(
-    held: Grid, step: Grid, days: pd.DatetimeIndex, liquidity: Grid, volatility: Grid, money: Money, horizon: int
-) -> dict[str, Grid]:
-    """Gross and net daily return (d,) of one allocation on the whole capital; cash earns 0. The grids have no gaps."""
-    gross = sleeve_returns(held, step, horizon, capital=money.capital)
-    average = pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
-    fees = fee_rates(days, commission=money.commission)
-    cost = fee_cost(average, step, fees["buy"].to_numpy(), fees["sell"].to_numpy(), capital=money.capital)
-    trade = rebalancing(average, step)
-    moved = impact_cost(trade, liquidity, volatility, b=money.impact)
-    return {"gross": gross, "net": gross - cost, "net_impact": gross - cost - moved.sum(axis=1) / money.capital}
-
-
-def _excess(returns: Mapping[str, Grid], step: Grid, score: Grid, benchmark: pd.Series | None) -> dict[str, Grid]:
-    """Excess over the mean of the scored universe, and over the benchmark where there is one; and these two."""
-    seen = np.isfinite(step) & np.isfinite(score)
-    against = {"market": np.where(seen, step, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)}
-    if benchmark is not None:
-        against[str(benchmark.name)] = benchmark.to_numpy(dtype=np.float64)
-    excess = {
-        f"{name}_over_{base}": value - other
-        for name, value in returns.items()
-        if "buyable" in name
-        for base, other in against.items()
-    }
-    return excess | against
-
-
-def _part(grid: torch.Tensor | None, rows: Rows) -> Grid:
-    if grid is None:
-        raise ValueError("the panel lacks a grid that the record needs: use DayDatasetH with liquidity")
-    return np.asarray(grid[torch.as_tensor(rows)].numpy(), dtype=np.float64)
-
-
-def _last_known(grid: Grid) -> Grid:
-    """Carry the last positive value on; before a stock's first one, the day's median (the trades are small there)."""
-    frame = pd.DataFrame(grid).where(grid > 0).ffill()
-    return np.asarray(frame.T.fillna(frame.median(axis=1)).T.to_numpy())
-
-
-def _long(yuan: Grid, days: pd.DatetimeIndex, stocks: npt.NDArray[np.object_], capital: float) -> pd.DataFrame:
-    """List the holdings: yuan and weight by (datetime, instrument)."""
-    day, stock = np.nonzero(yuan)
-    index = pd.MultiIndex.from_arrays([days[day], stocks[stock]], names=["datetime", "instrument"])
-    return pd.DataFrame({"yuan": yuan[day, stock], "weight": yuan[day, stock] / capital}, index=index)

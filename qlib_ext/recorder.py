@@ -78,11 +78,11 @@ class DemoCalendarProvider(LocalCalendarProvider):
         if not backend:  # a backend of one's own need not be a folder
             for uri in C.dpm.provider_uri.values():
                 if C.dpm.get_uri_type(uri) == C.LOCAL_URI:
-                    _check_folder(Path(uri))
+                    check_folder(Path(uri))
         super().__init__(remote=remote, backend=backend or {})
 
 
-def _check_folder(path: Path) -> None:
+def check_folder(path: Path) -> None:
     """Build the embedded market if `path` is its place; otherwise `path` must hold qlib data."""
     log = get_module_logger("qlib_ext")
     if path.expanduser().resolve() == synthetic.DEFAULT_PATH.resolve():

@@ -1,23 +1,41 @@
-"""China A-share trading rules by date: boards, daily price limits, limit prices, fees.
+"""China A-share trading rules by date: boards, daily price limits, limit prices, fees, lots, T+1.
 
-The numbers come from the package `marina-rules` (a quoted official source for each record); this module only
-lays them out over days x stocks. Legend: `D` trading days, `N` stocks; codes are qlib's (`SH600000`, ...).
+The numbers come from the package `marina-rules` (a quoted official source for each record, see `citations`); this
+module only lays them out over days x stocks. The lots alone are a table of our own: marina-rules has no record of them.
+Legend: `D` trading days, `N` stocks; codes are qlib's (`SH600000`, ...).
 
-Known limitation: **no ST flags**. A stock under special treatment on the main board had a 5% limit until
-2026-07-06 (ChiNext until 2020-08-24); without a list of ST stocks by date every stock gets its board's limit.
+Known limitation: **ST flags are the user's** (`st_mask`). A stock under special treatment on the main board had a 5%
+limit until 2026-07-06 (ChiNext until 2020-08-24); without a list of ST stocks by date every stock gets its board's
+limit. The days of a delisting period (no limit on its first day) are not known either.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import marina_rules as mr
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["board_of", "fee_rates", "is_index", "limit_down_price", "limit_up_price", "price_limit"]
+__all__ = [
+    "Lots",
+    "board_of",
+    "citations",
+    "commission_minimum",
+    "fee_rates",
+    "is_index",
+    "limit_down_price",
+    "limit_up_price",
+    "lot_rule",
+    "price_limit",
+    "scope_of",
+    "settles_next_day",
+    "st_mask",
+]
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 _BOARDS = {"SH60": "main", "SZ00": "main", "SZ30": "chinext", "SH688": "star", "SH689": "star"}
 _INDICES = ("SH000", "SZ399", "BJ899")
@@ -30,6 +48,20 @@ _LISTING = {
     "star": (("ipo_first5_star", 5),),
     "beijing": (("ipo_day1_bse", 1),),
 }
+_ST_SCOPES = {"main": "st_main", "chinext": "st_chinext", "star": "st_star", "beijing": "st_bse"}
+_LOTS = {"main": (100, 100), "chinext": (100, 100), "star": (200, 1), "beijing": (100, 1)}
+_LOT_TEXT = (
+    "buy orders: main board and ChiNext 100 shares or a multiple; STAR at least 200, then single shares; Beijing at "
+    "least 100, then single shares; a remainder below the minimum is sold in one order"
+)
+_FEE_RULES = ("stamp_duty_sell", "transfer_fee_each_side", "commission_cap", "commission_min_per_order_cny")
+
+
+class Lots(NamedTuple):
+    """Smallest order and step above it, raw shares, each (D, N) float64; NaN before the board existed."""
+
+    minimum: FloatArray
+    step: FloatArray
 
 
 def is_index(code: str) -> bool:
@@ -58,8 +90,18 @@ def board_of(code: str) -> str:
     )
 
 
+def scope_of(code: str) -> str:
+    """Scope of a code's board in marina-rules: "main_board", "chinext", "star" or "bse"."""
+    return _SCOPES[board_of(code)]
+
+
 def price_limit(
-    codes: Sequence[str], dates: Any, *, listed_days: npt.ArrayLike | None = None, side: str = "up"
+    codes: Sequence[str],
+    dates: Any,
+    *,
+    listed_days: npt.ArrayLike | None = None,
+    st: npt.ArrayLike | None = None,
+    side: str = "up",
 ) -> FloatArray:
     """Daily price limit of each stock as a fraction of its previous close, (D, N).
 
@@ -71,12 +113,13 @@ def price_limit(
             its own first day: five days without a limit (STAR from 2019-07-22, ChiNext from 2020-08-24, main
             board from 2023-04-10), one day (Beijing), or +44%/-36% on day one (main board and early ChiNext
             before; relative to the issue price).
+        st: (D, N) bool, True where the stock is under special treatment (see `st_mask`); None: no stock is.
         side: "up" or "down"; they differ only on such a first day (0.44 and 0.36).
 
     Returns:
         float64 (D, N): 0.10, 0.20, 0.30; inf where there is no limit; NaN on days before the board existed.
 
-    No ST flags: see the module's docstring. Source: marina-rules `price_limit_pct`.
+    Source: marina-rules `price_limit_pct`.
     """
     if side not in ("up", "down"):
         raise ValueError(f"price_limit: side is {side!r}; allowed are 'up' and 'down'.")
@@ -87,6 +130,13 @@ def price_limit(
     out = np.empty((len(days), len(codes)))
     for (board, exchange), columns in groups.items():
         out[:, columns] = _by_date("price_limit_pct", days, _SCOPES[board], exchange, side)[:, None]
+    if st is not None:
+        flagged = np.asarray(st, dtype=bool)
+        if flagged.shape != out.shape:
+            raise ValueError(f"price_limit: st has shape {flagged.shape}; it must be (days, stocks) = {out.shape}.")
+        for (board, exchange), columns in groups.items():
+            under = _by_date("price_limit_pct", days, _ST_SCOPES[board], exchange, side)[:, None]
+            out[:, columns] = np.where(flagged[:, columns], under, out[:, columns])
     if listed_days is None:
         return out
     age = np.asarray(listed_days, dtype=float)
@@ -145,6 +195,96 @@ def fee_rates(dates: Any, *, commission: float = 0.0003) -> pd.DataFrame:
         raise ValueError(f"fee_rates: commission is {commission!r}; allowed is a fraction from 0 to 0.003 (0.3%).")
     buy = commission + transfer
     return pd.DataFrame({"buy": buy, "sell": buy + stamp}, index=days)
+
+
+def commission_minimum(dates: Any) -> float:
+    """Smallest commission of an order on the dates, yuan (5); marina-rules knows it from 2002-05-01 on."""
+    days = pd.DatetimeIndex(dates)
+    minimum = _by_date("commission_min_per_order_cny", days, "stock", None, "up")
+    if np.isnan(minimum).any():
+        raise ValueError(f"commission_minimum: none on record for {days[np.isnan(minimum)][0].date()}; give your own.")
+    return float(minimum.max())
+
+
+def lot_rule(codes: Sequence[str], dates: Any) -> Lots:
+    """Smallest buy order and step of each stock and day in raw shares; a remainder below it is sold in one order.
+
+    Main board and ChiNext 100 and 100, STAR 200 and 1, Beijing 100 and 1. Our own table: marina-rules has no record of
+    lots. The largest order allowed is left out (a larger one is split).
+    """
+    days = pd.DatetimeIndex(dates)
+    listed = ~np.isnan(price_limit(codes, days))
+    table = np.array([_LOTS[board_of(code)] for code in codes], dtype=float).reshape(-1, 2)
+    return Lots(np.where(listed, table[:, 0], np.nan), np.where(listed, table[:, 1], np.nan))
+
+
+def settles_next_day(dates: Any) -> BoolArray:
+    """Whether a share bought on the day can be sold from the next trading day on only (T+1), (D,).
+
+    Source: marina-rules `min_holding_days`. Raises ValueError for a day without a record (before 1995).
+    """
+    days = pd.DatetimeIndex(dates)
+    held = _by_date("min_holding_days", days, "stock", None, "up")
+    if np.isnan(held).any():
+        raise ValueError(
+            f"settles_next_day: no rule on record for {days[np.isnan(held)][0].date()}; known from 1995 on."
+        )
+    return held >= 1
+
+
+def st_mask(flags: pd.DataFrame | str | Path, codes: Sequence[str], dates: Any) -> BoolArray:
+    """Whether each stock is under special treatment on each day, (D, N), by a list of yours.
+
+    Args:
+        flags: a frame, or the path of a CSV file, with the columns code, start, end (both days included; an empty end
+            means still): one row for each spell. Codes that are not asked for are ignored.
+        codes: N codes.
+        dates: D dates.
+
+    Raises:
+        ValueError: a missing column, a start that is no date, or an end before its start.
+    """
+    table = flags if isinstance(flags, pd.DataFrame) else pd.read_csv(flags, dtype=str)
+    missing = {"code", "start", "end"} - set(table.columns)
+    if missing:
+        raise ValueError(f"st_mask: no column {sorted(missing)}; wanted are code, start, end, there are {list(table)}.")
+    start, end = (pd.to_datetime(table[name]).astype("datetime64[ns]") for name in ("start", "end"))
+    end = end.fillna(pd.Timestamp.max)
+    wrong = start.isna() | (end < start)
+    if wrong.any():
+        raise ValueError(f"st_mask: row {int(np.argmax(wrong))} has no start, or ends before it starts; correct it.")
+    days, place = pd.DatetimeIndex(dates), {code.upper(): n for n, code in enumerate(codes)}
+    out = np.zeros((len(days), len(codes)), dtype=bool)
+    for code, first, last in zip(table["code"], start, end, strict=True):
+        column = place.get(str(code).upper())
+        if column is not None:
+            out[:, column] |= np.asarray((days >= first) & (days <= last))
+    return out
+
+
+def citations(dates: Any) -> list[dict[str, Any]]:
+    """List the records behind this module's rules between the first and the last date, for a run's artifacts.
+
+    Each has id, rule, scope, market, value, effective_from, effective_to, verification, text (quoted) and source. The
+    first is the version and digest of marina-rules; the last, the lots, is our own table.
+    """
+    days = pd.DatetimeIndex(dates)
+    first, last = str(days.min().date()), str(days.max().date())
+    scopes = {*_SCOPES.values(), *_ST_SCOPES.values(), *(name for rows in _LISTING.values() for name, _ in rows)}
+    out: list[dict[str, Any]] = [
+        {"id": "marina-rules", "text": mr.citation(short=False), "source": "PyPI marina-rules"}
+    ]
+    for record in mr.records():
+        wanted = record.scope == "stock" and record.rule in (*_FEE_RULES, "min_holding_days", "limit_price_rounding")
+        wanted |= record.rule == "price_limit_pct" and record.scope in scopes
+        if not wanted or record.effective_from > last or (record.effective_to or "9999") <= first:
+            continue
+        names = ("id", "rule", "scope", "market", "value", "effective_from", "effective_to", "verification")
+        row = {name: getattr(record, name) for name in names}
+        row["text"] = " / ".join(str(source.get("quote", "")) for source in record.sources)
+        out.append(row | {"source": " / ".join(str(source.get("url", "")) for source in record.sources)})
+    out.append({"id": "lots", "rule": "lots", "value": _LOTS, "text": _LOT_TEXT, "source": "qlib_ext.rules, unquoted"})
+    return out
 
 
 def _by_date(rule: str, days: pd.DatetimeIndex, scope: str, market: str | None, side: str) -> FloatArray:

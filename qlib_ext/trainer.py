@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qlib_ext.evaluate import METRICS, average, daily_columns, daily_metrics
+from qlib_ext.evaluate import METRICS, NEED_LIQUIDITY, average, daily_columns, daily_metrics
 from qlib_ext.losses import DayLoss
 from qlib_ext.panel import Batch, DayPanel
 
@@ -107,14 +107,20 @@ class Trainer:
         if metric not in METRICS:
             close = difflib.get_close_matches(metric, METRICS, n=3)
             raise ValueError(f"unknown metric {metric!r}; close: {close}; allowed: {', '.join(METRICS)}")
-        for name, value in {
-            "epochs": epochs,
-            "patience": patience,
-            "lr": lr,
-            "batch_days": batch_days,
-        }.items():
-            if not value > 0:
-                raise ValueError(f"{name}={value!r} must be above 0")
+        counts = {"epochs": epochs, "patience": patience, "batch_days": batch_days, "top_n": top_n}
+        for name, count in counts.items():
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name}={count!r} must be above 0 and a whole number")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed={seed!r} must be a whole number of at least 0")
+        sizes = {"lr": lr, "clip": clip, "capital": capital, "participation": participation}
+        for name, size in sizes.items():
+            if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf:
+                raise ValueError(f"{name}={size!r} must be above 0 (in YAML write 0.001, not 1e-3, which is a text)")
+        if isinstance(weight_decay, bool) or not isinstance(weight_decay, int | float) or not weight_decay >= 0:
+            raise ValueError(f"weight_decay={weight_decay!r} must be a number of at least 0")
+        if not isinstance(compile, bool):
+            raise ValueError(f"compile={compile!r}; allowed: true, false")
         if scale not in (None, "robust"):
             raise ValueError(f"scale={scale!r}; allowed: null, 'robust'")
         self.net, self.loss, self.metric, self.step_len = net, loss, metric, step_len
@@ -127,6 +133,7 @@ class Trainer:
         )
         self.lr, self.weight_decay, self.scale = lr, weight_decay, scale
         self.money: dict[str, Any] = {"capital": capital, "participation": participation, "top_n": top_n}
+        self.asked = (device, precision)
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.scaler: RobustScale | None = None
@@ -134,8 +141,18 @@ class Trainer:
         self._compiled: Callable[..., Tensor] | None = None  # of self.net, whose parameters it shares
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle without what torch compiled."""
-        return self.__dict__ | {"_compiled": None}
+        """Pickle without what torch compiled, and with what was learnt on the CPU, so that it loads anywhere."""
+        kept = self.__dict__ | {"_compiled": None}
+        if self.device.type != "cpu":
+            kept |= {name: copy.deepcopy(kept[name]).cpu() for name in ("net", "scaler") if kept[name] is not None}
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load; the device and precision that were asked for are chosen anew, the CPU where the GPU is absent."""
+        self.__dict__.update(state)
+        device, precision = self.asked
+        self.device = pick_device(device if torch.cuda.is_available() or not device.startswith("cuda") else "cpu")
+        self.precision = pick_precision(precision, self.device)
 
     def fit(
         self,
@@ -193,12 +210,13 @@ class Trainer:
         self.net.load_state_dict(best)
 
     def to_cpu(self) -> None:
-        """Move what was learnt to the CPU, so that its pickle loads anywhere."""
+        """Move what was learnt to the CPU, and predict there from now on."""
         self.net.cpu()
         self._compiled = None
         if self.scaler is not None:
             self.scaler.cpu()
         self.device = torch.device("cpu")
+        self.precision = pick_precision(self.asked[1], self.device)
 
     def predict(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
         """Score days: (len(rows), N), NaN where a stock is not present."""
@@ -312,6 +330,13 @@ class Trainer:
             )
         if self.loss.needs_volatility and panel.volatility is None:
             raise ValueError("target 'volatility' needs trailing volatility: use DayDatasetH, or target 'raw', 'rank'")
+        if daily_columns(self.metric)[0] in NEED_LIQUIDITY and panel.liquidity is None:
+            raise ValueError(f"the metric {self.metric!r} needs liquidity: use DayDatasetH, or metric: rank_ic")
+        if self.scale == "robust" and panel.filled > 0:
+            raise ValueError(
+                f"scale: robust, but {panel.filled:.2%} of the feature values were missing and became 0, which it "
+                "would take for data: fill them in the handler's infer_processors first, or use CSNormalise instead"
+            )
         if self.step_len > len(panel.days):
             raise ValueError(f"step_len={self.step_len} is longer than the history of {len(panel.days)} days")
         good = self._learnable(panel, train)

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,24 @@ import pytest
 import qlib
 import torch
 from qlib.data import D
+from qlib.data.data import FeatureD
 from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandlerLP
 
-from qlib_ext.data import DayDatasetH, label_span, load_liquidity, unit_profile
+from qlib_ext.data import (
+    PROFILES,
+    DayDatasetH,
+    label_span,
+    load_liquidity,
+    trailing_volatility,
+    turnover_of,
+    unit_profile,
+)
 from qlib_ext.evaluate import daily_metrics, metric_value
 from qlib_ext.model import MASTERModel, MLPModel
 from qlib_ext.portfolio import fill_top_n
 from qlib_ext.processor import CSNormalise, day_zscore
+from qlib_ext.storage import read_fields
 from qlib_ext.strategy import LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market, simulate
 
@@ -257,6 +268,29 @@ def test_wrong_units_name_the_fix(handler, expression, fix):
         _ = DayDatasetH(handler, SEGMENTS, liquidity=expression).panel
 
 
+@pytest.mark.parametrize("profile", ["community", "adjusted_shares", "yuan"])
+def test_quick_grids_equal_qlibs_expressions(profile, market):
+    codes, start, end = sorted(D.list_instruments(D.instruments("all"), as_list=True)), "2020-03-02", "2020-11-30"
+    expressions = [f"Mean({PROFILES[profile]}, 7)", "Std($close/Ref($close, 1) - 1, 9)", "$close"]
+    days = D.calendar(start_time=start, end_time=end)
+    frame = D.features(codes, expressions, start, end)
+    mean, std, close = (frame[e].unstack("instrument").reindex(index=days, columns=codes) for e in expressions)
+    raw = read_fields(codes, ["$close", "$nosuch"], start, end, lead=9)
+    assert raw["$nosuch"].isna().all(axis=None) and len(raw["$close"]) == len(days) + 9
+    np.testing.assert_array_equal(raw["$close"].loc[days], close)
+    lasts = {code: FeatureD.backend_obj(instrument=code, field="close", freq="day").end_index for code in codes}
+    place = np.arange(len(D.calendar()))[pd.DatetimeIndex(D.calendar()).get_indexer(days)]
+    listed = pd.DataFrame({code: place <= last for code, last in lasts.items()}, index=days)
+    assert close.isna().where(listed, False).any(axis=None)  # suspended, or not yet listed
+    fields = read_fields(codes, ["$amount", "$close", "$volume"], start, end, lead=6)
+    quick = turnover_of(PROFILES[profile], fields).rolling(7, min_periods=1).mean().loc[days]
+    np.testing.assert_allclose(quick.where(listed), mean, rtol=1e-5)
+    if profile == "community":
+        np.testing.assert_allclose(load_liquidity(codes, start, end, profile=profile, window=7), quick)
+    spread = trailing_volatility(raw["$close"], 9).loc[days]
+    np.testing.assert_allclose(spread.where(listed), std, rtol=1e-4, atol=1e-7)
+
+
 def test_unknown_profile_and_missing_field(handler):
     with pytest.raises(ValueError, match="'comunity'.*auto, community, yuan"):
         _ = DayDatasetH(handler, SEGMENTS, liquidity="comunity").panel
@@ -286,10 +320,56 @@ def test_label_span(expression, entry, reach):
     assert (span.entry, span.reach, span.horizon) == (entry, reach, reach - entry)
 
 
-@pytest.mark.parametrize("expression", ["$close/Ref($close, 1) - 1", "$close", "Ref($close, -1)", "1"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *("$close/Ref($close, 1) - 1", "$close", "Ref($close, -1)", "1"),
+        "Ref(Mean($close, 5), -5)/Ref($close, -1) - 1",  # its days cannot be told from its text
+        "Ref($close/$factor, -5)/Ref($close, -1) - 1",
+        "Ref(($close+$open)/2, -3)/Ref($open, -1) - 1",
+    ],
+)
 def test_a_label_without_a_future_is_an_error(expression):
     with pytest.raises(ValueError, match="no forward return"):
         label_span(expression)
+
+
+def test_label_days_stand_for_a_label_that_is_not_understood(market):
+    label = "Ref(Mean($close, 3), -5)/Ref($close, -1) - 1"
+    handler = make_handler(label=label, end="2020-06-30")
+    segments = {"train": ("2020-02-03", "2020-04-30"), "test": ("2020-05-06", "2020-06-30")}
+    with pytest.raises(ValueError, match="label_days"):
+        DayDatasetH(handler, segments).rows("train")
+    dataset = DayDatasetH(handler, segments, label_days=[1, 5])
+    assert (dataset.span.entry, dataset.span.reach) == (1, 5)
+    assert dataset.rows("train")[-1] == dataset.rows("test")[0] - 6
+    with pytest.raises(ValueError, match=r"label_days=\[5, 1\]"):
+        DayDatasetH(handler, segments, label_days=[5, 1])
+
+
+def test_a_label_that_nobody_tells_or_told_twice_is_an_error(handler, market):
+    frame = handler.fetch(col_set=DataHandlerLP.CS_RAW, data_key=DataHandlerLP.DK_R)
+    loader = {"class": "StaticDataLoader", "module_path": "qlib.data.dataset.loader", "kwargs": {"config": frame}}
+    silent = DataHandlerLP(instruments=None, data_loader=loader)
+    with pytest.raises(ValueError, match="cannot tell its label"):
+        DayDatasetH(silent, SEGMENTS).rows("train")
+    assert DayDatasetH(silent, SEGMENTS, label=LABEL).span.reach == 2
+    with pytest.raises(ValueError, match="drop the one"):
+        DayDatasetH(handler, SEGMENTS, label="Ref($close, -6)/Ref($close, -1) - 1").rows("train")
+
+
+def test_buyable_looks_at_the_price_that_the_label_enters_at(market, truth):
+    handler = make_handler(label="Ref($open, -2)/Ref($open, -1) - 1")
+    panel = DayDatasetH(handler, SEGMENTS, step_len=1).panel
+    closing = DayDatasetH(make_handler(), SEGMENTS, step_len=1).panel
+    assert not torch.equal(panel.buyable, closing.buyable)  # locked at the close, but open below the limit
+    assert panel.buyable.sum() > closing.buyable.sum()
+
+
+def test_new_segments_are_checked_as_the_first(handler):
+    dataset = DayDatasetH(handler, SEGMENTS)
+    with pytest.raises(ValueError, match="overlap"):
+        dataset.config(segments=SEGMENTS | {"valid": ("2020-07-01", "2020-09-30")})
 
 
 def test_overlapping_segments_are_an_error(handler):
@@ -380,6 +460,41 @@ def test_plain_dataset(handler):
         MLPModel(loss="wpcc", **SMALL).fit(plain)  # the default metric is money
     with pytest.raises(ValueError, match="DayDatasetH"):
         model.fit(object())
+
+
+def test_features_fitted_on_test_days_are_refused(dataset):
+    class Late:
+        fields_group, fit_end_time = "feature", "2020-08-31"
+
+    late = DayDatasetH(dataset.handler, SEGMENTS, step_len=4)
+    late._panel = dataset.panel
+    kept = dataset.handler.infer_processors
+    try:
+        late.handler.infer_processors = [*kept, Late()]
+        with pytest.raises(ValueError, match="Late .* beyond the training days .to 2020-07-31"):
+            MLPModel(hidden=(16, 8), **SMALL).fit(late)
+    finally:
+        late.handler.infer_processors = kept
+
+
+def test_other_features_than_the_trained_ones_are_refused(fitted, dataset):
+    turned = DayDatasetH(dataset.handler, SEGMENTS, step_len=4)
+    turned._panel = replace(dataset.panel, features=dataset.panel.features[::-1])
+    with pytest.raises(ValueError, match="differ first at place 0: .'KSFT'"):
+        fitted.predict(turned)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *((MLPModel, {"hidden": [0, -3]}), (MLPModel, {"epochs": 1.5}), (MLPModel, {"clip": -1.0})),
+        *((MASTERModel, {"d_model": 250}), (MASTERModel, {"key_dropout": -0.5}), (MASTERModel, {"variant": "x"})),
+        *((MLPModel, {"seed": -1}), (MLPModel, {"lr": "1e-3"}), (MLPModel, {"participation": 0})),
+    ],
+)
+def test_options_that_cannot_be_are_errors_at_once(kind, options):
+    with pytest.raises(ValueError, match=next(iter(options)).split("_")[0]):
+        kind(**options)
 
 
 # --- metric = evaluator = strategy

@@ -60,7 +60,8 @@ def make_dataset(panel=None, *, handler=None, without=(), **segments):
     panel = make_panel() if panel is None else panel
     rows = {"train": TRAIN, "valid": VALID, "test": TEST} | segments
     made = DayDatasetH.__new__(DayDatasetH)
-    made.handler, made.step_len, made.label, made._panel = handler or Handler(), T, None, panel
+    label = "Ref($close, -2)/Ref($close, -1) - 1"
+    made.handler, made.step_len, made.label, made._panel = handler or Handler(), T, label, panel
     made.segments = {k: tuple(str(panel.days[r])[:10] for r in pair) for k, pair in rows.items() if k not in without}
     return made
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qlib_ext import portfolio
 from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
 
 NAN = float("nan")
@@ -67,6 +68,32 @@ def test_agrees_with_the_slow_loop(seed, top_n):
         got = fill_top_n(score, liquidity, mask=mask, **options)
         want = [slow.fill_day(s, q, mask=m, **options) for s, q, m in zip(score, liquidity, mask, strict=True)]
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("head", [1, 2, 5])
+@pytest.mark.parametrize("kind", ["tied", "constant", "float32", "float64"])
+def test_the_head_of_the_ranking_is_enough(monkeypatch, kind, head):
+    # ties across the border of the head go by position too; what the head cannot hold goes on behind it
+    rng = np.random.default_rng(0)
+    _, liquidity, mask = market(4, stocks=60)
+    score = {
+        "tied": rng.integers(0, 4, liquidity.shape).astype(float),
+        "constant": np.where(rng.random(liquidity.shape) < 0.5, 0.0, -0.0),
+        "float32": rng.normal(size=liquidity.shape).astype("f4"),
+        "float64": 1 + 1e-12 * rng.integers(0, 30, liquidity.shape),  # float32 cannot tell these apart
+    }[kind]
+    for capital in (0.5, 3.0, 15.0, 1e4):
+        for top_n in (None, head):
+            options = {"capital": capital, "mask": mask, "top_n": top_n}
+            monkeypatch.setattr(portfolio, "HEAD", 1000)
+            want = fill_top_n(score, liquidity, **options)
+            monkeypatch.setattr(portfolio, "HEAD", head)
+            np.testing.assert_array_equal(fill_top_n(score, liquidity, **options), want)
+            loop = [
+                slow.fill_day(s, q, participation=0.05, **(options | {"mask": m}))
+                for s, q, m in zip(score, liquidity, mask, strict=True)
+            ]
+            np.testing.assert_allclose(want, loop, rtol=1e-12, atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)

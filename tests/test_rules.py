@@ -7,7 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_ext.rules import board_of, fee_rates, is_index, limit_down_price, limit_up_price, price_limit
+from qlib_ext.rules import (
+    board_of,
+    citations,
+    commission_minimum,
+    fee_rates,
+    is_index,
+    limit_down_price,
+    limit_up_price,
+    lot_rule,
+    price_limit,
+    scope_of,
+    settles_next_day,
+    st_mask,
+)
 
 CODES = ["SH600519", "SZ000001", "SZ300750", "SH688981", "SH689009", "BJ430047"]
 
@@ -155,3 +168,52 @@ def test_fee_rates_say_what_is_wrong():
     for commission in (-0.1, 0.03, float("nan")):
         with pytest.raises(ValueError, match="commission is"):
             fee_rates(["2020-01-02"], commission=commission)
+
+
+def test_lots_of_each_board():
+    nan = np.nan
+    lots = lot_rule(CODES, ["2019-07-19", "2022-01-04"])  # before STAR and Beijing, and with them
+    np.testing.assert_array_equal(lots.minimum, [[100, 100, 100, nan, nan, nan], [100, 100, 100, 200, 200, 100]])
+    np.testing.assert_array_equal(lots.step, [[100, 100, 100, nan, nan, nan], [100, 100, 100, 1, 1, 1]])
+
+
+def test_t_plus_1_and_the_least_commission():
+    assert settles_next_day(["1995-01-03", "2024-01-02"]).tolist() == [True, True]
+    with pytest.raises(ValueError, match="1994-12-30"):
+        settles_next_day(["1994-12-30"])
+    assert commission_minimum(["2002-05-08", "2024-01-02"]) == 5.0
+    with pytest.raises(ValueError, match="2001-01-02"):
+        commission_minimum(["2001-01-02"])
+
+
+def test_special_treatment_narrows_the_limit():
+    days = ["2020-08-21", "2020-08-24", "2026-07-03", "2026-07-06"]
+    spells = pd.DataFrame({"code": ["sh600519", "SZ300750", "SH600000"], "start": "2020-01-02", "end": None})
+    mask = st_mask(spells, CODES, days)
+    assert mask[0].tolist() == [True, False, True, False, False, False]
+    limit = price_limit(CODES, days, st=mask)
+    assert limit[:, 0].tolist() == [0.05, 0.05, 0.05, 0.10]
+    assert limit[:, 2].tolist() == [0.05, 0.20, 0.20, 0.20]
+    assert limit[:, 1].tolist() == [0.10] * 4
+    with pytest.raises(ValueError, match=r"st has shape \(2, 2\)"):
+        price_limit(CODES, days, st=np.ones((2, 2), dtype=bool))
+
+
+def test_spells_from_a_file_include_both_ends(tmp_path):
+    path = tmp_path / "st.csv"
+    path.write_text("code,start,end\nSH600519,2020-01-02,2020-01-03\nSH600519,2020-01-07,\n")
+    days = ["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07", "2030-01-01"]
+    assert st_mask(path, ["SH600519"], days)[:, 0].tolist() == [False, True, True, False, True, True]
+    with pytest.raises(ValueError, match="no column"):
+        st_mask(pd.DataFrame({"code": []}), ["SH600519"], days)
+    with pytest.raises(ValueError, match="row 0"):
+        st_mask(pd.DataFrame({"code": ["X"], "start": ["2020-01-02"], "end": ["2019-01-02"]}), ["SH600519"], days)
+
+
+def test_citations_are_those_of_the_span():
+    early = {row["id"] for row in citations(["2019-01-02", "2019-12-31"])}
+    late = {row["id"] for row in citations(["2024-01-02", "2024-12-31"])}
+    assert "cn.fee.stamp_duty_sell.2008-09-19" in early - late
+    assert "cn.limit.chinext.2020-08-24" in late - early
+    assert {"marina-rules", "lots", "cn.settle.a_share.1995-01-01"} <= early & late
+    assert scope_of("SH688981") == "star" and scope_of("BJ430047") == "bse"

@@ -10,7 +10,7 @@ from qlib_ext.evaluate import metric_value
 from qlib_ext.losses import DayLoss
 from qlib_ext.nets import MASTER, MLP
 from qlib_ext.panel import DayPanel
-from qlib_ext.trainer import RobustScale, Trainer, pick_device
+from qlib_ext.trainer import RobustScale, Trainer, pick_device, pick_precision
 
 D, N, F = 60, 12, 3
 TRAIN, VALID, FRESH = np.arange(30), np.arange(30, 42), np.arange(42, D)
@@ -322,6 +322,23 @@ def test_every_epoch_tells_names_held_and_cash_left():
     assert 0 < row["capped_names_held"] <= N
     assert 0 <= row["capped_cash_share"] < 1
     assert {"ic", "ic_se", "rank_ic", "capped_return", "capped_excess", "train_loss"} <= set(row)
+
+
+def test_robust_scale_refuses_features_that_were_missing():
+    panel = make_panel()
+    panel.filled = 0.3
+    with pytest.raises(ValueError, match="30.00% of the feature values were missing"):
+        make_trainer(scale="robust").fit(panel, TRAIN, VALID)
+
+
+def test_a_pickle_chooses_its_device_and_precision_anew():
+    trainer = make_trainer(device="auto", precision="auto")
+    trainer.fit(make_panel(), TRAIN, VALID)
+    trainer.precision, trainer.device = "bfloat16", torch.device("meta")  # as if it came from a GPU
+    state = trainer.__dict__ | {"_compiled": None}
+    again = Trainer.__new__(Trainer)
+    again.__setstate__(state)
+    assert (again.device.type, again.precision) == (pick_device("auto").type, pick_precision("auto", again.device))
 
 
 def test_a_compiled_network_trains_the_same_parameters_and_pickles(monkeypatch):

@@ -1,0 +1,416 @@
+"""The kernels of `alpha`, compiled by numba: one stock at a time, on plain arrays.
+
+Legend: `D` days, `N` stocks, `P = LEAD + D` rows with the history that the first day looks back on; `real` is 1.0 where
+a value is finite and 0.0 elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+try:
+    from numba import njit
+except ImportError:  # the module stays importable; `alpha.require_numba` tells what to install
+    njit = None
+
+Float32 = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+
+WINDOWS = (5, 10, 20, 30, 60)
+LEAD = 60  # rows of history before a day
+
+# threads of our own (nogil) instead of numba's parallel=True: a fifth of the compile time, and safe to fork afterwards
+_OPTIONS: Any = {"cache": True, "error_model": "numpy", "nogil": True}
+_jit: Any = njit(**_OPTIONS) if njit is not None else lambda function: function
+# called by kernels only: without the wrappers for Python they compile faster
+_inner: Any = (
+    njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True) if njit is not None else lambda function: function
+)
+
+
+def fill158(out: Float32, bars: Float32, logs: Float32, first: Array, rows: Array) -> None:
+    """Run the groups of Alpha158 on each stock; called from Python, each compiles alone and therefore quickly."""
+    block = np.empty((158, rows.shape[1]), dtype=np.float32)
+    length = np.empty((len(WINDOWS), rows.shape[1]))  # rows in each window
+    for n in range(bars.shape[1]):
+        if rows[n].max() < 0:
+            continue
+        open, high, low, close, vwap, volume = bars[:, n]
+        _lengths(length, first[n])
+        _bars(block, open[LEAD:], high[LEAD:], low[LEAD:], close[LEAD:], vwap[LEAD:])
+        _trends(block[28:], close, _levels(block[13:], close))
+        _quantiles(block[53:], close)
+        _ranks(block[63:], close)
+        top, bottom = _maxima(high), _maxima(-low)
+        _ranges(block[43:], close, top, bottom)
+        _places(block[73:], top, bottom, _lags(high, first[n]), _lags(-low, first[n]), length)
+        ratio, weighted = _ratios(close, volume)
+        _corrs(block[88:], close, logs[0, n])
+        _corrs(block[93:], ratio, logs[1, n])
+        rise, fall = _changes(block[113:], close)
+        _counts(block[98:], _sums(rise), _sums(fall), length)
+        _volumes(block[128:], volume, weighted)
+        _changes(block[143:], volume)
+        _scatter(out, block, rows[n])
+
+
+@_jit
+def _scatter(out, block, rows):  # type: ignore[no-untyped-def]
+    for t in range(len(rows)):
+        if rows[t] >= 0:
+            for k in range(block.shape[0]):
+                out[rows[t], k] = block[k, t]
+
+
+@_jit
+def _lengths(length, first):  # type: ignore[no-untyped-def]
+    """Rows in each window of a series that begins at row `first`."""
+    for k in range(5):
+        for t in range(length.shape[1]):
+            length[k, t] = min(WINDOWS[k], LEAD + t - first + 1)
+
+
+@_jit
+def fill360(out, bars, logs, first, rows):  # type: ignore[no-untyped-def]
+    order = (3, 0, 1, 2, 4, 5)  # close first, volume last
+    for n in range(bars.shape[1]):
+        for t in range(rows.shape[1]):
+            if rows[n, t] >= 0:
+                for f in range(6):
+                    base = bars[3, n, LEAD + t] if f < 5 else bars[5, n, LEAD + t] + np.float32(1e-12)
+                    for j in range(60):
+                        out[rows[n, t], 60 * f + j] = bars[order[f], n, LEAD + t - 59 + j] / base
+
+
+@_jit
+def _bars(block, open, high, low, close, vwap):  # type: ignore[no-untyped-def]
+    """Shape of the day's bar and its prices over the close, 13 factors; all float32."""
+    tiny, two = np.float32(1e-12), np.float32(2)
+    for t in range(len(close)):
+        o, h, lo, c = open[t], high[t], low[t], close[t]
+        span = h - lo + tiny
+        up, down, shift = h - np.maximum(o, c), np.minimum(o, c) - lo, two * c - h - lo
+        block[0, t], block[1, t], block[2, t] = (c - o) / o, (h - lo) / o, (c - o) / span
+        block[3, t], block[4, t] = up / o, up / span
+        block[5, t], block[6, t] = down / o, down / span
+        block[7, t], block[8, t] = shift / o, shift / span
+        block[9, t], block[10, t], block[11, t], block[12, t] = o / c, h / c, lo / c, vwap[t] / c
+
+
+@_jit
+def _levels(block, close):  # type: ignore[no-untyped-def]
+    """ROC, MA, STD of the close; returns the (5, D) standard deviation."""
+    days = len(close) - LEAD
+    value, real = _split(close)
+    count, total = _sums(real), _sums(value)
+    std = _stds(value, real, count)
+    for k in range(5):
+        past = close[LEAD - WINDOWS[k] :]
+        for t in range(days):
+            today = close[LEAD + t]
+            block[k, t] = past[t] / today
+            block[5 + k, t] = total[k, t] / count[k, t] / today
+            block[10 + k, t] = std[k, t] / today
+    return std
+
+
+@_jit
+def _trends(block, close, std):  # type: ignore[no-untyped-def]
+    """BETA, RSQR, RESI: regression of the close on 1..w by qlib's own recurrence, begun where qlib begins it."""
+    for k in range(5):
+        w = WINDOWS[k]
+        n = s = x = x2 = y = y2 = xy = 0.0
+        for i in range(LEAD + 1 - w, len(close)):
+            xy, x2, x = xy - y, x2 + s - 2 * x, x - s
+            old = np.float64(close[i - w]) if i - w >= LEAD + 1 - w else np.nan
+            new = np.float64(close[i])
+            if not np.isnan(old):
+                n, s, y, y2 = n - 1, s - 1, y - old, y2 - old * old
+            if not np.isnan(new):
+                n, s, x, x2 = n + 1, s + 1, x + w, x2 + w * w
+                y, y2, xy = y + new, y2 + new * new, xy + w * new
+            if i >= LEAD:
+                t = i - LEAD
+                slope = (n * xy - x * y) / (n * x2 - x * x)
+                r = (n * xy - x * y) / np.sqrt((n * x2 - x * x) * (n * y2 - y * y))
+                block[k, t] = slope / new
+                block[5 + k, t] = np.nan if std[k, t] <= 2e-05 else r * r
+                block[10 + k, t] = (new - (slope * w + (y / n - slope * (x / n)))) / new
+
+
+@_jit
+def _ranges(block, close, top, bottom):  # type: ignore[no-untyped-def]
+    """MAX, MIN and, 15 rows later, RSV; `top` the highest high, `bottom` the negative lowest low, both (5, D)."""
+    for k in range(5):
+        for t in range(top.shape[1]):
+            today = np.float64(close[LEAD + t])
+            most, least = top[k, t], -bottom[k, t]
+            block[k, t], block[5 + k, t] = most / today, least / today
+            block[25 + k, t] = (today - least) / (most - least + 1e-12)
+
+
+@_jit
+def _places(block, top, bottom, newest, lowest, length):  # type: ignore[no-untyped-def]
+    """IMAX, IMIN, IMXD: places of the highest high and the lowest low in the window; NaN where there is none."""
+    for k in range(5):
+        w = WINDOWS[k]
+        for t in range(newest.shape[1]):
+            up = np.nan if np.isnan(top[k, t]) else length[k, t] - newest[k, t]
+            down = np.nan if np.isnan(bottom[k, t]) else length[k, t] - lowest[k, t]
+            block[k, t], block[5 + k, t], block[10 + k, t] = up / w, down / w, (up - down) / w
+
+
+@_jit
+def _ratios(close, volume):  # type: ignore[no-untyped-def]
+    """Close over yesterday's, and the size of that move times the volume; both float32 (P,)."""
+    ratio, weighted = np.empty_like(close), np.empty_like(close)
+    ratio[0] = weighted[0] = np.nan
+    for i in range(1, len(close)):
+        ratio[i] = close[i] / close[i - 1]
+        weighted[i] = np.abs(ratio[i] - np.float32(1)) * volume[i]
+    return ratio, weighted
+
+
+@_jit
+def _counts(block, more, less, length):  # type: ignore[no-untyped-def]
+    """CNTP, CNTN, CNTD: share of days up, of days down and their difference."""
+    for k in range(5):
+        for t in range(more.shape[1]):
+            p, q = more[k, t] / length[k, t], less[k, t] / length[k, t]
+            block[k, t], block[5 + k, t], block[10 + k, t] = p, q, p - q
+
+
+@_jit
+def _volumes(block, volume, weighted):  # type: ignore[no-untyped-def]
+    """VMA, VSTD, WVMA (spread of the weighted moves over their mean)."""
+    tiny = np.float32(1e-12)
+    value, real = _split(volume)
+    count, total = _sums(real), _sums(value)
+    std = _stds(value, real, count)
+    moved, known = _split(weighted)
+    number, sum_moved = _sums(known), _sums(moved)
+    spread = _stds(moved, known, number)
+    for k in range(5):
+        for t in range(len(volume) - LEAD):
+            today = np.float64(volume[LEAD + t] + tiny)
+            block[k, t] = total[k, t] / count[k, t] / today
+            block[5 + k, t] = std[k, t] / today
+            block[10 + k, t] = spread[k, t] / (sum_moved[k, t] / number[k, t] + 1e-12)
+
+
+@_jit
+def _changes(block, x):  # type: ignore[no-untyped-def]
+    """Give sums of gains, losses and their difference over all moves; returns whether up and whether down, 0/1."""
+    rows = len(x)
+    up, down, real, rise, fall = np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows)
+    for i in range(1, len(x)):
+        step = x[i] - x[i - 1]
+        if np.isfinite(step):
+            up[i], down[i], real[i] = max(step, 0.0), max(-step, 0.0), 1.0
+            rise[i], fall[i] = step > 0, step < 0
+    count, gain, loss = _sums(real), _sums(up), _sums(down)
+    for k in range(5):
+        for t in range(len(x) - LEAD):
+            p, q = (gain[k, t], loss[k, t]) if count[k, t] > 0 else (np.nan, np.nan)
+            base = p + q + 1e-12
+            block[k, t], block[5 + k, t], block[10 + k, t] = p / base, q / base, (p - q) / base
+    return rise, fall
+
+
+@_inner
+def _split(x):  # type: ignore[no-untyped-def]
+    """(P,) -> values as float64 with 0 where not finite, and 1.0/0.0 where finite or not."""
+    value, real = np.zeros(len(x)), np.zeros(len(x))
+    for i in range(len(x)):
+        if np.isfinite(x[i]):
+            value[i], real[i] = x[i], 1.0
+    return value, real
+
+
+@_jit
+def _sums(x):  # type: ignore[no-untyped-def]
+    """Sum over each window, (5, D): one pass a lag over all days, so that the processor takes several days at once."""
+    days = len(x) - LEAD
+    out, total, k = np.empty((5, days)), np.zeros(days), 0
+    for lag in range(LEAD):
+        past = x[LEAD - lag :]
+        for t in range(days):
+            total[t] += past[t]
+        if lag + 1 == WINDOWS[k]:
+            for t in range(days):
+                out[k, t] = total[t]
+            k += 1
+    return out
+
+
+@_inner
+def _latest(value, real):  # type: ignore[no-untyped-def]
+    """Most recent real value at each of the D days: a member of every window that is not empty."""
+    out, last = np.zeros(len(value) - LEAD), 0.0
+    for i in range(len(value)):
+        if real[i] > 0:
+            last = value[i]
+        if i >= LEAD:
+            out[i - LEAD] = last
+    return out
+
+
+@_inner
+def _stds(value, real, count):  # type: ignore[no-untyped-def]
+    """Give the standard deviation (ddof 1) of each window, (5, D), by distances from a member of the window."""
+    days = len(value) - LEAD
+    centre, out, k = _latest(value, real), np.empty((5, days)), 0
+    s1, s2 = np.zeros(days), np.zeros(days)
+    for lag in range(LEAD):
+        past, here = value[LEAD - lag :], real[LEAD - lag :]
+        for t in range(days):
+            gap = (past[t] - centre[t]) * here[t]
+            s1[t] += gap
+            s2[t] += gap * gap
+        if lag + 1 == WINDOWS[k]:
+            for t in range(days):
+                n = count[k, t]
+                out[k, t] = np.sqrt(max((s2[t] - s1[t] * s1[t] / n) / (n - 1), 0.0)) if n > 1 else np.nan
+            k += 1
+    return out
+
+
+@_jit
+def _corrs(block, left, right):  # type: ignore[no-untyped-def]
+    """Correlation over each window of the rows where both are real; NaN where either hardly moves (std <= 2e-5)."""
+    days = len(left) - LEAD
+    x, seen = _split(left)
+    y, heard = _split(right)
+    std, other, both = _stds(x, seen, _sums(seen)), _stds(y, heard, _sums(heard)), seen * heard
+    count, cx, cy = _sums(both), _latest(x, both), _latest(y, both)
+    s, k = np.zeros((5, days)), 0
+    for lag in range(LEAD):
+        px, py, pair = x[LEAD - lag :], y[LEAD - lag :], both[LEAD - lag :]
+        for t in range(days):
+            dx, dy = (px[t] - cx[t]) * pair[t], (py[t] - cy[t]) * pair[t]
+            s[0, t] += dx
+            s[1, t] += dy
+            s[2, t] += dx * dx
+            s[3, t] += dy * dy
+            s[4, t] += dx * dy
+        if lag + 1 == WINDOWS[k]:
+            for t in range(days):
+                n = count[k, t]
+                vx, vy = s[2, t] - s[0, t] * s[0, t] / n, s[3, t] - s[1, t] * s[1, t] / n
+                still = std[k, t] <= 2e-05 or other[k, t] <= 2e-05
+                block[k, t] = np.nan if still else (s[4, t] - s[0, t] * s[1, t] / n) / np.sqrt(vx * vy)
+            k += 1
+
+
+@_jit
+def _maxima(x):  # type: ignore[no-untyped-def]
+    """Largest real value of each window, (5, D); NaN where there is none."""
+    days = len(x) - LEAD
+    low = np.float32(-np.inf)
+    filled, best, out, k = np.empty_like(x), np.empty_like(x), np.empty((5, days)), 0
+    for i in range(len(x)):
+        filled[i], best[i] = x[i] if np.isfinite(x[i]) else low, low
+    for lag in range(LEAD):
+        past = filled[LEAD - lag :]
+        for t in range(days):
+            best[t] = past[t] if past[t] > best[t] else best[t]
+        if lag + 1 == WINDOWS[k]:
+            for t in range(days):
+                out[k, t] = best[t] if best[t] > -np.inf else np.nan
+            k += 1
+    return out
+
+
+@_jit
+def _lags(x, first):  # type: ignore[no-untyped-def]
+    """Lag of the window's oldest NaN, else of its oldest maximum, (5, D); rows before `first` do not exist."""
+    days = len(x) - LEAD
+    low, high = np.float32(-np.inf), np.float32(np.inf)
+    filled, best, where, out, k = np.empty_like(x), np.empty_like(x), np.zeros(days, np.int32), np.empty((5, days)), 0
+    for i in range(len(x)):
+        filled[i], best[i] = x[i] if np.isfinite(x[i]) else high, low
+        if i < first:
+            filled[i] = low
+    for lag in range(LEAD):
+        past = filled[LEAD - lag :]
+        for t in range(days):
+            newer = past[t] >= best[t]
+            best[t] = past[t] if newer else best[t]
+            where[t] = np.int32(lag) if newer else where[t]
+        if lag + 1 == WINDOWS[k]:
+            for t in range(days):
+                out[k, t] = where[t]
+            k += 1
+    return out
+
+
+@_jit
+def _ranks(block, x):  # type: ignore[no-untyped-def]
+    """Share of the window's real values that are below today's, ties at their mean rank; 5 rows of `block`."""
+    days, k = len(x) - LEAD, 0
+    today = x[LEAD:]
+    count, below, same = np.zeros(days, np.int32), np.zeros(days, np.int32), np.zeros(days, np.int32)
+    for lag in range(LEAD):
+        past = x[LEAD - lag :]
+        for t in range(days):
+            count[t] += past[t] == past[t]
+            below[t] += past[t] < today[t]
+            same[t] += past[t] == today[t]
+        if lag + 1 == WINDOWS[k]:
+            for t in range(days):
+                block[k, t] = (below[t] + 0.5 * (same[t] + 1)) / count[t] if same[t] > 0 else np.nan
+            k += 1
+
+
+@_jit
+def _quantiles(block, x):  # type: ignore[no-untyped-def]
+    """80% and 20% quantile of each window's real values over today's, linear between ranks; 10 rows of `block`."""
+    line = np.empty(LEAD)
+    for k in range(5):
+        w, n = WINDOWS[k], 0
+        begin = LEAD + 1 - w
+        for i in range(begin, len(x)):
+            if i - w >= begin and np.isfinite(x[i - w]):
+                n = _remove(line, n, x[i - w])
+            if np.isfinite(x[i]):
+                n = _insert(line, n, x[i])
+            if i >= LEAD:
+                block[k, i - LEAD] = _between(line, n, 0.8) / x[i]
+                block[5 + k, i - LEAD] = _between(line, n, 0.2) / x[i]
+
+
+@_inner
+def _insert(line, n, value):  # type: ignore[no-untyped-def]
+    """Put a value into the first n sorted values of `line`; returns their new number."""
+    j = n
+    while j > 0 and line[j - 1] > value:
+        line[j] = line[j - 1]
+        j -= 1
+    line[j] = value
+    return n + 1
+
+
+@_inner
+def _remove(line, n, value):  # type: ignore[no-untyped-def]
+    """Take a value out of the first n sorted values of `line`; returns their new number."""
+    j = n - 1
+    while line[j] != value:
+        j -= 1
+    for i in range(j, n - 1):
+        line[i] = line[i + 1]
+    return n - 1
+
+
+@_inner
+def _between(line, n, share):  # type: ignore[no-untyped-def]
+    """Quantile of the first n sorted values of `line`; NaN where n is 0."""
+    if n == 0:
+        return np.nan
+    place = share * (n - 1)
+    low = int(place)
+    if low + 1 >= n:
+        return line[low]
+    return line[low] + (line[low + 1] - line[low]) * (place - low)

@@ -1,0 +1,267 @@
+"""Bars of a market for `exchange.py`: one quick load, cached; trailing liquidity and volatility; a dense quote.
+
+Private to `exchange.py`. Legend: `P` trading days with the lead before the first, `D` days of the backtest, `N` stocks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from qlib.backtest.high_performance_ds import BaseQuote
+from qlib.config import C
+from qlib.data import D
+from qlib.data.data import FeatureD
+from qlib.data.storage.file_storage import FileFeatureStorage
+from qlib.utils import code_to_fname
+from qlib.utils.index_data import SingleData
+
+from qlib_ext.data import PROFILES, check_turnover, wide
+
+LEAD = 250  # trading days before the first: for trailing means and for the last close before a long suspension
+CACHED = 2  # loads kept in memory
+_PLAIN = re.compile(r"\$\w+")
+_RATIOS = (("community", 0.1), ("yuan", 1.0), ("yuan", 100.0))  # $amount / ($close * $volume), as in data.unit_profile
+
+Grid = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Fields of N stocks over P days; the first `lead` days come before the backtest.
+
+    `fields`: expression -> (P, N) float32, NaN where not known; an expression that is not a plain $field is NaN in the
+    lead. `first`, `last` (N,): row (may lie outside) of the first and the last day of the stock's series. `age` (P, N):
+    trading days since listing, 1 on the first; inf for stocks older than the calendar. `rest`: trading days that the
+    calendar goes on after the last row.
+    """
+
+    codes: tuple[str, ...]
+    days: pd.DatetimeIndex
+    lead: int
+    fields: dict[str, Grid]
+    first: Grid
+    last: Grid
+    age: Grid
+    rest: int
+
+
+_cache: OrderedDict[tuple[Any, ...], Bars] = OrderedDict()
+
+
+def load_bars(codes: Sequence[str], fields: Iterable[str], start: Any, end: Any) -> Bars:
+    """Load the fields of the stocks from LEAD days before `start` to `end`, once for the same arguments.
+
+    Raises: ValueError where the span has no trading day.
+
+    """
+    calendar = pd.DatetimeIndex(D.calendar(freq="day"))
+    begin, stop = (
+        int(calendar.searchsorted(pd.Timestamp(start))),
+        int(calendar.searchsorted(pd.Timestamp(end), "right")),
+    )
+    if begin >= stop:
+        have = f"{calendar[0].date()} to {calendar[-1].date()}" if len(calendar) else "nothing"
+        raise ValueError(f"AShareExchange: no trading day from {start} to {end}; the calendar has {have}.")
+    wanted = tuple(sorted(set(fields)))
+    key = (str(C["provider_uri"]), len(calendar), tuple(codes), begin, stop, wanted)
+    if key in _cache:
+        _cache.move_to_end(key)
+        return _cache[key]
+    bars = _cache[key] = _load(tuple(codes), wanted, calendar, begin, stop)
+    while len(_cache) > CACHED:
+        _cache.popitem(last=False)
+    return bars
+
+
+def clear_cache() -> None:
+    """Forget the loads kept in memory (for data that changed on disk)."""
+    _cache.clear()
+
+
+def _load(codes: tuple[str, ...], fields: tuple[str, ...], calendar: pd.DatetimeIndex, begin: int, stop: int) -> Bars:
+    lead = min(LEAD, begin)
+    origin, length = begin - lead, stop - begin + lead
+    days = calendar[origin:stop]
+    plain = [field for field in fields if _PLAIN.fullmatch(field)]
+    if files := _folder(codes):
+        out, first, last = _read(files, codes, plain, origin, length)
+    else:
+        frames = wide(list(codes), plain, days[0], days[-1])
+        out = {name: np.asarray(f, dtype=np.float32) for name, f in zip(plain, frames, strict=True)}
+        first, last = _span(codes)
+    others = [field for field in fields if field not in plain]
+    if others:
+        frames = wide(list(codes), others, calendar[begin], days[-1])
+        for name, frame in zip(others, frames, strict=True):
+            out[name] = np.full((length, len(codes)), np.nan, dtype=np.float32)
+            out[name][lead:] = frame.to_numpy(dtype=np.float32)
+    age = np.arange(origin, stop)[:, None] - first[None, :] + 1.0
+    age[:, first == 0] = np.inf
+    return Bars(codes, days, lead, out, first - origin, last - origin, age, len(calendar) - stop)
+
+
+def _folder(codes: tuple[str, ...]) -> Any:
+    """Folder of the features where they are qlib's binary files, else None."""
+    if not codes or not hasattr(FeatureD, "backend_obj"):
+        return None
+    sample = FeatureD.backend_obj(instrument=code_to_fname(codes[0]), field="close", freq="day")
+    return sample.uri.parents[1] if type(sample) is FileFeatureStorage else None
+
+
+def _read(
+    folder: Any, codes: tuple[str, ...], fields: list[str], origin: int, length: int
+) -> tuple[dict[str, Grid], Grid, Grid]:
+    """Read plain fields from binary files: name -> (P, N); calendar positions (N,) of the first and last close."""
+    store = {name: np.full((len(codes), length), np.nan, dtype=np.float32) for name in fields}
+    first, last = np.zeros(len(codes), dtype=np.int64), np.full(len(codes), -1, dtype=np.int64)
+    for n, code in enumerate(codes):
+        place = folder / code_to_fname(code).lower()
+        for name in fields:
+            try:
+                whole = np.fromfile(f"{place}/{name[1:].lower()}.day.bin", dtype="<f4")
+            except FileNotFoundError:
+                continue
+            if len(whole) < 2:
+                continue
+            at, values = int(whole[0]), whole[1:]
+            if name == "$close":
+                first[n], last[n] = at, at + len(values) - 1
+            lo, hi = max(at, origin), min(at + len(values), origin + length)
+            if lo < hi:
+                store[name][n, lo - origin : hi - origin] = values[lo - at : hi - at]
+    return {name: grid.T for name, grid in store.items()}, first, last
+
+
+def _span(codes: tuple[str, ...]) -> tuple[Grid, Grid]:
+    """Calendar positions (N,) of the first and last day of each series, through qlib's storage."""
+    stores = [FeatureD.backend_obj(instrument=code_to_fname(c), field="close", freq="day") for c in codes]
+    first = [0 if s.start_index is None else s.start_index for s in stores]
+    last = [-1 if s.end_index is None else s.end_index for s in stores]
+    return np.array(first, dtype=np.int64), np.array(last, dtype=np.int64)
+
+
+# --- what is known at the previous close
+
+
+def turnover_fields(liquidity: str) -> list[str]:
+    """Fields that the turnover of a unit profile (see `data.PROFILES`), or an expression of one's own, needs.
+
+    Raises: ValueError for a name that is neither.
+
+    """
+    if liquidity == "auto":
+        return ["$close", "$volume", "$amount"]
+    if liquidity in PROFILES:
+        return re.findall(_PLAIN, PROFILES[liquidity])
+    if "$" in liquidity:
+        return [liquidity]
+    raise ValueError(
+        f"AShareExchange: liquidity is {liquidity!r}; allowed are auto, {', '.join(PROFILES)}, or an expression of a "
+        "day's turnover in yuan such as '$amount'."
+    )
+
+
+def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
+    """Turnover of each day in yuan, (P, N) float64, and the profile or expression that it came by.
+
+    Raises: ValueError for wrong units, or where no unit profile fits.
+
+    """
+    fields = {name: bars.fields[name].astype(np.float64) for name in turnover_fields(liquidity)}
+    if liquidity == "auto":
+        value = fields["$close"] * fields["$volume"]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = fields["$amount"] / np.where(value > 0, value, np.nan)
+        known = ratio[np.isfinite(ratio)]
+        middle = float(np.median(known)) if known.size else float("nan")
+        fits = [name for name, expected in _RATIOS if 0.5 < middle / expected < 2.0]
+        if known.size and not fits:
+            raise ValueError(
+                f"AShareExchange: $amount / ($close * $volume) has median {middle:.4g}; 0.1 fits 'community', 1 or 100 "
+                "'yuan': give liquidity: an expression in yuan, for example '$amount * 1000'."
+            )
+        liquidity = fits[0] if fits else "adjusted_shares"
+    if liquidity == "adjusted_shares":
+        yuan = fields["$close"] * fields["$volume"]
+    elif liquidity in PROFILES:
+        yuan = fields["$amount"] * (1000.0 if liquidity == "community" else 1.0)
+    else:
+        yuan = fields[liquidity]
+    check_turnover(pd.DataFrame(yuan[bars.lead :]), PROFILES.get(liquidity, liquidity))
+    return yuan, liquidity
+
+
+def trailing(yuan: Grid, window: int, *, of: str) -> Grid:
+    """Trailing mean or standard deviation (`of`) over `window` rows, as known at the close before, (P, N).
+
+    The last known value is carried through suspensions, as in the strategy.
+    """
+    rolling = pd.DataFrame(yuan).rolling(window, min_periods=1)
+    frame = rolling.mean() if of == "mean" else rolling.std()
+    return np.asarray(forward(frame.to_numpy(), before=True))
+
+
+def forward(values: Grid, *, before: bool = False) -> Grid:
+    """Carry the last finite value of each column (P, N) forward; `before`: as it stood a row earlier."""
+    row = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
+    np.maximum.accumulate(row, axis=0, out=row)
+    out = np.where(row >= 0, np.take_along_axis(values, np.maximum(row, 0), axis=0), np.nan)
+    if before:
+        out = np.vstack([np.full_like(out[:1], np.nan), out[:-1]])
+    return out
+
+
+# --- the quote
+
+
+class DayQuote(BaseQuote):
+    """qlib's quote over dense (D, N) arrays; a time within a day is answered by that day."""
+
+    def __init__(self, codes: Sequence[str], days: pd.DatetimeIndex, data: dict[str, Grid]) -> None:
+        super().__init__(quote_df=None, freq="day")
+        self.days, self.data = days, data
+        self.column = {code: n for n, code in enumerate(codes)}
+        self.row = {day: n for n, day in enumerate(days)}
+
+    def get_all_stock(self) -> Iterable[str]:
+        """Codes of all stocks."""
+        return self.column.keys()
+
+    def rows(self, start: Any, end: Any) -> range:
+        """Rows of the days from `start` to `end`, both included."""
+        first, last = pd.Timestamp(start).normalize(), pd.Timestamp(end).normalize()
+        if first == last:
+            one = self.row.get(first)
+            return range(0) if one is None else range(one, one + 1)
+        return range(int(self.days.searchsorted(first)), int(self.days.searchsorted(last, side="right")))
+
+    def get_data(self, stock_id: str, start_time: Any, end_time: Any, field: str, method: str | None = None) -> Any:
+        """Value of a field, by `method` over several days; None where there is no such stock or day."""
+        column, rows = self.column.get(stock_id), self.rows(start_time, end_time)
+        if column is None or not len(rows):
+            return None
+        if len(rows) == 1:
+            return self.data[field][rows.start, column].item()
+        values = self.data[field][rows.start : rows.stop, column]
+        values = values if values.dtype == np.bool_ else values.astype(np.float64)
+        if method is None:
+            return SingleData(values, index=list(self.days[rows.start : rows.stop]))
+        if method == "ts_data_last":
+            known = values[~np.isnan(values)]
+            return known[-1] if len(known) else None
+        plain: dict[str, Callable[[Grid], Any]] = {
+            "sum": np.nansum,
+            "mean": np.nanmean,
+            "all": np.all,
+            "last": lambda v: v[-1],
+        }
+        if method not in plain:
+            raise ValueError(f"method {method!r} is not supported; there are {sorted(plain)} and ts_data_last")
+        return plain[method](values)

@@ -1,0 +1,78 @@
+"""Raw fields of a provider as day x stock grids: qlib's binary files read directly, any other storage through qlib.
+
+`D.features` starts a process and evaluates an expression for each stock; for plain fields of a whole market that is
+minutes instead of seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from qlib.data import D
+from qlib.data.data import FeatureD
+from qlib.data.storage.file_storage import FileFeatureStorage
+from qlib.utils import code_to_fname
+
+
+def read_fields(
+    codes: Sequence[str], fields: Sequence[str], start: Any, end: Any, *, lead: int = 0
+) -> dict[str, pd.DataFrame]:
+    """Read plain fields such as "$close".
+
+    Args:
+        codes: N codes.
+        fields: names with their $.
+        start: first day.
+        end: last day.
+        lead: trading days to read before `start`, as far as the calendar has them.
+
+    Returns:
+        name -> (days, N) float32 frame; NaN where not known, all NaN where the provider lacks the field.
+
+    Raises: ValueError where the span has no trading day.
+
+    """
+    calendar = pd.DatetimeIndex(D.calendar(freq="day"))
+    begin = int(calendar.searchsorted(pd.Timestamp(start)))
+    stop = int(calendar.searchsorted(pd.Timestamp(end), side="right"))
+    if begin >= stop:
+        raise ValueError(f"no trading day from {start} to {end}: the calendar has {calendar[0]} to {calendar[-1]}")
+    begin = max(0, begin - lead)
+    folder = _folder(codes)
+    if folder is None:
+        frame = D.features(list(codes), list(fields), calendar[begin], calendar[stop - 1])
+        days = calendar[begin:stop]
+        return {f: frame[f].unstack("instrument").reindex(index=days, columns=list(codes)) for f in fields}
+    return {
+        field: pd.DataFrame(_grid(folder, codes, field, begin, stop), calendar[begin:stop], list(codes))
+        for field in fields
+    }
+
+
+def _folder(codes: Sequence[str]) -> Path | None:
+    """Folder of the features where they are qlib's own binary files."""
+    if not codes or not hasattr(FeatureD, "backend_obj"):
+        return None
+    sample = FeatureD.backend_obj(instrument=code_to_fname(codes[0]), field="close", freq="day")
+    return Path(sample.uri).parents[1] if type(sample) is FileFeatureStorage else None
+
+
+def _grid(folder: Path, codes: Sequence[str], field: str, begin: int, stop: int) -> npt.NDArray[np.float32]:
+    """Values (stop - begin, N) of one field; a file is a position in the calendar and then the values."""
+    out = np.full((len(codes), stop - begin), np.nan, dtype=np.float32)
+    for n, code in enumerate(codes):
+        try:
+            whole = np.fromfile(folder / code_to_fname(code).lower() / f"{field[1:].lower()}.day.bin", dtype="<f4")
+        except FileNotFoundError:
+            continue
+        if len(whole) > 1:
+            first, last = int(whole[0]), int(whole[0]) + len(whole) - 1
+            low, high = max(first, begin), min(last, stop)
+            if low < high:
+                out[n, low - begin : high - begin] = whole[1 + low - first : 1 + high - first]
+    return out.T

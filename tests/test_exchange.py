@@ -1,0 +1,497 @@
+"""AShareExchange: single days made by hand, money conserved over backtests, qlib's own exchange as the limit case."""
+
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import qlib
+import yaml
+from marina_rules.check import check_rows
+from qlib.backtest import backtest, get_exchange
+from qlib.backtest.account import Account
+from qlib.backtest.decision import Order, OrderDir
+from qlib.backtest.exchange import Exchange
+from qlib.config import C
+from qlib.data import D
+
+from qlib_ext import _exchange_bars
+from qlib_ext._market_files import write_fields, write_lists
+from qlib_ext.exchange import AShareExchange, clear_cache
+from qlib_ext.portfolio import impact_cost
+from qlib_ext.strategy import LiquidityTopNStrategy
+from qlib_ext.synthetic import make_market
+
+MAIN, STAR, CHINEXT, BEIJING, GONE, NEW = "SH600000", "SH688001", "SZ300001", "BJ430001", "SZ000002", "SZ301000"
+DAYS = pd.bdate_range("2023-07-03", periods=60)  # 2023-08-25 is number 39, 2023-08-28 number 40
+FACTOR, VOLUME = 0.5, 5e6  # raw shares a day; at about 10 yuan 50 million yuan
+END, LISTED = 30, 45  # last day of GONE, first day of NEW
+CASH, ENDS = 1e8, "SH601600"  # of the backtests: yuan, and the stock that is delisted
+BUY, SELL = OrderDir.BUY, OrderDir.SELL
+PLAIN = {"impact": 0.0, "participation": None}
+
+
+def bars(first, last, **crafted):
+    """Raw fields of days first to last: close 10.00 and 10.10 in turn, open as the close; `crafted`: day -> values."""
+    close = np.where(np.arange(len(DAYS)) % 2 == 0, 10.0, 10.1)
+    raw = {"open": close.copy(), "close": close, "volume": np.full(len(DAYS), VOLUME)}
+    for day, values in crafted.items():
+        for name, value in values.items():
+            raw[name][int(day[1:])] = value
+    gap = np.isnan(raw["close"])
+    out = {name: np.where(gap, np.nan, raw[name] * FACTOR) for name in ("open", "close")}
+    out["volume"], out["factor"] = np.where(gap, np.nan, raw["volume"] / FACTOR), np.full(len(DAYS), FACTOR)
+    out["change"] = np.r_[np.nan, close[1:] / close[:-1] - 1.0]
+    return {name: values[first : last + 1] for name, values in out.items()}
+
+
+def start(path):
+    """Initialise qlib for a provider, unless it is."""
+    if str(path) not in str(C.get("provider_uri", "")):
+        qlib.init(provider_uri=str(path), region="cn", kernels=1)
+
+
+@pytest.fixture(scope="module")
+def crafted(tmp_path_factory):
+    """A provider of six stocks; MAIN locks at limit-up on day 30, opens below and closes at it on 31, then falls."""
+    folder = tmp_path_factory.mktemp("exchange") / "hand"
+    folder.mkdir()
+    last = len(DAYS) - 1
+    series = {
+        MAIN: (0, last, {"d29": {"open": 10.0, "close": 10.0}, "d30": {"open": 11.0, "close": 11.0},
+                         "d31": {"open": 11.6, "close": 12.1}, "d32": {"open": 10.89, "close": 11.0}}),
+        STAR: (0, last, {"d30": {"open": np.nan, "close": np.nan}, "d31": {"volume": 0.0}}),
+        CHINEXT: (0, last, {}),
+        BEIJING: (0, last, {}),
+        GONE: (0, END, {}),
+        NEW: (LISTED, last, {"d46": {"open": 20.0, "close": 20.0}, "d49": {"open": 10.0, "close": 10.0},
+                             "d50": {"open": 12.0, "close": 12.0}}),
+    }  # fmt: skip
+    spans = [(code, str(DAYS[a].date()), str(DAYS[b].date())) for code, (a, b, _) in series.items()]
+    write_lists(folder, DAYS.strftime("%Y-%m-%d").to_numpy(), {"all": [*spans, ("SH000300", *spans[0][1:])]})
+    for code, (a, b, days) in series.items():
+        write_fields(folder, code, a, bars(a, b, **days))
+    return folder
+
+
+@pytest.fixture
+def hand(crafted):
+    start(crafted)
+    return crafted
+
+
+def made(**options):
+    return AShareExchange(**{"start_time": DAYS[25], "end_time": DAYS[58], "deal_price": "open", **options})
+
+
+def account(cash=1e8, **shares):
+    """An account with raw shares of some stocks at 10 yuan."""
+    held = {code: {"amount": raw / FACTOR, "price": 10.0 * FACTOR} for code, raw in shares.items()}
+    return Account(init_cash=cash, position_dict=held, benchmark_config={"benchmark": None})
+
+
+def deal(exchange, money, code, shares, side, day, at="00:00", till="23:59:59"):
+    """Raw shares dealt, yuan, cost."""
+    date = str(DAYS[day].date())
+    order = Order(code, shares / FACTOR, side, pd.Timestamp(f"{date} {at}"), pd.Timestamp(f"{date} {till}"))
+    yuan, cost, _ = exchange.deal_order(order, trade_account=money)
+    return round(order.deal_amount * FACTOR, 6), yuan, cost
+
+
+def reasons(exchange):
+    return exchange.blocked["reason"].tolist()
+
+
+def test_a_stock_locked_at_limit_up_is_sold_but_not_bought(hand):
+    exchange, money = made(), account(SH600000=1000)
+    assert deal(exchange, money, MAIN, 1000, BUY, 30) == (0, 0, 0)
+    assert deal(exchange, money, MAIN, 500, SELL, 30)[:2] == (500, 5500)
+    (row,) = exchange.blocked.to_dict("records")
+    assert row == {"day": DAYS[30], "code": MAIN, "side": "buy", "wanted": 11000.0, "dealt": 0.0, "reason": "limit_up"}
+
+
+def test_the_deal_price_decides_on_the_limit(hand):
+    by_open, by_close = made(), made(deal_price="close")
+    assert deal(by_open, account(), MAIN, 1000, BUY, 31)[:2] == (
+        1000,
+        pytest.approx(11_600),
+    )  # opens below, closes at the limit
+    assert deal(by_close, account(), MAIN, 1000, BUY, 31)[0] == 0
+    assert reasons(by_close) == ["limit_up"]
+    money = account(SH600000=1000)
+    assert deal(by_open, money, MAIN, 1000, SELL, 32)[0] == 0  # 12.10 * 0.9 = 10.89
+    assert deal(by_open, money, MAIN, 100, BUY, 32)[0] == 100
+    assert reasons(by_open) == ["limit_down"]
+    mixed = made(deal_price=["open", "$close"])  # buys at the open, sells at the close
+    assert deal(mixed, account(), MAIN, 100, BUY, 31)[1] == pytest.approx(1160)
+    assert deal(mixed, account(SH600000=100), MAIN, 100, SELL, 31)[1] == pytest.approx(1210)
+
+
+def test_limits_by_special_treatment(hand):
+    """From 11.00 to 11.60: below the main board's limit of 12.10, above that of special treatment, 11.55 in 2023."""
+    spells = pd.DataFrame({"code": [MAIN], "start": ["2023-08-01"], "end": [None]})
+    assert deal(made(), account(), MAIN, 100, BUY, 31)[0] == 100
+    strict = made(st=spells)
+    assert deal(strict, account(), MAIN, 100, BUY, 31)[0] == 0
+    assert reasons(strict) == ["limit_up"]
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted", "bought"),
+    [(MAIN, 350, 300), (MAIN, 99, 0), (CHINEXT, 350, 300), (STAR, 350.7, 350), (STAR, 199, 0), (STAR, 200, 200),
+     (BEIJING, 150.2, 150), (BEIJING, 99, 0)],
+)  # fmt: skip
+def test_lots_of_buys(hand, code, wanted, bought):
+    exchange = made()
+    assert deal(exchange, account(), code, wanted, BUY, 27)[0] == bought
+    assert reasons(exchange) == ([] if bought else ["below_lot"])
+
+
+@pytest.mark.parametrize(
+    ("code", "held", "wanted", "sold"),
+    [(MAIN, 350, 350, 350), (MAIN, 350, 250, 200), (MAIN, 50, 50, 50), (MAIN, 50, 20, 0), (STAR, 150, 150, 150),
+     (STAR, 350, 250.5, 250), (STAR, 350, 150, 0), (BEIJING, 350, 101, 101), (MAIN, 300, 400, 300)],
+)  # fmt: skip
+def test_lots_of_sells_and_the_whole_remainder(hand, code, held, wanted, sold):
+    money = account(**{code: held})
+    assert deal(made(), money, code, wanted, SELL, 27)[0] == sold
+    assert money.current_position.check_stock(code) == (sold < held)
+
+
+def test_units_as_strategies_ask_for_them(hand):
+    exchange = made()
+    assert exchange.get_amount_of_trade_unit(None, MAIN, DAYS[27], DAYS[27]) == 100 / FACTOR
+    assert exchange.get_amount_of_trade_unit(None, STAR, DAYS[27], DAYS[27]) == 1 / FACTOR
+    assert exchange.get_amount_of_trade_unit(FACTOR) == 100 / FACTOR
+    assert made(trade_unit=None).get_amount_of_trade_unit(FACTOR, MAIN, DAYS[27], DAYS[27]) is None
+
+
+def test_fees_with_their_minimum_and_the_halved_stamp_duty(hand):
+    exchange, money = made(**PLAIN), account(SH600000=200_000)
+    # 100 * 10.10: 5 + 1e-5; 100,000 * 10.10: 3e-4 = 303; stamp duty 0.1% on 2023-08-25, 0.05% from 2023-08-28
+    assert deal(exchange, money, MAIN, 100, BUY, 27)[2] == pytest.approx(5 + 0.0101)
+    assert deal(exchange, money, MAIN, 100_000, BUY, 27)[2] == pytest.approx(303 + 10.1)
+    assert deal(exchange, money, MAIN, 100_000, SELL, 39)[2] == pytest.approx(303 + 10.1 + 1010)
+    assert deal(exchange, money, MAIN, 100_000, SELL, 40)[2] == pytest.approx(300 + 10 + 500)
+    fills = exchange.fills
+    assert fills["stamp_duty"].tolist() == pytest.approx([0, 0, 1010, 500])
+    assert fills["price"].tolist() == [10.1, 10.1, 10.1, 10.0] and fills["prev_close"].tolist() == [10, 10, 10, 10.1]
+    own = made(**PLAIN, open_cost=0.002, close_cost=0.003, min_cost=20)
+    assert deal(own, account(), MAIN, 100, BUY, 27)[2] == 20
+    assert deal(own, account(), MAIN, 100_000, BUY, 27)[2] == pytest.approx(2020)
+
+
+def test_impact_to_the_yuan(hand):
+    """Mean turnover of the twenty days before, 50.25 million yuan; sigma of their returns of +1% and -0.99%."""
+    raw = np.where(np.arange(len(DAYS)) % 2 == 0, 10.0, 10.1)
+    liquidity = (raw * VOLUME)[7:27].mean()
+    sigma = np.std((raw[1:] / raw[:-1] - 1)[6:26], ddof=1)
+    for b, exponent in ((1.0, 0.5), (2.0, 0.6)):
+        exchange = made(impact=b, impact_exponent=exponent)
+        _, yuan, cost = deal(exchange, account(), MAIN, 100_000, BUY, 27)
+        moved = impact_cost(yuan, liquidity, sigma, b=b, exponent=exponent)
+        assert yuan == pytest.approx(1_010_000) and moved > 1000
+        assert exchange.fills["impact"][0] == pytest.approx(moved, abs=0.01)
+        assert cost == pytest.approx(moved + 303 + 10.1, abs=0.01)
+        assert exchange.fills["used"][0] == pytest.approx(yuan / liquidity, rel=1e-6)
+    assert made(impact=0)._cost((0, 0), 1e6, sell=False) == pytest.approx(310)
+
+
+def test_volume_cap_of_a_day_is_recorded(hand):
+    exchange, money = made(participation=0.01), account()
+    cap = 0.01 * 50.25e6
+    first = deal(exchange, money, MAIN, 30_000, BUY, 27)
+    second = deal(exchange, money, MAIN, 30_000, BUY, 27)
+    assert first[0] == 30_000 and second[0] == 19_700  # 502,500 - 303,000 = 199,500 -> 197 lots of 1,010
+    (row,) = exchange.blocked.to_dict("records")
+    assert row["reason"] == "volume_cap" and row["wanted"] == pytest.approx(303_000)
+    assert row["dealt"] == pytest.approx(cap - 303_000, abs=1)
+    assert deal(exchange, money, MAIN, 30_000, BUY, 28)[0] == 30_000  # a new day
+    assert deal(made(participation=None), account(), MAIN, 60_000, BUY, 27)[0] == 60_000
+
+
+def test_simulations_do_not_count(hand):
+    exchange, money = made(participation=0.01), account()
+    order = Order(MAIN, 90_000 / FACTOR, BUY, DAYS[27], DAYS[27])
+    exchange.deal_order(order, position=money.current_position)
+    assert exchange.blocked.empty and exchange.fills.empty
+
+
+def test_a_threshold_of_qlibs_with_lists(hand):
+    lists = yaml.safe_load(
+        '{volume_threshold: {all: [cum, "$volume * 0.0001"]}, limit_threshold: ["$open>0", "$open<0"]}'
+    )
+    exchange, money = made(**lists, **PLAIN), account(SH600000=1000)
+    assert deal(exchange, money, MAIN, 600, BUY, 27)[0] == 0  # its own expression blocks every buy
+    assert deal(exchange, money, MAIN, 600, SELL, 27)[0] == 500  # 0.0001 of 5 million
+    assert reasons(exchange) == ["limit_up", "volume_threshold"]
+    assert deal(made(limit_threshold=None), account(), MAIN, 1000, BUY, 30)[0] == 1000
+    assert deal(made(limit_threshold=0.095), account(), MAIN, 1000, BUY, 30)[0] == 0
+
+
+def test_suspended_by_no_price_or_no_volume(hand):
+    exchange, money = made(), account(SH688001=1000)
+    assert deal(exchange, money, STAR, 1000, SELL, 30)[0] == 0
+    assert deal(exchange, money, STAR, 1000, BUY, 31)[0] == 0
+    assert reasons(exchange) == ["suspended"] * 2
+    assert exchange.blocked["wanted"].tolist() == pytest.approx([10_100, 10_100], rel=1e-6)
+    assert deal(exchange, money, STAR, 1000, SELL, 32)[0] == 1000  # the limit's previous close is that of day 29
+
+
+def test_a_new_listing_has_no_limit_for_five_days(hand):
+    exchange, strict = made(**PLAIN), made()
+    assert deal(exchange, account(), NEW, 100, BUY, 44)[0] == 0
+    assert deal(exchange, account(), NEW, 100, BUY, 45)[0] == 100  # no previous close, and none needed
+    assert deal(exchange, account(), NEW, 100, BUY, 46)[0] == 100  # +98%
+    money = account()
+    assert deal(exchange, money, NEW, 100, BUY, 50)[0] == 0  # sixth day, +20%
+    assert reasons(exchange) == ["limit_up"]
+    assert deal(strict, money, NEW, 100, BUY, 46)[0] == 0
+    assert reasons(strict) == ["unknown_volatility"]
+    assert deal(strict, account(), NEW, 100, BUY, 45)[0] == 0
+    assert reasons(strict) == ["unknown_liquidity"]
+    early = made()
+    deal(early, account(), NEW, 100, BUY, 44)
+    assert reasons(early) == ["not_listed"]
+
+
+def test_t_plus_1_also_within_a_day(hand):
+    exchange, money = made(**PLAIN), account(SH600000=1000)
+    assert deal(exchange, money, MAIN, 500, BUY, 27, "09:30", "09:59")[0] == 500
+    assert deal(exchange, money, MAIN, 1500, SELL, 27, "10:00", "10:29")[0] == 1000
+    assert deal(exchange, money, MAIN, 500, SELL, 27, "10:30", "10:59")[0] == 0
+    assert reasons(exchange) == ["t_plus_1"] * 2
+    assert deal(exchange, money, MAIN, 500, SELL, 28)[0] == 500
+    free, money = made(**PLAIN, t_plus_1=False), account(SH600000=1000)
+    deal(free, money, MAIN, 500, BUY, 27)
+    assert deal(free, money, MAIN, 1500, SELL, 27)[0] == 1500
+
+
+def test_cash_is_never_overdrawn(hand):
+    exchange, money = made(), account(cash=1_000_000)
+    shares, yuan, cost = deal(exchange, money, MAIN, 200_000, BUY, 27)
+    assert 0 <= money.get_cash() == pytest.approx(1_000_000 - yuan - cost)
+    assert money.get_cash() < 1010 * 1.01  # less than a lot is left
+    assert shares % 100 == 0 and reasons(exchange) == ["cash"]
+
+
+def test_delisted_at_the_last_price(hand):
+    exchange, money = made(delisted_after=5), account(SZ000002=1000, SH600000=100)
+    before = money.current_position.calculate_value()
+    deal(exchange, money, MAIN, 100, SELL, END + 4)
+    assert exchange.settled.empty and money.current_position.check_stock(GONE)
+    assert exchange.check_stock_suspended(GONE, DAYS[END + 4], DAYS[END + 4])
+    paid = exchange.fills.iloc[0][["commission", "transfer", "stamp_duty", "impact"]].sum()
+    deal(exchange, money, CHINEXT, 1, BUY, END + 5)  # any order: the holding is settled first
+    (row,) = exchange.settled.to_dict("records")
+    assert row["yuan"] == pytest.approx(10_000) and row["day"] == DAYS[END + 5] and row["lost"] == 0
+    assert row["cost"] == pytest.approx(5 + 0.1 + 10)  # 2023-08-21: the stamp duty was 0.1%
+    assert not money.current_position.check_stock(GONE)
+    assert money.current_position.calculate_value() == pytest.approx(before - paid - row["cost"])
+    deal(exchange, money, GONE, 100, BUY, END + 5)
+    assert reasons(exchange)[-1] == "delisted"
+
+
+def test_delisted_and_written_off(hand):
+    exchange, money = made(delisted="write_off", delisted_after=5), account(SZ000002=1000)
+    cash, span = money.get_cash(), (DAYS[END + 5], DAYS[END + 5] + pd.Timedelta("23:59:59"))
+    money.update_current_position(DAYS[END + 4], DAYS[END + 4] + pd.Timedelta("23:59:59"), exchange)
+    assert money.current_position.calculate_value() == pytest.approx(cash + 10_000)
+    deal(exchange, money, MAIN, 100, BUY, END + 5)
+    deal(exchange, money, MAIN, 100, BUY, END + 6)
+    money.update_current_position(*span, exchange)
+    assert money.current_position.get_stock_price(GONE) == 0
+    assert not exchange.is_stock_tradable(GONE, *span) and exchange.get_deal_price(GONE, *span, SELL) == 0
+    (row,) = exchange.settled.to_dict("records")
+    assert row["lost"] == pytest.approx(10_000) and row["yuan"] == 0
+
+
+def test_what_is_wrong_is_said(hand):
+    with pytest.raises(TypeError, match="'particpation'.*participation"):
+        made(particpation=0.1)
+    with pytest.raises(ValueError, match="start_time and end_time of its own"):
+        AShareExchange()
+    wrong = {
+        "delisted": "sold", "trade_unit": 0, "limit_threshold": 1, "participation": 0, "impact": -1, "freq": "1min",
+        "volatility_window": 1, "volume_threshold": ["sum", "$volume"], "deal_price": [], "liquidity": "yen",
+    }  # fmt: skip
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=name):
+            made(**{name: value})
+    with pytest.raises(ValueError, match="no trading day"):
+        made(start_time="2030-01-01", end_time="2030-02-01", codes=[MAIN])
+    with pytest.raises(ValueError, match="wrong units"):
+        made(liquidity="$close * $volume * 1000")
+    with pytest.raises(ValueError, match="no stock"):
+        made(codes=["SH000300"])
+
+
+def test_citations_tell_the_rules_of_the_span(hand):
+    exchange = made()
+    cited = exchange.rules_citations
+    assert set(exchange.artifacts()) == {"blocked.pkl", "fills.pkl", "settled.pkl", "rules_citations.pkl"}
+    assert {"cn.fee.stamp_duty_sell.2008-09-19", "lots", "marina-rules"} <= {row["id"] for row in cited}
+    assert all(row["text"] and row["source"] for row in cited)
+    json.dumps(cited)
+
+
+def test_one_load_serves_all(hand, monkeypatch):
+    clear_cache()
+    loads, load = [], _exchange_bars._load
+    monkeypatch.setattr(_exchange_bars, "_load", lambda *args: loads.append(args) or load(*args))
+    for _ in range(3):
+        made()
+    assert len(loads) == 1
+    made(end_time=DAYS[57])
+    assert len(loads) == 2
+
+
+# --- whole backtests on the embedded market
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    path = make_market(tmp_path_factory.mktemp("exchange") / "market", n_stocks=80, years=1, start="2021-06-01")
+    start(path)
+    days = D.calendar(freq="day")
+    codes = D.list_instruments(D.instruments("all"), as_list=True)
+    amount = D.features(codes, ["$amount*1000"], days[0], days[-1]).iloc[:, 0]
+    liquidity = amount.unstack("instrument").rolling(20, min_periods=1).mean().reindex(days)
+    return path, days, liquidity
+
+
+def run(market, exchange, last=170, executor=None, **options):
+    """(report, positions, results): random scores, new every day; but a stock that is delisted is always liked."""
+    path, days, liquidity = market
+    index = pd.MultiIndex.from_product([days, liquidity.columns], names=["datetime", "instrument"])
+    score = pd.Series(np.random.default_rng(5).normal(size=len(index)), index)
+    score[index.get_level_values("instrument") == ENDS] = 9.0
+    strategy = LiquidityTopNStrategy(signal=score, liquidity_frame=liquidity, **{"trade_participation": 0.1, **options})
+    results = []
+    strategy.post_exe_step = lambda done: results.extend(done or [])
+    kwargs = {"time_per_step": "day", "generate_portfolio_metrics": True}
+    executor = executor or {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor", "kwargs": kwargs}
+    exchange = {"exchange": exchange}
+    done, _ = backtest(days[30], days[last], strategy, executor, benchmark=None, account=CASH, exchange_kwargs=exchange)
+    return *next(iter(done.values())), results
+
+
+@pytest.mark.parametrize("delisted", ["last_price", "write_off"])
+def test_money_is_conserved_every_day(market, delisted):
+    """Cash, holdings and costs are those of the fills; the fills hold the rules by marina-rules' own check."""
+    start(market[0])
+    days = market[1]
+    config = {
+        "class": "AShareExchange",
+        "module_path": "qlib_ext.exchange",
+        "kwargs": {"start_time": str(days[30]), "end_time": str(days[-2]), "deal_price": "open", "delisted": delisted,
+                   "participation": 0.08, "delisted_after": 1},
+    }  # fmt: skip
+    exchange = get_exchange(exchange=config)
+    report, positions, results = run(market, exchange)
+    fills, settled, blocked = exchange.fills, exchange.settled, exchange.blocked
+    assert len(fills) > 1000 and len(fills) == sum(yuan > 0 for _, yuan, _, _ in results)
+    assert len(settled) > 0 and set(settled["kind"]) == {delisted}
+    cost = fills[["commission", "transfer", "stamp_duty", "impact"]].sum(axis=1)
+    cash, held = CASH, {}
+    for day, position in positions.items():
+        today, own = fills[fills["day"] == day], settled[settled["day"] == day]
+        cash -= (today["yuan"] * np.where(today["side"] == "buy", 1, -1)).sum() + cost[today.index].sum()
+        cash += (own["yuan"] - own["cost"]).sum()
+        assert position.get_cash() == pytest.approx(cash, abs=0.01)
+        assert position.get_cash() >= 0
+        paid = cost[today.index].sum() + own["cost"].sum()
+        total = report.loc[day, "account"]
+        stock = sum(position.get_stock_amount(c) * position.get_stock_price(c) for c in position.get_stock_list())
+        assert total == pytest.approx(cash + stock, abs=0.01)
+        assert report.loc[day, "total_cost"] == pytest.approx(
+            report["total_cost"].shift(1).fillna(0)[day] + paid, abs=0.01
+        )
+        held = {c: (position.get_stock_amount(c), position.get_stock_price(c)) for c in position.get_stock_list()}
+    # each stock: what was bought, sold, settled is what is held
+    flow = {}
+    for order, yuan, _, _ in results:
+        if yuan > 0:
+            flow[order.stock_id] = flow.get(order.stock_id, 0.0) + order.deal_amount_delta
+    for row in settled[settled["kind"] == "last_price"].itertuples():
+        flow[row.code] -= row.shares
+    for code, amount in flow.items():
+        assert amount == pytest.approx(held.get(code, (0.0, 0.0))[0], rel=1e-6, abs=1e-3)
+    assert fills.groupby(["day", "code"])["used"].sum().max() <= 0.08 * (1 + 1e-5)
+    assert (blocked["dealt"] < blocked["wanted"]).all()
+    keep = fills[fills["prev_close"].notna()]
+    ipo = exchange._ground  # first days have rules of their own: checked by limits, not by the board's band
+    old = [
+        ipo.days.get_loc(d) - ipo.listed[exchange.quote.column[c]] > 5
+        for d, c in zip(keep["day"], keep["code"], strict=True)
+    ]
+    rows = keep[old].assign(date=keep["day"].astype(str), turnover=keep["yuan"], fee=cost)
+    verdict = check_rows(rows.to_dict("records"))
+    assert verdict["rules_verified"], verdict["findings"][:3]
+
+
+def test_a_nested_executor_shares_the_caps_of_a_day(market):
+    """Weeks that are executed day by day: caps, T+1 and money hold as in the plain executor."""
+    start(market[0])
+    days = market[1]
+    exchange = AShareExchange(start_time=days[30], end_time=days[90], deal_price="open", participation=0.02)
+    simulator = {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor"}
+    inner = {**simulator, "kwargs": {"time_per_step": "day", "generate_portfolio_metrics": True}}
+    twap = {"class": "TWAPStrategy", "module_path": "qlib.contrib.strategy.rule_strategy"}
+    nested = {
+        "class": "NestedExecutor",
+        "module_path": "qlib.backtest.executor",
+        "kwargs": {"time_per_step": "week", "inner_executor": inner, "inner_strategy": twap},
+    }
+    report, positions, _ = run(market, exchange, last=85, executor=nested)
+    fills = exchange.fills
+    assert len(fills) > 100 and fills.groupby(["day", "code"])["used"].sum().max() <= 0.02 * (1 + 1e-5)
+    assert min(position.get_cash() for position in positions.values()) >= 0
+    cost = fills[["commission", "transfer", "stamp_duty", "impact"]].sum().sum()
+    assert report["total_cost"].iloc[-1] == pytest.approx(cost)
+
+
+def test_without_rules_it_is_qlibs_exchange(market):
+    start(market[0])
+    span = {"start_time": market[1][30], "end_time": market[1][-2], "deal_price": "open"}
+    costs = {"open_cost": 5e-4, "close_cost": 15e-4, "min_cost": 5}
+    codes = list(market[2].columns)
+    for unit, limit in ((None, None), (100, 0.095)):
+        free = {"participation": None, "impact": 0, "t_plus_1": False, "delisted_after": 10**6}
+        ours = AShareExchange(**span, **costs, **free, codes=codes, trade_unit=unit, limit_threshold=limit)
+        theirs = Exchange(
+            **span, **costs, codes=codes, trade_unit=unit, limit_threshold=1e9 if limit is None else limit
+        )
+        one, two = run(market, ours, last=75), run(market, theirs, last=75)
+        pd.testing.assert_frame_equal(one[0], two[0], check_exact=False, rtol=1e-9, atol=1e-6)
+        assert len(one[2]) == len(two[2]) > 500
+        for (mine, *values), (other, *expected) in zip(one[2], two[2], strict=True):
+            assert (mine.stock_id, mine.direction) == (other.stock_id, other.direction)
+            np.testing.assert_allclose(
+                [mine.deal_amount, *values], [other.deal_amount, *expected], rtol=1e-9, atol=1e-6
+            )
+
+
+def test_liquidity_is_the_strategys(market):
+    """The exchange's trailing mean at day d is what `load_liquidity` gives for the close of d-1."""
+    from qlib_ext.data import load_liquidity
+
+    start(market[0])
+    days, codes = market[1], list(market[2].columns)
+    exchange = AShareExchange(start_time=days[30], end_time=days[-2])
+    frame = load_liquidity(codes, days[0], days[-1]).ffill()
+    np.testing.assert_allclose(exchange._ground.liquidity, frame.iloc[29:-2].to_numpy(), rtol=1e-5)
+
+
+def test_creation_is_quicker_than_qlibs(market):
+    start(market[0])
+    span = {"start_time": market[1][30], "end_time": market[1][-2]}
+    AShareExchange(**span)
+    clear_cache()
+    begin = time.perf_counter()
+    AShareExchange(**span)
+    ours = time.perf_counter() - begin
+    begin = time.perf_counter()
+    Exchange(**span, limit_threshold=0.095)
+    assert ours < max(time.perf_counter() - begin, 0.5)
