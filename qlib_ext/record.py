@@ -74,8 +74,21 @@ EXPOSURE_LIMIT = 0.3  # of the mean rank correlation with volatility; beyond it 
 class PortAnaRecord(record_temp.PortAnaRecord):
     """qlib's PortAnaRecord, with a backtest that ends a day before the calendar does.
 
-    qlib asks for the day after the last one and fails on the calendar's end (qlib issue 2278).
+    qlib asks for the day after the last one and fails on the calendar's end (qlib issue 2278). A LiquidityTopNStrategy
+    that names no `liquidity` or `liquidity_window` takes the dataset's: one definition for loss, record and strategy.
     """
+
+    def __init__(self, recorder: Any, config: Any = None, *, dataset: Any = None, model: Any = None, **kw: Any) -> None:
+        super().__init__(recorder, config, **kw)
+        strategy = self.strategy_config
+        named = isinstance(strategy, dict) and strategy.get("class") == "LiquidityTopNStrategy"
+        if not named or not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
+            return
+        options = strategy.setdefault("kwargs", {})
+        for name in ("liquidity", "liquidity_window"):
+            own, given = getattr(dataset, name), options.setdefault(name, getattr(dataset, name))
+            if own != given:
+                logger.warning(f"the strategy's {name} is {given!r}, the dataset's {own!r}: two definitions in one run")
 
     def _generate(self, **kwargs: Any) -> Any:
         calendar = pd.DatetimeIndex(D.calendar())

@@ -13,7 +13,16 @@ from qlib_ext import baseline, record
 from qlib_ext.baseline import BASELINES, LightGBM, free_score
 from qlib_ext.data import DayDatasetH, LabelSpan
 from qlib_ext.panel import DayPanel
-from qlib_ext.record import BaselineRecord, FoldRecord, LiquidityRecord, Money, fold_table, judge, table_row
+from qlib_ext.record import (
+    BaselineRecord,
+    FoldRecord,
+    LiquidityRecord,
+    Money,
+    PortAnaRecord,
+    fold_table,
+    judge,
+    table_row,
+)
 from qlib_ext.splits import HVBlockedKFold, fold_map
 
 SPAN = LabelSpan(entry=1, reach=2)
@@ -452,3 +461,19 @@ def test_a_run_of_qlib(tmp_path):
     known = np.isfinite(want) & np.isfinite(got)
     assert known.mean() > 0.9
     np.testing.assert_allclose(got[known], want[known], atol=1e-5)
+
+
+def test_the_strategy_takes_the_datasets_liquidity(caplog):
+    dataset = DayDatasetH.__new__(DayDatasetH)
+    dataset.liquidity, dataset.liquidity_window = "$amount * 10", 5
+    strategy = {"class": "LiquidityTopNStrategy", "module_path": "qlib_ext.strategy", "kwargs": {"signal": "<PRED>"}}
+    config = {"strategy": strategy, "backtest": {"start_time": None, "end_time": None}}
+    made = PortAnaRecord(None, config, dataset=dataset, model=None).strategy_config["kwargs"]
+    assert (made["liquidity"], made["liquidity_window"]) == ("$amount * 10", 5)
+    assert "liquidity" not in strategy["kwargs"]  # the caller's configuration is left alone
+    strategy["kwargs"]["liquidity_window"] = 20
+    with caplog.at_level("WARNING"):
+        made = PortAnaRecord(None, config, dataset=dataset, model=None).strategy_config["kwargs"]
+    assert made["liquidity_window"] == 20
+    plain = {**config, "strategy": {"class": "TopkDropoutStrategy", "kwargs": {}}}
+    assert PortAnaRecord(None, plain, dataset=dataset).strategy_config["kwargs"] == {}
