@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from qlib_ext import baseline, diagnostics
 from qlib_ext.data import DayDatasetH
 from qlib_ext.diagnostics import exposures, quantile_returns
 from qlib_ext.evaluate import DEFINITIONS
+from qlib_ext.figures import draw_fold_map
 from qlib_ext.judge import (
     FACTOR_DEFINITIONS,
     MONEY_KEYS,
@@ -229,7 +231,7 @@ class FoldRecord(_MoneyRecord):
 
     For runs of FoldEnsemble (blocks: the members' validation days, with out-of-fold scores) and WalkForwardModel
     (blocks: the test days of each retraining). Artifacts in `fold_analysis/`: `headline_folds.pkl` (see `fold_table`;
-    the column `selected` tells what was chosen on a row's days) and `definitions.pkl`.
+    the column `selected` tells what was chosen on a row's days), `definitions.pkl` and `fold_map.png`, the folds drawn.
 
     Args:
         recorder, model, dataset, benchmark, skip_existing: as for LiquidityRecord.
@@ -257,6 +259,10 @@ class FoldRecord(_MoneyRecord):
         rest["test"] = self._judge(test, self._score(test))
         table = fold_table(folds, rest, selections(members, walked=walked))
         self._log(table, len(members))
+        with TemporaryDirectory() as folder:
+            picture = Path(folder) / "fold_map.png"
+            picture.write_bytes(draw_fold_map(fold_map))
+            self.recorder.save_objects(local_path=str(picture), artifact_path=self.artifact_path)
         return {"headline_folds.pkl": table, "definitions.pkl": DEFINITIONS | TABLE_DEFINITIONS}
 
     def _of_folds(self, name: str) -> Any:
