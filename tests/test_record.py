@@ -1,6 +1,7 @@
 """The judge behind the records, the fold table, the baselines, and what the records write."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -85,6 +86,9 @@ class Recorder:
     def log_metrics(self, **metrics):
         assert all(np.isfinite(list(metrics.values())))
         self.metrics |= metrics
+
+    def save_objects(self, *, local_path, artifact_path):
+        self.objects[f"{artifact_path}/{Path(local_path).name}"] = Path(local_path).read_bytes()
 
     def get_local_dir(self):
         return "here"
@@ -378,6 +382,7 @@ def test_fold_record_of_an_ensemble(run, panel, said):
     made = FoldRecord(recorder, dataset, benchmark=None, capital=2e7)
     got = made._generate()
     assert sorted(got) == sorted(made.list())
+    assert recorder.objects["fold_analysis/fold_map.png"].startswith(b"\x89PNG")
     table = got["headline_folds.pkl"]
     rows = ["fold 0", "fold 1", "fold 2", "mean over folds", "all out-of-fold days", "test"]
     assert list(table.index) == rows and list(table["days"]) == [14, 14, 14, 42, 42, 14]
