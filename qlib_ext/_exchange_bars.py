@@ -18,11 +18,11 @@ from qlib.backtest.high_performance_ds import BaseQuote
 from qlib.config import C
 from qlib.data import D
 from qlib.data.data import FeatureD
-from qlib.data.storage.file_storage import FileFeatureStorage
 from qlib.utils import code_to_fname
 from qlib.utils.index_data import SingleData
 
 from qlib_ext.data import PROFILES, check_turnover, wide
+from qlib_ext.storage import binary_folder, field_grid
 
 LEAD = 250  # trading days before the first: for trailing means and for the last close before a long suspension
 CACHED = 2  # loads kept in memory
@@ -90,12 +90,13 @@ def _load(codes: tuple[str, ...], fields: tuple[str, ...], calendar: pd.Datetime
     origin, length = begin - lead, stop - begin + lead
     days = calendar[origin:stop]
     plain = [field for field in fields if _PLAIN.fullmatch(field)]
-    if files := _folder(codes):
-        out, first, last = _read(files, codes, plain, origin, length)
+    folder = binary_folder(codes)
+    if folder is not None:
+        out = {name: field_grid(folder, codes, name, origin, stop) for name in plain}
     else:
         frames = wide(list(codes), plain, days[0], days[-1])
         out = {name: np.asarray(f, dtype=np.float32) for name, f in zip(plain, frames, strict=True)}
-        first, last = _span(codes)
+    first, last = _span(codes)
     others = [field for field in fields if field not in plain]
     if others:
         frames = wide(list(codes), others, calendar[begin], days[-1])
@@ -105,38 +106,6 @@ def _load(codes: tuple[str, ...], fields: tuple[str, ...], calendar: pd.Datetime
     age = np.arange(origin, stop)[:, None] - first[None, :] + 1.0
     age[:, first == 0] = np.inf
     return Bars(codes, days, lead, out, first - origin, last - origin, age, len(calendar) - stop)
-
-
-def _folder(codes: tuple[str, ...]) -> Any:
-    """Folder of the features where they are qlib's binary files, else None."""
-    if not codes or not hasattr(FeatureD, "backend_obj"):
-        return None
-    sample = FeatureD.backend_obj(instrument=code_to_fname(codes[0]), field="close", freq="day")
-    return sample.uri.parents[1] if type(sample) is FileFeatureStorage else None
-
-
-def _read(
-    folder: Any, codes: tuple[str, ...], fields: list[str], origin: int, length: int
-) -> tuple[dict[str, Grid], Grid, Grid]:
-    """Read plain fields from binary files: name -> (P, N); calendar positions (N,) of the first and last close."""
-    store = {name: np.full((len(codes), length), np.nan, dtype=np.float32) for name in fields}
-    first, last = np.zeros(len(codes), dtype=np.int64), np.full(len(codes), -1, dtype=np.int64)
-    for n, code in enumerate(codes):
-        place = folder / code_to_fname(code).lower()
-        for name in fields:
-            try:
-                whole = np.fromfile(f"{place}/{name[1:].lower()}.day.bin", dtype="<f4")
-            except FileNotFoundError:
-                continue
-            if len(whole) < 2:
-                continue
-            at, values = int(whole[0]), whole[1:]
-            if name == "$close":
-                first[n], last[n] = at, at + len(values) - 1
-            lo, hi = max(at, origin), min(at + len(values), origin + length)
-            if lo < hi:
-                store[name][n, lo - origin : hi - origin] = values[lo - at : hi - at]
-    return {name: grid.T for name, grid in store.items()}, first, last
 
 
 def _span(codes: tuple[str, ...]) -> tuple[Grid, Grid]:

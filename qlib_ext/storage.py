@@ -43,27 +43,30 @@ def read_fields(
     if begin >= stop:
         raise ValueError(f"no trading day from {start} to {end}: the calendar has {calendar[0]} to {calendar[-1]}")
     begin = max(0, begin - lead)
-    folder = _folder(codes)
+    folder = binary_folder(codes)
     if folder is None:
         frame = D.features(list(codes), list(fields), calendar[begin], calendar[stop - 1])
         days = calendar[begin:stop]
         return {f: frame[f].unstack("instrument").reindex(index=days, columns=list(codes)) for f in fields}
     return {
-        field: pd.DataFrame(_grid(folder, codes, field, begin, stop), calendar[begin:stop], list(codes))
+        field: pd.DataFrame(field_grid(folder, codes, field, begin, stop), calendar[begin:stop], list(codes))
         for field in fields
     }
 
 
-def _folder(codes: Sequence[str]) -> Path | None:
-    """Folder of the features where they are qlib's own binary files."""
+def binary_folder(codes: Sequence[str]) -> Path | None:
+    """Tell the folder of the features where they are qlib's own binary files, else None."""
     if not codes or not hasattr(FeatureD, "backend_obj"):
         return None
     sample = FeatureD.backend_obj(instrument=code_to_fname(codes[0]), field="close", freq="day")
     return Path(sample.uri).parents[1] if type(sample) is FileFeatureStorage else None
 
 
-def _grid(folder: Path, codes: Sequence[str], field: str, begin: int, stop: int) -> npt.NDArray[np.float32]:
-    """Values (stop - begin, N) of one field; a file is a position in the calendar and then the values."""
+def field_grid(folder: Path, codes: Sequence[str], field: str, begin: int, stop: int) -> npt.NDArray[np.float32]:
+    """Read one field at the calendar's positions begin to stop - 1, (stop - begin, N) float32, NaN where not known.
+
+    A file is the position of its first value, and then the values.
+    """
     out = np.full((len(codes), stop - begin), np.nan, dtype=np.float32)
     for n, code in enumerate(codes):
         try:
