@@ -101,12 +101,14 @@ def deal(label: Tensor, score: Tensor, real: Tensor) -> Tensor:
 
 
 def unit_ranks(label: Tensor, real: Tensor) -> Tensor:
+    """Rank each day's labels upwards (B, N), mean 0 and variance 1 over the real stocks, ties at their mean rank."""
     _, gap = mean_and_gap(-position(label, real, ties="average"), real)
     variance = (gap**2).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
     return gap / torch.where(variance > 0, variance, 1.0).sqrt()
 
 
 def log_min_max(liquidity: Tensor, real: Tensor) -> Tensor:
+    """Put the log of liquidity on [0, 1] over each day's stocks (B, N); 0 where it is missing or all are equal."""
     usable = real & is_positive(liquidity)
     log = torch.where(usable, liquidity, 1.0).log()
     low, high = extent(log, usable)

@@ -78,7 +78,7 @@ class Trainer:
         device: "cpu", "cuda" or "auto". On a GPU the panel is copied there once.
         precision: of the network's matrix products: "float32", "bfloat16" (autocast; scores, losses and metrics stay
             in float32), or "auto": bfloat16 where the hardware multiplies it natively.
-        compile: run the network through torch.compile; pays on a GPU over more than about 40 epochs of a whole market.
+        compile: run the network through torch.compile; pays on a GPU over many epochs of a whole market.
 
     """
 
