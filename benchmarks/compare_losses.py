@@ -3,8 +3,8 @@
     python -m benchmarks.compare_losses workflows/mlp_liq.yaml --seeds 0 1 2 --options '{"dropout": 0.1, "lr": 0.001}'
 
 Data come from the environment variables of the workflows. Dataset and model are the workflow's; loss, target, weight_by
-and base are varied. Each model is stopped on the validation days as the workflow says, then judged on the test days by the
-judge of the records, after fees and without impact.
+and base are varied. Each model is stopped on the validation days as the workflow says, then judged on the test days by
+the judge of the records, after fees and without impact.
 """
 
 import argparse
