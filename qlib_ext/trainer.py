@@ -209,15 +209,6 @@ class Trainer:
                 break
         self.net.load_state_dict(best)
 
-    def to_cpu(self) -> None:
-        """Move what was learnt to the CPU, and predict there from now on."""
-        self.net.cpu()
-        self._compiled = None
-        if self.scaler is not None:
-            self.scaler.cpu()
-        self.device = torch.device("cpu")
-        self.precision = pick_precision(self.asked[1], self.device)
-
     def predict(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
         """Score days: (len(rows), N), NaN where a stock is not present."""
         self.net.to(self.device)
