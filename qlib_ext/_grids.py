@@ -1,8 +1,9 @@
 """The checked grids (D, N) of some days and the arithmetic of `evaluate`: correlations day by day, ranks, orders."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from qlib_ext import losses
 from qlib_ext._day import FLAT_STEPS
-from qlib_ext._order import ascending, descending
+from qlib_ext._order import descending, rising
 
 TOP_SHARE = 5  # top20_ic looks at the best 1 / TOP_SHARE of the scores
 BLOCK_DAYS = 32
+
+T = TypeVar("T")
 
 
 class DayGrids:
@@ -66,13 +69,21 @@ class DayGrids:
         return torch.zeros_like(self.real).scatter_(1, order, real)
 
 
-def blocks(score: Any, label: Any, liquidity: Any, buyable: Any) -> Iterator[DayGrids]:
-    """Cut the days into short blocks: every number is of one day, and small grids stay in the cache."""
+def by_block(measure: Callable[[DayGrids], T], score: Any, label: Any, liquidity: Any, buyable: Any) -> list[T]:
+    """Measure the days in short blocks, side by side: every number is of one day, and small grids stay in the cache."""
     given = {"score": score, "label": label, "liquidity": liquidity, "buyable": buyable}
     grids = {name: None if values is None else _grid(name, values) for name, values in given.items()}
     check_shapes(**grids)
-    for first in range(0, max(np.shape(score)[0], 1), BLOCK_DAYS):
-        yield DayGrids(**{k: None if grid is None else grid[first : first + BLOCK_DAYS] for k, grid in grids.items()})
+
+    def work(first: int) -> T:
+        cut = {name: None if grid is None else grid[first : first + BLOCK_DAYS] for name, grid in grids.items()}
+        return measure(DayGrids(**cut))
+
+    starts = range(0, max(np.shape(score)[0], 1), BLOCK_DAYS)
+    if len(starts) == 1:
+        return [work(0)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(work, starts))
 
 
 def correlations(days: DayGrids, *, base: float, alpha: float) -> dict[str, Callable[[], Tensor]]:
@@ -127,38 +138,35 @@ def _unit_gap(value: NDArray[np.float64], real: NDArray[np.bool_]) -> tuple[NDAr
 
 
 def spearman(score: Tensor, label: Tensor, real: Tensor) -> Tensor:
-    """Correlate ranks day by day, in short blocks that stay in the cache."""
-    parts = []
-    for first in range(0, max(len(score), 1), BLOCK_DAYS):
-        left, right, mask = (grid[first : first + BLOCK_DAYS].numpy() for grid in (score, label, real))
-        left, right = _rank_gap(left, mask), _rank_gap(right, mask)
-        cross, left_square, right_square = (
-            np.einsum("dn,dn->d", x, y) for x, y in ((left, right), (left, left), (right, right))
-        )
-        scale = np.sqrt(left_square * right_square)
-        result = np.where(scale > 0, cross / np.where(scale > 0, scale, 1.0), 0.0)
-        parts.append(np.where(right_square > 0, result, np.nan))
-    return torch.from_numpy(np.concatenate(parts))
+    """Correlate ranks day by day."""
+    mask = real.numpy()
+    left, right = _rank_gap(score.numpy(), mask), _rank_gap(label.numpy(), mask)
+    cross, left_square, right_square = (
+        np.einsum("dn,dn->d", x, y) for x, y in ((left, right), (left, left), (right, right))
+    )
+    scale = np.sqrt(left_square * right_square)
+    result = np.where(scale > 0, cross / np.where(scale > 0, scale, 1.0), 0.0)
+    return torch.from_numpy(np.where(right_square > 0, result, np.nan))
 
 
 def _rank_gap(value: NDArray[np.float64], real: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Rank each day's real values, average ranks for ties, less the mean rank: (D, N), 0 elsewhere."""
     days, stocks = value.shape
-    order = ascending(value, real)
-    cell = (order + np.arange(days)[:, None] * stocks).ravel()
-    ordered = np.where(real, value, np.inf).ravel()[cell].reshape(value.shape)
-    place = np.tile(np.arange(stocks, dtype=np.float64), (days, 1))
-    same = np.zeros(value.shape, dtype=bool)  # as the next one
-    same[:, :-1] = (ordered[:, 1:] == ordered[:, :-1]) & np.isfinite(ordered[:, 1:])
+    cell, same = rising(np.where(real, value, np.inf))
+    count = np.count_nonzero(real, axis=1)
+    place = np.arange(stocks) - (count[:, None] - 1) / 2
+    place[np.arange(stocks) >= count[:, None]] = 0.0  # where nothing is real
+    same[:, :-1] &= np.arange(1, stocks) < count[:, None]
     edge = np.flatnonzero(np.diff(same.ravel(), prepend=False))  # first and last of each run of equals, by turns
     if len(edge):
         first, last = edge[::2], edge[1::2]
         run = same.copy()
         run[:, 1:] |= same[:, :-1]
-        place[run] = np.repeat((first + last) / 2 - first // stocks * stocks, last - first + 1)
-    rank = np.empty(days * stocks)
-    rank[cell] = place.ravel()
-    return np.where(real, rank.reshape(value.shape) - (real.sum(axis=1, keepdims=True) - 1) / 2, 0.0)
+        flat = place.ravel()
+        place[run] = np.repeat((flat[first] + flat[last]) / 2, last - first + 1)
+    rank = np.empty((days, stocks))
+    np.put_along_axis(rank, cell, place, axis=1)
+    return rank
 
 
 # --- checks

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from qlib_ext import losses
-from qlib_ext._grids import BLOCK_DAYS, TOP_SHARE, DayGrids, blocks, correlations, flags, matrix, spearman
+from qlib_ext._grids import BLOCK_DAYS, TOP_SHARE, DayGrids, by_block, correlations, flags, matrix, spearman
 from qlib_ext._order import ascending
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
 
@@ -133,8 +133,8 @@ def daily_metrics(
     for name in names:
         _check_name(name, COLUMNS)
         _check_liquidity(name, name, liquidity)
-    parts: list[dict[str, Tensor]] = []
-    for days in blocks(score, label, liquidity, buyable):
+
+    def measure(days: DayGrids) -> dict[str, Tensor]:
         columns: dict[str, Tensor] = {}
         correlate = correlations(days, base=base, alpha=alpha)
         for name in names:
@@ -143,7 +143,9 @@ def daily_metrics(
         for kind, count in (("capped", None), ("topn", top_n)):
             if any(name.startswith(kind) for name in names):
                 columns |= _portfolio(days, kind, capital=capital, participation=participation, top_n=count)
-        parts.append(columns)
+        return columns
+
+    parts = by_block(measure, score, label, liquidity, buyable)
     return pd.DataFrame({name: torch.cat([columns[name] for columns in parts]).numpy() for name in names})
 
 

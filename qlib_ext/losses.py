@@ -35,6 +35,7 @@ by the label and correlates with the raw return unless told otherwise):
 """
 
 import difflib
+import math
 from typing import Any
 
 import torch
@@ -89,7 +90,8 @@ def rank_weight(label: Tensor, mask: Tensor, *, base: float = BASE, ties: str = 
     real = day.labelled(label, mask)
     count = real.sum(dim=1, keepdim=True)
     exponent = day.position(label, real, ties=ties) / (count - 1).clamp(min=1)
-    return torch.where(real & (count > 1), base**exponent, 0.0)
+    weight = torch.exp2(math.log2(base) * exponent)  # several times as fast as base**exponent
+    return torch.where(real & (count > 1), weight, 0.0)
 
 
 def liquidity_weight(label: Tensor, liquidity: Tensor, mask: Tensor, *, alpha: float = ALPHA) -> Tensor:
