@@ -14,6 +14,7 @@ RESULTS = Path(__file__).parent / "results.md"
 STEP = ["bench_step", "--present", "0.97", "--repeats", "3", "--stocks", "300", "1000"]
 PARTS = {
     "MASTER, a training step (d_model 256, T 8, F 158)": (STEP, ["2500", "5000"]),
+    "MASTER, how a step grows": (["bench_scaling", "--write", "docs/scaling.png", "--profile"], []),
     "Alpha158, the embedded market": (["bench_alpha"], []),
     "Panel and MLP": (["bench_panel"], []),
     "Allocation and metrics": (["bench_metrics"], []),
