@@ -204,9 +204,12 @@ class DayQuote(BaseQuote):
         return self.column.keys()
 
     def rows(self, start: Any, end: Any) -> range:
-        """Rows of the days from `start` to `end`, both included."""
+        """Rows of the days from `start` to `end`, both included; a step that begins within a day is that day's.
+
+        qlib ends the last bar of a day at the next morning.
+        """
         first, last = pd.Timestamp(start).normalize(), pd.Timestamp(end).normalize()
-        if first == last:
+        if first == last or first != pd.Timestamp(start):
             one = self.row.get(first)
             return range(0) if one is None else range(one, one + 1)
         return range(int(self.days.searchsorted(first)), int(self.days.searchsorted(last, side="right")))

@@ -1,6 +1,7 @@
 """Rankings of a day's stocks: positions (..., N) in the order of their values, ties by position."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +31,8 @@ def ascending(value: NDArray[np.float64], real: NDArray[np.bool_]) -> NDArray[np
 
 def rising(value: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Order (D, N) of floats from the lowest up, ties by position, and where the next one in the order is equal."""
-    order, key = _rising(value)
-    if key is None:
-        key = np.take_along_axis(value, order, axis=-1)
+    order, integers = _rising(value)
+    key: NDArray[Any] = np.take_along_axis(value, order, axis=-1) if integers is None else integers
     same = np.zeros(order.shape, dtype=bool)
     np.equal(key[:, 1:], key[:, :-1], out=same[:, :-1])
     return order, same

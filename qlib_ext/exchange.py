@@ -190,6 +190,19 @@ class AShareExchange(Exchange):
         row, column = self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]
         return float(unit * self._ground.lots.step[row, column] / LOT)
 
+    def smallest_order(self, stock_id: str, start_time: Any, end_time: Any) -> float | None:
+        """Fewest adjusted shares of an order that does not sell the whole rest; None without lots."""
+        step = self.get_amount_of_trade_unit(None, stock_id, start_time, end_time)
+        at, lots = (self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]), self._ground.lots
+        ratio = lots.minimum[at] / lots.step[at] if self.options.trade_unit == "rules" else 1.0
+        return None if step is None else float(step * ratio)
+
+    def trade_cost(self, stock_id: str, start_time: Any, end_time: Any, yuan: float, *, sell: bool) -> float:
+        """Fees and impact of a trade, yuan; inf where the exchange does not know the impact and would not deal."""
+        at, ground = (self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]), self._ground
+        known = self.options.impact == 0 or (ground.liquidity[at] > 0 and ground.sigma[at] >= 0)
+        return self._cost(at, yuan, sell=sell) if known else math.inf
+
     def _worthless(self, column: int, rows: range) -> bool:
         return self.options.delisted == "write_off" and rows.stop - 1 >= int(self._ground.gone[column])
 

@@ -4,34 +4,49 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
+from qlib.backtest.decision import TradeDecisionWO
 from qlib.backtest.signal import SignalWCache
 from qlib.contrib.strategy.signal_strategy import BaseSignalStrategy
+from qlib.data import D
 
+from qlib_ext._strategy_book import Book
+from qlib_ext._strategy_market import Market, Span
+from qlib_ext._strategy_orders import COLUMNS, Planner, make_lines, summary, table
+from qlib_ext._strategy_rank import buffered, ranks, read_buffer
 from qlib_ext.data import load_liquidity
 from qlib_ext.portfolio import fill_top_n
 
 OPTIONS = (
-    "signal", "capital", "participation", "trade_participation", "top_n", "rank_buffer", "liquidity",
+    "signal", "capital", "participation", "trade_participation", "top_n", "rank_buffer", "min_holding", "liquidity",
     "liquidity_window", "liquidity_frame", "trade_exchange", "level_infra", "common_infra",
 )  # fmt: skip
-_KINDS = ("blocked_buy", "blocked_sell", "unknown_liquidity", "below_lot", "cash_clipped")
+DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
 
 
 class LiquidityTopNStrategy(BaseSignalStrategy):
     """Hold what `fill_top_n` places at the close of the signal day d; trade towards it at the next step.
 
-    `daily_log` has one dict a step: date (of the step), signal_date, capital, target (placed yuan), cash_target
-    (capital - target), names (stocks with a target), buy and sell (ordered yuan) and the number of stocks
-    that were blocked_buy, blocked_sell (suspended, or at the price limit of that direction),
-    unknown_liquidity (held, liquidity never known, so not sold), below_lot (the order rounds to nothing)
-    and cash_clipped (bought less for want of cash).
+    What a day's trade cap leaves is carried on to the next days while the stock stays selected; a holding that is not
+    selected, or has left the scores, is sold down under the same cap (of its last known liquidity). A day without a
+    signal, or with no score in it, changes nothing. Buys are sized by what the exchange will charge, and the holdings
+    never come to more than `capital` by a buy. Within a day of several steps (nested executors) the steps share the
+    day's cap, trade on the signal of the day before, and nothing bought that day is sold (T+1, on any exchange); a step
+    of several days trades one day's cap.
+
+    `daily_log` has one dict a step: date (of the step), signal_date; before the orders and at the last prices: cash,
+    value (of the account), held (yuan in stocks), share_reached (of the last target, what is held now at that step's
+    prices); capital, target (placed yuan), cash_target (capital - target), names (stocks with a target), buy and sell
+    (ordered yuan), unreached (target minus holding at the deal price, where positive, if all orders fill),
+    unreached_names (short by more than their smallest order), and the number of stocks whose order was kept from the
+    target, each with one reason: blocked_buy, blocked_sell (suspended, or at the price limit of that direction),
+    unknown_liquidity (never known), below_lot (the order rounds to nothing), cash_clipped, capital_clipped (bought less
+    for want of cash, or because unsold holdings take up the capital), trade_cap (the rest is carried on), held_back
+    (not sold before `min_holding`), t_plus_1 (bought today).
     """
 
     def __init__(
@@ -42,7 +57,8 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         participation: float = 0.05,
         trade_participation: float = 0.05,
         top_n: int | None = None,
-        rank_buffer: float = 1.0,
+        rank_buffer: float | Sequence[int] = 1.0,
+        min_holding: int = 0,
         liquidity: str = "auto",
         liquidity_window: int = 20,
         liquidity_frame: pd.DataFrame | None = None,
@@ -55,11 +71,15 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
 
         Args:
             signal: what qlib takes as a signal (`<PRED>` in YAML).
-            capital: yuan to place; None means the account's value at the step.
+            capital: yuan to place; None means the account's value at the close before.
             participation: position cap.
             trade_participation: cap on one day's buy or sell of a stock.
             top_n: as in `fill_top_n`.
-            rank_buffer: k >= 1; the rank of a held stock is divided by k before filling (a tie goes to it).
+            rank_buffer: k >= 1: the rank of a held stock is divided by k before filling (a tie goes to it); or
+                [n1, n2]: a stock enters at rank n1 or better and stays while its rank is n2 or better. Those that stay
+                are filled first, by rank, then those that enter; with `top_n` they count among the n. 1: no buffer.
+            min_holding: trading days from a position's first buy before which nothing of it is sold; what was held
+                before the backtest counts as old enough.
             liquidity: unit profile of the data, as in `load_liquidity`.
             liquidity_window: days of the mean behind liquidity.
             liquidity_frame: yuan, day x instrument, known at the close of the day; given, nothing is loaded.
@@ -79,17 +99,36 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         _check("participation", participation, 0 < participation < math.inf, "above 0")
         _check("trade_participation", trade_participation, 0 < trade_participation < math.inf, "above 0")
         _check("top_n", top_n, top_n is None or (top_n >= 1 and top_n == int(top_n)), "1 or more, or null")
-        _check("rank_buffer", rank_buffer, 1 <= rank_buffer < math.inf, "1 or more")
+        whole = isinstance(min_holding, int) and not isinstance(min_holding, bool)
+        _check("min_holding", min_holding, whole and min_holding >= 0, "0 or more days")
         _check("liquidity_window", liquidity_window, liquidity_window >= 1, "1 or more")
         super().__init__(
             signal=signal, trade_exchange=trade_exchange, level_infra=level_infra, common_infra=common_infra
         )
         self.capital, self.participation, self.top_n = capital, participation, top_n
-        self.trade_participation, self.rank_buffer = trade_participation, rank_buffer
+        self.trade_participation, self.rank_buffer = trade_participation, read_buffer(rank_buffer)
+        self.min_holding = min_holding
         self.liquidity, self.liquidity_window = liquidity, liquidity_window
         self.daily_log: list[dict[str, Any]] = []
+        self._tables: list[pd.DataFrame] = []
+        self._book = Book()
         self._frame: pd.DataFrame | None = None if liquidity_frame is None else liquidity_frame.sort_index()
         self._known: pd.DataFrame | None = None  # the frame, each stock's last known value carried on
+
+    @property
+    def daily_targets(self) -> pd.DataFrame:
+        """A row for each step and stock with a target or a holding.
+
+        Columns: date, code, rank (by score, 1 the highest, NaN without one), target yuan, held yuan before the orders
+        at the deal price, ordered yuan (sells negative), cap (yuan that the stock could still trade that day), and the
+        reason that kept the order from the target: a count of `daily_log`, or "" where only rounding to lots did.
+        """
+        kept = [frame for frame in self._tables if len(frame)]
+        return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(COLUMNS))
+
+    def artifacts(self) -> dict[str, pd.DataFrame]:
+        """Give what a run should keep, by file name: `daily_log` as a frame, and `daily_targets`."""
+        return {"daily_log.pkl": pd.DataFrame(self.daily_log), "daily_targets.pkl": self.daily_targets}
 
     def target_yuan(
         self, score: pd.Series, liquidity: pd.Series, capital: float, held: Collection[str] = ()
@@ -101,112 +140,92 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         """
         values = score.to_numpy(dtype=float)
         yuan = np.nan_to_num(liquidity.reindex(score.index).to_numpy(dtype=float))
-        if self.rank_buffer > 1.0:
-            values = _buffered(values, score.index.isin(list(held)), self.rank_buffer)
+        values = buffered(values, score.index.isin(list(held)), self.rank_buffer)
         placed = fill_top_n(values, yuan, capital=capital, participation=self.participation, top_n=self.top_n)
         return pd.Series(np.asarray(placed, dtype=float), index=score.index, name="target")
 
     def generate_trade_decision(self, execute_result: list | None = None) -> TradeDecisionWO:
         """Orders of this step: sells, then buys by rank."""
-        step = self.trade_calendar.get_trade_step()
-        if step == 0:
-            self.daily_log = []
-        start, end = self.trade_calendar.get_step_time(step)
-        seen_from, seen_to = self.trade_calendar.get_step_time(step, shift=1)
-        score = self.signal.get_signal(start_time=seen_from, end_time=seen_to)
+        span, seen = self._times()
+        position = self.trade_position
+        if not self._book.is_of(position, span[0]):
+            self._book, self.daily_log, self._tables = Book(position), [], []
+        held = {code: float(position.get_stock_amount(code)) for code in sorted(position.get_stock_list())}
+        if self._book.turn(span, held, execute_result or ()):
+            self._book.value = float(position.calculate_value())
+        entry = self._entry(span[0], held)
+        self.daily_log.append(entry)
+        score = self.signal.get_signal(start_time=seen[0], end_time=seen[1])
         if isinstance(score, pd.DataFrame):
             score = score.iloc[:, 0]
-        entry: dict[str, Any] = {"date": start, "signal_date": None, "capital": math.nan, "target": math.nan}
-        entry |= {"cash_target": math.nan, "names": 0, "buy": 0.0, "sell": 0.0} | dict.fromkeys(_KINDS, 0)
-        self.daily_log.append(entry)
-        if score is None:  # no signal on that day: nothing is traded
+        if score is None or not score.notna().any():
             return TradeDecisionWO([], self)
-        day, liquidity, known = self._liquidity_at(seen_from, seen_to)
-        position = self.trade_position
-        held = {code: position.get_stock_amount(code) for code in position.get_stock_list()}
-        capital = float(position.calculate_value() if self.capital is None else self.capital)
+        day, liquidity, known = self._liquidity_at(*seen)
+        capital = float(self._book.value if self.capital is None else self.capital)
         target = self.target_yuan(score, liquidity, capital, list(held))
         placed = float(target.sum())
         entry |= {"signal_date": day, "capital": capital, "target": placed, "cash_target": capital - placed}
         entry["names"] = int((target > 0).sum())
-        ranked = (-score.to_numpy(dtype=float)).argsort(kind="stable")  # NaN last
-        wanted = {code: yuan for code, yuan in target.iloc[ranked].items() if yuan > 0}
-        orders, counts = self._orders(wanted, held, self.trade_participation * known, (start, end))
-        for order, yuan in orders:
-            entry["buy" if order.direction == OrderDir.BUY else "sell"] += yuan
-        entry |= counts
-        return TradeDecisionWO([order for order, _ in orders], self)
+        return TradeDecisionWO(self._orders(span, held, score, target, known, entry), self)
+
+    def _times(self) -> tuple[Span, Span]:
+        """First and last moment of this step, and of the signal that it follows: the step, or day, before.
+
+        qlib ends a day's last bar where the next day's first one begins: a step within a day ends with its day here.
+        """
+        step = self.trade_calendar.get_trade_step()
+        start, end = self.trade_calendar.get_step_time(step)
+        seen, shift = self.trade_calendar.get_step_time(step, shift=1), 1
+        while seen[0] < start and seen[0] >= start.normalize():
+            shift += 1
+            seen = self.trade_calendar.get_step_time(step, shift=shift)
+        if start == start.normalize():
+            return (start, end), seen
+        before = seen[0].normalize()
+        return (start, min(end, start.normalize() + DAY - SECOND)), (before, before + DAY - SECOND)
+
+    def _entry(self, start: pd.Timestamp, held: dict[str, float]) -> dict[str, Any]:
+        """Log of a step before its orders."""
+        position, nothing = self.trade_position, math.nan
+        stocks = float(position.calculate_stock_value())
+        entry: dict[str, Any] = {"date": start, "signal_date": None, "cash": float(position.get_cash())}
+        entry |= {"value": float(position.calculate_value()), "held": stocks}
+        entry |= {"capital": nothing, "target": nothing, "cash_target": nothing, "names": 0}
+        return entry | {"share_reached": self._book.share_reached(held)} | summary([])
 
     def _orders(
-        self,
-        wanted: dict[str, float],
-        held: dict[str, float],
-        caps: pd.Series,
-        span: tuple[pd.Timestamp, pd.Timestamp],
-    ) -> tuple[list[tuple[Order, float]], Counter[str]]:
-        """(order, yuan) pairs, sells first, and how many stocks were stopped by what.
+        self, span: Span, held: dict[str, float], score: pd.Series, target: pd.Series, known: pd.Series,
+        entry: dict[str, Any],
+    ) -> list[Any]:  # fmt: skip
+        """Orders of the step, written into its log; `known` (N',): last known liquidity, yuan."""
+        book, values = self._book, score.to_numpy(dtype=float)
+        ranked = (-values).argsort(kind="stable")  # NaN last
+        chosen = target.iloc[ranked][lambda yuan: yuan > 0]
+        codes = pd.Index(held).union(chosen.index)
+        traded = dict(zip(codes, known.reindex(codes).to_numpy(dtype=float).tolist(), strict=True))
+        lines = make_lines(
+            chosen,
+            dict(zip(score.index, ranks(values).tolist(), strict=True)),
+            held,
+            {code: book.free(code, amount) for code, amount in held.items()},
+            {code: book.left(code, self.trade_participation * yuan) for code, yuan in traded.items()},
+            self._is_young,
+        )
+        bound, position = math.inf if self.capital is None else float(self.capital), self.trade_position
+        market = Market(self.trade_exchange, span, traded)
+        planner = Planner(market, position.get_stock_price, position.get_cash(), bound)
+        orders = planner.plan(lines)
+        entry |= summary(lines)
+        book.prices = {line.code: line.price for line in lines}
+        book.target = {line.code: line.target for line in lines if line.target > 0}
+        self._tables.append(table(span[0], lines))
+        return orders
 
-        `wanted`: target yuan by rank; `held`: adjusted shares; `caps`: yuan a stock may trade at this step.
-        """
-        exchange, counts = self.trade_exchange, Counter[str]()
-        sells: list[tuple[Order, float]] = []
-        buys: list[tuple[str, float]] = []
-        for code in [*(code for code in held if code not in wanted), *wanted]:
-            aim, amount, cap = wanted.get(code, 0.0), held.get(code, 0.0), float(caps.get(code, math.nan))
-            suspended = exchange.check_stock_suspended(code, *span)
-            price = self.trade_position.get_stock_price(code) if suspended and amount else 0.0
-            if not suspended:
-                price = exchange.get_deal_price(code, *span, OrderDir.SELL)
-            delta = aim - amount * price
-            if delta == 0.0:
-                continue
-            direction = OrderDir.BUY if delta > 0 else OrderDir.SELL
-            if suspended or not exchange.is_stock_tradable(code, *span, direction=direction):
-                counts["blocked_buy" if delta > 0 else "blocked_sell"] += 1
-            elif not math.isfinite(cap):
-                counts["unknown_liquidity"] += 1
-            elif delta > 0:
-                buys.append((code, min(delta, cap)))
-            else:
-                yuan = min(-delta, cap)
-                whole = aim == 0.0 and -delta <= cap  # the odd lot goes with the rest
-                shares = amount if whole else self._whole_lots(code, yuan / price, span)
-                if shares > 0:
-                    sells.append((Order(code, shares, OrderDir.SELL, *span), shares * price))
-                else:
-                    counts["below_lot"] += 1
-        proceeds = sum(yuan - max(yuan * exchange.close_cost, exchange.min_cost) for _, yuan in sells)
-        return sells + self._buys(buys, proceeds, span, counts), counts
-
-    def _buys(
-        self,
-        buys: list[tuple[str, float]],
-        proceeds: float,
-        span: tuple[pd.Timestamp, pd.Timestamp],
-        counts: Counter[str],
-    ) -> list[tuple[Order, float]]:
-        """Buy orders by rank while the cash lasts; `proceeds` yuan come in first."""
-        exchange = self.trade_exchange
-        cash = self.trade_position.get_cash() + proceeds
-        out = []
-        for code, yuan in buys:
-            room = min(cash / (1.0 + exchange.open_cost), cash - exchange.min_cost)
-            counts["cash_clipped"] += room < yuan
-            if room <= 0:
-                continue
-            price = exchange.get_deal_price(code, *span, OrderDir.BUY)
-            shares = self._whole_lots(code, min(yuan, room) / price, span)
-            if shares > 0:
-                out.append((Order(code, shares, OrderDir.BUY, *span), shares * price))
-                cash -= shares * price + max(shares * price * exchange.open_cost, exchange.min_cost)
-            else:
-                counts["below_lot"] += room >= yuan
-        return out
-
-    def _whole_lots(self, code: str, shares: float, span: tuple[pd.Timestamp, pd.Timestamp]) -> float:
-        """Round adjusted shares down to lots (qlib's own rounding may go up by a tenth of a share)."""
-        unit = self.trade_exchange.get_amount_of_trade_unit(None, code, *span)
-        return shares if unit is None else math.floor(shares / unit + 1e-9) * unit
+    def _is_young(self, code: str) -> bool:
+        """Whether a holding is kept by `min_holding`."""
+        if self.min_holding == 0:
+            return False
+        return self._book.days_held(code, pd.DatetimeIndex(D.calendar(freq="day"))) < self.min_holding
 
     def _liquidity_at(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[pd.Timestamp, pd.Series, pd.Series]:
         """Return the last day of [start, end], its liquidity, and the last known one of every stock (yuan)."""
@@ -233,19 +252,10 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         codes |= set(self.trade_position.get_stock_list())
         first = self.trade_calendar.get_step_time(0, shift=1)[0]
         before = pd.Timedelta(days=2 * self.liquidity_window + 30)  # for the last known value
-        last = self.trade_calendar.get_all_time()[1]
+        last = self.trade_calendar.get_all_time()[1]  # within a nested executor only the end of the outer step
+        if self.trade_exchange.end_time is not None:
+            last = max(last, pd.Timestamp(self.trade_exchange.end_time))
         return load_liquidity(sorted(codes), first - before, last, profile=self.liquidity, window=self.liquidity_window)
-
-
-def _buffered(score: np.ndarray, held: np.ndarray, k: float) -> np.ndarray:
-    """Scores (N,) in the order of rank / k for held stocks and of rank for the others; NaN stays."""
-    known = ~np.isnan(score)
-    rank = np.empty(len(score))
-    rank[np.argsort(np.where(known, -score, np.inf), kind="stable")] = np.arange(1, len(score) + 1)
-    order = np.lexsort((~held, np.where(held, rank / k, rank)))
-    out = np.empty(len(score))
-    out[order] = -np.arange(len(score), dtype=float)
-    return np.where(known, out, np.nan)
 
 
 def _check(name: str, value: object, right: bool, allowed: str) -> None:

@@ -307,6 +307,14 @@ def test_delisted_and_written_off(hand):
     assert row["lost"] == pytest.approx(10_000) and row["yuan"] == 0
 
 
+def test_a_step_within_a_day_deals_at_the_days_price(hand):
+    """qlib ends the last bar of a day at the next morning; the price is still that of the bar's own day."""
+    exchange = made(deal_price="close", limit_threshold=None)
+    late = pd.Timestamp(f"{DAYS[30].date()} 14:30"), pd.Timestamp(f"{DAYS[31].date()} 09:29:59")
+    assert exchange.get_deal_price(MAIN, *late, BUY) == pytest.approx(11.0 * FACTOR)  # the next close is 12.10
+    assert exchange.get_deal_price(MAIN, DAYS[30], late[1], BUY) == pytest.approx(12.1 * FACTOR)  # two whole days
+
+
 def test_what_is_wrong_is_said(hand):
     with pytest.raises(TypeError, match="'particpation'.*participation"):
         made(particpation=0.1)

@@ -1,6 +1,7 @@
 """The strategy's targets and caps, and the classes of `qlib_init`."""
 
 import importlib.util
+import math
 import subprocess
 import sys
 import types
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import qlib
+from hypothesis import given
+from hypothesis import strategies as st
 from qlib.backtest import backtest
 from qlib.data import D
 
@@ -21,6 +24,9 @@ if importlib.util.find_spec("qlib_ext.data") is None:
     stub.load_liquidity = None
     sys.modules["qlib_ext.data"] = stub
 
+from qlib_ext._strategy_book import Book  # noqa: E402
+from qlib_ext._strategy_market import Market, whole_lots  # noqa: E402
+from qlib_ext._strategy_orders import Line, Planner, summary  # noqa: E402
 from qlib_ext.strategy import LiquidityTopNStrategy  # noqa: E402
 
 NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["datetime", "instrument"]))
@@ -247,3 +253,213 @@ def test_another_folder_is_never_built(market, monkeypatch, tmp_path):
     target.mkdir()
     with pytest.raises(FileNotFoundError, match="has no calendars/, instruments/, features/"):
         DemoCalendarProvider()
+
+
+# --- the rank buffer as a pair
+
+
+def test_a_pair_keeps_what_is_held_and_enters_late():
+    # Caps of 50, 200 to place. Ranks 1 2 3 4 5 6; held: the fourth and the sixth. [2, 5]: the fourth stays (4 <= 5) and
+    # takes its cap first, the sixth leaves; of the others only the first two may enter: 150 placed, 50 stay cash.
+    codes = [f"SH60000{i}" for i in range(6)]
+    score, liquidity = pd.Series([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], codes), pd.Series(1000.0, codes)
+    held = [codes[3], codes[5]]
+    assert strategy(rank_buffer=[2, 5]).target_yuan(score, liquidity, 200.0, held).tolist() == [50, 50, 0, 50, 0, 0]
+    # with 70 to place: what is held takes 50, the first rank the other 20
+    assert strategy(rank_buffer=(2, 5)).target_yuan(score, liquidity, 70.0, held).tolist() == [20, 0, 0, 50, 0, 0]
+    # top_n 2: the held fourth and the first, in proportion to liquidity
+    two = strategy(rank_buffer=[2, 5], top_n=2).target_yuan(score, liquidity, 60.0, held)
+    assert two.tolist() == [30, 0, 0, 30, 0, 0]
+    assert strategy(rank_buffer=[6, 6]).target_yuan(score, liquidity, 200.0).tolist() == [50, 50, 50, 50, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_pair_against_loops(seed):
+    """Slow and by the words: who may be in, in which order, each up to its cap."""
+    rng = np.random.default_rng(seed)
+    codes = [f"S{i}" for i in range(30)]
+    score = pd.Series(np.round(rng.normal(size=30), 1), codes)
+    score.iloc[rng.integers(30, size=3)] = np.nan
+    liquidity = pd.Series(rng.lognormal(10, 1, 30), codes)
+    held = set(rng.choice(codes, 12, replace=False))
+    enter, leave = sorted(rng.integers(3, 25, size=2).tolist())
+    scored = [i for i in range(30) if not np.isnan(score.iloc[i])]
+    ranked = [codes[i] for i in sorted(scored, key=lambda i: (-score.iloc[i], i))]
+    stay = [code for rank, code in enumerate(ranked, 1) if code in held and rank <= leave]
+    new = [code for rank, code in enumerate(ranked, 1) if code not in held and rank <= enter]
+    left, expected = 3e4, dict.fromkeys(codes, 0.0)
+    for code in stay + new:
+        expected[code] = min(0.05 * liquidity[code], left)
+        left -= expected[code]
+    got = strategy(rank_buffer=[enter, leave]).target_yuan(score, liquidity, 3e4, held)
+    np.testing.assert_allclose(got.to_numpy(), list(expected.values()), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [[3, 2], [0, 2], [1, 2, 3], [1.5, 2], "2", True, []])
+def test_a_pair_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match="rank_buffer is"):
+        strategy(rank_buffer=wrong)
+
+
+def test_min_holding_is_a_number_of_days():
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(ValueError, match="min_holding is"):
+            strategy(min_holding=wrong)
+
+
+# --- orders of one step
+
+
+@pytest.mark.parametrize(
+    ("delta", "most", "lots", "shares"),
+    [
+        (1050, 5000, (100, 100), 1000),  # whole lots
+        (1050, 450, (100, 100), 400),  # the cap
+        (99, 500, (100, 100), 0),
+        (350.7, 500, (200, 1), 350),  # STAR: 200, then single shares
+        (199, 500, (200, 1), 0),
+        (430, 250, (200, 1), 230),  # 250 today would leave 180, too few for an order: 230 and 200
+        (450, 250, (200, 1), 250),
+        (350, 250, (200, 1), 250),  # 200 is the least today, so that 150 are out of reach in any case
+        (430, 150, (200, 1), 0),
+        (12.34, 5.5, (0, 0), 5.5),  # no lots
+    ],
+)
+def test_whole_lots(delta, most, lots, shares):
+    assert whole_lots(delta, most, lots) == shares
+
+
+@given(st.integers(0, 3000), st.integers(0, 700), st.sampled_from([(100, 100), (200, 1), (200, 1), (100, 1)]))
+def test_lots_reach_the_target_wherever_any_way_does(delta, cap, lots):
+    """Day by day under the same cap: the rest that stays is below the smallest order, or nothing can be ordered."""
+    least, step = lots
+    first, left = whole_lots(delta, cap, lots), delta
+    for _ in range(3100):
+        shares = whole_lots(left, cap, lots)
+        assert shares == 0 or (least <= shares <= cap and shares % step == 0)
+        left -= shares
+        if shares == 0:
+            break
+    assert left >= 0
+    reachable = cap >= 2 * least and delta >= 2 * least  # then every amount splits into orders of least to cap
+    if reachable:
+        assert left < step
+    if first == 0:
+        assert delta < least or cap < least
+
+
+class Desk:
+    """An exchange by hand: prices of 10, lots of 100, costs of 1% and at least 5 yuan; STAR stocks 200, then 1."""
+
+    open_cost, close_cost, min_cost, impact_cost = 0.01, 0.01, 5.0, 0.0
+
+    def __init__(self, suspended=(), locked=()):
+        self.closed, self.locked = set(suspended), set(locked)
+
+    def check_stock_suspended(self, code, start, end):
+        return code in self.closed
+
+    def is_stock_tradable(self, code, start, end, direction):
+        return code not in self.closed and code not in self.locked
+
+    def get_deal_price(self, code, start, end, direction):
+        return 10.0
+
+    def get_amount_of_trade_unit(self, factor, code, start, end):
+        return 1.0 if code.startswith("SH688") else 100.0
+
+    def smallest_order(self, code, start, end):
+        return 200.0 if code.startswith("SH688") else 100.0
+
+
+SPAN = (pd.Timestamp("2022-01-04"), pd.Timestamp("2022-01-04 23:59:59"))
+
+
+def plan(lines, cash=1e6, capital=math.inf, **desk):
+    planner = Planner(Market(Desk(**desk), SPAN, {}), lambda code: 10.0, cash, capital)
+    orders = planner.plan(lines)
+    return {order.stock_id: (order.amount if order.direction == 1 else -order.amount) for order in orders}
+
+
+def line(code, target, amount=0.0, cap=1e9, free=None, young=False):
+    return Line(code, 1.0, target, amount, amount if free is None else free, cap, young)
+
+
+def test_cash_pays_the_costs_too():
+    # 10,100.01 yuan: 1,000 shares at 10 and 1% are 10,100 (a cent stays for rounding); with 10,099 a lot less
+    assert plan([line("SH600000", 2e4)], cash=10_100.01) == {"SH600000": 1000}
+    assert plan([line("SH600000", 2e4)], cash=10_099.0) == {"SH600000": 900}
+    # a sale brings 2,000 - 20; with the 30 in cash that is 100 shares and 10 yuan of costs, and no second hundred
+    lines = [line("SH600001", 0.0, 200), line("SH600002", 1e3), line("SH600003", 1e3)]
+    assert plan(lines, cash=30.0) == {"SH600001": -200, "SH600002": 100}
+    assert [x.reason for x in lines] == ["", "", "cash_clipped"]
+    assert summary(lines)["unreached"] == 1000 and summary(lines)["unreached_names"] == 0  # short by one order
+
+
+def test_holdings_that_cannot_be_sold_take_up_the_capital():
+    # 10,000 of capital; 6,000 are stuck in a suspended stock: 4,000 may be bought, though there is cash for more
+    lines = [line("SH600001", 0.0, 600), line("SH600002", 8e3)]
+    assert plan(lines, capital=1e4, suspended=["SH600001"]) == {"SH600002": 400}
+    assert [x.reason for x in lines] == ["blocked_sell", "capital_clipped"]
+    assert summary(lines)["unreached"] == 4000 and summary(lines)["unreached_names"] == 1
+    assert summary(lines)["blocked_sell"] == summary(lines)["capital_clipped"] == 1
+
+
+def test_sells_under_the_cap_go_whole_at_the_end():
+    lots = [line("SH600001", 0.0, 650, cap=4000.0)]
+    assert plan(lots) == {"SH600001": -400} and lots[0].reason == "trade_cap"
+    assert plan([line("SH600001", 0.0, 250, cap=4000.0)]) == {"SH600001": -250}  # the odd lot goes with the rest
+    assert plan([line("SH600001", 1000.0, 650, cap=4e4)]) == {"SH600001": -500}  # 550 too many
+    assert plan([line("SH688001", 0.0, 350, cap=2500.0)]) == {"SH688001": -250}
+    stuck = [line("SH688001", 0.0, 350, cap=1500.0)]
+    assert plan(stuck) == {} and stuck[0].reason == "below_lot"
+
+
+def test_what_is_not_sold_says_why():
+    young = [line("SH600001", 0.0, 300, young=True)]
+    assert plan(young) == {} and young[0].reason == "held_back"
+    fresh = [line("SH600001", 0.0, 300, free=100.0)]
+    assert plan(fresh) == {"SH600001": -100} and fresh[0].reason == "t_plus_1"
+    bought = [line("SH600001", 0.0, 300, free=0.0)]
+    assert plan(bought) == {} and bought[0].reason == "t_plus_1"
+    locked = [line("SH600001", 0.0, 300), line("SH600002", 5e3)]
+    assert plan(locked, locked=["SH600001", "SH600002"]) == {}
+    assert [x.reason for x in locked] == ["blocked_sell", "blocked_buy"]
+    unknown = [line("SH600001", 0.0, 300, cap=math.nan), line("SH600002", 5e3, cap=math.nan)]
+    assert plan(unknown) == {} and [x.reason for x in unknown] == ["unknown_liquidity"] * 2
+    spent = [line("SH600001", 5e3, cap=0.0)]
+    assert plan(spent) == {} and spent[0].reason == "trade_cap"
+
+
+# --- what is remembered
+
+
+def test_the_book_counts_days_and_caps():
+    days = pd.DatetimeIndex(["2022-01-06", "2022-01-07", "2022-01-10", "2022-01-11"])  # 01-08 and 01-09: no trading
+    book, position = Book(), object()
+    book.position = position
+
+    def step(at, until, held, **prices):
+        begins = book.turn((pd.Timestamp(at), pd.Timestamp(until)), held, ())
+        book.prices = prices
+        return begins
+
+    assert step("2022-01-06", "2022-01-06 23:59:59", {"OLD": 5.0}, OLD=10.0)
+    assert step("2022-01-07", "2022-01-09 23:59:59", {"OLD": 5.0}, OLD=10.0, NEW=20.0)
+    assert step("2022-01-10 09:30", "2022-01-10 09:59:59", {"OLD": 5.0, "NEW": 3.0}, OLD=10.0, NEW=20.0)
+    assert book.days_held("NEW", days) == 1 and book.days_held("OLD", days) == math.inf
+    assert book.free("NEW", 3.0) == 3.0 and book.left("NEW", 70.0) == 70.0
+    # bought 2 of NEW and sold 1 of OLD in the step before, of the same day
+    assert not step("2022-01-10 10:00", "2022-01-10 10:29:59", {"OLD": 4.0, "NEW": 5.0}, OLD=10.0, NEW=20.0)
+    assert book.free("NEW", 5.0) == 3.0 and book.left("NEW", 70.0) == 30.0 and book.left("OLD", 70.0) == 60.0
+    assert step("2022-01-11", "2022-01-11 23:59:59", {"OLD": 4.0, "NEW": 5.0})
+    assert book.free("NEW", 5.0) == 5.0 and book.left("NEW", 70.0) == 70.0 and book.days_held("NEW", days) == 2
+    assert book.is_of(position, pd.Timestamp("2022-01-11")) and not book.is_of(position, pd.Timestamp("2022-01-10"))
+    assert not book.is_of(object(), pd.Timestamp("2022-01-12"))
+
+
+def test_the_share_of_the_target_that_was_reached():
+    # target 100 and 300 at prices of 10 and 20; 5 and 20 shares are 50 of 100 and (400, so) 300 of 300: 350 of 400
+    book = Book(target={"A": 100.0, "B": 300.0}, prices={"A": 10.0, "B": 20.0})
+    assert book.share_reached({"A": 5.0, "B": 20.0, "C": 9.0}) == 350 / 400
+    assert math.isnan(Book().share_reached({}))

@@ -1,0 +1,88 @@
+"""What an exchange says of a stock at one step, AShareExchange or qlib's own. Private to `strategy.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from qlib.backtest.decision import OrderDir
+
+Span = tuple[pd.Timestamp, pd.Timestamp]
+ROUNDS = 5  # odd, so that the last one is affordable
+EVEN = 1e-9  # relative: shares this close to a whole step are one
+
+
+class Market:
+    """The exchange at the step `span`; amounts are adjusted shares, prices adjusted.
+
+    `liquidity`: yuan a day as the strategy knows it, for the impact that qlib's own exchange charges (its own reading,
+    the day's volume, is not known yet).
+    """
+
+    def __init__(self, exchange: Any, span: Span, liquidity: Mapping[str, float]) -> None:
+        self.exchange, self.span, self.liquidity = exchange, span, liquidity
+
+    def suspended(self, code: str) -> bool:
+        """Whether the stock does not trade at the step."""
+        return bool(self.exchange.check_stock_suspended(code, *self.span))
+
+    def tradable(self, code: str, direction: OrderDir) -> bool:
+        """Whether it trades, and not at the limit of that direction."""
+        return bool(self.exchange.is_stock_tradable(code, *self.span, direction=direction))
+
+    def price(self, code: str, direction: OrderDir) -> float:
+        """Deal price."""
+        return float(self.exchange.get_deal_price(code, *self.span, direction))
+
+    def lots(self, code: str) -> tuple[float, float]:
+        """Smallest order and step above it; zeros without lots."""
+        step = self.exchange.get_amount_of_trade_unit(None, code, *self.span)
+        least = getattr(self.exchange, "smallest_order", None)
+        return (0.0, 0.0) if step is None else (float(step if least is None else least(code, *self.span)), float(step))
+
+    def cost(self, code: str, yuan: float, *, sell: bool) -> float:
+        """Yuan that a trade of so many yuan pays on top; inf where the exchange would not deal it."""
+        exchange = self.exchange
+        if hasattr(exchange, "trade_cost"):
+            return float(exchange.trade_cost(code, *self.span, yuan, sell=sell))
+        traded = self.liquidity.get(code, math.nan)
+        share = yuan / traded if traded > 0 else 1.0
+        rate = (exchange.close_cost if sell else exchange.open_cost) + exchange.impact_cost * share**2
+        return float(max(yuan * rate, exchange.min_cost))
+
+    def affordable(self, code: str, yuan: float, cash: float) -> float:
+        """Most yuan, at most `yuan`, that `cash` buys with the costs (to a millionth or so of the costs).
+
+        The costs rise with the trade: what is left after the costs of too large a trade is affordable, what is left
+        after the costs of an affordable one is not less than the answer, and so on in turn.
+        """
+        value = min(yuan, cash)
+        if value <= 0.0:
+            return 0.0
+        if value + self.cost(code, value, sell=False) <= cash:
+            return value
+        for _ in range(ROUNDS):
+            value = min(max(cash - self.cost(code, value, sell=False), 0.0), yuan)
+        return value
+
+
+def whole_lots(delta: float, most: float, lots: tuple[float, float]) -> float:
+    """Shares to order towards `delta`, at most `most` today, in steps and not below the smallest order.
+
+    Where the rest of another day would be too small to be an order of its own, today's leaves as much as that needs.
+    """
+    least, step = lots
+    if step <= 0.0:
+        return max(min(delta, most), 0.0)
+    smallest = round(least / step)
+    wanted, today = _steps(delta, step), _steps(min(delta, most), step)
+    rest = wanted - today
+    if 0 < rest < smallest and today - (smallest - rest) >= smallest:
+        today -= smallest - rest
+    return today * step if today >= smallest else 0.0
+
+
+def _steps(shares: float, step: float) -> int:
+    return math.floor(max(shares, 0.0) / step * (1.0 + EVEN) + EVEN)
