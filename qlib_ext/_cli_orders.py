@@ -1,0 +1,97 @@
+"""`qlib-ext orders`: tomorrow's order list of a recorded run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+_ORDERS = """\
+List the next day's orders of a recorded run, as CSV: code, side, shares, yuan, cap used, limits, rank, reason.
+
+The run tells the scores (pred.pkl), the provider and the settings of its LiquidityTopNStrategy; the targets are those
+of the backtest. Holdings: a CSV file with the columns code,shares (raw shares; a column bought, the day of the first
+buy, where the run has a min_holding). Prices are the last close: it is a plan for the morning, not an execution. Rows
+with side none have 0 shares and say why a holding or a target is not traded. Special treatment (ST) is not known: an ST
+stock's limits are those of its board. The list goes to stdout, its summary to stderr.
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the subcommand."""
+    parser = commands.add_parser(
+        "orders",
+        help="the next day's order list of a recorded run",
+        description=_ORDERS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recorder", metavar="RUN", help="id of a recorder, or latest: the last finished run")
+    parser.add_argument("--capital", type=float, required=True, metavar="YUAN", help="to place in all")
+    parser.add_argument("--holdings", type=Path, metavar="FILE", help="CSV of code,shares (default: nothing is held)")
+    parser.add_argument("--cash", type=float, metavar="YUAN", help="at hand (default: capital less the holdings)")
+    parser.add_argument("--date", metavar="DAY", help="day of the scores (default: the last scored one)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there (default: stdout)")
+    parser.add_argument("--experiment", metavar="NAME", help="for latest, where there are several")
+    parser.add_argument("--uri", default="sqlite:///mlruns.db", help="of the runs (default: sqlite:///mlruns.db)")
+    parser.add_argument("--provider-uri", metavar="DIR", help="qlib data folder (default: the run's)")
+    parser.add_argument("--participation", type=float, metavar="X", help="position cap (default: the run's)")
+    parser.add_argument(
+        "--trade-participation", type=float, metavar="X", help="cap of a day's trade (default: the run's)"
+    )
+    parser.add_argument("--commission", type=float, default=0.0003, metavar="X", help="each way (default: 0.0003)")
+    parser.set_defaults(run=_orders)
+
+
+def _orders(arguments: argparse.Namespace) -> int:
+    from . import orders  # needs qlib, which other commands do without
+
+    holdings = orders.read_holdings(arguments.holdings)
+    run = orders.read_run(arguments.recorder, arguments.uri, arguments.experiment)
+    _start_qlib(run.qlib_init, arguments.provider_uri, arguments.uri)
+    changed = {name: getattr(arguments, name) for name in ("participation", "trade_participation")}
+    try:
+        table = orders.plan_orders(
+            run,
+            holdings,
+            capital=arguments.capital,
+            cash=arguments.cash,
+            day=arguments.date,
+            commission=arguments.commission,
+            **{name: value for name, value in changed.items() if value is not None},
+        )
+    except TypeError as error:  # an option of the recorded strategy that this version does not know
+        raise ValueError(f"run {run.identifier}: {error}") from error
+    table.to_csv(arguments.out or sys.stdout, index=False, float_format="%.10g")
+    _show(table, run, orders)
+    return 0
+
+
+def _start_qlib(options: dict[str, Any], provider: str | None, uri: str) -> None:
+    """Start qlib as the run did, on another provider where one is named."""
+    import qlib
+
+    if provider is None and "provider_uri" not in options:
+        raise ValueError("the run does not record its provider (it was not made by qrun): give --provider-uri")
+    manager = {
+        "class": "MLflowExpManager",
+        "module_path": "qlib.workflow.expm",
+        "kwargs": {"uri": uri, "default_exp_name": "Experiment"},
+    }
+    chosen = options | {"exp_manager": manager} | ({} if provider is None else {"provider_uri": provider})
+    qlib.init(**({"region": "cn"} | chosen))
+
+
+def _show(table: Any, run: Any, orders: Any) -> None:
+    """Sum up on stderr."""
+    sums = table.groupby("side")["yuan"].agg(["size", "sum"])
+    parts = [f"{name} {sums['size'].get(name, 0)} ({sums['sum'].get(name, 0.0):,.0f} yuan)" for name in ("sell", "buy")]
+    idle = int(sums["size"].get("none", 0))
+    first = table.iloc[0] if len(table) else None
+    when = "" if first is None else f"for {first['date']:%Y-%m-%d}, scores of {first['signal_date']:%Y-%m-%d}: "
+    said = [f"run {run.identifier}, {when}{', '.join(parts)}, not traded {idle}"]
+    if orders.strategy_options(run.task) is None:
+        said.append("the run records no LiquidityTopNStrategy: its defaults are used")
+    if first is not None and not orders.next_day(first["signal_date"])[1]:
+        said.append("the calendar ends with the scores: the next weekday is taken, holidays are not known")
+    sys.stderr.write("\n".join(said) + "\n")

@@ -1,0 +1,260 @@
+"""What an order list is made from: a recorded run, the holdings, the market at the close. Private to `orders.py`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from qlib.data import D
+from qlib.utils.exceptions import LoadObjectError
+from qlib.workflow.recorder import MLflowRecorder
+
+from qlib_ext.data import listed_days, load_liquidity
+from qlib_ext.rules import is_index, limit_down_price, limit_up_price, lot_rule, price_limit
+from qlib_ext.storage import read_fields
+
+LOOKBACK = 250  # trading days within which a price is looked for
+NEW = 5  # days after listing that may be free of limits
+_SQLITE = "sqlite:///"
+
+
+# --- the run
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recorded run.
+
+    Attributes:
+        identifier: of the recorder.
+        scores: by (datetime, instrument), sorted, without indices.
+        task: configuration of the task (model, dataset, record).
+        qlib_init: the workflow's options of `qlib.init`, empty where they are not recorded.
+
+    """
+
+    identifier: str
+    scores: pd.Series
+    task: dict[str, Any]
+    qlib_init: dict[str, Any]
+
+    def score(self, day: str | None) -> tuple[pd.Timestamp, pd.Series]:
+        """Return a day, the last scored one by default, and its scores (N,).
+
+        Raises: ValueError where the day has none.
+
+        """
+        days = self.scores.index.get_level_values("datetime").unique()
+        try:
+            wanted = days[-1] if day is None else pd.Timestamp(day)
+        except ValueError as error:
+            raise ValueError(f"--date {day!r} is no date; write it as {days[-1]:%Y-%m-%d}") from error
+        if wanted not in days:
+            raise ValueError(
+                f"run {self.identifier} has no scores for {wanted:%Y-%m-%d}; it has {len(days)} days, "
+                f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}"
+            )
+        return wanted, self.scores.xs(wanted, level="datetime")
+
+
+def read_run(name: str, uri: str, experiment: str | None = None) -> Run:
+    """Read a run: scores, task, and how qlib was started.
+
+    Args:
+        name: recorder id, or "latest": the last finished run of the experiment.
+        uri: where runs are kept, as `sqlite:///mlruns.db`.
+        experiment: name, needed by "latest" where there are several.
+
+    Raises: ValueError for an unknown database, experiment or run, or one without scores.
+
+    """
+    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).expanduser().is_file():
+        raise ValueError(f"--uri {uri}: there is no such file; start from the folder of the run, or name it")
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        found = _latest(client, experiment) if name == "latest" else client.get_run(name)
+    except MlflowException as error:
+        raise ValueError(f"no run {name!r} in {uri}: give the id of a recorder there, or latest") from error
+    recorder = MLflowRecorder(found.info.experiment_id, uri, mlflow_run=found)
+    try:
+        scores, task = recorder.load_object("pred.pkl"), recorder.load_object("task")
+    except LoadObjectError as error:
+        raise ValueError(
+            f"run {found.info.run_id} has no pred.pkl and task: it needs a SignalRecord, and an end"
+        ) from error
+    try:
+        config = recorder.load_object("config")
+    except LoadObjectError:  # qrun writes it last; a run made in Python has none
+        config = {}
+    if isinstance(scores, pd.DataFrame):
+        scores = scores.iloc[:, 0]
+    codes = scores.index.get_level_values("instrument")
+    scores = scores[~codes.map(lambda code: is_index(str(code))).to_numpy(dtype=bool)].sort_index()
+    if not len(scores):
+        raise ValueError(f"run {found.info.run_id} has no scores of stocks in pred.pkl")
+    return Run(found.info.run_id, scores, task, dict(config.get("qlib_init", {})))
+
+
+def _latest(client: MlflowClient, experiment: str | None) -> Any:
+    there = {found.name: found.experiment_id for found in client.search_experiments()}
+    if experiment is not None and experiment not in there:
+        raise ValueError(f"no experiment {experiment!r}; there are {', '.join(sorted(there))}")
+    numbers = [there[experiment]] if experiment is not None else list(there.values())
+    found = client.search_runs(
+        numbers, "attributes.status = 'FINISHED'", order_by=["attributes.start_time DESC"], max_results=1000
+    )
+    owners = {run.info.experiment_id for run in found}
+    if not found:
+        raise ValueError(f"no finished run in {experiment or 'any experiment'}")
+    if len(owners) > 1:
+        names = sorted(name for name, number in there.items() if number in owners)
+        raise ValueError(f"latest of which experiment? Add --experiment with one of {', '.join(names)}")
+    return found[0]
+
+
+def strategy_options(task: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the options of the LiquidityTopNStrategy that a task records; None where it has none.
+
+    `liquidity` and `liquidity_window` are the dataset's where the strategy names none, as `PortAnaRecord` has it.
+    """
+    records = task.get("record", [])
+    for record in records if isinstance(records, list) else [records]:
+        strategy = ((record.get("kwargs") or {}).get("config") or {}).get("strategy") or {}
+        if isinstance(strategy, dict) and str(strategy.get("class", "")).endswith("LiquidityTopNStrategy"):
+            options = dict(strategy.get("kwargs") or {})
+            options.pop("signal", None)
+            return dataset_liquidity(task) | options
+    return None
+
+
+def dataset_liquidity(task: dict[str, Any]) -> dict[str, Any]:
+    """Return `liquidity` and `liquidity_window` of a task's dataset, as far as it names them."""
+    options = (task.get("dataset") or {}).get("kwargs") or {}
+    named = {name: options.get(name) for name in ("liquidity", "liquidity_window")}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+# --- the holdings
+
+
+def read_holdings(path: str | Path | None) -> pd.DataFrame:
+    """Read holdings: columns code (the index), shares (raw shares) and, where the file has it, bought (date).
+
+    None: nothing is held. Raises: ValueError for a file that is no such table.
+
+    """
+    if path is None:
+        return pd.DataFrame({"shares": []}, index=pd.Index([], name="code"), dtype=float)
+    try:
+        table = pd.read_csv(path, dtype={"code": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV file with the columns code,shares: {error}") from error
+    missing = {"code", "shares"} - set(table.columns)
+    if missing:
+        raise ValueError(
+            f"{path} has no column {', '.join(sorted(missing))}; wanted are code,shares, it has {list(table)}"
+        )
+    table["code"] = table["code"].str.strip().str.upper()
+    shares = pd.to_numeric(table["shares"], errors="coerce")
+    if table["code"].isna().any() or shares.isna().any():
+        row = int(np.argmax(table["code"].isna() | shares.isna()))
+        raise ValueError(f"{path}: row {row + 1} has no code, or shares that are no number: {dict(table.iloc[row])}")
+    table["shares"] = shares
+    return table.set_index("code")
+
+
+def check_holdings(holdings: pd.DataFrame, priced: pd.Index) -> pd.DataFrame:
+    """Return the holdings of more than no shares.
+
+    Raises: ValueError for a code that is repeated, an index or without a price, and shares that cannot be.
+
+    """
+    codes = holdings.index
+    if codes.has_duplicates:
+        raise ValueError(f"holdings: {codes[codes.duplicated()][0]} stands twice; add its rows up")
+    shares = holdings["shares"].to_numpy(dtype=float)
+    wrong = ~(np.isfinite(shares) & (shares >= 0) & (shares == np.floor(shares)))
+    if wrong.any():
+        code, number = codes[wrong][0], shares[wrong][0]
+        raise ValueError(f"holdings: {code} has {number:g} shares; allowed are whole numbers from 0 on (raw shares)")
+    for code in codes:
+        if is_index(str(code)):
+            raise ValueError(f"holdings: {code} is an index; only stocks can be held")
+        if code not in priced:
+            form = re.fullmatch(r"(\d{6})\.?(SH|SZ|BJ)", str(code))
+            hint = f"write {form[2]}{form[1]}" if form else "correct the code, or leave it out and trade it yourself"
+            raise ValueError(
+                f"holdings: no price of {code}: not in the provider, or no trade in the last {LOOKBACK} trading days; "
+                f"{hint}"
+            )
+    return holdings[shares > 0]
+
+
+# --- the market
+
+
+def next_day(day: pd.Timestamp) -> tuple[pd.Timestamp, bool]:
+    """Return the trading day after a day, and whether the calendar tells it; else it is the next weekday."""
+    calendar = pd.DatetimeIndex(D.calendar())
+    after = calendar[calendar > day]
+    return (after[0], True) if len(after) else (day + pd.offsets.BDay(1), False)
+
+
+def read_market(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, *, profile: str, window: int) -> pd.DataFrame:
+    """Read what is known of N stocks at the close of `day`, and the rules for `date`, the day after.
+
+    Args:
+        codes: N codes.
+        day: of the signal.
+        date: of the trade.
+        profile: unit profile, as in `load_liquidity`.
+        window: days of the trailing mean.
+
+    Returns:
+        By code: `price` (yuan, last close over today's factor), `suspended` (no trade on `day`), `liquidity` (yuan a
+        day, NaN where not known that day), `known_liquidity` (the last one known), `limit_up` and `limit_down` (yuan;
+        inf and 0 without a limit), `least` and `step` (shares: smallest buy order, and step above it).
+
+    Raises: ValueError without raw prices, for wrong units, and codes that are no A shares.
+
+    """
+    raw = read_fields(codes, ["$close", "$factor", "$volume"], day, day, lead=LOOKBACK)
+    close, factor, volume = (raw[name].astype(np.float64) for name in ("$close", "$factor", "$volume"))
+    if not np.isfinite(factor.to_numpy()).any():
+        raise ValueError("the provider has no $factor: raw prices, which an order needs, are not known")
+    price = (close.ffill().iloc[-1] / factor.ffill().iloc[-1]).round(2)
+    dealt = (volume.iloc[-1] > 0) if np.isfinite(volume.to_numpy()).any() else True
+    start = day - pd.Timedelta(days=2 * window + 30)
+    liquidity = load_liquidity(codes, start, day, profile=profile, window=window)
+    up, down = (_limits(codes, day, date, side) for side in ("up", "down"))
+    lots = lot_rule(codes, [date])
+    return pd.DataFrame(
+        {
+            "price": price,
+            "suspended": ~(close.iloc[-1].notna() & dealt),
+            "liquidity": liquidity.loc[day],
+            "known_liquidity": liquidity.where(liquidity > 0).ffill().iloc[-1],
+            "limit_up": limit_up_price(price.to_numpy(), up),
+            "limit_down": limit_down_price(price.to_numpy(), down),
+            "least": lots.minimum[0],
+            "step": lots.step[0],
+        },
+        index=pd.Index(codes, name="code"),
+    )
+
+
+def _limits(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, side: str) -> npt.NDArray[np.float64]:
+    """Price limits of `date` (N,), with those of the first days after listing."""
+    calendar = pd.DatetimeIndex(D.calendar())
+    days = calendar[calendar <= day][-NEW:]
+    age = listed_days(codes, days)
+    age = np.where(np.isfinite(age), age, 10**6).clip(min=0)
+    ages = np.concatenate([age, age[-1:] + 1])
+    return price_limit(codes, days.append(pd.DatetimeIndex([date])), listed_days=ages, side=side)[-1]

@@ -1,0 +1,294 @@
+"""How much capital a score can carry: the same ranking placed at 10 million to 10 billion yuan, after costs.
+
+``D`` days, ``N`` stocks, ``C`` capitals; yuan, returns as fractions (0.01 = 1%). Under a cap by participation the
+impact of a trade hardly depends on the capital (a bought stock takes 5% of its turnover at any capital that fills it):
+capital is felt by going further down the ranking and, where the whole market is full, by cash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from qlib_ext._order import descending
+from qlib_ext.diagnostics import newey_west
+from qlib_ext.evaluate import headline, sleeve_returns
+from qlib_ext.portfolio import DUST, PARTICIPATION, fee_cost, impact_cost, rebalancing
+
+Grid = NDArray[np.float64]
+
+CAPITALS = (10e6, 20e6, 30e6, 50e6, 100e6, 150e6, 300e6, 500e6, 1e9, 2e9, 3e9, 5e9, 10e9)  # yuan
+
+DEFINITIONS = {
+    "capital": "yuan placed each day",
+    "gross": "compounded annual return on the whole capital, cash included, which earns 0; no costs",
+    "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
+    "net_impact": "net less impact: b * volatility * (share of the day's turnover) ** exponent, a trade",
+    "gross_excess": "gross less the benchmark day by day, compounded; the benchmark is the mean stock with a score "
+    "unless an index is given",
+    "net_excess": "net less the benchmark day by day, compounded",
+    "net_impact_excess": "net_impact less the benchmark day by day, compounded",
+    "daily_excess": "mean daily return of net_impact_excess, not compounded",
+    "daily_excess_error": "Newey-West standard error of daily_excess",
+    "cash_share": "mean over days of the share of the capital that is not placed",
+    "names_held": "mean number of stocks held",
+    "turnover": "mean over days of yuan bought and sold, as a share of the capital (2: all is sold and bought anew)",
+    "participation": "mean share of a stock's daily turnover that a trade takes, weighted by the trade's yuan",
+    "days": "days with a known return; all columns are over these",
+}
+
+
+def capacity_curve(
+    score: ArrayLike,
+    liquidity: ArrayLike,
+    step_return: ArrayLike,
+    volatility: ArrayLike,
+    *,
+    buy_rate: ArrayLike,
+    sell_rate: ArrayLike,
+    buyable: ArrayLike | None = None,
+    capitals: Sequence[float] = CAPITALS,
+    participation: float = PARTICIPATION,
+    top_n: int | None = None,
+    impact: float = 1.0,
+    impact_exponent: float = 0.5,
+    benchmark: ArrayLike | None = None,
+    horizon: int = 1,
+) -> pd.DataFrame:
+    """Judge one score at many capitals, rebalanced daily, without a backtest.
+
+    Each row is what ``fill_top_n``, ``sleeve_returns``, ``fee_cost`` and ``impact_cost`` give at that capital; the
+    ranking is shared. What cannot be bought stays cash that day. Days count as following each other.
+
+    Args:
+        score: (D, N) NaN where there is none.
+        liquidity: (D, N) yuan a day, known at the close of the signal day.
+        step_return: (D, N) one-day return from the entry of day d to that of day d+1, NaN where unknown (counts as 0).
+        volatility: (D, N) standard deviation of daily returns (0.02 = 2%). For trades on days without liquidity or
+            volatility see ``last_known``.
+        buy_rate: fees as a fraction of what is bought; a number or (D,).
+        sell_rate: fees (stamp duty included) as a fraction of what is sold; a number or (D,).
+        buyable: (D, N) bool, True = the entry was possible; None: everything was.
+        capitals: yuan, C of them, in any order.
+        participation: largest share of a stock's liquidity; a larger capital goes to more names.
+        top_n: None, or a fixed number of names as in ``fill_top_n``; a larger capital then stays cash.
+        impact: b of ``impact_cost``.
+        impact_exponent: exponent of ``impact_cost``.
+        benchmark: (D,) daily returns; None: the mean over the stocks with a score and a return.
+        horizon: days of the label; so many sleeves of capital / horizon.
+
+    Returns:
+        One row a capital, rising (the index), columns as in ``DEFINITIONS``. An annual return is -1 where a day loses
+        the whole capital.
+
+    Raises:
+        ValueError: for shapes, options out of range, an infinite score, or no known return.
+
+    """
+    ranked, traded, step, sigma, can_buy = _grids(score, liquidity, step_return, volatility, buyable)
+    amounts = _amounts(capitals)
+    known = np.flatnonzero(np.isfinite(step).any(axis=1))
+    if not len(known):
+        raise ValueError(f"no return is known on the {len(step)} days: end the period earlier")
+    market = _market(ranked, step) if benchmark is None else _benchmark(benchmark, len(step))
+    quiet, moving = last_known(traded), last_known(sigma)
+    rows = []
+    fills = fill_capitals(ranked, traded, amounts, participation=participation, top_n=top_n)
+    for capital, yuan in zip(amounts, fills, strict=True):
+        yuan *= can_buy
+        held = np.flatnonzero(yuan.any(axis=0))  # a small capital touches few stocks
+        parts = (grid[:, held] for grid in (yuan, step, quiet, moving))
+        daily = _daily(
+            *parts,
+            capital=capital,
+            rates=(buy_rate, sell_rate),
+            impact=(impact, impact_exponent),
+            horizon=horizon,
+        )
+        rows.append(_row(daily.iloc[known], market[known], horizon))
+    return pd.DataFrame(rows, index=pd.Index(amounts, name="capital"))
+
+
+def capital_at_zero(curve: pd.DataFrame, column: str = "net_impact_excess") -> float:
+    """Find the capital at which a return of the curve vanishes, by interpolation linear in the log of the capital.
+
+    Args:
+        curve: of ``capacity_curve``; or any frame with rising capitals (yuan) as index.
+        column: a return, larger is better.
+
+    Returns:
+        Yuan at the first fall to zero from the smallest capital on. 0.0 where the return is not above zero at the
+        smallest capital already (what lies below it is not known); inf where it stays above zero on the whole curve.
+
+    Raises:
+        ValueError: for an unknown column, capitals that do not rise, or NaN.
+
+    """
+    if column not in curve.columns:
+        raise ValueError(f"the curve has no column {column!r}; there are {', '.join(map(str, curve.columns))}")
+    capital, value = curve.index.to_numpy(dtype=np.float64), curve[column].to_numpy(dtype=np.float64)
+    if not len(capital) or not np.isfinite(value).all() or (capital <= 0).any() or (np.diff(capital) <= 0).any():
+        raise ValueError(
+            f"wanted capitals (index) that rise from above 0, and finite {column}; got {dict(curve[column])}"
+        )
+    if value[0] <= 0:
+        return 0.0
+    if (value > 0).all():
+        return math.inf
+    after = int(np.argmax(value <= 0))
+    way = value[after - 1] / (value[after - 1] - value[after])
+    low, high = np.log(capital[after - 1 : after + 1])
+    return float(np.exp(low + way * (high - low)))
+
+
+def zero_capitals(curve: pd.DataFrame) -> dict[str, float]:
+    """Tell `capital_at_zero` of the excess before costs (gross), after fees (net) and after impact too (net_impact)."""
+    return {name: capital_at_zero(curve, f"{name}_excess") for name in ("gross", "net", "net_impact")}
+
+
+def capacity_words(curve: pd.DataFrame) -> str:
+    """Say in one line at which capital the excess returns of a curve vanish."""
+    low, high = (f"{curve.index[end] / 1e6:,.0f}" for end in (0, -1))
+    words = {0.0: f"below {low}", math.inf: f"above {high}"}
+    shown = [f"{name} {words.get(at, f'{at / 1e6:,.0f}')}" for name, at in zero_capitals(curve).items()]
+    return (
+        f"  capital at which the excess over the mean stock vanishes, million yuan: {', '.join(shown)} (capacity.pkl)"
+    )
+
+
+def fill_capitals(
+    score: Grid, liquidity: Grid, capitals: Sequence[float], *, participation: float, top_n: int | None = None
+) -> Iterator[Grid]:
+    """Yield ``fill_top_n(score, liquidity, capital=capital, ...)``, (D, N) yuan, for each capital; one ranking for all.
+
+    The stocks above one in the ranking take the same at any capital that reaches it. So its yuan are what is left
+    after the sum of their caps, at least 0 and at most its own cap.
+    """
+    real = ~np.isnan(score) & (liquidity > 0) & np.isfinite(liquidity)
+    if np.isinf(score[real]).any():
+        raise ValueError("score is infinite: a model has diverged. Use NaN where there is no score")
+    if not 0 < participation < math.inf:
+        raise ValueError(f"participation must be a finite number > 0 (a share of the liquidity), got {participation!r}")
+    if top_n is not None and (isinstance(top_n, bool) or top_n != int(top_n) or top_n < 1):
+        raise ValueError(f"top_n must be an integer >= 1, or None to place the capital in full, got {top_n!r}")
+    order = descending(torch.from_numpy(score), torch.from_numpy(real), top_n).numpy()
+    traded = np.where(real, liquidity, 0.0)
+    ranked = np.take_along_axis(traded, order, axis=1)
+    if top_n is not None:
+        chosen, total = np.zeros_like(traded), ranked.sum(axis=1, keepdims=True)
+        np.put_along_axis(chosen, order, ranked, axis=1)
+        for capital in capitals:
+            yield chosen * np.minimum(capital / np.where(total > 0, total, 1.0), participation)
+        return
+    cap, before = participation * traded, np.full_like(traded, np.inf)
+    above = np.cumsum(participation * ranked, axis=1)
+    np.put_along_axis(before, order, np.pad(above[:, :-1], ((0, 0), (1, 0))), axis=1)
+    for capital in capitals:
+        rest = capital - before
+        yield np.minimum(cap, np.where(rest > DUST * capital, rest, 0.0))
+
+
+def last_known(grid: Grid) -> Grid:
+    """Carry each stock's last positive value on, (D, N); before its first one, the day's median.
+
+    Of liquidity or volatility: what is sold after a stock has vanished still pays for moving its price; trades before
+    the first value are small.
+    """
+    frame = pd.DataFrame(grid).where(grid > 0).ffill()
+    return np.asarray(frame.T.fillna(frame.median(axis=1)).T.to_numpy())
+
+
+# --- one capital
+
+
+def _daily(
+    held: Grid,
+    step: Grid,
+    liquidity: Grid,
+    volatility: Grid,
+    *,
+    capital: float,
+    rates: tuple[ArrayLike, ArrayLike],
+    impact: tuple[float, float],
+    horizon: int,
+) -> pd.DataFrame:
+    """Compute the returns of one allocation (D, n), and what it holds and trades, day by day."""
+    gross = sleeve_returns(held, step, horizon, capital=capital)
+    average = held if horizon == 1 else pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
+    trade = rebalancing(average, step)
+    net = gross - fee_cost(average, step, *rates, capital=capital)
+    moved = impact_cost(trade, liquidity, volatility, b=impact[0], exponent=impact[1]).sum(axis=1)
+    size = np.abs(trade)
+    return pd.DataFrame(
+        {
+            "gross": gross,
+            "net": net,
+            "net_impact": net - moved / capital,
+            "cash_share": np.maximum(1.0 - held.sum(axis=1) / capital, 0.0),
+            "names_held": (held > 0).sum(axis=1),
+            "traded": size.sum(axis=1),
+            "turnover": size.sum(axis=1) / capital,
+            "weighted": (size * (size / np.where(size > 0, liquidity, 1.0))).sum(axis=1),
+        }
+    )
+
+
+def _row(daily: pd.DataFrame, market: Grid, horizon: int) -> dict[str, float]:
+    """Sum up the days of one capital: the columns of ``DEFINITIONS`` but the capital."""
+    names = ("gross", "net", "net_impact")
+    row = {name: _annual(daily[name].to_numpy()) for name in names}
+    row |= {f"{name}_excess": _annual(daily[name].to_numpy() - market) for name in names}
+    row["daily_excess"], row["daily_excess_error"], _ = newey_west(daily["net_impact"] - market, horizon=horizon)
+    row |= {name: float(daily[name].mean()) for name in ("cash_share", "names_held", "turnover")}
+    traded = float(daily["traded"].sum())
+    return row | {"participation": float(daily["weighted"].sum()) / traded if traded else math.nan, "days": len(daily)}
+
+
+def _annual(daily: Grid) -> float:
+    """Compounded annual return; -1 where a day loses all."""
+    return -1.0 if (daily <= -1.0).any() else headline(daily)["annual_return"]
+
+
+def _market(score: Grid, step: Grid) -> Grid:
+    """Mean return (D,) of the stocks with a score and a return; 0 on days without any."""
+    seen = np.isfinite(step) & np.isfinite(score)
+    return np.where(seen, step, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
+
+
+# --- checks
+
+
+def _grids(*given: Any) -> tuple[Grid, Grid, Grid, Grid, NDArray[np.bool_]]:
+    """Bring the inputs to float64 (D, N), buyable to bool."""
+    score, liquidity, step, volatility = (np.array(grid, dtype=np.float64) for grid in given[:4])
+    buyable = np.ones(score.shape, dtype=bool) if given[4] is None else np.asarray(given[4])
+    if buyable.dtype != bool:
+        raise ValueError(f"buyable must be bool with True = can be bought, got {buyable.dtype}; pass buyable > 0")
+    names = ("score", "liquidity", "step_return", "volatility", "buyable")
+    shapes = {name: grid.shape for name, grid in zip(names, (score, liquidity, step, volatility, buyable), strict=True)}
+    if score.ndim != 2 or len(set(shapes.values())) != 1:
+        raise ValueError(f"shapes must be one and the same (D, N) = (days, stocks), got {shapes}")
+    return score, liquidity, step, volatility, buyable
+
+
+def _amounts(capitals: Sequence[float]) -> list[float]:
+    amounts = sorted({float(capital) for capital in capitals})
+    if not amounts or not all(0 < capital < math.inf for capital in amounts):
+        raise ValueError(f"capitals must be finite numbers > 0 (yuan, e.g. 150e6), got {list(capitals)!r}")
+    return amounts
+
+
+def _benchmark(benchmark: ArrayLike, days: int) -> Grid:
+    market = np.asarray(benchmark, dtype=np.float64)
+    if market.shape != (days,) or not np.isfinite(market).all():
+        raise ValueError(
+            f"benchmark must be {days} finite daily returns, (D,), got shape {market.shape} with "
+            f"{int((~np.isfinite(market)).sum())} not finite; fill unknown days with 0"
+        )
+    return market

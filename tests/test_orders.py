@@ -1,0 +1,425 @@
+"""The order list of a recorded run: by hand, against the backtest's strategy, and through the command."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import qlib
+from mlflow.tracking import MlflowClient
+from qlib.backtest import backtest
+from qlib.data import D
+
+from qlib_ext import cli
+from qlib_ext._leak_provider import perturb_provider
+from qlib_ext._orders_input import read_market, strategy_options
+from qlib_ext.orders import COLUMNS, Fees, Run, days_held, make_orders, next_day, plan_orders, read_holdings, read_run
+from qlib_ext.recorder import SqliteExpManager
+from qlib_ext.strategy import LiquidityTopNStrategy
+from qlib_ext.synthetic import make_market
+
+DAY, DATE = pd.Timestamp("2022-03-01"), pd.Timestamp("2022-03-02")
+NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["datetime", "instrument"]))
+MAIN, CHINEXT, STAR, GONE = "SH600000", "SZ300001", "SH688001", "SH600009"
+
+
+def strategy(**options):
+    return LiquidityTopNStrategy(signal=NOTHING, **options)
+
+
+def market(**changes):
+    """Four stocks; `changes`: column -> {code: value}."""
+    table = pd.DataFrame(
+        {
+            "price": [10.0, 7.0, 33.0, 20.0],
+            "suspended": False,
+            "liquidity": [2e6, 1e6, 4e6, 1e6],
+            "known_liquidity": [2e6, 1e6, 4e6, 1e6],
+            "limit_up": [11.0, 8.4, math.inf, 22.0],
+            "limit_down": [9.0, 5.6, 0.0, 18.0],
+            "least": [100.0, 100.0, 200.0, 100.0],
+            "step": [100.0, 100.0, 1.0, 100.0],
+        },
+        index=pd.Index([MAIN, CHINEXT, STAR, GONE], name="code"),
+    )
+    for column, values in changes.items():
+        for code, value in values.items():
+            table.loc[code, column] = value
+    return table
+
+
+def holdings(**shares):
+    return pd.DataFrame({"shares": list(shares.values())}, pd.Index(list(shares), name="code"), dtype=float)
+
+
+def listed(score=None, table=None, held=None, *, capital=200_000.0, fees=None, **options):
+    known = ("cash", "young")
+    given = {name: options.pop(name) for name in known if name in options}
+    plan = {"trade_participation": 0.04} | options
+    return make_orders(
+        pd.Series({MAIN: 3.0, CHINEXT: 2.0, STAR: 1.0}) if score is None else pd.Series(score),
+        market() if table is None else table,
+        holdings() if held is None else held,
+        strategy=strategy(**plan),
+        capital=capital,
+        day=DAY,
+        date=DATE,
+        fees=fees or Fees(),
+        **given,
+    )
+
+
+# --- goldens by hand
+
+
+def test_three_stocks_by_hand():
+    # Position caps 5%: 100,000, 50,000, 200,000 yuan: of 200,000 MAIN takes 100,000, CHINEXT 50,000, STAR the rest.
+    # Trade caps 4%: 80,000, 40,000, 160,000; GONE 40,000.
+    # GONE has no score: all 150 shares go, the odd lot too, 3,000 yuan.
+    # CHINEXT: 10,000 * 7 = 70,000, 20,000 too much: 2,857 shares, in lots 2,800 = 19,600 yuan.
+    # MAIN: 100,000, today at most 80,000: 8,000 shares. STAR: 50,000 / 33 = 1,515.15: 1,515 shares = 49,995 yuan.
+    # Cash 200,000 - 73,000 = 127,000, and 22,600 from the sells: enough for 129,995.
+    table = listed(held=holdings(SZ300001=10_000, SH600009=150))
+    assert list(table.columns) == list(COLUMNS)
+    assert table["code"].tolist() == [GONE, CHINEXT, MAIN, STAR]
+    assert table["side"].tolist() == ["sell", "sell", "buy", "buy"]
+    assert table["shares"].tolist() == [150, 2_800, 8_000, 1_515]
+    assert table["yuan"].tolist() == [3_000.0, 19_600.0, 80_000.0, 49_995.0]
+    assert table["target_yuan"].tolist() == [0.0, 50_000.0, 100_000.0, 50_000.0]
+    assert table["held_shares"].tolist() == [150, 10_000, 0, 0]
+    assert table["cap_yuan"].tolist() == [40_000.0, 40_000.0, 80_000.0, 160_000.0]
+    assert table["cap_used"].tolist() == pytest.approx([3 / 40, 19.6 / 40, 1.0, 49_995 / 160_000])
+    assert table["rank"].fillna(-1).tolist() == [-1, 2, 1, 3]
+    assert table["score"].fillna(-1).tolist() == [-1, 2, 1 + 2, 1]
+    assert table["limit_up"].fillna(-1).tolist() == [22.0, 8.4, 11.0, -1]
+    assert table["limit_down"].fillna(-1).tolist() == [18.0, 5.6, 9.0, -1]
+    assert set(table["date"]) == {DATE} and set(table["signal_date"]) == {DAY}
+    assert table["reason"].tolist() == [
+        "leave: no score on 2022-03-01",
+        "reduce to target at rank 2",
+        "enter at rank 1; capped by participation, the rest on later days",
+        "enter at rank 3",
+    ]
+
+
+def test_cash_and_fees_bound_the_buys():
+    # 10,000 yuan of cash, commission 0.1% but at least 20, transfer 0.1%. 9 lots of MAIN are 9,000 + 20 + 9 = 9,029;
+    # 10 lots 10,030 are too much. 971 left: CHINEXT one lot 700 + 20 + 0.70, 250.30 left; STAR's 200 shares cost 6,600.
+    table = listed(fees=Fees(commission=0.001, minimum=20.0, buy=0.001, sell=0.002), cash=10_000.0)
+    assert dict(zip(table["code"], table["shares"], strict=True)) == {MAIN: 900, CHINEXT: 100, STAR: 0}
+    assert table["reason"].tolist() == [
+        "enter at rank 1; cash is short",
+        "enter at rank 2; cash is short",
+        "enter at rank 3; not traded: cash is short",
+    ]
+    # Sold: 1,000 yuan pay 20 + 2.
+    assert Fees(commission=0.001, minimum=20.0, buy=0.001, sell=0.002).cost(1_000.0, sell=True) == 22.0
+
+
+def test_nothing_is_lost_without_a_word():
+    table = market(
+        suspended={CHINEXT: True, GONE: True},
+        liquidity={STAR: np.nan, GONE: np.nan},
+        known_liquidity={STAR: np.nan},
+        price={MAIN: 1_500.0},
+    )
+    # One lot of MAIN is 150,000 yuan, over its cap. STAR, first by score, has no liquidity and gets no target.
+    # CHINEXT is suspended. GONE is held, ranked 4, suspended.
+    score = {STAR: 9.0, MAIN: 3.0, CHINEXT: 2.0, GONE: 1.0}
+    rows = listed(score, table, holdings(SH600009=100), capital=150_000.0, cash=1e6)
+    assert (rows["side"] == "none").all() and (rows["shares"] == 0).all() and (rows["yuan"] == 0).all()
+    said = dict(zip(rows["code"], rows["reason"], strict=True))
+    assert said == {
+        STAR: "passed over at rank 1: no liquidity known that day",
+        MAIN: "enter at rank 2; not traded: below the smallest order (100 shares)",
+        CHINEXT: "enter at rank 3; not traded: suspended on 2022-03-01",
+        GONE: "leave at rank 4: no liquidity known that day; not traded: suspended on 2022-03-01",
+    }
+
+
+def test_words_of_the_holdings():
+    # The only target is MAIN, 50,000 yuan = 5,000 shares.
+    def said(capital=50_000.0, table=None, **held):
+        options = {"young": [CHINEXT], "cash": 1e6}
+        rows = listed(table=table, held=holdings(**held), capital=capital, **options)
+        return dict(zip(rows["code"], rows["reason"], strict=True))
+
+    assert said(SH600000=5_000)[MAIN] == "increase to target at rank 1; nothing to do: the difference is below a lot"
+    assert said(SH600000=3_000)[MAIN] == "increase to target at rank 1"
+    assert said(SH688001=300)[STAR] == "leave: fell to rank 3"
+    assert said(SZ300001=300)[CHINEXT] == "leave: fell to rank 2; not sold: bought less than min_holding days ago"
+    unknown = market(known_liquidity={GONE: np.nan})
+    assert said(table=unknown, SH600009=10)[GONE] == "leave: no score on 2022-03-01; not traded: liquidity never known"
+    # GONE, 2,500 * 20 = 50,000, may be sold by 40,000 only: 10,000 of the capital stay taken.
+    left = said(SH600009=2_500)
+    assert left[MAIN] == "enter at rank 1; holdings leave no more room in the capital"
+    assert left[GONE] == "leave: no score on 2022-03-01; capped by participation, the rest on later days"
+
+
+def test_trading_days_since_the_first_buy():
+    calendar = pd.DatetimeIndex(["2022-02-25", "2022-02-28", "2022-03-01", "2022-03-02"])
+    bought = pd.Series({"A": "2022-03-01", "B": "2022-02-26", "C": None, "D": "2022-03-02"})
+    # To 2022-03-02: A one day (today is the next one); B was bought on a Saturday, counted from Friday: three; D today.
+    assert days_held(bought, DATE, calendar).tolist() == [1, 3, math.inf, 0]
+    with pytest.raises(ValueError, match="column bought"):
+        days_held(pd.Series({"A": "soon"}), DATE, calendar)
+
+
+# --- what cannot be
+
+
+@pytest.mark.parametrize(
+    ("held", "options", "match"),
+    [
+        ({"SH600000": -100}, {}, "SH600000 has -100 shares"),
+        ({"SH600000": 0.5}, {}, "whole numbers"),
+        ({"SH000300": 100}, {}, "SH000300 is an index"),
+        ({"SH601999": 100}, {}, "no price of SH601999: not in the provider"),
+        ({"600000.SH": 100}, {}, "write SH600000"),
+        ({"SH600000": 100_000}, {}, "worth 1,000,000 yuan, more than the capital of 200,000"),
+        ({}, {"capital": 0.0}, "capital is 0.0"),
+        ({}, {"cash": -1.0}, "cash is -1.0"),
+        ({}, {"score": {MAIN: np.nan}}, "no stock has a score on 2022-03-01"),
+        ({}, {"score": {"SH600123": 1.0}}, "market lacks SH600123"),
+    ],
+)
+def test_errors_say_what_came(held, options, match):
+    with pytest.raises(ValueError, match=match):
+        listed(held=holdings(**held), **options)
+
+
+def test_holdings_files(tmp_path):
+    file = tmp_path / "held.csv"
+    file.write_text("code,shares,note\n sh600000 ,300,x\nSZ300001,0,\n")
+    assert read_holdings(file)["shares"].to_dict() == {MAIN: 300, CHINEXT: 0}
+    assert listed(held=read_holdings(file))["held_shares"].tolist() == [300, 0, 0]
+    assert read_holdings(None).empty
+    for text, match in (
+        ("code,amount\nSH600000,1\n", "no column shares"),
+        ("code,shares\nSH600000,many\n", "row 1 has no code, or shares that are no number"),
+        ("code,shares\n,1\n", "row 1 has no code"),
+        ("", "no CSV file"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=match):
+            read_holdings(file)
+    file.write_text("code,shares\nSH600000,100\nsh600000,100\n")
+    with pytest.raises(ValueError, match="SH600000 stands twice"):
+        listed(held=read_holdings(file))
+
+
+def test_the_options_of_a_recorded_strategy():
+    kwargs = {"signal": "<PRED>", "capital": 1.0, "liquidity_window": 5}
+    portfolio = {"config": {"strategy": {"class": "LiquidityTopNStrategy", "kwargs": kwargs}}}
+    task = {
+        "dataset": {"kwargs": {"liquidity": "auto", "liquidity_window": 10}},
+        "record": [{"class": "SignalRecord"}, {"class": "PortAnaRecord", "kwargs": portfolio}],
+    }
+    assert strategy_options(task) == {"capital": 1.0, "liquidity": "auto", "liquidity_window": 5}
+    assert strategy_options({"record": {"class": "SignalRecord"}}) is None
+    other = {"config": {"strategy": {"class": "TopkDropoutStrategy", "kwargs": {"topk": 5}}}}
+    assert strategy_options({"record": [{"class": "PortAnaRecord", "kwargs": other}]}) is None
+
+
+# --- on the embedded market
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("orders")
+    make_market(path / "market", n_stocks=40, years=0.6)
+    start(path / "market")
+    return path
+
+
+def start(provider):
+    qlib.init(provider_uri=str(provider), region="cn", kernels=1)
+
+
+def random_scores(days, seed=0):
+    codes = [c for c in D.list_instruments(D.instruments("all"), as_list=True) if not c.startswith(("SH000", "SZ399"))]
+    index = pd.MultiIndex.from_product([days, sorted(codes)], names=["datetime", "instrument"])
+    return pd.Series(np.random.default_rng(seed).normal(size=len(index)), index, name="score")
+
+
+OPTIONS = {"participation": 0.01, "trade_participation": 0.006, "rank_buffer": 2.0, "liquidity": "community"}
+TASK = {
+    "dataset": {"class": "DayDatasetH", "kwargs": {"liquidity": "community", "liquidity_window": 20}},
+    "record": [
+        {
+            "class": "PortAnaRecord",
+            "kwargs": {
+                "config": {"strategy": {"class": "LiquidityTopNStrategy", "kwargs": OPTIONS | {"signal": "<PRED>"}}}
+            },
+        }
+    ],
+}
+
+
+def test_the_backtest_of_the_same_run_has_the_same_targets_and_caps(folder):
+    start(folder / "market")
+    days = pd.DatetimeIndex(D.calendar())
+    scores = random_scores(days[60:75])
+    chosen = LiquidityTopNStrategy(signal=scores, capital=2e7, **OPTIONS)
+    exchange = {"class": "AShareExchange", "module_path": "qlib_ext.exchange"}
+    exchange["kwargs"] = {"start_time": str(days[61].date()), "end_time": str(days[72].date()), "participation": None}
+    report, _ = backtest(
+        days[61],
+        days[71],
+        chosen,
+        {
+            "class": "SimulatorExecutor",
+            "module_path": "qlib.backtest.executor",
+            "kwargs": {"time_per_step": "day", "generate_portfolio_metrics": True},
+        },
+        benchmark=None,
+        account=2e7,
+        exchange_kwargs={"exchange": exchange},
+    )
+    table, daily = chosen.daily_targets, report["1day"]
+    positions = daily[1] if isinstance(daily, tuple) else daily
+    day, date = days[70], days[71]
+    amounts = positions[day].get_stock_amount_dict()
+    factor = D.features(list(amounts), ["$factor"], day, day).iloc[:, 0].droplevel("datetime")
+    shares = {code: round(amount * factor[code]) for code, amount in amounts.items()}
+    assert len(shares) > 5
+    plan = plan_orders(Run("r", scores, TASK, {}), holdings(**shares), capital=2e7, cash=1e7, day=str(day.date()))
+    assert set(plan["date"]) == {date}
+    there = table[table["date"] == date].set_index("code")
+    mine = plan.set_index("code").reindex(there.index)
+    assert len(there) > 8 and (there["target"] > 0).sum() > 3
+    np.testing.assert_allclose(mine["target_yuan"], there["target"], atol=0.01)
+    np.testing.assert_allclose(mine["cap_yuan"], there["cap"], rtol=1e-6)
+    np.testing.assert_array_equal(mine["rank"], there["rank"])
+    assert (np.sign(there["ordered"]) == mine["side"].map({"buy": 1, "sell": -1, "none": 0})).mean() > 0.7
+
+
+def test_nothing_after_the_day_is_seen(folder):
+    start(folder / "market")
+    days = pd.DatetimeIndex(D.calendar())
+    run = Run("r", random_scores(days[80:90]), TASK, {})
+    held = holdings(**dict.fromkeys(run.scores.index.get_level_values("instrument").unique()[:6], 700))
+    options = {"capital": 3e7, "cash": 1e7, "day": str(days[85].date())}
+    before = plan_orders(run, held, **options)
+    changed = folder / "changed"
+    perturb_provider(folder / "market", changed, days[85])
+    start(changed)
+    pd.testing.assert_frame_equal(plan_orders(run, held, **options), before)
+    earlier = options | {"day": str(days[84].date())}
+    assert not plan_orders(run, held, **earlier).equals(before)
+    later = plan_orders(run, held, **(options | {"day": str(days[88].date())}))
+    start(folder / "market")
+    assert not plan_orders(run, held, **(options | {"day": str(days[88].date())})).equals(later)
+
+
+def test_the_market_at_the_close(folder):
+    start(folder / "market")
+    days = pd.DatetimeIndex(D.calendar())
+    codes = list(random_scores(days[:1]).index.get_level_values("instrument"))
+    day, date = days[100], days[101]
+    table = read_market(codes, day, date, profile="community", window=20)
+    fields = D.features(codes, ["$close/$factor", "Mean($amount, 20)*1000", "$volume"], day, day).droplevel("datetime")
+    fields = fields.reindex(codes)
+    traded = (fields.iloc[:, 2] > 0).to_numpy()
+    assert traded.sum() > 30 and (table["suspended"].to_numpy() == ~traded).all()
+    np.testing.assert_allclose(table["price"][traded], fields.iloc[:, 0][traded], atol=0.006)
+    np.testing.assert_allclose(table["liquidity"][traded], fields.iloc[:, 1][traded], rtol=1e-4)
+    main = table.index.str.startswith(("SH60", "SZ00")) & np.isfinite(table["limit_up"])
+    np.testing.assert_allclose(table["limit_up"][main], table["price"][main] * 1.1, atol=0.0051)
+    np.testing.assert_allclose(table["limit_down"][main], table["price"][main] * 0.9, atol=0.0051)
+    assert (table["least"] == np.where(table.index.str.startswith("SH688"), 200, 100)).all()
+    assert next_day(day) == (date, True)
+    after, told = next_day(days[-1])
+    assert not told and after > days[-1] and after.day_of_week < 5
+
+
+def test_a_holding_kept_by_min_holding_needs_its_date(folder):
+    start(folder / "market")
+    days = pd.DatetimeIndex(D.calendar())
+    run = Run("r", random_scores(days[80:81]), TASK, {})
+    worst = run.scores.groupby("instrument").first().sort_values().index[:2]
+    held = holdings(**dict.fromkeys(worst, 100))
+    with pytest.raises(ValueError, match="min_holding.*column bought"):
+        plan_orders(run, held, capital=1e6, cash=1e6, min_holding=5)
+    held["bought"] = [str(days[79].date()), str(days[60].date())]
+    said = plan_orders(run, held, capital=1e6, cash=1e6, min_holding=5).set_index("code")["reason"]
+    assert "not sold" in said[worst[0]] and "not sold" not in said[worst[1]]
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def recorded(folder):
+    """(uri, recorder id, scores) of a finished run like qrun's."""
+    start(folder / "market")
+    days = pd.DatetimeIndex(D.calendar())
+    uri = f"sqlite:///{folder}/runs/mlruns.db"
+    experiment = SqliteExpManager(uri, "trial").get_exp(experiment_name="trial", create=True)
+    scores = random_scores(days[90:95])
+    recorder = experiment.create_recorder("trial")
+    recorder.start_run()
+    config = {"qlib_init": {"provider_uri": str(folder / "market"), "region": "cn", "kernels": 1}}
+    recorder.save_objects(**{"pred.pkl": scores.to_frame(), "task": TASK, "config": config})
+    recorder.end_run("FINISHED")
+    return uri, recorder.id, scores
+
+
+def test_the_command_writes_the_list(folder, recorded, capsys):
+    uri, identifier, scores = recorded
+    code = scores.index.get_level_values("instrument")[0]
+    (folder / "held.csv").write_text(f"code,shares\n{code},200\n")
+    command = ["orders", "latest", "--uri", uri, "--holdings", str(folder / "held.csv"), "--capital", "2e7"]
+    assert cli.main([*command, "--out", str(folder / "orders.csv")]) == 0
+    made = pd.read_csv(folder / "orders.csv", parse_dates=["date", "signal_date"])
+    run = read_run(identifier, uri)
+    expected = plan_orders(run, read_holdings(folder / "held.csv"), capital=2e7)
+    assert run.identifier == identifier and list(made.columns) == list(COLUMNS)
+    pd.testing.assert_frame_equal(made, expected, check_dtype=False, rtol=1e-6)
+    assert (made["side"] == "buy").sum() > 3 and made.loc[made["side"] == "buy", "shares"].ge(100).all()
+    assert f"run {identifier}, for " in capsys.readouterr().err
+    # One day of the scores, a narrower cap: more names.
+    assert cli.main([*command, "--participation", "0.005", "--date", str(run.scores.index[0][0].date())]) == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith("date,signal_date,code,side") and str(run.scores.index[0][0].date()) in out
+    assert out.count("\n") > len(made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["abc"], "no run 'abc'"),
+        (["latest", "--experiment", "other"], "no experiment 'other'; there are Default, trial"),
+        (["latest", "--date", "2001-01-01"], "has no scores for 2001-01-01; it has 5 days"),
+        (["latest", "--date", "soon"], "'soon' is no date"),
+        (["latest", "--participation", "-1"], "participation is -1"),
+        (["latest", "--holdings", "nowhere.csv"], "nowhere.csv"),
+        (["latest", "--capital", "-5"], "capital is -5"),
+    ],
+)
+def test_the_command_ends_with_one_line(recorded, capsys, arguments, match):
+    assert cli.main(["orders", "--uri", recorded[0], "--capital", "1e7", *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("qlib-ext: error: ") and match in error
+
+
+def test_runs_that_cannot_be_read(folder, recorded, tmp_path):
+    uri, _, _ = recorded
+    with pytest.raises(ValueError, match="no such file"):
+        read_run("latest", f"sqlite:///{tmp_path}/none.db")
+    client = MlflowClient(tracking_uri=uri)
+    bare = client.create_run(client.create_experiment("bare", artifact_location=str(tmp_path / "bare")))
+    client.set_terminated(bare.info.run_id)
+    with pytest.raises(ValueError, match=r"has no pred\.pkl"):
+        read_run(bare.info.run_id, uri)
+    with pytest.raises(ValueError, match="latest of which experiment.*bare, trial"):
+        read_run("latest", uri)
+    assert read_run("latest", uri, "trial").task == TASK
+
+
+def test_declaring_the_command_needs_no_qlib():
+    code = "import sys; sys.modules['qlib'] = None\nfrom qlib_ext.cli import main\nmain(['orders', '--help'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--trade-participation" in done.stdout, done.stderr[-500:]
