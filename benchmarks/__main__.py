@@ -17,6 +17,7 @@ PARTS = {
     "MASTER, how a step grows": (["bench_scaling", "--write", "docs/scaling.png", "--profile"], []),
     "Alpha158, the embedded market": (["bench_alpha"], []),
     "Panel and MLP": (["bench_panel"], []),
+    "Backtest, the embedded market": (["bench_backtest"], []),
     "Allocation and metrics": (["bench_metrics"], []),
 }
 

@@ -130,6 +130,11 @@ class AShareExchange(Exchange):
         return pd.DataFrame({name: np.asarray(grid).T.ravel() for name, grid in quote.data.items()}, index)
 
     @property
+    def turnover_profile(self) -> str:
+        """Unit profile, or expression, that turnover in yuan came by."""
+        return self._ground.profile
+
+    @property
     def rules_citations(self) -> list[dict[str, Any]]:
         """Quoted records behind the rules of these days; see `rules.citations`."""
         return rules.citations(self._ground.days)

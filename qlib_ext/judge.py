@@ -17,6 +17,7 @@ import torch
 from qlib.data import D
 
 from qlib_ext import baseline
+from qlib_ext.capacity import CAPITALS, capacity_curve, last_known
 from qlib_ext.data import LabelSpan
 from qlib_ext.diagnostics import newey_west
 from qlib_ext.evaluate import daily_metrics, headline_table, rank_correlation, sleeve_returns
@@ -166,7 +167,7 @@ def judge(
     dealt = pd.DatetimeIndex(panel.days[np.minimum(rows + span.entry, len(panel.days) - 1)])  # the fees are those then
     returns: dict[str, Grid] = {}
     positions: dict[str, Grid] = {}
-    friction = (_last_known(liquidity), _last_known(volatility))
+    friction = (last_known(liquidity), last_known(volatility))
     for kind, count in (("capped", None), ("topn", money.top_n)):
         yuan: Grid = fill_top_n(score, liquidity, capital=money.capital, participation=money.participation, top_n=count)
         positions[kind] = np.where(can_buy, yuan, 0.0)
@@ -182,6 +183,32 @@ def judge(
         table=headline_table(series, ic=daily["ic"].to_numpy()[known], unscored=unscored),
         positions=_long(positions["capped"], days, panel.stocks, money.capital),
         days=days[known],
+        horizon=span.horizon,
+    )
+
+
+def capacity(panel: DayPanel, rows: Rows, score: Grid, money: Money, span: LabelSpan) -> pd.DataFrame:
+    """Draw the capacity curve of a score on the days that `judge` takes, over the universe's mean.
+
+    That is `capacity_curve` at `CAPITALS` and at the capital of `money`, where it says what the rows capped_buyable of
+    `judge` say. Arguments as for `judge`.
+    """
+    label, liquidity, buyable, volatility = (
+        part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
+    )
+    dealt = pd.DatetimeIndex(panel.days[np.minimum(rows + span.entry, len(panel.days) - 1)])
+    buy_rate, sell_rate = money.rates(dealt)
+    return capacity_curve(
+        score,
+        liquidity,
+        label if panel.step_return is None else part(panel.step_return, rows),
+        volatility,
+        buy_rate=buy_rate,
+        sell_rate=sell_rate,
+        buyable=buyable > 0,
+        capitals=[*CAPITALS, money.capital],
+        participation=money.participation,
+        impact=money.impact,
         horizon=span.horizon,
     )
 
@@ -281,12 +308,6 @@ def part(grid: torch.Tensor | None, rows: Rows) -> Grid:
     if grid is None:
         raise ValueError("the panel lacks a grid that the record needs: use DayDatasetH with liquidity")
     return np.asarray(grid[torch.as_tensor(rows)].numpy(), dtype=np.float64)
-
-
-def _last_known(grid: Grid) -> Grid:
-    """Carry the last positive value on; before a stock's first one, the day's median (the trades are small there)."""
-    frame = pd.DataFrame(grid).where(grid > 0).ffill()
-    return np.asarray(frame.T.fillna(frame.median(axis=1)).T.to_numpy())
 
 
 def _long(yuan: Grid, days: pd.DatetimeIndex, stocks: npt.NDArray[np.object_], capital: float) -> pd.DataFrame:

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from qlib.data import D
 from qlib.log import get_module_logger
 from qlib.utils.exceptions import LoadObjectError
-from qlib.workflow import record_temp
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import baseline, diagnostics
+from qlib_ext.backtest import PortAnaRecord
+from qlib_ext.capacity import DEFINITIONS as CAPACITY_DEFINITIONS
+from qlib_ext.capacity import capacity_words, zero_capitals
 from qlib_ext.data import DayDatasetH
 from qlib_ext.diagnostics import exposures, quantile_returns
 from qlib_ext.evaluate import DEFINITIONS
@@ -34,6 +35,7 @@ from qlib_ext.judge import (
     Judgement,
     Money,
     Rows,
+    capacity,
     fold_table,
     index_returns,
     judge,
@@ -71,35 +73,6 @@ EXPOSURE_LIMIT = 0.3  # of the mean rank correlation with volatility; beyond it 
 
 
 # --- records
-
-
-class PortAnaRecord(record_temp.PortAnaRecord):
-    """qlib's PortAnaRecord, with a backtest that ends a day before the calendar does.
-
-    qlib asks for the day after the last one and fails on the calendar's end (qlib issue 2278). A LiquidityTopNStrategy
-    that names no `liquidity` or `liquidity_window` takes the dataset's: one definition for loss, record and strategy.
-    """
-
-    def __init__(self, recorder: Any, config: Any = None, *, dataset: Any = None, model: Any = None, **kw: Any) -> None:
-        super().__init__(recorder, config, **kw)
-        strategy = self.strategy_config
-        named = isinstance(strategy, dict) and strategy.get("class") == "LiquidityTopNStrategy"
-        if not named or not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
-            return
-        options = strategy.setdefault("kwargs", {})
-        for name in ("liquidity", "liquidity_window"):
-            own, given = getattr(dataset, name), options.setdefault(name, getattr(dataset, name))
-            if own != given:
-                logger.warning(f"the strategy's {name} is {given!r}, the dataset's {own!r}: two definitions in one run")
-
-    def _generate(self, **kwargs: Any) -> Any:
-        calendar = pd.DatetimeIndex(D.calendar())
-        last = self.load("pred.pkl").index.get_level_values("datetime").max()
-        end = pd.Timestamp(self.backtest_config["end_time"] or last)
-        if end >= calendar[-1]:
-            logger.info(f"the backtest ends on {calendar[-2].date()}: qlib needs the day after its last one")
-            self.backtest_config["end_time"] = calendar[-2]
-        return super()._generate(**kwargs)
 
 
 class _MoneyRecord(ACRecordTemp):
@@ -152,7 +125,8 @@ class LiquidityRecord(_MoneyRecord):
     Artifacts in `liquidity_analysis/`: `daily.pkl` (metrics and returns of each day), `positions.pkl` (datetime,
     instrument, yuan, weight of the capital), `headline.pkl`, `diagnostics.pkl` (IC family and the top of the ranking,
     with Newey-West errors), `quantiles.pkl` (mean label by day and tenth of the score), `exposures.pkl` (daily rank
-    correlations with known factors), `selection.pkl` (what was chosen on the period, also in the headline's attrs) and
+    correlations with known factors), `selection.pkl` (what was chosen on the period, also in the headline's attrs),
+    `capacity.pkl` (the same scores at 10 million to 10 billion yuan, see `capacity.capacity_curve`) and
     `definitions.pkl` (what each number means).
 
     Args:
@@ -167,8 +141,8 @@ class LiquidityRecord(_MoneyRecord):
 
     def list(self) -> list[str]:
         """Name the artifacts."""
-        names = ("daily", "positions", "headline", "definitions", "diagnostics", "quantiles", "exposures", "selection")
-        return [f"{name}.pkl" for name in names]
+        names = "daily positions headline definitions diagnostics quantiles exposures selection capacity"
+        return [f"{name}.pkl" for name in names.split()]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
         panel, rows = self.dataset.panel, self.dataset.rows("test")
@@ -186,25 +160,33 @@ class LiquidityRecord(_MoneyRecord):
         ).set_index(days)
         chosen = f"test {found.days[0].date()} to {found.days[-1].date()}: nothing was selected on it by this run"
         found.table.attrs["selection"] = chosen
-        self._log(found, quality, exposed, chosen)
+        curve = capacity(panel, rows, score, self.money, self.dataset.span)
+        self._log(found, quality, exposed, chosen, curve)
         return {
+            "capacity.pkl": curve,
             "daily.pkl": found.daily.join(pd.DataFrame(found.returns)),
             "positions.pkl": found.positions,
             "headline.pkl": found.table,
-            "definitions.pkl": DEFINITIONS | diagnostics.DEFINITIONS | FACTOR_DEFINITIONS,
+            "definitions.pkl": DEFINITIONS
+            | diagnostics.DEFINITIONS
+            | FACTOR_DEFINITIONS
+            | {f"capacity.{key}": text for key, text in CAPACITY_DEFINITIONS.items()},
             "diagnostics.pkl": quality,
             "quantiles.pkl": quantile_returns(score, label).set_index(days),
             "exposures.pkl": exposed,
             "selection.pkl": chosen,
         }
 
-    def _log(self, found: Judgement, quality: pd.DataFrame, exposed: pd.DataFrame, chosen: str) -> None:
+    def _log(
+        self, found: Judgement, quality: pd.DataFrame, exposed: pd.DataFrame, chosen: str, curve: pd.DataFrame
+    ) -> None:
         """Log the numbers as metrics and show the tables with their definitions."""
         table, daily, days, money = found.table, found.daily, found.days, self.money
         metrics = {f"{row}.{key}": float(value) for row, line in table.T.items() for key, value in line.items()}
         metrics |= {f"mean.{key}": float(value) for key, value in daily.mean().items()}
         metrics |= {f"exposure.{key}": float(value) for key, value in exposed.mean().items()}
         metrics |= {f"diagnostics.{row}.{key}": float(v) for row, line in quality.T.items() for key, v in line.items()}
+        metrics |= {f"capacity.{name}_zero_at": value for name, value in zero_capitals(curve).items()}
         self._log_metrics(metrics)
         shown = table.to_string(float_format=lambda v: f"{v:.4f}")
         words = "\n".join(f"  {key}: {text}" for key, text in DEFINITIONS.items())
@@ -219,6 +201,7 @@ class LiquidityRecord(_MoneyRecord):
             f"  mean rank correlation of the score with known factors: {mean} (turnover stands for size)\n"
             f"  names held {daily['capped_names_held'].mean():.1f}, cash {daily['capped_cash_share'].mean():.1%}, "
             f"rank correlation of score and trailing volatility {daily['volatility_exposure'].mean():.3f}\n"
+            f"{capacity_words(curve)}\n"
             f"artifacts: {Path(self.recorder.get_local_dir()) / 'artifacts'}"
         )
         warning = volatility_warning(exposed["volatility"])

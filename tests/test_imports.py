@@ -5,7 +5,7 @@ import sys
 
 CORE = (
     *("losses", "nets", "trainer", "panel", "portfolio", "evaluate", "synthetic", "rules", "cli"),
-    *("alpha", "splits", "diagnostics"),
+    *("alpha", "splits", "diagnostics", "capacity", "execution", "market", "macro", "report"),
 )
 
 

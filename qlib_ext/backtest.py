@@ -1,0 +1,417 @@
+"""PortAnaRecord: qlib's backtest record with what was traded, what it cost and what each assumption takes.
+
+The tables are those of `execution`; here they are filled from qlib's objects.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from qlib.backtest import backtest, get_exchange
+from qlib.backtest.executor import BaseExecutor, NestedExecutor
+from qlib.data import D
+from qlib.log import get_module_logger
+from qlib.strategy.base import BaseStrategy
+from qlib.utils import fill_placeholder, init_instance_by_config
+from qlib.utils.data import deepcopy_basic_type
+from qlib.workflow import record_temp
+
+from qlib_ext import execution
+from qlib_ext.data import DayDatasetH, load_liquidity
+from qlib_ext.exchange import AShareExchange
+from qlib_ext.judge import part
+from qlib_ext.portfolio import PARTICIPATION
+from qlib_ext.strategy import LiquidityTopNStrategy
+
+__all__ = ["PortAnaRecord", "holdings", "judged_stages"]
+
+logger = get_module_logger("qlib_ext.backtest")
+
+REPORT = "report_normal_1day.pkl"
+# What a stage of the waterfall changes in the run's own options: of the strategy, of the exchange.
+UNCAPPED = 1e9  # trade cap in multiples of liquidity
+NO_BUFFER = {"rank_buffer": 1.0, "min_holding": 0}
+NO_FEES = {"open_cost": 0.0, "close_cost": 0.0, "min_cost": 0.0, "impact": 0.0}
+NO_CAPS = {"participation": None, "volume_threshold": None}
+SIMPLER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "limits": ({"trade_participation": UNCAPPED, **NO_BUFFER}, NO_CAPS | NO_FEES),
+    "buffer": ({"trade_participation": UNCAPPED}, NO_CAPS | NO_FEES),
+    "caps": ({}, NO_FEES),
+    "costs": ({}, {"impact": 0.0}),
+    "impact": ({}, {}),
+}
+
+
+class PortAnaRecord(record_temp.PortAnaRecord):
+    """qlib's PortAnaRecord, which also keeps what the exchange and the strategy wrote down, and says what it means.
+
+    The backtest ends a day before the calendar does: qlib asks for the day after the last one (qlib issue 2278). A
+    LiquidityTopNStrategy and an AShareExchange that name no `liquidity`, `liquidity_window` (the exchange also:
+    `volatility_window`) take the dataset's: one definition for loss, records, strategy and exchange. An AShareExchange
+    that names no start_time or end_time takes the backtest's. A typical one is
+
+        exchange_kwargs:
+          exchange: {class: AShareExchange, module_path: qlib_ext.exchange, kwargs: {participation: 0.05}}
+
+    Artifacts in `portfolio_analysis/` beside qlib's own: of AShareExchange `blocked.pkl, fills.pkl, settled.pkl,
+    rules_citations.pkl`; of LiquidityTopNStrategy `daily_log.pkl, daily_targets.pkl`; of a daily backtest
+    `execution.pkl` (a dict of frames, see `execution`), `waterfall.pkl` and `waterfall_daily.pkl` (daily returns of its
+    stages), and `definitions.pkl` (what each number means).
+
+    Args:
+        recorder, config: as for qlib.
+        dataset, model: filled in by qlib.
+        waterfall: run the backtests of the waterfall (about four more). None: where the run has what they need, an
+            AShareExchange, a LiquidityTopNStrategy with signal <PRED>, daily steps, an account in cash, and a
+            DayDatasetH with liquidity whose label enters a day after its signal; true: an error where it has not.
+        kw: as for qlib.
+
+    Raises:
+        ValueError: options beside `exchange` that qlib would ignore, or `waterfall: true` without what it needs.
+
+    """
+
+    strategy_config: Any
+    executor_config: Any
+    backtest_config: Any
+
+    def __init__(
+        self,
+        recorder: Any,
+        config: Any = None,
+        *,
+        dataset: Any = None,
+        model: Any = None,
+        waterfall: bool | None = None,
+        **kw: Any,
+    ) -> None:
+        super().__init__(recorder, config, **kw)
+        self.dataset, self.waterfall = dataset, waterfall
+        self._exchange = _named(self._exchange_kwargs().get("exchange"), "AShareExchange")
+        given = (self._exchange or {}).get("kwargs", {})
+        self._open = [name for name in ("start_time", "end_time") if given.get(name) is None]
+        self._span_exchange()
+        if self._exchange is not None:
+            self._one_definition("exchange", given, ("liquidity", "liquidity_window", "volatility_window"))
+        strategy = _named(self.strategy_config, "LiquidityTopNStrategy")
+        if strategy is not None:
+            self._one_definition("strategy", strategy["kwargs"], ("liquidity", "liquidity_window"))
+        self._logs = strategy is not None
+
+    def _exchange_kwargs(self) -> dict[str, Any]:
+        options: dict[str, Any] = self.backtest_config.get("exchange_kwargs") or {}
+        ignored = sorted(set(options) - {"exchange"})
+        if options.get("exchange") is not None and ignored:
+            raise ValueError(
+                f"exchange_kwargs has {ignored} beside exchange, which qlib ignores: move them into the exchange's own "
+                "options, exchange_kwargs: {exchange: {class, module_path, kwargs: {...}}}, or take them out"
+            )
+        return options
+
+    def _one_definition(self, whose: str, options: dict[str, Any], names: tuple[str, ...]) -> None:
+        """Fill the options in from the dataset; warn where the user's own differ."""
+        if not isinstance(self.dataset, DayDatasetH) or self.dataset.liquidity is None:
+            return
+        for name in names:
+            own, given = getattr(self.dataset, name), options.setdefault(name, getattr(self.dataset, name))
+            if own != given:
+                logger.warning(f"the {whose}'s {name} is {given!r}, the dataset's {own!r}: two definitions in one run")
+
+    def _span_exchange(self) -> None:
+        """Give the exchange the backtest's start and end, where it has none of its own and they are known."""
+        if self._exchange is None:
+            return
+        for name in self._open:
+            if self.backtest_config.get(name) is not None:
+                self._exchange["kwargs"][name] = self.backtest_config[name]
+
+    def list(self) -> list[str]:
+        """Name the artifacts."""
+        names = list(super().list())
+        if self._exchange is not None:
+            names += ["blocked.pkl", "fills.pkl", "settled.pkl", "rules_citations.pkl"]
+        return names + (["daily_log.pkl", "daily_targets.pkl"] if self._logs else [])
+
+    # --- the backtest
+
+    def _generate(self, **kwargs: Any) -> Any:
+        pred = self.load("pred.pkl")
+        self._set_span(pd.DatetimeIndex(pred.index.get_level_values("datetime")))
+        strategy, executor, exchange = self._build(pred)
+        if (why := self._no_waterfall(strategy, exchange)) and self.waterfall:
+            raise ValueError(f"waterfall: true, but {why}: change that, or set waterfall: false")
+        kept = self.strategy_config, self.executor_config, self.backtest_config
+        self.strategy_config, self.executor_config = _ready(strategy), _ready(executor)
+        self.backtest_config = kept[2] | {"exchange_kwargs": {"exchange": exchange}}
+        try:
+            artifacts: dict[str, Any] = super()._generate(**kwargs)
+        finally:
+            self.strategy_config, self.executor_config, self.backtest_config = kept
+        for made in (exchange, *_strategies(strategy, executor)):
+            if isinstance(made, AShareExchange | LiquidityTopNStrategy):
+                artifacts |= made.artifacts()
+        report = artifacts.get(REPORT)
+        if report is None:
+            return artifacts
+        liquidity = _liquidity(report.index, exchange, strategy) if isinstance(exchange, AShareExchange) else None
+        tables = _tables(artifacts, exchange, strategy, liquidity)
+        _log_tables(self.recorder, tables)
+        artifacts["execution.pkl"] = tables
+        artifacts["definitions.pkl"] = _flat(execution.DEFINITIONS)
+        if why or liquidity is None or self.waterfall is False:
+            if isinstance(exchange, AShareExchange) and self.waterfall is None:
+                logger.info(f"no waterfall: {why}")
+            return artifacts
+        table, daily = self._waterfall(pred, report, exchange, liquidity)
+        artifacts["definitions.pkl"] |= {f"waterfall.{k}": v for k, v in table.attrs["definitions"].items()}
+        return artifacts | {"waterfall.pkl": table, "waterfall_daily.pkl": daily}
+
+    def _set_span(self, scored: pd.DatetimeIndex) -> None:
+        """Set start and end of the backtest and of the exchange; the end at most a day before the calendar's."""
+        calendar, config = pd.DatetimeIndex(D.calendar()), self.backtest_config
+        if config.get("start_time") is None:
+            config["start_time"] = scored.min()
+        if config.get("end_time") is None:
+            config["end_time"] = calendar[min(int(calendar.searchsorted(scored.max(), "right")), len(calendar) - 1)]
+        if pd.Timestamp(config["end_time"]) >= calendar[-1]:
+            logger.info(f"the backtest ends on {calendar[-2].date()}: qlib needs the day after its last one")
+            config["end_time"] = calendar[-2]
+        self._span_exchange()
+
+    def _build(self, pred: pd.DataFrame) -> tuple[Any, Any, Any]:
+        """Build strategy, executor and exchange, to ask them afterwards."""
+        span = {name: self.backtest_config[name] for name in ("start_time", "end_time")}
+        exchange = get_exchange(**(span | self._exchange_kwargs()))
+        config = self._filled(self.strategy_config, pred)
+        if (named := _named(config, "LiquidityTopNStrategy")) is not None:
+            named["kwargs"]["liquidity"] = _profile(named["kwargs"].get("liquidity", "auto"), exchange)
+        strategy = init_instance_by_config(config, accept_types=BaseStrategy)
+        executor = init_instance_by_config(self._filled(self.executor_config, pred), accept_types=BaseExecutor)
+        return strategy, executor, exchange
+
+    @staticmethod
+    def _filled(config: Any, pred: pd.DataFrame) -> Any:
+        if not isinstance(config, dict):
+            return config
+        return fill_placeholder(deepcopy_basic_type(config), {"<PRED>": pred})
+
+    # --- the waterfall
+
+    def _no_waterfall(self, strategy: Any, exchange: Any) -> str:
+        """Tell what the waterfall lacks, "" where it can be made."""
+        dataset, config = self.dataset, self.strategy_config
+        if not isinstance(exchange, AShareExchange) or not isinstance(strategy, LiquidityTopNStrategy):
+            return "it needs an AShareExchange and a LiquidityTopNStrategy"
+        if not isinstance(config, dict) or not isinstance(config["kwargs"].get("signal"), str):
+            return "the strategy's signal is not <PRED>"
+        if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
+            return "the dataset is no DayDatasetH with liquidity"
+        if dataset.span.entry != 1:
+            return f"the label enters {dataset.span.entry} days after its signal, the strategy after 1"
+        if not isinstance(self.executor_config, dict) or self.executor_config["kwargs"]["time_per_step"] != "day":
+            return "the strategy's steps are no days"
+        if isinstance(self.backtest_config["account"], dict):
+            return "the account begins with holdings"
+        return ""
+
+    def _waterfall(
+        self, pred: pd.DataFrame, report: pd.DataFrame, exchange: AShareExchange, liquidity: pd.DataFrame
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Make the table of the stages, and their daily returns (D, stages); one load of liquidity serves all."""
+        config = self._filled(self.strategy_config, pred)
+        config["kwargs"].setdefault("liquidity_frame", liquidity)
+        options = {"trade_participation": PARTICIPATION, **NO_BUFFER, **config["kwargs"]}, vars(exchange.options)
+        own = _chosen(options, SIMPLER["impact"])
+        account = float(self.backtest_config["account"])
+        series = judged_stages(self.dataset, pred, pd.DatetimeIndex(report.index), account, config["kwargs"])
+        skipped, above = [], None
+        for stage, changes in SIMPLER.items():
+            made = _chosen(options, changes)
+            if made == above:
+                skipped.append(stage)
+            elif made == own:
+                series[stage] = report["return"] - report["cost"]
+            else:
+                began = time.perf_counter()
+                found = self._again(config, options, changes, report, exchange)
+                series[stage] = found["return"] - found["cost"]
+                logger.info(f"waterfall: backtest of {stage!r}, {time.perf_counter() - began:.1f} s")
+            above = made
+        table = execution.waterfall(series, skipped)
+        _log_metrics(self.recorder, "waterfall", table.drop(columns="days"))
+        words = "\n".join(f"  {name}: {text}" for name, text in table.attrs["definitions"].items())
+        logger.info(f"from paper to the account, {len(report)} days\n{_shown(table)}\n{words}")
+        return table, pd.DataFrame(series)
+
+    def _again(
+        self, config: Any, options: Any, changes: Any, report: pd.DataFrame, exchange: AShareExchange
+    ) -> pd.DataFrame:
+        """Report of the same backtest with some options changed."""
+        mine = {name: config[name] for name in ("class", "module_path") if name in config}
+        strategy = mine | {"kwargs": config["kwargs"] | changes[0]}
+        other = type(exchange)(**(options[1] | changes[1]))
+        known = report["bench"] if report["bench"].notna().all() else pd.Series(0.0, report.index)
+        same = deepcopy_basic_type(self.backtest_config) | {"exchange_kwargs": {"exchange": other}, "benchmark": known}
+        executor = self._filled(self.executor_config, pd.DataFrame())
+        portfolio, _ = backtest(strategy=strategy, executor=executor, **same)
+        return portfolio["1day"][0]
+
+
+def judged_stages(
+    dataset: DayDatasetH, pred: pd.DataFrame, days: pd.DatetimeIndex, account: float, options: Mapping[str, Any]
+) -> dict[str, pd.Series]:
+    """Give the waterfall's stages that need no backtest, `paper`, `buyable` and `account`, over a backtest's days.
+
+    The score of the close of d places the capital at the entry of d+1 and earns until d+2, in the backtest's way of
+    counting; on the first day of the backtest nothing is held. A label of several days is not used: the one-day
+    returns are, as the strategy trades every day.
+
+    Args:
+        dataset: whose panel has label, liquidity and buyable.
+        pred: scores by (datetime, instrument), first column.
+        days: (D,) of the backtest.
+        account: yuan on the first day.
+        options: of the strategy: capital, participation, top_n.
+
+    """
+    panel, calendar = dataset.panel, pd.DatetimeIndex(D.calendar())
+    place = calendar.get_indexer(days[1:]) - 2
+    signal = calendar[place.clip(min=0)]
+    at = np.where(place < 0, -1, pd.DatetimeIndex(panel.days).get_indexer(signal))
+    given = pred.iloc[:, 0].unstack("instrument").reindex(index=signal, columns=panel.stocks).to_numpy(dtype=float)
+    score = np.where(at[:, None] < 0, np.nan, given)
+    step = panel.label if panel.step_return is None else panel.step_return
+    liquidity, earned, buyable = (part(grid, at.clip(min=0)) for grid in (panel.liquidity, step, panel.buyable))
+    grids = score, liquidity, earned, buyable > 0
+    capital = options.get("capital")
+    caps = {"participation": options.get("participation", PARTICIPATION), "top_n": options.get("top_n")}
+    found = execution.paper_returns(*grids, capital=account if capital is None else capital, **caps)
+    found["account"] = execution.account_returns(*grids, account=account, capital=capital, **caps)
+    return {name: pd.Series(np.r_[0.0, values], index=days) for name, values in found.items()}
+
+
+def holdings(positions: Mapping[Any, Any]) -> pd.DataFrame:
+    """Yuan held at the close, (D, N) by day and code, NaN where a stock is not held; of qlib's positions by day."""
+    rows = {
+        day: {
+            code: position.get_stock_amount(code) * position.get_stock_price(code) for code in position.get_stock_list()
+        }
+        for day, position in positions.items()
+    }
+    frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float).reindex(index=pd.DatetimeIndex(list(rows)))
+    return frame.sort_index(axis=1)
+
+
+# --- tables
+
+
+def _liquidity(days: pd.Index, exchange: AShareExchange, strategy: Any) -> pd.DataFrame:
+    """Liquidity of all stocks of the exchange, (D, N) yuan, by the strategy's definition where it has one."""
+    options = strategy if isinstance(strategy, LiquidityTopNStrategy) else exchange.options
+    window, codes = options.liquidity_window, sorted(exchange.quote.get_all_stock())
+    first = days[0] - pd.Timedelta(days=2 * window + 30)  # for the last known value
+    return load_liquidity(codes, first, days[-1], profile=_profile(options.liquidity, exchange), window=window)
+
+
+def _profile(given: str, exchange: Any) -> str:
+    """Return what `auto` came to in the exchange: deciding it again takes half a minute on a whole market."""
+    decided = given == "auto" and isinstance(exchange, AShareExchange) and exchange.options.liquidity == "auto"
+    return exchange.turnover_profile if decided else given
+
+
+def _tables(
+    artifacts: Mapping[str, Any], exchange: Any, strategy: Any, liquidity: pd.DataFrame | None
+) -> dict[str, pd.DataFrame]:
+    """Fill the tables of `execution` that the run's parts allow."""
+    report = artifacts[REPORT]
+    tables = {"performance": execution.performance(report)}
+    if "daily_log.pkl" in artifacts:
+        tables["target_reached"] = execution.target_reached(artifacts["daily_log.pkl"])
+    if not isinstance(exchange, AShareExchange) or liquidity is None:
+        return tables
+    fills = artifacts["fills.pkl"]
+    before = report["account"] / (1.0 + report["return"] - report["cost"])
+    tables |= {
+        "turnover": execution.turnover(fills, before),
+        "cost_split": execution.cost_split(fills, report["account"], artifacts["settled.pkl"]),
+        "participation": execution.participation_histogram(fills),
+        "blocked": execution.blocked_by_reason(artifacts["blocked.pkl"]),
+    }
+    caps = (getattr(strategy, "trade_participation", None), exchange.options.participation)
+    share = min((cap for cap in caps if cap is not None), default=PARTICIPATION)
+    book = holdings(artifacts["positions_normal_1day.pkl"])
+    known = liquidity.where(liquidity > 0).ffill()
+    tables["liquidation"] = execution.days_to_liquidate(book, known, share)
+    tables["liquidation"].attrs["participation"] = share
+    return tables
+
+
+def _log_tables(recorder: Any, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Log the numbers as metrics, days by their mean, and show the short tables."""
+    shown = []
+    for name, table in tables.items():
+        table.attrs["definitions"] = execution.DEFINITIONS[name]
+        daily = name in ("turnover", "liquidation")
+        brief = table.mean().to_frame("mean").T if daily else table
+        if name != "participation":
+            _log_metrics(recorder, f"execution.{name}", brief)
+        title = f"{name} (mean over days)" if daily else name
+        words = "\n".join(f"  {key}: {text}" for key, text in execution.DEFINITIONS[name].items())
+        shown.append(f"{title}\n{_shown(brief) if len(brief) else 'nothing'}\n{words}")
+    logger.info("the backtest\n" + "\n".join(shown))
+
+
+def _log_metrics(recorder: Any, prefix: str, table: pd.DataFrame) -> None:
+    """Log what is finite: one bad value would end the recorder's thread."""
+    metrics = {
+        ".".join([prefix, *(row if isinstance(row, tuple) else (str(row),)), str(column)]): float(value)
+        for row, line in zip(table.index, table.to_dict("records"), strict=True)
+        for column, value in line.items()
+        if math.isfinite(value)
+    }
+    if metrics:
+        recorder.log_metrics(**metrics)
+
+
+def _shown(table: pd.DataFrame) -> str:
+    return table.to_string(float_format=lambda v: f"{v:,.0f}" if abs(v) >= 1e4 else f"{v:.4f}")
+
+
+def _flat(definitions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    return {f"{table}.{key}": text for table, words in definitions.items() for key, text in words.items()}
+
+
+# --- configurations
+
+
+def _named(config: Any, name: str) -> dict[str, Any] | None:
+    """Return a configuration that names a class, with its kwargs; None for another, or an instance."""
+    called = config.get("class") if isinstance(config, dict) else None
+    if str(getattr(called, "__name__", called)).split(".")[-1] != name:
+        return None
+    if config.get("kwargs") is None:
+        config["kwargs"] = {}
+    return config
+
+
+def _ready(made: Any) -> dict[str, Any]:
+    """Wrap an instance so that qlib, which fills placeholders in a dict, takes it."""
+    return {"class": lambda: made}
+
+
+def _strategies(strategy: Any, executor: Any) -> Iterator[Any]:
+    """Yield the strategies of a nested backtest, inner ones first (the outermost has the last word)."""
+    if isinstance(executor, NestedExecutor):
+        yield from _strategies(executor.inner_strategy, executor.inner_executor)
+    yield strategy
+
+
+def _chosen(options: Any, changes: Any) -> list[dict[str, Any]]:
+    """Options that any stage changes, as a stage has them."""
+    names = [set().union(*(stage[i] for stage in SIMPLER.values())) for i in (0, 1)]
+    return [{name: (options[i] | changes[i])[name] for name in names[i]} for i in (0, 1)]

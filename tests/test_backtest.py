@@ -1,0 +1,424 @@
+"""The tables of `execution` by hand, and the backtest's record on a small embedded market and on real data."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import test_data
+from marina_rules.check import check_rows
+from test_record import Recorder
+
+from qlib_ext import backtest as record
+from qlib_ext import execution
+from qlib_ext.backtest import PortAnaRecord, holdings, judged_stages
+from qlib_ext.data import DayDatasetH
+from qlib_ext.execution import (
+    DEFINITIONS,
+    account_returns,
+    blocked_by_reason,
+    cost_split,
+    days_to_liquidate,
+    paper_returns,
+    participation_histogram,
+    performance,
+    target_reached,
+    turnover,
+    waterfall,
+)
+from qlib_ext.judge import Money, judge
+from qlib_ext.synthetic import make_market
+
+DAYS = pd.DatetimeIndex(["2023-07-03", "2023-07-04", "2023-07-05"])
+CASH = 1.5e7
+REAL = os.environ.get("QLIB_EXT_REAL_DATA", "")
+
+
+def fills(*rows):
+    columns = ["day", "code", "side", "yuan", "commission", "transfer", "stamp_duty", "impact", "used"]
+    return pd.DataFrame([(DAYS[row[0]], *row[1:]) for row in rows], columns=columns)
+
+
+@pytest.fixture
+def two_days():
+    """1,000 bought of A and 400 of B; the next day 600 of A sold and 200 bought again."""
+    return fills(
+        (0, "A", "buy", 1000.0, 3.0, 0.1, 0.0, 2.0, 0.02),
+        (0, "B", "buy", 400.0, 1.2, 0.1, 0.0, 1.0, 0.05),
+        (1, "A", "sell", 600.0, 1.8, 0.1, 0.6, 1.0, 0.04),
+        (1, "A", "buy", 200.0, 0.6, 0.1, 0.0, 0.4, 0.015),
+    )
+
+
+# --- tables by hand
+
+
+def test_performance_by_hand():
+    report = pd.DataFrame({"return": [0.10, -0.05], "cost": [0.01, 0.0], "bench": [0.02, 0.01]}, DAYS[:2])
+    table = performance(report)
+    # gross 1.10 * 0.95 = 1.045; net 1.09 * 0.95 = 1.0355; over the benchmark 1.08 * 0.94, 1.07 * 0.94
+    expected = {"gross": 0.045, "net": 0.0355, "benchmark": 1.02 * 1.01 - 1, "excess_gross": 1.08 * 0.94 - 1}
+    for name, value in (expected | {"excess_net": 1.07 * 0.94 - 1}).items():
+        assert table.loc[name, "mean_return"] == pytest.approx(value)
+    assert table.loc["net", "annual_return"] == pytest.approx(1.0355**126 - 1)
+    assert table.loc["net", "max_drawdown"] == pytest.approx(-0.05)
+    assert set(table.index) == set(DEFINITIONS["performance"])
+    for bench in (np.nan, None):
+        assert list(performance(report.assign(bench=bench)).index) == ["gross", "net"]
+    with pytest.raises(ValueError, match=r"report lacks \['cost'\]"):
+        performance(report[["return"]])
+
+
+def test_turnover_by_hand(two_days):
+    table = turnover(two_days, pd.Series([10_000.0, 9_000.0, 8_000.0], DAYS))
+    assert table["buy"].tolist() == [1400, 200, 0] and table["sell"].tolist() == [0, 600, 0]
+    assert table["two_way"].tolist() == pytest.approx([0.14, 800 / 9000, 0])
+    assert table["one_way"].tolist() == pytest.approx([0, 200 / 9000, 0])
+    assert set(table.columns) == set(DEFINITIONS["turnover"])
+    none = turnover(two_days.iloc[:0], pd.Series(1.0, DAYS))
+    assert (none == 0).all().all() and len(none) == 3
+    with pytest.raises(ValueError, match="fills has 1 days, 2023-07-04"):
+        turnover(two_days, pd.Series(1.0, DAYS[:1]))
+
+
+def test_cost_split_by_hand(two_days):
+    settled = pd.DataFrame({"cost": [2.0], "lost": [3.0]})
+    table = cost_split(two_days, pd.Series([9_000.0, 11_000.0], DAYS[:2]), settled)
+    # commission 6.6, transfer 0.4, stamp duty 0.6, impact 4.4, delisting 5; 2,200 yuan dealt; mean value 10,000, 2 days
+    assert table["yuan"].to_dict() == pytest.approx(
+        {"commission": 6.6, "transfer": 0.4, "stamp_duty": 0.6, "impact": 4.4, "delisting": 5.0, "total": 17.0}
+    )
+    assert table.loc["commission", "bp_of_traded"] == pytest.approx(30)
+    assert table.loc["total", "share_a_year"] == pytest.approx(17 / 10_000 / 2 * 252)
+    nothing = cost_split(two_days.iloc[:0], pd.Series([1.0], DAYS[:1]))
+    assert nothing["yuan"].sum() == 0 and nothing["bp_of_traded"].isna().all()
+    with pytest.raises(ValueError, match="value has no day"):
+        cost_split(two_days, pd.Series(dtype=float))
+
+
+def test_participation_histogram_by_hand(two_days):
+    table = participation_histogram(two_days, edges=(0, 0.02, 0.05))
+    # A 0.02 (in (0, 0.02]), B 0.05 (in (0.02, 0.05]), A on day 1: 0.04 + 0.015 = 0.055
+    assert table["trades"].tolist() == [1, 1, 1] and table["yuan"].tolist() == [1000, 400, 800]
+    assert table["share"].tolist() == pytest.approx([10 / 22, 4 / 22, 8 / 22]) and np.isinf(table["high"].iloc[-1])
+    two_days.loc[1, "used"] = 0.05 * (1 + 1e-6)  # the exchange's slack: still at the cap
+    assert participation_histogram(two_days, edges=(0, 0.02, 0.05))["trades"].tolist() == [1, 1, 1]
+    two_days.loc[1, "used"] = np.nan
+    table = participation_histogram(two_days, edges=(0, 0.02, 0.05))
+    assert table["trades"].tolist() == [1, 0, 1, 1] and np.isnan(table["low"].iloc[-1])
+    assert participation_histogram(two_days.iloc[:0])["trades"].sum() == 0
+    with pytest.raises(ValueError, match="must begin at 0 and increase"):
+        participation_histogram(two_days, edges=(0, 0.1, 0.1))
+
+
+def test_days_to_liquidate_by_hand():
+    held = pd.DataFrame({"A": [100.0, 100.0, np.nan], "B": [300.0, np.nan, np.nan]}, DAYS)
+    traded = pd.DataFrame({"A": [1000.0, np.nan, 1.0], "B": [2000.0, 1.0, 1.0]}, DAYS)
+    table = days_to_liquidate(held, traded, 0.05, horizons=(1, 2, 3))
+    # day 0: A 100 / 50 = 2 days, B 300 / 100 = 3 days: mean (100 * 2 + 300 * 3) / 400 = 2.75
+    first = table.iloc[0]
+    assert first.to_dict() == pytest.approx(
+        {"mean_days": 2.75, "max_days": 3.0, "gone_1": 150 / 400, "gone_2": 300 / 400, "gone_3": 1.0, "unknown": 0.0}
+    )
+    assert table["unknown"].tolist()[1] == 1.0 and table.iloc[1][["mean_days", "max_days"]].isna().all()
+    assert table.iloc[1]["gone_3"] == 0 and table.iloc[2].isna().all()
+    with pytest.raises(ValueError, match="participation=0 must be above 0"):
+        days_to_liquidate(held, traded, 0)
+
+
+def test_target_reached_by_hand():
+    log = pd.DataFrame(
+        {
+            "date": DAYS,
+            "target": [100.0, 200.0, np.nan],  # no signal on the last day
+            "value": [100.0, 400.0, 1.0],
+            "held": [0.0, 100.0, 1.0],
+            "cash": [100.0, 300.0, 0.0],
+            "unreached": [50.0, 20.0, 0.0],
+            "unreached_names": [3, 1, 0],
+            "share_reached": [np.nan, 0.6, np.nan],
+            "names": [5, 4, 0],
+        }
+    )
+    table = target_reached(log)
+    assert table["mean"].to_dict() == pytest.approx(
+        {"share_reached": 0.6, "unreached": 0.3, "unreached_names": 2, "cash": 0.875, "held": 0.125, "names": 4.5}
+    )
+    assert table["worst"].to_dict() == pytest.approx(
+        {"share_reached": 0.6, "unreached": 0.5, "unreached_names": 3, "cash": 1.0, "held": 0.0, "names": 4}
+    )
+    with pytest.raises(ValueError, match="daily_log lacks"):
+        target_reached(log.drop(columns="cash"))
+
+
+def test_blocked_by_reason_by_hand():
+    rows = [
+        ("buy", "limit_up", 100.0, 0.0),
+        ("buy", "volume_cap", 300.0, 100.0),
+        ("buy", "volume_cap", 50.0, 40.0),
+        ("sell", "volume_cap", 10.0, 0.0),
+        ("buy", "unknown_stock", np.nan, np.nan),
+    ]
+    table = blocked_by_reason(pd.DataFrame(rows, columns=["side", "reason", "wanted", "dealt"]))
+    assert table.index[0] == ("volume_cap", "buy")
+    assert table.loc[("volume_cap", "buy")].tolist() == pytest.approx([2, 350, 210, 210 / 320])
+    assert table.loc[("limit_up", "buy"), "cut"] == 100 and table.loc[("unknown_stock", "buy"), "cuts"] == 1
+    assert blocked_by_reason(pd.DataFrame(columns=["side", "reason", "wanted", "dealt"])).empty
+
+
+# --- the waterfall's arithmetic
+
+
+def test_paper_and_account_by_hand():
+    score = np.array([[2.0, 1.0], [2.0, 1.0]])
+    liquidity = np.array([[1200.0, 2000.0], [2000.0, 2000.0]])  # caps at 5%: 60 and 100, then 100 and 100
+    step = np.array([[0.5, -0.1], [0.1, np.nan]])
+    buyable = np.array([[True, False], [True, True]])
+    caps = {"participation": 0.05, "top_n": None}
+    # capital 100: 60 of the first and 40 of the second: 30 - 4 = 26; then 100 of the first: 10
+    found = paper_returns(score, liquidity, step, buyable, capital=100.0, **caps)
+    np.testing.assert_allclose(found["paper"], [0.26, 0.10])
+    np.testing.assert_allclose(found["buyable"], [0.30, 0.10])
+    options = {"score": score, "liquidity": liquidity, "step_return": step, "buyable": buyable, "account": 100.0}
+    # the account gains 30; it places 100 of its 130: 10 / 130. All of it: 100 in the first, 30 in the second, unpriced
+    np.testing.assert_allclose(account_returns(**options, capital=100.0, **caps), [0.30, 10 / 130])
+    np.testing.assert_allclose(account_returns(**options, capital=None, **caps), [0.30, 10 / 130])
+    down = options | {"step_return": np.array([[-1.0, 0.0], [0.1, 0.0]])}
+    # 60 are lost: the account places the 40 that are left, and gains 4
+    np.testing.assert_allclose(account_returns(**down, capital=100.0, **caps), [-0.60, 0.10])
+
+
+def test_waterfall_by_hand():
+    one, two = pd.Series([0.01, 0.01], DAYS[:2]), pd.Series([0.0, 0.01], DAYS[:2])
+    table = waterfall({"paper": one, "limits": two}, skipped=["buffer"])
+    assert list(table.index) == ["paper", "limits", "buffer"] and set(table["days"]) == {2}
+    assert table.loc["paper", "annual_return"] == pytest.approx(1.0201**126 - 1)
+    assert table.loc["limits", "change"] == pytest.approx(1.01**126 - 1.0201**126)
+    assert table.loc["buffer", "change"] == 0 and np.isnan(table.loc["paper", "change"])
+    words = table.attrs["definitions"]
+    assert set(words) >= {*table.index, *table.columns} and "changes nothing" in words["buffer"]
+    with pytest.raises(ValueError, match="stage 'limits' has other days"):
+        waterfall({"paper": one, "limits": two[:1]})
+    with pytest.raises(ValueError, match="stages are"):
+        waterfall({"papper": one})
+
+
+def test_every_table_is_defined():
+    assert all(text for words in DEFINITIONS.values() for text in words.values())
+    assert set(execution.STAGES) == {"paper", "buyable", "account", *record.SIMPLER}
+
+
+# --- the record
+
+
+class Run(Recorder):
+    """A recorder of one run in memory."""
+
+    experiment_id = "0"
+
+
+EXCHANGE = {"class": "AShareExchange", "module_path": "qlib_ext.exchange"}
+
+
+def configuration(exchange=None, **strategy):
+    options = {"signal": "<PRED>", "capital": CASH, "rank_buffer": 2.0, **strategy}
+    return {
+        "strategy": {"class": "LiquidityTopNStrategy", "module_path": "qlib_ext.strategy", "kwargs": options},
+        "backtest": {
+            "start_time": None,
+            "end_time": None,
+            "account": CASH,
+            "benchmark": "SH000300",
+            "exchange_kwargs": {"exchange": EXCHANGE | {"kwargs": exchange or {}}},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    """A dataset of a small embedded market, and scores that know a part of the label."""
+    folder = tmp_path_factory.mktemp("backtest")
+    path = make_market(folder / "market", n_stocks=30, start="2020-01-02", years=0.6, seed=3)
+    test_data.start_qlib(path, folder)
+    fields = {"feature": (["$close/Ref($close, 5)"], ["ROC5"]), "label": ([test_data.LABEL], ["LABEL0"])}
+    loader = {"class": "QlibDataLoader", "module_path": "qlib.data.dataset.loader", "kwargs": {"config": fields}}
+    span = {"start_time": "2020-05-06", "end_time": "2020-07-07", "instruments": "all"}
+    handler = test_data.DataHandlerLP(**span, data_loader=loader, infer_processors=[], learn_processors=[])
+    dataset = DayDatasetH(handler, {"test": ("2020-06-01", "2020-07-07")}, liquidity="community", listing_age=5)
+    panel, rows = dataset.panel, dataset.rows("test")
+    label = np.nan_to_num(panel.label[rows].numpy().astype(float))
+    score = 5.0 * label + np.random.default_rng(0).normal(size=label.shape)
+    score = np.where(panel.present[rows].numpy(), score, np.nan)
+    index = pd.DatetimeIndex(panel.days[rows], name="datetime")
+    pred = pd.DataFrame(score, index, pd.Index(panel.stocks, name="instrument")).stack().dropna().rename("score")
+    return path, folder, dataset, pred.to_frame()
+
+
+@pytest.fixture(scope="module")
+def whole(market):
+    """The record with everything on: artifacts and metrics."""
+    test_data.start_qlib(market[0], market[1])
+    recorder = Run(**{"pred.pkl": market[3]})
+    made = PortAnaRecord(recorder, configuration(), dataset=market[2])
+    return made, made._generate(), recorder.metrics
+
+
+def test_the_record_keeps_all(whole, market):
+    made, got, metrics = whole
+    assert set(made.list()) <= set(got)
+    more = {"execution.pkl", "waterfall.pkl", "waterfall_daily.pkl", "definitions.pkl", "indicators_normal_1day.pkl"}
+    assert more <= set(got) and {"blocked.pkl", "fills.pkl", "settled.pkl", "daily_targets.pkl"} <= set(made.list())
+    report = got["report_normal_1day.pkl"]
+    assert {"account", "return", "turnover", "cost", "value", "cash", "bench"} <= set(report.columns)
+    kinds = {"excess_return_with_cost", "excess_return_without_cost"}
+    assert set(got["port_analysis_1day.pkl"].index.get_level_values(0)) == kinds
+    assert len(got["rules_citations.pkl"]) and len(got["daily_log.pkl"]) == len(report) and len(got["fills.pkl"]) > 50
+    assert made.strategy_config["kwargs"]["signal"] == "<PRED>"  # the configuration stays as it was
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert {"execution.performance.net.annual_return", "waterfall.paper.annual_return"} <= set(metrics)
+    assert {"execution.cost_split.impact.bp_of_traded", "execution.turnover.mean.two_way"} <= set(metrics)
+
+
+def test_the_tables_agree_with_the_account(whole):
+    _, got, _ = whole
+    report, tables = got["report_normal_1day.pkl"], got["execution.pkl"]
+    growth = report["account"].iloc[-1] / CASH - 1
+    assert tables["performance"].loc["net", "mean_return"] == pytest.approx(growth, rel=1e-9)
+    assert tables["cost_split"].loc["total", "yuan"] == pytest.approx(report["total_cost"].iloc[-1], rel=1e-9)
+    np.testing.assert_allclose(tables["turnover"]["two_way"], report["turnover"], rtol=1e-9)
+    book = holdings(got["positions_normal_1day.pkl"])
+    np.testing.assert_allclose(book.sum(axis=1), report["value"], rtol=1e-9)
+    assert tables["participation"].query("low >= 0.05")["trades"].sum() == 0
+    assert tables["participation"]["yuan"].sum() == pytest.approx(got["fills.pkl"]["yuan"].sum())
+    sold = tables["liquidation"][["gone_1", "gone_2", "gone_5", "gone_10"]].dropna()
+    assert (sold.diff(axis=1).iloc[:, 1:] >= -1e-12).all().all() and len(sold) > 20
+
+
+def test_the_waterfall_falls_step_by_step(whole, market):
+    _, got, _ = whole
+    table, daily = got["waterfall.pkl"], got["waterfall_daily.pkl"]
+    assert list(table.index) == list(execution.STAGES)
+    earned = table["annual_return"]
+    assert earned["caps"] > earned["costs"] > earned["impact"]  # neither fees nor impact can earn
+    assert earned["impact"] == pytest.approx(got["execution.pkl"]["performance"].loc["net", "annual_return"])
+    assert np.isfinite(table["change"].iloc[1:]).all() and daily.index.equals(got["report_normal_1day.pkl"].index)
+    judged = judge(market[2].panel, market[2].rows("test"), _grid(market), Money(capital=CASH), market[2].span)
+    for stage in ("paper", "buyable"):  # the judge's return of signal day d is that of d+2
+        expected = judged.returns[f"capped_{stage}_gross"].to_numpy()[: len(daily) - 2]
+        np.testing.assert_allclose(daily[stage].to_numpy()[2:], expected, atol=1e-9)
+    assert daily["account"].iloc[0] == 0 and not np.allclose(daily["account"], daily["buyable"])
+
+
+def test_the_bare_limits_stage_is_close_to_the_account_on_paper(whole):
+    """Nothing but lots, limits and suspensions lies between them: a day's returns differ by little."""
+    daily = whole[1]["waterfall_daily.pkl"]
+    assert daily["account"].corr(daily["limits"]) > 0.95
+
+
+def _grid(market):
+    panel, rows = market[2].panel, market[2].rows("test")
+    wide = market[3]["score"].unstack("instrument")
+    return wide.reindex(index=pd.DatetimeIndex(panel.days[rows]), columns=panel.stocks).to_numpy()
+
+
+def test_signals_of_the_future_do_not_reach_paper(market):
+    test_data.start_qlib(market[0], market[1])
+    days = pd.DatetimeIndex(market[2].panel.days[market[2].rows("test")])[2:20]
+    first = judged_stages(market[2], market[3], days, CASH, {"capital": CASH})
+    known = market[3].index.get_level_values("datetime") <= days[10]
+    other = market[3].where(known[:, None], -market[3])
+    second = judged_stages(market[2], other, days, CASH, {"capital": CASH})
+    for stage, series in first.items():
+        np.testing.assert_array_equal(series[:13], second[stage][:13])  # the score of day 10 earns on day 12
+        assert not np.array_equal(series[13:], second[stage][13:])
+
+
+def test_a_run_without_buffer_and_impact_skips_their_backtests(market, monkeypatch):
+    test_data.start_qlib(market[0], market[1])
+    config = configuration({"impact": 0, "start_time": "2020-06-10"}, rank_buffer=1.0)
+    config["backtest"] |= {"start_time": "2020-06-15", "end_time": "2020-06-30"}
+    runs, real = [], record.backtest
+    monkeypatch.setattr(record, "backtest", lambda **kw: runs.append(kw) or real(**kw))
+    made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)
+    table = made._generate()["waterfall.pkl"]
+    assert table.loc["buffer", "change"] == 0 and table.loc["impact", "change"] == 0 and len(runs) == 2
+    assert "changes nothing" in table.attrs["definitions"]["buffer"]
+    exchange = made.backtest_config["exchange_kwargs"]["exchange"]["kwargs"]
+    assert exchange["start_time"] == "2020-06-10" and exchange["end_time"] == "2020-06-30"  # one's own is kept
+    quiet = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=False)._generate()
+    assert "waterfall.pkl" not in quiet and "execution.pkl" in quiet
+
+
+def test_the_span_ends_a_day_before_the_calendar(market):
+    from qlib.data import D
+
+    test_data.start_qlib(market[0], market[1])
+    config = configuration()
+    config["backtest"]["end_time"] = str(D.calendar()[-1])
+    made = PortAnaRecord(None, config, dataset=market[2])
+    exchange = made.backtest_config["exchange_kwargs"]["exchange"]["kwargs"]
+    assert exchange["end_time"] == config["backtest"]["end_time"] and "start_time" not in exchange
+    assert (exchange["liquidity"], exchange["volatility_window"]) == ("community", 20)  # the dataset's
+    made._set_span(pd.DatetimeIndex(market[3].index.get_level_values(0)))
+    assert made.backtest_config["end_time"] == exchange["end_time"] == D.calendar()[-2]
+    assert exchange["start_time"] == made.backtest_config["start_time"] == market[3].index[0][0]
+    assert config["backtest"]["exchange_kwargs"]["exchange"]["kwargs"] == {}  # the caller's is left alone
+
+
+def test_qlibs_own_exchange_goes_on_working(market):
+    test_data.start_qlib(market[0], market[1])
+    config = configuration()
+    config["backtest"] |= {"start_time": "2020-06-10", "end_time": "2020-06-22"}
+    config["backtest"]["exchange_kwargs"] = {"limit_threshold": 0.095, "deal_price": "close", "min_cost": 5}
+    made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2])
+    got = made._generate()
+    assert set(made.list()) <= set(got) and "fills.pkl" not in got and "waterfall.pkl" not in got
+    assert {"performance", "target_reached"} == set(got["execution.pkl"])
+    plain = {"class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy"}
+    config["strategy"] = plain | {"kwargs": {"signal": "<PRED>", "topk": 5, "n_drop": 1}}
+    made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2])
+    assert "daily_log.pkl" not in made.list() and len(made._generate()["report_normal_1day.pkl"]) == 9
+    made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)
+    with pytest.raises(ValueError, match="waterfall: true, but it needs an AShareExchange"):
+        made._generate()
+
+
+def test_what_qlib_would_ignore_is_an_error(market):
+    config = configuration()
+    config["backtest"]["exchange_kwargs"]["deal_price"] = "open"
+    with pytest.raises(ValueError, match=r"\['deal_price'\] beside exchange"):
+        PortAnaRecord(None, config)
+    with pytest.raises(TypeError, match="watrfall"):
+        PortAnaRecord(None, configuration(), watrfall=True)
+
+
+# --- real data
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(
+    not Path(REAL).is_dir() or not REAL, reason="needs QLIB_EXT_REAL_DATA, a provider folder of A shares"
+)
+def test_a_year_of_the_whole_market_breaks_no_rule(tmp_path):
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # `benchmarks` is not installed
+    from benchmarks.bench_backtest import reversal, run_ours
+
+    test_data.start_qlib(Path(REAL), tmp_path)
+    start, end = "2022-01-04", "2022-12-29"
+    exchange, report = run_ours(reversal("ashare", start, end), "ashare", start, end)[:2]
+    fills = exchange.fills
+    assert len(report) == 241 and len(fills) > 400
+    assert fills.groupby(["day", "code"])["used"].sum().max() <= 0.05 * (1 + 1e-5)
+    assert report["cash"].min() >= 0
+    known = fills[fills["prev_close"].notna()]
+    age = [
+        exchange._ground.days.get_loc(day) - exchange._ground.listed[exchange.quote.column[code]]
+        for day, code in zip(known["day"], known["code"], strict=True)
+    ]
+    old = known[np.array(age) > 5]  # the first days have no band
+    cost = old[["commission", "transfer", "stamp_duty", "impact"]].sum(axis=1)
+    rows = old.assign(date=old["day"].astype(str), turnover=old["yuan"], fee=cost)
+    verdict = check_rows(rows.to_dict("records"))
+    assert verdict["rules_verified"], verdict["findings"][:3]
