@@ -3,11 +3,11 @@
     export QLIB_EXT_PROVIDER_URI=... QLIB_EXT_UNIVERSE=csi300 QLIB_EXT_MACRO=.../macro.csv
     python -m benchmarks.compare_gates --seeds 0 1 2 --options '{"d_model": 32, "epochs": 8}'
 
-Data and days come from the environment variables of the workflows (QLIB_EXT_TRAIN, _VALID, _TEST); features, splits and losses are those of `master_macro.yaml`,
-the index features those of `market_state: true`. Each model is stopped on the validation days and judged on the test
-days, money by the judge of the records: excess over the mean stock, basis points a day, gross and after fees, without
-impact. Nothing is chosen on the test days. "moved" is the standard deviation of the gate's weights over the test days,
-mean over features: 0 means that the gate ignores the market's state.
+Data and days come from the environment variables of the workflows (QLIB_EXT_TRAIN, _VALID, _TEST); features and loss
+are those of `master_macro.yaml`, the index features those of `market_state: true`. Each model is stopped on the
+validation days and judged on the test days, money by the judge of the records: excess over the mean stock, in basis
+points a day, gross and after fees, without impact. Nothing is chosen on the test days. "moved" is the deviation of the
+gate's weights over the test days, mean over features: 0 means that the gate ignores the market's state.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def states(dataset: Any, indices: list[str] | None) -> dict[str, pd.DataFrame]:
 def measure(dataset: Any, market: pd.DataFrame, config: dict[str, Any]) -> dict[str, float]:
     """Train with these market features and judge on the test days; money in basis points a day."""
     model = init_instance_by_config(config)
-    panel = replace(dataset.panel, market=torch.from_numpy(market.to_numpy(dtype=np.float32)))
+    panel = replace(dataset.panel, market=torch.tensor(market.to_numpy(), dtype=torch.float32))
     rows, start = dataset.rows("test"), time.perf_counter()
     model.fit_rows(panel, dataset.step_len, dataset.rows("train"), dataset.rows("valid"))
     best = model.history.epochs[model.history.best_epoch - 1]

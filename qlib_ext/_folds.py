@@ -104,16 +104,31 @@ def refuse_fitted(handler: Any, until: Any) -> None:
         logger.warning(f"{text}, or does not tell: see `qlib-ext check-leak`, or {cure}")
 
 
-def check_features(known: Sequence[str], panel: DayPanel) -> None:
-    """Raise ValueError unless the panel has the features that a model was trained on, in their order."""
-    if list(known) != list(panel.features):
-        places = (i for i, (a, b) in enumerate(zip(known, panel.features, strict=False)) if a != b)
-        at = next(places, min(len(known), len(panel.features)))
-        raise ValueError(
-            f"the model was trained on {len(known)} features and the dataset has {len(panel.features)}; they differ "
-            f"first at place {at}: {list(known[at : at + 3])} against {list(panel.features[at : at + 3])}. Use the "
-            "handler of the training"
-        )
+def check_features(known: Sequence[str], panel: DayPanel, market: Sequence[str] = ()) -> None:
+    """Raise ValueError unless the panel has the features that a model was trained on, in their order.
+
+    Args:
+        known: features of the stocks.
+        panel: to be scored.
+        market: features of the market that feed the gate; empty where there is no gate.
+
+    """
+    for kind, names, found, cure in (
+        ("features", known, panel.features, "handler"),
+        ("market features", market, panel.market_features if market else [], "market_state and macro_state"),
+    ):
+        if list(names) != list(found):
+            raise ValueError(
+                f"the model was trained on {len(names)} {kind}, the dataset has {len(found)}: "
+                f"{first_difference(names, found)}. Use the {cure} of the training"
+            )
+
+
+def first_difference(known: Sequence[str], names: Sequence[str]) -> str:
+    """Say where two lists of names differ first."""
+    places = (i for i, (a, b) in enumerate(zip(known, names, strict=False)) if a != b)
+    at = next(places, min(len(known), len(names)))
+    return f"they differ first at place {at}: {list(known[at : at + 3])} against {list(names[at : at + 3])}"
 
 
 # --- scores

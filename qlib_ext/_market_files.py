@@ -29,7 +29,7 @@ Units (the community's): `$volume` adjusted lots of 100 shares, `$amount` thousa
 adjusted with the first close scaled to 1 (raw yuan = `$close / $factor`), `$change` a fraction, `$adjclose`
 raw close times the cumulative adjustment. `$volume * $vwap = 10 * $amount`. Suspended days are NaN in every
 field but `$factor`. `instruments/all.txt` lists the stocks, `csi300.txt` the index members point in time;
-SH000300 is the index.
+SH000300 is the index. `macro.csv` holds invented macro series on calendars of their own.
 
 A signal is planted (strength {signal}; equations in the docstring of `qlib_ext/synthetic.py`). The best
 possible score reaches on `Ref($close,-2)/Ref($close,-1)-1` a mean daily IC of {ic} and RankIC of {rank_ic};

@@ -6,6 +6,7 @@ Legend: `D` days, `N` stocks.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,15 @@ def planned_return(latent: FloatArray, liquidity: FloatArray, listed: BoolArray,
     return np.where(listed, signal * (1.5 - rank) * shape, 0.0)
 
 
+def regime_return(latent: FloatArray, other: FloatArray, regime: float, *args: Any) -> FloatArray:
+    """Planted mean (N,) under a regime of +1 or -1: one latent signal pays, the other costs as much, or turned.
+
+    `args`: liquidity, listed, signal, as of `planned_return`.
+    """
+    own, against = (planned_return(s, *args) for s in ((latent, other) if regime > 0 else (other, latent)))
+    return (own - against) / np.sqrt(2.0)
+
+
 def draw_traits(rng: np.random.Generator, setup: Setup) -> Traits:
     """Draw the traits: log-normal size, turnover that goes with size, small and growth stocks wilder."""
     n_stocks = len(setup.codes)
@@ -103,8 +113,19 @@ def market_returns(rng: np.random.Generator, n_days: int) -> FloatArray:
 class Process:
     """One run of the market: `run()` fills `bars`, name -> (D, N), NaN where a stock does not trade."""
 
-    def __init__(self, setup: Setup, rng: np.random.Generator, *, signal: float, rho: float) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        rng: np.random.Generator,
+        *,
+        signal: float,
+        rho: float,
+        regime: FloatArray | None = None,
+        extra: np.random.Generator | None = None,
+    ) -> None:
+        """Take the setup; `regime` (D,) of +-1 brings in a second latent signal, drawn from `extra`."""
         self.setup, self.rng, self.signal, self.rho = setup, rng, signal, rho
+        self.regime, self.extra = regime, extra
         n_days, n_stocks = setup.age.shape
         self.traits = draw_traits(rng, setup)
         self.market = market_returns(rng, n_days)
@@ -113,6 +134,7 @@ class Process:
         self.adjustment = np.ones(n_stocks)
         self.shares = self.traits.shares.copy()
         self.latent: FloatArray = np.asarray(rng.standard_normal(n_stocks))
+        self.other: FloatArray = self.latent if extra is None else np.asarray(extra.standard_normal(n_stocks))
         self.vol_state: FloatArray = np.asarray(0.35 * rng.standard_normal(n_stocks))
         self.turnover_state: FloatArray = np.asarray(0.45 * rng.standard_normal(n_stocks))
         self.market_turnover = 0.0
@@ -175,6 +197,8 @@ class Process:
         n_stocks = len(self.latent)
         draws = self.rng.standard_normal((3, n_stocks))
         self.latent = self.rho * self.latent + np.sqrt(1.0 - self.rho**2) * draws[0]
+        fresh = self.latent if self.extra is None else self.extra.standard_normal(n_stocks)
+        self.other = self.latent if self.extra is None else self.rho * self.other + np.sqrt(1.0 - self.rho**2) * fresh
         self.vol_state = 0.98 * self.vol_state + 0.35 * np.sqrt(1.0 - 0.98**2) * draws[1]
         self.turnover_state = 0.95 * self.turnover_state + 0.45 * np.sqrt(1.0 - 0.95**2) * draws[2]
         self.market_turnover = 0.96 * self.market_turnover + 0.06 * self.rng.standard_normal()
@@ -212,7 +236,7 @@ class Process:
         locked = (close == top) | (close == bottom)
         one_price = locked & (self.rng.random(n_stocks) < np.clip(0.1 + 6.0 * beyond, 0.0, 0.95))
         open_, high, low = (np.where(one_price, close, price) for price in (open_, high, low))
-        shift = sigma * (TRACE_VWAP * self.latent + NOISE_VWAP * noise[2])
+        shift = sigma * (TRACE_VWAP * self.other + NOISE_VWAP * noise[2])
         inner = 0.03 * (high - low)
         vwap = np.clip((open_ + high + low + close) / 4 * (1.0 - shift), low + inner, high - inner)
         return {"open": open_, "high": high, "low": low, "close": close, "vwap": vwap}
@@ -237,7 +261,10 @@ class Process:
         self.reference = np.where(trading, bar["close"], self.reference)
         turnover = bar["lots"] * 100.0 * bar["vwap"]
         self.liquidity = np.where(trading, self.liquidity + 2 / 21 * (turnover - self.liquidity), self.liquidity)
-        mean = planned_return(self.latent, self.liquidity, listed, self.signal)
+        plan = (self.liquidity, listed, self.signal)
+        mean = planned_return(self.latent, *plan)
+        if self.regime is not None:
+            mean = regime_return(self.latent, self.other, float(self.regime[day]), *plan)
         self.due = np.stack([self.due[1], mean])
         bar |= {"latent": self.latent, "expected": mean}
         for name, values in bar.items():

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .synthetic import DEFAULT_PATH, is_market, make_market, read_oracle
+from . import _cli_data, _cli_orders, _cli_report
+from .synthetic import DEFAULT_PATH, VERSION, ensure_market, make_market, read_oracle
 
 _DEMO_DATA = """\
 Build the embedded market: synthetic A shares with a planted signal, as a qlib provider folder.
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo_data(commands)
     _add_check_leak(commands)
+    _cli_data.add(commands)
+    _cli_orders.add(commands)
+    _cli_report.add(commands)
     arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)
@@ -69,6 +73,9 @@ def _add_demo_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         metavar="X",
         help="standard deviation of the planted mean return a day; 0 plants nothing (default: 0.003)",
     )
+    parser.add_argument(
+        "--regime", action="store_true", help="plant two signals; the macro state decides which of them works"
+    )
     parser.add_argument("--force", action="store_true", help="rebuild, also over a market built otherwise")
     parser.set_defaults(run=_demo_data)
 
@@ -80,17 +87,18 @@ def _demo_data(arguments: argparse.Namespace) -> int:
         "years": arguments.years,
         "seed": arguments.seed,
         "signal": arguments.signal,
+        "regime": arguments.regime,
     }
     path: Path = arguments.dir.expanduser().resolve()
-    if is_market(path) and not arguments.force:
+    if read_oracle(path).get("version") == VERSION and not arguments.force:
         there = read_oracle(path)["parameters"]
-        differs = {name: there[name] for name, value in wanted.items() if there[name] != value}
+        differs = {name: there.get(name, False) for name, value in wanted.items() if there.get(name, False) != value}
         if differs:
             raise ValueError(
                 f"{path} holds an embedded market built with {differs}; add --force to replace it, "
                 "or give another folder."
             )
-        print(f"Already there: {path}")
+        print(f"Already there: {ensure_market(path)}")
     else:
         begin = time.perf_counter()
         make_market(path, **wanted)

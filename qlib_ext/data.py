@@ -16,6 +16,9 @@ from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandlerLP
 from qlib.log import get_module_logger
 
+from qlib_ext._state import load_state, state_names
+from qlib_ext.macro import MacroState
+from qlib_ext.market import MarketState
 from qlib_ext.panel import DayPanel
 from qlib_ext.rules import is_index, limit_up_price, price_limit
 from qlib_ext.storage import read_fields
@@ -95,10 +98,11 @@ def unit_profile(instruments: list[str], start: Any, end: Any) -> str:
     """
     days = D.calendar(start_time=start, end_time=end)
     picks = [days[i] for i in sorted({int(i) for i in np.linspace(0, len(days) - 1, 5)})]
-    parts = [D.features(instruments, ["$close", "$volume", "$amount"], day, day) for day in picks]
-    sample = pd.concat(parts)
-    value = sample["$close"] * sample["$volume"]
-    ratio = float((sample["$amount"] / value.where(value > 0)).median())
+    raw = read_fields(instruments, ["$close", "$volume", "$amount"], days[0], days[-1])
+    close, volume, amount = (raw[field].loc[picks].astype(np.float64) for field in ("$close", "$volume", "$amount"))
+    value = close * volume
+    shares = (amount / value.where(value > 0)).to_numpy()
+    ratio = float(np.nanmedian(shares)) if np.isfinite(shares).any() else np.nan
     if np.isfinite(ratio):
         for profile, expected in (("community", 0.1), ("yuan", 1.0), ("yuan", 100.0)):
             if 0.5 < ratio / expected < 2.0:
@@ -222,10 +226,14 @@ class DayDatasetH(DatasetH):
         label: the label's expression, where the handler cannot tell it.
         label_days: [entry, reach], the first and last day after d whose prices the label takes, where its expression is
             not of the form Ref($close, -2)/Ref($close, -1) - 1; the entry is then taken to be a close.
+        market_state, macro_state: what feeds MASTER's gate: true or options of `market.MarketState`, options of
+            `macro.MacroState`. Both together stand side by side, the indices first.
 
     """
 
     label_days: LabelSpan | None = None
+    market_state: MarketState | None = None
+    macro_state: MacroState | None = None
 
     def __init__(
         self,
@@ -239,6 +247,8 @@ class DayDatasetH(DatasetH):
         listing_age: int = 60,
         label: str | None = None,
         label_days: Sequence[int] | None = None,
+        market_state: bool | dict[str, Any] | MarketState | None = None,
+        macro_state: dict[str, Any] | MacroState | None = None,
         fetch_kwargs: dict[str, Any] | None = None,
     ) -> None:
         if step_len < 1:
@@ -249,6 +259,7 @@ class DayDatasetH(DatasetH):
             self.label_days = LabelSpan(*label_days)
         if self.label_days is not None and not 0 <= self.label_days.entry < self.label_days.reach:
             raise ValueError(f"label_days={label_days!r}; wanted [entry, reach] with 0 <= entry < reach")
+        self.market_state, self.macro_state = MarketState.of(market_state), MacroState.of(macro_state)
         self._panel: DayPanel | None = None
         check_segments(segments)
         super().__init__(handler=handler, segments=segments, fetch_kwargs=fetch_kwargs or {})
@@ -281,6 +292,11 @@ class DayDatasetH(DatasetH):
         """Rows of a segment in the panel; days whose label reaches into a later segment are purged."""
         return segment_rows(self.panel, self.segments, segment, self.span.reach)
 
+    @property
+    def market_names(self) -> list[str]:
+        """Names of the panel's M market features; empty where it has none."""
+        return state_names(self.market_state, self.macro_state)
+
     def _build(self) -> DayPanel:
         feature, label = handler_frames(self.handler)
         codes = sorted(str(c) for c in feature.index.get_level_values("instrument").unique())
@@ -290,7 +306,8 @@ class DayDatasetH(DatasetH):
             codes = [c for c in codes if not is_index(c)]
         day = pd.DatetimeIndex(feature.index.get_level_values("datetime"))
         grids = self._grids(codes, day.min(), day.max())
-        panel = DayPanel.from_frame(feature, label, **grids)
+        state = load_state(self.market_state, self.macro_state, pd.DatetimeIndex(day.unique().sort_values()))
+        panel = DayPanel.from_frame(feature, label, market=state, **grids)
         if panel.filled > 0:
             logger.info(f"{panel.filled:.2%} of the feature values of present stocks were NaN and became 0")
         return panel

@@ -180,7 +180,7 @@ class _Members(Model):
 
     def _scores(self, panel: DayPanel, rows: Rows, models: Sequence[Any]) -> Grid:
         """Combine the scores of some members, (len(rows), N)."""
-        check_features(models[0].features, panel)
+        check_features(models[0].features, panel, getattr(models[0], "market_features", ()))
         return combined([model.trainer.predict(panel, rows) for model in models], self.combine)
 
     def _trained_or_raise(self) -> None:

@@ -16,7 +16,8 @@ from qlib.model.base import Model
 from torch import nn
 from tqdm import tqdm
 
-from qlib_ext._folds import check_features, refuse_fitted
+from qlib_ext._folds import check_features, first_difference, refuse_fitted
+from qlib_ext.alpha import ALPHA158_NAMES
 from qlib_ext.data import bounds, panel_of
 from qlib_ext.ensemble import (
     FoldEnsemble,
@@ -29,7 +30,8 @@ from qlib_ext.ensemble import (
     score_series,
 )
 from qlib_ext.losses import DayLoss
-from qlib_ext.nets import MASTER, MLP
+from qlib_ext.market import OFFICIAL_NAMES
+from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
 from qlib_ext.panel import Batch, DayPanel
 from qlib_ext.trainer import History, Rows, Trainer
 
@@ -57,6 +59,7 @@ class DayModel(Model):
         self.trainer: Trainer | None = None
         self.history: History | None = None
         self.features: list[str] = []
+        self.market_features: list[str] = []
 
     def _try_to_build(self) -> None:
         """Build a small network without memory: a size that cannot be is an error now, not after loading."""
@@ -99,6 +102,10 @@ class DayModel(Model):
             torch.manual_seed(int(self.options.get("seed", 0)))
             net = self.build(len(panel.features), 0 if panel.market is None else panel.market.shape[1])
         self.features = list(panel.features)
+        self.market_features = []
+        if isinstance(gate := getattr(net, "gate", None), Gate) and panel.market is not None:
+            self.market_features = list(panel.market_features)
+            gate.fit(panel.market[torch.as_tensor(train_rows)])
         self.trainer = Trainer(net, self.loss, step_len=step_len, **self.options)
         name, days = type(self).__name__, f"{len(train_rows)} + {len(valid_rows)} days"
         logger.info(f"{prefix}{name}: {days}, {len(panel.stocks)} stocks, {self.loss}")
@@ -114,7 +121,7 @@ class DayModel(Model):
         if self.trainer is None:
             raise ValueError("the model is not trained: call fit first")
         panel, _, rows = panel_of(dataset)
-        check_features(self.features, panel)
+        check_features(self.features, panel, self.market_features)
         chosen = panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows(segment)
         return score_series(panel, chosen, self.trainer.predict(panel, chosen))
 
@@ -146,7 +153,10 @@ class MASTERModel(DayModel):
 
     Args:
         d_model, t_heads, s_heads, dropout, attention_dropout, key_dropout, beta, variant: see nets.MASTER.
-        gate: feed the panel's market features to the gate.
+        gate: feed the panel's market features to the gate, scaled by the training days (see nets.Gate).
+        init_from: a checkpoint of MASTER's authors to start from. Sizes, heads and the gate must be those of the
+            checkpoint; with 158 features they must be Alpha158's, in qlib's order, and with 63 market features those
+            of `market_state: true` with all three indices.
         loss, options: see DayLoss and Trainer.
 
     """
@@ -163,10 +173,12 @@ class MASTERModel(DayModel):
         beta: float = 5.0,
         variant: str = "official",
         gate: bool = False,
+        init_from: str | None = None,
         loss: str = "liq_wpcc",
         **options: Any,
     ) -> None:
         super().__init__(loss=loss, **options)
+        self.init_from = init_from
         self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
         self.attention_dropout, self.key_dropout = attention_dropout, key_dropout
         self.beta, self.variant, self.gate = beta, variant, gate
@@ -176,8 +188,11 @@ class MASTERModel(DayModel):
         """Build MASTER; with the gate on, the dataset must have market features."""
         if self.gate and not d_gate:
             raise ValueError(
-                "gate: true but the dataset has no market features, which DayDatasetH cannot make yet: set gate: false"
+                "gate: true but the dataset has no market features: give DayDatasetH(market_state=true) or a "
+                "macro_state, or set gate: false"
             )
+        if self.init_from is not None:
+            return self._official(d_feat, d_gate if self.gate else 0)
         return MASTER(
             d_feat,
             self.d_model,
@@ -189,6 +204,57 @@ class MASTERModel(DayModel):
             attention_dropout=self.attention_dropout,
             key_dropout=self.key_dropout,
             variant=self.variant,  # type: ignore[arg-type]
+        )
+
+    def fit_rows(
+        self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, *, prefix: str = ""
+    ) -> History:
+        """Train as `DayModel.fit_rows`; a start from the authors' weights needs their features by name."""
+        if self.init_from is not None and len(panel.features) == len(ALPHA158_NAMES):
+            refuse_others("features", ALPHA158_NAMES, panel.features, "Alpha158 or FastAlpha158")
+        if self.init_from is not None and self.gate and len(panel.market_features) == len(OFFICIAL_NAMES):
+            cure = "market_state: true with all three indices"
+            refuse_others("market features", OFFICIAL_NAMES, panel.market_features, cure)
+        return super().fit_rows(panel, step_len, train_rows, valid_rows, prefix=prefix)
+
+    def _try_to_build(self) -> None:
+        if self.init_from is None:
+            super()._try_to_build()
+        else:
+            self._official(None, None)
+
+    def _official(self, d_feat: int | None, d_gate: int | None) -> MASTER:
+        """Build the authors' network with our dropout; None: any number of features.
+
+        Raises: ValueError naming all that does not fit the checkpoint.
+
+        """
+        path = str(self.init_from)
+        known = load_official_master(path, beta=self.beta, t_heads=self.t_heads, s_heads=self.s_heads)
+        sizes: dict[str, tuple[Any, Any]] = {
+            "d_model": (self.d_model, known.head.in_features),
+            "gate": (self.gate, known.d_gate > 0),
+        }
+        sizes |= {"variant": (self.variant, "official")}
+        if d_feat is not None:
+            sizes |= {"number of features": (d_feat, known.d_feat)}
+            sizes |= {"number of market features": (d_gate, known.d_gate)}
+        wrong = [f"{name} is {ours}, the checkpoint's is {its}" for name, (ours, its) in sizes.items() if ours != its]
+        if wrong:
+            raise ValueError(f"init_from={path!r} does not fit: {'; '.join(wrong)}")
+        rates: dict[str, Any] = {"attention_dropout": self.attention_dropout, "key_dropout": self.key_dropout}
+        heads = (known.head.in_features, self.t_heads, self.s_heads)
+        net = MASTER(known.d_feat, *heads, self.dropout, known.d_gate, self.beta, max_steps=known.max_steps, **rates)
+        net.load_state_dict(known.state_dict())
+        return net
+
+
+def refuse_others(what: str, known: Sequence[str], names: Sequence[str], cure: str) -> None:
+    """Raise ValueError unless the names are those of the authors' checkpoints, in their order."""
+    if list(known) != list(names):
+        raise ValueError(
+            f"init_from: the dataset's {what} are not those of the authors' checkpoints; "
+            f"{first_difference(known, names)}. Use {cure}"
         )
 
 

@@ -118,8 +118,13 @@ def _read_out(head: nn.Linear, e: Tensor, present: Tensor | None) -> Tensor:
 class Gate(nn.Module):
     """Market-guided gating: alpha(m) = F * softmax((W m + b) / beta), one vector a day (Li et al., 2024).
 
-    The weights are positive with mean 1; a large `beta` tends to no gate, a small one selects few features.
+    The weights are positive with mean 1; a large `beta` tends to no gate, a small one selects few features. The market
+    state is scaled first once `fit` was called; until then it is taken as it comes.
     """
+
+    center: Tensor
+    spread: Tensor
+    limit: Tensor
 
     def __init__(self, d_gate: int, d_feat: int, *, beta: float = 5.0) -> None:
         super().__init__()
@@ -128,10 +133,26 @@ class Gate(nn.Module):
             raise ValueError(f"beta={beta!r}: the gate's temperature must be positive")
         self.beta = beta
         self.proj = nn.Linear(d_gate, d_feat)
+        for name, start in (("center", 0.0), ("spread", 1.0), ("limit", math.inf)):
+            self.register_buffer(name, torch.full((d_gate,), start))
+
+    def fit(self, market: Tensor) -> None:
+        """Fit the scaling on the market states (days, M) of the training days: (m - median) / spread, within +-3.
+
+        The spread is 1.4826 MAD, or the standard deviation where half of the days are equal. A constant feature becomes
+        0 on all days: nothing can be learnt of it.
+        """
+        value = market.detach().to(self.center)
+        self.center.copy_(value.median(0).values)
+        mad = 1.4826 * (value - self.center).abs().median(0).values
+        spread = torch.where(mad > 0, mad, value.std(0, correction=0))
+        self.spread.copy_(torch.where(value.amax(0) > value.amin(0), spread, torch.inf))
+        self.limit.fill_(3.0)
 
     def forward(self, market: Tensor) -> Tensor:
         """Feature weights (B, F) of market states (B, M)."""
-        return self.proj.out_features * torch.softmax(self.proj(market) / self.beta, dim=-1)
+        state = ((market - self.center) / self.spread).clamp(-self.limit, self.limit)
+        return self.proj.out_features * torch.softmax(self.proj(state) / self.beta, dim=-1)
 
 
 class Attention(nn.Module):
@@ -357,7 +378,7 @@ class MASTER(nn.Module):
 
 
 _OFFICIAL_NAMES = {  # our prefix: the authors'
-    "gate.proj.": "feature_gate.trans.",
+    "gate.proj.": "feature_gate.trans.",  # the scaling of the market state is ours and in no checkpoint
     "embed.": "layers.0.",
     "positions": "layers.1.pe",
     "intra.": "layers.2.",
@@ -365,6 +386,8 @@ _OFFICIAL_NAMES = {  # our prefix: the authors'
     "temporal.proj.": "layers.4.trans.",
     "head.": "layers.5.",
 }
+
+_GATE_SCALE = ("gate.center", "gate.spread", "gate.limit")
 
 
 def _official_names(name: str) -> list[str]:
@@ -413,7 +436,8 @@ def load_official_master(path: str | Path, *, beta: float = 5.0, t_heads: int = 
     d_gate = (0, *shape.get("feature_gate.trans.weight", ()))[-1]
     steps = (*shape.get("layers.1.pe", ()), 100)[0]
     net = MASTER(d_feat, d_model, t_heads, s_heads, d_gate=d_gate, beta=beta, max_steps=steps)
-    ours = net.state_dict() | {"positions": net.positions}
+    own = {name: value for name, value in net.state_dict().items() if name in _GATE_SCALE}
+    ours = {name: v for name, v in net.state_dict().items() if name not in own} | {"positions": net.positions}
     names = {name: _official_names(name) for name in ours}
     expected = {old: tuple(ours[new].chunk(len(olds))[0].shape) for new, olds in names.items() for old in olds}
     problems = [f"missing {name}" for name in expected if name not in shape]
@@ -425,5 +449,5 @@ def load_official_master(path: str | Path, *, beta: float = 5.0, t_heads: int = 
     loaded = {new: torch.cat([state[old] for old in olds]) for new, olds in names.items()}
     if not torch.allclose(loaded.pop("positions").float(), net.positions, atol=1e-4):
         raise ValueError(f"{path}: layers.1.pe is not the sinusoidal table of MASTER")
-    net.load_state_dict(loaded)
+    net.load_state_dict(loaded | own)
     return net.eval()

@@ -63,6 +63,7 @@ class DayPanel:
         step_return: (D, N) float32 return of the first day after the entry (outcome, to mark sleeves), or None.
         market: (D, M) float32 or None.
         filled: share of feature values of present stocks that were NaN and became 0.
+        market_features: names of the M market features; empty where there are none.
 
     """
 
@@ -78,6 +79,7 @@ class DayPanel:
     step_return: Tensor | None = None
     market: Tensor | None = None
     filled: float = field(default=0.0)
+    market_features: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """Sizes and span instead of a page of numbers."""
@@ -145,6 +147,7 @@ class DayPanel:
             present=torch.from_numpy(real),
             label=torch.from_numpy(np.where(np.isfinite(values), values, np.nan)),
             filled=filled,
+            market_features=[] if market is None else [str(name) for name in market.columns],
             **tensors,
         )
 

@@ -27,6 +27,12 @@ exponential mean (20 days) of turnover. The signal shows in each day's intraday 
     log(lower shadow / upper shadow) / 2 = 0.16 * s[t] + 0.70 * n2 + ...                     KSFT, KSFT2
     log(typical price / vwap)            = sigma * (0.05 * s[t] + 0.25 * n3)                 VWAP0
 
+With `regime=True` there are two latent signals: s shows in the body and the shadows, a second one s' in VWAP0, and an
+invented macro series (`vix` of `macro.csv`, as known at the close of day t: of the foreign day before) decides which of
+them works; the other one misleads:
+
+    m[t] = signal * (1.5 - q[t]) * (g(s) - g(s')) / (sd g * sqrt(2))     calm; the other sign when stressed
+
 One day shows s with a correlation of about 0.3, the mean of the last eight days with about 0.5: a temporal
 model finds more than a cross-sectional one. The **oracle** scores every stock with m[t]; what it reaches is
 in `oracle.json`.
@@ -51,6 +57,7 @@ from ._market_files import (
     write_lists,
     write_notes,
 )
+from ._market_macro import known_regime, macro_table, macro_text
 from ._market_process import Process
 from ._market_setup import MAX_STOCKS, BoolArray, FloatArray, Setup, build_setup, trading_days
 
@@ -68,6 +75,7 @@ __all__ = [
 VERSION = 1  # of the embedded market; a change of the process raises it and `ensure_market` rebuilds
 DEFAULT_PATH = Path("~/.qlib/qlib_data/qlib_ext_demo").expanduser()
 INDEX = "SH000300"
+MACRO = "macro.csv"  # in the market's folder
 FIELDS = ("open", "high", "low", "close", "vwap", "factor", "volume", "amount", "change", "adjclose")
 _BLOCK = 256  # stocks whose fields are held in memory at once while writing
 
@@ -128,6 +136,7 @@ def simulate(
     seed: int = 7,
     signal: float = 0.003,
     rho: float = 0.9,
+    regime: bool = False,
 ) -> Market:
     """Simulate a market (pure; the same arguments give the same numbers).
 
@@ -138,15 +147,21 @@ def simulate(
         seed: of all randomness.
         signal: standard deviation of the label's planted mean at the median liquidity; 0 plants nothing.
         rho: autocorrelation of the latent signal from day to day, in [0, 1).
+        regime: plant two signals, of which the macro state decides which one works (see above).
 
     Raises:
         ValueError: an argument out of its range.
     """
-    parameters = _checked(n_stocks=n_stocks, start=start, years=years, seed=seed, signal=signal, rho=rho)
+    given = {"n_stocks": n_stocks, "start": start, "years": years, "seed": seed, "signal": signal, "rho": rho}
+    parameters = _checked(**given, regime=regime)
     rng = np.random.default_rng(parameters["seed"])
     size = {name: parameters[name] for name in ("n_stocks", "start", "years")}
     setup = build_setup(rng, **size)
-    bars = Process(setup, rng, signal=signal, rho=rho).run()
+    state: dict[str, Any] = {}
+    if regime:
+        own = parameters["seed"]
+        state = {"regime": known_regime(setup.days, own), "extra": np.random.default_rng([own, 3])}
+    bars = Process(setup, rng, signal=signal, rho=rho, **state).run()
     members = _index_members(setup, bars["cap"])
     return Market(setup, bars, members, _index_bars(bars, members), parameters)
 
@@ -187,6 +202,7 @@ def make_market(
     seed: int = 7,
     signal: float = 0.003,
     rho: float = 0.9,
+    regime: bool = False,
 ) -> Path:
     """Simulate a market and write it to `path` as a qlib provider folder, replacing an embedded market there.
 
@@ -199,7 +215,8 @@ def make_market(
     """
     target = Path(path).expanduser().resolve()
     check_target(target)
-    market = simulate(n_stocks=n_stocks, start=start, years=years, seed=seed, signal=signal, rho=rho)
+    size = {"n_stocks": n_stocks, "start": start, "years": years, "seed": seed}
+    market = simulate(**size, signal=signal, rho=rho, regime=regime)  # type: ignore[arg-type]
     target.parent.mkdir(parents=True, exist_ok=True)
     build = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
     try:
@@ -212,7 +229,16 @@ def make_market(
 
 def is_market(path: str | Path) -> bool:
     """Whether `path` holds a complete embedded market of this version."""
-    return read_oracle(path).get("version") == VERSION
+    return read_oracle(path).get("version") == VERSION and (Path(path).expanduser() / MACRO).is_file()
+
+
+def write_macro(folder: str | Path, parameters: dict[str, Any]) -> Path:
+    """Write the macro series that go with the parameters of a market to `macro.csv` in `folder`."""
+    days = trading_days(parameters["start"], parameters["years"])
+    target = Path(folder) / MACRO
+    build = target.with_name(f".{MACRO}.{uuid.uuid4().hex[:12]}")
+    build.write_text(macro_text(macro_table(days, parameters["seed"])), encoding="utf-8", newline="\n")
+    return build.replace(target)
 
 
 def ensure_market(path: str | Path = DEFAULT_PATH, **kwargs: Any) -> Path:
@@ -224,14 +250,16 @@ def ensure_market(path: str | Path = DEFAULT_PATH, **kwargs: Any) -> Path:
             replaced.
     """
     target = Path(path).expanduser().resolve()
-    if not is_market(target):
+    if read_oracle(target).get("version") != VERSION:
         return make_market(target, **kwargs)
-    there = read_oracle(target)["parameters"]
+    there = {"regime": False} | read_oracle(target)["parameters"]
+    if not is_market(target):  # of a release before the macro series, which need nothing but the parameters
+        write_macro(target, there)
     unknown = sorted(set(kwargs) - set(there))
     if unknown:
         raise TypeError(f"ensure_market: unknown {', '.join(unknown)}; allowed are {', '.join(there)}.")
     wanted = _checked(**(there | kwargs))
-    differs = {name: there[name] for name in kwargs if there[name] != wanted[name]}
+    differs = {name: there[name] for name in kwargs if there[name] != wanted.get(name, False)}
     if differs:
         raise ValueError(
             f"ensure_market: {target} was built with {differs}, asked for is {kwargs}; "
@@ -257,6 +285,7 @@ def _write(market: Market, folder: Path) -> None:
             own = {name: fields[name][row, first : last + 1] for name in FIELDS}
             write_fields(folder, code, first, own)
     write_fields(folder, INDEX, 0, {name: market.index[name] for name in FIELDS})
+    write_macro(folder, market.parameters)
     facts = {"parameters": market.parameters, "first": str(days[0]), "last": str(days[-1])}
     write_notes(folder, version=VERSION, facts=facts, oracle=oracle(market))
 
@@ -285,6 +314,8 @@ def _checked(**parameters: Any) -> dict[str, Any]:
     for name, (valid, allowed) in rules.items():
         if not valid:
             raise ValueError(f"{name} is {parameters[name]!r}; allowed is {allowed}.")
+    if not isinstance(parameters["regime"], bool):
+        raise ValueError(f"regime is {parameters['regime']!r}; allowed is true or false.")
     if len(trading_days(parameters["start"], years)) < 40:
         raise ValueError(f"years is {years!r}: fewer than 40 trading days; make it longer.")
     return {
@@ -294,6 +325,7 @@ def _checked(**parameters: Any) -> dict[str, Any]:
         "seed": int(parameters["seed"]),
         "signal": float(parameters["signal"]),
         "rho": float(parameters["rho"]),
+        **({"regime": True} if parameters["regime"] else {}),
     }
 
 

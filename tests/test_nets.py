@@ -135,6 +135,27 @@ def test_oracle_through_a_checkpoint(tmp_path, d_gate, heads, prefix):
     assert score.std() > 0.05
 
 
+def test_other_checkpoints_of_the_same_kind_load(tmp_path):
+    # another width, other F and M, doubles, parameters, a table of another length, DataParallel, torch's older format
+    state = reference_nets.random_checkpoint(21, 128, 42, seed=5, steps=60)
+    kept = {f"module.{name}": torch.nn.Parameter(value.double()) for name, value in state.items()}
+    torch.save(kept, tmp_path / "old.pkl", _use_new_zipfile_serialization=False)
+    net = load_official_master(tmp_path / "old.pkl", beta=2.0)
+    assert (net.d_feat, net.d_gate, net.max_steps, net.head.in_features) == (21, 42, 60, 128)
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    plain = load_official_master(save(state, tmp_path / "new.pkl"), beta=2.0)
+    g = torch.Generator().manual_seed(0)
+    x, market = torch.randn(1, T, N, 21, generator=g), torch.randn(1, 42, generator=g)
+    with torch.no_grad():
+        score = net(x, market=market)
+        assert torch.equal(score, plain(x, market=market))
+    double = {name: value.double() for name, value in state.items()}
+    day = reference_nets.master_day(
+        double, x[0].transpose(0, 1).double(), None, market[0].double(), beta=2.0, t_heads=4, s_heads=2
+    )
+    torch.testing.assert_close(score[0].double(), day[0], atol=1e-4, rtol=1e-4)
+
+
 def test_oracle_of_the_paper_variant(tmp_path):
     state = reference_nets.random_checkpoint(F, D, M)
     official = load_official_master(save(state, tmp_path / "master.pkl")).double()
@@ -327,6 +348,25 @@ def test_each_day_has_its_own_gate():
     before, after = net(x, present, market), net(x, present, other)
     torch.testing.assert_close(after[0], before[0], atol=0, rtol=0)
     assert (after[1] - before[1]).abs().max() > 1e-4
+
+
+def test_the_state_is_scaled_by_hand():
+    # medians 3, 5, 0; deviations of the first 2, 1, 0, 1, 97: MAD 1; of the second 0, 0, 0, 0, 5: MAD 0, so the
+    # standard deviation of 5, 5, 5, 5, 10: 2; the third is constant and becomes 0 whatever comes later
+    gate = Gate(3, 2)
+    fitted = torch.tensor([[1.0, 5, 0], [2, 5, 0], [3, 5, 0], [4, 5, 0], [100, 10, 0]])
+    gate.fit(fitted)
+    seen = []
+    gate.proj.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    gate(torch.tensor([[4.0, 7, 0], [-50, 5, 9]]))
+    torch.testing.assert_close(seen[0], torch.tensor([[1 / 1.4826, 1.0, 0], [-3, 0, 0]]))
+    again = Gate(3, 2)
+    again.load_state_dict(gate.state_dict())
+    assert torch.equal(again(fitted), gate(fitted))
+    plain = Gate(3, 2)
+    plain.proj.load_state_dict(gate.proj.state_dict())
+    assert not torch.allclose(plain(fitted), gate(fitted))  # unfitted: taken as it comes
+    torch.testing.assert_close(plain(fitted), 2 * torch.softmax(plain.proj(fitted) / 5, -1), atol=0, rtol=0)
 
 
 # --- MLP ---
@@ -538,7 +578,8 @@ def test_pickle_and_state_dict_roundtrip():
     block = [f"{part}.{kind}" for part in ("norm1", "norm2", "ffn.0", "ffn.3") for kind in ("weight", "bias")]
     names = {f"{layer}.{name}" for layer in ("intra", "inter") for name in [*block, "attention.qkv.weight"]}
     names |= {f"{name}.{kind}" for name in ("gate.proj", "embed", "head") for kind in ("weight", "bias")}
-    assert set(net.state_dict()) == names | {"temporal.proj.weight"}
+    scaling = {"gate.center", "gate.spread", "gate.limit"}
+    assert set(net.state_dict()) == names | scaling | {"temporal.proj.weight"}
 
 
 @pytest.mark.parametrize("variant", ["official", "paper"])

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qlib_ext._market_macro import known_regime, macro_table, macro_text
 from qlib_ext.cli import main
 from qlib_ext.rules import limit_down_price, limit_up_price, price_limit
-from qlib_ext.synthetic import FIELDS, ensure_market, is_market, make_market, oracle, simulate
+from qlib_ext.synthetic import FIELDS, MACRO, ensure_market, is_market, make_market, oracle, simulate
 
 SMALL = {"n_stocks": 60, "start": "2021-05-06", "years": 1.2, "seed": 3}
 TINY = {"n_stocks": 30, "years": 0.5}
@@ -389,3 +390,76 @@ def test_command_line_errors_have_no_traceback(tmp_path, capsys):
             main(wrong)
         assert stop.value.code == 2
     assert Path(tmp_path / "mine.txt").exists()
+
+
+# --- macro series and the planted regime
+
+
+def test_the_template_is_what_the_default_market_has(default):
+    text = macro_text(macro_table(default.days, default.parameters["seed"]))
+    template = Path(__file__).parents[1] / "workflows" / "macro_example.csv"
+    assert template.read_text(encoding="utf-8") == text
+
+
+def test_macro_series_have_calendars_of_their_own(market, folder):
+    table = pd.read_csv(folder / MACRO, comment="#", index_col="date", parse_dates=True)
+    trading = pd.DatetimeIndex(market.days)
+    assert table.index[0] < trading[0] - pd.Timedelta(days=300) and table["vix"].last_valid_index() == trading[-1]
+    home, abroad = (table[name].dropna().index for name in ("shibor_3m", "vix"))
+    assert trading.isin(home).all() and not home[home >= trading[0]].difference(trading).size
+    assert trading.difference(abroad).size and abroad[abroad >= trading[0]].difference(trading).size
+    released = table[["cpi", "cpi_release"]].dropna()["cpi_release"]
+    wait = (pd.to_datetime(released) - released.index).dt.days
+    assert (released.index.day == 1).all() and wait.between(36, 43).all()
+
+
+def test_a_market_of_an_older_release_gets_its_macro_series(tmp_path):
+    path = make_market(tmp_path / "market", **TINY)
+    text = (path / MACRO).read_text()
+    before = (path / "oracle.json").stat().st_mtime_ns
+    (path / MACRO).unlink()
+    assert not is_market(path)
+    ensure_market(path)
+    assert is_market(path) and (path / MACRO).read_text() == text
+    assert (path / "oracle.json").stat().st_mtime_ns == before  # nothing else is written
+    ensure_market(path, regime=False)
+    with pytest.raises(ValueError, match="built with {'regime': False}"):
+        ensure_market(path, regime=True)
+    with pytest.raises(ValueError, match="regime is 1"):
+        make_market(tmp_path / "other", regime=1, **TINY)
+
+
+@pytest.fixture(scope="module")
+def turning():
+    return simulate(n_stocks=150, years=1.0, signal=0.006, regime=True)
+
+
+def test_the_regime_decides_which_signal_works(turning):
+    state = known_regime(turning.days, turning.parameters["seed"])
+    assert 0.2 < (state > 0).mean() < 0.8
+    latent, expected = turning.bars["latent"], turning.bars["expected"]
+    daily = pd.DataFrame(latent).corrwith(pd.DataFrame(expected), axis=1).to_numpy()
+    # of s with g(s) - g(s'): about .95 / sqrt(2) = .67 when calm, -.67 when stressed, less the tilt's noise
+    assert daily[state > 0].mean() > 0.5 and daily[state < 0].mean() < -0.5
+    assert oracle(turning)["ic"] > 0.15  # planted as strongly as without a regime
+
+
+def test_vix_of_the_day_before_shows_the_regime(turning):
+    table = macro_table(turning.days, turning.parameters["seed"])
+    vix = table["vix"].dropna()
+    days = pd.DatetimeIndex(turning.days)
+    known = vix.to_numpy()[vix.index.searchsorted(days, side="left") - 1]  # dated before the day
+    state = known_regime(turning.days, turning.parameters["seed"])
+    assert np.corrcoef(np.log(known), state)[0, 1] < -0.9
+    for name in ("usdcny", "us10y", "brent", "gold"):
+        other = table[name].dropna().reindex(days, method="ffill").pct_change().to_numpy()[1:]
+        assert abs(np.corrcoef(other, state[1:])[0, 1]) < 0.25
+
+
+def test_without_a_regime_prices_do_not_depend_on_the_macro_series(market, monkeypatch):
+    from qlib_ext import _market_macro
+
+    monkeypatch.setattr(_market_macro, "REGIME_DAYS", 5)
+    again = simulate(**SMALL)
+    for name, values in market.bars.items():
+        np.testing.assert_array_equal(again.bars[name], values)

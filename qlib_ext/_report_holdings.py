@@ -1,0 +1,106 @@
+"""Where the capital was: the largest holdings of each day, every stock ever held. Private to `report`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qlib_ext import _report_figures as figures
+from qlib_ext._report_html import Chart, Section, embedded, label, words
+from qlib_ext._report_sections import MONEY, Artifacts, Context
+
+TOP_HOLDINGS = 30  # of a day
+
+
+def holdings(artifacts: Artifacts, context: Context) -> Section | None:
+    """Show names and cash by day, the largest holdings of each day, and every stock ever held."""
+    daily, positions = artifacts.get(f"{MONEY}daily.pkl"), artifacts.get(f"{MONEY}positions.pkl")
+    if positions is None or positions.empty:
+        return None
+    parts: list[str | Chart] = []
+    if daily is not None and "capped_names_held" in daily:
+        figure = figures.two_lines(
+            daily, {"capped_names_held": label("capped_names_held")}, {"capped_cash_share": label("capped_cash_share")},
+            (words("stocks (number)"), words("cash (% of capital)")),
+        )  # fmt: skip
+        parts.append(Chart("names", figure, words("Stocks held and cash left over by the caps, each day.")))
+    parts.append(_search())
+    parts.append(embedded("json-holdings", packed_holdings(positions, artifacts.get("label.pkl"), context)))
+    amount = words("the capital is not known") if context.capital is None else words(
+        "{million:,.0f} million yuan each day, placed in full under the caps, what cannot be bought stays cash",
+        million=context.capital / 1e6,
+    )  # fmt: skip
+    days = positions.index.get_level_values("datetime")
+    return Section("holdings", words("Where the money went"), context.scope(days, amount), tuple(parts))
+
+
+def _search() -> str:
+    """Lay out controls and empty tables, which the page's script fills."""
+    day, stock = words("day of the signal"), words("Search a stock by its code")
+    head = "".join(f"<th>{t.html()}</th>" for t in (words("yuan"), words("share of capital")))
+    every = "".join(
+        f"<th>{t.html()}</th>"
+        for t in (words("days held"), words("mean yuan"), words("largest share of capital"), words("gain (yuan)"))
+    )
+    top = words("The {n} largest holdings of the day", n=TOP_HOLDINGS)
+    all_of = words(
+        "Every stock ever held (the first 200 found). Gain: yuan times label summed over its days, before costs; "
+        "labels of several days overlap, and the gain is divided by their number."
+    )
+    return (
+        f'<div class="finder"><label>{day.html()} <input id="day" type="date"></label>'
+        f'<button id="before" type="button" '
+        f'aria-label="previous day">◀</button><button id="after" type="button" aria-label="next day">▶</button>'
+        f'<label>{stock.html()} <input id="stock" type="search" placeholder="SH600519" autocomplete="off">'
+        "</label></div>"
+        f'<div class="pair"><div><h3>{top.html()} <span id="shown-day"></span></h3>'
+        '<div class="scroll short"><table id="top">'
+        f"<thead><tr><th></th>{head}</tr></thead><tbody></tbody></table></div></div>"
+        f'<div><h3>{words("Stocks").html()}</h3><div class="scroll short"><table id="stocks"><thead>'
+        f"<tr><th></th>{every}</tr>"
+        f'</thead><tbody></tbody></table></div><p class="scope">{all_of.html()}</p></div></div>'
+    )
+
+
+def packed_holdings(positions: pd.DataFrame, labels: pd.DataFrame | None, context: Context) -> dict[str, Any]:
+    """Pack the holdings into what a page can carry: the largest of each day, and sums by stock.
+
+    Returns:
+        days: ISO; codes; top: for each day [place in codes, yuan, ...] of its `TOP_HOLDINGS` largest; stocks: rows
+        [place in codes, days, mean yuan, largest share of the capital, gain in yuan or null].
+
+    """
+    yuan = positions["yuan"]
+    days, codes = (positions.index.get_level_values(name) for name in ("datetime", "instrument"))
+    place, names = pd.factorize(codes, sort=True)
+    long = pd.DataFrame({"day": days, "place": place, "yuan": yuan.to_numpy()})
+    long["share"] = positions["weight"].to_numpy()
+    gain = None
+    if labels is not None:
+        gain = yuan.to_numpy() * labels.iloc[:, 0].reindex(positions.index).fillna(0.0).to_numpy() / context.horizon
+    long["gain"] = np.nan if gain is None else gain
+    largest = (
+        long.sort_values(["day", "yuan"], ascending=[True, False], kind="stable")
+        .groupby("day", sort=True)
+        .head(TOP_HOLDINGS)
+    )
+    top = [
+        [int(n) for pair in zip(rows["place"], rows["yuan"].round(), strict=True) for n in pair]
+        for _, rows in largest.groupby("day", sort=True)
+    ]
+    by_stock = long.groupby("place")
+    sums = by_stock.agg(days=("yuan", "size"), yuan=("yuan", "mean"), share=("share", "max"), gain=("gain", "sum"))
+    stocks = [
+        [int(i), int(n), round(float(y)), round(float(s), 6), None if gain is None else round(float(g))]
+        for i, n, y, s, g in sums.sort_values("yuan", ascending=False).itertuples()
+    ]
+    iso = [str(day)[:10] for day in sorted(long["day"].unique())]
+    return {
+        "days": iso,
+        "codes": [str(name) for name in names],
+        "capital": context.capital,
+        "top": top,
+        "stocks": stocks,
+    }

@@ -1,0 +1,204 @@
+"use strict";
+(function () {
+  const root = document.documentElement;
+  const $ = (id) => document.getElementById(id);
+  const read = (id) => ($(id) ? JSON.parse($(id).textContent) : null);
+  // a page shown inside a sandbox (the mlflow UI) may have no storage
+  const stored = (key) => { try { return window.localStorage.getItem(key); } catch (error) { return null; } };
+  const store = (key, value) => { try { window.localStorage.setItem(key, value); } catch (error) { return; } };
+  const charts = Array.from(document.querySelectorAll(".chart"));
+  const coarse = window.matchMedia("(pointer: coarse)").matches;
+  let printing = false;
+
+  const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const dark = () => root.dataset.theme === "dark" ||
+    (!root.dataset.theme && window.matchMedia("(prefers-color-scheme: dark)").matches);
+
+  function translated(value, words) {
+    if (typeof value === "string") { return words[value] === undefined ? value : words[value]; }
+    if (Array.isArray(value)) { return value.map((item) => translated(item, words)); }
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, key === "bdata" ? item : translated(item, words)]));
+    }
+    return value;
+  }
+
+  // what is drawn: the figure of the page in the page's language and colours
+  function dressed(chart) {
+    const figure = read("json-" + chart.dataset.chart);
+    const words = root.dataset.language === "zh" && figure.layout.meta ? figure.layout.meta.zh || {} : {};
+    const made = { data: translated(figure.data, words), layout: translated(figure.layout, words) };
+    const narrow = chart.clientWidth < 560;
+    const layout = made.layout;
+    Object.assign(layout, {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
+      font: { color: colour("--ink"), size: narrow ? 11 : 12, family: getComputedStyle(document.body).fontFamily },
+      hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
+      dragmode: coarse ? false : "zoom",
+    });
+    if (printing) { Object.assign(layout, { autosize: false, width: 680 }); }
+    // room for the legend below the axis title: its entries stand in columns as wide as the longest name
+    const named = made.data.filter((trace) => trace.showlegend !== false && trace.name);
+    if (named.length > 1 && layout.legend) {
+      const longest = Math.max(...named.map((trace) => Array.from(trace.name).reduce((sum, c) => sum + (c > "\u2e80" ? 12 : 6.2), 0)));
+      const width = (printing ? 680 : chart.clientWidth) - layout.margin.l - layout.margin.r;
+      const rows = Math.ceil(named.length / Math.max(1, Math.floor(width / (longest + 46))));
+      layout.margin = Object.assign({}, layout.margin, { b: 50 + 20 * rows });
+      layout.height += 20 * rows;
+    }
+    if (narrow) {
+      layout.margin = Object.assign({}, layout.margin, { r: 8 });
+      if (layout.hovermode === "x unified") { layout.hovermode = "x"; }
+    }
+    Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key)).forEach((key) => {
+      Object.assign(layout[key], { gridcolor: colour("--line"), zerolinecolor: colour("--soft"), linecolor: colour("--line") });
+      if (narrow && layout[key].nticks) { layout[key].nticks = 4; }
+      if (layout[key].rangeselector) {
+        Object.assign(layout[key].rangeselector, {
+          bgcolor: colour("--card"), activecolor: colour("--line"), font: { color: colour("--ink"), size: 11 },
+        });
+      }
+    });
+    return made;
+  }
+
+  // plotly's library is evaluated after the page can be read and used, or when a chart needs it
+  function plotly() {
+    if (!window.Plotly) {
+      const library = document.createElement("script");
+      library.textContent = $("plotly").textContent;
+      document.head.appendChild(library);
+    }
+    return window.Plotly;
+  }
+
+  function draw(chart) {
+    const made = dressed(chart);
+    const config = { responsive: !printing, displaylogo: false, displayModeBar: coarse ? false : "hover", scrollZoom: false };
+    chart.dataset.drawn = "yes";
+    return plotly().react(chart, made.data, made.layout, config);
+  }
+
+  const redraw = () => charts.filter((chart) => chart.dataset.drawn).forEach(draw);
+
+  const watcher = new IntersectionObserver((entries) => {
+    entries.filter((entry) => entry.isIntersecting).forEach((entry) => { watcher.unobserve(entry.target); draw(entry.target); });
+  }, { rootMargin: "400px" });
+
+  function setLanguage(language) {
+    root.dataset.language = language;
+    root.lang = language;
+    $("language").textContent = language === "zh" ? "English" : "中文";
+    store("qlib_ext.language", language);
+    redraw();
+  }
+
+  function setTheme(theme) {
+    root.dataset.theme = theme;
+    store("qlib_ext.theme", theme);
+    redraw();
+  }
+
+  // --- holdings
+
+  const held = read("json-holdings");
+  const share = (value) => (100 * value).toFixed(2) + "%";
+  const yuan = (value) => (value === null ? "–" : Math.round(value).toLocaleString("en-US").replace("-", "−"));
+  let shown = 0;
+
+  function line(cells) {
+    const row = document.createElement("tr");
+    cells.forEach((text, place) => {
+      const cell = document.createElement(place ? "td" : "th");
+      cell.textContent = text;
+      if (place) { cell.dataset.v = text; }
+      row.appendChild(cell);
+    });
+    return row;
+  }
+
+  function showDay(place) {
+    shown = Math.min(Math.max(place, 0), held.days.length - 1);
+    const flat = held.top[shown], wanted = $("stock").value.trim().toUpperCase();
+    const rows = [];
+    for (let i = 0; i < flat.length; i += 2) {
+      const code = held.codes[flat[i]];
+      if (!wanted || code.includes(wanted)) {
+        rows.push(line([code, yuan(flat[i + 1]), held.capital ? share(flat[i + 1] / held.capital) : "–"]));
+      }
+    }
+    document.querySelector("#top tbody").replaceChildren(...rows);
+    $("day").value = held.days[shown];
+    $("shown-day").textContent = held.days[shown];
+  }
+
+  function showStocks() {
+    const wanted = $("stock").value.trim().toUpperCase();
+    const found = held.stocks.filter((row) => !wanted || held.codes[row[0]].includes(wanted)).slice(0, 200);
+    document.querySelector("#stocks tbody").replaceChildren(...found.map((row) => {
+      const made = line([held.codes[row[0]], String(row[1]), yuan(row[2]), share(row[3]), yuan(row[4])]);
+      made.className = "pick";
+      made.firstChild.addEventListener("click", () => {
+        $("stock").value = held.codes[row[0]];
+        const there = held.top.findIndex((flat) => flat.some((value, i) => i % 2 === 0 && value === row[0]));
+        showStocks();
+        showDay(there < 0 ? shown : there);
+      });
+      return made;
+    }));
+  }
+
+  function startHoldings() {
+    $("day").min = held.days[0];
+    $("day").max = held.days[held.days.length - 1];
+    $("day").addEventListener("change", () => {
+      const later = held.days.findIndex((day) => day >= $("day").value);
+      showDay(later < 0 ? held.days.length - 1 : later);
+    });
+    $("before").addEventListener("click", () => showDay(shown - 1));
+    $("after").addEventListener("click", () => showDay(shown + 1));
+    $("stock").addEventListener("input", () => { showStocks(); showDay(shown); });
+    showStocks();
+    showDay(held.days.length - 1);
+  }
+
+  // --- paper: everything drawn, everything open, light
+
+  let before = null;
+  function toPaper() {
+    if (printing) { return; }
+    printing = true;
+    before = { theme: root.dataset.theme, closed: Array.from(document.querySelectorAll("details:not([open])")) };
+    root.dataset.theme = "light";
+    before.closed.forEach((item) => { item.open = true; });
+    charts.forEach((chart) => { watcher.unobserve(chart); draw(chart); });
+  }
+  function fromPaper() {
+    if (!printing) { return; }
+    printing = false;
+    if (before.theme) { root.dataset.theme = before.theme; } else { delete root.dataset.theme; }
+    before.closed.forEach((item) => { item.open = false; });
+    redraw();
+  }
+
+  // --- start
+
+  root.dataset.language = stored("qlib_ext.language") || ((navigator.language || "").startsWith("zh") ? "zh" : "en");
+  if (stored("qlib_ext.theme")) { root.dataset.theme = stored("qlib_ext.theme"); }
+  $("language").textContent = root.dataset.language === "zh" ? "English" : "中文";
+  $("language").addEventListener("click", () => setLanguage(root.dataset.language === "zh" ? "en" : "zh"));
+  $("theme").addEventListener("click", () => setTheme(dark() ? "light" : "dark"));
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  document.querySelectorAll("button.all").forEach((button) => {
+    button.addEventListener("click", () => {
+      button.previousElementSibling.querySelector("table").classList.add("open");
+      button.remove();
+    });
+  });
+  window.addEventListener("beforeprint", toPaper);
+  window.addEventListener("afterprint", fromPaper);
+  if (held) { startHoldings(); }
+  root.dataset.ready = "yes";
+  performance.mark("qlib_ext.ready");
+  setTimeout(() => { plotly(); performance.mark("qlib_ext.charts"); charts.forEach((chart) => watcher.observe(chart)); }, 150);
+})();

@@ -1,0 +1,211 @@
+"""Several runs on the same days: differences with intervals, from resampled blocks of days.
+
+A difference between two runs is smaller than the error of each where both earn and lose on the same days; so the runs
+are paired by day, and blocks of days are drawn for all of them together (circular block bootstrap, Politis and Romano
+1992): a block keeps what neighbouring days share. Sizes: D days, R draws. Imports no qlib.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qlib_ext.evaluate import DAYS_A_YEAR
+
+Array = npt.NDArray[np.float64]
+
+DRAWS = 5000
+LEVEL = 0.95
+LEAST_DAYS = 20
+SERIES = ("capped_buyable_gross", "capped_buyable_net", "capped_buyable_net_impact", "capped_buyable_net_over_market")
+QUALITY = ("ic", "rank_ic", "top20_ic")
+DEFINITIONS = {
+    "value": "the number of the run on the common days",
+    "against": "the same number of the run it is compared with",
+    "difference": "the run's number less that of the run it is compared with, on the same days",
+    "standard_error": "standard deviation of the difference over the draws of the circular block bootstrap",
+    "low": "lower end of the interval: the 2.5% quantile of the difference over the draws",
+    "high": "upper end of the interval: the 97.5% quantile of the difference over the draws",
+    "share_below_zero": "share of the draws in which the difference is 0 or below",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        table: one row a (run, number): value, against (value of the other run), difference, standard_error, low, high,
+            share_below_zero, days.
+        daily: columns of every run over the common days, by run.
+        left_out: days that not all runs have.
+        against: name of the run that the others are compared with.
+        block: days of a block.
+        draws, seed: of the bootstrap.
+
+    """
+
+    table: pd.DataFrame
+    daily: dict[str, pd.DataFrame]
+    left_out: pd.DatetimeIndex
+    against: str
+    block: int
+    draws: int
+    seed: int
+
+
+def compare(
+    daily: Mapping[str, pd.DataFrame],
+    *,
+    against: str | None = None,
+    block: int | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    horizon: int = 1,
+) -> Comparison:
+    """Compare runs on the days that all of them have.
+
+    Args:
+        daily: by run, frames by day with some of the columns `QUALITY` and `SERIES` (`liquidity_analysis/daily.pkl`);
+            columns that all of them have are compared. Days on which a column is NaN in a run count for none.
+        against: the run that the others are compared with; None: the first.
+        block: days of a block; None: `block_length`.
+        draws: of the bootstrap.
+        seed: of the draws.
+        horizon: days of the label, the least length of a block.
+
+    Returns:
+        A Comparison; rows as `numbers` names them.
+
+    Raises:
+        ValueError: fewer than two runs, an unknown `against`, too few common days, no common column, bad numbers.
+
+    """
+    if len(daily) < 2:
+        raise ValueError(f"{len(daily)} run given; a comparison needs two or more")
+    first = next(iter(daily)) if against is None else against
+    if first not in daily:
+        raise ValueError(f"no run {first!r} to compare with; there are {', '.join(daily)}")
+    columns = [name for name in (*QUALITY, *SERIES) if all(name in frame for frame in daily.values())]
+    if not columns:
+        raise ValueError(
+            f"the runs share none of the columns {', '.join((*QUALITY, *SERIES))}: run LiquidityRecord in each"
+        )
+    known = {run: frame[columns].dropna() for run, frame in daily.items()}
+    days, left = _common(known)
+    length = block_length(len(days), horizon) if block is None else block
+    if isinstance(length, bool) or not isinstance(length, int | np.integer) or not horizon <= length <= len(days) // 2:
+        raise ValueError(
+            f"block is {length!r}; allowed is a whole number of days, {horizon} (the label) to {len(days) // 2}"
+        )
+    if draws < 100 or seed < 0:
+        raise ValueError(
+            f"draws is {draws!r} and seed {seed!r}; allowed are at least 100 draws and a seed of 0 or more"
+        )
+    paired = {run: frame.loc[days] for run, frame in known.items()}
+    rows = circular_blocks(len(days), int(length), draws, seed)
+    base = {run: _both(frame, rows) for run, frame in paired.items()}
+    lines = {
+        (run, key): _line(base[run][key], base[first][key], len(days))
+        for run in paired
+        if run != first
+        for key in base[run]
+    }
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    table.index = pd.MultiIndex.from_tuples(list(lines), names=["run", "number"])
+    return Comparison(table, paired, left, first, int(length), draws, seed)
+
+
+def block_length(days: int, horizon: int = 1) -> int:
+    """Days of a block: 2 * D^(1/3), rounded up (the rate that is best for a standard error), at least the label's."""
+    return max(math.ceil(2.0 * days ** (1.0 / 3.0)), horizon, 1)
+
+
+def circular_blocks(days: int, block: int, draws: int, seed: int) -> npt.NDArray[np.int32]:
+    """Rows of resampled days, (R, D): blocks of successive days from uniform starts, the end joined to the start."""
+    rng = np.random.default_rng(seed)
+    starts = rng.integers(0, days, size=(draws, -(-days // block), 1))
+    rows = (starts + np.arange(block)).reshape(draws, -1)[:, :days] % days
+    return rows.astype(np.int32)
+
+
+def numbers(columns: Iterable[str]) -> dict[str, Callable[[Array], Array]]:
+    """List the numbers compared: key -> function of a column's values (..., D), named by "column.number".
+
+    `mean` of the correlations; `mean_return` (a day), `annual_return` (compounded) and `sharpe` (annual return /
+    annual volatility, as `evaluate.headline`) of the returns.
+    """
+    made: dict[str, Callable[[Array], Array]] = {}
+    for name in columns:
+        if name in QUALITY:
+            made[f"{name}.mean"] = _mean
+        else:
+            made |= {f"{name}.mean": _mean, f"{name}.annual_return": _annual, f"{name}.sharpe": _sharpe}
+    return made
+
+
+# --- arithmetic
+
+
+def _common(known: Mapping[str, pd.DataFrame]) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:
+    """Days that all runs have, and those that only some do."""
+    frames = list(known.values())
+    days = every = pd.DatetimeIndex(frames[0].index)
+    for frame in frames[1:]:
+        own = pd.DatetimeIndex(frame.index)
+        days, every = days.intersection(own), every.union(own)
+    if len(days) < LEAST_DAYS:
+        spans = "; ".join(f"{run}: {_span(frame)}" for run, frame in known.items())
+        raise ValueError(
+            f"{len(days)} common days, at least {LEAST_DAYS} are needed: test the runs on the same days ({spans})"
+        )
+    return days.sort_values(), every.difference(days)
+
+
+def _span(frame: pd.DataFrame) -> str:
+    return f"{str(frame.index.min())[:10]} to {str(frame.index.max())[:10]}" if len(frame) else "no day"
+
+
+def _both(frame: pd.DataFrame, rows: npt.NDArray[np.int32]) -> dict[str, tuple[float, Array]]:
+    """Each number on the days as they were, and on every draw (R,)."""
+    found: dict[str, tuple[float, Array]] = {}
+    for key, number in numbers(map(str, frame.columns)).items():
+        values = frame[key.partition(".")[0]].to_numpy(dtype=np.float64)
+        parts = [number(values[part]) for part in np.array_split(rows, max(1, len(rows) // 1000))]
+        found[key] = (float(number(values)), np.concatenate(parts))
+    return found
+
+
+def _line(run: tuple[float, Array], other: tuple[float, Array], days: int) -> dict[str, float]:
+    gap = run[1] - other[1]
+    gap = gap[np.isfinite(gap)] if np.isfinite(gap).sum() > 1 else np.full(2, np.nan)  # a Sharpe without volatility
+    low, high = np.quantile(gap, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
+    return {
+        "value": run[0],
+        "against": other[0],
+        "difference": run[0] - other[0],
+        "standard_error": float(np.std(gap, ddof=1)),
+        "low": float(low),
+        "high": float(high),
+        "share_below_zero": float(np.where(np.isnan(gap), np.nan, gap <= 0).mean()),
+        "days": days,
+    }
+
+
+def _mean(values: Array) -> Array:
+    return np.asarray(values.mean(axis=-1))
+
+
+def _annual(values: Array) -> Array:
+    growth = np.log1p(np.maximum(values, -1.0 + 1e-12)).mean(axis=-1)
+    return np.asarray(np.expm1(growth * DAYS_A_YEAR))
+
+
+def _sharpe(values: Array) -> Array:
+    spread = values.std(axis=-1, ddof=1) * math.sqrt(DAYS_A_YEAR)
+    return np.asarray(_annual(values) / np.where(spread > 0, spread, np.nan))

@@ -1,0 +1,127 @@
+"""GateRecord: which features MASTER's gate selects, day by day, as artifacts of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from qlib.log import get_module_logger
+from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
+
+from qlib_ext.data import DayDatasetH
+from qlib_ext.ensemble import FoldEnsemble, WalkForwardModel
+from qlib_ext.model import MASTERModel
+from qlib_ext.nets import Gate
+from qlib_ext.panel import DayPanel
+
+logger = get_module_logger("qlib_ext.gate")
+
+Rows = npt.NDArray[np.int64]
+SHOWN = 5
+
+
+def gate_weights(model: Any, dataset: DayDatasetH, segment: str = "test") -> pd.DataFrame:
+    """Weights of the gate on the days of a segment: day x feature, mean 1 a day, as the network multiplies with them.
+
+    Of an ensemble: the mean over the members that score the day.
+
+    Raises: ValueError for a model that is not trained or has no gate.
+
+    """
+    panel, rows = dataset.panel, dataset.rows(segment)
+    days = pd.DatetimeIndex(panel.days[rows], name="datetime")
+    if isinstance(model, WalkForwardModel):
+        block = np.maximum(pd.DatetimeIndex(model.starts).searchsorted(days, side="right") - 1, 0)
+        size = len(model.seeds)
+        members = {n: model.models[n * size : (n + 1) * size] for n in np.unique(block).tolist()}
+        parts = [_mean(own, panel, rows[block == n]) for n, own in members.items()]
+        weights = np.concatenate(parts)
+    else:
+        weights = _mean(model.models if isinstance(model, FoldEnsemble) else [model], panel, rows)
+    return pd.DataFrame(weights, days, list(panel.features))
+
+
+def _mean(members: list[Any], panel: DayPanel, rows: Rows) -> npt.NDArray[np.float64]:
+    """Mean weights of some members, (len(rows), F)."""
+    return np.mean([_weights(member, panel, rows) for member in members], axis=0)
+
+
+def _weights(model: Any, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float64]:
+    """Weights of one model, (len(rows), F)."""
+    trainer = model.trainer if isinstance(model, MASTERModel) else None
+    gate = None if trainer is None else trainer.net.gate
+    if not isinstance(gate, Gate) or panel.market is None:
+        raise ValueError(
+            f"{type(model).__name__} has no trained gate: use MASTERModel(gate: true) with a DayDatasetH that has a "
+            "market_state or macro_state, or leave GateRecord out"
+        )
+    with torch.no_grad():
+        state = panel.market[torch.as_tensor(rows)].to(gate.center)
+        return np.asarray(gate(state).cpu().numpy(), dtype=np.float64)
+
+
+def regimes(weights: pd.DataFrame, market: pd.DataFrame) -> pd.DataFrame:
+    """Describe what the gate does with the state of the market: a row for each feature, those that move most first.
+
+    Columns: `mean`, `standard_deviation` over the days, `moved_by` (the market feature with the largest rank
+    correlation of its values and the weights, over days), `correlation` (that one), `low` and `high` (mean weight on
+    the third of the days on which that market feature is lowest, and highest). Described on the same days: no test.
+    """
+    ranks, states = weights.rank(), market.rank()
+    varied = states.loc[:, states.std() > 0]
+    table = pd.DataFrame({"mean": weights.mean(), "standard_deviation": weights.std()})
+    if varied.empty or len(weights) < 3:
+        return table.sort_values("standard_deviation", ascending=False)
+    unit = [(f - f.mean()) / f.std(ddof=0).replace(0.0, np.inf) for f in (ranks, varied)]
+    relation = unit[0].to_numpy().T @ unit[1].to_numpy() / len(weights)  # (F, M)
+    best = np.abs(relation).argmax(axis=1)
+    table["moved_by"] = varied.columns.to_numpy()[best]
+    table["correlation"] = np.take_along_axis(relation, best[:, None], axis=1)[:, 0]
+    share, value = varied.rank(pct=True).to_numpy()[:, best], weights.to_numpy()  # (days, F)
+    for name, chosen in {"low": share <= 1 / 3, "high": share > 2 / 3}.items():
+        table[name] = np.nanmean(np.where(chosen, value, np.nan), axis=0)
+    return table.sort_values("standard_deviation", ascending=False)
+
+
+class GateRecord(ACRecordTemp):
+    """Write what the gate selects on the test days.
+
+    Artifacts in `gate/`: `weights.pkl` (day x feature, mean 1 a day), `market.pkl` (day x market feature, as the
+    dataset has them, not scaled) and `regimes.pkl` (see `regimes`).
+
+    Args:
+        recorder, model, dataset: filled in by qlib; a MASTERModel with its gate on, or an ensemble of such.
+        skip_existing: leave artifacts of an earlier run as they are.
+
+    """
+
+    artifact_path = "gate"
+    depend_cls = SignalRecord
+
+    def __init__(self, recorder: Any, model: Any = None, dataset: Any = None, *, skip_existing: bool = False) -> None:
+        super().__init__(recorder=recorder, skip_existing=skip_existing)
+        if not isinstance(dataset, DayDatasetH) or not dataset.market_names:
+            raise ValueError("GateRecord needs a DayDatasetH with a market_state or macro_state")
+        self.model, self.dataset = model, dataset
+
+    def list(self) -> list[str]:
+        """Name the artifacts."""
+        return ["weights.pkl", "market.pkl", "regimes.pkl"]
+
+    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
+        weights = gate_weights(self.model, self.dataset)
+        states = self.dataset.panel.market
+        if states is None:
+            raise ValueError("the dataset's panel has no market features")
+        values = states[torch.as_tensor(self.dataset.rows("test"))].cpu().numpy()
+        market = pd.DataFrame(values, weights.index, self.dataset.market_names)
+        table = regimes(weights, market)
+        text = table.head(SHOWN).to_string(float_format=lambda v: f"{v:.3f}")
+        logger.info(
+            f"the gate on {len(weights)} test days: weights from {weights.to_numpy().min():.2f} to "
+            f"{weights.to_numpy().max():.2f} (1: no gate); what moves most:\n{text}"
+        )
+        return {"weights.pkl": weights, "market.pkl": market, "regimes.pkl": table}

@@ -1,0 +1,131 @@
+"""Recorded runs: found by id, name or experiment in the sqlite file, their artifacts read from their folder.
+
+By mlflow alone: neither qlib nor the data of the run are needed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pandas as pd
+
+DEFAULT_URI = "sqlite:///mlruns.db"
+LATEST = "latest"
+_LEAST_PREFIX = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recorded run: its id, its experiment's name, when it began, its status and its artifacts' folder."""
+
+    id: str
+    experiment: str
+    started: pd.Timestamp
+    status: str
+    folder: Path
+
+
+def find_run(name: str, *, uri: str = DEFAULT_URI, experiment: str | None = None) -> Run:
+    """Find a run.
+
+    Args:
+        name: a run's id or the first letters of it (4 or more), the name of an experiment (its latest finished run), or
+            "latest".
+        uri: sqlite:///FILE of the runs.
+        experiment: look only there.
+
+    Raises:
+        ValueError: no such run, or several; the message names what is there.
+        FileNotFoundError: the file of `uri` is not there.
+
+    """
+    runs = list_runs(uri=uri, experiment=experiment)
+    done = [run for run in runs if run.status == "FINISHED"]
+    if name == LATEST:
+        fitting = done[:1]
+    else:
+        fitting = [run for run in runs if run.id == name]
+        if not fitting and len(name) >= _LEAST_PREFIX:
+            fitting = [run for run in runs if run.id.startswith(name)]
+        fitting = fitting or [run for run in done if run.experiment == name][:1]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ValueError(
+            f"run {name!r} fits {len(fitting)} runs: {', '.join(run.id for run in fitting)}; give more of the id"
+        )
+    raise ValueError(_unknown(name, runs, uri))
+
+
+def _unknown(name: str, runs: Sequence[Run], uri: str) -> str:
+    experiments = sorted({run.experiment for run in runs})
+    close = difflib.get_close_matches(name, [*experiments, *(run.id for run in runs)], n=3)
+    listed = "; ".join(f"{run.id} ({run.experiment}, {run.started:%Y-%m-%d %H:%M}, {run.status})" for run in runs[:5])
+    return (
+        f"no finished run {name!r} in {uri}{f' (close: {close})' if close else ''}. Give a run's id, the name of an "
+        f"experiment ({', '.join(experiments) or 'there is none'}) or {LATEST!r}. The latest runs: {listed or 'none'}"
+    )
+
+
+def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[Run]:
+    """List the runs, the latest first.
+
+    Raises:
+        ValueError: `uri` is no sqlite file, or the experiment is not there.
+        FileNotFoundError: the file is not there.
+
+    """
+    file = Path(uri.removeprefix("sqlite:///")).expanduser()
+    if not uri.startswith("sqlite:///"):
+        raise ValueError(f"--uri is {uri!r}; give sqlite:///FILE, such as {DEFAULT_URI}")
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no runs here: {file.resolve()} is not there; start from the folder of the runs, or give --uri"
+        )
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{file.resolve()}")
+    names = {found.experiment_id: found.name for found in client.search_experiments()}
+    if experiment is not None and experiment not in names.values():
+        raise ValueError(f"no experiment {experiment!r} in {uri}; there are: {', '.join(sorted(names.values()))}")
+    wanted = [number for number, name in names.items() if experiment in (None, name)]
+    found = client.search_runs(wanted, order_by=["attributes.start_time DESC"])
+    return [
+        Run(
+            id=run.info.run_id,
+            experiment=names[run.info.experiment_id],
+            started=pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
+            status=run.info.status,
+            folder=_folder(run.info.artifact_uri),
+        )
+        for run in found
+    ]
+
+
+def load_artifacts(run: Run, paths: Iterable[str]) -> dict[str, Any]:
+    """Read those of the artifacts that are there, by path. They are pickles: read your own runs only.
+
+    Raises:
+        ValueError: an artifact cannot be read.
+
+    """
+    found: dict[str, Any] = {}
+    for path in paths:
+        file = run.folder / path
+        if file.is_file():
+            try:
+                found[path] = pickle.loads(file.read_bytes())
+            except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+                raise ValueError(f"{file} cannot be read: {error}; was it written by another version?") from error
+    return found
+
+
+def _folder(artifact_uri: str) -> Path:
+    parsed = urlparse(artifact_uri)
+    return Path(unquote(parsed.path) if parsed.scheme == "file" else artifact_uri)

@@ -1,0 +1,558 @@
+"""check-data: every defect is planted in a copy of a small embedded market, and only its check may speak."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qlib_ext import _check_units, cli, data
+from qlib_ext._check_table import CHECKS, Tally
+from qlib_ext._check_units import profile_of
+from qlib_ext.check_data import check_data
+from qlib_ext.synthetic import make_market
+
+PRICES = ("open", "high", "low", "close", "vwap")
+BAR = (*PRICES, "volume", "amount", "change")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_market(tmp_path_factory.mktemp("base") / "market", n_stocks=60, years=1)
+
+
+@pytest.fixture
+def market(base, tmp_path):
+    return Path(shutil.copytree(base, tmp_path / "market"))
+
+
+def codes(folder):
+    """Codes of the stocks with a bar on every day of the calendar's ends, in order."""
+    days = (folder / "calendars" / "day.txt").read_text().split()
+    lines = [line.split("\t") for line in (folder / "instruments" / "all.txt").read_text().splitlines()]
+    return [code for code, first, last in lines if (first, last) == (days[0], days[-1])]
+
+
+def every(folder):
+    return [line.split("\t")[0] for line in (folder / "instruments" / "all.txt").read_text().splitlines()]
+
+
+def file_of(folder, code, field):
+    return folder / "features" / code.lower() / f"{field}.day.bin"
+
+
+def values_of(folder, code, field):
+    return np.fromfile(file_of(folder, code, field), "<f4")[1:]
+
+
+def edit(folder, code, **changes):
+    """Put other values in place: field -> function of all its values (float64) that gives the new ones."""
+    for field, change in changes.items():
+        raw = np.fromfile(file_of(folder, code, field), "<f4")
+        new = np.asarray(change(raw[1:].astype(np.float64)))
+        np.concatenate([raw[:1], new]).astype("<f4").tofile(file_of(folder, code, field))
+
+
+def at(days, change):
+    """Apply `change` on some days only."""
+
+    def apply(values):
+        out = values.copy()
+        out[days] = change(out[days])
+        return out
+
+    return apply
+
+
+def on_all(folder, fields, change, stocks=None):
+    for code in stocks or every(folder):
+        edit(folder, code, **dict.fromkeys(fields, change))
+
+
+def rewrite(file, change):
+    file.write_text("".join(f"{line}\n" for line in change(file.read_text().splitlines())))
+
+
+def calendar(folder, change):
+    rewrite(folder / "calendars" / "day.txt", change)
+
+
+def listing(folder, change):
+    rewrite(folder / "instruments" / "all.txt", change)
+
+
+def main_board(folder):
+    return next(code for code in codes(folder) if code.startswith("SH60"))
+
+
+def quiet_day(folder, code):
+    """A day late in the calendar on which the stock trades, as on the days around it, and $factor stays."""
+    close, factor = values_of(folder, code, "close"), values_of(folder, code, "factor")
+    for day in range(len(close) - 5, 60, -1):
+        near = slice(day - 2, day + 3)
+        if np.isfinite(close[near]).all() and len(set(factor[near])) == 1:
+            return day
+    raise AssertionError(code)
+
+
+# --- the plants: each gives the checks that must speak (no others of severity error or warning may)
+
+
+def calendar_duplicate(folder):
+    calendar(folder, lambda lines: [*lines, lines[-1]])
+    return {"calendar_duplicate", "stale_market"}  # the second last day has no bars
+
+
+def calendar_order(folder):
+    calendar(folder, lambda lines: [lines[1], lines[0], *lines[2:]])
+    return {"calendar_order"}
+
+
+def calendar_gap(folder):
+    later = lambda line: str((pd.Timestamp(line) + pd.Timedelta(days=28)).date())  # noqa: E731
+    calendar(folder, lambda lines: [*lines[:-10], *map(later, lines[-10:])])
+    return {"calendar_gap"}
+
+
+def calendar_weekend(folder):
+    def sunday(lines):
+        monday = next(n for n, line in enumerate(lines) if n and pd.Timestamp(line).day_of_week == 0)
+        lines[monday] = str((pd.Timestamp(lines[monday]) - pd.Timedelta(days=1)).date())
+        return lines
+
+    calendar(folder, sunday)
+    return {"calendar_weekend"}
+
+
+def list_line(folder):
+    listing(folder, lambda lines: [*lines, "SH600000\tyesterday\ttoday"])
+    return {"list_line"}
+
+
+def list_overlap(folder):
+    listing(folder, lambda lines: [*lines, lines[0]])
+    return {"list_overlap"}
+
+
+def listed_no_data(folder):
+    listing(folder, lambda lines: [*lines, "SH609999\t2020-01-02\t2020-12-31"])
+    return {"listed_no_data"}
+
+
+def indices(folder):
+    listing(folder, lambda lines: [*lines, "SH000300\t2020-01-02\t2020-12-31"])
+    return {"indices"}
+
+
+def not_a_share(folder):
+    shutil.copytree(folder / "features" / codes(folder)[0].lower(), folder / "features" / "sh510300")
+    on_all(folder, (*PRICES, "factor"), lambda v: 1.3 * v, ["SH510300"])
+    listing(folder, lambda lines: [*lines, "SH510300\t2020-01-02\t2020-12-31"])
+    return {"not_a_share"}
+
+
+def folder_twice(folder):
+    code = codes(folder)[0]
+    shutil.copytree(folder / "features" / code.lower(), folder / "features" / code)
+    return {"folder_twice"}
+
+
+def file_length(folder):
+    with file_of(folder, codes(folder)[0], "vwap").open("ab") as file:
+        file.write(b"ab")
+    return {"file_length"}
+
+
+def file_length_beyond(folder):
+    edit(folder, codes(folder)[0], vwap=lambda v: np.append(v, [1.0, 2.0]))
+    return {"file_length"}
+
+
+def file_start(folder):
+    raw = np.fromfile(file_of(folder, codes(folder)[0], "vwap"), "<f4")
+    raw[0] = 0.5
+    raw.tofile(file_of(folder, codes(folder)[0], "vwap"))
+    return {"file_start", "no_vwap"}
+
+
+def field_span(folder):
+    edit(folder, codes(folder)[0], vwap=lambda v: v[:-5])
+    return {"field_span"}
+
+
+def no_price_field(folder):
+    file_of(folder, codes(folder)[0], "open").unlink()
+    return {"no_price_field", "incomplete_bar"}
+
+
+def no_factor(folder):
+    file_of(folder, "SH000300", "factor").unlink()
+    [file_of(folder, code, "factor").unlink() for code in every(folder)]
+    return {"no_factor"}
+
+
+def no_vwap(folder):
+    [file_of(folder, code, "vwap").unlink() for code in every(folder)]
+    return {"no_vwap"}
+
+
+def no_change(folder):
+    [file_of(folder, code, "change").unlink() for code in every(folder)]
+    return {"no_change"}
+
+
+def price_not_positive(folder):
+    code = codes(folder)[0]
+    edit(folder, code, close=at(quiet_day(folder, code), lambda v: -v))
+    return {"price_not_positive"}
+
+
+def price_infinite(folder):
+    code = codes(folder)[0]
+    edit(folder, code, high=at(quiet_day(folder, code), lambda v: np.inf))
+    return {"price_not_positive"}
+
+
+def bar_order(folder):
+    code = codes(folder)[0]
+    edit(folder, code, low=at(quiet_day(folder, code), lambda v: 1.5 * v))
+    return {"bar_order"}
+
+
+def incomplete_bar(folder):
+    code = codes(folder)[0]
+    edit(folder, code, open=at(quiet_day(folder, code), lambda v: np.nan))
+    return {"incomplete_bar"}
+
+
+def vwap_outside(folder):
+    on_all(folder, ["vwap"], lambda v: 10 * v)
+    return {"vwap_outside"}
+
+
+def volume_negative(folder):
+    code = codes(folder)[0]
+    edit(folder, code, volume=at(quiet_day(folder, code), lambda v: -v))
+    return {"volume_negative"}
+
+
+def zero_volume(folder):
+    for code in codes(folder):  # suspended days get the close of the day before
+        hole = np.isnan(values_of(folder, code, "close"))
+        filled = pd.Series(values_of(folder, code, "close")).ffill().to_numpy()
+        on_all(folder, PRICES, lambda v, hole=hole, filled=filled: np.where(hole, filled, v), [code])
+        on_all(folder, ("volume", "amount", "change"), lambda v, hole=hole: np.where(hole, 0.0, v), [code])
+    return {"zero_volume"}
+
+
+def repeated_bar(folder):
+    code = codes(folder)[0]
+    day = quiet_day(folder, code)
+    before = {name: values_of(folder, code, name)[day - 1] for name in BAR}
+    after = values_of(folder, code, "close")[day + 1] / before["close"] - 1
+    edit(folder, code, **{name: at(day, lambda v, value=value: value) for name, value in before.items()})
+    edit(folder, code, change=at(day, lambda v: 0.0))
+    edit(folder, code, change=at(day + 1, lambda v: after))
+    return {"repeated_bar"}
+
+
+def _level(folder, times):
+    """Prices times a number from the third last day on, on a main board."""
+    code = main_board(folder)
+    day = quiet_day(folder, code)
+    on_all(folder, PRICES, at(slice(day, None), lambda v: times * v), [code])
+    edit(folder, code, volume=at(slice(day, None), lambda v: v / times))
+    edit(folder, code, change=at(day, lambda v: (1 + v) * times - 1))
+
+
+def absurd_return(folder):
+    _level(folder, 5)
+    return {"absurd_return"}
+
+
+def beyond_limit(folder):
+    _level(folder, 1.3)  # with a limit of 10% the return is 17% to 43%
+    return {"beyond_limit"}
+
+
+def factor_gaps(folder):
+    code = codes(folder)[0]
+    edit(folder, code, factor=at(quiet_day(folder, code), lambda v: np.nan))
+    return {"factor_gaps"}
+
+
+def factor_jump(folder):
+    edit(folder, codes(folder)[0], factor=at(slice(-1, None), lambda v: 10 * v))
+    return {"factor_jump"}
+
+
+def factor_cents(folder):
+    on_all(folder, ["factor"], lambda v: 1.00037 * v)
+    return {"factor_cents"}
+
+
+def change_percent(folder):
+    on_all(folder, ["change"], lambda v: 100 * v)
+    return {"change_percent"}
+
+
+def change_raw(folder):
+    for code in every(folder):
+        factor = pd.Series(values_of(folder, code, "factor").astype(float))
+        ratio = (factor / factor.shift(1)).fillna(1.0).to_numpy()
+        edit(folder, code, change=lambda v, ratio=ratio: (1 + v) / ratio - 1)
+    return {"change_raw"}
+
+
+def change_wrong(folder):
+    on_all(folder, ["change"], lambda v: -v)
+    return {"change_wrong"}
+
+
+def identical_series(folder):
+    one, other = codes(folder)[:2]
+    shutil.rmtree(folder / "features" / other.lower())
+    shutil.copytree(folder / "features" / one.lower(), folder / "features" / other.lower())
+    return {"identical_series"}
+
+
+def units(folder):
+    on_all(folder, ["amount"], lambda v: 37 * v)
+    return {"units"}
+
+
+def units_mixed(folder):
+    on_all(folder, ["amount"], lambda v: 10 * v, codes(folder)[:3])
+    return {"units_mixed"}
+
+
+def stock_turnover(folder):
+    on_all(folder, ["amount", "volume"], lambda v: v / 1000)
+    return {"stock_turnover"}
+
+
+def shares_as_lots(folder):  # no $amount, and lots where shares are wanted: 100 times too small
+    [file_of(folder, code, "amount").unlink() for code in every(folder)]
+    return {"stock_turnover"}
+
+
+def turnover_jump(folder):
+    days = len(values_of(folder, codes(folder)[0], "close"))
+    on_all(folder, ["amount", "volume"], at(days - 30, lambda v: 20 * v), codes(folder))
+    return {"turnover_jump"}
+
+
+def stale_stock(folder):
+    on_all(folder, (*BAR, "factor", "adjclose"), lambda v: v[:-70], codes(folder)[:1])
+    return {"stale_stock"}
+
+
+def stale_market(folder):
+    on_all(folder, (*BAR, "factor", "adjclose"), lambda v: v[:-5], codes(folder))
+    return {"stale_market"}
+
+
+def thin_day(folder):
+    days = len(values_of(folder, codes(folder)[0], "close"))
+    on_all(folder, BAR, at(days - 30, lambda v: np.nan), codes(folder)[: int(0.8 * len(codes(folder)))])
+    return {"thin_day", "change_wrong"}  # the return of the day after is that of two days
+
+
+PLANTS = [
+    calendar_duplicate, calendar_order, calendar_gap, calendar_weekend, list_line, list_overlap, listed_no_data,
+    indices, not_a_share, folder_twice, file_length, file_length_beyond, file_start, field_span, no_price_field,
+    no_factor, no_vwap, no_change, price_not_positive, price_infinite, bar_order, incomplete_bar, vwap_outside,
+    volume_negative, zero_volume, repeated_bar, absurd_return, beyond_limit, factor_gaps, factor_jump, factor_cents,
+    change_percent, change_raw, change_wrong, identical_series, units, units_mixed, stock_turnover, shares_as_lots,
+    turnover_jump, stale_stock, stale_market, thin_day,
+]  # fmt: skip
+
+
+def spoken(table):
+    return set(table.loc[table["severity"] != "info", "check"])
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+def test_a_planted_defect_is_found_and_nothing_else(plant, market):
+    expected = plant(market)
+    table = check_data(market)
+    assert spoken(table) == expected, table[["check", "count", "example"]].to_string()
+    assert table["example"].str.len().gt(0).all() and table["cure"].str.len().gt(0).all()
+    assert not expected & set(table.attrs["quiet"])
+
+
+def test_every_check_is_planted_somewhere():
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in CHECKS if f'"{name}"' not in text] == []
+
+
+# --- what needs more than a plant
+
+
+@pytest.mark.parametrize("options", [{}, {"n_stocks": 120, "years": 1.5, "start": "2023-01-03", "seed": 3}], ids=str)
+def test_the_embedded_market_is_quiet(options, base, tmp_path):
+    folder = make_market(tmp_path / "other", **options) if options else base
+    table = check_data(folder)
+    assert spoken(table) == set(), table.to_string()
+    assert table.attrs["profile"] == "community"
+    counts = table.set_index("check")["count"]
+    suspended = bars = 0
+    for code in every(folder):
+        close = values_of(folder, code, "close")
+        place = np.flatnonzero(np.isfinite(close))
+        suspended += int(np.isnan(close[place[0] : place[-1] + 1]).sum())
+        bars += len(place)
+    assert counts["suspended"] == suspended
+    assert 0.002 * bars < counts["limit_bars"] < 0.02 * bars
+    assert counts["unit_profile"] == 1
+
+
+@pytest.mark.parametrize(("nth", "padded", "expected"), [(5, 0, set()), (5, 1, set()), (6, 0, {"beyond_limit"})])
+def test_the_first_days_of_a_stock_are_free_of_limits(nth, padded, expected, tmp_path):
+    folder = make_market(tmp_path / "market", n_stocks=30, years=0.7, start="2023-05-04")  # main board: 5 free days
+    days = (folder / "calendars" / "day.txt").read_text().split()
+    lines = [line.split("\t") for line in (folder / "instruments" / "all.txt").read_text().splitlines()]
+    new = next(code for code, first, last in lines if first > days[20] and not code.startswith("BJ"))
+    on_all(folder, PRICES, at(slice(nth - 1, None), lambda v: 1.7 * v), [new])
+    edit(folder, new, volume=at(slice(nth - 1, None), lambda v: v / 1.7))
+    edit(folder, new, change=at(nth - 1, lambda v: (1 + v) * 1.7 - 1))
+    for field in (*BAR, "factor") if padded else ():  # a dump that starts every series on the calendar's first day
+        raw = np.fromfile(file_of(folder, new, field), "<f4")
+        np.concatenate([np.zeros(1), np.full(int(raw[0]), np.nan), raw[1:]]).astype("<f4").tofile(
+            file_of(folder, new, field)
+        )
+    assert spoken(check_data(folder)) == expected
+
+
+def test_unadjusted_prices(market):
+    for code in every(market):
+        factor = values_of(market, code, "factor").astype(float)
+        on_all(market, PRICES, lambda v, factor=factor: v / factor, [code])
+        edit(market, code, volume=lambda v, factor=factor: v * factor)
+    table = check_data(market).set_index("check")
+    assert table.loc["unadjusted", "severity"] == "error"
+    assert {"beyond_limit", "change_wrong", "units"} & set(table.index) <= {"beyond_limit", "change_wrong"}
+
+
+def test_survivors_only(market, monkeypatch):
+    monkeypatch.setattr(_check_units, "DELISTED_A_YEAR", 0.02)  # 60 stocks, one year: 1.2 are expected to go
+    assert "survivorship" in check_data(market).attrs["quiet"]
+    gone = sorted(set(every(market)) - set(codes(market)))
+    listing(market, lambda lines: [line for line in lines if line.split("\t")[0] not in gone])
+    listing_of_index = market / "instruments" / "csi300.txt"
+    rewrite(listing_of_index, lambda lines: [line for line in lines if line.split("\t")[0] not in gone])
+    for code in gone:
+        shutil.rmtree(market / "features" / code.lower())
+    assert spoken(check_data(market)) == {"survivorship"}
+
+
+def test_the_market_total_is_judged_for_a_whole_market_only(market, monkeypatch):
+    assert "market_total" not in check_data(market).attrs["quiet"]  # 60 stocks: not judged
+    monkeypatch.setattr(_check_units, "WHOLE_MARKET", 50)
+    assert spoken(check_data(market)) == {"market_total"}  # about 12 billion yuan a day, below 20
+    on_all(market, ["amount", "volume"], lambda v: 10 * v)
+    assert "market_total" in check_data(market).attrs["quiet"]
+    on_all(market, ["amount", "volume"], lambda v: 1000 * v)
+    assert spoken(check_data(market)) == {"market_total", "stock_turnover"}
+
+
+def test_what_is_only_said(market):
+    code = codes(market)[0]
+    listing(market, lambda lines: [line for line in lines if line.split("\t")[0] != code])
+    rewrite(market / "instruments" / "csi300.txt", lambda lines: [x for x in lines if x.split("\t")[0] != code])
+    closes = ((stock, values_of(market, stock, "close")) for stock in codes(market))
+    calm = next(stock for stock, close in closes if abs(close[170] / close[39] - 1) < 0.08)  # within any limit
+    on_all(market, BAR, at(slice(40, 170), lambda v: np.nan), [calm])
+    on_all(market, ["volume"], lambda v: 100 * v)
+    [file_of(market, stock, "amount").unlink() for stock in [*every(market), code]]
+    table = check_data(market, today="2021-02-15").set_index("check")
+    assert set(table["severity"]) == {"info"}
+    assert table.loc["unlisted", "example"] == code
+    assert table.loc["long_gap", "count"] == 1 and "130 days" in table.loc["long_gap", "example"]
+    assert table.loc["no_amount", "count"] == 60
+    assert table.loc["calendar_end", "example"].endswith("46 days ago")
+    assert table.loc["unit_profile", "example"].startswith("adjusted_shares; $close * $volume: ")
+
+
+def test_days_and_universe_narrow_the_check(market):
+    code = codes(market)[0]
+    members = {line.split("\t")[0] for line in (market / "instruments" / "csi300.txt").read_text().splitlines()}
+    outside = next(stock for stock in codes(market) if stock not in members)
+    edit(market, outside, volume=at(quiet_day(market, outside), lambda v: -v))
+    assert spoken(check_data(market)) == {"volume_negative"}
+    assert spoken(check_data(market, universe="csi300")) == set()
+    assert check_data(market, universe="csi300").attrs["stocks"] == len(members)
+    found = check_data(market, end="2020-06-30")
+    assert spoken(found) == set() and found.attrs["last"] == "2020-06-30", code
+    with pytest.raises(ValueError, match="no universe 'csi30'.*close: csi300"):
+        check_data(market, universe="csi30")
+    with pytest.raises(ValueError, match="no trading day from 2022-01-01"):
+        check_data(market, start="2022-01-01")
+    with pytest.raises(ValueError, match="start is 'x'; give an ISO date"):
+        check_data(market, start="x")
+    with pytest.raises(ValueError, match="has no calendars/day.txt, instruments, features"):
+        check_data(market / "calendars")
+
+
+def test_shares_decide_the_severity():
+    tally = Tally()
+    tally.add("zero_volume", 1, 1000, "a")  # 0.1%: an error from there on
+    tally.add("repeated_bar", 1, 1001, "b")
+    tally.add("factor_cents", 49, 1000)  # told from 5%
+    tally.add("zero_volume", 1, 1000, "c")
+    table = tally.table()
+    assert table["check"].tolist() == ["zero_volume", "repeated_bar"]
+    assert table["severity"].tolist() == ["error", "warning"]
+    assert table.loc[0, ["count", "of", "example"]].tolist() == [2, 2000, "a"]
+    assert table.attrs["quiet"] == ["factor_cents"]
+    with pytest.raises(KeyError):
+        tally.add("zero_volumes", 1, 1)
+
+
+def test_units_are_those_of_the_data_set():
+    # thousand yuan over lots: 1000 yuan / 1000 against 10 yuan * 1 lot = 0.1; yuan over shares 1; yuan over lots 100
+    assert [profile_of(x) for x in (0.1, 1.0, 100.0)] == ["community", "yuan", "yuan"]
+    assert profile_of(float("nan")) == "adjusted_shares"
+    assert [profile_of(x) for x in (0.04, 0.21, 10.0, 3.7)] == [None] * 4
+    assert _check_units.PROFILES == data.PROFILES
+    assert _check_units.PLAUSIBLE_TURNOVER == data.PLAUSIBLE_TURNOVER
+
+
+# --- the command
+
+
+def test_the_command_tells_and_exits(market, capsys):
+    assert cli.main(["check-data", "--provider-uri", str(market)]) == 0
+    told = capsys.readouterr().out
+    assert "0 errors, 0 warnings" in told and "60 stocks" in told
+    units(market)
+    assert cli.main(["check-data", "--provider-uri", str(market), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["errors"] == 1 and told["findings"][0]["check"] == "units"
+    assert set(told["findings"][0]) == {"severity", "check", "count", "of", "example", "cure"}
+    assert cli.main(["check-data", "--provider-uri", str(market), "--universe", "everything"]) == 2
+    assert "qlib-ext: error: no universe 'everything'" in capsys.readouterr().err
+
+
+def test_the_command_takes_the_provider_of_the_environment(market, monkeypatch, capsys):
+    indices(market)
+    monkeypatch.setenv("QLIB_EXT_PROVIDER_URI", str(market))
+    assert cli.main(["check-data"]) == 0
+    told = capsys.readouterr().out
+    assert "SH000300 in all.txt" in told and "0 errors, 1 warning;" in told
+
+
+@pytest.mark.realdata
+def test_the_known_defects_of_real_data_are_found():
+    folder = os.environ.get("QLIB_EXT_REAL_DATA")
+    if not folder:
+        pytest.skip("set QLIB_EXT_REAL_DATA to a provider folder of real A shares")
+    lines = []
+    table = check_data(folder, say=lines.append).set_index("check")
+    assert {"survivorship", "absurd_return", "beyond_limit", "indices", "no_vwap"} <= set(table.index)
+    assert (table.loc[["survivorship", "absurd_return", "indices", "no_vwap"], "severity"] == "warning").all()
+    assert "SH000300 in all.txt" in table.loc["indices", "example"] and table.loc["indices", "count"] == 6
+    assert "error" not in set(table["severity"]) and len(lines) > 10

@@ -1,0 +1,204 @@
+"""init: what it finds out about a small embedded market, and that the workflow it writes runs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from jinja2 import Template
+
+from qlib_ext import cli, data, init_workflow
+from qlib_ext.init_workflow import Universe, choose_universe, split_days, survey, workflow_text
+from qlib_ext.synthetic import make_market
+
+WORKFLOWS = Path(__file__).parents[1] / "workflows"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_market(tmp_path_factory.mktemp("base") / "market", n_stocks=60, years=1)
+
+
+@pytest.fixture
+def market(base, tmp_path):
+    return Path(shutil.copytree(base, tmp_path / "market"))
+
+
+def parsed(text):
+    return yaml.safe_load(Template(text).render())
+
+
+def written(folder, model="master", **options):
+    return parsed(workflow_text(survey(folder, model=model, **options), model))
+
+
+def days_of(folder):
+    return pd.DatetimeIndex((folder / "calendars" / "day.txt").read_text().split())
+
+
+# --- what it finds
+
+
+def test_what_is_found_in_the_embedded_market(base):
+    found = survey(base)
+    assert found.profile == "community" and found.missing == [] and found.benchmark == "SH000300"
+    assert [u.name for u in found.universes] == ["all", "csi300"] and found.universe.name == "all"
+    assert found.universe.stocks == 60 and found.universe.indices == 0
+    days = days_of(base)
+    lines = [line.split("\t") for line in (base / "instruments" / "csi300.txt").read_text().splitlines()]
+    spans = [(pd.Timestamp(first), pd.Timestamp(last)) for _, first, last in lines]
+    mean = np.mean([sum(first <= day <= last for first, last in spans) for day in days])
+    assert found.universes[1].daily == pytest.approx(mean)
+    assert 1e7 < found.turnover < 5e9
+    told = init_workflow.describe(found)
+    assert "community" in told and "all 60 stocks" in told and "Missing" not in told
+
+
+def test_segments_keep_their_gaps(base):
+    days = days_of(base)
+    found = survey(base, model="master")
+    rows = {name: days.get_indexer(list(span)) for name, span in found.segments.items()}
+    assert rows["test"][1] == len(days) - 3  # its label ends on the last day
+    # the window of the next part's first day (8 days) begins after the last label's reach (2 days)
+    for before, after in (("train", "valid"), ("valid", "test")):
+        assert rows[after][0] - 7 > rows[before][1] + 2 - 1
+        assert rows[after][0] - rows[before][1] == 2 + 8 - 1 + 1
+    assert found.days == {name: b - a + 1 for name, (a, b) in rows.items()}
+
+
+def test_split_by_hand():
+    # bars 0 to 999: stop 997, start 60, 938 days; valid from 60 + 469, test from 60 + 625; gap 2 + 1 - 1 = 2
+    assert split_days(0, 999, stocks=300, window=1) == {"train": (60, 526), "valid": (529, 682), "test": (685, 997)}
+    # 6 years of 243 days at most; 1,500,000 / 5,000 = 300 days at most
+    assert split_days(0, 9999, stocks=300, window=1)["train"][0] == 9997 - 1458 + 1
+    assert split_days(0, 9999, stocks=5000, window=1)["train"][0] == 9997 - 300 + 1
+    with pytest.raises(ValueError, match="149 days with bars are too few"):
+        split_days(0, 148, stocks=300, window=1)
+
+
+def test_the_choice_of_the_universe():
+    whole, clean = Universe("all", 5000, 6, 4500.0), Universe("ashare", 5000, 0, 4500.0)
+    csi300, csi800, tiny = Universe("csi300", 500, 0, 300.0), Universe("csi800", 1200, 0, 800.0), Universe("x", 9, 0, 9)
+    assert choose_universe([whole, clean, csi300, csi800, tiny])[0] is csi800
+    assert "--universe ashare" in choose_universe([whole, clean, csi300, csi800])[1]
+    found, reason = choose_universe([whole, clean])
+    assert found is clean and reason.startswith("the smallest universe without indices; all have more than 1,000")
+    assert choose_universe([whole, csi300], asked=True) == (whole, "as asked for")
+    assert choose_universe([csi300, tiny])[1] == "the largest universe without indices"
+    assert "which DayDatasetH leaves out" in choose_universe([Universe("all", 400, 6, 400.0)])[1]
+    with pytest.raises(ValueError, match="no universe with 30 stocks a day or more .*x 9"):
+        choose_universe([tiny])
+
+
+def test_what_the_provider_lacks_is_told(market):
+    shutil.rmtree(market / "features" / "sh000300")
+    for place in (market / "features").iterdir():
+        (place / "vwap.day.bin").unlink()
+    found = survey(market)
+    assert found.missing == ["vwap"] and found.benchmark is None and "VWAP0 will be 0" in init_workflow.describe(found)
+    task = parsed(workflow_text(found, "master"))["task"]
+    backtest = task["record"][2]["kwargs"]["config"]["backtest"]
+    assert backtest["benchmark"] == found.stand_in and len(found.stand_in) > 40
+    assert task["record"][3]["kwargs"]["benchmark"] is None
+    other = make_market(market.parent / "other", n_stocks=10, years=0.7, seed=2)
+    shutil.move(other / "features" / "sh000300", market / "features" / "sh000905")  # 170 days: not up to the end
+    assert survey(market).benchmark is None
+
+
+def test_errors_name_the_cure(market):
+    with pytest.raises(ValueError, match="model 'masters'; there are master, mlp"):
+        survey(market, model="masters")
+    with pytest.raises(ValueError, match="no universe 'csi30'.*close: csi300"):
+        survey(market, universe="csi30")
+    with pytest.raises(ValueError, match="csi300 2[0-9]"):  # 24 members a day are too few to rank
+        survey(market, universe="csi300")
+    for place in (market / "features").iterdir():
+        raw = np.fromfile(place / "amount.day.bin", "<f4")
+        raw[1:] *= 37
+        raw.tofile(place / "amount.day.bin")
+    with pytest.raises(ValueError, match="run qlib-ext check-data"):
+        survey(market)
+
+
+# --- what it writes
+
+
+@pytest.mark.parametrize("model", ["master", "mlp"])
+def test_the_text_keeps_in_step_with_the_workflows(model, base):
+    own = written(base, model)
+    shipped = parsed((WORKFLOWS / f"{model}_liq.yaml").read_text(encoding="utf-8"))
+    assert own["qlib_init"].pop("provider_uri") == str(base)
+    shipped["qlib_init"].pop("provider_uri")
+    dates = [own["task"]["dataset"]["kwargs"].pop("segments"), shipped["task"]["dataset"]["kwargs"].pop("segments")]
+    for workflow, segments in zip((own, shipped), dates, strict=True):
+        handler = workflow["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
+        span = [handler.pop(name) for name in ("start_time", "end_time", "fit_start_time", "fit_end_time")]
+        assert span == [segments["train"][0], segments["test"][1], *segments["train"]]
+        backtest = workflow["task"]["record"][2]["kwargs"]["config"]["backtest"]
+        assert [backtest.pop("start_time"), backtest.pop("end_time")] == segments["test"]
+        workflow.pop("experiment_name")
+    assert own == shipped
+
+
+def test_the_label_is_the_one_that_is_reached_for():
+    assert data.label_span(data.DEFAULT_LABEL).reach == init_workflow.REACH
+
+
+def test_the_command_writes_and_does_not_overwrite(market, tmp_path, capsys):
+    out = tmp_path / "new" / "workflow.yaml"
+    arguments = ["init", "--provider-uri", str(market), "--out", str(out), "--model", "mlp"]
+    assert cli.main(arguments) == 0
+    told = capsys.readouterr().out
+    assert f"qrun {out}" in told and "Chosen     all" in told
+    assert parsed(out.read_text())["task"]["model"]["class"] == "MLPModel"
+    out.write_text("mine")
+    assert cli.main(arguments) == 2
+    assert "add --force to overwrite it" in capsys.readouterr().err and out.read_text() == "mine"
+    assert cli.main([*arguments, "--force"]) == 0
+    assert parsed(out.read_text())["experiment_name"] == "mlp_liq_all"
+
+
+BUILD = """
+import sys, yaml, qlib
+from jinja2 import Template
+from qlib.utils import init_instance_by_config
+from pathlib import Path
+config = yaml.safe_load(Template(Path(sys.argv[1]).read_text()).render())
+config["qlib_init"].pop("exp_manager")
+qlib.init(**config["qlib_init"])
+dataset = init_instance_by_config(config["task"]["dataset"])
+print({name: len(dataset.rows(name)) for name in dataset.segments}, dataset.panel.x.shape)
+"""
+
+
+def test_the_written_workflow_builds_its_dataset(market, tmp_path):
+    found = survey(market)
+    (tmp_path / "workflow.yaml").write_text(workflow_text(found, "master"))
+    command = [sys.executable, "-c", BUILD, "workflow.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows, shape = done.stdout.strip().splitlines()[-1].split("} ")
+    assert yaml.safe_load(rows + "}") == found.days, "no day may be purged: the gaps are wide enough"
+    assert shape.endswith("158])")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "index"), [("master", True), ("mlp", False)])
+def test_the_written_workflow_runs(model, index, market, tmp_path):
+    if not index:
+        shutil.rmtree(market / "features" / "sh000300")
+    out = tmp_path / "workflow.yaml"
+    assert cli.main(["init", "--provider-uri", str(market), "--out", str(out), "--model", model]) == 0
+    command = [str(Path(sys.executable).with_name("qrun")), str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-4000:]
+    shown = Path(output.split("\nartifacts: ")[-1].split("\n")[0].strip())
+    report = pd.read_pickle(shown / "portfolio_analysis" / "report_normal_1day.pkl")
+    assert report["bench"].std() > 0 and (shown / "liquidity_analysis" / "headline.pkl").is_file()

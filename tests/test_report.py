@@ -1,0 +1,480 @@
+"""The report's page: its numbers are the artifacts', it needs nothing outside, and a browser can use it."""
+
+import ast
+import copy
+import os
+import re
+import shutil
+import string
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("plotly")
+
+from qlib.utils.exceptions import LoadObjectError
+from report_page import cards, chart, embedded, tables, visible_text
+
+from qlib_ext import _report_words, capacity, compare, diagnostics, evaluate, execution, judge, report, report_record
+from qlib_ext._report_html import cell, kind_of, words
+from qlib_ext._report_html import embedded as embed
+from qlib_ext._report_sections import Context
+from qlib_ext.report import packed_holdings, report_html
+from qlib_ext.report_record import ReportRecord, context_of
+
+CONTEXT = Context(title="a run", universe="csi300", capital=100.0, benchmark="SH000300")
+MONEY, TRADES = "liquidity_analysis/", "portfolio_analysis/"
+DAYS = pd.bdate_range("2022-01-04", periods=45)
+
+
+def make_artifacts(seed=0, sign=1.0):
+    """Artifacts of all records, small and random."""
+    rng = np.random.default_rng(seed)
+    names = [f"{kind}_buyable_{money}{over}" for kind in ("capped", "topn") for money in ("gross", "net", "net_impact")
+             for over in ("", "_over_market", "_over_SH000300")]  # fmt: skip
+    returns = {
+        name: pd.Series(sign * rng.normal(0.002, 0.01, len(DAYS)), DAYS) for name in (*names, "market", "SH000300")
+    }
+    daily = pd.DataFrame(returns)
+    for name in ("ic", "rank_ic", "capped_cash_share", "capped_names_held", "volatility_exposure"):
+        daily[name] = rng.uniform(0, 0.2, len(DAYS))
+    index = pd.MultiIndex.from_product([DAYS, ["SH600000", "SZ300001"]], names=["datetime", "instrument"])
+    positions = pd.DataFrame({"yuan": rng.uniform(10, 50, len(index))}, index)
+    table = pd.DataFrame({"mean_ic": [0.1, 0.2], "gross_annual_return": [0.3, sign * 0.4]}, index=["model", "reversal"])
+    table = table.assign(days=45, first=DAYS[0], last=DAYS[-1])
+    quality = pd.DataFrame({"value": [0.05, 0.06], "standard_error": [0.01, 0.02], "t": [5.0, 3.0], "days": [45, 45]})
+    blocks = pd.DataFrame(
+        {
+            "fold": np.repeat([0, 1], 45),
+            "day": np.tile(DAYS, 2),
+            "part": np.tile(["train"] * 30 + ["gap"] * 2 + ["valid"] * 13, 2),
+        }
+    )
+    curves = pd.DataFrame({"fold": [0, 0, 1, 1], "seed": 0, "epoch": [1, 2, 1, 2], "train_loss": [3.0, 2, 3, 1],
+                           "valid_loss": [3.0, 2.5, 3, 2], "rank_ic": [0.01, 0.02, 0.03, 0.01]})  # fmt: skip
+    fills = pd.DataFrame({"day": DAYS[:4], "code": "SH600000", "side": "buy", "yuan": [1e4, 2e4, 3e4, 4e4],
+                          "commission": 3.0, "transfer": 1.0, "stamp_duty": 0.0, "impact": 6.0,
+                          "used": [0.01, 0.02, 0.03, 0.05]})  # fmt: skip
+    blocked = pd.DataFrame({"day": DAYS[[0, 1, 1]], "code": ["A", "B", "A"], "side": ["buy", "buy", "sell"],
+                            "wanted": [100.0, 50.0, 30.0], "dealt": [40.0, 0.0, 0.0],
+                            "reason": ["limit_up", "limit_up", "suspended"]})  # fmt: skip
+    account = pd.DataFrame(
+        {"return": sign * rng.normal(0.001, 0.01, 45), "cost": 0.001, "bench": 0.0, "turnover": 0.5}, DAYS
+    )
+    return {
+        "label.pkl": pd.DataFrame({"LABEL0": rng.normal(0, 0.01, len(index))}, index),
+        f"{MONEY}daily.pkl": daily,
+        f"{MONEY}headline.pkl": evaluate.headline_table(returns, ic=daily["ic"], unscored=("market", "SH000300")),
+        f"{MONEY}definitions.pkl": evaluate.DEFINITIONS | diagnostics.DEFINITIONS | judge.FACTOR_DEFINITIONS,
+        f"{MONEY}diagnostics.pkl": quality.set_axis(["ic", "rank_ic"]),
+        f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100),
+        f"{MONEY}quantiles.pkl": pd.DataFrame(rng.normal(0, 0.01, (45, 10)), DAYS, pd.RangeIndex(1, 11)),
+        f"{MONEY}exposures.pkl": pd.DataFrame(rng.uniform(-1, 1, (45, 2)), DAYS, ["volatility", "liquidity"]),
+        f"{MONEY}selection.pkl": "nothing",
+        f"{MONEY}capacity.pkl": pd.DataFrame({"gross": [0.2, 0.1], "cash_share": [0.0, 0.5]}, index=[1e7, 1e9]),
+        "fold_analysis/headline_folds.pkl": table.set_axis(["fold 0", "test"]).assign(selected="text"),
+        "fold_analysis/definitions.pkl": judge.TABLE_DEFINITIONS,
+        "folds/fold_map.pkl": blocks,
+        "folds/curves.pkl": curves,
+        "baselines/baselines.pkl": table,
+        "gate/weights.pkl": pd.DataFrame(rng.uniform(0, 2, (45, 4)), DAYS, list("abcd")),
+        f"{TRADES}report_normal_1day.pkl": account,
+        f"{TRADES}blocked.pkl": blocked,
+        f"{TRADES}fills.pkl": fills,
+        f"{TRADES}settled.pkl": pd.DataFrame({"day": [DAYS[3]], "code": ["C"], "yuan": [5.0]}),
+        f"{TRADES}rules_citations.pkl": [{"id": "x", "rule": "lots", "text": "<b>quoted</b>", "source": "law"}],
+        f"{TRADES}waterfall.pkl": pd.DataFrame({"annual_return": [0.5, sign * 0.2]}, index=["paper", "impact"]),
+        f"{TRADES}execution.pkl": {"some_table": pd.DataFrame({"yuan": [1.0, 2.0]}, index=["p", "q"])},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def artifacts():
+    return make_artifacts()
+
+
+@pytest.fixture(scope="module")
+def html(artifacts):
+    return report_html(artifacts, CONTEXT)
+
+
+# --- the numbers are the artifacts'
+
+
+def test_tables_are_the_artifacts(artifacts, html):
+    found = tables(html)
+    pairs = {
+        "headline": artifacts[f"{MONEY}headline.pkl"],
+        "diagnostics": artifacts[f"{MONEY}diagnostics.pkl"],
+        "folds": artifacts["fold_analysis/headline_folds.pkl"].drop(columns=["first", "last", "selected"]).T,
+        "baselines": artifacts["baselines/baselines.pkl"].drop(columns=["first", "last"]).T,
+        "capacity": artifacts[f"{MONEY}capacity.pkl"],
+        "waterfall": artifacts[f"{TRADES}waterfall.pkl"],
+        "execution-some_table": artifacts[f"{TRADES}execution.pkl"]["some_table"],
+    }
+    for key, frame in pairs.items():
+        read = pd.DataFrame.from_dict(found[key], orient="index").loc[
+            [str(name) for name in frame.index], frame.columns
+        ]
+        np.testing.assert_array_equal(read.to_numpy(dtype=float), frame.to_numpy(dtype=float), err_msg=key)
+
+
+def test_cards_are_the_tables(artifacts, html):
+    found, table = cards(html), artifacts[f"{MONEY}headline.pkl"]
+    assert found["capped_buyable_net"] == table["annual_return"]["capped_buyable_net"]
+    assert found["capped_buyable_net_impact"] == table["annual_return"]["capped_buyable_net_impact"]
+    assert found["max_drawdown"] == table["max_drawdown"]["capped_buyable_net"]
+    assert found["rank_ic.value"] == 0.06
+
+
+def test_curve_and_drawdown_by_hand():
+    """Returns +10%, -50%, +20%: 1.1, 0.55, 0.66; below the top 1.1: 0, -50%, -40%."""
+    made = make_artifacts()
+    daily = made[f"{MONEY}daily.pkl"].iloc[:3].copy()
+    daily["capped_buyable_gross"] = [0.1, -0.5, 0.2]
+    found = chart(report_html(made | {f"{MONEY}daily.pkl": daily}, CONTEXT), "returns")
+    days, curve = found["capital in full, buyable, gross"]
+    np.testing.assert_allclose(curve, [0.1, -0.45, -0.34], rtol=1e-12)
+    assert list(days) == ["2022-01-04", "2022-01-05", "2022-01-06"]
+    np.testing.assert_allclose(found["capital in full, buyable, gross: drawdown"][1], [0, -0.5, -0.4], atol=1e-12)
+
+
+def test_charts_are_the_artifacts(artifacts, html):
+    daily = artifacts[f"{MONEY}daily.pkl"]
+    np.testing.assert_array_equal(chart(html, "ic-daily")["RankIC"][1], daily["rank_ic"])
+    months, mean = chart(html, "ic-monthly")["IC"]
+    assert list(months) == ["2022-01", "2022-02", "2022-03"]
+    np.testing.assert_allclose(mean[0], daily["ic"][:20].mean(), rtol=1e-12)  # 4 to 31 January: 20 weekdays
+    value = diagnostics.newey_west(artifacts[f"{MONEY}quantiles.pkl"][10])[0]
+    np.testing.assert_allclose(chart(html, "quantile-means")["mean label"][1][9], 1e4 * value, rtol=1e-12)
+    np.testing.assert_array_equal(chart(html, "capacity")["gross"][0], [10.0, 1000.0])
+    account = artifacts[f"{TRADES}report_normal_1day.pkl"]
+    after = (1 + account["return"] - account["cost"]).cumprod() - 1
+    np.testing.assert_allclose(chart(html, "backtest")["account after costs"][1], after, rtol=1e-12)
+
+
+def test_costs_and_blocked_by_hand(html):
+    """Four fills of 3 + 1 + 0 + 6 yuan on 100,000 yuan: commission 12 yuan = 1.2 bp, impact 24 yuan = 2.4 bp.
+
+    Blocked at limit-up when buying: 100 - 40 and 50 - 0 = 110 of 150 yuan; suspended: 30 of 30 yuan.
+    """
+    found = tables(html)
+    assert found["costs"]["commission"] == {"yuan": 12.0, "bp_of_traded": pytest.approx(1.2)}
+    assert found["costs"]["impact"] == {"yuan": 24.0, "bp_of_traded": pytest.approx(2.4)}
+    assert found["blocked"]["limit_up buy"] == {"wanted": 150, "cut": 110}
+    assert found["blocked"]["suspended sell"] == {"wanted": 30, "cut": 30}
+    assert list(chart(html, "costs")["commission"][1]) == [12.0]
+
+
+def test_the_backtest_s_own_tables_come_first(artifacts):
+    """What PortAnaRecord has summed up is shown as it is, not summed up again."""
+    split = pd.DataFrame({"yuan": [99.0], "share_a_year": [0.25]}, index=["commission"])
+    index = pd.MultiIndex.from_tuples([("limit_up", "buy")], names=["reason", "side"])
+    cuts = pd.DataFrame({"cuts": [7], "wanted": [8.0], "cut": [5.0]}, index)
+    made = artifacts | {f"{TRADES}execution.pkl": {"cost_split": split, "blocked": cuts}}
+    found = tables(report_html(made, CONTEXT))
+    assert found["costs"] == {"commission": {"yuan": 99.0, "share_a_year": 0.25}}
+    assert found["blocked"] == {"limit_up buy": {"cuts": 7, "wanted": 8, "cut": 5}}
+
+
+def test_holdings_by_hand():
+    """Stock B: 60 yuan at +10%, 20 at -5%: mean 40, at most 60% of 100, gain 6 - 1 = 5; A: 30 at +10%: gain 3."""
+    days = pd.to_datetime(["2022-01-04", "2022-01-05"])
+    index = pd.MultiIndex.from_tuples(
+        [(days[0], "A"), (days[0], "B"), (days[1], "B")], names=["datetime", "instrument"]
+    )
+    positions = pd.DataFrame({"yuan": [30.0, 60.0, 20.0], "weight": [0.3, 0.6, 0.2]}, index)
+    found = packed_holdings(positions, pd.DataFrame({"LABEL0": [0.1, 0.1, -0.05]}, index), CONTEXT)
+    assert found["days"] == ["2022-01-04", "2022-01-05"] and found["codes"] == ["A", "B"]
+    assert found["top"] == [[1, 60, 0, 30], [1, 20]]
+    assert found["stocks"] == [[1, 2, 40, 0.6, 5], [0, 1, 30, 0.3, 3]]
+    assert packed_holdings(positions, None, CONTEXT)["stocks"][0][-1] is None
+
+
+def test_numbers_are_written_with_their_unit():
+    assert cell(-0.1234, "percent") == '<td data-v="-0.1234" class="minus">−12.34%</td>'
+    assert cell(1234.5, "yuan") == '<td data-v="1234.5">1,234</td>'
+    kinds = {
+        "net_impact": "percent",
+        "net_impact_excess": "percent",
+        "impact": "yuan",
+        "ic_error": "number",
+        "n_train": "count",
+    }
+    assert {key: kind_of(key, pd.Series([0.5])) for key in kinds} == kinds
+    assert cell(float("nan"), "number") == '<td data-v="nan">–</td>'
+
+
+# --- sections
+
+
+@pytest.mark.parametrize(
+    ("section", "path"),
+    [
+        ("ic", f"{MONEY}daily.pkl"),
+        ("quantiles", f"{MONEY}quantiles.pkl"),
+        ("exposures", f"{MONEY}exposures.pkl"),
+        ("holdings", f"{MONEY}positions.pkl"),
+        ("capacity", f"{MONEY}capacity.pkl"),
+        ("baselines", "baselines/baselines.pkl"),
+        ("learning", "folds/curves.pkl"),
+        ("gate", "gate/weights.pkl"),
+        ("backtest", f"{TRADES}report_normal_1day.pkl"),
+        ("costs", f"{TRADES}fills.pkl"),
+        ("blocked", f"{TRADES}blocked.pkl"),
+        ("waterfall", f"{TRADES}waterfall.pkl"),
+        ("rules", f"{TRADES}rules_citations.pkl"),
+    ],
+)
+def test_a_section_appears_with_its_artifact(artifacts, section, path):
+    every = {made.key for made in report.sections(artifacts, CONTEXT)}
+    fewer = {made.key for made in report.sections({k: v for k, v in artifacts.items() if k != path}, CONTEXT)}
+    assert section in every
+    assert section not in fewer
+
+
+def test_every_artifact_of_the_test_is_read():
+    assert set(make_artifacts()) <= set(report.PATHS)
+
+
+def test_a_run_without_artifacts_says_what_to_do():
+    with pytest.raises(ValueError, match="LiquidityRecord"):
+        report_html({"pred.pkl": None}, CONTEXT)
+
+
+# --- words
+
+
+def calls_of_words():
+    """Literal first arguments of words(...) in the report's modules."""
+    folder = Path(report.__file__).parent
+    files = [*folder.glob("_report_*.py"), folder / "report.py", folder / "report_record.py"]
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "words"
+            if named and isinstance(node.args[0], ast.Constant):
+                yield node.args[0].value
+
+
+def test_every_text_has_its_chinese():
+    same = {"IC", "ICIR", "RankIC", "RankICIR", "LightGBM", "t"}
+    needed = {*calls_of_words(), *_report_words.LABELS.values()} - same
+    assert len(needed) > 150
+    assert sorted(needed - set(_report_words.ZH)) == []
+    for english, chinese in _report_words.ZH.items():
+        fields = [{name for _, name, _, _ in string.Formatter().parse(text) if name} for text in (english, chinese)]
+        assert fields[0] == fields[1], english
+
+
+def test_every_definition_has_its_chinese():
+    keys = {*evaluate.DEFINITIONS, *diagnostics.DEFINITIONS, *judge.FACTOR_DEFINITIONS, *judge.TABLE_DEFINITIONS}
+    keys |= {f"capacity.{key}" for key in capacity.DEFINITIONS if key != "capital"}
+    keys |= {f"waterfall.{key}" for key in execution.STAGES} | {f"compare.{key}" for key in compare.DEFINITIONS}
+    assert sorted(keys - set(_report_words.NOTES_ZH)) == []
+
+
+def test_words_are_the_same_whatever_the_numbers_say(html):
+    """Nothing on the page is a fixed sentence about success: only numbers change with the outcome."""
+    other = report_html(make_artifacts(sign=-1.0), CONTEXT)
+    for language in ("en", "zh"):
+        assert visible_text(html, language).split() == visible_text(other, language).split()
+
+
+# --- the file
+
+
+def test_the_page_needs_nothing_outside(html):
+    body = re.sub(
+        r'<script type="text/plain" id="plotly">.*?</script>', "", html, flags=re.S
+    )  # without plotly's own code
+    assert not re.search(r'(src|href)="(?!#|data:)', body)
+    assert "@import" not in body and "url(" not in body
+
+
+def test_text_of_a_run_cannot_end_the_page(artifacts):
+    title = "</script><script>alert(1)</script>"
+    html = report_html(artifacts, Context(title=title, facts=((words("data"), "<img>"),)))
+    assert title not in html and "<img>" not in html and "<b>quoted</b>" not in html
+    assert "</script" not in embed("x", {"a": title}).removesuffix("</script>")
+
+
+def test_three_years_of_the_whole_market_stay_small(artifacts):
+    days, held = pd.bdate_range("2020-01-02", periods=730), 120
+    rng = np.random.default_rng(0)
+    codes = np.array([f"SH{600000 + i}" for i in range(5000)])
+    chosen = np.concatenate([rng.choice(5000, held, replace=False) for _ in days])
+    index = pd.MultiIndex.from_arrays([np.repeat(days, held), codes[chosen]], names=["datetime", "instrument"])
+    positions = pd.DataFrame({"yuan": rng.uniform(1e5, 1e7, len(index)), "weight": 0.01}, index)
+    daily = artifacts[f"{MONEY}daily.pkl"]
+    long = pd.DataFrame(rng.normal(0, 0.01, (730, daily.shape[1])), days, daily.columns)
+    html = report_html(artifacts | {f"{MONEY}daily.pkl": long, f"{MONEY}positions.pkl": positions}, CONTEXT)
+    assert len(html.encode()) < 10e6
+    assert len(embedded(html, "json-holdings")["top"][0]) == 60  # 30 pairs
+
+
+# --- the record
+
+
+class Recorder:
+    """Artifacts in memory; files that are saved are read."""
+
+    id, experiment_id, start_time, experiment_name = "abc123", "1", "2026-01-01 10:00:00", "an experiment"
+
+    def __init__(self, objects):
+        self.objects = objects
+
+    def load_object(self, name):
+        if name not in self.objects:
+            raise LoadObjectError(name)
+        return self.objects[name]
+
+    def save_objects(self, *, local_path, artifact_path):
+        assert artifact_path is None
+        self.objects[Path(local_path).name] = Path(local_path).read_text(encoding="utf-8")
+
+    def get_local_dir(self):
+        return "here"
+
+
+MEMBER = {"class": "MLPModel", "kwargs": {"loss": "liq_wpcc"}}
+TASK = {
+    "model": {"class": "FoldEnsemble", "kwargs": {"seeds": [0, 1], "model": MEMBER}},
+    "dataset": {"kwargs": {"handler": {"class": "FastAlpha158", "kwargs": {"instruments": "csi300"}},
+                           "segments": {"test": ["2022-01-04", "2022-12-23"]}, "liquidity": "auto"}},
+    "record": [{"class": "LiquidityRecord", "kwargs": {"capital": 2e8, "commission": 0.0005, "benchmark": None}}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def said(monkeypatch):
+    texts = []
+    note = SimpleNamespace(info=texts.append, warning=texts.append)
+    monkeypatch.setattr(report_record, "logger", note)
+    return texts
+
+
+def test_the_record_saves_the_page(artifacts, said, monkeypatch):
+    monkeypatch.setattr(report_record, "C", {"provider_uri": "a-folder"})
+    recorder = Recorder({**artifacts, "task": TASK})
+    assert ReportRecord(recorder)._generate() == {}
+    page = recorder.objects["report.html"]
+    assert "report.html" in said[0] and "<title>an experiment</title>" in page
+    for text in ("abc123", "a-folder", "csi300", "FoldEnsemble (MLPModel)", "0, 1", "200 million yuan", "0.050%"):
+        assert text in page, text
+
+
+def test_without_plotly_the_run_goes_on(said, monkeypatch):
+    monkeypatch.setitem(sys.modules, "qlib_ext.report", None)
+    recorder = Recorder({})
+    ReportRecord(recorder)._generate()
+    assert recorder.objects == {} and "pip install" in said[0] and "qlib-ext report abc123" in said[0]
+
+
+def test_the_record_refuses_a_bad_title():
+    with pytest.raises(ValueError, match="title"):
+        ReportRecord(Recorder({}), title="")
+
+
+def test_context_takes_the_run_s_own_numbers():
+    task = TASK | {
+        "record": [{"class": "LiquidityRecord", "kwargs": {"buy_rate": 0.001, "sell_rate": 0.002, "impact": 0}}]
+    }
+    made = context_of(task, {}, {"experiment": "e"}, provider="p")
+    assert "0.100% of buys and 0.200% of sells" in made.costs.en and made.universe == "csi300" and made.capital == 150e6
+    assert made.horizon == 1 and made.benchmark == "SH000300"
+    task = copy.deepcopy(task)
+    task["dataset"]["kwargs"]["handler"]["kwargs"]["label"] = ["Ref($close, -6)/Ref($close, -1) - 1"]
+    assert context_of(task, {}, {}, provider="p").horizon == 5
+
+
+# --- a browser
+
+CHROMIUM = os.environ.get("QLIB_EXT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    if not CHROMIUM:
+        pytest.skip("no chromium on this machine: install it, or set QLIB_EXT_CHROMIUM")
+    with sync_api.sync_playwright() as play:
+        made = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=120_000)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def opened(browser, html, tmp_path):
+    """A page open in the browser, and what its console said; the network is off."""
+    file = tmp_path / "report.html"
+    file.write_text(html, encoding="utf-8")
+    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 800}, color_scheme="light")
+    page, said = context.new_page(), []
+    page.set_default_timeout(60_000)
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(file.as_uri())
+    page.wait_for_selector("html[data-ready=yes]", state="attached")
+    yield page, said
+    context.close()
+
+
+def show(page, key):
+    page.evaluate(f"document.getElementById('chart-{key}').scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    page.wait_for_selector(f"#chart-{key}[data-drawn] .main-svg", state="attached")
+
+
+@pytest.mark.browser
+def test_switches_zoom_and_search_in_a_browser(opened):
+    page, said = opened
+    show(page, "returns")
+    title = "() => document.querySelector('#chart-returns .ytitle').textContent"
+    paper = "() => getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(title) == "cumulative return (%)" and page.evaluate(paper) == "rgb(255, 255, 255)"
+    page.click("#language")
+    page.wait_for_function(f"({title})() === '累计收益（%）'")
+    page.click("#theme")
+    assert page.evaluate(paper) == "rgb(20, 23, 28)"
+    page.wait_for_function("document.querySelector('#chart-returns .ytitle').style.fill === 'rgb(228, 232, 238)'")
+    ends = "const r = document.getElementById('chart-returns')._fullLayout.xaxis.range"
+    span = f"() => {{ {ends}; return new Date(r[1]) - new Date(r[0]); }}"
+    show(page, "returns")
+    box, before = page.locator("#chart-returns .nsewdrag").first.bounding_box(), page.evaluate(span)
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"({span})() < 0.5 * {before}")
+    assert page.locator("#stocks tbody tr").count() == 2
+    page.fill("#stock", "sz300")
+    assert page.locator("#stocks tbody tr th").all_inner_texts() == ["SZ300001"]
+    assert page.locator("#top tbody tr th").all_inner_texts() == ["SZ300001"]
+    page.fill("#day", "2022-01-08")  # a Saturday: the next signal day
+    assert page.input_value("#day") == "2022-01-10"
+    assert said == []
+
+
+@pytest.mark.browser
+def test_every_chart_is_drawn_and_nothing_overflows_on_a_phone(opened):
+    page, said = opened
+    page.set_viewport_size({"width": 390, "height": 800})
+    keys = page.evaluate("Array.from(document.querySelectorAll('.chart')).map((chart) => chart.dataset.chart)")
+    assert len(keys) >= 15
+    for key in keys:
+        show(page, key)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert said == []
+
+
+@pytest.mark.browser
+def test_print_draws_everything_light(opened):
+    page, said = opened
+    page.click("#theme")
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")  # as before the print
+    assert page.evaluate("document.querySelectorAll('.chart:not([data-drawn])').length") == 0
+    assert said == []
