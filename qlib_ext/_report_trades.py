@@ -98,28 +98,35 @@ def waterfall(artifacts: Artifacts, context: Context) -> Section | None:
     return Section("waterfall", words("From paper to the account"), scope, tuple(parts))
 
 
+_CAPACITY = {  # artifact: what its chart says
+    "capacity": (
+        "The same scores with other capitals, filled down the ranking under the caps, traded daily; cash earns 0."
+    ),
+    "capacity_topn": (
+        "The same in a fixed number of names, in proportion to their liquidity: a smaller share of their turnover at a "
+        "smaller capital."
+    ),
+}
+
+
 def capacity(artifacts: Artifacts, context: Context) -> Section | None:
-    """Annual return by capital."""
-    curve = artifacts.get(f"{MONEY}capacity.pkl")
-    if curve is None or curve.empty:
-        return None
-    numbers = [name for name in curve.select_dtypes("number") if not str(name).endswith(("error", "_se"))]
-    wanted = ("gross", "net", "net_impact")
-    returns = [name for name in numbers if str(name).removesuffix("_excess").removeprefix("annual_") in wanted]
-    cash = next((name for name in CASH if name in curve), None)
+    """Annual return by capital: filled down the ranking, and in a fixed number of names."""
     parts: list[str | Chart] = []
-    if returns:
-        caption = words("The same scores with other capitals under the same caps, traded daily; cash earns 0.")
-        parts.append(Chart("capacity", figures.capacity(curve, returns, cash), caption))
-    rows = [words("{million:,.0f} million yuan", million=float(value) / 1e6) for value in curve.index]
-    parts.append(
-        table(
-            curve,
-            columns_of(curve, _definitions(artifacts, MONEY, "capacity", curve), "capacity"),
-            key="capacity",
-            rows=rows,
-        )
-    )
+    for key, caption in _CAPACITY.items():
+        curve = artifacts.get(f"{MONEY}{key}.pkl")
+        if curve is None or curve.empty:
+            continue
+        numbers = [name for name in curve.select_dtypes("number") if not str(name).endswith(("error", "_se"))]
+        wanted = ("gross", "net", "net_impact")
+        returns = [name for name in numbers if str(name).removesuffix("_excess").removeprefix("annual_") in wanted]
+        cash = next((name for name in CASH if name in curve), None)
+        if returns:
+            parts.append(Chart(key, figures.capacity(curve, returns, cash), words(caption)))
+        rows = [words("{million:,.0f} million yuan", million=float(value) / 1e6) for value in curve.index]
+        meant = _definitions(artifacts, MONEY, "capacity", curve)
+        parts.append(table(curve, columns_of(curve, meant, "capacity"), key=key, rows=rows))
+    if not parts:
+        return None
     daily = artifacts.get(f"{MONEY}daily.pkl")
     scope = context.costs if daily is None else context.scope(daily.index, context.costs)
     return Section("capacity", words("Capacity"), scope, tuple(parts))

@@ -181,8 +181,10 @@ ZH = {
     "limits, suspensions, lots, T+1": "涨跌停、停牌、手数、T+1", "caps on a day's trade": "单日成交上限", "fees": "费用",
     "market impact (the run itself)": "冲击成本（即本次运行）", "difference to the row before": "与前一行之差",
     "Capacity": "容量", "capital (million yuan)": "资金（百万元）", "a year (%)": "每年（%）", "cash (%)": "现金（%）",
-    "The same scores with other capitals under the same caps, traded daily; cash earns 0.":
-        "相同得分、相同上限、不同资金规模，每日调仓；现金收益为 0。",
+    "The same scores with other capitals, filled down the ranking under the caps, traded daily; cash earns 0.":
+        "相同得分、不同资金规模，按排名在上限内依次配置，每日调仓；现金收益为 0。",
+    "The same in a fixed number of names, in proportion to their liquidity: a smaller share of their turnover at a smaller capital.":
+        "同样的得分，固定只数，按流动性比例配置：资金越小，占成交额的比例越低。",
     "{million:,.0f} million yuan": "{million:,.0f} 百万元", "gross, in excess": "费前超额", "net of fees, in excess": "扣费后超额",
     "net of fees and impact, in excess": "扣费及冲击后超额", "stocks": "股票数", "turnover": "换手", "participation": "参与率",
     "its standard error": "其标准误",

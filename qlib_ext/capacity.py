@@ -157,9 +157,7 @@ def capacity_words(curve: pd.DataFrame) -> str:
     low, high = (f"{curve.index[end] / 1e6:,.0f}" for end in (0, -1))
     words = {0.0: f"below {low}", math.inf: f"above {high}"}
     shown = [f"{name} {words.get(at, f'{at / 1e6:,.0f}')}" for name, at in zero_capitals(curve).items()]
-    return (
-        f"  capital at which the excess over the mean stock vanishes, million yuan: {', '.join(shown)} (capacity.pkl)"
-    )
+    return f"  capital at which the excess over the mean stock vanishes, million yuan: {', '.join(shown)}"
 
 
 def fill_capitals(

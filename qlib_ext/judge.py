@@ -187,11 +187,13 @@ def judge(
     )
 
 
-def capacity(panel: DayPanel, rows: Rows, score: Grid, money: Money, span: LabelSpan) -> pd.DataFrame:
+def capacity(
+    panel: DayPanel, rows: Rows, score: Grid, money: Money, span: LabelSpan, *, top_n: int | None = None
+) -> pd.DataFrame:
     """Draw the capacity curve of a score on the days that `judge` takes, over the universe's mean.
 
     That is `capacity_curve` at `CAPITALS` and at the capital of `money`, where it says what the rows capped_buyable of
-    `judge` say. Arguments as for `judge`.
+    `judge` say (with `top_n`, capped or topn_buyable). Other arguments as for `judge`.
     """
     label, liquidity, buyable, volatility = (
         part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
@@ -208,6 +210,7 @@ def capacity(panel: DayPanel, rows: Rows, score: Grid, money: Money, span: Label
         buyable=buyable > 0,
         capitals=[*CAPITALS, money.capital],
         participation=money.participation,
+        top_n=top_n,
         impact=money.impact,
         horizon=span.horizon,
     )

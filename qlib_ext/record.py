@@ -126,8 +126,8 @@ class LiquidityRecord(_MoneyRecord):
     instrument, yuan, weight of the capital), `headline.pkl`, `diagnostics.pkl` (IC family and the top of the ranking,
     with Newey-West errors), `quantiles.pkl` (mean label by day and tenth of the score), `exposures.pkl` (daily rank
     correlations with known factors), `selection.pkl` (what was chosen on the period, also in the headline's attrs),
-    `capacity.pkl` (the same scores at 10 million to 10 billion yuan, see `capacity.capacity_curve`) and
-    `definitions.pkl` (what each number means).
+    `capacity.pkl` and `capacity_topn.pkl` (the same scores at 10 million to 10 billion yuan, filled down the ranking
+    and in a fixed number of names, see `capacity.capacity_curve`) and `definitions.pkl` (what each number means).
 
     Args:
         recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.
@@ -141,7 +141,7 @@ class LiquidityRecord(_MoneyRecord):
 
     def list(self) -> list[str]:
         """Name the artifacts."""
-        names = "daily positions headline definitions diagnostics quantiles exposures selection capacity"
+        names = "daily positions headline definitions diagnostics quantiles exposures selection capacity capacity_topn"
         return [f"{name}.pkl" for name in names.split()]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
@@ -160,10 +160,12 @@ class LiquidityRecord(_MoneyRecord):
         ).set_index(days)
         chosen = f"test {found.days[0].date()} to {found.days[-1].date()}: nothing was selected on it by this run"
         found.table.attrs["selection"] = chosen
-        curve = capacity(panel, rows, score, self.money, self.dataset.span)
-        self._log(found, quality, exposed, chosen, curve)
-        return {
-            "capacity.pkl": curve,
+        curves = {
+            name: capacity(panel, rows, score, self.money, self.dataset.span, top_n=count)
+            for name, count in (("capacity", None), ("capacity_topn", self.money.top_n))
+        }
+        self._log(found, quality, exposed, chosen, curves)
+        return {f"{name}.pkl": curve for name, curve in curves.items()} | {
             "daily.pkl": found.daily.join(pd.DataFrame(found.returns)),
             "positions.pkl": found.positions,
             "headline.pkl": found.table,
@@ -178,7 +180,12 @@ class LiquidityRecord(_MoneyRecord):
         }
 
     def _log(
-        self, found: Judgement, quality: pd.DataFrame, exposed: pd.DataFrame, chosen: str, curve: pd.DataFrame
+        self,
+        found: Judgement,
+        quality: pd.DataFrame,
+        exposed: pd.DataFrame,
+        chosen: str,
+        curves: Mapping[str, pd.DataFrame],
     ) -> None:
         """Log the numbers as metrics and show the tables with their definitions."""
         table, daily, days, money = found.table, found.daily, found.days, self.money
@@ -186,7 +193,8 @@ class LiquidityRecord(_MoneyRecord):
         metrics |= {f"mean.{key}": float(value) for key, value in daily.mean().items()}
         metrics |= {f"exposure.{key}": float(value) for key, value in exposed.mean().items()}
         metrics |= {f"diagnostics.{row}.{key}": float(v) for row, line in quality.T.items() for key, v in line.items()}
-        metrics |= {f"capacity.{name}_zero_at": value for name, value in zero_capitals(curve).items()}
+        for kind, curve in curves.items():
+            metrics |= {f"{kind}.{name}_zero_at": value for name, value in zero_capitals(curve).items()}
         self._log_metrics(metrics)
         shown = table.to_string(float_format=lambda v: f"{v:.4f}")
         words = "\n".join(f"  {key}: {text}" for key, text in DEFINITIONS.items())
@@ -201,7 +209,8 @@ class LiquidityRecord(_MoneyRecord):
             f"  mean rank correlation of the score with known factors: {mean} (turnover stands for size)\n"
             f"  names held {daily['capped_names_held'].mean():.1f}, cash {daily['capped_cash_share'].mean():.1%}, "
             f"rank correlation of score and trailing volatility {daily['volatility_exposure'].mean():.3f}\n"
-            f"{capacity_words(curve)}\n"
+            f"{capacity_words(curves['capacity'])}, filled down the ranking\n"
+            f"{capacity_words(curves['capacity_topn'])}, {money.top_n} names in proportion to their liquidity\n"
             f"artifacts: {Path(self.recorder.get_local_dir()) / 'artifacts'}"
         )
         warning = volatility_warning(exposed["volatility"])

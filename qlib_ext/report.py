@@ -23,7 +23,7 @@ PATHS = (
         f"liquidity_analysis/{name}.pkl"
         for name in (
             *("daily", "positions", "headline", "definitions", "diagnostics", "quantiles", "exposures", "selection"),
-            "capacity",
+            *("capacity", "capacity_topn"),
         )
     ),
     "fold_analysis/headline_folds.pkl",
