@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: env run test test-all lint bench clean
+.PHONY: env run test test-all test-plots lint bench docs clean
 
 env: $(STAMP)
 
@@ -27,6 +27,25 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest
+
+# qlib's own report functions on our runs: they need pandas 2 and plotly 6, hence an environment of their own.
+test-plots: .venv-plots/.installed
+	.venv-plots/bin/python -m pytest tests/plots
+
+.venv-plots/.installed: setup.cfg pyproject.toml constraints-plots.txt
+	test -x .venv-plots/bin/python || $(PYTHON) -m venv .venv-plots
+	.venv-plots/bin/pip install -q torch==2.13.0
+	.venv-plots/bin/pip install -q -c constraints-plots.txt -e ".[fast]" plotly statsmodels pytest
+	touch $@
+
+# The documents, into site/; a warning is an error.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+
+.venv-docs/.installed: docs/requirements.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install -q -r docs/requirements.txt
+	touch $@
 
 bench: env
 	$(BIN)/python -m benchmarks

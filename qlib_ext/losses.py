@@ -100,9 +100,10 @@ def liquidity_weight(label: Tensor, liquidity: Tensor, mask: Tensor, *, alpha: f
     Source: slides, page 4. The limits of a day keep alpha * l * r within [-4, 4] at 10%, so ``label`` is the
     raw return, never a normalised one. A stock with l = 0 weighs 0.75 whatever its return.
 
-    Args: label: (B, N) raw forward return (0.01 = 1%). liquidity: (B, N) yuan a day, known at the close. A
-        stock whose liquidity is not positive and finite gets l = 0
-            and is left out of the minimum and maximum.
+    Args:
+        label: (B, N) raw forward return (0.01 = 1%).
+        liquidity: (B, N) yuan a day, known at the close. A stock whose liquidity is not positive and finite gets
+            l = 0 and is left out of the minimum and maximum.
         mask: (B, N) bool, True = real; the minimum and maximum run over the labelled stocks.
         alpha: steepness, at least 0.
 
@@ -245,15 +246,17 @@ def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volati
       floored at a tenth of the median; a missing one (not finite, or negative) is the median. The median runs
       over the labelled stocks with a positive volatility; without any the label stays as it is.
 
-    Args: label: (B, N) raw forward return. mask: (B, N) bool, True = real. target: "raw", "rank" or
-        "volatility". volatility: (B, N) standard deviation of past daily returns, known at the close; for
-        "volatility" only.
+    Args:
+        label: (B, N) raw forward return.
+        mask: (B, N) bool, True = real.
+        target: "raw", "rank" or "volatility".
+        volatility: (B, N) standard deviation of past daily returns, known at the close; for "volatility" only.
 
     Returns:
         (B, N), NaN where not labelled.
 
-    Raises: ValueError: for shapes or a ``target`` that are not allowed, or a volatility that is needed and
-        not given.
+    Raises:
+        ValueError: for shapes or a ``target`` that are not allowed, or a volatility that is needed and not given.
 
     """
     _check_choice("target", target, TARGETS)
@@ -283,9 +286,10 @@ class DayLoss:
 
     Source: slides, pages 1, 2 and 4; with its defaults "wpcc" and "liq_wpcc" take the deck's weights.
 
-    Args: name: "wpcc", "liq_wpcc", "ic", "ccc" (minus the correlation) or "mse". target: what the score is
-        compared with, see ``target_transform``. weight_by: wpcc, liq_wpcc: where the weights come from.
-        "label": the raw outcome, as in the deck. "score": the
+    Args:
+        name: "wpcc", "liq_wpcc", "ic", "ccc" (minus the correlation) or "mse".
+        target: what the score is compared with, see ``target_transform``.
+        weight_by: wpcc, liq_wpcc: where the weights come from. "label": the raw outcome, as in the deck. "score": the
             same decreasing weights by the rank of the detached score; in liq_wpcc the day's raw returns,
             sorted, are dealt to the stocks in the order of their scores, so the set of returns in the weights
             stays the day's own. "target": the transformed target; not with liq_wpcc and target="rank", whose

@@ -17,7 +17,7 @@ print(json.dumps({
     "oracle_ic": best,
     "ic": float(table.loc["capped_buyable_gross", "mean_ic"]),
     "capitals": [float(c) for c in curve.index],
-    "gross_at_10m": float(curve.loc[10e6, "gross"]),
+    "gross_there": float(curve.loc[50e6, "gross"]),
     "gross": float(table.loc["capped_buyable_gross", "annual_return"]),
     "bought": float(bought["yuan"].sum()),
     "worst_cap": float(bought["cap_used"].max()),
@@ -33,7 +33,9 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first_run")
     notebook = nbformat.read(EXAMPLES / "first_run.ipynb", as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
     (probe,) = (out["text"] for out in notebook.cells[-1]["outputs"] if out.get("name") == "stdout")
     return notebook, json.loads(probe)
 
@@ -42,7 +44,7 @@ def test_every_code_cell_that_ends_in_a_value_shows_it(executed):
     notebook, _ = executed
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell["execution_count"] for cell in cells)
-    assert all(cell["outputs"] for cell in cells)
+    assert all(cell["outputs"] for cell in cells if not cell["source"].startswith(("qlib.init", "%%capture")))
     assert not [out for cell in cells for out in cell["outputs"] if out["output_type"] == "error"]
 
 
@@ -55,13 +57,13 @@ def test_the_run_learns_something_and_no_more_than_there_is(executed):
 def test_table_and_capacity_curve_agree_at_the_records_capital(executed):
     _, found = executed
     assert found["capitals"][0] == 10e6 and found["capitals"][-1] == 10e9
-    assert found["gross_at_10m"] == pytest.approx(found["gross"], rel=1e-9)
+    assert found["gross_there"] == pytest.approx(found["gross"], rel=1e-9)
 
 
 def test_orders_are_of_the_day_after_under_the_caps_and_the_capital(executed):
     _, found = executed
     assert found["after"] and found["signal_day"] == "2020-12-25"
-    assert 0 < found["bought"] <= 10e6
+    assert 0 < found["bought"] <= 50e6
     assert found["worst_cap"] <= 1 + 1e-9
 
 
