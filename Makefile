@@ -23,7 +23,7 @@ lint: env
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: lint
 	$(BIN)/python -m pytest
@@ -51,4 +51,4 @@ bench: env
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
