@@ -7,7 +7,8 @@ Data and days come from the environment variables of the workflows (QLIB_EXT_TRA
 are those of `master_macro.yaml`, the index features those of `market_state: true`. Each model is stopped on the
 validation days and judged on the test days, money by the judge of the records: excess over the mean stock, in basis
 points a day, gross and after fees, without impact. Nothing is chosen on the test days. "moved" is the deviation of the
-gate's weights over the test days, mean over features: 0 means that the gate ignores the market's state.
+gate's weights over the test days, mean over features: 0 means that the gate ignores the market's state. At the same
+seed the networks with and without a gate start from different values (see `nets.MASTER`): compare the means over seeds.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from qlib_ext._state import load_state
 from qlib_ext.judge import Money, judge
 from qlib_ext.leak import load_workflow
 from qlib_ext.market import MarketState
+from qlib_ext.panel import DayPanel
 
 WORKFLOW = Path(__file__).parents[1] / "workflows" / "master_macro.yaml"
 GATES = ("none", "index", "macro", "both")
@@ -55,10 +57,16 @@ def states(dataset: Any, indices: list[str] | None) -> dict[str, pd.DataFrame]:
     return {"none": macro, "index": index, "macro": macro, "both": pd.concat([index, macro], axis=1)}
 
 
+def with_market(panel: DayPanel, market: pd.DataFrame) -> DayPanel:
+    """Return the panel with these market features, (D, M), and their names."""
+    values = torch.tensor(market.to_numpy(), dtype=torch.float32)
+    return replace(panel, market=values, market_features=[str(name) for name in market.columns])
+
+
 def measure(dataset: Any, market: pd.DataFrame, config: dict[str, Any]) -> dict[str, float]:
     """Train with these market features and judge on the test days; money in basis points a day."""
     model = init_instance_by_config(config)
-    panel = replace(dataset.panel, market=torch.tensor(market.to_numpy(), dtype=torch.float32))
+    panel = with_market(dataset.panel, market)
     rows, start = dataset.rows("test"), time.perf_counter()
     model.fit_rows(panel, dataset.step_len, dataset.rows("train"), dataset.rows("valid"))
     best = model.history.epochs[model.history.best_epoch - 1]

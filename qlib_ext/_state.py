@@ -38,7 +38,7 @@ def load_state(market: MarketState | None, macro: MacroState | None, days: pd.Da
 
 def state_names(market: MarketState | None, macro: MacroState | None) -> list[str]:
     """Names of the M market features that `load_state` loads."""
-    own = market.names(chosen_indices(market.indices, known_indices())) if market else []
+    own = market.names(chosen_indices(market.indices, known_indices(market.indices))) if market else []
     return own + (macro.names() if macro else [])
 
 
@@ -48,7 +48,7 @@ def index_features(state: MarketState, days: pd.DatetimeIndex) -> pd.DataFrame:
     Raises: ValueError for an index that the provider lacks, missing turnover, or a short history.
 
     """
-    known = known_indices()
+    known = known_indices(state.indices)
     indices = chosen_indices(state.indices, known)
     gone = [code for code in OFFICIAL_INDICES if state.indices is None and code not in indices]
     if gone:
@@ -93,12 +93,19 @@ def chosen_indices(wanted: Sequence[str] | None, known: Sequence[str]) -> list[s
     return list(wanted)
 
 
-def known_indices() -> list[str]:
-    """Codes of the indices that the provider has, sorted; they need not stand in a list of instruments."""
+def known_indices(named: Sequence[str] | None = None) -> list[str]:
+    """Codes of the indices that the provider has, sorted; they need not stand in a list of instruments.
+
+    Args:
+        named: codes in capitals that are taken for indices whatever `is_index` says, such as SH930050.
+
+    """
+    own = set(named or ())
     folder = binary_folder(OFFICIAL_INDICES)
     if folder is not None and folder.is_dir():
-        return sorted(p.name.upper() for p in folder.iterdir() if is_index(p.name) and any(p.glob("close.*")))
-    return sorted(c for c in D.list_instruments(D.instruments("all"), as_list=True) if is_index(c))
+        there = (p for p in folder.iterdir() if is_index(p.name) or p.name.upper() in own)
+        return sorted(p.name.upper() for p in there if any(p.glob("close.*")))
+    return sorted(c for c in D.list_instruments(D.instruments("all"), as_list=True) if is_index(c) or c.upper() in own)
 
 
 def find_file(path: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from qlib.log import get_module_logger
 
 from qlib_ext._state import load_state, state_names
 from qlib_ext.macro import MacroState
-from qlib_ext.market import MarketState
+from qlib_ext.market import MarketState, strict
 from qlib_ext.panel import DayPanel
 from qlib_ext.rules import is_index, limit_up_price, price_limit
 from qlib_ext.storage import read_fields
@@ -250,7 +251,9 @@ class DayDatasetH(DatasetH):
         market_state: bool | dict[str, Any] | MarketState | None = None,
         macro_state: dict[str, Any] | MacroState | None = None,
         fetch_kwargs: dict[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
+        strict("DayDatasetH", unknown, [n for n in inspect.signature(DayDatasetH).parameters if n != "unknown"])
         if step_len < 1:
             raise ValueError(f"step_len={step_len} must be at least 1 day")
         self.step_len, self.liquidity, self.liquidity_window = step_len, liquidity, liquidity_window

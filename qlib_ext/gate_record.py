@@ -68,7 +68,8 @@ def regimes(weights: pd.DataFrame, market: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `mean`, `standard_deviation` over the days, `moved_by` (the market feature with the largest rank
     correlation of its values and the weights, over days), `correlation` (that one), `low` and `high` (mean weight on
-    the third of the days on which that market feature is lowest, and highest). Described on the same days: no test.
+    the third of the days on which that market feature is lowest, and highest; of one in steps those that lie in that
+    third as a whole, at least the outermost). Described on the same days: no test.
     """
     ranks, states = weights.rank(), market.rank()
     varied = states.loc[:, states.std() > 0]
@@ -80,9 +81,10 @@ def regimes(weights: pd.DataFrame, market: pd.DataFrame) -> pd.DataFrame:
     best = np.abs(relation).argmax(axis=1)
     table["moved_by"] = varied.columns.to_numpy()[best]
     table["correlation"] = np.take_along_axis(relation, best[:, None], axis=1)[:, 0]
-    share, value = varied.rank(pct=True).to_numpy()[:, best], weights.to_numpy()  # (days, F)
-    for name, chosen in {"low": share <= 1 / 3, "high": share > 2 / 3}.items():
-        table[name] = np.nanmean(np.where(chosen, value, np.nan), axis=0)
+    low = (varied.rank(pct=True, method="max") <= 1 / 3) | (varied == varied.min())
+    high = (varied.rank(pct=True, method="min") > 2 / 3) | (varied == varied.max())
+    for name, chosen in {"low": low.to_numpy()[:, best], "high": high.to_numpy()[:, best]}.items():  # (days, F)
+        table[name] = (weights.to_numpy() * chosen).sum(axis=0) / chosen.sum(axis=0)
     return table.sort_values("standard_deviation", ascending=False)
 
 

@@ -7,8 +7,7 @@ days, M features. Scaling is not done here: the gate fits it on its own training
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.market import options_of, strict, whole_numbers
+from qlib_ext._macro_file import read_dates, read_macro
+from qlib_ext.market import options_of, strict, whole_number
+
+__all__ = ["MacroSeries", "MacroState", "read_macro"]
 
 Array = npt.NDArray[np.float64]
 
 TRANSFORMS = ("level", "log_return", "difference", "zscore")
 LIMITS = {"daily": 5, "monthly": 50}  # trading days that a value may be carried on; monthly: the Chinese New Year
 SEVERITIES = ("error", "warn")
+SHORTEST_MONTH = 28  # calendar days
+FEWEST_MOVES = 8  # below it no move is unusual
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,11 @@ class MacroSeries:
         window: trading days (monthly: releases) of the z-score, the day itself included.
         frequency: "daily" or "monthly".
         release: monthly: the column with the dates of release; "date": the file's dates are dates of release.
-        release_lag: monthly: calendar days from the file's date to the release, where no dates are known.
+        release_lag: monthly: calendar days from the file's date to the release, where no dates are known; at least 28
+            where the dates are the first days of months.
         limit: trading days that a value may be carried on; None: 5 (daily) or 50 (monthly).
-        jump: a change of more than so many times the usual one (1.4826 median absolute deviations) is reported.
+        jump: a change of more than so many times the usual one (1.4826 median absolute deviations of the moves, or the
+            median absolute move where that is larger: rates that move in steps) is reported, from 8 moves on.
 
     """
 
@@ -61,17 +67,17 @@ class MacroSeries:
         """Check the options. Raises ValueError naming what is allowed."""
         if not isinstance(self.foreign, bool):
             raise ValueError(f"foreign={self.foreign!r}; wanted true or false")
-        whole_numbers("lag", self.days_late, 0)
+        whole_number("lag", self.days_late, 0)
         if self.foreign and self.days_late < 1:
             raise ValueError(f"lag={self.lag} of a foreign series, whose value is published after the close: 1 or more")
         named = (self.transform,) if isinstance(self.transform, str) else tuple(self.transform)
         if not named or set(named) - set(TRANSFORMS) or len(set(named)) < len(named):
             raise ValueError(f"transform={self.transform!r}; allowed: {', '.join(TRANSFORMS)}, or a list of them")
         object.__setattr__(self, "transform", named)
-        whole_numbers("window", self.window, 2)
+        whole_number("window", self.window, 2)
         if self.frequency not in LIMITS:
             raise ValueError(f"frequency={self.frequency!r}; allowed: {', '.join(LIMITS)}")
-        whole_numbers("limit", self.carried, 0)
+        whole_number("limit", self.carried, 0)
         if not isinstance(self.jump, int | float) or isinstance(self.jump, bool) or not 0 < self.jump:
             raise ValueError(f"jump={self.jump!r} must be above 0")
         told = [name for name in ("release", "release_lag") if getattr(self, name) is not None]
@@ -81,7 +87,7 @@ class MacroSeries:
                 "release (a column of dates) or release_lag (calendar days), a daily one neither"
             )
         if self.release_lag is not None:
-            whole_numbers("release_lag", self.release_lag, 0)
+            whole_number("release_lag", self.release_lag, 0)
 
     @property
     def days_late(self) -> int:
@@ -157,7 +163,8 @@ class MacroState:
             (D, M) float64, and what is to be said to the user.
 
         Raises:
-            ValueError: an absent column, a series that begins too late, ends or has a gap, an impossible logarithm.
+            ValueError: an absent column, a series that begins too late, ends or has a gap, an impossible logarithm, a
+                value that would be published before its month is over.
         """
         axis = _before(calendar, table.index[0]) if len(table) else calendar
         columns: dict[str, pd.Series] = {}
@@ -165,11 +172,15 @@ class MacroState:
         for name, one in self.series.items():
             value, released = _observations(name, one, table)
             ready = _places(released, one.days_late, axis)
-            frame = _features(name, one, value, ready, axis).reindex(days)
+            first, last = (int(axis.searchsorted(day)) for day in days[[0, -1]])
+            _check_logarithm(name, one, value.iloc[_used(one, ready, first, last, 1)])
+            frame = _features(one, value, ready, axis).reindex(days)
             _check_start(name, frame, one, axis, ready)
             stale = _stale(name, one, _age(ready, len(axis)), axis, days, value.index[-1])
             notices += self._reported(stale, self.gaps, "; or set gaps: warn to carry the last value on")
-            notices += self._reported(_jumps(name, one, value, days), self.jumps, "; or set jumps: warn")
+            back = one.window if "zscore" in one.transform else 0
+            jumps = _jumps(name, one, value, _used(one, ready, first, last, back))
+            notices += self._reported(jumps, self.jumps, "; or set jumps: warn")
             columns |= {f"{name}_{how}": frame[how] for how in one.transform}
         return pd.DataFrame(columns, index=days), notices
 
@@ -197,46 +208,14 @@ def _series_of(name: str, value: Any) -> MacroSeries:
         raise ValueError(f"macro_state: series {name}: {error}") from error
 
 
-# --- files
-
-
-def read_macro(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """Read the files into one table by date, sorted; columns of the same name in two files are an error.
-
-    Raises: ValueError for another kind of file, no column `date`, a bad date, or a date that stands twice.
-
-    """
-    tables = [_read_one(Path(p)) for p in paths]
-    names = [c for table in tables for c in table.columns]
-    twice = sorted({c for c in names if names.count(c) > 1})
-    if twice:
-        raise ValueError(f"macro_state: {', '.join(twice)} stand in more than one file: rename or drop one")
-    return pd.concat(tables, axis=1).sort_index()
-
-
-def _read_one(path: Path) -> pd.DataFrame:
-    if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"macro_state: {path.name} is no .csv or .parquet file")
-    table = pd.read_csv(path, comment="#") if path.suffix == ".csv" else pd.read_parquet(path)
-    if "date" not in table and table.index.name == "date":
-        table = table.reset_index()
-    if "date" not in table:
-        raise ValueError(f"macro_state: {path.name} has no column date but {list(table.columns)[:8]}")
-    date = pd.to_datetime(table.pop("date"), errors="coerce")
-    if date.isna().any():
-        raise ValueError(f"macro_state: {path.name}: {int(date.isna().sum())} rows without a date such as 2020-01-31")
-    table.index = pd.DatetimeIndex(date)
-    if table.index.has_duplicates:
-        first = table.index[table.index.duplicated()][0].date()
-        raise ValueError(f"macro_state: {path.name} has the date {first} twice: keep what was known first")
-    return table
-
-
 # --- what was known when
 
 
 def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.Series, pd.DatetimeIndex]:
-    """Values of a series by date, without the missing ones, and the dates on which they were published."""
+    """Values of a series by date, without the missing ones, and the dates on which they were published.
+
+    They come in the order of publication; a value of an older month than one published before it is left out.
+    """
     for column in (name, one.release if one.release != "date" else None):
         if column is not None and column not in table:
             known = [str(c) for c in table.columns]
@@ -251,14 +230,22 @@ def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.
         raise ValueError(f"macro_state: {name} has no value at all")
     dates = pd.DatetimeIndex(value.index)
     if one.release_lag is not None:
+        if one.release_lag < SHORTEST_MONTH and (dates.day == 1).all():
+            raise ValueError(
+                f"macro_state: {name} is dated by the first days of its months: release_lag={one.release_lag} would "
+                "publish it before the month is over; count from the first day, for example 40, or give release: a "
+                "column with the dates of release (release: date where the dates already are those)"
+            )
         return value, dates + pd.Timedelta(days=one.release_lag)
     if one.release is None or one.release == "date":
         return value, dates
-    released = pd.to_datetime(table[one.release].reindex(dates), errors="coerce")
+    released = read_dates(table[one.release], one.release).reindex(dates)
     if released.isna().any() or (released < dates).any():
         bad = dates[(released.isna() | (released < dates)).to_numpy()][0].date()
         raise ValueError(f"macro_state: {name} of {bad} has no date in {one.release}, or one before its own")
     order = np.argsort(released.to_numpy(), kind="stable")
+    month = dates.to_numpy()[order]
+    order = order[month >= np.maximum.accumulate(month)]
     return value.iloc[order], pd.DatetimeIndex(released.iloc[order])
 
 
@@ -293,16 +280,26 @@ def _age(ready: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     return np.arange(size) - np.maximum.accumulate(new)
 
 
-def _features(
-    name: str, one: MacroSeries, value: pd.Series, ready: npt.NDArray[np.int64], axis: pd.DatetimeIndex
-) -> pd.DataFrame:
-    """Features of a series on every day of the axis, a column for each transformation."""
+def _used(one: MacroSeries, ready: npt.NDArray[np.int64], first: int, last: int, back: int) -> slice:
+    """Observations in force on the places first to last of the axis, or `back` days (monthly: releases) before."""
+    monthly = one.frequency == "monthly"
+    begin = int(np.searchsorted(ready, first if monthly else first - back, side="right")) - 1
+    begin -= back if monthly else 0
+    return slice(max(0, begin), int(np.searchsorted(ready, last, side="right")))
+
+
+def _check_logarithm(name: str, one: MacroSeries, value: pd.Series) -> None:
+    """Raise ValueError where a value that is used has no logarithm, but is to have one."""
     if "log_return" in one.transform and (value <= 0).any():
         at = value.index[(value <= 0).to_numpy()][0]
         raise ValueError(
             f"macro_state: {name} is {value[at]:g} on {at.date()}, of which there is no logarithm: use difference or "
             "zscore"
         )
+
+
+def _features(one: MacroSeries, value: pd.Series, ready: npt.NDArray[np.int64], axis: pd.DatetimeIndex) -> pd.DataFrame:
+    """Features of a series on every day of the axis, a column for each transformation."""
     if one.frequency == "monthly":
         grids = {how: _carry(_transformed(value, how, one.window), ready, axis) for how in one.transform}
     else:
@@ -315,7 +312,7 @@ def _transformed(value: pd.Series, how: str, window: int) -> pd.Series:
     """Transform a series along its index; NaN where the history is too short."""
     made: dict[str, Callable[[], pd.Series]] = {
         "level": lambda: value,
-        "log_return": lambda: np.log(value).diff(),
+        "log_return": lambda: np.log(value.where(value > 0)).diff(),
         "difference": lambda: value.diff(),
         "zscore": lambda: _zscore(value, window),
     }
@@ -370,21 +367,21 @@ def _stale(
     return [f"{what}: {text}{first.date()}; shorten the segments, complete the file or raise its limit"]
 
 
-def _jumps(name: str, one: MacroSeries, value: pd.Series, days: pd.DatetimeIndex) -> list[str]:
-    """Say where a value up to the last day moved implausibly far from the one before; log changes where positive."""
-    seen = value[value.index <= days[-1]]
-    change = (np.log(seen) if (seen > 0).all() else seen).diff().dropna()
-    moved = change[change != 0]
-    if len(moved) < 20:
+def _jumps(name: str, one: MacroSeries, value: pd.Series, used: slice) -> list[str]:
+    """Say where a used value is implausibly far from the one before, by all that was known; in logs where positive."""
+    seen = value.iloc[: used.stop]
+    change = (np.log(seen) if (seen > 0).all() else seen).diff()
+    moved = change[change.notna() & (change != 0)]
+    if len(moved) < FEWEST_MOVES:
         return []
-    usual = 1.4826 * float((moved - moved.median()).abs().median())
-    size = (change - moved.median()).abs() / usual if usual > 0 else pd.Series(math.nan, change.index)
-    far = size[(size > one.jump) & (size.index >= days[0])]
-    if far.empty:
+    middle = moved.median()
+    usual = max(1.4826 * float((moved - middle).abs().median()), float(moved.abs().median()))
+    size = ((change - middle).abs() / usual).to_numpy()
+    far = used.start + np.flatnonzero(size[used] > one.jump)
+    if not len(far):
         return []
-    at = far.index[0]
-    before = seen[seen.index < at].iloc[-1]
+    at = int(far[0])
     return [
-        f"{name} jumps from {before:g} to {seen[at]:g} on {at.date()}, {far.iloc[0]:.0f} times its usual move "
-        f"({len(far)} jumps over {one.jump:g}); check the file"
+        f"{name} jumps from {seen.iloc[at - 1]:g} to {seen.iloc[at]:g} on {seen.index[at].date()}, "
+        f"{size[at]:.0f} times its usual move ({len(far)} jumps over {one.jump:g}); check the file"
     ]

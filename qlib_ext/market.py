@@ -40,6 +40,13 @@ def whole_numbers(name: str, values: Any, least: int) -> tuple[int, ...]:
     return numbers
 
 
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Return a single whole number of at least `least`, or raise ValueError; a list of one is none."""
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    return value
+
+
 @dataclass(frozen=True)
 class MarketState:
     """Index features of a day, in the order of the authors' published market data.
@@ -51,7 +58,8 @@ class MarketState:
     relative to today's, since a price level of one year says nothing in another. Std has d - 1 below, as qlib's.
 
     Args:
-        indices: codes; None: those of SH000300, SH000905, SH000906 that the provider has.
+        indices: codes, any whose close and turnover the provider has; None: those of SH000300, SH000905, SH000906
+            that it has.
         kind: "paper" or "deck".
         windows: trading days, each at least 2; None: 5, 10, 20, 30, 60 (paper), 6 (deck).
         turnover: "amount", "volume", "close_volume" (close times volume), or "auto": the amount where it is known,

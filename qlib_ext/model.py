@@ -52,7 +52,8 @@ class DayModel(Model):
     """
 
     def __init__(self, *, loss: str = "liq_wpcc", **options: Any) -> None:
-        refuse_unknown(type(self), options, (*LOSS_OPTIONS, *TRAINER_OPTIONS))
+        own = [name for name in own_options(type(self)) if name not in options]
+        refuse_unknown(type(self), options, (*own, *LOSS_OPTIONS, *TRAINER_OPTIONS))
         self.loss = DayLoss(loss, **{k: v for k, v in options.items() if k in LOSS_OPTIONS})
         self.options = {k: v for k, v in options.items() if k in TRAINER_OPTIONS}
         Trainer(nn.Identity(), self.loss, **self.options)  # an option that cannot be is an error now, not after loading
@@ -126,6 +127,13 @@ class DayModel(Model):
         return score_series(panel, chosen, self.trainer.predict(panel, chosen))
 
 
+def own_options(kind: type[DayModel]) -> list[str]:
+    """Names of the keyword options of a model and of those it is made of, its own first."""
+    makers = [one.__init__ for one in kind.__mro__ if issubclass(one, DayModel)]
+    given = [p for maker in makers for p in inspect.signature(maker).parameters.values()]
+    return list(dict.fromkeys(p.name for p in given if p.kind is p.KEYWORD_ONLY))
+
+
 class MLPModel(DayModel):
     """The deck's baseline: three linear layers on one day's cross-section.
 
@@ -156,7 +164,9 @@ class MASTERModel(DayModel):
         gate: feed the panel's market features to the gate, scaled by the training days (see nets.Gate).
         init_from: a checkpoint of MASTER's authors to start from. Sizes, heads and the gate must be those of the
             checkpoint; with 158 features they must be Alpha158's, in qlib's order, and with 63 market features those
-            of `market_state: true` with all three indices.
+            of `market_state: true` with all three indices. Set beta: 5 for the CSI300 checkpoints, 2 for those of
+            CSI800; it is in no file. The authors' inputs were scaled by RobustZScoreNorm(clip_outlier) and Fillna on
+            the training days; CSNormalise scales by the day's cross-section, so that training has to bridge the two.
         loss, options: see DayLoss and Trainer.
 
     """
@@ -178,6 +188,8 @@ class MASTERModel(DayModel):
         **options: Any,
     ) -> None:
         super().__init__(loss=loss, **options)
+        if not isinstance(gate, bool):
+            raise ValueError(f"gate={gate!r}; allowed: true, false")
         self.init_from = init_from
         self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
         self.attention_dropout, self.key_dropout = attention_dropout, key_dropout

@@ -119,7 +119,8 @@ class Gate(nn.Module):
     """Market-guided gating: alpha(m) = F * softmax((W m + b) / beta), one vector a day (Li et al., 2024).
 
     The weights are positive with mean 1; a large `beta` tends to no gate, a small one selects few features. The market
-    state is scaled first once `fit` was called; until then it is taken as it comes.
+    state is scaled first once `fit` was called; until then it is taken as it comes. Autocast is off inside: bfloat16
+    keeps 8 bits, and the weights would be few and not those that are recorded.
     """
 
     center: Tensor
@@ -151,8 +152,10 @@ class Gate(nn.Module):
 
     def forward(self, market: Tensor) -> Tensor:
         """Feature weights (B, F) of market states (B, M)."""
-        state = ((market - self.center) / self.spread).clamp(-self.limit, self.limit)
-        return self.proj.out_features * torch.softmax(self.proj(state) / self.beta, dim=-1)
+        with torch.autocast(market.device.type, enabled=False):
+            market = market.to(self.proj.weight.dtype)
+            state = ((market - self.center) / self.spread).clamp(-self.limit, self.limit)
+            return self.proj.out_features * torch.softmax(self.proj(state) / self.beta, dim=-1)
 
 
 class Attention(nn.Module):
@@ -289,6 +292,9 @@ class MASTER(nn.Module):
     Layer norms stand where the code has them in both variants: before each attention and each feed-forward.
     The paper's equations write one out only before the intra-stock attention.
 
+    The gate's parameters are drawn first: with a gate and without one, or with another number of market features, the
+    other layers start from different values at the same seed. Compare over several seeds.
+
     Args:
         d_feat: F, number of stock features.
         d_model: D, a multiple of `t_heads` and of `s_heads`.
@@ -387,6 +393,15 @@ _OFFICIAL_NAMES = {  # our prefix: the authors'
     "head.": "layers.5.",
 }
 
+_QLIB_NAMES = {  # the authors' second set of names, in their model for qlib: the first
+    "x2y.": "layers.0.",
+    "pe.": "layers.1.",
+    "tatten.": "layers.2.",
+    "satten.": "layers.3.",
+    "temporalatten.": "layers.4.",
+    "decoder.": "layers.5.",
+}
+
 _GATE_SCALE = ("gate.center", "gate.spread", "gate.limit")
 
 
@@ -398,8 +413,15 @@ def _official_names(name: str) -> list[str]:
     return [theirs.replace("attention.qkv.", f"{one}trans.") for one in "qkv"] if fused else [theirs]
 
 
+def _first_name(name: str) -> str:
+    """Name of a tensor in the authors' first set of names, without DataParallel's prefix `module.`."""
+    plain = name.removeprefix("module.")
+    second = next((prefix for prefix in _QLIB_NAMES if plain.startswith(prefix)), None)
+    return plain if second is None else _QLIB_NAMES[second] + plain.removeprefix(second)
+
+
 def _read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a plain state dict without running any code in it; names lose DataParallel's prefix `module.`."""
+    """Read a plain state dict without running any code in it, by the authors' first set of names."""
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -407,18 +429,25 @@ def _read_state_dict(path: str | Path) -> dict[str, Tensor]:
     entries = state.items() if isinstance(state, dict) else [(None, None)]
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict of names and tensors")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    named = {_first_name(name): value for name, value in state.items()}
+    if len(named) < len(state):
+        twice = [name for name in state if name not in named]
+        raise ValueError(f"{path} has tensors under two names: {', '.join(twice)} and what they stand for")
+    return named
 
 
 def load_official_master(path: str | Path, *, beta: float = 5.0, t_heads: int = 4, s_heads: int = 2) -> MASTER:
     """Build a MASTER from a checkpoint of the authors (github.com/SJTU-DMTai/MASTER), gate included if any.
 
     Sizes come from the tensors; `beta` and the heads are in no checkpoint. The authors' network takes one day
-    `a` (N, T, F + M); the same here: `net(a[None, :, :, :F].transpose(1, 2), market=a[:1, -1, F:])`.
+    `a` (N, T, F + M); the same here: `net(a[None, :, :, :F].transpose(1, 2), market=a[:1, -1, F:])`. Their inputs
+    were scaled by qlib's RobustZScoreNorm(clip_outlier) fitted on the training days, then Fillna: not by the day's
+    cross-section, as CSNormalise does. With other inputs the weights are a start, not the authors' model.
 
     Args:
-        path: a plain state dict saved by torch.save; names may carry DataParallel's prefix `module.`.
-        beta: temperature of the gate.
+        path: a plain state dict saved by torch.save, of either of the authors' sets of names (`layers.0.` or `x2y.`, as
+            in their model for qlib); names may carry DataParallel's prefix `module.`. Half precision is read too.
+        beta: temperature of the gate: 5 for the authors' CSI300 checkpoints, 2 for those of CSI800.
         t_heads: heads of the intra-stock attention.
         s_heads: heads of the inter-stock attention.
 
@@ -447,7 +476,9 @@ def load_official_master(path: str | Path, *, beta: float = 5.0, t_heads: int = 
     if problems:
         raise ValueError(f"{path} is no MASTER of the authors: {'; '.join(problems)}")
     loaded = {new: torch.cat([state[old] for old in olds]) for new, olds in names.items()}
-    if not torch.allclose(loaded.pop("positions").float(), net.positions, atol=1e-4):
+    table = loaded.pop("positions")
+    rounding = torch.finfo(table.dtype).eps if table.is_floating_point() else 0.0
+    if not torch.allclose(table.float(), net.positions, atol=max(1e-4, rounding)):
         raise ValueError(f"{path}: layers.1.pe is not the sinusoidal table of MASTER")
     net.load_state_dict(loaded | own)
     return net.eval()

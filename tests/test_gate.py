@@ -3,6 +3,8 @@
 import os
 import pickle
 import shutil
+import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +26,12 @@ from qlib_ext.gate_record import GateRecord, gate_weights, regimes
 from qlib_ext.leak import perturb_provider
 from qlib_ext.macro import read_macro
 from qlib_ext.market import OFFICIAL_INDICES, OFFICIAL_NAMES
-from qlib_ext.model import FoldEnsemble, MASTERModel, WalkForwardModel
+from qlib_ext.model import FoldEnsemble, MASTERModel, MLPModel, WalkForwardModel
 from qlib_ext.nets import load_official_master
 from qlib_ext.synthetic import make_market
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # `benchmarks` is not installed
+from benchmarks.compare_gates import with_market  # noqa: E402
 
 START, TURN, END = "2020-02-17", "2020-06-15", "2020-08-31"
 SEGMENTS = {"train": (START, "2020-05-29"), "valid": ("2020-06-01", "2020-06-30"), "test": ("2020-07-01", END)}
@@ -148,6 +153,8 @@ def test_what_is_missing_is_an_error_with_its_cure(handler, market, tmp_path):
         panel(macro_state=MACRO | {"path": "nowhere.csv"})
     with pytest.raises(ValueError, match="no option 'indice'"):
         DayDatasetH(handler, SEGMENTS, market_state={"indice": []})
+    with pytest.raises(ValueError, match=r"DayDatasetH has no option 'market_stat'; close: \['market_state'"):
+        DayDatasetH(handler, SEGMENTS, market_stat=True)
     bare = tmp_path / "bare"
     shutil.copytree(market, bare)
     (bare / "features" / "sh000300" / "amount.day.bin").unlink()
@@ -161,7 +168,63 @@ def test_what_is_missing_is_an_error_with_its_cure(handler, market, tmp_path):
         start_qlib(market)
 
 
+def test_any_code_that_the_user_names_may_be_an_index(handler, market, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(market, other)
+    shutil.copytree(other / "features" / "sh000300", other / "features" / "sh930050")  # CSI A50: not SH000xxx
+    state = {"indices": ["SH930050", "SH000300"], "windows": [5]}
+    try:
+        start_qlib(other)
+        assert known_indices() == ["SH000300"] and known_indices(["SH930050"]) == ["SH000300", "SH930050"]
+        dataset = DayDatasetH(handler, SEGMENTS, market_state=state)
+        assert torch.equal(dataset.panel.market[:, :5], dataset.panel.market[:, 5:])
+        assert dataset.market_names[0] == "SH930050_return" and dataset.market_names == dataset.panel.market_features
+        with pytest.raises(ValueError, match="no index SH930051; the provider has SH000300:"):
+            _ = DayDatasetH(handler, SEGMENTS, market_state=state | {"indices": ["SH930051"]}).panel
+    finally:
+        start_qlib(market)
+
+
+def test_the_comparison_names_its_market_features(dataset):
+    frame = load_state(MarketState(windows=(5,)), None, pd.DatetimeIndex(dataset.panel.days))
+    panel = with_market(dataset.panel, frame)
+    assert panel.market_features == list(frame) and len(panel.market_features) == panel.market.shape[1] == 5
+    assert len(dataset.panel.market_features) == 13
+
+
 # --- the model
+
+
+@pytest.mark.parametrize("gate", ["false", "off", 1, None])
+def test_the_gate_is_on_or_off(gate):
+    with pytest.raises(ValueError, match=f"gate={gate!r}; allowed: true, false"):
+        MASTERModel(gate=gate, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "right"),
+    [
+        (MASTERModel, "gat", "gate"),
+        (MASTERModel, "init_form", "init_from"),
+        (MASTERModel, "bta", "beta"),
+        (MASTERModel, "n_epohcs", "epochs"),
+        (MLPModel, "hiden", "hidden"),
+    ],
+)
+def test_a_misspelt_option_names_the_close_one_of_the_model(kind, wrong, right):
+    with pytest.raises(
+        TypeError, match=f"{kind.__name__} has no option '{wrong}'; close: .*'{right}'.*allowed: .*loss"
+    ):
+        kind(**{wrong: 1})
+
+
+def test_a_parameter_that_a_subclass_does_not_pass_on_is_no_option():
+    class Mine(MASTERModel):
+        def __init__(self, *, own=1, **options):
+            super().__init__(own=own, **options)
+
+    with pytest.raises(TypeError, match=r"Mine has no option 'own'.*allowed: d_model, .*gate"):
+        Mine()
 
 
 def test_a_gated_model_trains_predicts_and_pickles(fitted, dataset):
@@ -238,6 +301,24 @@ def test_regimes_by_hand():
     assert table.loc["a", "correlation"] == pytest.approx(-1.0) and table.loc["b", "correlation"] == 0.0
     assert table.loc["a", ["mean", "low", "high"]].to_list() == pytest.approx([1.35, 1.55, 1.15])
     assert list(regimes(weights, market[["calm"]])) == ["mean", "standard_deviation"]
+
+
+def test_regimes_of_a_state_in_steps():
+    # 16 days at 0 and 4 at 1, or the other way round: the lower step is low, the upper one high, whatever their length;
+    # three steps of 1, 1, 2, 2, 3, 3: a third each
+    days = pd.bdate_range("2020-01-01", periods=20)
+    weights = pd.DataFrame({"a": np.arange(20.0)}, days)
+    for first in (16, 4):
+        market = pd.DataFrame({"rate": [0.0] * first + [1.0] * (20 - first)}, days)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            table = regimes(weights, market)
+        assert table.loc["a", ["low", "high"]].to_list() == [(first - 1) / 2, (first + 19) / 2]
+    table = regimes(weights.iloc[:6], pd.DataFrame({"rate": [1.0, 1, 2, 2, 3, 3]}, days[:6]))
+    assert table.loc["a", ["low", "high"]].to_list() == [0.5, 4.5]
+    # steps of 1, 5 and 6 days: the second one reaches beyond the lowest third, 4 days, and is not low
+    table = regimes(weights.iloc[:12], pd.DataFrame({"rate": [1.0] + [2.0] * 5 + [3.0] * 6}, days[:12]))
+    assert table.loc["a", ["low", "high"]].to_list() == [0.0, 8.5]
 
 
 class Recorder:

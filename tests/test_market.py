@@ -265,6 +265,19 @@ def test_a_year_old_value_is_stale_also_before_the_calendar_begins():
         ({"a": {"foreign": False, "release_lag": 3}}, {}, "a daily one neither"),
         ({"a": {"foreign": False, "limit": -1}}, {}, "limit=-1"),
         ({"a": {"foreign": False, "jump": 0}}, {}, "jump=0 must be above 0"),
+        (
+            {"a": {"foreign": False, "window": [20, 60]}},
+            {},
+            r"a: window=\[20, 60\] must be a whole number of at least 2",
+        ),
+        ({"a": {"foreign": False, "lag": [1]}}, {}, r"a: lag=\[1\] must be a whole number of at least 0"),
+        ({"a": {"foreign": True, "lag": True}}, {}, "a: lag=True must be a whole number of at least 0"),
+        ({"a": {"foreign": False, "limit": [5]}}, {}, r"a: limit=\[5\] must be a whole number of at least 0"),
+        (
+            {"a": {"foreign": False, "frequency": "monthly", "release_lag": [40]}},
+            {},
+            r"a: release_lag=\[40\] must be a whole number of at least 0",
+        ),
         ({"a": 3}, {}, "series a: 3; wanted options"),
         ({}, {}, "at least one series"),
         ({"a": {"foreign": False}}, {"gaps": "ignore"}, "gaps='ignore'; allowed: error, warn"),
@@ -287,7 +300,8 @@ def test_macro_files(tmp_path):
         read_macro([csv, csv])
     for text, message in (
         ("day,x\n2020-01-02,1\n", "no column date but"),
-        ("date,x\nsoon,1\n", "1 rows without a date"),
+        ("date,x\nsoon,1\n", r"a.csv: 'soon' is no date \(1 such rows\); wanted 2020-01-31 or 20200131"),
+        ("date,x\n2020-01-02,1\n,2\n", "1 rows without a date"),
         ("date,x\n2020-01-02,1\n2020-01-02,2\n", "2020-01-02 twice"),
     ):
         csv.write_text(text)
@@ -299,6 +313,154 @@ def test_macro_files(tmp_path):
         macro({"us10": {"foreign": True}}, table_of())
     with pytest.raises(ValueError, match=r"us10y is 'n.a.' on 2020-01-02"):
         macro({"us10y": {"foreign": True}}, pd.DataFrame({"us10y": ["n.a."]}, pd.DatetimeIndex(["2020-01-02"])))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    "dates",
+    [
+        ["2020-01-31", "2020-02-03"],
+        ["20200131", "20200203"],
+        [20200131, 20200203],
+        [20200131.0, 20200203.0],
+        [pd.Timestamp("2020-01-31"), pd.Timestamp("2020-02-03")],
+    ],
+)
+def test_dates_in_any_usual_form_are_days_and_never_nanoseconds(tmp_path, kind, dates):
+    path = tmp_path / f"a.{kind}"
+    table = pd.DataFrame({"date": dates, "x": [1.0, 2.0]})
+    if kind == "csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(path)
+    assert read_macro([path]).index.to_list() == [pd.Timestamp("2020-01-31"), pd.Timestamp("2020-02-03")]
+
+
+@pytest.mark.parametrize(
+    ("dates", "message"),
+    [
+        ([202001, 202002], "a.parquet: 202001 is no date .2 such rows"),  # months, years, Excel's days, milliseconds
+        ([2020, 2021], "2020 is no date"),
+        ([43861, 43862], "43861 is no date"),
+        ([1580428800000, 1580515200000], "1580428800000 is no date"),
+        ([20200131, 20200231], "20200231 is no date .1 such rows"),
+        (["2020-01-31", "31.1.20x"], "'31.1.20x' is no date"),
+        (["2020-01-31", "202002"], "'202002' is no date"),
+        (["2020-01-31T00:00:00Z", "2020-02-03T00:00:00Z"], "a.parquet has times of the zone UTC; give local dates"),
+        (["2020-01-31T00:00:00+08:00", "2020-02-03T00:00:00+09:00"], "time.?zones.*; give local dates"),
+        ([pd.Timestamp("2020-01-31", tz="Asia/Shanghai")] * 2, "zone Asia/Shanghai; give local dates"),
+    ],
+)
+def test_what_is_no_local_day_is_refused(tmp_path, dates, message):
+    pd.DataFrame({"date": dates, "x": [1.0, 2.0]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=message):
+        read_macro([tmp_path / "a.parquet"])
+
+
+def test_numbers_as_dates_are_used_on_their_days(tmp_path):
+    # read as nanoseconds of 1970 they would all be known from the first day on: the last value everywhere
+    days = pd.bdate_range("2019-12-02", "2020-12-31")
+    table = pd.DataFrame({"date": days.strftime("%Y%m%d").astype(int), "us10y": np.arange(len(days), dtype=float)})
+    table["released"] = (days + pd.Timedelta(days=3)).strftime("%Y%m%d").astype(int)
+    table.to_csv(tmp_path / "a.csv", index=False)
+    read = read_macro([tmp_path / "a.csv"])
+    frame, notices = macro({"us10y": {"foreign": True, "limit": 20}}, read, gaps="warn")
+    before = [float(days.searchsorted(day) - 1) for day in frame.index]  # the value of the day before
+    assert frame["us10y_level"].to_list() == before and notices == []
+    how = {"foreign": False, "frequency": "monthly", "release": "released"}
+    frame, _ = macro({"us10y": how}, read)
+    before = [float((days + pd.Timedelta(days=3)).searchsorted(day, side="right") - 1) for day in frame.index]
+    assert frame["us10y_level"].to_list() == before
+    with pytest.raises(ValueError, match="released: 'soon' is no date"):
+        macro({"us10y": how}, read.assign(released="soon"))
+    with pytest.raises(ValueError, match="released has times of the zone UTC"):
+        macro({"us10y": how}, read.assign(released="2020-01-31T00:00:00Z"))
+
+
+def months_table(days=1, size=14):
+    months = pd.date_range("2019-10-01", periods=size, freq="MS") + pd.Timedelta(days=days - 1)
+    return pd.DataFrame({"cpi": 100 + 0.1 * np.arange(size) + 0.02 * (np.arange(size) % 3)}, months)
+
+
+def test_no_month_is_published_before_it_is_over():
+    how = {"foreign": False, "frequency": "monthly"}
+    for lag in (0, 10, 27):
+        with pytest.raises(ValueError, match=f"release_lag={lag} would publish it before .*first day, for example 40"):
+            macro({"cpi": how | {"release_lag": lag}}, months_table())
+    assert len(macro({"cpi": how | {"release_lag": 28}}, months_table())[0])
+    assert len(macro({"cpi": how | {"release": "date"}}, months_table())[0])  # the first days are those of release
+    assert len(macro({"cpi": how | {"release_lag": 10}}, months_table(days=28))[0])  # dated by the months' ends
+
+
+def test_a_late_release_of_an_older_month_replaces_nothing():
+    table = pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0]}, pd.date_range("2020-01-01", periods=4, freq="MS"))
+    table["out"] = ["2020-02-10", "2020-03-20", "2020-03-10", "2020-05-11"]  # February after March
+    days = CALENDAR[CALENDAR >= "2020-03-02"][:60]
+    how = {"foreign": False, "frequency": "monthly", "release": "out", "transform": ["level", "difference"]}
+    frame, _ = macro({"a": how}, table, days[10:])
+    assert frame["a_level"].drop_duplicates().to_list() == [3.0, 4.0]
+    assert frame["a_difference"].drop_duplicates().to_list() == [2.0, 1.0]  # 3 - 1, since 2 came too late, and 4 - 3
+
+
+@pytest.mark.parametrize("frequency", ["daily", "monthly"])
+def test_a_value_without_a_logarithm_stops_only_where_it_is_used(frequency):
+    # used is what moves a feature of the days: all that a difference depends on
+    calendar = pd.bdate_range("2020-01-01", "2020-12-31")
+    if frequency == "daily":
+        table, how = pd.DataFrame({"x": np.arange(1.0, 41.0)}, calendar[20:60]), {"foreign": True}
+        days = calendar[35:45]
+    else:
+        table, how = months_table().rename(columns={"cpi": "x"}), {"foreign": False, "release_lag": 40}
+        days = calendar[(calendar >= "2020-05-04") & (calendar <= "2020-08-03")]
+    how = how | {"frequency": frequency, "jump": 1e9}
+    before, _ = macro({"x": how | {"transform": "difference"}}, table, days, calendar)
+    stopped = []
+    for row in range(len(table)):
+        changed = table.copy()
+        changed.iloc[row] = -1.0
+        after, _ = macro({"x": how | {"transform": "difference"}}, changed, days, calendar)
+        log = {"x": how | {"transform": "log_return"}}
+        if after.equals(before):
+            assert np.isfinite(macro(log, changed, days, calendar)[0]).all(axis=None)
+        else:
+            stopped.append(row)
+            with pytest.raises(ValueError, match="x is -1 on .*no logarithm"):
+                macro(log, changed, days, calendar)
+    # days 35 to 44 use the values of days 33 to 43, 13 to 23 of the table; May to 3 August: those of 1 March
+    # (out on 10 April) to 1 June (11 July), and February before
+    assert stopped == (list(range(13, 24)) if frequency == "daily" else [4, 5, 6, 7, 8])
+
+
+def test_jumps_of_few_moves_of_steps_and_before_the_first_day():
+    months = months_table()
+    months.iloc[10] *= 3
+    how = {"foreign": False, "frequency": "monthly", "release_lag": 40}
+    days = CALENDAR[CALENDAR >= "2020-02-03"]
+    # 1 August is out on 10 September: seen by days up to then, whatever its own date
+    assert "cpi jumps from 100.9 to 303.06 on 2020-08-01" in macro({"cpi": how}, months, days)[1][0]
+    assert macro({"cpi": how}, months, days[days < "2020-09-10"])[1] == []
+    assert "on 2020-08-01" in macro({"cpi": how}, months, days[days >= "2020-09-10"])[1][0]
+    assert macro({"cpi": how | {"limit": 200}}, months.iloc[4:13], days[days >= "2020-07-13"])[1] != []  # 8 moves
+    assert macro({"cpi": how | {"limit": 200}}, months.iloc[5:13], days[days >= "2020-07-13"])[1] == []  # 7 moves
+    # a policy rate in equal steps of .25 from -1 on: MAD 0, so the median move counts: (250 - .25) / .25 = 999
+    rate = table_of()
+    rate["us10y"] = -1 + 0.25 * (np.arange(len(rate)) // 20)
+    usual = {"us10y": {"foreign": False, "limit": 20, "transform": "difference"}}
+    assert macro(usual, rate)[1] == []
+    rate.loc["2020-07-01":, "us10y"] += 250
+    assert "us10y jumps from 1.5 to 251.5 on 2020-07-01, 999 times" in macro(usual, rate)[1][0]
+
+
+def test_a_jump_before_the_first_day_is_told_where_a_z_score_still_holds_it():
+    table, places = table_of(), {}
+    table.loc["2020-03-02", "us10y"] *= 100
+    place = int(CALENDAR.searchsorted(pd.Timestamp("2020-03-02")))
+    for transform in ("level", "difference", "zscore"):
+        series = {"us10y": {"foreign": False, "limit": 20, "transform": transform, "window": 20}}
+        told = [bool(macro(series, table, CALENDAR[n : n + 5])[1]) for n in range(place, place + 30)]
+        places[transform] = told.index(False)
+    # up on the day and down on the next: told for days that begin on either, and up to 20 days later for a z-score
+    assert places == {"level": 2, "difference": 2, "zscore": 22}
 
 
 # --- a planted regime: the market state decides which of two features works, the other one misleads

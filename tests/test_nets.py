@@ -156,6 +156,45 @@ def test_other_checkpoints_of_the_same_kind_load(tmp_path):
     torch.testing.assert_close(score[0].double(), day[0], atol=1e-4, rtol=1e-4)
 
 
+SECOND_NAMES = {
+    "layers.0": "x2y",
+    "layers.1": "pe",
+    "layers.2": "tatten",
+    "layers.3": "satten",
+    "layers.4": "temporalatten",
+    "layers.5": "decoder",
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_authors_second_set_of_names(tmp_path, prefix):
+    state = reference_nets.random_checkpoint(F, D, M, seed=3)
+    renamed = {prefix + SECOND_NAMES.get(name[:8], name[:8]) + name[8:]: value for name, value in state.items()}
+    assert {"x2y.weight", "pe.pe", "tatten.norm1.bias", "decoder.bias", "feature_gate.trans.bias"} <= {
+        name.removeprefix(prefix) for name in renamed
+    }
+    first = load_official_master(save(state, tmp_path / "first.pkl"))
+    second = load_official_master(save(renamed, tmp_path / "second.pkl"))
+    x, present, market = (a.float() if a.is_floating_point() else a for a in days())
+    with torch.no_grad():
+        assert torch.equal(first(x, present, market), second(x, present, market))
+    both = save(state | {"x2y.weight": state["layers.0.weight"]}, tmp_path / "both.pkl")
+    with pytest.raises(ValueError, match="under two names: x2y.weight"):
+        load_official_master(both)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_checkpoints_in_half_precision_load(tmp_path, dtype):
+    state = reference_nets.random_checkpoint(F, D, M, seed=3)
+    half = {name: value.to(dtype) for name, value in state.items()}
+    net = load_official_master(save(half, tmp_path / "half.pkl"))
+    assert torch.equal(net.embed.weight, half["layers.0.weight"].float()) and net.head.weight.dtype == torch.float32
+    assert torch.equal(net.positions, nets.sinusoidal_positions(100, D))  # the exact table, not the rounded one
+    half["layers.1.pe"] = half["layers.1.pe"] + 0.02
+    with pytest.raises(ValueError, match="sinusoidal"):
+        load_official_master(save(half, tmp_path / "other.pkl"))
+
+
 def test_oracle_of_the_paper_variant(tmp_path):
     state = reference_nets.random_checkpoint(F, D, M)
     official = load_official_master(save(state, tmp_path / "master.pkl")).double()
@@ -339,6 +378,19 @@ def test_gate_gradient_and_limit():
         net.gate.beta = beta
         gaps.append((net(x, present, market) - ungated(x, present)).abs().max().item())
     assert gaps[0] > 1e-3 and gaps == sorted(gaps, reverse=True) and gaps[-1] < 1e-7
+
+
+@pytest.mark.parametrize("beta", [0.2, 5.0])
+def test_the_gate_is_the_same_under_autocast(beta):
+    torch.manual_seed(0)
+    gate, market = Gate(63, 158, beta=beta), 3 * torch.randn(4, 63)
+    gate.fit(torch.randn(50, 63))
+    exact = gate(market)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, half = gate(market), gate(market.bfloat16())
+    assert torch.equal(mixed, exact) and half.dtype == torch.float32
+    assert torch.equal(half, gate(market.bfloat16().float())) and torch.equal(gate(market.double()), exact)
+    assert all(len(day.unique()) > 100 for day in mixed)
 
 
 def test_each_day_has_its_own_gate():
