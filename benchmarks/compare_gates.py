@@ -13,7 +13,6 @@ seed the networks with and without a gate start from different values (see `nets
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,27 +23,14 @@ import qlib
 import torch
 from qlib.utils import init_instance_by_config
 
-from benchmarks.bench_step import table
+from benchmarks.comparison import compare, measure
 from qlib_ext._state import load_state
-from qlib_ext.judge import Money, judge
 from qlib_ext.leak import load_workflow
 from qlib_ext.market import MarketState
 from qlib_ext.panel import DayPanel
 
 WORKFLOW = Path(__file__).parents[1] / "workflows" / "master_macro.yaml"
 GATES = ("none", "index", "macro", "both")
-COLUMNS = (
-    "valid_rank_ic",
-    "ic",
-    "rank_ic",
-    "gross_excess",
-    "error",
-    "net_excess",
-    "exposure",
-    "moved",
-    "epoch",
-    "seconds",
-)
 
 
 def states(dataset: Any, indices: list[str] | None) -> dict[str, pd.DataFrame]:
@@ -63,30 +49,12 @@ def with_market(panel: DayPanel, market: pd.DataFrame) -> DayPanel:
     return replace(panel, market=values, market_features=[str(name) for name in market.columns])
 
 
-def measure(dataset: Any, market: pd.DataFrame, config: dict[str, Any]) -> dict[str, float]:
-    """Train with these market features and judge on the test days; money in basis points a day."""
-    model = init_instance_by_config(config)
-    panel = with_market(dataset.panel, market)
-    rows, start = dataset.rows("test"), time.perf_counter()
-    model.fit_rows(panel, dataset.step_len, dataset.rows("train"), dataset.rows("valid"))
-    best = model.history.epochs[model.history.best_epoch - 1]
-    found = judge(panel, rows, model.trainer.predict(panel, rows).astype(np.float64), Money(), dataset.span)
-    daily, net = found.daily, found.returns["capped_buyable_net_over_market"]
-    gate = model.trainer.net.gate
+def moved(panel: DayPanel, rows: np.ndarray, gate: Any) -> float:
+    """Deviation of the gate's weights over the days, mean over features; 0 without a gate."""
+    if gate is None or panel.market is None:
+        return 0.0
     with torch.no_grad():
-        weights = None if gate is None else gate(panel.market[torch.as_tensor(rows)].to(gate.center))
-    return {
-        "valid_rank_ic": best["rank_ic"],
-        "ic": daily["ic"].mean(),
-        "rank_ic": daily["rank_ic"].mean(),
-        "gross_excess": 1e4 * daily["capped_excess"].mean(),
-        "error": 1e4 * daily["capped_excess"].sem(),
-        "net_excess": 1e4 * net.mean(),
-        "exposure": daily["volatility_exposure"].mean(),
-        "moved": 0.0 if weights is None else float(weights.std(0).mean()),
-        "epoch": model.history.best_epoch,
-        "seconds": time.perf_counter() - start,
-    }
+        return float(gate(panel.market[torch.as_tensor(rows)].to(gate.center)).std(0).mean())
 
 
 def main() -> None:
@@ -105,17 +73,15 @@ def main() -> None:
     fixed = {k: v for k, v in config["kwargs"].items() if k not in ("gate", "seed")} | arguments.options
     days = {name: len(dataset.rows(name)) for name in ("train", "valid", "test")}
     print(f"{dataset.panel}; {days}; {config['class']} {fixed}", flush=True)
-    known, lines = states(dataset, arguments.indices), []
-    for seed in arguments.seeds:
-        for gate in arguments.gates:
-            options = fixed | {"gate": gate != "none", "seed": seed}
-            row = measure(dataset, known[gate], {**config, "kwargs": options})
-            lines.append({"gate": gate, "seed": seed, **row})
-            print(gate, seed, {k: round(float(v), 4) for k, v in row.items()}, flush=True)
-    frame = pd.DataFrame(lines).drop(columns="seed").groupby("gate", sort=False)
-    mean, spread = frame.mean(), frame.std()
-    cells = [[name, *(f"{mean.loc[name, c]:.3f} ({spread.loc[name, c]:.3f})" for c in COLUMNS)] for name in mean.index]
-    print(table(["gate", *COLUMNS], cells))
+    known = states(dataset, arguments.indices)
+
+    def run(gate: str, seed: int) -> dict[str, float]:
+        model = init_instance_by_config({**config, "kwargs": {**fixed, "gate": gate != "none", "seed": seed}})
+        panel = with_market(dataset.panel, known[gate])
+        found = measure(dataset, panel, model)
+        return found | {"moved": moved(panel, dataset.rows("test"), model.trainer.net.gate)}
+
+    compare("gate", arguments.gates, arguments.seeds, run)
 
 
 if __name__ == "__main__":

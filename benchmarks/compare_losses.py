@@ -12,13 +12,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import qlib
 from qlib.utils import init_instance_by_config
 
-from benchmarks.bench_step import table
-from qlib_ext.judge import Money, judge
+from benchmarks.comparison import compare, measure
 from qlib_ext.leak import load_workflow
 
 VARIED = ("loss", "target", "weight_by", "base", "seed")
@@ -40,31 +37,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "LIQ-WPCC, volatility, by label": {"loss": "liq_wpcc", "target": "volatility"},
     "LIQ-WPCC, raw, by label (the deck)": {"loss": "liq_wpcc"},
 }
-COLUMNS = (
-    *("valid_rank_ic", "valid_excess", "ic", "rank_ic"),
-    *("gross_excess", "error", "net_excess", "exposure", "names"),
-)
-
-
-def measure(dataset: Any, config: dict[str, Any], seed: int, options: dict[str, Any]) -> dict[str, float]:
-    """Train one variant and judge it on the test days; money in basis points a day."""
-    model = init_instance_by_config({**config, "kwargs": {**options, "seed": seed}})
-    panel, rows = dataset.panel, dataset.rows("test")
-    model.fit_rows(panel, dataset.step_len, dataset.rows("train"), dataset.rows("valid"))
-    best = model.history.epochs[model.history.best_epoch - 1]
-    found = judge(panel, rows, model.trainer.predict(panel, rows).astype(np.float64), Money(), dataset.span)
-    daily, net = found.daily, found.returns["capped_buyable_net_over_market"]
-    return {
-        "valid_rank_ic": best["rank_ic"],
-        "valid_excess": 1e4 * best["capped_excess"],
-        "ic": daily["ic"].mean(),
-        "rank_ic": daily["rank_ic"].mean(),
-        "gross_excess": 1e4 * daily["capped_excess"].mean(),
-        "error": 1e4 * daily["capped_excess"].sem(),
-        "net_excess": 1e4 * net.mean(),
-        "exposure": daily["volatility_exposure"].mean(),
-        "names": daily["capped_names_held"].mean(),
-    }
 
 
 def main() -> None:
@@ -81,16 +53,12 @@ def main() -> None:
     config = workflow["task"]["model"]
     fixed = {k: v for k, v in config["kwargs"].items() if k not in VARIED} | arguments.options
     print(f"{dataset.panel}; test {len(dataset.rows('test'))} days; model {config['class']} {fixed}", flush=True)
-    lines = []
-    for seed in arguments.seeds:
-        for name in arguments.variants:
-            row = measure(dataset, config, seed, fixed | VARIANTS[name])
-            lines.append({"variant": name, "seed": seed, **row})
-            print(name, seed, {k: round(float(v), 4) for k, v in row.items()}, flush=True)
-    frame = pd.DataFrame(lines).drop(columns="seed").groupby("variant", sort=False)
-    mean, spread = frame.mean(), frame.std()
-    cells = [[name, *(f"{mean.loc[name, c]:.3f} ({spread.loc[name, c]:.3f})" for c in COLUMNS)] for name in mean.index]
-    print(table(["variant", *COLUMNS], cells))
+
+    def run(name: str, seed: int) -> dict[str, float]:
+        kwargs = {**fixed, **VARIANTS[name], "seed": seed}
+        return measure(dataset, dataset.panel, init_instance_by_config({**config, "kwargs": kwargs}))
+
+    compare("variant", arguments.variants, arguments.seeds, run)
 
 
 if __name__ == "__main__":

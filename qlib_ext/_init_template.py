@@ -68,39 +68,28 @@ task:
     - {class: ReportRecord, module_path: qlib_ext.report_record}
 """
 
+_TRAINING = """\
+      dropout: 0.3
+@NETWORK@      loss: liq_wpcc
+      target: rank
+      metric: capped_excess
+      epochs: 12
+      patience: 4
+      lr: 0.0005
+      batch_days: 4
+      seed: 0"""
+
+
+def _model(name: str, network: str) -> str:
+    """Write a model's part of the workflow."""
+    head = f"    class: {name}\n    module_path: qlib_ext.model\n    kwargs:\n"
+    return head + _TRAINING.replace("@NETWORK@", network)
+
+
 MODELS = {
     "master": {
         "WINDOW": "8",
-        "MODEL": """\
-    class: MASTERModel
-    module_path: qlib_ext.model
-    kwargs:
-      d_model: 64
-      dropout: 0.3
-      attention_dropout: 0.0
-      loss: liq_wpcc
-      target: rank
-      metric: capped_excess
-      epochs: 12
-      patience: 4
-      lr: 0.0005
-      batch_days: 4
-      seed: 0""",
+        "MODEL": _model("MASTERModel", "      d_model: 64\n      attention_dropout: 0.0\n"),
     },
-    "mlp": {
-        "WINDOW": "1",
-        "MODEL": """\
-    class: MLPModel
-    module_path: qlib_ext.model
-    kwargs:
-      dropout: 0.3
-      loss: liq_wpcc
-      target: rank
-      metric: capped_excess
-      epochs: 12
-      patience: 4
-      lr: 0.0005
-      batch_days: 4
-      seed: 0""",
-    },
+    "mlp": {"WINDOW": "1", "MODEL": _model("MLPModel", "")},
 }

@@ -19,14 +19,9 @@ from qlib_ext.synthetic import make_market
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_market(tmp_path_factory.mktemp("base") / "market", n_stocks=60, years=1)
-
-
 @pytest.fixture
-def market(base, tmp_path):
-    return Path(shutil.copytree(base, tmp_path / "market"))
+def market(market_copy):
+    return market_copy
 
 
 def parsed(text):
