@@ -10,11 +10,12 @@ from typing import Any
 _ORDERS = """\
 List the next day's orders of a recorded run, as CSV: code, side, shares, yuan, cap used, limits, rank, reason.
 
-The run tells the scores (pred.pkl), the provider and the settings of its LiquidityTopNStrategy; the targets are those
-of the backtest. Holdings: a CSV file with the columns code,shares (raw shares; a column bought, the day of the first
-buy, where the run has a min_holding). Prices are the last close: it is a plan for the morning, not an execution. Rows
-with side none have 0 shares and say why a holding or a target is not traded. Special treatment (ST) is not known: an ST
-stock's limits are those of its board. The list goes to stdout, its summary to stderr.
+The run tells the scores (pred.pkl), the provider, the settings of its LiquidityTopNStrategy, and the cap, fees and ST
+list of its AShareExchange; the targets are those of the backtest. Holdings: a CSV file with the columns code,shares
+(raw shares; a column bought, the day of the first buy, where the run has a min_holding). Prices are the last close: it
+is a plan for the morning, not an execution. Rows with side none have 0 shares and say why a holding or a target is not
+traded. Without an ST list (`st` of the exchange) an ST stock's limits are those of its board. The list goes to stdout,
+its summary to stderr.
 """
 
 
@@ -37,9 +38,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--provider-uri", metavar="DIR", help="qlib data folder (default: the run's)")
     parser.add_argument("--participation", type=float, metavar="X", help="position cap (default: the run's)")
     parser.add_argument(
-        "--trade-participation", type=float, metavar="X", help="cap of a day's trade (default: the run's)"
+        "--trade-participation",
+        type=float,
+        metavar="X",
+        help="cap of a day's trade (default: the run's; the run's exchange may have a smaller one)",
     )
-    parser.add_argument("--commission", type=float, default=0.0003, metavar="X", help="each way (default: 0.0003)")
+    parser.add_argument("--commission", type=float, metavar="X", help="each way (default: the run's, or 0.0003)")
     parser.set_defaults(run=_orders)
 
 
@@ -73,6 +77,10 @@ def _start_qlib(options: dict[str, Any], provider: str | None, uri: str) -> None
 
     if provider is None and "provider_uri" not in options:
         raise ValueError("the run does not record its provider (it was not made by qrun): give --provider-uri")
+    there = Path(provider if provider is not None else str(options["provider_uri"])).expanduser()
+    if (provider is not None or isinstance(options["provider_uri"], str)) and not there.is_dir():
+        whose = "--provider-uri" if provider is not None else "the run's provider"
+        raise ValueError(f"{whose} {there}: there is no such folder; give a qlib data folder by --provider-uri")
     manager = {
         "class": "MLflowExpManager",
         "module_path": "qlib.workflow.expm",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +36,9 @@ Grid = npt.NDArray[Any]
 class Bars:
     """Fields of N stocks over P days; the first `lead` days come before the backtest.
 
-    `fields`: expression -> (P, N) float32, NaN where not known; an expression that is not a plain $field is NaN in the
-    lead. `first`, `last` (N,): row (may lie outside) of the first and the last day of the stock's series. `age` (P, N):
-    trading days since listing, 1 on the first; inf for stocks older than the calendar. `rest`: trading days that the
-    calendar goes on after the last row.
+    `fields`: expression -> (P, N) float32, NaN where not known. `first`, `last` (N,): row (may lie outside) of the
+    first and the last day of the stock's series. `age` (P, N): trading days since listing, 1 on the first; inf for
+    stocks older than the calendar. `rest`: trading days that the calendar goes on after the last row.
     """
 
     codes: tuple[str, ...]
@@ -87,7 +86,7 @@ def clear_cache() -> None:
 
 def _load(codes: tuple[str, ...], fields: tuple[str, ...], calendar: pd.DatetimeIndex, begin: int, stop: int) -> Bars:
     lead = min(LEAD, begin)
-    origin, length = begin - lead, stop - begin + lead
+    origin = begin - lead
     days = calendar[origin:stop]
     plain = [field for field in fields if _PLAIN.fullmatch(field)]
     folder = binary_folder(codes)
@@ -99,10 +98,8 @@ def _load(codes: tuple[str, ...], fields: tuple[str, ...], calendar: pd.Datetime
     first, last = _span(codes)
     others = [field for field in fields if field not in plain]
     if others:
-        frames = wide(list(codes), others, calendar[begin], days[-1])
-        for name, frame in zip(others, frames, strict=True):
-            out[name] = np.full((length, len(codes)), np.nan, dtype=np.float32)
-            out[name][lead:] = frame.to_numpy(dtype=np.float32)
+        frames = wide(list(codes), others, days[0], days[-1])
+        out |= {name: frame.to_numpy(dtype=np.float32) for name, frame in zip(others, frames, strict=True)}
     age = np.arange(origin, stop)[:, None] - first[None, :] + 1.0
     age[:, first == 0] = np.inf
     return Bars(codes, days, lead, out, first - origin, last - origin, age, len(calendar) - stop)
@@ -110,10 +107,39 @@ def _load(codes: tuple[str, ...], fields: tuple[str, ...], calendar: pd.Datetime
 
 def _span(codes: tuple[str, ...]) -> tuple[Grid, Grid]:
     """Calendar positions (N,) of the first and last day of each series, through qlib's storage."""
-    stores = [FeatureD.backend_obj(instrument=code_to_fname(c), field="close", freq="day") for c in codes]
+    stores = [_store(code, "close") for code in codes]
     first = [0 if s.start_index is None else s.start_index for s in stores]
     last = [-1 if s.end_index is None else s.end_index for s in stores]
     return np.array(first, dtype=np.int64), np.array(last, dtype=np.int64)
+
+
+def having(codes: Sequence[str], name: str) -> Iterator[str]:
+    """Yield the stocks that have the field (with its $)."""
+    folder = binary_folder(codes)
+    for code in codes:
+        if folder is None:
+            there = _store(code, name[1:]).start_index is not None
+        else:  # ten times as quick, of a whole market
+            there = (folder / code_to_fname(code).lower() / f"{name[1:].lower()}.day.bin").is_file()
+        if there:
+            yield code
+
+
+def known_fields(codes: Sequence[str]) -> list[str]:
+    """Fields (with their $) of the first of the stocks that has a folder; none where the storage is not qlib's own."""
+    folder = binary_folder(codes)
+    if folder is None:
+        return []
+    for code in codes:
+        files = (folder / code_to_fname(code).lower()).glob("*.day.bin")
+        found = sorted(f"${file.name.split('.')[0]}" for file in files)
+        if found:
+            return found
+    return []
+
+
+def _store(code: str, field: str) -> Any:
+    return FeatureD.backend_obj(instrument=code_to_fname(code), field=field, freq="day")
 
 
 # --- what is known at the previous close
@@ -170,10 +196,10 @@ def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
 def trailing(yuan: Grid, window: int, *, of: str) -> Grid:
     """Trailing mean or standard deviation (`of`) over `window` rows, as known at the close before, (P, N).
 
-    The last known value is carried through suspensions, as in the strategy.
+    The last known value is carried through suspensions, as in the strategy; a mean of 0 is not one.
     """
     rolling = pd.DataFrame(yuan).rolling(window, min_periods=1)
-    frame = rolling.mean() if of == "mean" else rolling.std()
+    frame = rolling.mean().where(lambda mean: mean > 0) if of == "mean" else rolling.std()
     return np.asarray(forward(frame.to_numpy(), before=True))
 
 
@@ -196,6 +222,7 @@ class DayQuote(BaseQuote):
     def __init__(self, codes: Sequence[str], days: pd.DatetimeIndex, data: dict[str, Grid]) -> None:
         super().__init__(quote_df=None, freq="day")
         self.days, self.data = days, data
+        self.codes = list(codes)
         self.column = {code: n for n, code in enumerate(codes)}
         self.row = {day: n for n, day in enumerate(days)}
 

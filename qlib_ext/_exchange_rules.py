@@ -1,161 +1,25 @@
-"""Options of AShareExchange, and the rules of each day laid over the bars. Private to `exchange.py`.
+"""The rules of each day, laid over the bars. Private to `exchange.py`.
 
 Legend: `D` days of the backtest, `N` stocks; prices are adjusted unless they are called raw.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from qlib.data import D
 from qlib.log import get_module_logger
 
 from qlib_ext import rules
 from qlib_ext._exchange_bars import Bars, Grid, forward, trailing, turnover
-from qlib_ext.portfolio import PARTICIPATION
+from qlib_ext._exchange_options import Options
 
 logger = get_module_logger("qlib_ext.exchange")
 
-DELISTED = ("last_price", "write_off")
+NEW = 5  # days after listing that may have limits of their own
 SCALE = 1e-8  # a price below it is none, as for qlib
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of AShareExchange; each is told there."""
-
-    start_time: Any = None
-    end_time: Any = None
-    codes: Any = "all"
-    freq: str = "day"
-    deal_price: Any = "close"
-    subscribe_fields: Any = ()
-    limit_threshold: Any = "rules"
-    volume_threshold: Any = None
-    trade_unit: Any = "rules"
-    commission: float = 0.0003
-    min_cost: float | None = None
-    open_cost: float | None = None
-    close_cost: float | None = None
-    impact: float = 1.0
-    impact_exponent: float = 0.5
-    participation: float | None = PARTICIPATION
-    liquidity: str = "auto"
-    liquidity_window: int = 20
-    volatility_window: int = 20
-    t_plus_1: bool = True
-    st: pd.DataFrame | str | Path | None = None
-    delisted: str = "last_price"
-    delisted_after: int = 20
-
-    @property
-    def limit(self) -> Any:
-        """The user's own limit as qlib takes it: None, a float or a pair; None where the rules decide."""
-        return None if self.limit_threshold == "rules" else _tuple(self.limit_threshold)
-
-    def check(self) -> None:
-        """Raise ValueError for an option out of range."""
-        if self.start_time is None or self.end_time is None:
-            raise ValueError(
-                "AShareExchange needs start_time and end_time of its own: qlib does not forward those of the backtest. "
-                "Give the same: exchange_kwargs: {exchange: {class, module_path, kwargs: {start_time, end_time}}}."
-            )
-        limit, unit = self.limit, self.trade_unit
-        whole = isinstance(unit, int) and not isinstance(unit, bool) and unit > 0
-        pair = isinstance(limit, tuple) and len(limit) == 2 and all(isinstance(x, str) for x in limit)
-        _right("freq", self.freq, self.freq == "day", "'day': the bars are daily")
-        _right(
-            "limit_threshold",
-            limit,
-            limit is None or isinstance(limit, float) or pair,
-            "rules, null, a float or two expressions",
-        )
-        _right("trade_unit", unit, unit in ("rules", None) or whole, "rules, null or a number of shares")
-        for name in ("open_cost", "close_cost", "min_cost"):
-            rate = getattr(self, name)
-            _right(name, rate, rate is None or 0 <= rate < math.inf, "0 or more, or null")
-        for name in ("impact", "impact_exponent"):
-            _right(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "0 or more")
-        share = self.participation
-        _right("participation", share, share is None or 0 < share < math.inf, "above 0, or null")
-        for name, least in (("liquidity_window", 1), ("volatility_window", 2), ("delisted_after", 1)):
-            _right(name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
-        _right("delisted", self.delisted, self.delisted in DELISTED, " or ".join(DELISTED))
-
-
-def read_options(given: dict[str, Any]) -> Options:
-    """Options by name.
-
-    Raises: TypeError for an unknown name, with the close ones; ValueError for one out of range.
-
-    """
-    names = [field.name for field in fields(Options)]
-    for name in given:
-        if name not in names:
-            close = difflib.get_close_matches(name, names) or names
-            raise TypeError(f"AShareExchange has no option {name!r}; did you mean {', '.join(close)}?")
-    options = Options(**given)
-    options.check()
-    return options
-
-
-def stocks(codes: Any, start: Any, end: Any) -> list[str]:
-    """Sorted codes of a market (all that are ever in it between start and end) or of a list, without indices."""
-    if isinstance(codes, (str, dict)):
-        market = D.instruments(codes) if isinstance(codes, str) else codes
-        codes = D.list_instruments(market, start_time=start, end_time=end, as_list=True)
-    found = sorted({str(code) for code in codes})
-    kept = [code for code in found if not rules.is_index(code)]
-    if len(kept) < len(found):
-        logger.info(f"{len(found) - len(kept)} indices among the instruments are left out")
-    if not kept:
-        raise ValueError(
-            f"AShareExchange: codes is {codes!r}, no stock from {start} to {end}; give a market or a list."
-        )
-    return kept
-
-
-def prices(deal_price: Any) -> Any:
-    """Deal price as qlib takes it: "$field" or a pair, each with its $ ("open" is "$open")."""
-    both = [deal_price] * 2 if isinstance(deal_price, str) else list(deal_price)
-    if len(both) != 2 or not all(isinstance(price, str) and price for price in both):
-        raise ValueError(f"AShareExchange: deal_price is {deal_price!r}; it must be a field, or [buy, sell].")
-    return [price if "$" in price else f"${price}" for price in both]
-
-
-def thresholds(given: Any) -> Any:
-    """Volume threshold as qlib takes it: tuples in the place of lists."""
-    if isinstance(given, dict):
-        wrong = sorted(set(given) - {"all", "buy", "sell"})
-        if wrong:
-            raise ValueError(f"AShareExchange: volume_threshold has {wrong}; allowed are all, buy and sell.")
-        return {side: _threshold(pair) for side, pair in given.items()}
-    return None if given is None else _threshold(given)
-
-
-def _threshold(pair: Any) -> tuple[str, str]:
-    made = _tuple(pair)
-    if not (isinstance(made, tuple) and len(made) == 2 and made[0] in ("cum", "current")):
-        raise ValueError(f"AShareExchange: volume_threshold is {pair!r}; it must be [cum or current, expression].")
-    return made
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _right(name: str, value: object, right: bool, allowed: str) -> None:
-    if not right:
-        raise ValueError(f"AShareExchange: {name} is {value!r}; it must be {allowed}.")
-
-
-# --- the rules of each day
 
 
 class Fees:
@@ -214,6 +78,9 @@ def lay(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Options) -
     data = {name: bars.fields[name][lead:] for name in wanted}
     if not (data["$volume"] > 0).any():
         raise ValueError("AShareExchange: the provider has no $volume, so suspensions are not known; add the field.")
+    for name in sorted(wanted - {"$change", "$factor"}):
+        if not np.isfinite(data[name].astype(np.float64)).any():
+            raise ValueError(f"AShareExchange: {name} is not known on any day from {days[0]:%Y-%m-%d} on")
     suspended = ~(np.isfinite(data["$close"]) & (data["$volume"] > 0))
     close = bars.fields["$close"].astype(np.float64)
     yuan, profile = turnover(bars, options.liquidity)
@@ -265,10 +132,13 @@ def _limits(
     unknown = np.zeros_like(suspended)
     limit = options.limit
     if options.limit_threshold == "rules":
-        days, age = bars.days[bars.lead :], bars.age[bars.lead :]
-        mask = None if options.st is None else rules.st_mask(options.st, bars.codes, days)
+        lead = min(bars.lead, NEW)  # the regime of a new stock is that of its first day, maybe before the backtest
+        days, age = bars.days[bars.lead - lead :], bars.age[bars.lead - lead :]
+        mask = None if options.st is None else _special(options.st, bars.codes, days)
         listed = np.where(np.isfinite(age), age, 10**6)
-        rise, fall = (rules.price_limit(bars.codes, days, listed_days=listed, st=mask, side=s) for s in ("up", "down"))
+        rise, fall = (
+            rules.price_limit(bars.codes, days, listed_days=listed, st=mask, side=s)[lead:] for s in ("up", "down")
+        )
         free = np.isinf(rise)
         up, down = rules.limit_up_price(reference, rise), rules.limit_down_price(reference, fall)
         buy, sell = (_raw(data, field) for field in deal)
@@ -281,6 +151,16 @@ def _limits(
     else:
         blocks = (data[limit[0]].astype(bool), data[limit[1]].astype(bool))
     return blocks[0] | suspended, blocks[1] | suspended, unknown
+
+
+def _special(spells: Any, codes: tuple[str, ...], days: pd.DatetimeIndex) -> Grid:
+    """(D, N) special treatment by the user's list; logs how much of it is here."""
+    mask = rules.st_mask(spells, codes, days)
+    logger.info(
+        f"special treatment: {int(mask.any(axis=0).sum())} stocks of {len(codes)} are under it, {int(mask.sum())} days "
+        "in all"
+    )
+    return mask
 
 
 def _raw(data: dict[str, Grid], field: str) -> Grid:

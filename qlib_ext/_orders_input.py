@@ -17,7 +17,7 @@ from qlib.utils.exceptions import LoadObjectError
 from qlib.workflow.recorder import MLflowRecorder
 
 from qlib_ext.data import listed_days, load_liquidity
-from qlib_ext.rules import is_index, limit_down_price, limit_up_price, lot_rule, price_limit
+from qlib_ext.rules import is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
 from qlib_ext.storage import read_fields
 
 LOOKBACK = 250  # trading days within which a price is looked for
@@ -56,6 +56,8 @@ class Run:
             wanted = days[-1] if day is None else pd.Timestamp(day)
         except ValueError as error:
             raise ValueError(f"--date {day!r} is no date; write it as {days[-1]:%Y-%m-%d}") from error
+        if pd.isna(wanted):
+            raise ValueError(f"--date {day!r} is no date; write it as {days[-1]:%Y-%m-%d}")
         if wanted not in days:
             raise ValueError(
                 f"run {self.identifier} has no scores for {wanted:%Y-%m-%d}; it has {len(days)} days, "
@@ -120,18 +122,46 @@ def _latest(client: MlflowClient, experiment: str | None) -> Any:
 
 
 def strategy_options(task: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the options of the LiquidityTopNStrategy that a task records; None where it has none.
+    """Return the options of the LiquidityTopNStrategy that a task records, the outermost one; None where it has none.
 
     `liquidity` and `liquidity_window` are the dataset's where the strategy names none, as `PortAnaRecord` has it.
     """
-    records = task.get("record", [])
-    for record in records if isinstance(records, list) else [records]:
-        strategy = ((record.get("kwargs") or {}).get("config") or {}).get("strategy") or {}
-        if isinstance(strategy, dict) and str(strategy.get("class", "")).endswith("LiquidityTopNStrategy"):
-            options = dict(strategy.get("kwargs") or {})
-            options.pop("signal", None)
-            return dataset_liquidity(task) | options
+    for config in _backtests(task):
+        strategies, executor = [config.get("strategy")], config.get("executor")
+        while isinstance(executor, dict):
+            inner = executor.get("kwargs") or {}
+            strategies.append(inner.get("inner_strategy"))
+            executor = inner.get("inner_executor")
+        for strategy in strategies:
+            if (options := _kwargs(strategy, "LiquidityTopNStrategy")) is not None:
+                options.pop("signal", None)
+                return dataset_liquidity(task) | options
     return None
+
+
+def exchange_options(task: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the options of the AShareExchange that a task records; None where it has none."""
+    for config in _backtests(task):
+        exchange = ((config.get("backtest") or {}).get("exchange_kwargs") or {}).get("exchange")
+        if (options := _kwargs(exchange, "AShareExchange")) is not None:
+            return options
+    return None
+
+
+def _backtests(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the configurations (strategy, executor, backtest) of the task's records."""
+    records = task.get("record", [])
+    found = [
+        (record.get("kwargs") or {}).get("config") for record in (records if isinstance(records, list) else [records])
+    ]
+    return [config for config in found if isinstance(config, dict)]
+
+
+def _kwargs(config: Any, name: str) -> dict[str, Any] | None:
+    """Return a copy of the kwargs of a configuration that names the class; None for another."""
+    if not isinstance(config, dict) or not str(config.get("class", "")).endswith(name):
+        return None
+    return dict(config.get("kwargs") or {})
 
 
 def dataset_liquidity(task: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +237,9 @@ def next_day(day: pd.Timestamp) -> tuple[pd.Timestamp, bool]:
     return (after[0], True) if len(after) else (day + pd.offsets.BDay(1), False)
 
 
-def read_market(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, *, profile: str, window: int) -> pd.DataFrame:
+def read_market(
+    codes: list[str], day: pd.Timestamp, date: pd.Timestamp, *, profile: str, window: int, st: Any = None
+) -> pd.DataFrame:
     """Read what is known of N stocks at the close of `day`, and the rules for `date`, the day after.
 
     Args:
@@ -216,6 +248,7 @@ def read_market(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, *, prof
         date: of the trade.
         profile: unit profile, as in `load_liquidity`.
         window: days of the trailing mean.
+        st: spells of special treatment, as in `rules.st_mask`; None: not known.
 
     Returns:
         By code: `price` (yuan, last close over today's factor), `suspended` (no trade on `day`), `liquidity` (yuan a
@@ -233,7 +266,7 @@ def read_market(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, *, prof
     dealt = (volume.iloc[-1] > 0) if np.isfinite(volume.to_numpy()).any() else True
     start = day - pd.Timedelta(days=2 * window + 30)
     liquidity = load_liquidity(codes, start, day, profile=profile, window=window)
-    up, down = (_limits(codes, day, date, side) for side in ("up", "down"))
+    up, down = (_limits(codes, day, date, side, st) for side in ("up", "down"))
     lots = lot_rule(codes, [date])
     return pd.DataFrame(
         {
@@ -250,11 +283,13 @@ def read_market(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, *, prof
     )
 
 
-def _limits(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, side: str) -> npt.NDArray[np.float64]:
-    """Price limits of `date` (N,), with those of the first days after listing."""
+def _limits(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, side: str, st: Any) -> npt.NDArray[np.float64]:
+    """Price limits of `date` (N,), with those of the first days after listing and of special treatment."""
     calendar = pd.DatetimeIndex(D.calendar())
     days = calendar[calendar <= day][-NEW:]
     age = listed_days(codes, days)
     age = np.where(np.isfinite(age), age, 10**6).clip(min=0)
     ages = np.concatenate([age, age[-1:] + 1])
-    return price_limit(codes, days.append(pd.DatetimeIndex([date])), listed_days=ages, side=side)[-1]
+    dates = days.append(pd.DatetimeIndex([date]))
+    special = None if st is None else st_mask(st, codes, dates)
+    return price_limit(codes, dates, listed_days=ages, st=special, side=side)[-1]

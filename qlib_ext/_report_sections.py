@@ -314,8 +314,26 @@ def gate(artifacts: Artifacts, context: Context) -> Section | None:
     order = (weights - 1.0).abs().mean().sort_values(ascending=False).index
     frame = frame.loc[order].rename(index=str)
     columns = [Column(key, label(key), "number") for key in frame.columns]
+    regimes = artifacts.get("gate/regimes.pkl")
+    if regimes is not None and "moved_by" in regimes:
+        frame = frame.join(regimes.rename(index=str)[["moved_by", "correlation", "low", "high"]])
+        columns += _regime_columns()
     scope = context.scope(weights.index, words("{n} features", n=weights.shape[1]))
     listed = table(frame, columns, key="gate", main=list(frame.index[:10]))
     return Section(
         "gate", words("What the gate selects"), scope, (Chart("gate", figures.gate(weights), caption), listed)
     )
+
+
+def _regime_columns() -> list[Column]:
+    """Columns of `gate_record.regimes`: which market feature each weight follows."""
+    chosen = words("The market feature whose rank correlation with the weight, over these days, is largest.")
+    size = words("That rank correlation; described on the days it was chosen on, so no test.")
+    low = words("Mean weight on the third of the days on which that market feature is lowest.")
+    high = words("Mean weight on the third of the days on which that market feature is highest.")
+    return [
+        Column("moved_by", words("market feature"), "text", chosen),
+        Column("correlation", words("rank correlation"), "number", size),
+        Column("low", words("weight where it is low"), "number", low),
+        Column("high", words("weight where it is high"), "number", high),
+    ]

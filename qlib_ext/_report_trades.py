@@ -156,7 +156,7 @@ def blocked(artifacts: Artifacts, context: Context) -> Section | None:
         parts.append(table(settled.head(MOST_ROWS), columns_of(settled), key="settled"))
     report = artifacts.get(f"{TRADES}report_normal_1day.pkl")
     days = frame["day"] if report is None else report.index
-    extra = words("orders that the strategy did not send, because it asked first, are not here")
+    extra = words("with the orders that the strategy, which asks first, did not send")
     return Section("blocked", words("What was blocked, and why"), context.scope(days, extra), tuple(parts))
 
 

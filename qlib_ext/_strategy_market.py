@@ -43,7 +43,7 @@ class Market:
         return (0.0, 0.0) if step is None else (float(step if least is None else least(code, *self.span)), float(step))
 
     def cost(self, code: str, yuan: float, *, sell: bool) -> float:
-        """Yuan that a trade of so many yuan pays on top; inf where the exchange would not deal it."""
+        """Yuan that a trade of so many yuan pays on top; inf where the exchange would not deal it (see `unknown`)."""
         exchange = self.exchange
         if hasattr(exchange, "trade_cost"):
             return float(exchange.trade_cost(code, *self.span, yuan, sell=sell))
@@ -51,6 +51,11 @@ class Market:
         share = yuan / traded if traded > 0 else 1.0
         rate = (exchange.close_cost if sell else exchange.open_cost) + exchange.impact_cost * share**2
         return float(max(yuan * rate, exchange.min_cost))
+
+    def unknown(self, code: str) -> str:
+        """Tell what the exchange would have to know to deal: unknown_liquidity or unknown_volatility."""
+        ask = getattr(self.exchange, "unknown", None)
+        return str(ask(code, *self.span)) if ask is not None else "unknown_liquidity"
 
     def affordable(self, code: str, yuan: float, cash: float) -> float:
         """Most yuan, at most `yuan`, that `cash` buys with the costs (to a millionth or so of the costs).

@@ -13,8 +13,8 @@ from qlib.backtest.decision import Order, OrderDir
 from qlib_ext._strategy_market import EVEN, Market, whole_lots
 
 KINDS = (
-    "blocked_buy", "blocked_sell", "unknown_liquidity", "below_lot", "cash_clipped", "capital_clipped", "trade_cap",
-    "held_back", "t_plus_1",
+    "blocked_buy", "blocked_sell", "unknown_liquidity", "unknown_volatility", "below_lot", "cash_clipped",
+    "capital_clipped", "trade_cap", "held_back", "t_plus_1",
 )  # fmt: skip
 COLUMNS = ("date", "code", "rank", "target", "held", "ordered", "cap", "reason")
 CENT = 0.01  # yuan
@@ -100,10 +100,13 @@ class Planner:
             line.reason = "unknown_liquidity"
         else:
             shares = self._sellable(line)
-            if shares > 0:
-                yuan = shares * line.price
+            yuan = shares * line.price
+            cost = self.market.cost(line.code, yuan, sell=True) if shares > 0 else 0.0
+            if not math.isfinite(cost):
+                line.reason = self.market.unknown(line.code)
+            elif shares > 0:
                 line.ordered = -yuan
-                self.cash += yuan - self.market.cost(line.code, yuan, sell=True)
+                self.cash += yuan - cost
                 self.orders.append(Order(line.code, shares, OrderDir.SELL, *self.market.span))
 
     def _sellable(self, line: Line) -> float:
@@ -127,6 +130,9 @@ class Planner:
     def _buy(self, line: Line) -> None:
         delta = line.target - line.held
         wish = min(delta, line.cap)
+        if not math.isfinite(self.market.cost(line.code, wish, sell=False)):
+            line.reason = self.market.unknown(line.code)
+            return
         line.reason = "trade_cap" if wish < delta * (1.0 - EVEN) else ""
         room = min(wish, max(self.capital, 0.0))
         if room < wish - CENT:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from qlib_ext._numbers import is_number
+
 Buffer = float | tuple[int, int]
 Vector = npt.NDArray[np.float64]
 
@@ -28,7 +30,7 @@ def read_buffer(given: float | Sequence[int]) -> Buffer:
         if len(given) != 2 or not whole or not 1 <= given[0] <= given[1]:
             raise wrong
         return int(given[0]), int(given[1])
-    if isinstance(given, bool | str) or not 1 <= given < math.inf:
+    if not is_number(given) or not 1 <= given < math.inf:
         raise wrong
     return float(given)
 

@@ -5,7 +5,6 @@ The tables are those of `execution`; here they are filled from qlib's objects.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,7 +21,20 @@ from qlib.utils.data import deepcopy_basic_type
 from qlib.workflow import record_temp
 
 from qlib_ext import execution
-from qlib_ext.data import DayDatasetH, load_liquidity
+from qlib_ext._backtest_tables import (
+    REPORT,
+    all_blocked,
+    book_liquidity,
+    flat,
+    holdings,
+    log_metrics,
+    log_tables,
+    make_tables,
+    profile_of,
+    shown,
+)
+from qlib_ext._exchange_options import prices
+from qlib_ext.data import DayDatasetH, known_label, label_prices
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.judge import part
 from qlib_ext.portfolio import PARTICIPATION
@@ -32,14 +44,16 @@ __all__ = ["PortAnaRecord", "holdings", "judged_stages"]
 
 logger = get_module_logger("qlib_ext.backtest")
 
-REPORT = "report_normal_1day.pkl"
-# What a stage of the waterfall changes in the run's own options: of the strategy, of the exchange.
+# What a stage of the waterfall changes in the run's own options: of the strategy, of the exchange. The price of
+# `limits` is that of the label's entry, see `_stages`.
+DAY = pd.Timedelta(days=1)
 UNCAPPED = 1e9  # trade cap in multiples of liquidity
 NO_BUFFER = {"rank_buffer": 1.0, "min_holding": 0}
 NO_FEES = {"open_cost": 0.0, "close_cost": 0.0, "min_cost": 0.0, "impact": 0.0}
 NO_CAPS = {"participation": None, "volume_threshold": None}
 SIMPLER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "limits": ({"trade_participation": UNCAPPED, **NO_BUFFER}, NO_CAPS | NO_FEES),
+    "limits": ({"trade_participation": UNCAPPED, **NO_BUFFER}, {"deal_price": "$close", **NO_CAPS, **NO_FEES}),
+    "price": ({"trade_participation": UNCAPPED, **NO_BUFFER}, NO_CAPS | NO_FEES),
     "buffer": ({"trade_participation": UNCAPPED}, NO_CAPS | NO_FEES),
     "caps": ({}, NO_FEES),
     "costs": ({}, {"impact": 0.0}),
@@ -66,13 +80,14 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     Args:
         recorder, config: as for qlib.
         dataset, model: filled in by qlib.
-        waterfall: run the backtests of the waterfall (about four more). None: where the run has what they need, an
+        waterfall: run the backtests of the waterfall (four or five more). None: where the run has what they need, an
             AShareExchange, a LiquidityTopNStrategy with signal <PRED>, daily steps, an account in cash, and a
             DayDatasetH with liquidity whose label enters a day after its signal; true: an error where it has not.
         kw: as for qlib.
 
     Raises:
-        ValueError: options beside `exchange` that qlib would ignore, or `waterfall: true` without what it needs.
+        ValueError: options beside `exchange` that qlib would ignore, an exchange whose span is shorter than the
+            backtest's, or `waterfall: true` without what it needs.
 
     """
 
@@ -155,14 +170,16 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         for made in (exchange, *_strategies(strategy, executor)):
             if isinstance(made, AShareExchange | LiquidityTopNStrategy):
                 artifacts |= made.artifacts()
+        if isinstance(exchange, AShareExchange) and "daily_targets.pkl" in artifacts:
+            artifacts["blocked.pkl"] = all_blocked(artifacts["blocked.pkl"], artifacts["daily_targets.pkl"], exchange)
         report = artifacts.get(REPORT)
         if report is None:
             return artifacts
-        liquidity = _liquidity(report.index, exchange, strategy) if isinstance(exchange, AShareExchange) else None
-        tables = _tables(artifacts, exchange, strategy, liquidity)
-        _log_tables(self.recorder, tables)
+        liquidity = book_liquidity(report.index, exchange, strategy) if isinstance(exchange, AShareExchange) else None
+        tables = make_tables(artifacts, exchange, strategy, liquidity)
+        log_tables(self.recorder, tables)
         artifacts["execution.pkl"] = tables
-        artifacts["definitions.pkl"] = _flat(execution.DEFINITIONS)
+        artifacts["definitions.pkl"] = flat(execution.DEFINITIONS)
         if why or liquidity is None or self.waterfall is False:
             if isinstance(exchange, AShareExchange) and self.waterfall is None:
                 logger.info(f"no waterfall: {why}")
@@ -182,6 +199,24 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             logger.info(f"the backtest ends on {calendar[-2].date()}: qlib needs the day after its last one")
             config["end_time"] = calendar[-2]
         self._span_exchange()
+        self._check_span(calendar)
+
+    def _check_span(self, calendar: pd.DatetimeIndex) -> None:
+        """Stop where the exchange's own span lacks trading days of the backtest: nothing would trade on them."""
+        given = self._exchange_kwargs().get("exchange")
+        own = vars(given.options) if isinstance(given, AShareExchange) else (self._exchange or {}).get("kwargs", {})
+        for name in ("start_time", "end_time"):
+            mine, needed = own.get(name), self.backtest_config[name]
+            if mine is None:
+                continue
+            at, wanted = pd.Timestamp(mine).normalize(), pd.Timestamp(needed).normalize()
+            first, last = (wanted, at - DAY) if name == "start_time" else (at + DAY, wanted)
+            lacks = (calendar >= first) & (calendar <= last)
+            if lacks.any():
+                raise ValueError(
+                    f"the exchange's {name} is {mine}, the backtest's {needed}: it would not trade on the "
+                    f"{lacks.sum()} days between. Leave it out (it is then the backtest's), or make the span wider"
+                )
 
     def _build(self, pred: pd.DataFrame) -> tuple[Any, Any, Any]:
         """Build strategy, executor and exchange, to ask them afterwards."""
@@ -189,7 +224,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         exchange = get_exchange(**(span | self._exchange_kwargs()))
         config = self._filled(self.strategy_config, pred)
         if (named := _named(config, "LiquidityTopNStrategy")) is not None:
-            named["kwargs"]["liquidity"] = _profile(named["kwargs"].get("liquidity", "auto"), exchange)
+            named["kwargs"]["liquidity"] = profile_of(named["kwargs"].get("liquidity", "auto"), exchange)
         strategy = init_instance_by_config(config, accept_types=BaseStrategy)
         executor = init_instance_by_config(self._filled(self.executor_config, pred), accept_types=BaseExecutor)
         return strategy, executor, exchange
@@ -225,12 +260,13 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         """Make the table of the stages, and their daily returns (D, stages); one load of liquidity serves all."""
         config = self._filled(self.strategy_config, pred)
         config["kwargs"].setdefault("liquidity_frame", liquidity)
-        options = {"trade_participation": PARTICIPATION, **NO_BUFFER, **config["kwargs"]}, vars(exchange.options)
+        mine = vars(exchange.options) | {"deal_price": prices(exchange.options.deal_price)}
+        options = {"trade_participation": PARTICIPATION, **NO_BUFFER, **config["kwargs"]}, mine
         own = _chosen(options, SIMPLER["impact"])
         account = float(self.backtest_config["account"])
         series = judged_stages(self.dataset, pred, pd.DatetimeIndex(report.index), account, config["kwargs"])
         skipped, above = [], None
-        for stage, changes in SIMPLER.items():
+        for stage, changes in _stages(self.dataset).items():
             made = _chosen(options, changes)
             if made == above:
                 skipped.append(stage)
@@ -243,9 +279,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
                 logger.info(f"waterfall: backtest of {stage!r}, {time.perf_counter() - began:.1f} s")
             above = made
         table = execution.waterfall(series, skipped)
-        _log_metrics(self.recorder, "waterfall", table.drop(columns="days"))
+        log_metrics(self.recorder, "waterfall", table.drop(columns="days"))
         words = "\n".join(f"  {name}: {text}" for name, text in table.attrs["definitions"].items())
-        logger.info(f"from paper to the account, {len(report)} days\n{_shown(table)}\n{words}")
+        logger.info(f"from paper to the account, {len(report)} days\n{shown(table)}\n{words}")
         return table, pd.DataFrame(series)
 
     def _again(
@@ -290,100 +326,11 @@ def judged_stages(
     grids = score, liquidity, earned, buyable > 0
     capital = options.get("capital")
     caps = {"participation": options.get("participation", PARTICIPATION), "top_n": options.get("top_n")}
-    found = execution.paper_returns(*grids, capital=account if capital is None else capital, **caps)
+    placed = account if capital is None else min(capital, account)
+    paper = execution.paper_returns(*grids, capital=placed, **caps)
+    found = {name: values * (placed / account) for name, values in paper.items()}
     found["account"] = execution.account_returns(*grids, account=account, capital=capital, **caps)
     return {name: pd.Series(np.r_[0.0, values], index=days) for name, values in found.items()}
-
-
-def holdings(positions: Mapping[Any, Any]) -> pd.DataFrame:
-    """Yuan held at the close, (D, N) by day and code, NaN where a stock is not held; of qlib's positions by day."""
-    rows = {
-        day: {
-            code: position.get_stock_amount(code) * position.get_stock_price(code) for code in position.get_stock_list()
-        }
-        for day, position in positions.items()
-    }
-    frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float).reindex(index=pd.DatetimeIndex(list(rows)))
-    return frame.sort_index(axis=1)
-
-
-# --- tables
-
-
-def _liquidity(days: pd.Index, exchange: AShareExchange, strategy: Any) -> pd.DataFrame:
-    """Liquidity of all stocks of the exchange, (D, N) yuan, by the strategy's definition where it has one."""
-    options = strategy if isinstance(strategy, LiquidityTopNStrategy) else exchange.options
-    window, codes = options.liquidity_window, sorted(exchange.quote.get_all_stock())
-    first = days[0] - pd.Timedelta(days=2 * window + 30)  # for the last known value
-    return load_liquidity(codes, first, days[-1], profile=_profile(options.liquidity, exchange), window=window)
-
-
-def _profile(given: str, exchange: Any) -> str:
-    """Return what `auto` came to in the exchange: deciding it again takes half a minute on a whole market."""
-    decided = given == "auto" and isinstance(exchange, AShareExchange) and exchange.options.liquidity == "auto"
-    return exchange.turnover_profile if decided else given
-
-
-def _tables(
-    artifacts: Mapping[str, Any], exchange: Any, strategy: Any, liquidity: pd.DataFrame | None
-) -> dict[str, pd.DataFrame]:
-    """Fill the tables of `execution` that the run's parts allow."""
-    report = artifacts[REPORT]
-    tables = {"performance": execution.performance(report)}
-    if "daily_log.pkl" in artifacts:
-        tables["target_reached"] = execution.target_reached(artifacts["daily_log.pkl"])
-    if not isinstance(exchange, AShareExchange) or liquidity is None:
-        return tables
-    fills = artifacts["fills.pkl"]
-    before = report["account"] / (1.0 + report["return"] - report["cost"])
-    tables |= {
-        "turnover": execution.turnover(fills, before),
-        "cost_split": execution.cost_split(fills, report["account"], artifacts["settled.pkl"]),
-        "participation": execution.participation_histogram(fills),
-        "blocked": execution.blocked_by_reason(artifacts["blocked.pkl"]),
-    }
-    caps = (getattr(strategy, "trade_participation", None), exchange.options.participation)
-    share = min((cap for cap in caps if cap is not None), default=PARTICIPATION)
-    book = holdings(artifacts["positions_normal_1day.pkl"])
-    known = liquidity.where(liquidity > 0).ffill()
-    tables["liquidation"] = execution.days_to_liquidate(book, known, share)
-    tables["liquidation"].attrs["participation"] = share
-    return tables
-
-
-def _log_tables(recorder: Any, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Log the numbers as metrics, days by their mean, and show the short tables."""
-    shown = []
-    for name, table in tables.items():
-        table.attrs["definitions"] = execution.DEFINITIONS[name]
-        daily = name in ("turnover", "liquidation")
-        brief = table.mean().to_frame("mean").T if daily else table
-        if name != "participation":
-            _log_metrics(recorder, f"execution.{name}", brief)
-        title = f"{name} (mean over days)" if daily else name
-        words = "\n".join(f"  {key}: {text}" for key, text in execution.DEFINITIONS[name].items())
-        shown.append(f"{title}\n{_shown(brief) if len(brief) else 'nothing'}\n{words}")
-    logger.info("the backtest\n" + "\n".join(shown))
-
-
-def _log_metrics(recorder: Any, prefix: str, table: pd.DataFrame) -> None:
-    """Log what is finite: one bad value would end the recorder's thread."""
-    metrics = {
-        ".".join([prefix, *(row if isinstance(row, tuple) else (str(row),)), str(column)]): float(value)
-        for row, line in zip(table.index, table.to_dict("records"), strict=True)
-        for column, value in line.items()
-        if math.isfinite(value)
-    }
-    if metrics:
-        recorder.log_metrics(**metrics)
-
-
-def _shown(table: pd.DataFrame) -> str:
-    return table.to_string(float_format=lambda v: f"{v:,.0f}" if abs(v) >= 1e4 else f"{v:.4f}")
-
-
-def _flat(definitions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    return {f"{table}.{key}": text for table, words in definitions.items() for key, text in words.items()}
 
 
 # --- configurations
@@ -409,6 +356,18 @@ def _strategies(strategy: Any, executor: Any) -> Iterator[Any]:
     if isinstance(executor, NestedExecutor):
         yield from _strategies(executor.inner_strategy, executor.inner_executor)
     yield strategy
+
+
+def _stages(dataset: DayDatasetH) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """`SIMPLER`, with the entry price of the stages on paper in `limits`: the label's, or the close (as `data` has it).
+
+    Where a label tells only its days, or has several of them, the stages on paper go from close to close.
+    """
+    field = "close"
+    if dataset.label_days is None and dataset.panel.step_return is None:
+        field = label_prices(known_label(dataset.handler, dataset.label))[dataset.span.entry]
+    bare, free = SIMPLER["limits"]
+    return SIMPLER | {"limits": (bare, free | {"deal_price": prices(field)})}
 
 
 def _chosen(options: Any, changes: Any) -> list[dict[str, Any]]:

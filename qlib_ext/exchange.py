@@ -27,7 +27,8 @@ from qlib.log import get_module_logger
 from qlib_ext import rules
 from qlib_ext._exchange_bars import DayQuote, clear_cache, load_bars, turnover_fields
 from qlib_ext._exchange_ledger import Ledger
-from qlib_ext._exchange_rules import SCALE, Fees, Ground, lay, prices, read_options, stocks, thresholds
+from qlib_ext._exchange_options import check_fields, prices, read_options, stocks, thresholds
+from qlib_ext._exchange_rules import SCALE, Fees, Ground, lay
 from qlib_ext.portfolio import impact_cost
 
 __all__ = ["AShareExchange", "clear_cache"]
@@ -42,8 +43,9 @@ class AShareExchange(Exchange):
     """A qlib Exchange that deals as the A-share market would; daily bars.
 
     What it could not deal, and why, is in `blocked`; what it dealt, with each part of its cost, in `fills`; delisted
-    holdings in `settled`. All three begin anew with each backtest; a strategy's own simulations (a position without an
-    account) are not written down and do not count.
+    holdings in `settled`. All three begin anew with each backtest: when a LiquidityTopNStrategy begins, with the first
+    order of another strategy. A strategy's own simulations (a position without an account) are not written down and do
+    not count.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -68,7 +70,8 @@ class AShareExchange(Exchange):
                 open_cost, close_cost (null): null means commission, and transfer fee and stamp duty of the day; a
                     number is qlib's whole rate of a buy or sell, with min_cost as its least.
                 impact (1.0), impact_exponent (0.5): b and exponent of `portfolio.impact_cost`, charged as a cost on
-                    top; 0 turns it off.
+                    top, of what is dealt of the stock in the whole day: slices pay together what one order would; 0
+                    turns it off.
                 participation (0.05): most of a stock's liquidity to deal on a day, buys and sells together; null: no
                     cap.
                 liquidity ("auto"): unit profile, or expression of turnover in yuan, as in `data.load_liquidity`.
@@ -83,7 +86,8 @@ class AShareExchange(Exchange):
 
         Raises:
             TypeError: an unknown option.
-            ValueError: an option out of range, a span without days, wrong units, or a factor that is missing.
+            ValueError: an option out of range, a span without days, a field or code that the provider does not have,
+                wrong units, or a factor that is missing.
         """
         self.options = made = read_options(options)
         self._ledger, self._live = Ledger(), False
@@ -109,6 +113,7 @@ class AShareExchange(Exchange):
         made = self.options
         whole = {name for name in self.all_fields if name != "$change" or isinstance(made.limit, float)}
         wanted = whole | set(turnover_fields(made.liquidity))
+        check_fields(self.codes, made, whole)
         bars = load_bars(self.codes, wanted, self.start_time, self.end_time)
         self._ground: Ground = lay(bars, whole, (self.buy_price, self.sell_price), made)
         self.trade_w_adj_price = self._ground.adjusted
@@ -203,13 +208,27 @@ class AShareExchange(Exchange):
         return None if step is None else float(step * ratio)
 
     def trade_cost(self, stock_id: str, start_time: Any, end_time: Any, yuan: float, *, sell: bool) -> float:
-        """Fees and impact of a trade, yuan; inf where the exchange does not know the impact and would not deal."""
-        at, ground = (self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]), self._ground
-        known = self.options.impact == 0 or (ground.liquidity[at] > 0 and ground.sigma[at] >= 0)
-        return self._cost(at, yuan, sell=sell) if known else math.inf
+        """Fees and impact of a trade after what was dealt that day, yuan; inf where `unknown` names a reason."""
+        at = self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]
+        return math.inf if self._unknown(at) else self._cost(at, yuan, sell=sell)
+
+    def unknown(self, stock_id: str, start_time: Any, end_time: Any) -> str:
+        """Tell what keeps it from dealing in a stock: unknown_liquidity, unknown_volatility, or "" for nothing."""
+        return self._unknown((self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]))
+
+    def begin_tables(self) -> None:
+        """Begin `blocked`, `fills` and `settled` anew, as for a new backtest."""
+        self._ledger = Ledger()
 
     def _worthless(self, column: int, rows: range) -> bool:
         return self.options.delisted == "write_off" and rows.stop - 1 >= int(self._ground.gone[column])
+
+    def _unknown(self, place: tuple[int, int]) -> str:
+        """Liquidity or volatility (no history yet), where a cap or the impact needs it and it is not known."""
+        made, traded = self.options, float(self._ground.liquidity[place])
+        if (made.participation is not None or made.impact > 0) and not (math.isfinite(traded) and traded > 0):
+            return "unknown_liquidity"
+        return "unknown_volatility" if made.impact > 0 and not math.isfinite(self._ground.sigma[place]) else ""
 
     def _place(self, order: Order) -> tuple[int, int] | None:
         """Row and column of an order; None where the stock or the day is unknown."""
@@ -225,7 +244,7 @@ class AShareExchange(Exchange):
         self._live = trade_account is not None
         if self._live:
             self._turn(trade_account, pd.Timestamp(order.start_time).normalize())
-            if reason := self._refusal(order):
+            if reason := self.refusal(order):
                 self._cut(order, order.amount, 0.0, reason)
         dealt = defaultdict(float) if dealt_order_amount is None else dealt_order_amount
         done: tuple[float, float, float] = super().deal_order(order, trade_account, position, dealt)
@@ -261,8 +280,8 @@ class AShareExchange(Exchange):
         account.update_order(order, trade_val=yuan, cost=cost, trade_price=price)
         self._ledger.settled.append((day, code, kind, amount, yuan, cost, 0.0))
 
-    def _refusal(self, order: Order) -> str:
-        """Why nothing of the order can be dealt, "" where it can."""
+    def refusal(self, order: Order) -> str:
+        """Why nothing of an order can be dealt, whatever its size (see `blocked`); "" where it can."""
         if self.check_order(order):
             return ""
         place = self._place(order)
@@ -302,15 +321,12 @@ class AShareExchange(Exchange):
 
     def _capped(self, order: Order, amount: float, price: float, place: tuple[int, int]) -> float:
         """Cut to the day's cap of the stock; to nothing where liquidity or volatility is needed and not known."""
-        made, traded = self.options, float(self._ground.liquidity[place])
-        if (made.participation is not None or made.impact > 0) and not (math.isfinite(traded) and traded > 0):
-            return self._cut(order, amount, 0.0, "unknown_liquidity")
-        if made.impact > 0 and not math.isfinite(self._ground.sigma[place]):
-            return self._cut(order, amount, 0.0, "unknown_volatility")
-        if made.participation is None:
+        if reason := self._unknown(place):
+            return self._cut(order, amount, 0.0, reason)
+        if self.options.participation is None:
             return amount
         done = self._ledger.dealt[order.stock_id] if self._live else 0.0
-        room = max(made.participation * traded * (1.0 + SLACK) - done, 0.0)
+        room = max(self.options.participation * float(self._ground.liquidity[place]) * (1.0 + SLACK) - done, 0.0)
         return self._cut(order, amount, room / price, "volume_cap")
 
     def _sellable(self, order: Order, amount: float, price: float, position: Any, place: tuple[int, int]) -> float:
@@ -360,12 +376,15 @@ class AShareExchange(Exchange):
         return sum(self._fees.of(place[0], yuan, sell=sell)) + self._moved(place, yuan)
 
     def _moved(self, place: tuple[int, int], yuan: float) -> float:
-        """Market impact of a trade, yuan."""
+        """Market impact of a trade, yuan: what it adds to that of all that was dealt of the stock on the day."""
         made = self.options
         if made.impact == 0 or yuan <= 0:
             return 0.0
         known = self._ground.liquidity[place], self._ground.sigma[place]
-        return float(impact_cost(yuan, *known, b=made.impact, exponent=made.impact_exponent))
+        today = self._quote.days[place[0]] == self._ledger.day
+        done = self._ledger.dealt.get(self._quote.codes[place[1]], 0.0) if today else 0.0
+        before, after = impact_cost([done, done + yuan], *known, b=made.impact, exponent=made.impact_exponent)
+        return float(after - before)
 
     # --- the records
 
@@ -395,11 +414,11 @@ class AShareExchange(Exchange):
             return
         ledger, ground, sell = self._ledger, self._ground, order.direction == OrderDir.SELL
         factor = float(ground.data["$factor"][place])
-        ledger.dealt[order.stock_id] += yuan
         if not sell:
             ledger.bought[order.stock_id] += order.deal_amount
         raw = (order.deal_amount * factor, round(price / factor, 4), float(ground.reference[place]))
         parts = (*self._fees.of(place[0], yuan, sell=sell), self._moved(place, yuan))
+        ledger.dealt[order.stock_id] += yuan
         used = yuan / float(ground.liquidity[place])
         who = (ledger.day, order.stock_id, "sell" if sell else "buy")
         ledger.fills.append((*who, *raw, ground.scopes[place[1]], yuan, *parts, used))

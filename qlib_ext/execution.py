@@ -277,12 +277,14 @@ def blocked_by_reason(blocked: pd.DataFrame) -> pd.DataFrame:
 # --- the waterfall
 
 STAGES = {
-    "paper": "the score's portfolio on every day at the entry price: all can be bought, nothing costs, the capital is "
-    "made up to its sum every day (the judge's capped_paper_gross, with top_n: topn_paper_gross)",
+    "paper": "the score's portfolio on every day at the label's entry price: all can be bought, nothing costs, the "
+    "capital is made up to its sum every day (the judge's capped_paper_gross, with top_n: topn_paper_gross); what the "
+    "account has beyond the capital is cash",
     "buyable": "and what is locked at limit-up at the entry stays cash that day (capped_buyable_gross)",
     "account": "and one account lives with its gains and losses: it places its value, at most the capital",
-    "limits": "and a backtest: price limits of both sides, suspensions, lots, T+1, delistings; no trade cap, no costs, "
-    "no rank buffer, no minimum holding period",
+    "limits": "and a backtest at the label's entry price: price limits of both sides, suspensions, lots, T+1, "
+    "delistings; no trade cap, no costs, no rank buffer, no minimum holding period",
+    "price": "and the run's own deal price",
     "buffer": "and the run's rank buffer and minimum holding period",
     "caps": "and the trade caps over days, of the strategy and of the exchange",
     "costs": "and commission, transfer fee, stamp duty",

@@ -20,6 +20,7 @@ from qlib_ext._orders_input import (
     Run,
     check_holdings,
     dataset_liquidity,
+    exchange_options,
     next_day,
     read_holdings,
     read_market,
@@ -29,6 +30,7 @@ from qlib_ext._orders_input import (
 from qlib_ext._strategy_market import Market
 from qlib_ext._strategy_orders import Line, Planner, make_lines
 from qlib_ext._strategy_rank import ranks
+from qlib_ext.portfolio import PARTICIPATION
 from qlib_ext.rules import board_of, commission_minimum, fee_rates
 from qlib_ext.strategy import LiquidityTopNStrategy
 
@@ -38,6 +40,7 @@ COLUMNS = (
     "date", "signal_date", "code", "side", "shares", "price", "yuan", "target_yuan", "held_shares", "cap_yuan",
     "cap_used", "limit_up", "limit_down", "rank", "score", "reason",
 )  # fmt: skip
+COMMISSION = 0.0003  # each way
 _NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["datetime", "instrument"]))
 _SIDES = ("sell", "buy", "none")
 
@@ -52,10 +55,11 @@ class Fees:
     sell: float = 0.0
 
     @classmethod
-    def on(cls, date: pd.Timestamp, commission: float = 0.0003) -> Fees:
-        """Fees by the rules of a day."""
+    def on(cls, date: pd.Timestamp, commission: float = COMMISSION, minimum: float | None = None) -> Fees:
+        """Fees by the rules of a day; `minimum` None: the rule's."""
         rates = fee_rates([date], commission=commission).iloc[0] - commission
-        return cls(commission, commission_minimum([date]), float(rates["buy"]), float(rates["sell"]))
+        least = commission_minimum([date]) if minimum is None else minimum
+        return cls(commission, least, float(rates["buy"]), float(rates["sell"]))
 
     def cost(self, yuan: float, *, sell: bool) -> float:
         """Yuan that a trade pays."""
@@ -169,10 +173,13 @@ def plan_orders(
     capital: float,
     cash: float | None = None,
     day: str | None = None,
-    commission: float = 0.0003,
+    commission: float | None = None,
     **changed: Any,
 ) -> pd.DataFrame:
     """Make the order list of a run; qlib must be initialised on the provider.
+
+    Of the run's AShareExchange it takes `commission`, `min_cost`, `st` and `participation`: the smaller of the
+    strategy's trade cap and the exchange's holds.
 
     Args:
         run: scores and settings.
@@ -180,7 +187,7 @@ def plan_orders(
         capital: yuan to place.
         cash: see `make_orders`.
         day: of the signal; None: the last scored one.
-        commission: of both sides.
+        commission: of both sides; None: the run's, or 0.0003.
         changed: options of LiquidityTopNStrategy in place of the run's.
 
     Returns:
@@ -193,10 +200,14 @@ def plan_orders(
     options = strategy_options(run.task)
     options = (dataset_liquidity(run.task) if options is None else options) | changed
     strategy = LiquidityTopNStrategy(signal=_NOTHING, **options)
+    cap, rate, minimum, st = _of_exchange(exchange_options(run.task))
+    strategy.trade_participation = min(strategy.trade_participation, cap)
     signal_day, score = run.score(day)
     date, _ = next_day(signal_day)
-    wanted = score.index.union(holdings.index[holdings.index.map(_is_code)]).astype(str)
-    market = read_market(list(wanted), signal_day, date, profile=strategy.liquidity, window=strategy.liquidity_window)
+    wanted = score.index.union([code for code in holdings.index if _is_code(code)]).astype(str)
+    market = read_market(
+        list(wanted), signal_day, date, profile=strategy.liquidity, window=strategy.liquidity_window, st=st
+    )
     return make_orders(
         score,
         market,
@@ -205,13 +216,22 @@ def plan_orders(
         capital=capital,
         day=signal_day,
         date=date,
-        fees=Fees.on(date, commission),
+        fees=Fees.on(date, rate if commission is None else commission, minimum),
         cash=cash,
         young=_young(holdings, strategy.min_holding, date),
     )
 
 
 # --- pieces
+
+
+def _of_exchange(options: Mapping[str, Any] | None) -> tuple[float, float, float | None, Any]:
+    """Trade cap (inf: none), commission, its minimum (None: the rule's) and ST spells of a run's AShareExchange."""
+    if options is None:
+        return math.inf, COMMISSION, None, None
+    cap = options.get("participation", PARTICIPATION)
+    rate = options.get("commission", COMMISSION)
+    return math.inf if cap is None else cap, rate, options.get("min_cost"), options.get("st")
 
 
 def _cash(capital: float, cash: float | None, value: float) -> float:

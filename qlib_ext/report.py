@@ -37,7 +37,7 @@ PATHS = (
             "definitions",
         )
     ),
-    "gate/weights.pkl",
+    *(f"gate/{name}.pkl" for name in ("weights", "regimes")),
 )
 
 _SECTIONS = (

@@ -237,12 +237,13 @@ def st_mask(flags: pd.DataFrame | str | Path, codes: Sequence[str], dates: Any) 
 
     Args:
         flags: a frame, or the path of a CSV file, with the columns code, start, end (both days included; an empty end
-            means still): one row for each spell. Codes that are not asked for are ignored.
+            means still): one row for each spell. A-share codes that are not asked for are ignored.
         codes: N codes.
         dates: D dates.
 
     Raises:
-        ValueError: a missing column, a start that is no date, or an end before its start.
+        ValueError: a missing column, a code that is not written as SH600000, a start that is no date, or an end before
+            its start.
     """
     table = flags if isinstance(flags, pd.DataFrame) else pd.read_csv(flags, dtype=str)
     missing = {"code", "start", "end"} - set(table.columns)
@@ -253,6 +254,11 @@ def st_mask(flags: pd.DataFrame | str | Path, codes: Sequence[str], dates: Any) 
     wrong = start.isna() | (end < start)
     if wrong.any():
         raise ValueError(f"st_mask: row {int(np.argmax(wrong))} has no start, or ends before it starts; correct it.")
+    for row, code in enumerate(table["code"]):
+        try:
+            board_of(str(code))
+        except ValueError as error:
+            raise ValueError(f"st_mask: row {row}: {error}") from error
     days, place = pd.DatetimeIndex(dates), {code.upper(): n for n, code in enumerate(codes)}
     out = np.zeros((len(days), len(codes)), dtype=bool)
     for code, first, last in zip(table["code"], start, end, strict=True):

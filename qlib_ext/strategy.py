@@ -13,18 +13,22 @@ from qlib.backtest.decision import TradeDecisionWO
 from qlib.backtest.signal import SignalWCache
 from qlib.contrib.strategy.signal_strategy import BaseSignalStrategy
 from qlib.data import D
+from qlib.log import get_module_logger
 
+from qlib_ext._numbers import is_number, is_whole
 from qlib_ext._strategy_book import Book
 from qlib_ext._strategy_market import Market, Span
 from qlib_ext._strategy_orders import COLUMNS, Planner, make_lines, summary, table
 from qlib_ext._strategy_rank import buffered, ranks, read_buffer
-from qlib_ext.data import load_liquidity
+from qlib_ext.data import PROFILES, load_liquidity
 from qlib_ext.portfolio import fill_top_n
+from qlib_ext.rules import is_index
 
 OPTIONS = (
     "signal", "capital", "participation", "trade_participation", "top_n", "rank_buffer", "min_holding", "liquidity",
     "liquidity_window", "liquidity_frame", "trade_exchange", "level_infra", "common_infra",
 )  # fmt: skip
+logger = get_module_logger("qlib_ext.strategy")
 DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
 
 
@@ -44,9 +48,10 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
     (ordered yuan), unreached (target minus holding at the deal price, where positive, if all orders fill),
     unreached_names (short by more than their smallest order), and the number of stocks whose order was kept from the
     target, each with one reason: blocked_buy, blocked_sell (suspended, or at the price limit of that direction),
-    unknown_liquidity (never known), below_lot (the order rounds to nothing), cash_clipped, capital_clipped (bought less
-    for want of cash, or because unsold holdings take up the capital), trade_cap (the rest is carried on), held_back
-    (not sold before `min_holding`), t_plus_1 (bought today).
+    unknown_liquidity (never known), unknown_volatility (not yet known, on an AShareExchange with impact), below_lot
+    (the order rounds to nothing), cash_clipped, capital_clipped (bought less for want of cash, or because unsold
+    holdings take up the capital), trade_cap (the rest is carried on), held_back (not sold before `min_holding`),
+    t_plus_1 (bought today).
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         """Set the caps; both are multiples of daily liquidity in yuan.
 
         Args:
-            signal: what qlib takes as a signal (`<PRED>` in YAML).
+            signal: what qlib takes as a signal (`<PRED>` in YAML); scores of indices are left out.
             capital: yuan to place; None means the account's value at the close before.
             participation: position cap.
             trade_participation: cap on one day's buy or sell of a stock.
@@ -95,13 +100,16 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         for name in unknown:
             close = difflib.get_close_matches(name, OPTIONS) or OPTIONS
             raise TypeError(f"LiquidityTopNStrategy has no option {name!r}; did you mean {', '.join(close)}?")
-        _check("capital", capital, capital is None or 0 < capital < math.inf, "above 0, or null")
-        _check("participation", participation, 0 < participation < math.inf, "above 0")
-        _check("trade_participation", trade_participation, 0 < trade_participation < math.inf, "above 0")
-        _check("top_n", top_n, top_n is None or (top_n >= 1 and top_n == int(top_n)), "1 or more, or null")
-        whole = isinstance(min_holding, int) and not isinstance(min_holding, bool)
-        _check("min_holding", min_holding, whole and min_holding >= 0, "0 or more days")
-        _check("liquidity_window", liquidity_window, liquidity_window >= 1, "1 or more")
+        _check("capital", capital, capital is None or _positive(capital), "a number above 0, or null")
+        _check("participation", participation, _positive(participation), "a number above 0")
+        _check("trade_participation", trade_participation, _positive(trade_participation), "a number above 0")
+        count = top_n is None or (_positive(top_n) and top_n == int(top_n))
+        _check("top_n", top_n, count, "a whole number, 1 or more, or null")
+        _check("min_holding", min_holding, is_whole(min_holding) and min_holding >= 0, "0 or more days")
+        window = is_whole(liquidity_window) and liquidity_window >= 1
+        _check("liquidity_window", liquidity_window, window, "a whole number of days, 1 or more")
+        known = isinstance(liquidity, str) and (liquidity in ("auto", *PROFILES) or "$" in liquidity)
+        _check("liquidity", liquidity, known, f"auto, {', '.join(PROFILES)}, or an expression in yuan with a $field")
         super().__init__(
             signal=signal, trade_exchange=trade_exchange, level_infra=level_infra, common_infra=common_infra
         )
@@ -111,7 +119,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         self.liquidity, self.liquidity_window = liquidity, liquidity_window
         self.daily_log: list[dict[str, Any]] = []
         self._tables: list[pd.DataFrame] = []
-        self._book = Book()
+        self._book, self._told = Book(), False
         self._frame: pd.DataFrame | None = None if liquidity_frame is None else liquidity_frame.sort_index()
         self._known: pd.DataFrame | None = None  # the frame, each stock's last known value carried on
 
@@ -149,15 +157,15 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         span, seen = self._times()
         position = self.trade_position
         if not self._book.is_of(position, span[0]):
-            self._book, self.daily_log, self._tables = Book(position), [], []
+            self._book, self.daily_log, self._tables, self._told = Book(position), [], [], False
+            if (begin := getattr(self.trade_exchange, "begin_tables", None)) is not None:
+                begin()
         held = {code: float(position.get_stock_amount(code)) for code in sorted(position.get_stock_list())}
         if self._book.turn(span, held, execute_result or ()):
             self._book.value = float(position.calculate_value())
         entry = self._entry(span[0], held)
         self.daily_log.append(entry)
-        score = self.signal.get_signal(start_time=seen[0], end_time=seen[1])
-        if isinstance(score, pd.DataFrame):
-            score = score.iloc[:, 0]
+        score = self._score(*seen)
         if score is None or not score.notna().any():
             return TradeDecisionWO([], self)
         day, liquidity, known = self._liquidity_at(*seen)
@@ -167,6 +175,21 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         entry |= {"signal_date": day, "capital": capital, "target": placed, "cash_target": capital - placed}
         entry["names"] = int((target > 0).sum())
         return TradeDecisionWO(self._orders(span, held, score, target, known, entry), self)
+
+    def _score(self, start: pd.Timestamp, end: pd.Timestamp) -> pd.Series | None:
+        """Scores (N,) of the signal's days, without indices; None where there are none."""
+        score = self.signal.get_signal(start_time=start, end_time=end)
+        if score is None:
+            return None
+        if isinstance(score, pd.DataFrame):
+            score = score.iloc[:, 0]
+        indices = [is_index(str(code)) for code in score.index]
+        if not any(indices):
+            return score
+        if not self._told:
+            logger.warning(f"indices among the scores are left out: {', '.join(map(str, score.index[indices][:5]))}")
+            self._told = True
+        return score[~np.array(indices)]
 
     def _times(self) -> tuple[Span, Span]:
         """First and last moment of this step, and of the signal that it follows: the step, or day, before.
@@ -249,13 +272,17 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
             codes = set(self.signal.signal_cache.index.get_level_values("instrument"))
         else:
             codes = set(self.trade_exchange.quote.get_all_stock())
-        codes |= set(self.trade_position.get_stock_list())
+        codes = {code for code in codes if not is_index(str(code))} | set(self.trade_position.get_stock_list())
         first = self.trade_calendar.get_step_time(0, shift=1)[0]
         before = pd.Timedelta(days=2 * self.liquidity_window + 30)  # for the last known value
         last = self.trade_calendar.get_all_time()[1]  # within a nested executor only the end of the outer step
         if self.trade_exchange.end_time is not None:
             last = max(last, pd.Timestamp(self.trade_exchange.end_time))
         return load_liquidity(sorted(codes), first - before, last, profile=self.liquidity, window=self.liquidity_window)
+
+
+def _positive(value: Any) -> bool:
+    return is_number(value) and 0 < value < math.inf
 
 
 def _check(name: str, value: object, right: bool, allowed: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,10 @@ from test_record import Recorder
 
 from qlib_ext import backtest as record
 from qlib_ext import execution
+from qlib_ext._backtest_tables import all_blocked
 from qlib_ext.backtest import PortAnaRecord, holdings, judged_stages
 from qlib_ext.data import DayDatasetH
+from qlib_ext.exchange import AShareExchange
 from qlib_ext.execution import (
     DEFINITIONS,
     account_returns,
@@ -321,6 +324,86 @@ def _grid(market):
     panel, rows = market[2].panel, market[2].rows("test")
     wide = market[3]["score"].unstack("instrument")
     return wide.reindex(index=pd.DatetimeIndex(panel.days[rows]), columns=panel.stocks).to_numpy()
+
+
+def test_a_change_of_price_has_a_row_of_its_own(whole, market):
+    """The label enters at the close: `limits` is the same for a run that deals at the open, and `price` is the rest."""
+    test_data.start_qlib(market[0], market[1])
+    config = configuration({"deal_price": "open", "impact": 0.0}, rank_buffer=1.0)
+    got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2])._generate()
+    table, daily = got["waterfall.pkl"], got["waterfall_daily.pkl"]
+    pd.testing.assert_series_equal(daily["limits"], whole[1]["waterfall_daily.pkl"]["limits"])
+    assert abs(table.loc["price", "change"]) > 0.01 and table.loc["impact", "change"] == 0
+    assert whole[1]["waterfall.pkl"].loc["price", "change"] == 0  # it deals at the close
+    assert "changes nothing" in whole[1]["definitions.pkl"]["waterfall.price"]
+
+
+def test_the_entry_price_is_the_labels(market):
+    _, _, dataset, _ = market
+    assert record._stages(dataset)["limits"][1]["deal_price"] == ["$close", "$close"]
+    panel, handler = SimpleNamespace(step_return=None), SimpleNamespace()
+    own = SimpleNamespace(label_days=None, panel=panel, handler=handler, span=dataset.span)
+    own.label = "Ref($open, -2) / Ref($open, -1) - 1"
+    assert record._stages(own)["limits"][1]["deal_price"] == ["$open", "$open"]
+    own.label_days = dataset.span  # an expression that is not read: the close, as `buyable` has it
+    assert record._stages(own)["limits"][1]["deal_price"] == ["$close", "$close"]
+    assert record._stages(own)["price"] == record.SIMPLER["price"]
+
+
+def test_paper_is_on_the_account_where_it_is_above_the_capital(market):
+    """Half of the account is placed: the other half is cash, on paper too."""
+    test_data.start_qlib(market[0], market[1])
+    days = pd.DatetimeIndex(market[2].panel.days[market[2].rows("test")])[2:20]
+    one, two = (judged_stages(*market[2:], days, account, {"capital": CASH}) for account in (CASH, 2 * CASH))
+    for stage in ("paper", "buyable"):
+        np.testing.assert_allclose(two[stage], one[stage] / 2)
+        assert one[stage].abs().max() > 0.001
+    small = judged_stages(*market[2:], days, CASH, {"capital": 3 * CASH})  # no more than there is
+    np.testing.assert_array_equal(small["paper"], one["paper"])
+
+
+def test_what_was_not_sent_is_in_blocked(whole):
+    _, got, _ = whole
+    blocked, targets = got["blocked.pkl"], got["daily_targets.pkl"]
+    asked = targets[targets["reason"].isin(["blocked_buy", "blocked_sell"])]
+    found = blocked.merge(asked, left_on=["day", "code"], right_on=["date", "code"])
+    assert len(found) == len(asked) > 0 and (found["dealt"] == 0).all() and blocked["day"].is_monotonic_increasing
+    assert set(found["reason_x"]) <= {"suspended", "limit_up", "limit_down"}
+    np.testing.assert_allclose(found["wanted"], (found["target"] - found["held"]).abs())
+    table = got["execution.pkl"]["blocked"]
+    assert table["cuts"].sum() == len(blocked) and table["wanted"].sum() == pytest.approx(blocked["wanted"].sum())
+
+
+def test_the_reason_is_the_exchanges(market):
+    from qlib.data import D
+
+    test_data.start_qlib(market[0], market[1])
+    days = pd.DatetimeIndex(D.calendar())[60:80]
+    exchange = AShareExchange(start_time=days[0], end_time=days[-1])
+    codes, ground = list(exchange.quote.get_all_stock()), exchange._ground
+    row, column = (int(places[0]) for places in np.nonzero(ground.suspended & (ground.last_close > 0)))
+    kinds = ["blocked_buy", "blocked_sell", "unknown_volatility", "trade_cap", ""]
+    targets = pd.DataFrame({"date": days[row], "code": codes[column], "target": [9.0, 0.0, 9.0, 9.0, 9.0],
+                            "held": [2.0, 5.0, 0.0, 0.0, 0.0], "reason": kinds})  # fmt: skip
+    rows = all_blocked(exchange.blocked, targets, exchange)
+    assert rows[["side", "wanted", "dealt", "reason"]].to_numpy().tolist() == [
+        ["buy", 7.0, 0.0, "suspended"], ["sell", 5.0, 0.0, "suspended"], ["buy", 9.0, 0.0, "unknown_volatility"],
+    ]  # fmt: skip
+    assert all_blocked(exchange.blocked, targets[3:], exchange).empty
+
+
+@pytest.mark.parametrize("own", [{"end_time": "2020-06-12"}, {"start_time": "2020-06-15"}])
+def test_an_exchange_shorter_than_the_backtest_is_an_error(market, own):
+    test_data.start_qlib(market[0], market[1])
+    made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), configuration(own), dataset=market[2])
+    name, day = next(iter(own.items()))
+    with pytest.raises(ValueError, match=f"exchange's {name} is {day}, .*days between"):
+        made._generate()
+    instance = configuration()
+    span = {"start_time": "2020-06-01", "end_time": "2020-07-08"} | own
+    instance["backtest"]["exchange_kwargs"]["exchange"] = AShareExchange(**span)
+    with pytest.raises(ValueError, match=f"exchange's {name} is {day}"):
+        PortAnaRecord(Run(**{"pred.pkl": market[3]}), instance, dataset=market[2])._generate()
 
 
 def test_signals_of_the_future_do_not_reach_paper(market):

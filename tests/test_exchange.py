@@ -1,7 +1,9 @@
 """AShareExchange: single days made by hand, money conserved over backtests, qlib's own exchange as the limit case."""
 
 import json
+import re
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,10 @@ from qlib.backtest.exchange import Exchange
 from qlib.config import C
 from qlib.data import D
 
-from qlib_ext import _exchange_bars
+from qlib_ext import _exchange_bars, _exchange_rules
+from qlib_ext._exchange_bars import Bars
+from qlib_ext._exchange_options import Options
+from qlib_ext._exchange_rules import lay
 from qlib_ext._market_files import write_fields, write_lists
 from qlib_ext.exchange import AShareExchange, clear_cache
 from qlib_ext.portfolio import impact_cost
@@ -24,6 +29,7 @@ from qlib_ext.strategy import LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market
 
 MAIN, STAR, CHINEXT, BEIJING, GONE, NEW = "SH600000", "SH688001", "SZ300001", "BJ430001", "SZ000002", "SZ301000"
+RESUMED = "SZ000003"  # no trade, at volume 0, on days 5 to 26
 DAYS = pd.bdate_range("2023-07-03", periods=60)  # 2023-08-25 is number 39, 2023-08-28 number 40
 FACTOR, VOLUME = 0.5, 5e6  # raw shares a day; at about 10 yuan 50 million yuan
 END, LISTED = 30, 45  # last day of GONE, first day of NEW
@@ -54,7 +60,7 @@ def start(path):
 
 @pytest.fixture(scope="module")
 def crafted(tmp_path_factory):
-    """A provider of six stocks; MAIN locks at limit-up on day 30, opens below and closes at it on 31, then falls."""
+    """A provider of seven stocks; MAIN locks at limit-up on day 30, opens below and closes at it on 31, then falls."""
     folder = tmp_path_factory.mktemp("exchange") / "hand"
     folder.mkdir()
     last = len(DAYS) - 1
@@ -65,6 +71,7 @@ def crafted(tmp_path_factory):
         CHINEXT: (0, last, {}),
         BEIJING: (0, last, {}),
         GONE: (0, END, {}),
+        RESUMED: (0, last, {f"d{day}": {"volume": 0.0} for day in range(5, 27)}),
         NEW: (LISTED, last, {"d46": {"open": 20.0, "close": 20.0}, "d49": {"open": 10.0, "close": 10.0},
                              "d50": {"open": 12.0, "close": 12.0}}),
     }  # fmt: skip
@@ -198,6 +205,39 @@ def test_impact_to_the_yuan(hand):
     assert made(impact=0)._cost((0, 0), 1e6, sell=False) == pytest.approx(310)
 
 
+def test_impact_of_a_day_does_not_depend_on_the_slices(hand):
+    """b * sigma * yuan * sqrt(yuan / liquidity) of the day's sum: ten slices of a tenth pay as much as the whole."""
+    whole, sliced = made(min_cost=0.0), made(min_cost=0.0)
+    deal(whole, account(), MAIN, 200_000, BUY, 27)
+    money = account()
+    for hour in range(10):
+        span = (DAYS[27], DAYS[27])
+        expected = sliced.trade_cost(MAIN, *span, 202_000.0, sell=False)  # as the strategy sizes the next order
+        cost = deal(sliced, money, MAIN, 20_000, BUY, 27, f"{9 + hour:02d}:00", f"{9 + hour:02d}:50")[2]
+        assert cost == pytest.approx(expected, rel=1e-6)
+    one, ten = whole.fills["impact"], sliced.fills["impact"]
+    assert len(ten) == 10 and ten.is_monotonic_increasing
+    assert ten.sum() == pytest.approx(one.sum(), rel=1e-6) and one[0] > 4000
+    deal(sliced, money, MAIN, 20_000, BUY, 28)  # a new day begins at nothing: a tenth of the yuan, 0.1 ** 1.5
+    assert sliced.fills["impact"].iloc[-1] == pytest.approx(one[0] * 0.1**1.5, rel=0.02)
+
+
+def test_a_stock_that_resumes_has_its_last_known_liquidity(hand):
+    """On day 23 the mean of twenty days holds one trade, 5 million shares at 10.00: 2.5 million yuan; then none."""
+    for options in ({}, PLAIN):
+        exchange, money = made(**options), account(SZ000003=10_000)
+        assert deal(exchange, money, RESUMED, 10_000, SELL, 27)[0] == 10_000
+        assert exchange.fills["used"][0] == pytest.approx(10_000 * 10.1 / 2.5e6)
+        assert np.isfinite(exchange.fills["impact"][0]) and not reasons(exchange)
+
+
+def test_an_expression_of_liquidity_knows_the_days_before(hand):
+    profile, own = made(liquidity="adjusted_shares"), made(liquidity="$close * $volume")
+    np.testing.assert_allclose(own._ground.liquidity, profile._ground.liquidity, rtol=1e-6)
+    assert deal(own, account(), MAIN, 1000, BUY, 25)[0] == 1000  # the first day of the backtest
+    assert reasons(own) == []
+
+
 def test_volume_cap_of_a_day_is_recorded(hand):
     exchange, money = made(participation=0.01), account()
     cap = 0.01 * 50.25e6
@@ -327,12 +367,71 @@ def test_what_is_wrong_is_said(hand):
     for name, value in wrong.items():
         with pytest.raises(ValueError, match=name):
             made(**{name: value})
+    types = {
+        "participation": "0.05", "impact": None, "commission": -1, "min_cost": "5", "t_plus_1": "no", "liquidity": None,
+        "subscribe_fields": "$open", "liquidity_window": 2.5, "delisted_after": True, "codes": None, "deal_price": 5,
+    }  # fmt: skip
+    for name, value in types.items():
+        with pytest.raises(ValueError, match=re.escape(f"AShareExchange: {name} is {value!r}; it must be ")):
+            made(**{"open_cost": 0.0, "close_cost": 0.0, name: value})
     with pytest.raises(ValueError, match="no trading day"):
         made(start_time="2030-01-01", end_time="2030-02-01", codes=[MAIN])
     with pytest.raises(ValueError, match="wrong units"):
         made(liquidity="$close * $volume * 1000")
     with pytest.raises(ValueError, match="no stock"):
         made(codes=["SH000300"])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"deal_price": "opne"}, r"no stock has the field \$opne; did you mean \$open"),
+        ({"deal_price": ["open", "colse"]}, r"\$colse; did you mean \$close"),
+        ({"volume_threshold": ["cum", "0.1 * $volum"]}, r"\$volum; did you mean \$volume"),
+        ({"limit_threshold": ["$opne > 1", "$open < 0"]}, r"\$opne"),
+        ({"liquidity": "$close * $volum"}, r"\$volum;"),
+        ({"subscribe_fields": ["$xyz"]}, r"\$xyz; did you mean \$change, \$close, \$factor, \$open, \$volume"),
+        ({"codes": [MAIN, "SH600009", "600000.SH"]}, r"2 stocks .*'600000.SH', 'SH600009'"),
+    ],
+)
+def test_what_the_provider_does_not_have_is_said(hand, options, match):
+    with pytest.raises(ValueError, match=match):
+        made(**options)
+
+
+def test_the_tables_begin_with_the_backtest(hand):
+    """An exchange that is used again, by a strategy that sends no order, shows nothing of the run before."""
+    exchange = made()
+    index = pd.MultiIndex.from_product([DAYS, [MAIN]], names=["datetime", "instrument"])
+    executor = {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor",
+                "kwargs": {"time_per_step": "day", "generate_portfolio_metrics": True}}  # fmt: skip
+    for score, there in ((1.0, True), (np.nan, False)):
+        strategy = LiquidityTopNStrategy(signal=pd.Series(score, index))
+        flat, own = pd.Series(0.0, DAYS), {"exchange": exchange}
+        backtest(DAYS[26], DAYS[30], strategy, executor, benchmark=flat, exchange_kwargs=own)
+        assert (len(exchange.fills) > 0) == there
+
+
+def test_a_new_stocks_regime_is_that_of_its_first_day():
+    """ChiNext, listed 2020-08-20: the old regime, so 20% on 08-24, and not the five free days of those listed then."""
+    days = pd.bdate_range("2020-08-17", periods=8)
+    raw = np.array([np.nan, np.nan, np.nan, 10.0, 10.0, 13.0, 13.0, 13.0])  # +30% on 08-24
+    grid = {name: np.float32(raw)[:, None] for name in ("$close", "$open")}
+    grid |= {"$factor": np.ones((8, 1), np.float32), "$volume": np.full((8, 1), VOLUME, np.float32)}
+    age = np.arange(8.0)[:, None] - 2.0  # 1 on 08-20
+    options = Options(start_time=days[0], end_time=days[-1], liquidity="adjusted_shares")
+    for lead in (3, 5):  # the backtest begins on 08-20, or on 08-24
+        bars = Bars(("SZ300900",), days, lead, grid, np.array([3]), np.array([7]), age, 0)
+        ground = lay(bars, set(grid), ("$open", "$open"), options)
+        blocked = dict(zip(ground.days, ground.data["limit_buy"][:, 0], strict=True))
+        assert blocked[days[5]] and not blocked[days[6]]
+
+
+def test_the_list_of_special_treatment_is_counted(hand, monkeypatch):
+    said = []
+    monkeypatch.setattr(_exchange_rules, "logger", SimpleNamespace(info=said.append))
+    made(st=pd.DataFrame({"code": [MAIN, "SH600009"], "start": ["2023-08-07"] * 2, "end": ["2023-08-08"] * 2}))
+    assert len(said) == 1 and "1 stocks of 7 are under it, 2 days in all" in said[0]
 
 
 def test_citations_tell_the_rules_of_the_span(hand):

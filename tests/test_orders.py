@@ -1,5 +1,6 @@
 """The order list of a recorded run: by hand, against the backtest's strategy, and through the command."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from qlib.data import D
 
 from qlib_ext import cli
 from qlib_ext._leak_provider import perturb_provider
-from qlib_ext._orders_input import read_market, strategy_options
+from qlib_ext._orders_input import exchange_options, read_market, strategy_options
 from qlib_ext.orders import COLUMNS, Fees, Run, days_held, make_orders, next_day, plan_orders, read_holdings, read_run
 from qlib_ext.recorder import SqliteExpManager
 from qlib_ext.strategy import LiquidityTopNStrategy
@@ -196,6 +197,8 @@ def test_holdings_files(tmp_path):
     assert read_holdings(file)["shares"].to_dict() == {MAIN: 300, CHINEXT: 0}
     assert listed(held=read_holdings(file))["held_shares"].tolist() == [300, 0, 0]
     assert read_holdings(None).empty
+    file.write_text("code,shares\n")
+    assert read_holdings(file).empty and listed(held=read_holdings(file)).equals(listed())
     for text, match in (
         ("code,amount\nSH600000,1\n", "no column shares"),
         ("code,shares\nSH600000,many\n", "row 1 has no code, or shares that are no number"),
@@ -221,6 +224,17 @@ def test_the_options_of_a_recorded_strategy():
     assert strategy_options({"record": {"class": "SignalRecord"}}) is None
     other = {"config": {"strategy": {"class": "TopkDropoutStrategy", "kwargs": {"topk": 5}}}}
     assert strategy_options({"record": [{"class": "PortAnaRecord", "kwargs": other}]}) is None
+    inner = {"inner_strategy": portfolio["config"]["strategy"], "inner_executor": {"class": "SimulatorExecutor"}}
+    middle = {
+        "inner_strategy": {"class": "TWAPStrategy"},
+        "inner_executor": {"class": "NestedExecutor", "kwargs": inner},
+    }
+    other["config"]["executor"] = {"class": "NestedExecutor", "kwargs": middle}
+    nested = {"record": [{"class": "PortAnaRecord", "kwargs": other}]}
+    assert strategy_options(nested) == {"capital": 1.0, "liquidity_window": 5} and exchange_options(nested) is None
+    own = {"class": "AShareExchange", "kwargs": {"participation": 0.01}}
+    other["config"]["backtest"] = {"exchange_kwargs": {"exchange": own}}
+    assert exchange_options(nested) == {"participation": 0.01}
 
 
 # --- on the embedded market
@@ -294,6 +308,41 @@ def test_the_backtest_of_the_same_run_has_the_same_targets_and_caps(folder):
     np.testing.assert_allclose(mine["cap_yuan"], there["cap"], rtol=1e-6)
     np.testing.assert_array_equal(mine["rank"], there["rank"])
     assert (np.sign(there["ordered"]) == mine["side"].map({"buy": 1, "sell": -1, "none": 0})).mean() > 0.7
+
+
+def with_exchange(**options):
+    """TASK, dealt on an AShareExchange with these options."""
+    task = copy.deepcopy(TASK)
+    exchange = {"class": "AShareExchange", "module_path": "qlib_ext.exchange", "kwargs": options}
+    task["record"][0]["kwargs"]["config"]["backtest"] = {"exchange_kwargs": {"exchange": exchange}}
+    return task
+
+
+def test_the_runs_exchange_has_its_cap_fees_and_special_treatment(folder):
+    start(folder / "market")
+    days = pd.DatetimeIndex(D.calendar())
+    scores = random_scores(days[80:81])
+
+    def made(task, **options):
+        return plan_orders(Run("r", scores, task, {}), read_holdings(None), capital=2e7, **options).set_index("code")
+
+    plain, narrow = made(TASK), made(with_exchange(participation=0.002))
+    both = plain.index.intersection(narrow.index)
+    np.testing.assert_allclose(
+        narrow.loc[both, "cap_yuan"], plain.loc[both, "cap_yuan"] / 3, atol=0.02
+    )  # 0.006 to 0.002
+    assert made(with_exchange(participation=None)).equals(plain) and made(with_exchange()).equals(
+        plain
+    )  # 0.05 is above
+    dear = made(with_exchange(min_cost=3e7))
+    assert (plain["side"] == "buy").sum() > 3 and (dear["side"] == "none").all()
+    with pytest.raises(ValueError, match=r"commission is 0\.5"):
+        made(with_exchange(commission=0.5))
+    assert made(with_exchange(commission=0.5), commission=0.0003).equals(plain)  # one's own goes first
+    code = next(code for code in plain.index if code.startswith(("SH60", "SZ00")) and plain["limit_up"][code] > 0)
+    spells = pd.DataFrame({"code": [code], "start": [str(days[0].date())], "end": [None]})
+    limits = made(with_exchange(st=spells)).loc[code, ["limit_up", "limit_down"]].to_numpy(dtype=float)
+    np.testing.assert_allclose(limits / plain.loc[code, "price"], [1.05, 0.95], atol=0.003)
 
 
 def test_nothing_after_the_day_is_seen(folder):
@@ -380,6 +429,9 @@ def test_the_command_writes_the_list(folder, recorded, capsys):
     pd.testing.assert_frame_equal(made, expected, check_dtype=False, rtol=1e-6)
     assert (made["side"] == "buy").sum() > 3 and made.loc[made["side"] == "buy", "shares"].ge(100).all()
     assert f"run {identifier}, for " in capsys.readouterr().err
+    (folder / "empty.csv").write_text("code,shares\n")
+    assert cli.main([*command[:4], "--holdings", str(folder / "empty.csv"), "--capital", "2e7"]) == 0
+    assert capsys.readouterr().out.count("buy") > 3
     # One day of the scores, a narrower cap: more names.
     assert cli.main([*command, "--participation", "0.005", "--date", str(run.scores.index[0][0].date())]) == 0
     out, _ = capsys.readouterr()
@@ -394,6 +446,8 @@ def test_the_command_writes_the_list(folder, recorded, capsys):
         (["latest", "--experiment", "other"], "no experiment 'other'; there are Default, trial"),
         (["latest", "--date", "2001-01-01"], "has no scores for 2001-01-01; it has 5 days"),
         (["latest", "--date", "soon"], "'soon' is no date"),
+        (["latest", "--date", ""], "'' is no date; write it as"),
+        (["latest", "--provider-uri", "/no/where"], "--provider-uri /no/where: there is no such folder"),
         (["latest", "--participation", "-1"], "participation is -1"),
         (["latest", "--holdings", "nowhere.csv"], "nowhere.csv"),
         (["latest", "--capital", "-5"], "capital is -5"),

@@ -83,6 +83,7 @@ def make_artifacts(seed=0, sign=1.0):
         "folds/curves.pkl": curves,
         "baselines/baselines.pkl": table,
         "gate/weights.pkl": pd.DataFrame(rng.uniform(0, 2, (45, 4)), DAYS, list("abcd")),
+        "gate/regimes.pkl": make_regimes(),
         f"{TRADES}report_normal_1day.pkl": account,
         f"{TRADES}blocked.pkl": blocked,
         f"{TRADES}fills.pkl": fills,
@@ -91,6 +92,13 @@ def make_artifacts(seed=0, sign=1.0):
         f"{TRADES}waterfall.pkl": pd.DataFrame({"annual_return": [0.5, sign * 0.2]}, index=["paper", "impact"]),
         f"{TRADES}execution.pkl": {"some_table": pd.DataFrame({"yuan": [1.0, 2.0]}, index=["p", "q"])},
     }  # fmt: skip
+
+
+def make_regimes():
+    """As `gate_record.regimes` writes it: by feature, those that move most first."""
+    moved = ["vix_level", "us10y_level", "vix_level", "cpi_level"]
+    numbers = {"correlation": [0.9, -0.8, 0.7, -0.6], "low": [0.4, 1.3, 1.2, 1.1], "high": [1.6, 0.7, 0.8, 0.9]}
+    return pd.DataFrame({"mean": 1.0, "standard_deviation": 0.1, "moved_by": moved, **numbers}, index=list("dbca"))
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +189,21 @@ def test_the_backtest_s_own_tables_come_first(artifacts):
     found = tables(report_html(made, CONTEXT))
     assert found["costs"] == {"commission": {"yuan": 99.0, "share_a_year": 0.25}}
     assert found["blocked"] == {"limit_up buy": {"cuts": 7, "wanted": 8, "cut": 5}}
+
+
+def test_the_gate_s_table_says_what_moves_each_weight(artifacts, html):
+    regimes, found = artifacts["gate/regimes.pkl"], tables(html)["gate"]
+    assert sorted(found) == list("abcd")
+    for feature in "abcd":
+        for name in ("correlation", "low", "high"):
+            assert found[feature][name] == regimes.loc[feature, name]
+        row = re.search(rf'<tr data-row="{feature}".*?</tr>', html[html.index('data-table="gate"') :])[0]
+        assert f"<td>{regimes.loc[feature, 'moved_by']}</td>" in row
+    assert "其低位时的权重" in html
+    steady = artifacts["gate/regimes.pkl"][["mean", "standard_deviation"]]  # a state that does not vary moves nothing
+    weights = {"gate/weights.pkl": artifacts["gate/weights.pkl"]}
+    for made in (weights, weights | {"gate/regimes.pkl": steady}):
+        assert list(tables(report_html(made, CONTEXT))["gate"]["a"]) == ["mean", "standard_deviation", "min", "max"]
 
 
 def test_holdings_by_hand():

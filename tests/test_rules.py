@@ -207,7 +207,14 @@ def test_spells_from_a_file_include_both_ends(tmp_path):
     with pytest.raises(ValueError, match="no column"):
         st_mask(pd.DataFrame({"code": []}), ["SH600519"], days)
     with pytest.raises(ValueError, match="row 0"):
-        st_mask(pd.DataFrame({"code": ["X"], "start": ["2020-01-02"], "end": ["2019-01-02"]}), ["SH600519"], days)
+        st_mask(pd.DataFrame({"code": ["SH600000"], "start": ["2020-01-02"], "end": ["2019-01-02"]}), CODES, days)
+
+
+@pytest.mark.parametrize("code", ["600000.SH", "SH60000", "SH000300", ""])
+def test_spells_of_a_code_that_is_none_are_an_error(code):
+    spells = pd.DataFrame({"code": ["SH600519", code], "start": "2020-01-02", "end": None})
+    with pytest.raises(ValueError, match=f"st_mask: row 1: board_of: '{code}' is .*SH60xxxx"):
+        st_mask(spells, CODES, ["2020-01-02"])
 
 
 def test_citations_are_those_of_the_span():

@@ -67,6 +67,19 @@ def test_misspelt_and_impossible_options():
         strategy(rank_buffer=0.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("capital", "1e8"), ("capital", True), ("participation", None), ("trade_participation", "0.05"), ("top_n", "5"),
+        ("top_n", math.inf), ("rank_buffer", None), ("min_holding", None), ("liquidity_window", 2.5),
+        ("liquidity", "comunity"), ("liquidity", None),
+    ],
+)  # fmt: skip
+def test_options_of_a_wrong_kind(name, value):
+    with pytest.raises(ValueError, match=f"LiquidityTopNStrategy: {name} is {value!r}; it must be "):
+        strategy(**{name: value})
+
+
 @pytest.fixture(scope="module")
 def market(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strategy")
@@ -167,6 +180,23 @@ def test_one_day_agrees_with_fill_top_n(market):
     for order, value, price in first:
         lot = 100 / order.factor * price
         assert expected[order.stock_id] - lot <= value <= expected[order.stock_id] + 1
+
+
+def test_indices_among_the_scores_are_left_out(market, monkeypatch):
+    """With the best score and the largest turnover an index would take the whole capital; it is told once."""
+    _, days, liquidity = market
+    score = random_scores(days, liquidity.columns, seed=2)
+    index = pd.MultiIndex.from_product([days, ["SH000300"]], names=["datetime", "instrument"])
+    both, wide = pd.concat([score, pd.Series(99.0, index)]).sort_index(), liquidity.assign(SH000300=1e12)
+    said = []
+    monkeypatch.setattr("qlib_ext.strategy.logger", types.SimpleNamespace(warning=said.append))
+    codes = list(liquidity.columns)
+    plain = run_backtest(days[:26], liquidity, score, codes=codes)[0]
+    assert not said
+    more = run_backtest(days[:26], wide, both, codes=codes)[0]
+    assert len(said) == 1 and "SH000300" in said[0]
+    pd.testing.assert_frame_equal(more.daily_targets, plain.daily_targets)
+    assert (plain.daily_targets["target"] > 0).any()
 
 
 def test_a_signal_day_without_liquidity_is_an_error(market):
@@ -403,6 +433,26 @@ def test_holdings_that_cannot_be_sold_take_up_the_capital():
     assert [x.reason for x in lines] == ["blocked_sell", "capital_clipped"]
     assert summary(lines)["unreached"] == 4000 and summary(lines)["unreached_names"] == 1
     assert summary(lines)["blocked_sell"] == summary(lines)["capital_clipped"] == 1
+
+
+class Unsure(Desk):
+    """An exchange that does not know the volatility of SH600001 and SH600002, and would not deal in them."""
+
+    def trade_cost(self, code, start, end, yuan, *, sell):
+        return math.inf if code in ("SH600001", "SH600002") else 0.01 * yuan
+
+    def unknown(self, code, start, end):
+        return "unknown_volatility"
+
+
+def test_what_the_exchange_would_not_deal_is_not_sent():
+    # 5,000 yuan of cash and nothing from the sale that is not sent: 490 shares of 10.10, in lots 400 = 4,040
+    lines = [line("SH600001", 0.0, 300), line("SH600002", 1e4), line("SH600003", 1e4)]
+    planner = Planner(Market(Unsure(), SPAN, {}), lambda code: 10.0, 5e3, math.inf)
+    (order,) = planner.plan(lines)
+    assert (order.stock_id, order.direction, order.amount) == ("SH600003", 1, 400.0)
+    assert [x.reason for x in lines] == ["unknown_volatility", "unknown_volatility", "cash_clipped"]
+    assert planner.cash == pytest.approx(5e3 - 0.01 - 4_040) and summary(lines)["unknown_volatility"] == 2
 
 
 def test_sells_under_the_cap_go_whole_at_the_end():
