@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,9 +90,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     for line in differing:
         print(f"note: {line}", file=sys.stderr)
     if out is not None:
-        out.write_text(
-            _comparison_page(found, {name: context for name, (context, _) in contexts.items()}), encoding="utf-8"
-        )
+        plain_contexts = {name: context for name, (context, _) in contexts.items()}
+        out.write_text(_comparison_page(found, plain_contexts, differing), encoding="utf-8")
         print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 
@@ -142,23 +142,23 @@ def _differing(facts: dict[str, dict[str, str]]) -> list[str]:
     return lines
 
 
-def _comparison_page(found: Comparison, contexts: dict[str, Any]) -> str:
+def _comparison_page(found: Comparison, contexts: dict[str, Any], differing: Sequence[str]) -> str:
     import dataclasses
 
     from qlib_ext._report_compare import compare_html
-    from qlib_ext._report_html import Text, plain
+    from qlib_ext._report_html import Text, plain, words
 
     first = contexts[found.against]
     facts: list[tuple[Text, str | Text]] = []
     for name, context in contexts.items():
         said = {key.en: value if isinstance(value, str) else value.en for key, value in context.facts}
-        keys = ("run", "model", "loss", "target", "weights by", "seeds", "universe", "test")
+        keys = (
+            *("run", "model", "loss", "target", "weights by", "seeds", "data", "universe", "test", "label"),
+            *("liquidity", "capital", "costs"),
+        )
         facts.append((plain(name), ", ".join(f"{key} {said[key]}" for key in keys if key in said)))
-    facts += [
-        (name, value)
-        for name, value in first.facts
-        if name.en in ("label", "capital", "costs", "versions of this page")
-    ]
+    facts += [(words("note"), line) for line in differing]
+    facts += [(name, value) for name, value in first.facts if name.en == "versions of this page"]
     title = " / ".join(contexts)
     return compare_html(found, dataclasses.replace(first, title=title, facts=tuple(facts)))
 
@@ -193,8 +193,10 @@ def _pages() -> Any:
 
 def _target(path: Path) -> Path:
     out = path.expanduser().resolve()
+    if out.is_dir():
+        raise ValueError(f"--out: {out} is a folder; name a file in it, such as {out / 'report.html'}")
     if not out.parent.is_dir():
-        raise FileNotFoundError(f"--out: there is no folder {out.parent}")
+        raise FileNotFoundError(f"--out: there is no folder {out.parent} to write the page into; name another file")
     return out
 
 

@@ -62,10 +62,12 @@ class Context:
     def scope(self, index: Any, extra: Text | None = None) -> Text:
         """Days, universe and a remark, for the line below a heading."""
         days = pd.DatetimeIndex(index)
-        text = words(
-            "{n} days, {first} to {last}; universe: {universe}",
-            n=len(days.unique()), first=str(days.min())[:10], last=str(days.max())[:10], universe=self.universe,
-        )  # fmt: skip
+        text = words("no days; universe: {universe}", universe=self.universe)
+        if len(days):
+            text = words(
+                "{n} days, {first} to {last}; universe: {universe}",
+                n=len(days.unique()), first=str(days.min())[:10], last=str(days.max())[:10], universe=self.universe,
+            )  # fmt: skip
         return text if extra is None else Text(f"{text.en}; {extra.en}", f"{text.zh}；{extra.zh}")
 
 

@@ -87,6 +87,7 @@ ZH = {
     "Several runs on the same days": "多个运行在相同日期上的对比",
     "dark / light": "深色 / 浅色", "Show all rows": "显示全部行", "What the columns mean": "各列含义",
     "What the rows mean": "各行含义", "costs are not known": "费用未知", "no costs": "不含费用",
+    "no days; universe: {universe}": "没有交易日；股票池：{universe}", "note": "注意",
     "{n} days, {first} to {last}; universe: {universe}": "{n} 个交易日，{first} 至 {last}；股票池：{universe}",
     "no costs, no caps": "不含费用，无上限约束", "the capital is not known": "资金规模未知",
     # headline

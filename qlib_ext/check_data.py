@@ -113,6 +113,9 @@ def _rows(provider: Provider, start: Any, end: Any) -> tuple[int, int]:
 
 def _day(name: str, value: Any) -> pd.Timestamp:
     try:
-        return pd.Timestamp(value)
+        day = pd.Timestamp(value)
     except ValueError as error:
         raise ValueError(f"{name} is {value!r}; give an ISO date such as 2020-01-02") from error
+    if pd.isna(day) or day.tzinfo is not None:
+        raise ValueError(f"{name} is {value!r}; give an ISO date such as 2020-01-02, without a time zone")
+    return day

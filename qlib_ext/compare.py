@@ -91,7 +91,11 @@ def compare(
     first = next(iter(daily)) if against is None else against
     if first not in daily:
         raise ValueError(f"no run {first!r} to compare with; there are {', '.join(daily)}")
-    columns = [name for name in (*QUALITY, *SERIES) if all(name in frame for frame in daily.values())]
+    columns = [
+        name
+        for name in (*QUALITY, *SERIES)
+        if all(name in frame and frame[name].notna().any() for frame in daily.values())
+    ]
     if not columns:
         raise ValueError(
             f"the runs share none of the columns {', '.join((*QUALITY, *SERIES))}: run LiquidityRecord in each"

@@ -88,10 +88,16 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
         raise FileNotFoundError(
             f"no runs here: {file.resolve()} is not there; start from the folder of the runs, or give --uri"
         )
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{file.resolve()}")
-    names = {found.experiment_id: found.name for found in client.search_experiments()}
+    try:
+        client = MlflowClient(tracking_uri=f"sqlite:///{file.resolve()}")
+        names = {found.experiment_id: found.name for found in client.search_experiments()}
+    except (MlflowException, SQLAlchemyError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{file.resolve()} is no readable file of mlflow runs ({first}); check --uri") from error
     if experiment is not None and experiment not in names.values():
         raise ValueError(f"no experiment {experiment!r} in {uri}; there are: {', '.join(sorted(names.values()))}")
     wanted = [number for number, name in names.items() if experiment in (None, name)]

@@ -551,3 +551,9 @@ def test_the_known_defects_of_real_data_are_found():
     assert (table.loc[["survivorship", "absurd_return", "indices", "no_vwap"], "severity"] == "warning").all()
     assert "SH000300 in all.txt" in table.loc["indices", "example"] and table.loc["indices", "count"] == 6
     assert "error" not in set(table["severity"]) and len(lines) > 10
+
+
+@pytest.mark.parametrize("start", ["2022-01-04T00:00+08:00", "NaT", "soon"])
+def test_a_day_that_is_none_is_refused(base, start):
+    with pytest.raises(ValueError, match="give an ISO date"):
+        check_data(base, start=start)

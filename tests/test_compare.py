@@ -280,3 +280,20 @@ def test_definitions_name_the_columns_of_the_table():
     found = compare({"a": frame(noise(1)), "b": frame(noise(2))}, draws=100).table
     assert [*DEFINITIONS, "days"] == [*found.columns]
     assert module.LEVEL == 0.95  # the words and column titles say 95%
+
+
+def test_an_empty_column_does_not_empty_the_runs():
+    days = pd.bdate_range("2022-01-03", periods=60)
+    rng = np.random.default_rng(3)
+    made = {name: pd.DataFrame({"ic": rng.normal(size=60), "rank_ic": rng.normal(size=60)}, days) for name in "ab"}
+    made["b"]["rank_ic"] = np.nan
+    found = compare(made)
+    assert len(found.daily["a"]) == 60 and "rank_ic" not in found.table.index.get_level_values("number")
+
+
+def test_mistakes_of_the_command_line_are_told_in_a_line(tmp_path, capsys):
+    wrong = tmp_path / "runs.db"
+    wrong.write_text("no database, but some text that is long enough to be looked at " * 20)
+    assert cli.main(["report", "latest", "--uri", f"sqlite:///{wrong}"]) == 2
+    assert "is no readable file of mlflow runs" in capsys.readouterr().err
+    assert cli.main(["check-data", "--provider-uri", str(tmp_path), "--start", "2022-01-04T00:00+08:00"]) == 2
