@@ -7,7 +7,7 @@ import pytest
 import reference_nets
 import torch
 
-from qlib_ext import nets
+from qlib_ext import _attention, nets
 from qlib_ext.nets import MASTER, MLP, Attention, Dropout, Gate, load_official_master
 
 F64 = torch.float64
@@ -215,24 +215,18 @@ def test_many_groups_go_day_by_day(monkeypatch, masked):
     net, (x, present, _) = small(), days()
     present = present if masked else None
     expected = net(x, present)
-    monkeypatch.setattr(nets, "_MAX_GROUPS", N)
+    monkeypatch.setattr(_attention, "_MAX_GROUPS", N)
     calls = []
-    attend = nets.scaled_dot_product_attention
-    monkeypatch.setattr(
-        nets, "scaled_dot_product_attention", lambda q, *a, **k: calls.append(len(q)) or attend(q, *a, **k)
-    )
+    attend = _attention.attend
+    monkeypatch.setattr(_attention, "attend", lambda q, *a, **k: calls.append(len(q)) or attend(q, *a, **k))
     torch.testing.assert_close(net(x, present), expected)
     assert max(calls) <= N and len(calls) > 2
 
 
 def test_without_a_mask_the_kernel_gets_none(monkeypatch):
     seen = []
-    attend = nets.scaled_dot_product_attention
-    monkeypatch.setattr(
-        nets,
-        "scaled_dot_product_attention",
-        lambda *a, **k: seen.append((k["attn_mask"], k["scale"])) or attend(*a, **k),
-    )
+    attend = _attention.attend
+    monkeypatch.setattr(_attention, "attend", lambda *a, **k: seen.append((a[3], k["scale"])) or attend(*a, **k))
     small()(days()[0])
     small("paper")(days()[0])
     assert seen == [(None, 1.0), (None, None), (None, None), (None, None)]
@@ -646,10 +640,8 @@ def test_scores_are_dispersed_at_the_start(variant):
 
 def test_dropout_is_where_it_is_said_to_be(monkeypatch):
     rates = []
-    attend = nets.scaled_dot_product_attention
-    monkeypatch.setattr(
-        nets, "scaled_dot_product_attention", lambda *a, **k: rates.append(k["dropout_p"]) or attend(*a, **k)
-    )
+    attend = _attention.attend
+    monkeypatch.setattr(_attention, "attend", lambda *a, **k: rates.append(k["dropout"]) or attend(*a, **k))
     x = days()[0]
     for options in ({"dropout": 0.5}, {"dropout": 0.5, "attention_dropout": 0.0}):
         net = small(**options).train()

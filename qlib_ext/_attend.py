@@ -1,0 +1,117 @@
+"""softmax(scale * q k^T) v over the keys that a mask allows, by the kernel that is fastest for the sizes at hand.
+
+On a CPU torch's fused attention is slow for short groups, and in bfloat16 for long ones too (`docs/speed.md`): matrices
+of all groups that fit into the cache are made at once and kept for the backward pass, and large ones in bfloat16 go
+block by block of queries, computed again in the backward pass, so that they take no memory. Everything else, float32
+matrices too large for the cache, dropout of weights and GPUs, is torch's `scaled_dot_product_attention`.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import scaled_dot_product_attention
+
+_WHOLE = 32 * 2**20  # bytes of all groups' matrices that are made at once
+_BLOCK, _LONG = 512, 512  # queries a block; keys from which it goes by blocks
+_BLOCKED = (torch.bfloat16,)  # precisions in which it does: float32 matrices cost more than torch's
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, *, dropout: float, scale: float | None) -> Tensor:
+    """Attend within groups, head by head.
+
+    Args:
+        q: queries (G, H, L, d).
+        k: keys, as q.
+        v: values, as q.
+        key_mask: (G, 1, 1, L) bool, True = may be attended to, at least one in each group; None: all may.
+        dropout: of the weights, 0 for none.
+        scale: of the products; None: 1/sqrt(d).
+
+    Returns:
+        (G, H, L, d) in the precision of q.
+    """
+    if q.device.type == "cpu" and not dropout and not torch.compiler.is_compiling():
+        length = q.shape[-2]
+        blocks = q.dtype in _BLOCKED and length >= _LONG
+        if blocks or q.shape[:-1].numel() * length * q.element_size() <= _WHOLE:
+            if key_mask is not None and bool(key_mask.all()):
+                key_mask = None
+            q = q * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
+            with torch.autocast("cpu", enabled=False):
+                if blocks:
+                    out: Tensor = _Blocks.apply(q, k, v, key_mask)
+                    return out
+                return torch.softmax(_hide(q @ k.transpose(-1, -2), key_mask), -1) @ v
+    return scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout, scale=scale)
+
+
+def _hide(logit: Tensor, key_mask: Tensor | None) -> Tensor:
+    """Take the keys under a False mask (..., 1, L) out of products (..., l, L), in place."""
+    return logit if key_mask is None else logit.masked_fill_(~key_mask, -math.inf)
+
+
+class _Blocks(torch.autograd.Function):
+    """Attention with no matrix kept, for groups long enough that a product of one block fills all threads.
+
+    The blocks share their scratch memory: fresh pages cost a CPU as much as the products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        q, k, v = (part.contiguous() for part in (q, k, v))
+        out, room = torch.empty_like(q), _Room(q, 2)
+        for at, rows in _each_block(q):
+            weights = _weights(q[at][rows], k[at], _of(key_mask, at), *room.of(rows))
+            torch.mm(weights, v[at], out=out[at][rows])
+        ctx.save_for_backward(q, k, v)
+        ctx.key_mask = key_mask
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v = ctx.saved_tensors
+        above = gradients[0].contiguous()
+        of_q, room = torch.empty_like(q), _Room(q, 3)
+        of_k, of_v = (torch.zeros_like(k, dtype=torch.promote_types(k.dtype, torch.float32)) for _ in range(2))
+        for at, rows in _each_block(q):
+            logit, weights, of_logit = room.of(rows)
+            _weights(q[at][rows], k[at], _of(ctx.key_mask, at), logit, weights)
+            of_v[at] += weights.t() @ above[at][rows]
+            torch.mm(above[at][rows], v[at].t(), out=logit)  # the gradient of the weights
+            torch.ops.aten._softmax_backward_data.out(logit, weights, -1, weights.dtype, grad_input=of_logit)
+            torch.mm(of_logit, k[at], out=of_q[at][rows])
+            of_k[at] += of_logit.t() @ q[at][rows]
+        return of_q, of_k.to(k.dtype), of_v.to(v.dtype), None
+
+
+class _Room:
+    """Scratch matrices (block, L) for queries (G, H, L, d)."""
+
+    def __init__(self, q: Tensor, count: int) -> None:
+        length = q.shape[-2]
+        self.all = q.new_empty(count, min(_BLOCK, length), length)
+
+    def of(self, rows: slice) -> tuple[Tensor, ...]:
+        """Return the matrices for a block of queries, the last one of a group may be smaller."""
+        return self.all[:, : min(rows.stop, self.all.shape[-1]) - rows.start].unbind()
+
+
+def _weights(q: Tensor, k: Tensor, key_mask: Tensor | None, logit: Tensor, weights: Tensor) -> Tensor:
+    """Write the weights (l, L) of queries (l, d) on keys (L, d); `logit` (l, L) is scratch."""
+    torch.mm(q, k.t(), out=logit)
+    return torch.softmax(_hide(logit, key_mask), -1, out=weights)
+
+
+def _each_block(q: Tensor) -> list[tuple[tuple[int, int], slice]]:
+    """List (group, head) and the queries of each block of q (G, H, L, d)."""
+    groups, heads, length, _ = q.shape
+    blocks = [slice(start, start + _BLOCK) for start in range(0, length, _BLOCK)]
+    return [((group, head), rows) for group in range(groups) for head in range(heads) for rows in blocks]
+
+
+def _of(key_mask: Tensor | None, at: tuple[int, int]) -> Tensor | None:
+    return None if key_mask is None else key_mask[at[0], 0]
