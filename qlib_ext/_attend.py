@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 _WHOLE = 32 * 2**20  # bytes of all groups' matrices that are made at once
-_BLOCK, _LONG = 512, 512  # queries a block; keys from which it goes by blocks
+_BLOCK, _LONG = 1024, 512  # queries a block; keys from which it goes by blocks
 _BLOCKED = (torch.bfloat16,)  # precisions in which it does: float32 matrices cost more than torch's
 
 
@@ -35,16 +35,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, *, dropout:
     """
     if q.device.type == "cpu" and not dropout and not torch.compiler.is_compiling():
         length = q.shape[-2]
-        blocks = q.dtype in _BLOCKED and length >= _LONG
-        if blocks or q.shape[:-1].numel() * length * q.element_size() <= _WHOLE:
+        whole = q.shape[:-1].numel() * length * q.element_size() <= _WHOLE
+        if whole or (q.dtype in _BLOCKED and length >= _LONG):
             if key_mask is not None and bool(key_mask.all()):
                 key_mask = None
             q = q * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
             with torch.autocast("cpu", enabled=False):
-                if blocks:
-                    out: Tensor = _Blocks.apply(q, k, v, key_mask)
-                    return out
-                return torch.softmax(_hide(q @ k.transpose(-1, -2), key_mask), -1) @ v
+                if whole:
+                    return torch.softmax(_hide(q @ k.transpose(-1, -2), key_mask), -1) @ v
+                out: Tensor = _Blocks.apply(q, k, v, key_mask)
+                return out
     return scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout, scale=scale)
 
 

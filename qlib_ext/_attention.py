@@ -58,31 +58,41 @@ class Attention(nn.Module):
         self.heads, self.dropout, self.key_dropout, self.scale = heads, dropout, key_dropout, scale
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """Attend within the last but one axis.
+    def forward(self, x: Tensor, key_mask: Tensor | None = None, dim: int = -2) -> Tensor:
+        """Attend along an axis.
 
         Args:
-            x: (..., L, D).
-            key_mask: (..., L) bool, True = may be attended to; a group without any key attends to everything.
+            x: (..., L, D), or (..., L, N, D) with `dim=-3`.
+            key_mask: x's shape without D, bool, True = may be attended to; a group without any key attends to all.
+            dim: axis of the keys, -2 or -3.
 
         Returns:
-            (..., L, D), heads concatenated.
+            As x, heads concatenated.
         """
-        length, d_model = x.shape[-2:]
-        if x.ndim > 3 and x.shape[:-2].numel() > _MAX_GROUPS:
+        qkv = self.qkv(x)
+        if dim == -3:  # only here: whatever works on each vector by itself keeps the axes as they lie in memory
+            qkv, key_mask = qkv.transpose(-3, -2), None if key_mask is None else key_mask.transpose(-2, -1)
+        out = self._by_group(qkv, key_mask)
+        return out.transpose(-3, -2) if dim == -3 else out
+
+    def _by_group(self, qkv: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Map projections (..., L, 3 D) to (..., L, D)."""
+        size = qkv.shape[:-1]
+        length, d_model = size[-1], qkv.shape[-1] // 3
+        if len(size) > 2 and size[:-1].numel() > _MAX_GROUPS:
             keys = repeat(None) if key_mask is None else key_mask
-            return torch.stack([self(day, key) for day, key in zip(x, keys, strict=False)])
+            return torch.stack([self._by_group(day, key) for day, key in zip(qkv, keys, strict=False)])
         by_head = (-1, length, self.heads, d_model // self.heads)
-        q, k, v = (part.reshape(by_head).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))  # (groups, H, L, D/H)
+        q, k, v = (part.reshape(by_head).transpose(1, 2) for part in qkv.chunk(3, -1))  # (groups, H, L, D/H)
         if self.training and self.key_dropout:
-            kept = torch.rand(x.shape[:-1], device=x.device) >= self.key_dropout
+            kept = torch.rand(size, device=qkv.device) >= self.key_dropout
             key_mask = kept if key_mask is None else _with_a_key(kept & key_mask, -1) & key_mask
         if key_mask is not None:
             key_mask = _with_a_key(key_mask, -1).reshape(-1, 1, 1, length)
         dropout = self.dropout if self.training else 0.0
         scale = None if self.scale else 1.0  # None: 1/sqrt(D/H)
         out = attend(q, k, v, key_mask, dropout=dropout, scale=scale)
-        return out.transpose(1, 2).reshape(x.shape)
+        return out.transpose(1, 2).reshape(*size, d_model)
 
 
 class Dropout(nn.Dropout):
@@ -118,10 +128,10 @@ class Aggregation(nn.Module):
         first, second = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
         self.ffn = nn.Sequential(first, nn.ReLU(), Dropout(dropout), second, Dropout(dropout))
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """Map x (..., L, D) to (..., L, D); key_mask (..., L) bool, True = real."""
+    def forward(self, x: Tensor, key_mask: Tensor | None = None, dim: int = -2) -> Tensor:
+        """Map x (..., L, D), or (..., L, N, D) with `dim=-3`, to the same; key_mask without D, bool, True = real."""
         y = self.norm1(x)
-        a = self.norm2(y + self.attention(y, key_mask))
+        a = self.norm2(y + self.attention(y, key_mask, dim))
         return a + self.ffn(a)
 
 

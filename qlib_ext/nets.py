@@ -257,8 +257,7 @@ class MASTER(nn.Module):
                 market = torch.where(present.flatten(1).any(1)[:, None], market, 0.0)
             x = x * self.gate(market)[:, None, None, :]
         y = self.embed(x) + self.positions[: x.shape[1], None]
-        by_stock = None if present is None else present.transpose(1, 2)
-        h = self.intra(y.transpose(1, 2), by_stock).transpose(1, 2)
+        h = self.intra(y, present, dim=-3)
         z = self.inter(h, present)
         e = self.temporal(z, present)
         return _read_out(self.head, e, None if present is None else present[:, -1])

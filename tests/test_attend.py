@@ -48,7 +48,7 @@ def kernel(request, monkeypatch):
     monkeypatch.setattr(_attend._Blocks, "apply", lambda *a: calls.append("blocks") or run(*a))
     monkeypatch.setattr(_attend, "_BLOCK", 4)
     monkeypatch.setattr(_attend, "_LONG", 10 if request.param == "blocks" else 10**9)
-    monkeypatch.setattr(_attend, "_WHOLE", 0 if request.param == "torch" else 2**25)
+    monkeypatch.setattr(_attend, "_WHOLE", 2**25 if request.param == "whole" else 0)
     monkeypatch.setattr(_attend, "_BLOCKED", (torch.bfloat16, torch.float64))
     return request.param, calls
 
@@ -75,7 +75,8 @@ def test_gradients_are_those_of_finite_differences(kernel):
 
 
 @pytest.mark.parametrize("length", [512, 1100])
-def test_long_groups_in_bfloat16_go_by_blocks_and_stay_near(length):
+def test_long_groups_in_bfloat16_go_by_blocks_and_stay_near(length, monkeypatch):
+    monkeypatch.setattr(_attend, "_WHOLE", 0)
     parts = draw(2, 2, length, 16, torch.bfloat16)
     mask = hidden(2, length)
     ours = attend(*parts, mask, dropout=0.0, scale=None)
