@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from qlib.log import get_module_logger
-from qlib.utils.exceptions import LoadObjectError
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import baseline, diagnostics
@@ -44,6 +43,7 @@ from qlib_ext.judge import (
     table_row,
 )
 from qlib_ext.panel import DayPanel
+from qlib_ext.recorder import load_if_there
 
 __all__ = [
     "FACTOR_DEFINITIONS",
@@ -258,13 +258,13 @@ class FoldRecord(_MoneyRecord):
         return {"headline_folds.pkl": table, "definitions.pkl": DEFINITIONS | TABLE_DEFINITIONS}
 
     def _of_folds(self, name: str) -> Any:
-        try:
-            return self.recorder.load_object(f"folds/{name}.pkl")
-        except LoadObjectError as error:
+        found = load_if_there(self.recorder, f"folds/{name}.pkl")
+        if found is None:
             raise ValueError(
                 f"the run has no artifact folds/{name}.pkl, which FoldRecord needs: it is made by FoldEnsemble and "
                 "WalkForwardModel (module_path qlib_ext.model). Use one of them, or take FoldRecord out of `record`"
-            ) from error
+            )
+        return found
 
     def _log(self, table: pd.DataFrame, members: int) -> None:
         numbers = table.drop(columns=["first", "last", "selected"])

@@ -11,7 +11,6 @@ from typing import Any
 
 from qlib.config import C
 from qlib.log import get_module_logger
-from qlib.utils.exceptions import LoadObjectError
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import __version__
@@ -19,6 +18,7 @@ from qlib_ext._report_html import Text, words
 from qlib_ext._report_sections import Context
 from qlib_ext.data import DEFAULT_LABEL, label_span
 from qlib_ext.judge import Money
+from qlib_ext.recorder import load_if_there
 
 logger = get_module_logger("qlib_ext.report")
 
@@ -30,7 +30,8 @@ class ReportRecord(ACRecordTemp):
     """Write `report.html`, one page of all that the records before this one found; put it last into `record`.
 
     It opens offline and in the artifacts' view of the mlflow UI. Sections appear when their artifacts exist: those of
-    LiquidityRecord, FoldRecord, BaselineRecord, PortAnaRecord, the folds' and the gate's.
+    LiquidityRecord, FoldRecord, BaselineRecord, PortAnaRecord, the folds' and the gate's. One that is there and cannot
+    be read is an error.
 
     Args:
         recorder: filled in by qlib.
@@ -57,8 +58,8 @@ class ReportRecord(ACRecordTemp):
         except ImportError as error:
             logger.warning(f"no {PAGE}: {error}. {need_plotly()}, then `qlib-ext report {self.recorder.id}`")
             return {}
-        artifacts = {path: value for path in PATHS if (value := self._found(path)) is not None}
-        task = self._found("task") or {}
+        artifacts = {path: value for path in PATHS if (value := load_if_there(self.recorder, path)) is not None}
+        task = load_if_there(self.recorder, "task") or {}
         run = {"run": str(self.recorder.id), "started": str(self.recorder.start_time or "")[:19]}
         experiment = str(getattr(self.recorder, "experiment_name", None) or _experiment_name(self.recorder))
         made = context_of(
@@ -71,12 +72,6 @@ class ReportRecord(ACRecordTemp):
             self.recorder.save_objects(local_path=str(page), artifact_path=None)
         logger.info(f"report ({size / 1e6:.1f} MB): {Path(self.recorder.get_local_dir()) / 'artifacts' / PAGE}")
         return {}
-
-    def _found(self, path: str) -> Any:
-        try:
-            return self.recorder.load_object(path)
-        except LoadObjectError:
-            return None
 
 
 def need_plotly() -> str:

@@ -18,6 +18,10 @@ import pandas as pd
 DEFAULT_URI = "sqlite:///mlruns.db"
 LATEST = "latest"
 _LEAST_PREFIX = 4
+_UNREADABLE = (  # what a damaged pickle, or one of another version, raises
+    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError),
+    *(IndexError, KeyError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def load_artifacts(run: Run, paths: Iterable[str]) -> dict[str, Any]:
         if file.is_file():
             try:
                 found[path] = pickle.loads(file.read_bytes())
-            except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+            except _UNREADABLE as error:
                 raise ValueError(f"{file} cannot be read: {error}; was it written by another version?") from error
     return found
 

@@ -360,6 +360,9 @@ class Recorder:
             raise LoadObjectError(name)
         return self.objects[name]
 
+    def list_artifacts(self, folder=None):
+        return []
+
     def save_objects(self, *, local_path, artifact_path):
         assert artifact_path is None
         self.objects[Path(local_path).name] = Path(local_path).read_text(encoding="utf-8")
