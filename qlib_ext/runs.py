@@ -105,7 +105,7 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
     if experiment is not None and experiment not in names.values():
         raise ValueError(f"no experiment {experiment!r} in {uri}; there are: {', '.join(sorted(names.values()))}")
     wanted = [number for number, name in names.items() if experiment in (None, name)]
-    found = client.search_runs(wanted, order_by=["attributes.start_time DESC"])
+    found = _every_run(client, wanted)
     return [
         Run(
             id=run.info.run_id,
@@ -116,6 +116,16 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
         )
         for run in found
     ]
+
+
+def _every_run(client: Any, experiments: Sequence[str]) -> list[Any]:
+    """Read the runs of mlflow, the latest first, page by page."""
+    found: list[Any] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_runs(experiments, order_by=["attributes.start_time DESC"], page_token=token)
+        found, token = [*found, *page], page.token or ""
+    return found
 
 
 def load_artifacts(run: Run, paths: Iterable[str]) -> dict[str, Any]:
