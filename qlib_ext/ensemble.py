@@ -7,7 +7,6 @@ block they score: right for comparing models, slightly kind as a headline. The w
 
 from __future__ import annotations
 
-import math
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
@@ -46,6 +45,7 @@ from qlib_ext._folds import (
 )
 from qlib_ext.data import bounds, panel_of, segment_rows
 from qlib_ext.panel import DayPanel
+from qlib_ext.recorder import log_finite
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
 
 __all__ = [
@@ -434,10 +434,10 @@ def recording() -> bool:
 
 
 def report(prefix: str, epoch: int, row: dict[str, float]) -> None:
-    """Log an epoch, and record it where an experiment runs; one bad name or value would end the recorder's thread."""
+    """Log an epoch, and record it where an experiment runs."""
     logger.info(f"{prefix}epoch {epoch}: " + ", ".join(f"{k} {v:.5f}" for k, v in row.items()))
     if recording():
-        R.log_metrics(step=epoch, **{f"{prefix}{k}": v for k, v in row.items() if math.isfinite(v)})
+        log_finite(R, {f"{prefix}{name}": value for name, value in row.items()}, step=epoch)
 
 
 def save_folds(**objects: Any) -> None:

@@ -6,7 +6,6 @@ folds, BaselineRecord for the scores that are free.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,7 +42,7 @@ from qlib_ext.judge import (
     table_row,
 )
 from qlib_ext.panel import DayPanel
-from qlib_ext.recorder import load_if_there
+from qlib_ext.recorder import load_if_there, log_finite
 
 __all__ = [
     "FACTOR_DEFINITIONS",
@@ -113,10 +112,6 @@ class _MoneyRecord(ACRecordTemp):
         given = self.load("pred.pkl")["score"] if scores is None else scores
         grid = given.unstack("instrument").reindex(index=pd.DatetimeIndex(panel.days[rows]), columns=panel.stocks)
         return np.asarray(grid.to_numpy(dtype=np.float64))
-
-    def _log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log what is finite: one bad value would end the recorder's thread."""
-        self.recorder.log_metrics(**{name: float(v) for name, v in metrics.items() if math.isfinite(v)})
 
 
 class LiquidityRecord(_MoneyRecord):
@@ -195,7 +190,7 @@ class LiquidityRecord(_MoneyRecord):
         metrics |= {f"diagnostics.{row}.{key}": float(v) for row, line in quality.T.items() for key, v in line.items()}
         for kind, curve in curves.items():
             metrics |= {f"{kind}.{name}_zero_at": value for name, value in zero_capitals(curve).items()}
-        self._log_metrics(metrics)
+        log_finite(self.recorder, metrics)
         shown = table.to_string(float_format=lambda v: f"{v:.4f}")
         words = "\n".join(f"  {key}: {text}" for key, text in DEFINITIONS.items())
         mean = ", ".join(f"{name} {value:+.3f}" for name, value in exposed.mean().items())
@@ -268,12 +263,13 @@ class FoldRecord(_MoneyRecord):
 
     def _log(self, table: pd.DataFrame, members: int) -> None:
         numbers = table.drop(columns=["first", "last", "selected"])
-        self._log_metrics(
+        log_finite(
+            self.recorder,
             {
                 f"folds.{str(row).replace(' ', '_')}.{key}": float(value)
                 for row, line in numbers.T.items()
                 for key, value in line.items()
-            }
+            },
         )
         chosen = "\n".join(f"  {row}: {text}" for row, text in table["selected"].items())
         logger.info(f"{members} members\n{_shown(table.drop(columns='selected'))}\n{chosen}\n{_words()}")
@@ -324,9 +320,8 @@ class BaselineRecord(_MoneyRecord):
             {name: table_row(self._judge(rows, score)) for name, score in judged.items()}, orient="index"
         )
         numbers = table.drop(columns=["days", "first", "last"])
-        self._log_metrics(
-            {f"baselines.{row}.{key}": float(v) for row, line in numbers.T.items() for key, v in line.items()}
-        )
+        metrics = {f"baselines.{row}.{key}": float(v) for row, line in numbers.T.items() for key, v in line.items()}
+        log_finite(self.recorder, metrics)
         logger.info(f"the same days, money and judge for all\n{_shown(table)}\n{_words('mean over folds', 'selected')}")
         return {
             "baselines.pkl": table,

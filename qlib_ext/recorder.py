@@ -1,10 +1,12 @@
 """Where runs are kept and where data come from: classes named in `qlib_init` of a workflow; what a run's recorder has.
 
-`load_if_there` reads an artifact of a recorder.
+`load_if_there` reads an artifact of a recorder, `log_finite` logs metrics to it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -72,6 +74,19 @@ def load_if_there(recorder: Any, path: str) -> Any:
             f"the run's artifact {path} is there but cannot be read: {error}. It is damaged, or was written by another "
             "version: run the record that writes it again, or the whole run"
         ) from error
+
+
+def log_finite(recorder: Any, metrics: Mapping[str, float], step: int | None = None) -> None:
+    """Log those of the metrics that are finite, at a step where one is given: one bad value would end qlib's thread.
+
+    Args:
+        recorder: of qlib, or `R`.
+        metrics: by name.
+        step: such as the epoch.
+    """
+    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    if finite:
+        recorder.log_metrics(**({} if step is None else {"step": step}), **finite)
 
 
 def _database(uri: str) -> Path:

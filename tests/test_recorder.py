@@ -2,10 +2,11 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from qlib_ext.record import FoldRecord
-from qlib_ext.recorder import SqliteExpManager, load_if_there
+from qlib_ext.recorder import SqliteExpManager, load_if_there, log_finite
 from qlib_ext.report_record import ReportRecord
 
 
@@ -48,3 +49,12 @@ def test_broken_folds_are_not_called_absent(kept):
         FoldRecord._of_folds(record, "fold_map")
     with pytest.raises(ValueError, match=r"has no artifact folds/oof\.pkl"):
         FoldRecord._of_folds(record, "oof")
+
+
+def test_only_what_is_finite_is_logged():
+    logged = []
+    recorder = SimpleNamespace(log_metrics=lambda step=None, **metrics: logged.append((step, metrics)))
+    log_finite(recorder, {"a": 1, "b": float("nan"), "c": float("inf"), "d": np.float32(0.5)})
+    log_finite(recorder, {"a": 2.0}, step=0)
+    log_finite(recorder, {"b": float("nan")}, step=3)
+    assert logged == [(None, {"a": 1.0, "d": 0.5}), (0, {"a": 2.0})]
