@@ -309,7 +309,7 @@ def test_macro_files(tmp_path):
             read_macro([csv])
     with pytest.raises(ValueError, match="no .csv or .parquet"):
         read_macro([tmp_path / "x.xlsx"])
-    with pytest.raises(ValueError, match=r"no column 'us10'; close: \['us10y'\]"):
+    with pytest.raises(ValueError, match=r"no column 'us10'; close: \['us10y'\]; .*, or leave the series us10 out"):
         macro({"us10": {"foreign": True}}, table_of())
     with pytest.raises(ValueError, match=r"us10y is 'n.a.' on 2020-01-02"):
         macro({"us10y": {"foreign": True}}, pd.DataFrame({"us10y": ["n.a."]}, pd.DatetimeIndex(["2020-01-02"])))
@@ -383,13 +383,30 @@ def months_table(days=1, size=14):
 
 
 def test_no_month_is_published_before_it_is_over():
+    # month ends differ: 2020-02-01 + 30 is in March, 2020-03-01 + 30 is the 31st; least: the longest month's days
     how = {"foreign": False, "frequency": "monthly"}
-    for lag in (0, 10, 27):
-        with pytest.raises(ValueError, match=f"release_lag={lag} would publish it before .*first day, for example 40"):
-            macro({"cpi": how | {"release_lag": lag}}, months_table())
-    assert len(macro({"cpi": how | {"release_lag": 28}}, months_table())[0])
+    for day, least in ((1, 31), (10, 22), (28, 4), (31, 1)):  # 31: the months' last days
+        table = months_table()
+        table.index = table.index + pd.offsets.MonthEnd(0) if day == 31 else table.index + pd.Timedelta(days=day - 1)
+        over = table.index + pd.offsets.MonthEnd(0)
+        for lag in range(60):
+            if lag < least:
+                with pytest.raises(ValueError, match=f"release_lag={lag} would be .* over; {least} is the smallest"):
+                    macro({"cpi": how | {"release_lag": lag}}, table)
+                continue
+            level = macro({"cpi": how | {"release_lag": lag}}, table)[0]["cpi_level"]
+            known = {value: level.index[(level == value).to_numpy()][0] for value in level.unique()}
+            ends = dict(zip(table["cpi"], over, strict=True))
+            assert all(known[value] > ends[value] for value in known), (day, lag)
+    with pytest.raises(ValueError, match=r"cpi of 2019-10-01 with release_lag=28 .* on 2019-10-29, .*or give release"):
+        macro({"cpi": how | {"release_lag": 28}}, months_table())
+    with pytest.raises(ValueError, match=r"cpi of 2020-03-01 with release_lag=29 .* on 2020-03-30"):  # 1 March is out
+        macro({"cpi": how | {"release_lag": 29}}, months_table().loc["2020-02-01":"2020-03-01"])
+    mixed = months_table(days=28)
+    mixed.index = mixed.index.where(mixed.index.month != 3, mixed.index - pd.Timedelta(days=20))
+    with pytest.raises(ValueError, match="cpi of 2020-03-08 with release_lag=10 .*; 24 is the smallest"):  # one row
+        macro({"cpi": how | {"release_lag": 10}}, mixed)
     assert len(macro({"cpi": how | {"release": "date"}}, months_table())[0])  # the first days are those of release
-    assert len(macro({"cpi": how | {"release_lag": 10}}, months_table(days=28))[0])  # dated by the months' ends
 
 
 def test_a_late_release_of_an_older_month_replaces_nothing():
