@@ -199,6 +199,35 @@ def no_change(folder):
     return {"no_change"}
 
 
+def _nothing_known(folder, field):
+    on_all(folder, [field], lambda v: np.full(len(v), np.nan))
+
+
+def open_all_nan(folder):
+    _nothing_known(folder, "open")
+    return {"no_price_field"}
+
+
+def open_all_nan_for_one(folder):
+    edit(folder, codes(folder)[0], open=lambda v: np.full(len(v), np.nan))
+    return {"no_price_field", "incomplete_bar"}
+
+
+def factor_all_nan(folder):
+    _nothing_known(folder, "factor")
+    return {"no_factor"}
+
+
+def vwap_all_nan(folder):
+    _nothing_known(folder, "vwap")
+    return {"no_vwap"}
+
+
+def change_all_nan(folder):
+    _nothing_known(folder, "change")
+    return {"no_change"}
+
+
 def price_not_positive(folder):
     code = codes(folder)[0]
     edit(folder, code, close=at(quiet_day(folder, code), lambda v: -v))
@@ -359,7 +388,8 @@ def thin_day(folder):
 PLANTS = [
     calendar_duplicate, calendar_order, calendar_gap, calendar_weekend, list_line, list_overlap, listed_no_data,
     indices, not_a_share, folder_twice, file_length, file_length_beyond, file_start, field_span, no_price_field,
-    no_factor, no_vwap, no_change, price_not_positive, price_infinite, bar_order, incomplete_bar, vwap_outside,
+    no_factor, no_vwap, no_change, open_all_nan, open_all_nan_for_one, factor_all_nan, vwap_all_nan, change_all_nan,
+    price_not_positive, price_infinite, bar_order, incomplete_bar, vwap_outside,
     volume_negative, zero_volume, repeated_bar, absurd_return, beyond_limit, factor_gaps, factor_jump, factor_cents,
     change_percent, change_raw, change_wrong, identical_series, units, units_mixed, stock_turnover, shares_as_lots,
     turnover_jump, stale_stock, stale_market, thin_day,
