@@ -221,8 +221,8 @@ def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.
             known = [str(c) for c in table.columns]
             close = difflib.get_close_matches(column, known, n=3)
             raise ValueError(
-                f"macro_state: no column {column!r}; close: {close}; the file has {', '.join(known)}; add the column, or "
-                f"leave the series {name} out of the configuration"
+                f"macro_state: no column {column!r}; close: {close}; the file has {', '.join(known)}; add it, or leave "
+                f"the series {name} out of the configuration"
             )
     value = pd.to_numeric(table[name], errors="coerce").astype(float)
     strange = table[name].notna() & ~np.isfinite(value)
