@@ -78,7 +78,7 @@ def packed_holdings(positions: pd.DataFrame, labels: pd.DataFrame | None, contex
     long = pd.DataFrame({"day": days, "place": place, "yuan": yuan.to_numpy()})
     long["share"] = positions["weight"].to_numpy()
     gain = None
-    if labels is not None:
+    if labels is not None and context.horizon is not None:
         gain = yuan.to_numpy() * labels.iloc[:, 0].reindex(positions.index).fillna(0.0).to_numpy() / context.horizon
     long["gain"] = np.nan if gain is None else gain
     largest = (

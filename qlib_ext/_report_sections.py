@@ -47,7 +47,7 @@ class Context:
         capital: yuan placed each day, None where not known.
         costs: what "net" and "net of impact" charge.
         benchmark: code of the index, or None.
-        horizon: days of the label.
+        horizon: days of the label, None where not known.
 
     """
 
@@ -57,7 +57,7 @@ class Context:
     capital: float | None = None
     costs: Text = field(default_factory=lambda: words("costs are not known"))
     benchmark: str | None = None
-    horizon: int = 1
+    horizon: int | None = None
 
     def scope(self, index: Any, extra: Text | None = None) -> Text:
         """Days, universe and a remark, for the line below a heading."""
@@ -192,10 +192,15 @@ def quantiles(artifacts: Artifacts, context: Context) -> Section | None:
         return None
     known = frame.dropna(how="all")
     mean = words("Mean label by quantile of the score; error bars: Newey-West standard error of the mean over days.")
+    if context.horizon is None:
+        mean = words(
+            "Mean label by quantile of the score; error bars: Newey-West standard error, the label's days, not "
+            "recorded, taken as 1."
+        )
     total = words("Equal weight within a quantile, no caps; sums, not compounded.")
     return Section(
         "quantiles", words("Returns by quantile of the score"), context.scope(known.index, words("no costs, no caps")),
-        (Chart("quantile-means", figures.quantile_means(known, context.horizon), mean),
+        (Chart("quantile-means", figures.quantile_means(known, context.horizon or 1), mean),
          Chart("quantile-curves", figures.quantile_curves(known), total)),
     )  # fmt: skip
 

@@ -122,6 +122,8 @@ ZH = {
     "summed label less the mean of all (%)": "标签收益累加，减各组均值（%）",
     "Mean label by quantile of the score; error bars: Newey-West standard error of the mean over days.":
         "各得分分组的平均标签收益；误差线：各日均值的 Newey-West 标准误。",
+    "Mean label by quantile of the score; error bars: Newey-West standard error, the label's days, not recorded, taken as "
+    "1.": "各得分分组的平均标签收益；误差线：Newey-West 标准误，标签天数未记录，按 1 日计。",
     "Equal weight within a quantile, no caps; sums, not compounded.": "组内等权，无上限约束；累加，不复利。",
     # exposures
     "Exposures of the score": "得分的风险暴露", "rank correlation, mean of {days} days (1)": "秩相关系数，{days} 日均值",
@@ -217,6 +219,7 @@ ZH = {
     "not reached": "未达成", "stocks not reached": "未达成股票数", "in stocks": "股票部分", "turnover not known": "成交额未知",
     "delisting": "退市",
     # header
+    "not recorded": "未记录", "none": "无", "none, the universe mean alone": "无，仅用股票池均值",
     "experiment": "实验", "run": "运行", "started": "开始时间", "loss": "损失函数", "target": "目标",
     "weights by": "权重依据", "seeds": "随机种子", "features": "特征", "label": "标签", "data": "数据", "universe": "股票池",
     "train and valid": "训练与验证", "capital": "资金", "costs": "费用", "liquidity": "流动性", "rules": "规则", "units": "单位",

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import dataclasses
 import os
 import re
 import shutil
@@ -213,11 +214,15 @@ def test_holdings_by_hand():
         [(days[0], "A"), (days[0], "B"), (days[1], "B")], names=["datetime", "instrument"]
     )
     positions = pd.DataFrame({"yuan": [30.0, 60.0, 20.0], "weight": [0.3, 0.6, 0.2]}, index)
-    found = packed_holdings(positions, pd.DataFrame({"LABEL0": [0.1, 0.1, -0.05]}, index), CONTEXT)
+    label = pd.DataFrame({"LABEL0": [0.1, 0.1, -0.05]}, index)
+    found = packed_holdings(positions, label, dataclasses.replace(CONTEXT, horizon=1))
     assert found["days"] == ["2022-01-04", "2022-01-05"] and found["codes"] == ["A", "B"]
     assert found["top"] == [[1, 60, 0, 30], [1, 20]]
     assert found["stocks"] == [[1, 2, 40, 0.6, 5], [0, 1, 30, 0.3, 3]]
-    assert packed_holdings(positions, None, CONTEXT)["stocks"][0][-1] is None
+    twice = packed_holdings(positions, label, dataclasses.replace(CONTEXT, horizon=2))
+    assert [row[-1] for row in twice["stocks"]] == [2, 2]  # 2.5 and 1.5, rounded to the even
+    for labels, context in ((None, CONTEXT), (label, dataclasses.replace(CONTEXT, horizon=None))):
+        assert packed_holdings(positions, labels, context)["stocks"][0][-1] is None
 
 
 def test_numbers_are_written_with_their_unit():
@@ -420,6 +425,54 @@ def test_context_takes_the_run_s_own_numbers():
     task = copy.deepcopy(task)
     task["dataset"]["kwargs"]["handler"]["kwargs"]["label"] = ["Ref($close, -6)/Ref($close, -1) - 1"]
     assert context_of(task, {}, {}, provider="p").horizon == 5
+
+
+def fact(context, name):
+    (value,) = (value for key, value in context.facts if key.en == name)
+    return value if isinstance(value, str) else value.en
+
+
+@pytest.mark.parametrize(
+    ("dataset", "handler", "said", "horizon"),
+    [
+        ({}, {"class": "Alpha360", "module_path": "qlib.contrib.data.handler"}, "$close, -2", 1),
+        ({}, {"class": "Alpha158vwap", "module_path": "qlib.contrib.data.handler"}, "$vwap, -2", 1),
+        ({}, {"class": "Alpha158", "module_path": "my.handlers"}, "not recorded", None),
+        ({}, {"class": "MyHandler", "module_path": "qlib_ext.handler"}, "not recorded", None),
+        ({"label_days": [1, 6]}, {"class": "MyHandler"}, "not recorded", 5),
+        ({"label": "Ref($open, -4)/Ref($open, -1) - 1"}, {"class": "MyHandler"}, "$open, -4", 3),
+        ({"label": "Mean($close, 5)"}, {"class": "MyHandler"}, "Mean($close, 5)", None),
+        ({}, {"class": "DataHandlerLP", "kwargs": {"data_loader": {"kwargs": {"config": {
+            "label": [["Ref($close, -3)/Ref($close, -1) - 1"], ["LABEL0"]]}}}}}, "$close, -3", 2),
+    ],
+)  # fmt: skip
+def test_the_header_names_no_label_that_is_not_known(dataset, handler, said, horizon):
+    made = context_of({"dataset": {"kwargs": {**dataset, "handler": handler}}}, {}, {}, provider="p")
+    assert said in fact(made, "label") and made.horizon == horizon
+    known = context_of({"dataset": {"kwargs": {"handler": handler}}}, {}, {}, provider="p", label="Ref($a, -3)/$a - 1")
+    assert fact(known, "label") == "Ref($a, -3)/$a - 1" and known.horizon == 3
+
+
+def test_without_a_record_of_money_the_header_claims_none(artifacts):
+    made = context_of(TASK | {"record": [{"class": "SignalRecord"}]}, {}, {"experiment": "e"}, provider="p")
+    assert (made.capital, made.benchmark, made.costs.en) == (None, None, "costs are not known")
+    assert [fact(made, name) for name in ("capital", "costs", "benchmark")] == ["not recorded"] * 3
+    page = report_html(artifacts, made)
+    assert "未记录" in page and "million yuan, at most" not in page and "the capital is not known" in page
+    empty = context_of({}, {}, {}, provider="p")  # a run made in Python
+    assert [fact(empty, name) for name in ("label", "liquidity", "capital")] == ["not recorded"] * 3
+    assert empty.horizon is None
+    alone = context_of(TASK, {}, {}, provider="p")
+    assert alone.benchmark is None and fact(alone, "benchmark").startswith("none") and alone.capital == 2e8
+
+
+def test_the_record_asks_its_dataset_for_the_label(artifacts, said, monkeypatch):
+    monkeypatch.setattr(report_record, "C", {"provider_uri": "a-folder"})
+    recorder = Recorder({**artifacts, "task": {"dataset": {"kwargs": {"handler": {"class": "MyHandler"}}}}})
+    label = "Ref($close, -4)/Ref($close, -1) - 1"
+    loader = SimpleNamespace(fields={"label": ([label], ["LABEL0"])})
+    ReportRecord(recorder, SimpleNamespace(handler=SimpleNamespace(data_loader=loader)))._generate()
+    assert label in recorder.objects["report.html"]
 
 
 # --- a browser
