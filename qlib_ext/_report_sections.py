@@ -237,7 +237,8 @@ def learning(artifacts: Artifacts, context: Context) -> Section | None:
     count = frame[["fold", "seed"]].drop_duplicates()
     scope = words("{n} members; in training and on their validation days; no costs", n=len(count))
     caption = words(
-        "Dotted: training loss, solid: validation loss; below: the metric on validation days; star: its best epoch."
+        "A colour and a dash a member. Thin: training loss, thick: validation loss; below: the metric on validation "
+        "days; star: its best epoch."
     )
     parts: list[str | Chart] = [Chart("learning", figures.learning(frame, metric), caption)]
     if members is not None:

@@ -77,6 +77,7 @@ LABELS = {
     "performance.excess_gross": "before costs, less the benchmark", "performance.excess_net": "after all costs, less the benchmark", "target_reached": "How far the target was reached",
     "liquidation": "Days to sell the book", "excess_gross": "gross, in excess", "excess_net": "net of fees, in excess",
     "benchmark": "benchmark", "daily_excess": "mean daily excess", "daily_excess_error": "its standard error",
+    "daily_return": "mean daily return", "wpcc": "weighted correlation", "liq_wpcc": "weighted correlation, by label and liquidity",
     "mean_days": "days, mean", "max_days": "days, slowest stock", "share_reached": "share reached", "unreached": "not reached",
     "unreached_names": "stocks not reached", "held": "in stocks", "unknown": "turnover not known", "delisting": "delisting", "share_below_zero": "draws at or below 0",
 }  # fmt: skip
@@ -107,8 +108,8 @@ ZH = {
     "zoom.":
         "按日复利，现金收益为 0；相对市场或指数的差额按每日差额复利。下图：自此前最高点（含起点）的跌幅。点击名称显示或隐藏，拖动可放大。",
     # correlation
-    "IC and RankIC": "IC 与 RankIC", "correlation (1)": "相关系数", "mean correlation (1)": "平均相关系数", "month": "月份",
-    "{name}, mean of {days} days": "{name}，{days} 日均值",
+    "IC and RankIC": "IC 与 RankIC", "correlation (1)": "相关系数（1）", "mean correlation (1)": "平均相关系数（1）", "month": "月份",
+    "{name}, mean of {days} days": "{name}，{days} 日均值", "{name}, mean of {days} days (1)": "{name}，{days} 日均值（1）",
     "Correlation of score and label across the day's stocks.": "当日各股票得分与标签的相关系数。",
     "Error bars: standard deviation / sqrt(days).": "误差线：标准差 / sqrt(天数)。", "value": "数值",
     "standard error": "标准误", "days": "天数", "first day": "首日", "last day": "末日", "error of IC": "IC 误差",
@@ -126,17 +127,20 @@ ZH = {
     "1.": "各得分分组的平均标签收益；误差线：Newey-West 标准误，标签天数未记录，按 1 日计。",
     "Equal weight within a quantile, no caps; sums, not compounded.": "组内等权，无上限约束；累加，不复利。",
     # exposures
-    "Exposures of the score": "得分的风险暴露", "rank correlation, mean of {days} days (1)": "秩相关系数，{days} 日均值",
+    "Exposures of the score": "得分的风险暴露", "rank correlation, mean of {days} days (1)": "秩相关系数，{days} 日均值（1）",
     "Rank correlation of score and factor across the day's stocks: what the score is a bet on.":
         "当日各股票得分与因子的秩相关：得分实际押注于什么。",
     "volatility": "波动率", "liquidity (size)": "流动性（规模）", "reversal": "反转", "mean": "均值",
     "standard deviation": "标准差", "least": "最小", "most": "最大", "exposure to volatility": "波动率暴露",
     # learning and folds
-    "Learning curves": "学习曲线", "epoch": "轮次", "loss (1)": "损失", "training": "训练", "validation": "验证",
+    "Learning curves": "学习曲线", "epoch": "轮次", "loss (1)": "损失（1）", "training": "训练", "validation": "验证",
     "fold {fold}, seed {seed}: ": "折 {fold}，种子 {seed}：", "chosen": "选中",
     "{n} members; in training and on their validation days; no costs": "{n} 个成员；训练中及其验证日上的表现；不含费用",
-    "Dotted: training loss, solid: validation loss; below: the metric on validation days; star: its best epoch.":
-        "虚线：训练损失，实线：验证损失；下图：验证日上的指标；星号：其最佳轮次。",
+    "A colour and a dash a member. Thin: training loss, thick: validation loss; below: the metric on validation days; star: its best epoch.":
+        "每个成员一种颜色与线型。细线：训练损失，粗线：验证损失；下图：验证日上的指标；星号：其最佳轮次。",
+    "{name}, on validation days (1)": "{name}，验证日（1）", "{name}, on validation days (%)": "{name}，验证日（%）",
+    "mean daily return": "日均收益", "weighted correlation": "加权相关系数",
+    "weighted correlation, by label and liquidity": "加权相关系数（标签乘流动性）",
     "Folds": "各折", "fold": "折", "fold {fold}": "折 {fold}", "trading day": "交易日", "train": "训练", "gap": "间隔",
     "valid": "验证", "test": "测试", "mean over folds": "各折均值", "all out-of-fold days": "全部折外日期",
     "Training, gap, validation and test days of each fold; a thin gap may be narrower than a pixel.":
@@ -146,7 +150,7 @@ ZH = {
     "validation from": "验证起", "validation to": "验证止", "test from": "测试起", "test to": "测试止",
     # baselines and gate
     "Free scores on the same days": "相同日期上的免费得分", "5-day reversal": "5 日反转", "low volatility": "低波动",
-    "small turnover": "小成交额", "What the gate selects": "门控的选择", "feature": "特征", "weight": "权重",
+    "small turnover": "小成交额", "What the gate selects": "门控的选择", "feature": "特征", "weight (1)": "权重（1）",
     "The features whose weight is furthest from 1 on average; 1: as a network without the gate has it.":
         "平均而言权重离 1 最远的特征；1：与无门控的网络相同。", "{n} features": "{n} 个特征",
     "market feature": "市场特征", "rank correlation": "秩相关系数", "weight where it is low": "其低位时的权重",
@@ -180,7 +184,7 @@ ZH = {
     "costs of the exchange are in where it says so": "注明处已含交易费用",
     "Costs and participation": "费用与参与率", "cost (yuan)": "费用（元）", "commission": "佣金", "transfer fee": "过户费",
     "stamp duty": "印花税", "market impact": "冲击成本", "of what was traded (basis points)": "占成交额（基点）",
-    "share of the stock's liquidity (%)": "占该股流动性（%）", "fills (number)": "成交笔数",
+    "share of the stock's liquidity (%)": "占该股流动性（%）", "fills (number)": "成交数（笔）",
     "What the fills of each month cost, by part.": "每月成交的费用构成。",
     "Yuan of each fill / trailing mean turnover of the stock, known the day before.":
         "每笔成交金额 / 该股此前平均成交额（前一日已知）。",
@@ -237,6 +241,7 @@ ZH = {
     "marina-rules {version}; {n} records cited below": "marina-rules {version}；引用 {n} 条记录，见下",
     "marina-rules {version}": "marina-rules {version}",
     # comparison
+    "A colour a run, a dash a series.": "每个运行一种颜色，每个序列一种线型。",
     "Differences, day by day": "逐日配对差异", "The same table for all": "同一张总表", "The same curves for all": "同一组曲线",
     "{run} less {against}": "{run} 减 {against}", "difference": "差异", "95% from": "95% 区间下限", "95% to": "95% 区间上限",
     "circular block bootstrap of the days: {draws} draws of blocks of {block} days, seed {seed}; the days of all runs "
