@@ -1,6 +1,7 @@
 """The judge behind the records, the fold table, the baselines, and what the records write."""
 
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,11 +211,28 @@ def test_days_without_an_outcome_are_left_out():
 
 def test_benchmark_rows():
     panel, score = two_blocks()
-    index = pd.Series([0.01, 0.0, 0.0], pd.DatetimeIndex(panel.days[:3]), name="SH000300")  # the last day: 0
+    index = pd.Series([0.01, 0.0, 0.0, 0.0], pd.DatetimeIndex(panel.days), name="SH000300")
     found = judge(panel, np.arange(4), score, Money(), SPAN, index)
     got = found.returns["capped_buyable_gross_over_SH000300"]
     np.testing.assert_allclose(got, [0.09, -0.10, 0.05, 0.20], atol=1e-7)
     assert np.isnan(found.table.loc["SH000300", "mean_ic"]) and np.isfinite(found.table.loc["market", "mean_return"])
+
+
+def test_missing_days_of_the_benchmark_are_counted(panel):
+    rows, score = np.arange(60), score_grid(panel, np.arange(60))  # the last two days have no outcome
+    index = pd.Series(0.01, pd.DatetimeIndex(panel.days), name="SH000300")
+    last = [58, 59]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = judge(panel, rows, score, Money(), SPAN, index.drop(index.index[last]))
+    index.iloc[[7, 30]] = np.nan
+    with pytest.warns(UserWarning, match="SH000300 has no return on 2 of 58 days, the first 2020-03-11: taken as 0"):
+        found = judge(panel, rows, score, Money(), SPAN, index)
+    gap = found.returns["capped_buyable_net_over_SH000300"] - whole.returns["capped_buyable_net_over_SH000300"]
+    np.testing.assert_allclose(gap.to_numpy(), np.where(np.isin(np.arange(58), [7, 30]), 0.01, 0.0), atol=1e-12)
+    index.iloc[20] = np.nan  # 3 of 58 are 5.2%
+    with pytest.raises(ValueError, match="on 3 of 58 days, the first 2020-03-11: more than 5%"):
+        judge(panel, rows, score, Money(), SPAN, index)
 
 
 # --- baselines
