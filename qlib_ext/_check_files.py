@@ -183,6 +183,7 @@ def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tall
     differ: list[str] = []
     for n, code in enumerate(codes):
         spans: dict[str, tuple[int, int]] = {}
+        closes = 0
         for name in FIELDS:
             series = read_series(provider.places[code] / f"{name}.day.bin", count, tally)
             if series is None:
@@ -191,10 +192,10 @@ def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tall
             start, values = series
             spans[name] = (start, len(values))
             known = np.isfinite(values)
-            if not known.any():
+            if not known.any() and (name != "change" or closes != 1):  # the first bar of a stock has no return
                 missing[name].append(code)
-            elif name == "close":
-                first[n] = start + int(known.argmax())
+            if name == "close" and known.any():
+                closes, first[n] = int(known.sum()), start + int(known.argmax())
             low, high = max(start, begin), min(start + len(values), stop)
             if low < high:
                 grids[name][n, low - begin : high - begin] = values[low - start : high - start]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -228,6 +229,15 @@ def change_all_nan(folder):
     return {"no_change"}
 
 
+def first_day_of_a_stock(folder):  # which has no return yet
+    new = codes(folder)[0]
+    length = len(values_of(folder, new, "close"))
+    for field in (*BAR, "factor"):
+        last = np.nan if field == "change" else values_of(folder, new, field)[-1]
+        np.array([length - 1, last], "<f4").tofile(file_of(folder, new, field))
+    return set()
+
+
 def price_not_positive(folder):
     code = codes(folder)[0]
     edit(folder, code, close=at(quiet_day(folder, code), lambda v: -v))
@@ -323,6 +333,21 @@ def change_percent(folder):
     return {"change_percent"}
 
 
+def change_percent_of_some(folder):
+    on_all(folder, ["change"], lambda v: 100 * v, codes(folder)[:12])
+    return {"change_percent"}
+
+
+def change_percent_of_one(folder):
+    on_all(folder, ["change"], lambda v: 100 * v, codes(folder)[3:4])
+    return {"change_percent"}
+
+
+def change_percent_of_late(folder):  # fractions, then percent
+    on_all(folder, ["change"], at(slice(-50, None), lambda v: 100 * v), codes(folder))
+    return {"change_percent"}
+
+
 def change_raw(folder):
     for code in every(folder):
         factor = pd.Series(values_of(folder, code, "factor").astype(float))
@@ -351,6 +376,37 @@ def units(folder):
 def units_mixed(folder):
     on_all(folder, ["amount"], lambda v: 10 * v, codes(folder)[:3])
     return {"units_mixed"}
+
+
+def units_step(folder):  # shares, then lots, or the other way round
+    on_all(folder, ["volume"], at(slice(-73, None), lambda v: 100 * v), codes(folder))
+    return {"units_step"}
+
+
+def units_step_of_few_days(folder):
+    on_all(folder, ["volume"], at(slice(-8, None), lambda v: v / 100), codes(folder)[:2])
+    return {"units_step"}
+
+
+def units_step_of_the_factor(folder):  # $volume adjusted, then not
+    for code in codes(folder):
+        factor = values_of(folder, code, "factor")[-60:]
+        edit(folder, code, volume=at(slice(-60, None), lambda v, factor=factor: v * factor))
+    return {"units_step"}
+
+
+def turnover_step(folder):  # as `units_step`, without $amount to hold it against, of some stocks
+    on_all(folder, ["volume"], lambda v: 100 * v)
+    on_all(folder, ["volume"], at(slice(-73, None), lambda v: v / 100), codes(folder)[::4])
+    [file_of(folder, code, "amount").unlink() for code in every(folder)]
+    return {"turnover_step"}
+
+
+def turnover_cluster(folder):  # 30% of the stocks in lots, the others in shares, no $amount
+    on_all(folder, ["volume"], lambda v: 100 * v)
+    on_all(folder, ["volume"], lambda v: v / 100, every(folder)[::3])
+    [file_of(folder, code, "amount").unlink() for code in every(folder)]
+    return {"turnover_cluster"}
 
 
 def stock_turnover(folder):
@@ -389,9 +445,11 @@ PLANTS = [
     calendar_duplicate, calendar_order, calendar_gap, calendar_weekend, list_line, list_overlap, listed_no_data,
     indices, not_a_share, folder_twice, file_length, file_length_beyond, file_start, field_span, no_price_field,
     no_factor, no_vwap, no_change, open_all_nan, open_all_nan_for_one, factor_all_nan, vwap_all_nan, change_all_nan,
-    price_not_positive, price_infinite, bar_order, incomplete_bar, vwap_outside,
+    first_day_of_a_stock, price_not_positive, price_infinite, bar_order, incomplete_bar, vwap_outside,
     volume_negative, zero_volume, repeated_bar, absurd_return, beyond_limit, factor_gaps, factor_jump, factor_cents,
-    change_percent, change_raw, change_wrong, identical_series, units, units_mixed, stock_turnover, shares_as_lots,
+    change_percent, change_percent_of_some, change_percent_of_one, change_percent_of_late, change_raw, change_wrong,
+    identical_series, units, units_mixed, units_step, units_step_of_few_days, units_step_of_the_factor, turnover_step,
+    turnover_cluster, stock_turnover, shares_as_lots,
     turnover_jump, stale_stock, stale_market, thin_day,
 ]  # fmt: skip
 
@@ -417,7 +475,13 @@ def test_every_check_is_planted_somewhere():
 # --- what needs more than a plant
 
 
-@pytest.mark.parametrize("options", [{}, {"n_stocks": 120, "years": 1.5, "start": "2023-01-03", "seed": 3}], ids=str)
+OTHERS = [
+    {"n_stocks": 120, "years": 1.5, "start": "2023-01-03", "seed": 3},
+    {"n_stocks": 200, "years": 2.0, "start": "2021-06-01", "seed": 11},
+]
+
+
+@pytest.mark.parametrize("options", [{}, *OTHERS], ids=str)
 def test_the_embedded_market_is_quiet(options, base, tmp_path):
     folder = make_market(tmp_path / "other", **options) if options else base
     table = check_data(folder)
@@ -433,6 +497,28 @@ def test_the_embedded_market_is_quiet(options, base, tmp_path):
     assert counts["suspended"] == suspended
     assert 0.002 * bars < counts["limit_bars"] < 0.02 * bars
     assert counts["unit_profile"] == 1
+
+
+@pytest.mark.parametrize("options", [{"n_stocks": 60, "years": 1}, *OTHERS], ids=str)
+def test_the_embedded_market_is_quiet_without_amounts(options, tmp_path):
+    folder = make_market(tmp_path / "other", **options)
+    on_all(folder, ["volume"], lambda v: 100 * v)
+    [file_of(folder, code, "amount").unlink() for code in every(folder)]
+    table = check_data(folder)
+    assert spoken(table) == set(), table.to_string()
+    assert {"turnover_step", "turnover_cluster"} <= set(table.attrs["quiet"])
+
+
+def test_a_step_has_its_date_and_its_size(market):
+    days = (market / "calendars" / "day.txt").read_text().split()
+    one, other = codes(market)[:2]
+    edit(market, one, volume=at(slice(-73, None), lambda v: 100 * v))
+    edit(market, other, volume=at(slice(None, 20), lambda v: v / 100))
+    row = check_data(market).set_index("check").loc["units_step"]
+    assert row[["severity", "count", "of"]].tolist() == ["warning", 2, 60]
+    told = re.findall(r"(\w+) (\S+): ([\d.e-]+), then ([\d.e-]+)", row["example"])
+    assert [(code, day) for code, day, _, _ in told] == [(one, days[-73]), (other, days[20])]
+    assert [float(after) / float(before) for *_, before, after in told] == pytest.approx([0.01, 0.01], rel=0.03)
 
 
 @pytest.mark.parametrize(("nth", "padded", "expected"), [(5, 0, set()), (5, 1, set()), (6, 0, {"beyond_limit"})])
