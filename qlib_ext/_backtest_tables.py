@@ -39,10 +39,10 @@ def book_liquidity(days: pd.Index, exchange: AShareExchange, strategy: Any) -> p
     options = strategy if isinstance(strategy, LiquidityTopNStrategy) else exchange.options
     window, codes = options.liquidity_window, sorted(exchange.quote.get_all_stock())
     first = days[0] - pd.Timedelta(days=2 * window + 30)  # for the last known value
-    return load_liquidity(codes, first, days[-1], profile=profile_of(options.liquidity, exchange), window=window)
+    return load_liquidity(codes, first, days[-1], profile=decided_profile(options.liquidity, exchange), window=window)
 
 
-def profile_of(given: str, exchange: Any) -> str:
+def decided_profile(given: str, exchange: Any) -> str:
     """Return what `auto` came to in the exchange: deciding it again takes half a minute on a whole market."""
     decided = given == "auto" and isinstance(exchange, AShareExchange) and exchange.options.liquidity == "auto"
     return exchange.turnover_profile if decided else given

@@ -25,12 +25,12 @@ from qlib_ext._backtest_tables import (
     REPORT,
     all_blocked,
     book_liquidity,
+    decided_profile,
     flat,
     holdings,
     log_metrics,
     log_tables,
     make_tables,
-    profile_of,
     shown,
 )
 from qlib_ext._exchange_options import prices
@@ -224,7 +224,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         exchange = get_exchange(**(span | self._exchange_kwargs()))
         config = self._filled(self.strategy_config, pred)
         if (named := _named(config, "LiquidityTopNStrategy")) is not None:
-            named["kwargs"]["liquidity"] = profile_of(named["kwargs"].get("liquidity", "auto"), exchange)
+            named["kwargs"]["liquidity"] = decided_profile(named["kwargs"].get("liquidity", "auto"), exchange)
         strategy = init_instance_by_config(config, accept_types=BaseStrategy)
         executor = init_instance_by_config(self._filled(self.executor_config, pred), accept_types=BaseExecutor)
         return strategy, executor, exchange

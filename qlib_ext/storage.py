@@ -54,6 +54,13 @@ def read_fields(
     }
 
 
+def wide(instruments: list[str], expressions: list[str], start: Any, end: Any) -> list[pd.DataFrame]:
+    """Load expressions as day x instrument frames; a field that the provider lacks is all NaN."""
+    frame = D.features(instruments, expressions, start, end)
+    days = D.calendar(start_time=start, end_time=end)
+    return [frame[e].unstack("instrument").reindex(index=days, columns=instruments) for e in expressions]
+
+
 def binary_folder(codes: Sequence[str]) -> Path | None:
     """Tell the folder of the features where they are qlib's own binary files, else None."""
     if not codes or not hasattr(FeatureD, "backend_obj"):

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_ext import _check_units, cli, data
+from qlib_ext import _check_units, cli
 from qlib_ext._check_table import CHECKS, Tally
-from qlib_ext._check_units import profile_of
 from qlib_ext.check_data import check_data
 from qlib_ext.synthetic import make_market
 
@@ -621,15 +620,6 @@ def test_shares_decide_the_severity():
     assert table.attrs["quiet"] == ["factor_cents"]
     with pytest.raises(KeyError):
         tally.add("zero_volumes", 1, 1)
-
-
-def test_units_are_those_of_the_data_set():
-    # thousand yuan over lots: 1000 yuan / 1000 against 10 yuan * 1 lot = 0.1; yuan over shares 1; yuan over lots 100
-    assert [profile_of(x) for x in (0.1, 1.0, 100.0)] == ["community", "yuan", "yuan"]
-    assert profile_of(float("nan")) == "adjusted_shares"
-    assert [profile_of(x) for x in (0.04, 0.21, 10.0, 3.7)] == [None] * 4
-    assert _check_units.PROFILES == data.PROFILES
-    assert _check_units.PLAUSIBLE_TURNOVER == data.PLAUSIBLE_TURNOVER
 
 
 # --- the command

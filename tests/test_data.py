@@ -293,7 +293,7 @@ def test_quick_grids_equal_qlibs_expressions(profile, market):
 
 def test_unknown_profile_and_missing_field(handler):
     with pytest.raises(ValueError, match="'comunity'.*auto, community, yuan"):
-        _ = DayDatasetH(handler, SEGMENTS, liquidity="comunity").panel
+        DayDatasetH(handler, SEGMENTS, liquidity="comunity")
     with pytest.raises(ValueError, match="nowhere known"):
         _ = DayDatasetH(handler, SEGMENTS, liquidity="$turnover_of_nobody").panel
 
