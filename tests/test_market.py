@@ -324,6 +324,7 @@ def test_macro_files(tmp_path):
         [20200131, 20200203],
         [20200131.0, 20200203.0],
         [pd.Timestamp("2020-01-31"), pd.Timestamp("2020-02-03")],
+        ["2020-01-31 00:00:00", "2020-02-03 00:00:00"],
     ],
 )
 def test_dates_in_any_usual_form_are_days_and_never_nanoseconds(tmp_path, kind, dates):
@@ -349,6 +350,8 @@ def test_dates_in_any_usual_form_are_days_and_never_nanoseconds(tmp_path, kind, 
         (["2020-01-31T00:00:00Z", "2020-02-03T00:00:00Z"], "a.parquet has times of the zone UTC; give local dates"),
         (["2020-01-31T00:00:00+08:00", "2020-02-03T00:00:00+09:00"], "time.?zones.*; give local dates"),
         ([pd.Timestamp("2020-01-31", tz="Asia/Shanghai")] * 2, "zone Asia/Shanghai; give local dates"),
+        (["2020-01-31 00:00:00", "2020-02-03 11:00:00"], "a.parquet has times of day .2020-02-03 11:00:00; 1 such"),
+        ([pd.Timestamp("2020-01-31 15:00")] * 2, "times of day .2020-01-31 15:00:00; 2 such rows"),
     ],
 )
 def test_what_is_no_local_day_is_refused(tmp_path, dates, message):
@@ -375,6 +378,8 @@ def test_numbers_as_dates_are_used_on_their_days(tmp_path):
         macro({"us10y": how}, read.assign(released="soon"))
     with pytest.raises(ValueError, match="released has times of the zone UTC"):
         macro({"us10y": how}, read.assign(released="2020-01-31T00:00:00Z"))
+    with pytest.raises(ValueError, match="released has times of day .2020-12-31 18:00:00"):
+        macro({"us10y": how}, read.assign(released="2020-12-31 18:00"))
 
 
 def months_table(days=1, size=14):
