@@ -17,6 +17,7 @@ from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import baseline, diagnostics
+from qlib_ext._record_words import block_rows, listed, selections, shown, volatility_warning
 from qlib_ext.backtest import PortAnaRecord
 from qlib_ext.capacity import DEFINITIONS as CAPACITY_DEFINITIONS
 from qlib_ext.capacity import capacity_words, zero_capitals
@@ -26,8 +27,6 @@ from qlib_ext.evaluate import DEFINITIONS
 from qlib_ext.figures import draw_fold_map
 from qlib_ext.judge import (
     FACTOR_DEFINITIONS,
-    MONEY_KEYS,
-    SERIES,
     TABLE_DEFINITIONS,
     Grid,
     Judgement,
@@ -44,31 +43,9 @@ from qlib_ext.judge import (
 from qlib_ext.panel import DayPanel
 from qlib_ext.recorder import load_if_there, log_finite
 
-__all__ = [
-    "FACTOR_DEFINITIONS",
-    "MONEY_KEYS",
-    "SERIES",
-    "TABLE_DEFINITIONS",
-    "BaselineRecord",
-    "FoldRecord",
-    "Judgement",
-    "LiquidityRecord",
-    "Money",
-    "PortAnaRecord",
-    "block_rows",
-    "fold_table",
-    "index_returns",
-    "judge",
-    "past_return",
-    "selections",
-    "table_row",
-    "volatility_warning",
-]
+__all__ = ["BaselineRecord", "FoldRecord", "LiquidityRecord", "PortAnaRecord"]
 
 logger = get_module_logger("qlib_ext.record")
-
-
-EXPOSURE_LIMIT = 0.3  # of the mean rank correlation with volatility; beyond it the user is warned
 
 
 # --- records
@@ -191,14 +168,14 @@ class LiquidityRecord(_MoneyRecord):
         for kind, curve in curves.items():
             metrics |= {f"{kind}.{name}_zero_at": value for name, value in zero_capitals(curve).items()}
         log_finite(self.recorder, metrics)
-        shown = table.to_string(float_format=lambda v: f"{v:.4f}")
+        text = table.to_string(float_format=lambda v: f"{v:.4f}")
         words = "\n".join(f"  {key}: {text}" for key, text in DEFINITIONS.items())
         mean = ", ".join(f"{name} {value:+.3f}" for name, value in exposed.mean().items())
         logger.info(
             f"{len(days)} days, {days[0].date()} to {days[-1].date()}, {money.capital / 1e6:g} million yuan, "
             f"{money.participation:.1%} of a day's turnover a stock; net: commission {money.commission:.3%}, transfer "
             f"fee and stamp duty; net_impact: and {money.impact:g} * volatility * sqrt(share of turnover) a trade; "
-            f"rebalanced daily; {chosen}\n{shown}\n{words}\n"
+            f"rebalanced daily; {chosen}\n{text}\n{words}\n"
             f"{quality.to_string(float_format=lambda v: f'{v:.4f}')}\n"
             f"  standard_error: Newey-West; t: distance from what a random score has, in standard errors\n"
             f"  mean rank correlation of the score with known factors: {mean} (turnover stands for size)\n"
@@ -272,7 +249,7 @@ class FoldRecord(_MoneyRecord):
             },
         )
         chosen = "\n".join(f"  {row}: {text}" for row, text in table["selected"].items())
-        logger.info(f"{members} members\n{_shown(table.drop(columns='selected'))}\n{chosen}\n{_words()}")
+        logger.info(f"{members} members\n{shown(table.drop(columns='selected'))}\n{chosen}\n{listed()}")
 
 
 class BaselineRecord(_MoneyRecord):
@@ -322,7 +299,7 @@ class BaselineRecord(_MoneyRecord):
         numbers = table.drop(columns=["days", "first", "last"])
         metrics = {f"baselines.{row}.{key}": float(v) for row, line in numbers.T.items() for key, v in line.items()}
         log_finite(self.recorder, metrics)
-        logger.info(f"the same days, money and judge for all\n{_shown(table)}\n{_words('mean over folds', 'selected')}")
+        logger.info(f"the same days, money and judge for all\n{shown(table)}\n{listed('mean over folds', 'selected')}")
         return {
             "baselines.pkl": table,
             "baseline_scores.pkl": baseline.long_scores(scores, panel.days[rows], panel.stocks),
@@ -340,66 +317,3 @@ class BaselineRecord(_MoneyRecord):
             f"(max_rows {self.lightgbm.max_rows}, seed {self.lightgbm.seed}), stopped on {made.valid_rows} of valid"
         )
         return made.score
-
-
-# --- words
-
-
-def volatility_warning(exposure: pd.Series) -> str | None:
-    """Say in words that a score is a bet on volatility, up or down; None where its mean exposure is within bounds."""
-    known = exposure.dropna()
-    mean = float(known.mean()) if len(known) else 0.0
-    if abs(mean) <= EXPOSURE_LIMIT:
-        return None
-    kind, cure = "calm", "low_volatility of BaselineRecord shows what that alone earns"
-    if mean > 0:
-        kind = "volatile"
-        cure = (
-            "a weighted loss whose weights depend on the outcome (weight_by: label) rewards volatility; weight_by: "
-            "score does not"
-        )
-    return (
-        f"the score follows volatility: rank correlation with the trailing volatility {mean:+.2f} on average over "
-        f"{len(known)} days (beyond +-{EXPOSURE_LIMIT}): a good part of the returns is a bet on {kind} stocks; {cure}"
-    )
-
-
-def selections(members: pd.DataFrame, *, walked: bool) -> dict[str, str]:
-    """Tell for each row of `fold_table` what was chosen on its days."""
-    metric = ", ".join(sorted(set(members["metric"].astype(str))))
-    if walked:
-        plain = f"nothing was selected on it; epochs were chosen by {metric} on days before it"
-        return {"fold": plain, "mean over folds": plain, "test": plain}
-    return {
-        "fold": f"epoch chosen on this block by {metric}: optimistic",
-        "mean over folds": f"epochs chosen on these blocks by {metric}: optimistic",
-        "all out-of-fold days": f"epochs chosen on these days, block by block, by {metric}: optimistic",
-        "test": f"nothing was selected on it; epochs were chosen by {metric} on the blocks",
-    }
-
-
-def block_rows(panel: DayPanel, fold_map: pd.DataFrame, part: str) -> list[Rows]:
-    """Rows of the panel that play a part, fold by fold.
-
-    Raises: ValueError where a day of a fold is not in the panel, or a fold has none.
-
-    """
-    blocks = []
-    for fold, line in fold_map[fold_map["part"] == part].groupby("fold", sort=True):
-        rows = pd.DatetimeIndex(panel.days).get_indexer(pd.DatetimeIndex(line["day"]))
-        if (rows < 0).any():
-            raise ValueError(f"fold {fold} has days that the panel lacks: the run's dataset is not the fold's")
-        blocks.append(np.sort(rows).astype(np.int64))
-    if not blocks:
-        raise ValueError(f"no day of folds/fold_map.pkl is {part!r}")
-    return blocks
-
-
-def _shown(table: pd.DataFrame) -> str:
-    dates = {name: table[name].dt.strftime("%Y-%m-%d") for name in ("first", "last")}
-    return table.assign(**dates).T.to_string(float_format=lambda v: f"{v:.4f}")
-
-
-def _words(*left_out: str) -> str:
-    every = {key: text for key, text in (TABLE_DEFINITIONS | DEFINITIONS).items() if key not in left_out}
-    return "\n".join(f"  {key}: {text}" for key, text in every.items())

@@ -12,19 +12,12 @@ import torch
 from qlib.utils.exceptions import LoadObjectError
 
 from qlib_ext import baseline, record
+from qlib_ext._record_words import block_rows, volatility_warning
 from qlib_ext.baseline import BASELINES, LightGBM, free_score
 from qlib_ext.data import DayDatasetH, LabelSpan
+from qlib_ext.judge import SERIES, Money, fold_table, judge, past_return, table_row
 from qlib_ext.panel import DayPanel
-from qlib_ext.record import (
-    BaselineRecord,
-    FoldRecord,
-    LiquidityRecord,
-    Money,
-    PortAnaRecord,
-    fold_table,
-    judge,
-    table_row,
-)
+from qlib_ext.record import BaselineRecord, FoldRecord, LiquidityRecord, PortAnaRecord
 from qlib_ext.splits import HVBlockedKFold, fold_map
 
 SPAN = LabelSpan(entry=1, reach=2)
@@ -375,9 +368,9 @@ def test_exposure_to_volatility_is_said(run, panel, said, sign, word, cure):
 
 
 def test_volatility_warning_bounds():
-    assert record.volatility_warning(pd.Series([0.3, 0.3])) is None
-    assert record.volatility_warning(pd.Series([np.nan])) is None
-    assert "+0.31 on average over 2 days" in record.volatility_warning(pd.Series([0.31, 0.31, np.nan]))
+    assert volatility_warning(pd.Series([0.3, 0.3])) is None
+    assert volatility_warning(pd.Series([np.nan])) is None
+    assert "+0.31 on average over 2 days" in volatility_warning(pd.Series([0.31, 0.31, np.nan]))
 
 
 @pytest.mark.parametrize("kind", [LiquidityRecord, FoldRecord, BaselineRecord])
@@ -411,7 +404,7 @@ def test_fold_record_of_an_ensemble(run, panel, said):
     block = judge(panel, axis[14:28], score_grid(panel, axis)[14:28], Money(capital=2e7), SPAN)
     assert table.loc["fold 1", "net_sharpe"] == pytest.approx(table_row(block)["net_sharpe"], abs=1e-5)
     own = LiquidityRecord(recorder, dataset, benchmark=None, capital=2e7)._generate()["headline.pkl"]
-    for name, series in record.SERIES.items():
+    for name, series in SERIES.items():
         assert table.loc["test", f"{name}_sharpe"] == own.loc[series, "sharpe"]
     chosen = table["selected"]
     assert chosen["fold 0"] == "epoch chosen on this block by capped_excess: optimistic"
@@ -442,9 +435,9 @@ def test_fold_record_without_folds(run, panel, said):
         FoldRecord(recorder, dataset, benchmark=None)._generate()
     later = fold_map(list(HVBlockedKFold(2).split(10)), pd.bdate_range("2031-01-01", periods=10))
     with pytest.raises(ValueError, match="days that the panel lacks"):
-        record.block_rows(panel, later, "valid")
+        block_rows(panel, later, "valid")
     with pytest.raises(ValueError, match="'test'"):
-        record.block_rows(panel, fold_map(list(HVBlockedKFold(2).split(10)), panel.days[:10]), "test")
+        block_rows(panel, fold_map(list(HVBlockedKFold(2).split(10)), panel.days[:10]), "test")
 
 
 # --- one run through qlib
@@ -481,7 +474,7 @@ def test_a_run_of_qlib(tmp_path):
     assert model_row["net_sharpe"] == folds.loc["test", "net_sharpe"] == headline.loc["capped_buyable_net", "sharpe"]
     rows = dataset.rows("test")
     days = pd.DatetimeIndex(dataset.panel.days[rows])
-    got = record.past_return(dataset.panel.stocks, days)
+    got = past_return(dataset.panel.stocks, days)
     raw = D.features(list(dataset.panel.stocks), ["$close"], "2020-09-01", days[-1])["$close"].unstack("instrument")
     want = (raw / raw.shift(5) - 1).loc[days, list(dataset.panel.stocks)].to_numpy()
     known = np.isfinite(want) & np.isfinite(got)
