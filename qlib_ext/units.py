@@ -84,7 +84,7 @@ def fields_of(liquidity: Any, *, owner: str) -> list[str]:
     if isinstance(liquidity, str) and "$" in liquidity:
         return [liquidity]
     raise ValueError(
-        f"{owner}: liquidity is {liquidity!r}; allowed are auto, {', '.join(PROFILES)}, or an expression of a day's "
+        f"{owner}: liquidity is {liquidity!r}; it must be auto, {', '.join(PROFILES)}, or an expression of a day's "
         "turnover in yuan such as '$amount'."
     )
 

@@ -44,7 +44,7 @@ def test_fields_of():
 
 @pytest.mark.parametrize("liquidity", ["comunity", "", 5, None, ["community"]])
 def test_an_unknown_profile_is_refused_in_the_owners_name(liquidity):
-    with pytest.raises(ValueError, match="Exchange: liquidity is .*auto, community, yuan, adjusted_shares, or an expr"):
+    with pytest.raises(ValueError, match="Exchange: liquidity is .*; it must be auto, community, .*, or an expression"):
         fields_of(liquidity, owner="Exchange")
 
 
