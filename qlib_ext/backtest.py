@@ -34,6 +34,7 @@ from qlib_ext._backtest_tables import (
     shown,
 )
 from qlib_ext._exchange_options import prices
+from qlib_ext._folds import refuse_unknown
 from qlib_ext.data import DayDatasetH, known_label, label_prices
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.judge import part
@@ -44,6 +45,7 @@ __all__ = ["PortAnaRecord", "holdings", "judged_stages"]
 
 logger = get_module_logger("qlib_ext.backtest")
 
+OF_QLIB = ("risk_analysis_freq", "indicator_analysis_freq", "indicator_analysis_method", "skip_existing")
 # What a stage of the waterfall changes in the run's own options: of the strategy, of the exchange. The price of
 # `limits` is that of the label's entry, see `_stages`.
 DAY = pd.Timedelta(days=1)
@@ -83,7 +85,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         waterfall: run the backtests of the waterfall (four or five more). None: where the run has what they need, an
             AShareExchange, a LiquidityTopNStrategy with signal <PRED>, daily steps, an account in cash, and a
             DayDatasetH with liquidity whose label enters a day after its signal; true: an error where it has not.
-        kw: as for qlib.
+        kw: as for qlib: risk_analysis_freq, indicator_analysis_freq, indicator_analysis_method, skip_existing.
 
     Raises:
         ValueError: options beside `exchange` that qlib would ignore, an exchange whose span is shorter than the
@@ -105,6 +107,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         waterfall: bool | None = None,
         **kw: Any,
     ) -> None:
+        refuse_unknown(type(self), [name for name in kw if name not in OF_QLIB], ("config", "waterfall", *OF_QLIB))
         super().__init__(recorder, config, **kw)
         self.dataset, self.waterfall = dataset, waterfall
         self._exchange = _named(self._exchange_kwargs().get("exchange"), "AShareExchange")

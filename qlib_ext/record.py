@@ -7,6 +7,7 @@ folds, BaselineRecord for the scores that are free.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import baseline, diagnostics
+from qlib_ext._folds import refuse_unknown
 from qlib_ext._record_words import block_rows, listed, selections, shown, volatility_warning
 from qlib_ext.backtest import PortAnaRecord
 from qlib_ext.capacity import DEFINITIONS as CAPACITY_DEFINITIONS
@@ -55,6 +57,7 @@ class _MoneyRecord(ACRecordTemp):
     """What the three records share: the dataset, the money, the benchmark, and the run's scores."""
 
     depend_cls = SignalRecord
+    options: tuple[str, ...] = (*(field.name for field in fields(Money)), "benchmark", "skip_existing")
 
     def __init__(
         self,
@@ -71,7 +74,9 @@ class _MoneyRecord(ACRecordTemp):
         buy_rate: float | None = None,
         sell_rate: float | None = None,
         skip_existing: bool = False,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self), unknown, self.options)
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
             raise ValueError(f"{type(self).__name__} needs a DayDatasetH with liquidity (for example liquidity: auto)")
@@ -104,6 +109,7 @@ class LiquidityRecord(_MoneyRecord):
     Args:
         recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.
         capital, participation, top_n, commission, impact: see `Money`.
+        buy_rate, sell_rate: fees as shares of what is bought and sold, in place of those by date; both or none.
         benchmark: index code, or None for the universe's mean alone.
         skip_existing: leave artifacts of an earlier run as they are.
 
@@ -199,7 +205,7 @@ class FoldRecord(_MoneyRecord):
 
     Args:
         recorder, model, dataset, benchmark, skip_existing: as for LiquidityRecord.
-        capital, participation, top_n, commission, impact: see `Money`.
+        capital, participation, top_n, commission, impact, buy_rate, sell_rate: see `Money`.
 
     """
 
@@ -262,11 +268,12 @@ class BaselineRecord(_MoneyRecord):
         recorder, model, dataset, benchmark, skip_existing: as for LiquidityRecord.
         baselines: some of `baseline.BASELINES`; None: all.
         lightgbm: options of `baseline.LightGBM`: rounds, patience, max_rows, seed, parameters.
-        money: see `Money`.
+        money: capital, participation, top_n, commission, impact, buy_rate, sell_rate: see `Money`.
 
     """
 
     artifact_path = "baselines"
+    options = (*_MoneyRecord.options, "baselines", "lightgbm")
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import __version__
+from qlib_ext._folds import refuse_unknown
 from qlib_ext._report_html import Text, words
 from qlib_ext._report_sections import Context
 from qlib_ext.data import DEFAULT_LABEL, label_expression, label_span
@@ -54,7 +55,9 @@ class ReportRecord(ACRecordTemp):
         *,
         title: str | None = None,
         skip_existing: bool = False,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self), unknown, ("title", "skip_existing"))
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if title is not None and (not isinstance(title, str) or not title):
             raise ValueError(f"ReportRecord: title={title!r} must be a text, or null for the experiment's name")

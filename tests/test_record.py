@@ -9,15 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from qlib.utils import init_instance_by_config
 from qlib.utils.exceptions import LoadObjectError
 
 from qlib_ext import baseline, record
 from qlib_ext._record_words import block_rows, volatility_warning
 from qlib_ext.baseline import BASELINES, LightGBM, free_score
 from qlib_ext.data import DayDatasetH, LabelSpan
+from qlib_ext.gate_record import GateRecord
 from qlib_ext.judge import SERIES, Money, fold_table, judge, past_return, table_row
 from qlib_ext.panel import DayPanel
 from qlib_ext.record import BaselineRecord, FoldRecord, LiquidityRecord, PortAnaRecord
+from qlib_ext.report_record import ReportRecord
 from qlib_ext.splits import HVBlockedKFold, fold_map
 
 SPAN = LabelSpan(entry=1, reach=2)
@@ -371,6 +374,26 @@ def test_volatility_warning_bounds():
     assert volatility_warning(pd.Series([0.3, 0.3])) is None
     assert volatility_warning(pd.Series([np.nan])) is None
     assert "+0.31 on average over 2 days" in volatility_warning(pd.Series([0.31, 0.31, np.nan]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "close"),
+    [
+        (LiquidityRecord, "participatoin", "participation"),
+        (FoldRecord, "capitl", "capital"),
+        (BaselineRecord, "lightgmb", "lightgbm"),
+        (BaselineRecord, "top", "top_n"),
+        (PortAnaRecord, "waterfal", "waterfall"),
+        (PortAnaRecord, "risk_analysis_frequency", "risk_analysis_freq"),
+        (GateRecord, "skip_exist", "skip_existing"),
+        (ReportRecord, "titel", "title"),
+    ],
+)
+def test_a_misspelt_option_is_named_with_close_ones(kind, wrong, close):
+    """As qlib builds records: with model and dataset, and after a TypeError once more without."""
+    config = {"class": kind.__name__, "module_path": kind.__module__, "kwargs": {wrong: 1}}
+    with pytest.raises(TypeError, match=rf"^{kind.__name__} has no option '{wrong}'; close: \['{close}'.*; allowed: "):
+        init_instance_by_config(config, recorder=None, try_kwargs={"model": None, "dataset": None})
 
 
 @pytest.mark.parametrize("kind", [LiquidityRecord, FoldRecord, BaselineRecord])
