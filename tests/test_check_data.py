@@ -93,6 +93,12 @@ def quiet_day(folder, code):
     raise AssertionError(code)
 
 
+def one_value(folder, field, change):
+    """Change one value of one stock, on a quiet day."""
+    code = codes(folder)[0]
+    edit(folder, code, **{field: at(quiet_day(folder, code), change)})
+
+
 # --- the plants: each gives the checks that must speak (no others of severity error or warning may)
 
 
@@ -238,26 +244,22 @@ def first_day_of_a_stock(folder):  # which has no return yet
 
 
 def price_not_positive(folder):
-    code = codes(folder)[0]
-    edit(folder, code, close=at(quiet_day(folder, code), lambda v: -v))
+    one_value(folder, "close", lambda v: -v)
     return {"price_not_positive"}
 
 
 def price_infinite(folder):
-    code = codes(folder)[0]
-    edit(folder, code, high=at(quiet_day(folder, code), lambda v: np.inf))
+    one_value(folder, "high", lambda v: np.inf)
     return {"price_not_positive"}
 
 
 def bar_order(folder):
-    code = codes(folder)[0]
-    edit(folder, code, low=at(quiet_day(folder, code), lambda v: 1.5 * v))
+    one_value(folder, "low", lambda v: 1.5 * v)
     return {"bar_order"}
 
 
 def incomplete_bar(folder):
-    code = codes(folder)[0]
-    edit(folder, code, open=at(quiet_day(folder, code), lambda v: np.nan))
+    one_value(folder, "open", lambda v: np.nan)
     return {"incomplete_bar"}
 
 
@@ -267,8 +269,7 @@ def vwap_outside(folder):
 
 
 def volume_negative(folder):
-    code = codes(folder)[0]
-    edit(folder, code, volume=at(quiet_day(folder, code), lambda v: -v))
+    one_value(folder, "volume", lambda v: -v)
     return {"volume_negative"}
 
 
@@ -312,8 +313,7 @@ def beyond_limit(folder):
 
 
 def factor_gaps(folder):
-    code = codes(folder)[0]
-    edit(folder, code, factor=at(quiet_day(folder, code), lambda v: np.nan))
+    one_value(folder, "factor", lambda v: np.nan)
     return {"factor_gaps"}
 
 
