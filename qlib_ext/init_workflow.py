@@ -218,10 +218,8 @@ def workflow_text(found: Survey, model: str) -> str:
 def _metric_words(found: Survey) -> str:
     """Comment on the metric: how many names take the capital."""
     share = found.names / max(found.universe.daily, 1.0)
-    first = (
-        f"# {CAPITAL / 1e6:.0f} million yuan at {PARTICIPATION:.0%} of a day's turnover fit into {found.names} names of "
-        f"median liquidity"
-    )
+    order = f"{CAPITAL / 1e6:.0f} million yuan at {PARTICIPATION:.0%} of a day's turnover"
+    first = f"# {order} fit into {found.names} names of median liquidity"
     second = (
         f"# ({found.liquidity / 1e6:,.0f} million yuan a day), {share:.0%} of {found.universe.daily:,.0f} stocks a day"
     )
