@@ -138,7 +138,7 @@ def _correlation(found: Comparison, context: Context) -> Section | None:
         run: frame["rank_ic"].rolling(figures.SMOOTH, min_periods=figures.SMOOTH // 2).mean()
         for run, frame in known.items()
     }
-    caption = words("{name}, mean of {days} days", name=label("rank_ic").en, days=figures.SMOOTH)
-    axis = words("{name}, mean of {days} days (1)", name=label("rank_ic").en, days=figures.SMOOTH)
+    caption = words("{name}, mean of {days} days", name=label("rank_ic"), days=figures.SMOOTH)
+    axis = words("{name}, mean of {days} days (1)", name=label("rank_ic"), days=figures.SMOOTH)
     chart = Chart("rank-ic", figures.lines(means, axis), caption)
     return Section("rank-ic-section", label("rank_ic"), context.scope(days, words("no costs")), (chart,))

@@ -86,6 +86,7 @@ class Sketch:
         """Write the x axis as dates, with buttons for the usual spans."""
         steps = [{"count": n, "step": "month", "stepmode": "backward", "label": f"{n}M"} for n in (1, 3, 6)]
         steps.append({"step": "all", "label": "⟷"})
+        self.zh |= {f"{n}M": f"{n}个月" for n in (1, 3, 6)}
         self.figure.update_xaxes(type="date", tickformat="%Y-%m-%d", hoverformat="%Y-%m-%d", nticks=7)
         self.figure.update_xaxes(
             rangeselector={"buttons": steps, "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"}
@@ -126,10 +127,8 @@ def curves(
         curve = (1.0 + series.fillna(0.0)).cumprod()
         top = np.maximum(curve.cummax(), 1.0)
         sketch.line(names[key], curve.index, curve - 1.0, colour, hidden=hidden, legendgroup=key, dash=dash)
-        fall = words("{name}: drawdown", name=names[key].en)
-        fall = Text(fall.en, words("{name}: drawdown", name=names[key].zh).zh)
         sketch.line(
-            fall,
+            words("{name}: drawdown", name=names[key]),
             curve.index,
             curve / top - 1.0,
             colour,
@@ -148,7 +147,7 @@ def daily_correlation(daily: pd.DataFrame) -> go.Figure:
     sketch = Sketch(words("day of the signal"), words("correlation (1)"))
     for key, colour in (("ic", BLUE), ("rank_ic", ORANGE)):
         name = label(key)
-        mean = words("{name}, mean of {days} days", name=name.en, days=SMOOTH)
+        mean = words("{name}, mean of {days} days", name=name, days=SMOOTH)
         sketch.line(name, daily.index, daily[key], colour, mode="markers", opacity=0.45, marker={"size": 4})
         sketch.line(mean, daily.index, daily[key].rolling(SMOOTH, min_periods=SMOOTH // 2).mean(), colour)
     return sketch.dates().done()
@@ -221,8 +220,8 @@ def metric_words(metric: str) -> tuple[Text, bool]:
     money = kind in ("capped", "topn") and what in ("return", "excess")
     parts = [label(f"daily_{what}"), label(kind), *([label(basis)] if basis else [])] if money else [label(metric)]
     template = "{name}, on validation days (%)" if money else "{name}, on validation days (1)"
-    english, chinese = ", ".join(part.en for part in parts), "，".join(part.zh for part in parts)
-    return Text(words(template, name=english).en, words(template, name=chinese).zh), money
+    name = Text(", ".join(part.en for part in parts), "，".join(part.zh for part in parts))
+    return words(template, name=name), money
 
 
 def two_lines(

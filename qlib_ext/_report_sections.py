@@ -24,6 +24,7 @@ from qlib_ext._report_html import (
     meanings,
     note,
     plain,
+    said,
     table,
     words,
     written,
@@ -62,11 +63,12 @@ class Context:
     def scope(self, index: Any, extra: Text | None = None) -> Text:
         """Days, universe and a remark, for the line below a heading."""
         days = pd.DatetimeIndex(index)
-        text = words("no days; universe: {universe}", universe=self.universe)
+        universe = said(self.universe)
+        text = words("no days; universe: {universe}", universe=universe)
         if len(days):
             text = words(
                 "{n} days, {first} to {last}; universe: {universe}",
-                n=len(days.unique()), first=str(days.min())[:10], last=str(days.max())[:10], universe=self.universe,
+                n=len(days.unique()), first=str(days.min())[:10], last=str(days.max())[:10], universe=universe,
             )  # fmt: skip
         return text if extra is None else Text(f"{text.en}; {extra.en}", f"{text.zh}；{extra.zh}")
 
@@ -95,7 +97,7 @@ def headline(artifacts: Artifacts, context: Context) -> Section | None:
     ]
     parts: list[str | Chart] = [_cards(artifacts, frame, daily)]
     if f"{MONEY}selection.pkl" in artifacts:
-        parts.append(f"<p>{label('selected').html()}: {plain(artifacts[f'{MONEY}selection.pkl']).html()}</p>")
+        parts.append(f"<p>{label('selected').html()}: {said(str(artifacts[f'{MONEY}selection.pkl'])).html()}</p>")
     rows = [series_words(str(name)) for name in frame.index]
     parts.append(table(frame, columns_of(frame, known), key="headline", rows=rows, main=main))
     days = daily["capped_buyable_gross"].dropna().index if "capped_buyable_gross" in daily else daily.index
@@ -265,6 +267,8 @@ def folds(artifacts: Artifacts, context: Context) -> Section | None:
     if frame is not None:
         known = artifacts.get("fold_analysis/definitions.pkl", {})
         rows = [_row_words(str(name)) for name in frame.index]
+        if "selected" in frame:
+            frame = frame.assign(selected=frame["selected"].astype(str).map(said))
         parts.append(across(frame, _fold_columns(frame, known), key="folds", rows=rows))
         parts.append(
             meanings(known, [key for key in ("gross", "net", "net_over_market", "mean over folds") if key in known])

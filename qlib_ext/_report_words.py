@@ -78,6 +78,8 @@ LABELS = {
     "liquidation": "Days to sell the book", "excess_gross": "gross, in excess", "excess_net": "net of fees, in excess",
     "benchmark": "benchmark", "daily_excess": "mean daily excess", "daily_excess_error": "its standard error",
     "daily_return": "mean daily return", "wpcc": "weighted correlation", "liq_wpcc": "weighted correlation, by label and liquidity",
+    "net_over_market": "net of fees, less the universe mean", "total": "total", "day": "day", "code": "code", "kind": "kind",
+    "shares": "shares (number)", "cost": "fees (yuan)", "lost": "written off (yuan)", "median": "median", "worst": "worst",
     "mean_days": "days, mean", "max_days": "days, slowest stock", "share_reached": "share reached", "unreached": "not reached",
     "unreached_names": "stocks not reached", "held": "in stocks", "unknown": "turnover not known", "delisting": "delisting", "share_below_zero": "draws at or below 0",
 }  # fmt: skip
@@ -222,7 +224,16 @@ ZH = {
     "The account's return": "账户收益", "How far the target was reached": "目标达成程度", "Days to sell the book": "清仓所需天数",
     "mean daily excess": "日均超额", "days, mean": "平均天数", "days, slowest stock": "最慢股票的天数", "share reached": "达成比例",
     "not reached": "未达成", "stocks not reached": "未达成股票数", "in stocks": "股票部分", "turnover not known": "成交额未知",
-    "delisting": "退市",
+    "delisting": "退市", "total": "合计", "code": "代码", "kind": "方式", "shares (number)": "股数（股）", "fees (yuan)": "费用（元）",
+    "written off (yuan)": "核销（元）", "median": "中位数", "worst": "最差", "sold after {n} days (%)": "{n} 日内可卖出（%）",
+    # sentences of records
+    "test {first} to {last}: nothing was selected on it by this run": "测试期 {first} 至 {last}：本次运行未在其上做任何选择",
+    "nothing was selected on it; epochs were chosen by {metric} on days before it": "未在其上做任何选择；轮次按 {metric} 在此前的日期上选定",
+    "nothing was selected on it; epochs were chosen by {metric} on the blocks": "未在其上做任何选择；轮次按 {metric} 在各块上选定",
+    "epoch chosen on this block by {metric}: optimistic": "轮次按 {metric} 在本块上选定：偏乐观",
+    "epochs chosen on these blocks by {metric}: optimistic": "轮次按 {metric} 在这些块上选定：偏乐观",
+    "epochs chosen on these days, block by block, by {metric}: optimistic": "轮次按 {metric} 在这些日期上逐块选定：偏乐观",
+    "{n} stocks given by code": "按代码给定的 {n} 只股票",
     # header
     "not recorded": "未记录", "none": "无", "none, the universe mean alone": "无，仅用股票池均值",
     "experiment": "实验", "run": "运行", "started": "开始时间", "loss": "损失函数", "target": "目标",
@@ -250,6 +261,16 @@ ZH = {
     "the other run": "对照运行", "draws at or below 0": "抽样中不大于 0 的比例", "days left out": "未计入的日期",
     "{n} days that not all runs have": "{n} 个并非所有运行都有的日期",
 }  # fmt: skip
+
+SAID = (  # sentences of records that are stored as text; their Chinese stands in ZH
+    "test {first} to {last}: nothing was selected on it by this run",
+    "nothing was selected on it; epochs were chosen by {metric} on days before it",
+    "nothing was selected on it; epochs were chosen by {metric} on the blocks",
+    "epoch chosen on this block by {metric}: optimistic",
+    "epochs chosen on these blocks by {metric}: optimistic",
+    "epochs chosen on these days, block by block, by {metric}: optimistic",
+    "{n} stocks given by code",
+)
 
 NOTES_ZH = {
     "mean_ic": "各日得分与标签在股票间相关系数的均值；无 IC 处为空",
@@ -309,6 +330,12 @@ NOTES_ZH = {
     "capacity.turnover": "各日买入加卖出占资金比例的均值（2：全部卖出并重新买入）",
     "capacity.participation": "每笔成交占该股当日成交额的比例，按成交金额加权",
     "capacity.days": "收益已知的天数；各列均基于这些日期",
+    "settled.day": "退市持仓结算之日",
+    "settled.kind": "last_price：按最后价格卖出；write_off：价值归零",
+    "settled.shares": "持有股数，复权后",
+    "settled.yuan": "所得金额，未扣费用",
+    "settled.cost": "卖出费用，元",
+    "settled.lost": "按最后价格计、被核销的价值，元",
     "waterfall.paper": "得分组合每日按标签的买入价成交：全部可买，无费用，资金每日补足；账户超出资金规模的部分为现金",
     "waterfall.buyable": "且买入时封涨停者当日为现金",
     "waterfall.account": "且为一个自负盈亏的账户：按其价值配置，不超过资金规模",
