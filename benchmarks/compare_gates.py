@@ -11,25 +11,21 @@ gate's weights over the test days, mean over features: 0 means that the gate ign
 seed the networks with and without a gate start from different values (see `nets.MASTER`): compare the means over seeds.
 """
 
-import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import qlib
 import torch
-from qlib.utils import init_instance_by_config
 
-from benchmarks.comparison import compare, measure
+from benchmarks.comparison import compare, measure, opened, parser
 from qlib_ext._state import load_state
-from qlib_ext.leak import load_workflow
 from qlib_ext.market import MarketState
 from qlib_ext.panel import DayPanel
 
 WORKFLOW = Path(__file__).parents[1] / "workflows" / "master_macro.yaml"
+VARIED = ("gate", "seed")
 GATES = ("none", "index", "macro", "both")
 
 
@@ -59,24 +55,15 @@ def moved(panel: DayPanel, rows: np.ndarray, gate: Any) -> float:
 
 def main() -> None:
     """Train all gates and seeds; print a line each, then the table of means (standard deviation over seeds)."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--workflow", type=Path, default=WORKFLOW)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--gates", nargs="+", default=list(GATES[:3]), choices=GATES)
-    parser.add_argument("--indices", nargs="+", help="of the index gate; default: the official ones that are there")
-    parser.add_argument("--options", type=json.loads, default={}, help="of the model, as JSON")
-    arguments = parser.parse_args()
-    workflow = load_workflow(arguments.workflow)
-    qlib.init(**workflow["qlib_init"])
-    dataset = init_instance_by_config(workflow["task"]["dataset"])
-    config = workflow["task"]["model"]
-    fixed = {k: v for k, v in config["kwargs"].items() if k not in ("gate", "seed")} | arguments.options
-    days = {name: len(dataset.rows(name)) for name in ("train", "valid", "test")}
-    print(f"{dataset.panel}; {days}; {config['class']} {fixed}", flush=True)
+    asked = parser(__doc__, workflow=WORKFLOW)
+    asked.add_argument("--gates", nargs="+", default=list(GATES[:3]), choices=GATES)
+    asked.add_argument("--indices", nargs="+", help="of the index gate; default: the official ones that are there")
+    arguments = asked.parse_args()
+    dataset, make = opened(arguments, VARIED)
     known = states(dataset, arguments.indices)
 
     def run(gate: str, seed: int) -> dict[str, float]:
-        model = init_instance_by_config({**config, "kwargs": {**fixed, "gate": gate != "none", "seed": seed}})
+        model = make(gate=gate != "none", seed=seed)
         panel = with_market(dataset.panel, known[gate])
         found = measure(dataset, panel, model)
         return found | {"moved": moved(panel, dataset.rows("test"), model.trainer.net.gate)}

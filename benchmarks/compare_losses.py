@@ -7,16 +7,9 @@ and base are varied. Each model is stopped on the validation days as the workflo
 the judge of the records, after fees and without impact.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-import qlib
-from qlib.utils import init_instance_by_config
-
-from benchmarks.comparison import compare, measure
-from qlib_ext.leak import load_workflow
+from benchmarks.comparison import compare, measure, opened, parser
 
 VARIED = ("loss", "target", "weight_by", "base", "seed")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -41,22 +34,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Train all variants and seeds; print a line each, then the table of means (deviation over seeds)."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("workflow", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--options", type=json.loads, default={}, help="of the model, as JSON")
-    arguments = parser.parse_args()
-    workflow = load_workflow(arguments.workflow)
-    qlib.init(**workflow["qlib_init"])
-    dataset = init_instance_by_config(workflow["task"]["dataset"])
-    config = workflow["task"]["model"]
-    fixed = {k: v for k, v in config["kwargs"].items() if k not in VARIED} | arguments.options
-    print(f"{dataset.panel}; test {len(dataset.rows('test'))} days; model {config['class']} {fixed}", flush=True)
+    asked = parser(__doc__)
+    asked.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
+    arguments = asked.parse_args()
+    dataset, make = opened(arguments, VARIED)
 
     def run(name: str, seed: int) -> dict[str, float]:
-        kwargs = {**fixed, **VARIANTS[name], "seed": seed}
-        return measure(dataset, dataset.panel, init_instance_by_config({**config, "kwargs": kwargs}))
+        return measure(dataset, dataset.panel, make(**VARIANTS[name], seed=seed))
 
     compare("variant", arguments.variants, arguments.seeds, run)
 

@@ -1,15 +1,73 @@
-"""What the comparisons of variants over seeds share: train one, judge it on the test days, the table of means."""
+"""What comparisons of variants over seeds share: arguments, set-up, train one, judge it on the test days, the means."""
 
+import argparse
+import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import qlib
+from qlib.utils import init_instance_by_config
 
 from benchmarks.bench_step import table
 from qlib_ext.judge import Money, judge
+from qlib_ext.leak import load_workflow
 from qlib_ext.panel import DayPanel
+
+
+def parser(doc: str | None, *, workflow: Path | None = None) -> argparse.ArgumentParser:
+    """Parser of a comparison's common arguments.
+
+    Args:
+        doc: of the module; its first line is the description.
+        workflow: taken where the command names none; None: it has to name one.
+
+    """
+    made = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
+    named = {} if workflow is None else {"nargs": "?", "default": workflow}
+    made.add_argument("workflow", type=Path, help="YAML file of dataset and model", **named)
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--options", type=json.loads, default={}, metavar="JSON", help="of the model, the same for all")
+    return made
+
+
+def opened(arguments: argparse.Namespace, varied: Collection[str]) -> tuple[Any, Callable[..., Any]]:
+    """Start qlib and build the workflow's dataset; print the panel, the days, the model's class and fixed options.
+
+    Args:
+        arguments: of `parser`.
+        varied: options of the model that the comparison sets; those of the workflow are left out.
+
+    Returns: the dataset, and a maker of models: `make(**changed)` has the fixed options and the changed ones.
+
+    Raises: ValueError for `--options` that are no JSON object, or that fix what is varied: one variant would silently
+        be another.
+
+    """
+    if not isinstance(arguments.options, dict):
+        raise ValueError(f'--options is {arguments.options!r}; give a JSON object, such as {{"lr": 0.001}}')
+    clash = sorted(set(arguments.options) & set(varied))
+    if clash:
+        raise ValueError(
+            f"--options fixes {', '.join(clash)}, which the comparison varies ({', '.join(varied)}): leave it out, or "
+            "choose variants instead"
+        )
+    workflow = load_workflow(arguments.workflow)
+    qlib.init(**workflow["qlib_init"])
+    dataset = init_instance_by_config(workflow["task"]["dataset"])
+    config = workflow["task"]["model"]
+    fixed = {name: value for name, value in (config.get("kwargs") or {}).items() if name not in varied}
+    fixed |= arguments.options
+    days = {name: len(dataset.rows(name)) for name in ("train", "valid", "test")}
+    print(f"{dataset.panel}; {days}; {config['class']} {fixed}", flush=True)
+
+    def make(**changed: Any) -> Any:
+        return init_instance_by_config({**config, "kwargs": fixed | changed})
+
+    return dataset, make
 
 
 def measure(dataset: Any, panel: DayPanel, model: Any) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from qlib_ext import execution
 from qlib_ext.data import load_liquidity
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.portfolio import PARTICIPATION
+from qlib_ext.recorder import log_finite
 from qlib_ext.strategy import LiquidityTopNStrategy
 
 logger = get_module_logger("qlib_ext.backtest")
@@ -39,10 +39,10 @@ def book_liquidity(days: pd.Index, exchange: AShareExchange, strategy: Any) -> p
     options = strategy if isinstance(strategy, LiquidityTopNStrategy) else exchange.options
     window, codes = options.liquidity_window, sorted(exchange.quote.get_all_stock())
     first = days[0] - pd.Timedelta(days=2 * window + 30)  # for the last known value
-    return load_liquidity(codes, first, days[-1], profile=profile_of(options.liquidity, exchange), window=window)
+    return load_liquidity(codes, first, days[-1], profile=decided_profile(options.liquidity, exchange), window=window)
 
 
-def profile_of(given: str, exchange: Any) -> str:
+def decided_profile(given: str, exchange: Any) -> str:
     """Return what `auto` came to in the exchange: deciding it again takes half a minute on a whole market."""
     decided = given == "auto" and isinstance(exchange, AShareExchange) and exchange.options.liquidity == "auto"
     return exchange.turnover_profile if decided else given
@@ -115,15 +115,13 @@ def log_tables(recorder: Any, tables: Mapping[str, pd.DataFrame]) -> None:
 
 
 def log_metrics(recorder: Any, prefix: str, table: pd.DataFrame) -> None:
-    """Log what is finite: one bad value would end the recorder's thread."""
+    """Log the finite numbers of a table, by row and column."""
     metrics = {
         ".".join([prefix, *(row if isinstance(row, tuple) else (str(row),)), str(column)]): float(value)
         for row, line in zip(table.index, table.to_dict("records"), strict=True)
         for column, value in line.items()
-        if math.isfinite(value)
     }
-    if metrics:
-        recorder.log_metrics(**metrics)
+    log_finite(recorder, metrics)
 
 
 def shown(table: pd.DataFrame) -> str:

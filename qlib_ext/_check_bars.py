@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ._check_files import Block, BoolArray, FloatArray
+from ._check_steps import RUN, first_run
 from ._check_table import Tally
 from .rules import limit_down_price, limit_up_price
 
@@ -120,15 +121,29 @@ def check_change(block: Block, tally: Tally) -> None:
         return
     shown = {"change": change, "return": move}
     clear = both & (np.abs(move) > 0.002)
-    percent = np.abs(change - 100.0 * move) < np.abs(change - move)
-    note(block, tally, "change_percent", clear & percent, clear, shown)
+    percent = _in_percent(clear, np.abs(change / 100.0 - move) < 0.3 * np.abs(move))
+    judged = clear.any(axis=0)
+    cases = [f"{block.codes[n]} {words}" for n, words in percent.items()]
+    tally.each("change_percent", cases, int(judged.sum()))
     events = both & ex_rights(block)
+    hundredth = np.full_like(change, np.inf)  # the other reading, for stocks that are in percent only
+    hundredth[:, list(percent)] = change[:, list(percent)] / 100.0
     step = _since_trade(block)
     raw = np.where(np.isfinite(step), (1.0 + move) / step - 1.0, move)
-    as_raw = np.minimum(np.abs(change - raw), np.abs(change / 100.0 - raw))
-    own = np.minimum(np.abs(change - move), np.abs(change / 100.0 - move))
+    as_raw = np.fmin(np.abs(change - raw), np.abs(hundredth - raw))
+    own = np.fmin(np.abs(change - move), np.abs(hundredth - move))
     note(block, tally, "change_raw", events & (as_raw < own), events, shown)
     note(block, tally, "change_wrong", both & (np.minimum(own, as_raw) > MISFIT), both, shown)
+
+
+def _in_percent(clear: BoolArray, percent: BoolArray) -> dict[int, str]:
+    """Tell stocks in percent on most of their clear days (D, N), or on `RUN` of them in a row: column -> words."""
+    out = {}
+    for n in np.flatnonzero((clear & percent).any(axis=0)).tolist():
+        found = percent[clear[:, n], n]
+        if len(found) >= RUN and (2 * found.sum() > len(found) or first_run(found)):
+            out[n] = f"on {found.sum()} of {len(found)} days"
+    return out
 
 
 def ex_rights(block: Block) -> BoolArray:

@@ -21,6 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Span = tuple[str, pd.Timestamp, pd.Timestamp]
 
+BARS = 20  # of a stock, on which every field that it has is known somewhere
 FIELDS = ("open", "high", "low", "close", "volume", "amount", "vwap", "factor", "change")
 
 
@@ -170,7 +171,11 @@ def read_series(file: Path, count: int, tally: Tally) -> tuple[int, npt.NDArray[
 
 
 def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tally: Tally) -> Block:
-    """Read all fields of some stocks at the calendar's positions begin to stop - 1."""
+    """Read all fields of some stocks at the calendar's positions begin to stop - 1.
+
+    A series without a finite value is missing, as one without a file is; so is one that has none on these days, though
+    the stock has bars on `BARS` of them.
+    """
     shape, count = (len(codes), stop - begin), len(provider.days)
     grids = {name: np.full(shape, np.nan, dtype=np.float32) for name in FIELDS}
     first = np.full(len(codes), count)
@@ -178,6 +183,7 @@ def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tall
     differ: list[str] = []
     for n, code in enumerate(codes):
         spans: dict[str, tuple[int, int]] = {}
+        closes = 0
         for name in FIELDS:
             series = read_series(provider.places[code] / f"{name}.day.bin", count, tally)
             if series is None:
@@ -185,14 +191,21 @@ def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tall
                 continue
             start, values = series
             spans[name] = (start, len(values))
-            if name == "close" and np.isfinite(values).any():
-                first[n] = start + int(np.isfinite(values).argmax())
+            known = np.isfinite(values)
+            if not known.any() and (name != "change" or closes != 1):  # the first bar of a stock has no return
+                missing[name].append(code)
+            if name == "close" and known.any():
+                closes, first[n] = int(known.sum()), start + int(known.argmax())
             low, high = max(start, begin), min(start + len(values), stop)
             if low < high:
                 grids[name][n, low - begin : high - begin] = values[low - start : high - start]
         if len(set(spans.values())) > 1:
             differ.append(f"{code}: " + ", ".join(f"{k} {a}+{b}" for k, (a, b) in spans.items()))
     tally.each("field_span", differ, len(codes))
+    bars = np.isfinite(grids["close"]).sum(axis=1) >= BARS
+    for name, grid in grids.items():
+        lost = bars & ~np.isfinite(grid).any(axis=1)
+        missing[name] += [codes[n] for n in np.flatnonzero(lost).tolist() if codes[n] not in missing[name]]
     _tell_missing(missing, len(codes), tally)
     fields = {name: grid.T.astype(np.float64) for name, grid in grids.items()}
     return Block(codes, provider.days[begin:stop], begin, first, fields)

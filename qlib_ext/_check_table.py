@@ -73,7 +73,7 @@ CHECKS: dict[str, Check] = {
     "factor_cents": Check(
         "warning", "$close / $factor is no price in whole cents: limit prices will be wrong", told_from=0.05
     ),
-    "change_percent": Check("error", "$change must be a fraction: divide by 100", told_from=0.5),
+    "change_percent": Check("error", "$change of these stocks must be a fraction: divide by 100"),
     "change_raw": Check(
         "warning", "$change marks ex-rights days as limit-down: use $close/Ref($close,1)-1", told_from=0.5
     ),
@@ -85,6 +85,13 @@ CHECKS: dict[str, Check] = {
     "units": Check("error", "give DayDatasetH liquidity: an expression in yuan, such as '$amount * 1000'"),
     "unit_profile": Check("info", "liquidity: auto will find this"),
     "units_mixed": Check("warning", "some stocks have other units than the rest: dump them again", error_from=0.2),
+    "units_step": Check(
+        "warning", "from the day on $volume or $amount has another unit: dump all years from one source", error_from=0.2
+    ),
+    "turnover_step": Check(
+        "warning", "so many stocks do not jump at once: $volume may be lots before or after", told_from=0.02
+    ),
+    "turnover_cluster": Check("warning", "some stocks may have $volume in lots, the others in shares: dump them alike"),
     "stock_turnover": Check("error", "wrong units of $volume or $amount: give liquidity: an expression in yuan"),
     "market_total": Check(
         "warning", "20 billion to 10 trillion yuan a day are plausible: check the units", error_from=0.05

@@ -15,10 +15,8 @@ import pandas as pd
 
 from ._check_files import Block, FloatArray
 from ._check_table import Tally
+from .units import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, PROFILES, profile_of
 
-# As `data.PROFILES` and `data.PLAUSIBLE_TURNOVER`, which need qlib; a test keeps them equal.
-PROFILES = {"community": "$amount * 1000", "yuan": "$amount", "adjusted_shares": "$close * $volume"}
-PLAUSIBLE_TURNOVER = (1e7, 5e9)  # yuan, mean of a stock and day
 PLAUSIBLE_TOTAL = (2e10, 1e13)  # yuan, whole market and day, since 2010
 WHOLE_MARKET = 1500  # stocks traded on the median day: from here on the total says something
 JUMP = 8.0  # times the median of 20 days
@@ -27,19 +25,6 @@ STALE = 60  # days without a bar at the end, though its list goes on
 DELISTED_A_YEAR = 0.002  # share of stocks, a low figure for 2010 to 2026
 THIN = 0.4  # share of the stocks between their first and last bar that trade; July 2015 came to a half
 SAME_FROM = 20  # bars from which an identical series is no accident
-
-
-def profile_of(ratio: float) -> str | None:
-    """Tell the unit profile by the median of $amount / ($close * $volume); NaN (no $amount) means adjusted shares.
-
-    0.1 is thousand yuan over lots, 1 yuan over shares, 100 yuan over lots; None where none fits within a factor of 2.
-    """
-    if not np.isfinite(ratio):
-        return "adjusted_shares"
-    for profile, expected in (("community", 0.1), ("yuan", 1.0), ("yuan", 100.0)):
-        if 0.5 < ratio / expected < 2.0:
-            return profile
-    return None
 
 
 @dataclass
@@ -91,7 +76,7 @@ class Market:
         """(D,) total in yuan by the profile; by $amount in yuan where none fits."""
         if self.profile == "adjusted_shares":
             return self.value
-        return self.amount * (1000.0 if self.profile == "community" else 1.0)
+        return self.amount * AMOUNT_IN_YUAN[self.profile or "yuan"]
 
 
 def check_market(market: Market, ends: dict[str, pd.Timestamp], tally: Tally) -> None:

@@ -53,9 +53,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _parser(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, words: str, description: str
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=words, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.add_parser(name, help=words, description=description)
     parser.add_argument("--provider-uri", metavar="DIR", help=f"qlib provider folder ({_DEFAULT})")
     return parser
 
@@ -70,7 +68,7 @@ def _check(arguments: argparse.Namespace) -> int:
         start=arguments.start,
         end=arguments.end,
         today=pd.Timestamp.now(),
-        say=_speaker(),
+        say=speaker(),
     )
     errors = int((table["severity"] == "error").sum())
     if arguments.json:
@@ -106,7 +104,7 @@ def _init(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out.expanduser()
     if out.exists() and not arguments.force:
         raise ValueError(f"{out} exists: add --force to overwrite it, or name another file by --out")
-    found = survey(_folder(arguments.provider_uri), universe=arguments.universe, model=arguments.model, say=_speaker())
+    found = survey(_folder(arguments.provider_uri), universe=arguments.universe, model=arguments.model, say=speaker())
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(workflow_text(found, arguments.model), encoding="utf-8")
     advice = f"Check the data first: qlib-ext check-data --provider-uri {found.folder}"
@@ -119,12 +117,12 @@ def _folder(given: str | None) -> Path:
     folder = Path(given or os.environ.get("QLIB_EXT_PROVIDER_URI") or DEFAULT_PATH).expanduser().resolve()
     if folder == DEFAULT_PATH.resolve() and not is_market(folder):
         sys.stderr.write(f"writing the embedded market to {folder} (once, under a minute)\n")
-        ensure_market(folder)
+        ensure_market(folder, say=speaker())
     return folder
 
 
-def _speaker() -> Callable[[str], Any]:
-    """Say a line on stderr at most every two seconds, and none before."""
+def speaker() -> Callable[[str], Any]:
+    """Make what says a line on stderr at most every two seconds, and none before."""
     begin = last = time.perf_counter()
 
     def say(line: str) -> None:

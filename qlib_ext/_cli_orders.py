@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .runs import DEFAULT_URI
+
 _ORDERS = """\
 List the next day's orders of a recorded run, as CSV: code, side, shares, yuan, cap used, limits, rank, reason.
 
 The run tells the scores (pred.pkl), the provider, the settings of its LiquidityTopNStrategy, and the cap, fees and ST
-list of its AShareExchange; the targets are those of the backtest. Holdings: a CSV file with the columns code,shares
+list of its AShareExchange; the targets are those of the backtest. RUN is a run's id (or its first letters), the name of
+an experiment (its latest finished run), or "latest". Holdings: a CSV file with the columns code,shares
 (raw shares; a column bought, the day of the first buy, where the run has a min_holding). Prices are the last close: it
 is a plan for the morning, not an execution. Rows with side none have 0 shares and say why a holding or a target is not
 traded. Without an ST list (`st` of the exchange) an ST stock's limits are those of its board. The list goes to stdout,
@@ -27,14 +30,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description=_ORDERS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recorder", metavar="RUN", help="id of a recorder, or latest: the last finished run")
+    parser.add_argument("recorder", metavar="RUN", help="id, experiment or latest, as for `report`")
     parser.add_argument("--capital", type=float, required=True, metavar="YUAN", help="to place in all")
     parser.add_argument("--holdings", type=Path, metavar="FILE", help="CSV of code,shares (default: nothing is held)")
     parser.add_argument("--cash", type=float, metavar="YUAN", help="at hand (default: capital less the holdings)")
     parser.add_argument("--date", metavar="DAY", help="day of the scores (default: the last scored one)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there (default: stdout)")
-    parser.add_argument("--experiment", metavar="NAME", help="for latest, where there are several")
-    parser.add_argument("--uri", default="sqlite:///mlruns.db", help="of the runs (default: sqlite:///mlruns.db)")
+    parser.add_argument("--experiment", metavar="NAME", help="look only at the runs of this experiment")
+    parser.add_argument("--uri", default=DEFAULT_URI, help=f"where the runs are kept (default: {DEFAULT_URI})")
     parser.add_argument("--provider-uri", metavar="DIR", help="qlib data folder (default: the run's)")
     parser.add_argument("--participation", type=float, metavar="X", help="position cap (default: the run's)")
     parser.add_argument(

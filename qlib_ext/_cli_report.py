@@ -75,7 +75,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     runs = _named(arguments)
     daily = {name: _daily(name, run) for name, run in runs.items()}
     contexts = {name: _context(run, {}) for name, run in runs.items()}
-    horizons = sorted({context.horizon for context, _ in contexts.values()})
+    horizons = {name: context.horizon for name, (context, _) in contexts.items()}
+    if missing := [name for name, days in horizons.items() if days is None]:
+        _say(f"note: the days of the label of {', '.join(missing)} are not recorded and taken as 1; or give --block")
     _say(f"{len(runs)} runs: drawing {arguments.draws} times")
     found = compare(
         daily,
@@ -83,7 +85,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         block=arguments.block,
         draws=arguments.draws,
         seed=arguments.seed,
-        horizon=horizons[-1],
+        horizon=max(days or 1 for days in horizons.values()),
     )
     _show(found)
     differing = _differing({name: said for name, (_, said) in contexts.items()})

@@ -21,13 +21,12 @@ from qlib.data.data import FeatureD
 from qlib.utils import code_to_fname
 from qlib.utils.index_data import SingleData
 
-from qlib_ext.data import PROFILES, check_turnover, wide
-from qlib_ext.storage import binary_folder, field_grid
+from qlib_ext import units
+from qlib_ext.storage import binary_folder, field_grid, wide
 
 LEAD = 250  # trading days before the first: for trailing means and for the last close before a long suspension
 CACHED = 2  # loads kept in memory
 _PLAIN = re.compile(r"\$\w+")
-_RATIOS = (("community", 0.1), ("yuan", 1.0), ("yuan", 100.0))  # $amount / ($close * $volume), as in data.unit_profile
 
 Grid = npt.NDArray[Any]
 
@@ -146,51 +145,25 @@ def _store(code: str, field: str) -> Any:
 
 
 def turnover_fields(liquidity: str) -> list[str]:
-    """Fields that the turnover of a unit profile (see `data.PROFILES`), or an expression of one's own, needs.
-
-    Raises: ValueError for a name that is neither.
-
-    """
-    if liquidity == "auto":
-        return ["$close", "$volume", "$amount"]
-    if liquidity in PROFILES:
-        return re.findall(_PLAIN, PROFILES[liquidity])
-    if "$" in liquidity:
-        return [liquidity]
-    raise ValueError(
-        f"AShareExchange: liquidity is {liquidity!r}; allowed are auto, {', '.join(PROFILES)}, or an expression of a "
-        "day's turnover in yuan such as '$amount'."
-    )
+    """Fields that the turnover by the option `liquidity` needs; errors as of `units.fields_of`."""
+    return units.fields_of(liquidity, owner="AShareExchange")
 
 
 def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
     """Turnover of each day in yuan, (P, N) float64, and the profile or expression that it came by.
 
+    "auto" is decided by all rows of the bars.
+
     Raises: ValueError for wrong units, or where no unit profile fits.
 
     """
     fields = {name: bars.fields[name].astype(np.float64) for name in turnover_fields(liquidity)}
-    if liquidity == "auto":
-        value = fields["$close"] * fields["$volume"]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = fields["$amount"] / np.where(value > 0, value, np.nan)
-        known = ratio[np.isfinite(ratio)]
-        middle = float(np.median(known)) if known.size else float("nan")
-        fits = [name for name, expected in _RATIOS if 0.5 < middle / expected < 2.0]
-        if known.size and not fits:
-            raise ValueError(
-                f"AShareExchange: $amount / ($close * $volume) has median {middle:.4g}; 0.1 fits 'community', 1 or 100 "
-                "'yuan': give liquidity: an expression in yuan, for example '$amount * 1000'."
-            )
-        liquidity = fits[0] if fits else "adjusted_shares"
-    if liquidity == "adjusted_shares":
-        yuan = fields["$close"] * fields["$volume"]
-    elif liquidity in PROFILES:
-        yuan = fields["$amount"] * (1000.0 if liquidity == "community" else 1.0)
-    else:
-        yuan = fields[liquidity]
-    check_turnover(pd.DataFrame(yuan[bars.lead :]), PROFILES.get(liquidity, liquidity))
-    return yuan, liquidity
+    profile = liquidity
+    if profile == "auto":
+        profile = units.decide(fields["$amount"], fields["$close"] * fields["$volume"])
+    yuan = units.turnover_in_yuan(profile, fields)
+    units.check_turnover(yuan[bars.lead :], units.PROFILES.get(profile, profile))
+    return yuan, profile
 
 
 def trailing(yuan: Grid, window: int, *, of: str) -> Grid:

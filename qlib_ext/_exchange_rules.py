@@ -5,6 +5,7 @@ Legend: `D` days of the backtest, `N` stocks; prices are adjusted unless they ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,42 @@ class Ground:
     adjusted: bool
     profile: str
     scopes: list[str]
+
+    def unknown(self, place: tuple[int, int], options: Options) -> str:
+        """Liquidity or volatility (no history yet), where a cap or the impact needs it and it is not known; else ""."""
+        traded = float(self.liquidity[place])
+        needed = options.participation is not None or options.impact > 0
+        if needed and not (math.isfinite(traded) and traded > 0):
+            return "unknown_liquidity"
+        return "unknown_volatility" if options.impact > 0 and not math.isfinite(self.sigma[place]) else ""
+
+    def refusal(self, place: tuple[int, int], *, buys: bool) -> str:
+        """Why an order that cannot be dealt cannot (see `AShareExchange.blocked`)."""
+        if place[0] >= self.gone[place[1]]:
+            return "delisted"
+        if self.suspended[place]:
+            return "not_listed" if place[0] < self.listed[place[1]] else "suspended"
+        if self.unknown_limit[place]:
+            return "limit_unknown"
+        return "limit_up" if buys else "limit_down"
+
+
+def whole_shares(amount: float, factor: float, least: float, step: float) -> float:
+    """Round adjusted shares down to whole lots of raw shares (amount * factor).
+
+    Args:
+        amount: adjusted shares, at least 0.
+        factor: raw shares of an adjusted one.
+        least: raw shares of the smallest order.
+        step: raw shares between two orders.
+
+    Returns:
+        Adjusted shares; 0 where that is below the smallest order.
+
+    """
+    shares = amount * factor
+    whole = (shares + 1e-6 + 1e-9 * shares) // step * step  # qlib adds 0.1 share, which can overdraw the cash
+    return whole / factor if whole >= least else 0.0
 
 
 def lay(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Options) -> Ground:

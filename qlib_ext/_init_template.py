@@ -72,7 +72,7 @@ _TRAINING = """\
       dropout: 0.3
 @NETWORK@      loss: liq_wpcc
       target: rank
-      metric: capped_excess
+      @METRIC@
       epochs: 12
       patience: 4
       lr: 0.0005

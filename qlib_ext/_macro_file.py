@@ -13,7 +13,8 @@ import pandas as pd
 def read_macro(paths: Sequence[str | Path]) -> pd.DataFrame:
     """Read the files into one table by date, sorted; columns of the same name in two files are an error.
 
-    Dates are local ones, of the place of the series: 2020-01-31 or 20200131, as text, number or timestamp.
+    Dates are local ones, of the place of the series: 2020-01-31 or 20200131, as text, number or timestamp, without a
+    time of day.
 
     Raises: ValueError for another kind of file, no column `date`, a bad date, or a date that stands twice.
 
@@ -47,7 +48,7 @@ def _read_one(path: Path) -> pd.DataFrame:
 def read_dates(column: pd.Series, where: str) -> pd.Series:
     """Read dates, NaT where nothing stands.
 
-    Raises: ValueError naming the first that is no date, or for times with a zone.
+    Raises: ValueError naming the first that is no date, or for times with a zone or other than midnight.
 
     """
     given = column
@@ -63,6 +64,13 @@ def read_dates(column: pd.Series, where: str) -> pd.Series:
     if len(bad):
         what = f"{bad.tolist()[0]!r} is no date ({len(bad)} such rows)"
         raise ValueError(f"macro_state: {where}: {what}; wanted 2020-01-31 or 20200131")
+    timed = dates.notna() & (dates != dates.dt.normalize())
+    if timed.any():
+        raise ValueError(
+            f"macro_state: {where} has times of day ({dates[timed].iloc[0]}; {int(timed.sum())} such rows): give days, "
+            "and say by the series' lag when a value is used (0: published before the Chinese close of its day, 1: "
+            "after it)"
+        )
     return dates
 
 

@@ -23,7 +23,8 @@ Every number here is invented by `qlib_ext.synthetic` (version {version}, seed {
 random and have nothing to do with the companies that bear them. {n_stocks} stocks, {first} to {last}, a
 qlib provider folder:
 
-    QLIB_EXT_PROVIDER_URI={path} qrun workflows/master_liq.yaml
+    qlib-ext init --provider-uri {path}
+    qrun workflow.yaml
 
 Units (the community's): `$volume` adjusted lots of 100 shares, `$amount` thousand yuan (unadjusted), prices
 adjusted with the first close scaled to 1 (raw yuan = `$close / $factor`), `$change` a fraction, `$adjclose`

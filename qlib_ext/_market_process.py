@@ -5,6 +5,7 @@ the loop runs over days, since a price limit binds on the price of the day befor
 Legend: `D` days, `N` stocks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,10 +146,12 @@ class Process:
         self.comeback = np.zeros(n_stocks)  # length of the one that ended the day before
         self.liquidity = np.exp(self.traits.level)
 
-    def run(self) -> dict[str, FloatArray]:
-        """Simulate every day and return the bars."""
-        for day in range(len(self.setup.days)):
+    def run(self, tell: Callable[[str], object]) -> dict[str, FloatArray]:
+        """Simulate every day and return the bars; `tell` hears of each day."""
+        count = len(self.setup.days)
+        for day in range(count):
             self._step(day)
+            tell(f"day {day + 1} of {count} simulated")
         return self.bars
 
     def _step(self, day: int) -> None:

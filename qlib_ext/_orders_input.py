@@ -10,27 +10,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 from qlib.data import D
-from qlib.utils.exceptions import LoadObjectError
-from qlib.workflow.recorder import MLflowRecorder
 
 from qlib_ext.data import listed_days, load_liquidity
 from qlib_ext.rules import is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
+from qlib_ext.runs import DEFAULT_URI, LATEST, find_run, list_runs, load_artifacts
 from qlib_ext.storage import read_fields
 
 LOOKBACK = 250  # trading days within which a price is looked for
 NEW = 5  # days after listing that may be free of limits
-_SQLITE = "sqlite:///"
 
 
 # --- the run
 
 
 @dataclass(frozen=True)
-class Run:
-    """A recorded run.
+class ScoredRun:
+    """A recorded run's scores, and how they were made.
 
     Attributes:
         identifier: of the recorder.
@@ -66,59 +62,41 @@ class Run:
         return wanted, self.scores.xs(wanted, level="datetime")
 
 
-def read_run(name: str, uri: str, experiment: str | None = None) -> Run:
+def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None) -> ScoredRun:
     """Read a run: scores, task, and how qlib was started.
 
     Args:
-        name: recorder id, or "latest": the last finished run of the experiment.
-        uri: where runs are kept, as `sqlite:///mlruns.db`.
-        experiment: name, needed by "latest" where there are several.
+        name: as for `runs.find_run`: a run's id or the first letters of it, an experiment's name (its latest finished
+            run), or "latest": the last finished run of the experiment.
+        uri: sqlite:///FILE of the runs.
+        experiment: look only there; needed by "latest" where several have finished runs.
 
-    Raises: ValueError for an unknown database, experiment or run, or one without scores.
+    Raises:
+        ValueError: no such run, or several, one without scores, or an artifact that cannot be read.
+        FileNotFoundError: the file of `uri` is not there.
 
     """
-    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).expanduser().is_file():
-        raise ValueError(f"--uri {uri}: there is no such file; start from the folder of the run, or name it")
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        found = _latest(client, experiment) if name == "latest" else client.get_run(name)
-    except MlflowException as error:
-        raise ValueError(f"no run {name!r} in {uri}: give the id of a recorder there, or latest") from error
-    recorder = MLflowRecorder(found.info.experiment_id, uri, mlflow_run=found)
-    try:
-        scores, task = recorder.load_object("pred.pkl"), recorder.load_object("task")
-    except LoadObjectError as error:
-        raise ValueError(
-            f"run {found.info.run_id} has no pred.pkl and task: it needs a SignalRecord, and an end"
-        ) from error
-    try:
-        config = recorder.load_object("config")
-    except LoadObjectError:  # qrun writes it last; a run made in Python has none
-        config = {}
+    if name == LATEST and experiment is None:
+        _refuse_several(uri)
+    run = find_run(name, uri=uri, experiment=experiment)
+    found = load_artifacts(run, ["pred.pkl", "task", "config"])
+    if "pred.pkl" not in found or "task" not in found:
+        raise ValueError(f"run {run.id} has no pred.pkl and task: it needs a SignalRecord, and an end")
+    scores, config = found["pred.pkl"], found.get("config", {})  # qrun writes it; a run made in Python has none
     if isinstance(scores, pd.DataFrame):
         scores = scores.iloc[:, 0]
     codes = scores.index.get_level_values("instrument")
     scores = scores[~codes.map(lambda code: is_index(str(code))).to_numpy(dtype=bool)].sort_index()
     if not len(scores):
-        raise ValueError(f"run {found.info.run_id} has no scores of stocks in pred.pkl")
-    return Run(found.info.run_id, scores, task, dict(config.get("qlib_init", {})))
+        raise ValueError(f"run {run.id} has no scores of stocks in pred.pkl")
+    return ScoredRun(run.id, scores, found["task"], dict(config.get("qlib_init", {})))
 
 
-def _latest(client: MlflowClient, experiment: str | None) -> Any:
-    there = {found.name: found.experiment_id for found in client.search_experiments()}
-    if experiment is not None and experiment not in there:
-        raise ValueError(f"no experiment {experiment!r}; there are {', '.join(sorted(there))}")
-    numbers = [there[experiment]] if experiment is not None else list(there.values())
-    found = client.search_runs(
-        numbers, "attributes.status = 'FINISHED'", order_by=["attributes.start_time DESC"], max_results=1000
-    )
-    owners = {run.info.experiment_id for run in found}
-    if not found:
-        raise ValueError(f"no finished run in {experiment or 'any experiment'}")
-    if len(owners) > 1:
-        names = sorted(name for name, number in there.items() if number in owners)
-        raise ValueError(f"latest of which experiment? Add --experiment with one of {', '.join(names)}")
-    return found[0]
+def _refuse_several(uri: str) -> None:
+    """Raise ValueError where finished runs of several experiments could be the latest: orders cost money."""
+    names = sorted({run.experiment for run in list_runs(uri=uri) if run.status == "FINISHED"})
+    if len(names) > 1:
+        raise ValueError(f"{LATEST} of which experiment? Add --experiment with one of {', '.join(names)}")
 
 
 def strategy_options(task: dict[str, Any]) -> dict[str, Any] | None:

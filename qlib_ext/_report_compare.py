@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from qlib_ext import _report_figures as figures
-from qlib_ext._report_html import Chart, Column, Section, Text, columns_of, label, note, page, plain, table, words
+from qlib_ext._report_html import Chart, Column, Section, Text, columns_of, label, note, page, table, words
 from qlib_ext._report_sections import Context, series_words
 from qlib_ext.compare import DEFINITIONS, QUALITY, SERIES, Comparison
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
@@ -118,8 +118,14 @@ def _curves(found: Comparison, context: Context) -> Section | None:
     if not returns:
         return None
     shown = [key for key in returns if key.endswith(("capped_buyable_gross", "capped_buyable_net"))]
+    tints = dict(zip(found.daily, figures.colours(len(found.daily)), strict=True))
+    styles = {
+        f"{run} {series}": (tints[run], dash)
+        for run in found.daily
+        for series, dash in zip(SERIES, figures.DASHES, strict=False)
+    }
     days = next(iter(found.daily.values())).index
-    chart = Chart("curves", figures.curves(returns, names, shown), plain(""))
+    chart = Chart("curves", figures.curves(returns, names, shown, styles), words("A colour a run, a dash a series."))
     return Section("curves", words("The same curves for all"), context.scope(days, context.costs), (chart,))
 
 
@@ -132,6 +138,7 @@ def _correlation(found: Comparison, context: Context) -> Section | None:
         run: frame["rank_ic"].rolling(figures.SMOOTH, min_periods=figures.SMOOTH // 2).mean()
         for run, frame in known.items()
     }
-    caption = words("{name}, mean of {days} days", name=label("rank_ic").en, days=figures.SMOOTH)
-    chart = Chart("rank-ic", figures.lines(means, caption), caption)
+    caption = words("{name}, mean of {days} days", name=label("rank_ic"), days=figures.SMOOTH)
+    axis = words("{name}, mean of {days} days (1)", name=label("rank_ic"), days=figures.SMOOTH)
+    chart = Chart("rank-ic", figures.lines(means, axis), caption)
     return Section("rank-ic-section", label("rank_ic"), context.scope(days, words("no costs")), (chart,))

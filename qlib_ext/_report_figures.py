@@ -7,6 +7,7 @@ Private to `report`; needs plotly >= 6.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from colorsys import hls_to_rgb
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ from qlib_ext.splits import PARTS
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY, TEAL, BROWN = PALETTE = (
     "#3b82c4", "#e08a1e", "#2a9d6f", "#d1495b", "#8d6bc7", "#8a8f98", "#2aa3b8", "#a9744f",
 )  # fmt: skip
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 PART_COLOURS = {"train": BLUE, "gap": GREY, "valid": RED, "test": GREEN}
 SMOOTH = 20  # days of the running means
 
@@ -84,6 +86,7 @@ class Sketch:
         """Write the x axis as dates, with buttons for the usual spans."""
         steps = [{"count": n, "step": "month", "stepmode": "backward", "label": f"{n}M"} for n in (1, 3, 6)]
         steps.append({"step": "all", "label": "⟷"})
+        self.zh |= {f"{n}M": f"{n}个月" for n in (1, 3, 6)}
         self.figure.update_xaxes(type="date", tickformat="%Y-%m-%d", hoverformat="%Y-%m-%d", nticks=7)
         self.figure.update_xaxes(
             rangeselector={"buttons": steps, "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"}
@@ -103,25 +106,29 @@ class Sketch:
         return self.figure
 
 
-def curves(returns: Mapping[str, pd.Series], names: Mapping[str, Text], shown: Sequence[str]) -> go.Figure:
+def curves(
+    returns: Mapping[str, pd.Series],
+    names: Mapping[str, Text],
+    shown: Sequence[str],
+    styles: Mapping[str, tuple[str, str]] | None = None,
+) -> go.Figure:
     """Cumulative compounded return of daily returns, and below it the fall from the highest point so far.
 
     Args:
         returns: daily returns by key, indexed by day.
         names: titles by key.
         shown: keys whose lines are visible at first.
+        styles: (colour, dash) by key; None: by place.
 
     """
     sketch = Sketch(words("day of the signal"), words("cumulative return (%)"), y2=words("drawdown (%)"), height=520)
     for place, (key, series) in enumerate(returns.items()):
-        colour, hidden = PALETTE[place % len(PALETTE)], key not in shown
+        (colour, dash), hidden = style(place) if styles is None else styles[key], key not in shown
         curve = (1.0 + series.fillna(0.0)).cumprod()
         top = np.maximum(curve.cummax(), 1.0)
-        sketch.line(names[key], curve.index, curve - 1.0, colour, hidden=hidden, legendgroup=key)
-        fall = words("{name}: drawdown", name=names[key].en)
-        fall = Text(fall.en, words("{name}: drawdown", name=names[key].zh).zh)
+        sketch.line(names[key], curve.index, curve - 1.0, colour, hidden=hidden, legendgroup=key, dash=dash)
         sketch.line(
-            fall,
+            words("{name}: drawdown", name=names[key]),
             curve.index,
             curve / top - 1.0,
             colour,
@@ -130,6 +137,7 @@ def curves(returns: Mapping[str, pd.Series], names: Mapping[str, Text], shown: S
             width=1,
             legendgroup=key,
             showlegend=False,
+            dash=dash,
         )
     return sketch.dates().percent("yaxis", "yaxis2").done()
 
@@ -139,7 +147,7 @@ def daily_correlation(daily: pd.DataFrame) -> go.Figure:
     sketch = Sketch(words("day of the signal"), words("correlation (1)"))
     for key, colour in (("ic", BLUE), ("rank_ic", ORANGE)):
         name = label(key)
-        mean = words("{name}, mean of {days} days", name=name.en, days=SMOOTH)
+        mean = words("{name}, mean of {days} days", name=name, days=SMOOTH)
         sketch.line(name, daily.index, daily[key], colour, mode="markers", opacity=0.45, marker={"size": 4})
         sketch.line(mean, daily.index, daily[key].rolling(SMOOTH, min_periods=SMOOTH // 2).mean(), colour)
     return sketch.dates().done()
@@ -178,22 +186,42 @@ def quantile_curves(quantiles: pd.DataFrame) -> go.Figure:
 
 
 def learning(member_curves: pd.DataFrame, metric: str) -> go.Figure:
-    """Loss in training and validation by epoch, and the metric that chose the epoch; a colour a member."""
-    sketch = Sketch(words("epoch"), words("loss (1)"), y2=plain(metric), height=460, share=0.45)
+    """Loss in training (thin) and validation by epoch, and the metric that chose the epoch.
+
+    A colour and a dash a member: 48 of them differ.
+    """
+    unit, percent = metric_words(metric)
+    sketch = Sketch(words("epoch"), words("loss (1)"), y2=unit, height=460, share=0.45)
     for place, ((fold, seed), rows) in enumerate(member_curves.groupby(["fold", "seed"], sort=True)):
-        colour, group = PALETTE[place % len(PALETTE)], f"{fold}-{seed}"
-        for key, dash, kind in (("train_loss", "dot", words("training")), ("valid_loss", "solid", words("validation"))):
+        (colour, dash), group = style(place), f"{fold}-{seed}"
+        for key, width, kind in (("train_loss", 0.8, words("training")), ("valid_loss", 2.4, words("validation"))):
             name = words("fold {fold}, seed {seed}: ", fold=fold, seed=seed)
             name = Text(name.en + kind.en, name.zh + kind.zh)
-            sketch.line(name, rows["epoch"], rows[key], colour, dash=dash, legendgroup=group)
-        sketch.line(plain(metric), rows["epoch"], rows[metric], colour, low=True, legendgroup=group, showlegend=False)
+            sketch.line(name, rows["epoch"], rows[key], colour, dash=dash, width=width, legendgroup=group)
+        sketch.line(
+            unit, rows["epoch"], rows[metric], colour, low=True, dash=dash, legendgroup=group,
+            showlegend=False,
+        )  # fmt: skip
         best = rows.iloc[int(np.nanargmax(rows[metric]))] if rows[metric].notna().any() else rows.iloc[-1]
         mark = {"symbol": "star", "size": 11, "color": colour}
         sketch.line(
             words("chosen"), [best["epoch"]], [best[metric]], colour, low=True, mode="markers", marker=mark,
             legendgroup=group, showlegend=False,
         )  # fmt: skip
+    if percent:
+        sketch.percent("yaxis2", digits=2)
     return sketch.done(hovermode="closest", xaxis={"dtick": max(1, int(member_curves["epoch"].max() // 12))})
+
+
+def metric_words(metric: str) -> tuple[Text, bool]:
+    """Axis title of an evaluator's metric, and whether it is a fraction that is written as per cent."""
+    kind, _, rest = metric.partition("_")
+    what, _, basis = rest.partition("_")
+    money = kind in ("capped", "topn") and what in ("return", "excess")
+    parts = [label(f"daily_{what}"), label(kind), *([label(basis)] if basis else [])] if money else [label(metric)]
+    template = "{name}, on validation days (%)" if money else "{name}, on validation days (1)"
+    name = Text(", ".join(part.en for part in parts), "，".join(part.zh for part in parts))
+    return words(template, name=name), money
 
 
 def two_lines(
@@ -250,8 +278,8 @@ def exposure_lines(exposed: pd.DataFrame) -> go.Figure:
 def lines(series: Mapping[str, pd.Series], y: Text) -> go.Figure:
     """One line a name by day."""
     sketch = Sketch(words("day of the signal"), y)
-    for place, (name, values) in enumerate(series.items()):
-        sketch.line(plain(name), values.index, values, PALETTE[place % len(PALETTE)])
+    for (name, values), colour in zip(series.items(), colours(len(series)), strict=True):
+        sketch.line(plain(name), values.index, values, colour)
     return sketch.dates().done()
 
 
@@ -285,7 +313,8 @@ def gate(weights: pd.DataFrame, top: int = 30) -> go.Figure:
     sketch.figure.add_trace(
         go.Heatmap(
             x=_axis(weights.index), y=[str(name) for name in far], z=weights[far].to_numpy(dtype=np.float32).T,
-            colorscale="RdBu", zmid=1.0, reversescale=True, colorbar={"title": {"text": sketch.say(words("weight"))}},
+            colorscale="RdBu", zmid=1.0, reversescale=True,
+            colorbar={"title": {"text": sketch.say(words("weight (1)"))}},
         )
     )  # fmt: skip
     sketch.figure.update_xaxes(type="date", tickformat="%Y-%m-%d", nticks=7)
@@ -300,10 +329,23 @@ def steps(values: pd.Series, names: Sequence[Text], unit: Text) -> go.Figure:
         go.Bar(x=_numbers(values), y=named, orientation="h", marker={"color": BLUE}, showlegend=False)
     )
     sketch.figure.update_xaxes(tickformat=".0%", hoverformat=".2%")
-    return sketch.done(hovermode="closest", yaxis={"autorange": "reversed", "title": None})
+    return sketch.done(hovermode="closest", yaxis={"autorange": "reversed"})
 
 
 # --- arithmetic
+
+
+def style(place: int) -> tuple[str, str]:
+    """Colour and dash of the line at a place: the dash turns when the colours are used up."""
+    return PALETTE[place % len(PALETTE)], DASHES[place // len(PALETTE) % len(DASHES)]
+
+
+def colours(count: int) -> list[str]:
+    """As many colours, all different: those of the palette while they last, then hues around the circle."""
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
+    made = [hls_to_rgb(place / count, 0.42 + 0.16 * (place % 2), 0.6) for place in range(count)]
+    return ["#" + "".join(f"{round(255 * part):02x}" for part in rgb) for rgb in made]
 
 
 def _after(days: pd.DatetimeIndex, row: int) -> pd.Timestamp:

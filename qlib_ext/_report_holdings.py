@@ -52,7 +52,8 @@ def _search() -> str:
     return (
         f'<div class="finder"><label>{day.html()} <input id="day" type="date"></label>'
         f'<button id="before" type="button" '
-        f'aria-label="previous day">◀</button><button id="after" type="button" aria-label="next day">▶</button>'
+        f'aria-label="previous day" data-aria-zh="前一日">◀</button>'
+        f'<button id="after" type="button" aria-label="next day" data-aria-zh="后一日">▶</button>'
         f'<label>{stock.html()} <input id="stock" type="search" placeholder="SH600519" autocomplete="off">'
         "</label></div>"
         f'<div class="pair"><div><h3>{top.html()} <span id="shown-day"></span></h3>'
@@ -78,7 +79,7 @@ def packed_holdings(positions: pd.DataFrame, labels: pd.DataFrame | None, contex
     long = pd.DataFrame({"day": days, "place": place, "yuan": yuan.to_numpy()})
     long["share"] = positions["weight"].to_numpy()
     gain = None
-    if labels is not None:
+    if labels is not None and context.horizon is not None:
         gain = yuan.to_numpy() * labels.iloc[:, 0].reindex(positions.index).fillna(0.0).to_numpy() / context.horizon
     long["gain"] = np.nan if gain is None else gain
     largest = (

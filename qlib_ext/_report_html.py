@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from qlib_ext._report_words import KINDS, LABELS, NOTES_ZH, ZH
+from qlib_ext._report_words import KINDS, LABELS, NOTES_ZH, SAID, ZH
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -35,8 +36,10 @@ class Text:
 
 
 def words(template: str, **values: Any) -> Text:
-    """English text with its translation of `_report_words.ZH`; both are filled with the same values."""
-    return Text(template.format(**values), ZH.get(template, template).format(**values))
+    """English text with its translation of `_report_words.ZH`; a value that is a Text is filled in by language."""
+    english = {name: value.en if isinstance(value, Text) else value for name, value in values.items()}
+    chinese = {name: value.zh if isinstance(value, Text) else value for name, value in values.items()}
+    return Text(template.format(**english), ZH.get(template, template).format(**chinese))
 
 
 def plain(value: Any) -> Text:
@@ -44,14 +47,34 @@ def plain(value: Any) -> Text:
     return Text(str(value), str(value))
 
 
+def said(text: str) -> Text:
+    """Sentence that a record has stored, with its translation; one that `SAID` does not know stays as it is."""
+    for template in SAID:
+        parts = re.split(r"\{(\w+)\}", template)  # text, field, text, field, ..., text
+        pattern = "".join(f"(?P<{part}>.+)" if place % 2 else re.escape(part) for place, part in enumerate(parts))
+        found = re.fullmatch(pattern, text)
+        if found:
+            return words(template, **found.groupdict())
+    return plain(text)
+
+
 def label(key: str) -> Text:
     """Name of a column or metric by its key; an unknown key is shown as it is, in words."""
+    sold = re.fullmatch(r"gone_(\d+)", str(key))
+    if sold:
+        return words("sold after {n} days (%)", n=sold[1])
     return words(LABELS[key]) if key in LABELS else plain(str(key).replace("_", " "))
 
 
 def note(key: str, english: str, domain: str = "") -> Text:
-    """Definition of a key in both languages; `domain`: whose it is, where the same key means several things."""
-    return Text(english, NOTES_ZH.get(f"{domain}.{key}" if domain else key, english))
+    """Definition of a key in both languages; `domain`: whose it is, where the same key means several things.
+
+    The keys of "gone_1, gone_2, ..." share one definition.
+    """
+    name = f"{domain}.{key}" if domain else key
+    stem = name.rstrip("0123456789")
+    shared = (zh for known, zh in NOTES_ZH.items() if stem != name and known.endswith(", ...") and stem in known)
+    return Text(english, NOTES_ZH.get(name) or next(shared, english))
 
 
 # --- tables
@@ -164,7 +187,9 @@ def across(frame: pd.DataFrame, columns: Sequence[Column], *, key: str, rows: Se
 
 
 def _heading(column: Column) -> str:
-    hint = f' title="{escape(column.meaning.en)}"' if column.meaning else ""
+    hint = ""
+    if column.meaning:
+        hint = f' title="{escape(column.meaning.en)}" data-title-zh="{escape(column.meaning.zh)}"'
     return f'<th scope="col" data-col="{escape(str(column.key))}"{hint}>{column.title.html()}</th>'
 
 

@@ -24,6 +24,7 @@ from qlib_ext._report_html import (
     meanings,
     note,
     plain,
+    said,
     table,
     words,
     written,
@@ -47,7 +48,7 @@ class Context:
         capital: yuan placed each day, None where not known.
         costs: what "net" and "net of impact" charge.
         benchmark: code of the index, or None.
-        horizon: days of the label.
+        horizon: days of the label, None where not known.
 
     """
 
@@ -57,16 +58,17 @@ class Context:
     capital: float | None = None
     costs: Text = field(default_factory=lambda: words("costs are not known"))
     benchmark: str | None = None
-    horizon: int = 1
+    horizon: int | None = None
 
     def scope(self, index: Any, extra: Text | None = None) -> Text:
         """Days, universe and a remark, for the line below a heading."""
         days = pd.DatetimeIndex(index)
-        text = words("no days; universe: {universe}", universe=self.universe)
+        universe = said(self.universe)
+        text = words("no days; universe: {universe}", universe=universe)
         if len(days):
             text = words(
                 "{n} days, {first} to {last}; universe: {universe}",
-                n=len(days.unique()), first=str(days.min())[:10], last=str(days.max())[:10], universe=self.universe,
+                n=len(days.unique()), first=str(days.min())[:10], last=str(days.max())[:10], universe=universe,
             )  # fmt: skip
         return text if extra is None else Text(f"{text.en}; {extra.en}", f"{text.zh}；{extra.zh}")
 
@@ -95,7 +97,7 @@ def headline(artifacts: Artifacts, context: Context) -> Section | None:
     ]
     parts: list[str | Chart] = [_cards(artifacts, frame, daily)]
     if f"{MONEY}selection.pkl" in artifacts:
-        parts.append(f"<p>{label('selected').html()}: {plain(artifacts[f'{MONEY}selection.pkl']).html()}</p>")
+        parts.append(f"<p>{label('selected').html()}: {said(str(artifacts[f'{MONEY}selection.pkl'])).html()}</p>")
     rows = [series_words(str(name)) for name in frame.index]
     parts.append(table(frame, columns_of(frame, known), key="headline", rows=rows, main=main))
     days = daily["capped_buyable_gross"].dropna().index if "capped_buyable_gross" in daily else daily.index
@@ -192,10 +194,15 @@ def quantiles(artifacts: Artifacts, context: Context) -> Section | None:
         return None
     known = frame.dropna(how="all")
     mean = words("Mean label by quantile of the score; error bars: Newey-West standard error of the mean over days.")
+    if context.horizon is None:
+        mean = words(
+            "Mean label by quantile of the score; error bars: Newey-West standard error, the label's days, not "
+            "recorded, taken as 1."
+        )
     total = words("Equal weight within a quantile, no caps; sums, not compounded.")
     return Section(
         "quantiles", words("Returns by quantile of the score"), context.scope(known.index, words("no costs, no caps")),
-        (Chart("quantile-means", figures.quantile_means(known, context.horizon), mean),
+        (Chart("quantile-means", figures.quantile_means(known, context.horizon or 1), mean),
          Chart("quantile-curves", figures.quantile_curves(known), total)),
     )  # fmt: skip
 
@@ -232,7 +239,8 @@ def learning(artifacts: Artifacts, context: Context) -> Section | None:
     count = frame[["fold", "seed"]].drop_duplicates()
     scope = words("{n} members; in training and on their validation days; no costs", n=len(count))
     caption = words(
-        "Dotted: training loss, solid: validation loss; below: the metric on validation days; star: its best epoch."
+        "A colour and a dash a member. Thin: training loss, thick: validation loss; below: the metric on validation "
+        "days; star: its best epoch."
     )
     parts: list[str | Chart] = [Chart("learning", figures.learning(frame, metric), caption)]
     if members is not None:
@@ -259,6 +267,8 @@ def folds(artifacts: Artifacts, context: Context) -> Section | None:
     if frame is not None:
         known = artifacts.get("fold_analysis/definitions.pkl", {})
         rows = [_row_words(str(name)) for name in frame.index]
+        if "selected" in frame:
+            frame = frame.assign(selected=frame["selected"].astype(str).map(said))
         parts.append(across(frame, _fold_columns(frame, known), key="folds", rows=rows))
         parts.append(
             meanings(known, [key for key in ("gross", "net", "net_over_market", "mean over folds") if key in known])

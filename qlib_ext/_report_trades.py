@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from qlib_ext import _report_figures as figures
-from qlib_ext._report_html import Chart, Column, Section, Text, columns_of, label, meanings, table, words
+from qlib_ext._report_html import Chart, Column, Section, Text, across, columns_of, label, meanings, table, words
 from qlib_ext._report_sections import MONEY, Artifacts, Context
 from qlib_ext._report_words import LABELS
+from qlib_ext.evaluate import DEFINITIONS as HEADLINE
 
 TRADES = "portfolio_analysis/"
 COSTS = ("commission", "transfer", "stamp_duty", "impact")
 MOST_ROWS = 60  # of a table that is shown as it came
 CASH = ("cash_share", "cash")
+SETTLED = {
+    "day": "on which the delisted holding was settled",
+    "kind": "last_price: sold at the last price; write_off: worth nothing",
+    "shares": "held, adjusted",
+    "yuan": "received, before the fees",
+    "cost": "fees of the sale, yuan",
+    "lost": "value at the last price that was written off, yuan",
+}
 _ELSEWHERE = ("cost_split", "blocked", "participation")  # of execution.pkl: in other sections
 
 
@@ -62,16 +73,31 @@ def costs(artifacts: Artifacts, context: Context) -> Section | None:
     total, traded = fills[list(COSTS)].sum(), float(fills["yuan"].abs().sum())
     made = _own(artifacts, "cost_split")
     frame = pd.DataFrame({"yuan": total, "bp_of_traded": 1e4 * total / traded}) if made is None else made
-    columns = columns_of(frame, _definitions(artifacts, TRADES, "cost_split", frame), "cost_split")
+    meant = _definitions(artifacts, TRADES, "cost_split", frame)
+    columns = columns_of(frame, meant, "cost_split")
     split = figures.stacked(months, {key: label(key) for key in COSTS}, words("cost (yuan)"))
     used = figures.histogram(fills["used"], words("share of the stock's liquidity (%)"), words("fills (number)"))
-    parts = (
+    parts: tuple[str | Chart, ...] = (
         Chart("costs", split, words("What the fills of each month cost, by part.")),
         table(frame, columns, key="costs", rows=[label(key) for key in frame.index]),
+        meanings(meant, [str(key) for key in frame.index], "cost_split"),
         Chart("used", used, words("Yuan of each fill / trailing mean turnover of the stock, known the day before.")),
     )
+    binned = _own(artifacts, "participation")
+    if binned is not None:
+        meant = _definitions(artifacts, TRADES, "participation", binned)
+        rows = [_bin_words(float(low), float(high)) for low, high in zip(binned["low"], binned["high"], strict=True)]
+        listed = columns_of(binned, meant, "participation")
+        parts += (table(binned.rename(index=str), listed, key="participation", rows=rows),)
     extra = words("{n} fills, {million:,.1f} million yuan traded", n=len(fills), million=traded / 1e6)
     return Section("costs", words("Costs and participation"), context.scope(fills["day"], extra), parts)
+
+
+def _bin_words(low: float, high: float) -> Text:
+    """Say what share of a stock's turnover the trades of a bin took."""
+    if not math.isfinite(low):
+        return words("turnover not known")
+    return words("{low:.1%} to {high:.1%}" if math.isfinite(high) else "above {low:.1%}", low=low, high=high)
 
 
 def waterfall(artifacts: Artifacts, context: Context) -> Section | None:
@@ -153,7 +179,7 @@ def blocked(artifacts: Artifacts, context: Context) -> Section | None:
         parts.append(f"<p>{words('The exchange cut no order.').html()}</p>")
     if settled is not None and len(settled):
         parts.append(f"<h3>{words('Delisted holdings').html()}</h3>")
-        parts.append(table(settled.head(MOST_ROWS), columns_of(settled), key="settled"))
+        parts.append(table(settled.head(MOST_ROWS), columns_of(settled, SETTLED, "settled"), key="settled"))
     report = artifacts.get(f"{TRADES}report_normal_1day.pkl")
     days = frame["day"] if report is None else report.index
     extra = words("with the orders that the strategy, which asks first, did not send")
@@ -169,21 +195,30 @@ def execution(artifacts: Artifacts, context: Context) -> Section | None:
     for name, frame in found.items():
         if name in _ELSEWHERE or not isinstance(frame, pd.DataFrame) or not len(frame):
             continue
-        daily = isinstance(frame.index, pd.DatetimeIndex) or len(frame) > MOST_ROWS
-        numbers = frame.select_dtypes("number")
-        shown = numbers.agg(["mean", "min", "max"]) if daily else frame
-        flat, rows = _flat(shown, str(name))
-        columns = [
-            Column(c.key, c.title, "number" if daily and c.kind == "text" else c.kind, c.meaning)
-            for c in columns_of(flat, _definitions(artifacts, TRADES, str(name), frame), str(name))
-        ]
         parts.append(f"<h3>{label(str(name)).html()}</h3>")
-        parts.append(table(flat, columns, key=f"execution-{name}", rows=rows))
+        parts.append(_made(frame, _definitions(artifacts, TRADES, str(name), frame), str(name)))
     if not parts:
         return None
     report = artifacts.get(f"{TRADES}report_normal_1day.pkl")
     scope = context.costs if report is None else context.scope(report.index, words("the backtest's account"))
     return Section("execution", words("Execution"), scope, tuple(parts))
+
+
+def _made(frame: pd.DataFrame, definitions: dict[str, str], name: str) -> str:
+    """Lay out a table of the backtest's record: days by mean, least and most; with what its columns and rows mean."""
+    key = f"execution-{name}"
+    if isinstance(frame.index, pd.DatetimeIndex) or len(frame) > MOST_ROWS:
+        sums = frame.select_dtypes("number").agg(["mean", "min", "max"])
+        return across(sums, columns_of(sums, definitions, name), key=key, rows=[label(row) for row in sums.index])
+    rows = [str(row) for row in frame.index]
+    if set(rows) <= set(definitions) and not set(map(str, frame.columns)) & {*definitions, *HEADLINE}:
+        turned = frame.T  # each row has a unit of its own
+        return across(turned, columns_of(turned, definitions, name), key=key, rows=[label(c) for c in turned.index])
+    flat, titles = _flat(frame, name)
+    known = columns_of(flat, {k: v for k, v in definitions.items() if k not in rows}, name)
+    shared = columns_of(flat, HEADLINE if name == "performance" else None)
+    columns = [own if own.meaning else other for own, other in zip(known, shared, strict=True)]
+    return table(flat, columns, key=key, rows=titles) + meanings(definitions, rows, name)
 
 
 def rules(artifacts: Artifacts, context: Context) -> Section | None:
@@ -211,7 +246,11 @@ def _definitions(artifacts: Artifacts, folder: str, part: str, frame: pd.DataFra
     """Definitions that a frame brings along, and those of the folder under `part`."""
     kept = artifacts.get(f"{folder}definitions.pkl", {})
     named = {key.removeprefix(f"{part}."): text for key, text in kept.items() if key.startswith(f"{part}.")}
-    return named | dict(frame.attrs.get("definitions", {}))
+    named |= frame.attrs.get("definitions", {})
+    for listed in [key for key in named if key.endswith(", ...")]:  # such as "gone_1, gone_2, ..."
+        stem = listed.partition(",")[0].rstrip("0123456789")
+        named |= {str(c): named[listed] for c in (*frame.columns, *frame.index) if str(c).startswith(stem)}
+    return named
 
 
 def _own(artifacts: Artifacts, name: str) -> pd.DataFrame | None:

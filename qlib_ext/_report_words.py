@@ -77,6 +77,9 @@ LABELS = {
     "performance.excess_gross": "before costs, less the benchmark", "performance.excess_net": "after all costs, less the benchmark", "target_reached": "How far the target was reached",
     "liquidation": "Days to sell the book", "excess_gross": "gross, in excess", "excess_net": "net of fees, in excess",
     "benchmark": "benchmark", "daily_excess": "mean daily excess", "daily_excess_error": "its standard error",
+    "daily_return": "mean daily return", "wpcc": "weighted correlation", "liq_wpcc": "weighted correlation, by label and liquidity",
+    "net_over_market": "net of fees, less the universe mean", "total": "total", "day": "day", "code": "code", "kind": "kind",
+    "shares": "shares (number)", "cost": "fees (yuan)", "lost": "written off (yuan)", "median": "median", "worst": "worst",
     "mean_days": "days, mean", "max_days": "days, slowest stock", "share_reached": "share reached", "unreached": "not reached",
     "unreached_names": "stocks not reached", "held": "in stocks", "unknown": "turnover not known", "delisting": "delisting", "share_below_zero": "draws at or below 0",
 }  # fmt: skip
@@ -107,8 +110,8 @@ ZH = {
     "zoom.":
         "按日复利，现金收益为 0；相对市场或指数的差额按每日差额复利。下图：自此前最高点（含起点）的跌幅。点击名称显示或隐藏，拖动可放大。",
     # correlation
-    "IC and RankIC": "IC 与 RankIC", "correlation (1)": "相关系数", "mean correlation (1)": "平均相关系数", "month": "月份",
-    "{name}, mean of {days} days": "{name}，{days} 日均值",
+    "IC and RankIC": "IC 与 RankIC", "correlation (1)": "相关系数（1）", "mean correlation (1)": "平均相关系数（1）", "month": "月份",
+    "{name}, mean of {days} days": "{name}，{days} 日均值", "{name}, mean of {days} days (1)": "{name}，{days} 日均值（1）",
     "Correlation of score and label across the day's stocks.": "当日各股票得分与标签的相关系数。",
     "Error bars: standard deviation / sqrt(days).": "误差线：标准差 / sqrt(天数)。", "value": "数值",
     "standard error": "标准误", "days": "天数", "first day": "首日", "last day": "末日", "error of IC": "IC 误差",
@@ -122,19 +125,24 @@ ZH = {
     "summed label less the mean of all (%)": "标签收益累加，减各组均值（%）",
     "Mean label by quantile of the score; error bars: Newey-West standard error of the mean over days.":
         "各得分分组的平均标签收益；误差线：各日均值的 Newey-West 标准误。",
+    "Mean label by quantile of the score; error bars: Newey-West standard error, the label's days, not recorded, taken as "
+    "1.": "各得分分组的平均标签收益；误差线：Newey-West 标准误，标签天数未记录，按 1 日计。",
     "Equal weight within a quantile, no caps; sums, not compounded.": "组内等权，无上限约束；累加，不复利。",
     # exposures
-    "Exposures of the score": "得分的风险暴露", "rank correlation, mean of {days} days (1)": "秩相关系数，{days} 日均值",
+    "Exposures of the score": "得分的风险暴露", "rank correlation, mean of {days} days (1)": "秩相关系数，{days} 日均值（1）",
     "Rank correlation of score and factor across the day's stocks: what the score is a bet on.":
         "当日各股票得分与因子的秩相关：得分实际押注于什么。",
     "volatility": "波动率", "liquidity (size)": "流动性（规模）", "reversal": "反转", "mean": "均值",
     "standard deviation": "标准差", "least": "最小", "most": "最大", "exposure to volatility": "波动率暴露",
     # learning and folds
-    "Learning curves": "学习曲线", "epoch": "轮次", "loss (1)": "损失", "training": "训练", "validation": "验证",
+    "Learning curves": "学习曲线", "epoch": "轮次", "loss (1)": "损失（1）", "training": "训练", "validation": "验证",
     "fold {fold}, seed {seed}: ": "折 {fold}，种子 {seed}：", "chosen": "选中",
     "{n} members; in training and on their validation days; no costs": "{n} 个成员；训练中及其验证日上的表现；不含费用",
-    "Dotted: training loss, solid: validation loss; below: the metric on validation days; star: its best epoch.":
-        "虚线：训练损失，实线：验证损失；下图：验证日上的指标；星号：其最佳轮次。",
+    "A colour and a dash a member. Thin: training loss, thick: validation loss; below: the metric on validation days; star: its best epoch.":
+        "每个成员一种颜色与线型。细线：训练损失，粗线：验证损失；下图：验证日上的指标；星号：其最佳轮次。",
+    "{name}, on validation days (1)": "{name}，验证日（1）", "{name}, on validation days (%)": "{name}，验证日（%）",
+    "mean daily return": "日均收益", "weighted correlation": "加权相关系数",
+    "weighted correlation, by label and liquidity": "加权相关系数（标签乘流动性）",
     "Folds": "各折", "fold": "折", "fold {fold}": "折 {fold}", "trading day": "交易日", "train": "训练", "gap": "间隔",
     "valid": "验证", "test": "测试", "mean over folds": "各折均值", "all out-of-fold days": "全部折外日期",
     "Training, gap, validation and test days of each fold; a thin gap may be narrower than a pixel.":
@@ -144,7 +152,7 @@ ZH = {
     "validation from": "验证起", "validation to": "验证止", "test from": "测试起", "test to": "测试止",
     # baselines and gate
     "Free scores on the same days": "相同日期上的免费得分", "5-day reversal": "5 日反转", "low volatility": "低波动",
-    "small turnover": "小成交额", "What the gate selects": "门控的选择", "feature": "特征", "weight": "权重",
+    "small turnover": "小成交额", "What the gate selects": "门控的选择", "feature": "特征", "weight (1)": "权重（1）",
     "The features whose weight is furthest from 1 on average; 1: as a network without the gate has it.":
         "平均而言权重离 1 最远的特征；1：与无门控的网络相同。", "{n} features": "{n} 个特征",
     "market feature": "市场特征", "rank correlation": "秩相关系数", "weight where it is low": "其低位时的权重",
@@ -178,10 +186,11 @@ ZH = {
     "costs of the exchange are in where it says so": "注明处已含交易费用",
     "Costs and participation": "费用与参与率", "cost (yuan)": "费用（元）", "commission": "佣金", "transfer fee": "过户费",
     "stamp duty": "印花税", "market impact": "冲击成本", "of what was traded (basis points)": "占成交额（基点）",
-    "share of the stock's liquidity (%)": "占该股流动性（%）", "fills (number)": "成交笔数",
+    "share of the stock's liquidity (%)": "占该股流动性（%）", "fills (number)": "成交数（笔）",
     "What the fills of each month cost, by part.": "每月成交的费用构成。",
     "Yuan of each fill / trailing mean turnover of the stock, known the day before.":
         "每笔成交金额 / 该股此前平均成交额（前一日已知）。",
+    "{low:.1%} to {high:.1%}": "{low:.1%} 至 {high:.1%}", "above {low:.1%}": "高于 {low:.1%}",
     "{n} fills, {million:,.1f} million yuan traded": "{n} 笔成交，共 {million:,.1f} 百万元",
     # waterfall, capacity
     "From paper to the account": "从纸面到账户", "what is taken into account": "计入的因素", "return a year (%)": "年化收益（%）",
@@ -215,8 +224,18 @@ ZH = {
     "The account's return": "账户收益", "How far the target was reached": "目标达成程度", "Days to sell the book": "清仓所需天数",
     "mean daily excess": "日均超额", "days, mean": "平均天数", "days, slowest stock": "最慢股票的天数", "share reached": "达成比例",
     "not reached": "未达成", "stocks not reached": "未达成股票数", "in stocks": "股票部分", "turnover not known": "成交额未知",
-    "delisting": "退市",
+    "delisting": "退市", "total": "合计", "code": "代码", "kind": "方式", "shares (number)": "股数（股）", "fees (yuan)": "费用（元）",
+    "written off (yuan)": "核销（元）", "median": "中位数", "worst": "最差", "sold after {n} days (%)": "{n} 日内可卖出（%）",
+    # sentences of records
+    "test {first} to {last}: nothing was selected on it by this run": "测试期 {first} 至 {last}：本次运行未在其上做任何选择",
+    "nothing was selected on it; epochs were chosen by {metric} on days before it": "未在其上做任何选择；轮次按 {metric} 在此前的日期上选定",
+    "nothing was selected on it; epochs were chosen by {metric} on the blocks": "未在其上做任何选择；轮次按 {metric} 在各块上选定",
+    "epoch chosen on this block by {metric}: optimistic": "轮次按 {metric} 在本块上选定：偏乐观",
+    "epochs chosen on these blocks by {metric}: optimistic": "轮次按 {metric} 在这些块上选定：偏乐观",
+    "epochs chosen on these days, block by block, by {metric}: optimistic": "轮次按 {metric} 在这些日期上逐块选定：偏乐观",
+    "{n} stocks given by code": "按代码给定的 {n} 只股票",
     # header
+    "not recorded": "未记录", "none": "无", "none, the universe mean alone": "无，仅用股票池均值",
     "experiment": "实验", "run": "运行", "started": "开始时间", "loss": "损失函数", "target": "目标",
     "weights by": "权重依据", "seeds": "随机种子", "features": "特征", "label": "标签", "data": "数据", "universe": "股票池",
     "train and valid": "训练与验证", "capital": "资金", "costs": "费用", "liquidity": "流动性", "rules": "规则", "units": "单位",
@@ -234,6 +253,7 @@ ZH = {
     "marina-rules {version}; {n} records cited below": "marina-rules {version}；引用 {n} 条记录，见下",
     "marina-rules {version}": "marina-rules {version}",
     # comparison
+    "A colour a run, a dash a series.": "每个运行一种颜色，每个序列一种线型。",
     "Differences, day by day": "逐日配对差异", "The same table for all": "同一张总表", "The same curves for all": "同一组曲线",
     "{run} less {against}": "{run} 减 {against}", "difference": "差异", "95% from": "95% 区间下限", "95% to": "95% 区间上限",
     "circular block bootstrap of the days: {draws} draws of blocks of {block} days, seed {seed}; the days of all runs "
@@ -241,6 +261,16 @@ ZH = {
     "the other run": "对照运行", "draws at or below 0": "抽样中不大于 0 的比例", "days left out": "未计入的日期",
     "{n} days that not all runs have": "{n} 个并非所有运行都有的日期",
 }  # fmt: skip
+
+SAID = (  # sentences of records that are stored as text; their Chinese stands in ZH
+    "test {first} to {last}: nothing was selected on it by this run",
+    "nothing was selected on it; epochs were chosen by {metric} on days before it",
+    "nothing was selected on it; epochs were chosen by {metric} on the blocks",
+    "epoch chosen on this block by {metric}: optimistic",
+    "epochs chosen on these blocks by {metric}: optimistic",
+    "epochs chosen on these days, block by block, by {metric}: optimistic",
+    "{n} stocks given by code",
+)
 
 NOTES_ZH = {
     "mean_ic": "各日得分与标签在股票间相关系数的均值；无 IC 处为空",
@@ -300,6 +330,12 @@ NOTES_ZH = {
     "capacity.turnover": "各日买入加卖出占资金比例的均值（2：全部卖出并重新买入）",
     "capacity.participation": "每笔成交占该股当日成交额的比例，按成交金额加权",
     "capacity.days": "收益已知的天数；各列均基于这些日期",
+    "settled.day": "退市持仓结算之日",
+    "settled.kind": "last_price：按最后价格卖出；write_off：价值归零",
+    "settled.shares": "持有股数，复权后",
+    "settled.yuan": "所得金额，未扣费用",
+    "settled.cost": "卖出费用，元",
+    "settled.lost": "按最后价格计、被核销的价值，元",
     "waterfall.paper": "得分组合每日按标签的买入价成交：全部可买，无费用，资金每日补足；账户超出资金规模的部分为现金",
     "waterfall.buyable": "且买入时封涨停者当日为现金",
     "waterfall.account": "且为一个自负盈亏的账户：按其价值配置，不超过资金规模",

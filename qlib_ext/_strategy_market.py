@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 from qlib.backtest.decision import OrderDir
 
+from qlib_ext.portfolio import affordable
+
 Span = tuple[pd.Timestamp, pd.Timestamp]
-ROUNDS = 5  # odd, so that the last one is affordable
 EVEN = 1e-9  # relative: shares this close to a whole step are one
 
 
@@ -58,19 +59,8 @@ class Market:
         return str(ask(code, *self.span)) if ask is not None else "unknown_liquidity"
 
     def affordable(self, code: str, yuan: float, cash: float) -> float:
-        """Most yuan, at most `yuan`, that `cash` buys with the costs (to a millionth or so of the costs).
-
-        The costs rise with the trade: what is left after the costs of too large a trade is affordable, what is left
-        after the costs of an affordable one is not less than the answer, and so on in turn.
-        """
-        value = min(yuan, cash)
-        if value <= 0.0:
-            return 0.0
-        if value + self.cost(code, value, sell=False) <= cash:
-            return value
-        for _ in range(ROUNDS):
-            value = min(max(cash - self.cost(code, value, sell=False), 0.0), yuan)
-        return value
+        """Most yuan, at most `yuan`, that `cash` buys with the costs."""
+        return affordable(yuan, cash, lambda value: self.cost(code, value, sell=False))
 
 
 def whole_lots(delta: float, most: float, lots: tuple[float, float]) -> float:

@@ -25,15 +25,16 @@ from qlib_ext._backtest_tables import (
     REPORT,
     all_blocked,
     book_liquidity,
+    decided_profile,
     flat,
     holdings,
     log_metrics,
     log_tables,
     make_tables,
-    profile_of,
     shown,
 )
 from qlib_ext._exchange_options import prices
+from qlib_ext._folds import refuse_unknown
 from qlib_ext.data import DayDatasetH, known_label, label_prices
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.judge import part
@@ -44,6 +45,7 @@ __all__ = ["PortAnaRecord", "holdings", "judged_stages"]
 
 logger = get_module_logger("qlib_ext.backtest")
 
+OF_QLIB = ("risk_analysis_freq", "indicator_analysis_freq", "indicator_analysis_method", "skip_existing")
 # What a stage of the waterfall changes in the run's own options: of the strategy, of the exchange. The price of
 # `limits` is that of the label's entry, see `_stages`.
 DAY = pd.Timedelta(days=1)
@@ -83,7 +85,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         waterfall: run the backtests of the waterfall (four or five more). None: where the run has what they need, an
             AShareExchange, a LiquidityTopNStrategy with signal <PRED>, daily steps, an account in cash, and a
             DayDatasetH with liquidity whose label enters a day after its signal; true: an error where it has not.
-        kw: as for qlib.
+        kw: as for qlib: risk_analysis_freq, indicator_analysis_freq, indicator_analysis_method, skip_existing.
 
     Raises:
         ValueError: options beside `exchange` that qlib would ignore, an exchange whose span is shorter than the
@@ -105,6 +107,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         waterfall: bool | None = None,
         **kw: Any,
     ) -> None:
+        refuse_unknown(type(self), [name for name in kw if name not in OF_QLIB], ("config", "waterfall", *OF_QLIB))
         super().__init__(recorder, config, **kw)
         self.dataset, self.waterfall = dataset, waterfall
         self._exchange = _named(self._exchange_kwargs().get("exchange"), "AShareExchange")
@@ -224,7 +227,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         exchange = get_exchange(**(span | self._exchange_kwargs()))
         config = self._filled(self.strategy_config, pred)
         if (named := _named(config, "LiquidityTopNStrategy")) is not None:
-            named["kwargs"]["liquidity"] = profile_of(named["kwargs"].get("liquidity", "auto"), exchange)
+            named["kwargs"]["liquidity"] = decided_profile(named["kwargs"].get("liquidity", "auto"), exchange)
         strategy = init_instance_by_config(config, accept_types=BaseStrategy)
         executor = init_instance_by_config(self._filled(self.executor_config, pred), accept_types=BaseExecutor)
         return strategy, executor, exchange

@@ -1,7 +1,8 @@
 """Check a qlib provider folder of A shares before training on it: units, suspensions, survivorship, absurd bars, files.
 
 The files are read directly, in blocks of stocks: qlib is not needed, and broken files can be told. The checks and
-their cures stand in `_check_table.CHECKS`; what each one measures in `_check_lists`, `_check_bars`, `_check_units`.
+their cures stand in `_check_table.CHECKS`; what each one measures in `_check_lists`, `_check_bars`, `_check_units` and
+`_check_steps`.
 
 Not seen: special treatment (ST) and its 5% limit, a whole trading day that the calendar lacks, prices that are
 wrong but plausible, and membership of an index that knows the future.
@@ -19,6 +20,7 @@ import pandas as pd
 from ._check_bars import check_bars
 from ._check_files import Provider, open_provider, read_block
 from ._check_lists import check_calendar, check_lists, list_ends
+from ._check_steps import Steps
 from ._check_table import Tally
 from ._check_units import Market, check_market
 from .rules import is_index
@@ -63,14 +65,16 @@ def check_data(
     ordered = check_calendar(provider.days, None if today is None else pd.Timestamp(today), tally)
     check_lists(provider, names, tally)
     begin, stop = _rows(provider, start, end) if ordered else (0, len(provider.days))
-    market = Market(provider.days[begin:stop])
+    market, steps = Market(provider.days[begin:stop]), Steps(provider.days[begin:stop])
     tell(f"{provider.folder}: {len(codes)} stocks, {stop - begin} days")
     for n in range(0, len(codes) if ordered else 0, BLOCK):
         block = read_block(provider, codes[n : n + BLOCK], begin, stop, tally)
         check_bars(block, tally)
         market.add(block)
+        steps.add(block, tally)
         tell(f"{min(n + BLOCK, len(codes))} of {len(codes)} stocks checked")
     if ordered:
+        steps.finish(tally)
         check_market(market, list_ends({name: provider.lists[name] for name in names}), tally)
     table = tally.table()
     first, last = (str(provider.days[row].date()) for row in (begin, stop - 1))

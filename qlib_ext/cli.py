@@ -1,17 +1,22 @@
 """The command `qlib-ext`. Each subcommand is a pair: `_add_<name>` declares it, `_<name>` runs it.
 
-Errors of the user (ValueError, OSError) end with one line on stderr and exit status 2.
+Errors of the user (ValueError, OSError) end with one line on stderr and exit status 2; a reader of the output that goes
+(`| head`) ends it with 141, and Ctrl-C with 130, as a shell tells of these signals.
 """
 
 import argparse
+import contextlib
 import json
+import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import _cli_data, _cli_orders, _cli_report
+from . import __version__, _cli_data, _cli_orders, _cli_report
+from ._cli_help import dress
 from .synthetic import DEFAULT_PATH, VERSION, ensure_market, make_market, read_oracle
 
 _DEMO_DATA = """\
@@ -34,18 +39,39 @@ times, and the data set is built three times. Exit status: 0 all passed, 1 a lea
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; `argv` defaults to the process's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="qlib-ext", description="Tools around qlib_ext: data for a first run, and checks."
-    )
+    try:
+        try:
+            return _run(build_parser().parse_args(argv))
+        finally:
+            sys.stdout.flush()  # a closed pipe is told here, not when the interpreter ends
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):  # what is left to write goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare the command line."""
+    parser = argparse.ArgumentParser(prog="qlib-ext")
+    parser.add_argument("--version", action="version", version=f"qlib-ext {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo_data(commands)
-    _add_check_leak(commands)
     _cli_data.add(commands)
-    _cli_orders.add(commands)
+    _add_check_leak(commands)
     _cli_report.add(commands)
-    arguments = parser.parse_args(argv)
+    _cli_orders.add(commands)
+    dress(parser, commands.choices)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         status: int = arguments.run(arguments)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         print(f"qlib-ext: error: {error}", file=sys.stderr)
         return 2
@@ -57,7 +83,6 @@ def _add_demo_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "demo-data",
         help="build the embedded market (synthetic data for a first run)",
         description=_DEMO_DATA,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "dir", metavar="DIR", nargs="?", type=Path, default=DEFAULT_PATH, help=f"default: {DEFAULT_PATH}"
@@ -101,7 +126,7 @@ def _demo_data(arguments: argparse.Namespace) -> int:
         print(f"Already there: {ensure_market(path)}")
     else:
         begin = time.perf_counter()
-        make_market(path, **wanted)
+        make_market(path, **wanted, say=_cli_data.speaker())
         print(f"Built {path} in {time.perf_counter() - begin:.1f} s")
     _show_market(path)
     return 0
@@ -109,6 +134,8 @@ def _demo_data(arguments: argparse.Namespace) -> int:
 
 def _show_market(path: Path) -> None:
     """Print what a market holds and how to use it."""
+    from .init_workflow import survey
+
     found = read_oracle(path)
     parameters, oracle = found["parameters"], found["oracle"]
     print(f"Synthetic: {parameters['n_stocks']} stocks, {found['first']} to {found['last']}.")
@@ -119,7 +146,12 @@ def _show_market(path: Path) -> None:
             f"The best possible score reaches a mean daily IC of {oracle['ic']:.4f} "
             f"(RankIC {oracle['rank_ic']:.4f}, {oracle['days']} days); see oracle.json."
         )
-    print(f"Use it: QLIB_EXT_PROVIDER_URI={path} qrun workflows/master_liq.yaml")
+    try:
+        survey(path)
+    except ValueError as error:  # nothing that `init` refuses is recommended
+        print(f"Too small for a workflow of its own: {error}")
+    else:
+        print(f"Use it:\n\n    qlib-ext init --provider-uri {shlex.quote(str(path))}\n    qrun workflow.yaml")
 
 
 def _add_check_leak(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -127,10 +159,9 @@ def _add_check_leak(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         "check-leak",
         help="prove that a workflow uses nothing of the future",
         description=_CHECK_LEAK,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workflow", metavar="WORKFLOW", type=Path, help="YAML file, as for qrun")
-    parser.add_argument("--after", metavar="DAY", help="last day left as it is (default: the middle of test)")
+    parser.add_argument("--after", metavar="DATE", help="last day left as it is (default: the middle of test)")
     parser.add_argument(
         "--epochs", type=int, default=1, metavar="N", help="most epochs of training; 0: as configured (default: 1)"
     )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,75 +15,44 @@ from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandlerLP
 from qlib.log import get_module_logger
 
+from qlib_ext import units
 from qlib_ext._state import load_state, state_names
+from qlib_ext.labels import DEFAULT_LABEL, LabelSpan, label_prices, label_span
 from qlib_ext.macro import MacroState
 from qlib_ext.market import MarketState, strict
 from qlib_ext.panel import DayPanel
 from qlib_ext.rules import is_index, limit_up_price, price_limit
-from qlib_ext.storage import read_fields
+from qlib_ext.storage import read_fields, wide
+from qlib_ext.units import PLAUSIBLE_TURNOVER, PROFILES, check_turnover
+
+__all__ = [
+    "DEFAULT_LABEL",
+    "PLAUSIBLE_TURNOVER",
+    "PROFILES",
+    "DayDatasetH",
+    "LabelSpan",
+    "bounds",
+    "check_segments",
+    "check_turnover",
+    "handler_frames",
+    "known_label",
+    "label_expression",
+    "label_prices",
+    "label_span",
+    "listed_days",
+    "load_liquidity",
+    "locked_up",
+    "panel_of",
+    "segment_rows",
+    "trailing_volatility",
+    "turnover_expression",
+    "turnover_of",
+    "unit_profile",
+]
 
 logger = get_module_logger("qlib_ext.data")
 
-PROFILES = {"community": "$amount * 1000", "yuan": "$amount", "adjusted_shares": "$close * $volume"}
-DEFAULT_LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
-# Mean turnover of a stock and day in yuan: between these bounds for the A-share market since 2010, of which a whole
-# market of 5,000 stocks makes 50 billion to 25 trillion; units that are wrong by 100 or 1,000 fall outside.
-PLAUSIBLE_TURNOVER = (1e7, 5e9)
-FIELDS = ["$close", "$factor", "$volume", "$amount"]
-
-
-@dataclass(frozen=True)
-class LabelSpan:
-    """Days after d that a label touches: its entry (first price), its reach (last price)."""
-
-    entry: int
-    reach: int
-
-    @property
-    def horizon(self) -> int:
-        """Days that the position is held."""
-        return self.reach - self.entry
-
-
-_PRICE = re.compile(r"Ref\(\s*\$(\w+)\s*,\s*(-?\d+)\s*\)|\$(\w+)")
-
-
-def label_prices(expression: str) -> dict[int, str]:
-    """Read the prices of a label such as Ref($close, -2)/Ref($close, -1) - 1: days after d -> field.
-
-    Raises: ValueError where the expression is made of anything but fields, Ref of fields, numbers, signs and Log, has
-        no future price, or takes several fields on its first day.
-
-    """
-    prices: dict[int, set[str]] = {}
-    for shifted, lag, today in _PRICE.findall(expression):
-        prices.setdefault(-int(lag or 0), set()).add(shifted or today)
-    rest = re.sub(r"\b(Log|Abs|Sign)\(", "(", _PRICE.sub("", expression))
-    if re.search(r"[A-Za-z$]", rest) or len(prices) < 2 or max(prices) < 1 or min(prices) < 0:
-        raise ValueError(
-            f"label {expression!r} is no forward return that is understood; wanted the form "
-            "Ref($close, -2)/Ref($close, -1) - 1, or tell its first and last day: DayDatasetH(label_days=[1, 2])"
-        )
-    if len(prices[min(prices)]) > 1:
-        raise ValueError(f"label {expression!r} enters at several prices: tell label_days, or choose one")
-    return {day: sorted(fields)[0] for day, fields in prices.items()}
-
-
-def label_span(expression: str) -> LabelSpan:
-    """Read entry and reach out of a label such as Ref($close, -2)/Ref($close, -1) - 1.
-
-    Raises: ValueError as `label_prices`.
-
-    """
-    days = label_prices(expression)
-    return LabelSpan(entry=min(days), reach=max(days))
-
-
-def wide(instruments: list[str], expressions: list[str], start: Any, end: Any) -> list[pd.DataFrame]:
-    """Load expressions as day x instrument frames; a field that the provider lacks is all NaN."""
-    frame = D.features(instruments, expressions, start, end)
-    days = D.calendar(start_time=start, end_time=end)
-    return [frame[e].unstack("instrument").reindex(index=days, columns=instruments) for e in expressions]
+_NAMED = {text: name for name, text in PROFILES.items()}
 
 
 def unit_profile(instruments: list[str], start: Any, end: Any) -> str:
@@ -102,48 +69,23 @@ def unit_profile(instruments: list[str], start: Any, end: Any) -> str:
     raw = read_fields(instruments, ["$close", "$volume", "$amount"], days[0], days[-1])
     close, volume, amount = (raw[field].loc[picks].astype(np.float64) for field in ("$close", "$volume", "$amount"))
     value = close * volume
-    shares = (amount / value.where(value > 0)).to_numpy()
-    ratio = float(np.nanmedian(shares)) if np.isfinite(shares).any() else np.nan
-    if np.isfinite(ratio):
-        for profile, expected in (("community", 0.1), ("yuan", 1.0), ("yuan", 100.0)):
-            if 0.5 < ratio / expected < 2.0:
-                return profile
-        raise ValueError(
-            f"$amount / ($close * $volume) has median {ratio:.4g}; 0.1 fits 'community', 1 or 100 'yuan': "
-            "give liquidity: an expression in yuan, for example '$amount * 1000'"
-        )
-    check_turnover(value, "$close * $volume")
-    return "adjusted_shares"
-
-
-def check_turnover(turnover: pd.Series | pd.DataFrame, expression: str) -> None:
-    """Stop where the mean turnover of a stock and day cannot be yuan.
-
-    Raises: ValueError naming the mean, the bounds and the factor that would fit.
-
-    """
-    mean = float(np.nanmean(turnover.to_numpy(dtype=np.float64))) if turnover.size else float("nan")
-    low, high = PLAUSIBLE_TURNOVER
-    if low <= mean <= high:
-        return
-    fits = [k for k in (1000.0, 100.0, 0.01, 0.001) if low <= mean * k <= high]
-    cure = " or ".join(f"liquidity: '({expression}) * {k:g}'" for k in fits) or "an expression in yuan"
-    raise ValueError(
-        f"wrong units: {expression} averages {mean:.4g} yuan a stock and day, plausible are {low:.0e} to {high:.0e}. "
-        f"Profiles are {PROFILES}; here would fit {cure}"
-    )
+    profile = units.decide(amount, value)
+    if profile == "adjusted_shares":
+        check_turnover(value, "$close * $volume")
+    return profile
 
 
 def turnover_expression(profile: str, instruments: list[str], start: Any, end: Any) -> str:
-    """Return the expression of a day's turnover in yuan for a profile name, "auto" or an expression with a $field."""
+    """Return the expression of a day's turnover in yuan for a profile name, "auto" or an expression with a $field.
+
+    Raises: ValueError for a profile that is none of these, or, with "auto", where none fits (see `unit_profile`).
+
+    """
+    units.fields_of(profile, owner="turnover")
     if profile == "auto":
         profile = unit_profile(instruments, start, end)
         logger.info(f"unit profile: {profile} (turnover in yuan = {PROFILES[profile]})")
-    if profile in PROFILES:
-        return PROFILES[profile]
-    if "$" in profile:
-        return profile
-    raise ValueError(f"liquidity={profile!r}; allowed: auto, {', '.join(PROFILES)}, or an expression such as '$amount'")
+    return PROFILES.get(profile, profile)
 
 
 def load_liquidity(
@@ -157,10 +99,9 @@ def load_liquidity(
 
     """
     expression = turnover_expression(profile, instruments, start, end)
-    fields = sorted(set(re.findall(r"\$\w+", expression)))
-    if expression in PROFILES.values():
-        raw = read_fields(instruments, fields, start, end, lead=window - 1)
-        turnover = turnover_of(expression, raw)
+    if expression in _NAMED:
+        fields = units.fields_of(_NAMED[expression], owner="load_liquidity")
+        turnover = turnover_of(expression, read_fields(instruments, fields, start, end, lead=window - 1))
         mean = turnover.rolling(window, min_periods=1).mean().loc[pd.Timestamp(start) :]
     else:
         (mean,) = wide(instruments, [f"Mean({expression}, {window})"], start, end)
@@ -172,9 +113,7 @@ def load_liquidity(
 
 def turnover_of(expression: str, raw: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Day's turnover in yuan (day x instrument) by the expression of a unit profile."""
-    if expression == PROFILES["adjusted_shares"]:
-        return raw["$close"].astype(np.float64) * raw["$volume"].astype(np.float64)
-    return raw["$amount"].astype(np.float64) * (1000.0 if expression == PROFILES["community"] else 1.0)
+    return units.turnover_in_yuan(_NAMED[expression], raw)
 
 
 def trailing_volatility(close: pd.DataFrame, window: int) -> pd.DataFrame:
@@ -264,6 +203,8 @@ class DayDatasetH(DatasetH):
             raise ValueError(f"label_days={label_days!r}; wanted [entry, reach] with 0 <= entry < reach")
         self.market_state, self.macro_state = MarketState.of(market_state), MacroState.of(macro_state)
         self._panel: DayPanel | None = None
+        if liquidity is not None:
+            units.fields_of(liquidity, owner="DayDatasetH")
         check_segments(segments)
         super().__init__(handler=handler, segments=segments, fetch_kwargs=fetch_kwargs or {})
 

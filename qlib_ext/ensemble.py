@@ -7,13 +7,10 @@ block they score: right for comparing models, slightly kind as a headline. The w
 
 from __future__ import annotations
 
-import math
 import pickle
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +19,6 @@ import torch
 import torch.multiprocessing
 from qlib.log import get_module_logger
 from qlib.model.base import Model
-from qlib.utils import init_instance_by_config
-from qlib.workflow import R
 
 from qlib_ext._folds import (
     Fold,
@@ -32,8 +27,6 @@ from qlib_ext._folds import (
     check_features,
     combined,
     curves_frame,
-    day_ranks,
-    day_standardised,
     distinct_seeds,
     fitted_processors,
     fold_days,
@@ -44,39 +37,24 @@ from qlib_ext._folds import (
     score_series,
     whole_segment,
 )
+from qlib_ext._members import (
+    check_shared_memory,
+    new_member,
+    pickled_member,
+    prefix_of,
+    report,
+    save_folds,
+    train_member,
+)
 from qlib_ext.data import bounds, panel_of, segment_rows
 from qlib_ext.panel import DayPanel
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
 
-__all__ = [
-    "Fold",
-    "FoldEnsemble",
-    "WalkForwardModel",
-    "combined",
-    "curves_frame",
-    "day_ranks",
-    "day_standardised",
-    "distinct_seeds",
-    "fitted_processors",
-    "fold_days",
-    "label_reach",
-    "members_frame",
-    "new_member",
-    "prefix_of",
-    "recording",
-    "refuse_reweighter",
-    "refuse_unknown",
-    "report",
-    "save_folds",
-    "score_series",
-    "train_member",
-    "whole_segment",
-]
+__all__ = ["FoldEnsemble", "WalkForwardModel"]
 
 logger = get_module_logger("qlib_ext.ensemble")
 
 COMBINE = ("mean", "rank")
-CONFIG_KEYS = ("class", "module_path", "kwargs")
 
 
 class _Members(Model):
@@ -138,7 +116,7 @@ class _Members(Model):
         count = min(self.processes, len(jobs))
         with ProcessPoolExecutor(count, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             folds, seeds = zip(*jobs, strict=True)
-            done = pool.map(partial(_pickled_member, panel, step_len, self.model), folds, seeds)
+            done = pool.map(partial(pickled_member, panel, step_len, self.model), folds, seeds)
             for (fold, seed), raw in zip(jobs, done, strict=True):
                 member, score = pickle.loads(raw)
                 for epoch, row in enumerate(member.history.epochs, 1):  # the other process has no recorder
@@ -372,75 +350,3 @@ class WalkForwardModel(_Members):
             own = self.models[number * len(self.seeds) : (number + 1) * len(self.seeds)]
             score[block == number] = self._scores(panel, chosen[block == number], own)
         return score_series(panel, chosen, score)
-
-
-# --- members
-
-
-def new_member(config: Any, seed: int) -> Any:
-    """Build a model from its configuration with a seed.
-
-    Raises: ValueError for a seed in the configuration, TypeError for anything but a configuration of a model that
-        trains on chosen days.
-
-    """
-    if not isinstance(config, dict) or "class" not in config or set(config) - set(CONFIG_KEYS):
-        raise TypeError(f"model must be a configuration with the keys {', '.join(CONFIG_KEYS)}; got {config!r}")
-    if "seed" in (config.get("kwargs") or {}):
-        raise ValueError("the model's configuration names a seed: give the ensemble's seeds=[...] instead")
-    kwargs = {**(config.get("kwargs") or {}), "seed": seed}
-    member = init_instance_by_config({**config, "kwargs": kwargs}, default_module="qlib_ext.model")
-    if not hasattr(member, "fit_rows"):
-        raise TypeError(f"{type(member).__name__} cannot train on chosen days: wanted MLPModel or MASTERModel")
-    return member
-
-
-def check_shared_memory(panel: DayPanel) -> None:
-    """Raise ValueError where the shared memory cannot hold the panel, which torch would say less clearly."""
-    shared = Path("/dev/shm")
-    need = sum(v.nbytes for v in vars(panel).values() if isinstance(v, torch.Tensor))
-    if shared.is_dir() and shutil.disk_usage(shared).free < 1.1 * need:
-        raise ValueError(
-            f"processes share the panel of {need / 2**20:.0f} MiB through {shared}, which has "
-            f"{shutil.disk_usage(shared).free / 2**20:.0f} MiB left: set processes: 1, or enlarge it "
-            "(docker run --shm-size)"
-        )
-
-
-def train_member(panel: DayPanel, step_len: int, config: dict[str, Any], fold: Fold, seed: int) -> tuple[Any, Grid]:
-    """Train one member; return it and its scores of the valid block, (len(valid), N)."""
-    member = new_member(config, seed)
-    member.fit_rows(panel, step_len, fold.train, fold.valid, prefix=prefix_of(fold, seed))
-    return member, member.trainer.predict(panel, fold.valid)
-
-
-def _pickled_member(panel: DayPanel, step_len: int, config: dict[str, Any], fold: Fold, seed: int) -> bytes:
-    """Train in another process; bytes, since tensors would leave it as files of its own memory."""
-    return pickle.dumps(train_member(panel, step_len, config, fold, seed))
-
-
-def prefix_of(fold: Fold, seed: int) -> str:
-    """Name of a member before each of its metrics."""
-    return f"fold{fold.number}.seed{seed}."
-
-
-# --- records
-
-
-def recording() -> bool:
-    """Tell whether a qlib experiment runs; qlib need not be initialised."""
-    manager = getattr(R, "exp_manager", None)
-    return manager is not None and manager.active_experiment is not None
-
-
-def report(prefix: str, epoch: int, row: dict[str, float]) -> None:
-    """Log an epoch, and record it where an experiment runs; one bad name or value would end the recorder's thread."""
-    logger.info(f"{prefix}epoch {epoch}: " + ", ".join(f"{k} {v:.5f}" for k, v in row.items()))
-    if recording():
-        R.log_metrics(step=epoch, **{f"{prefix}{k}": v for k, v in row.items() if math.isfinite(v)})
-
-
-def save_folds(**objects: Any) -> None:
-    """Save frames as artifacts `folds/<name>.pkl` where an experiment runs."""
-    if recording():
-        R.save_objects(artifact_path="folds", **{f"{name}.pkl": value for name, value in objects.items()})

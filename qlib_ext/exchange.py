@@ -28,8 +28,8 @@ from qlib_ext import rules
 from qlib_ext._exchange_bars import DayQuote, clear_cache, load_bars, turnover_fields
 from qlib_ext._exchange_ledger import Ledger
 from qlib_ext._exchange_options import check_fields, prices, read_options, stocks, thresholds
-from qlib_ext._exchange_rules import SCALE, Fees, Ground, lay
-from qlib_ext.portfolio import impact_cost
+from qlib_ext._exchange_rules import SCALE, Fees, Ground, lay, whole_shares
+from qlib_ext.portfolio import affordable, impact_cost
 
 __all__ = ["AShareExchange", "clear_cache"]
 
@@ -210,11 +210,12 @@ class AShareExchange(Exchange):
     def trade_cost(self, stock_id: str, start_time: Any, end_time: Any, yuan: float, *, sell: bool) -> float:
         """Fees and impact of a trade after what was dealt that day, yuan; inf where `unknown` names a reason."""
         at = self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]
-        return math.inf if self._unknown(at) else self._cost(at, yuan, sell=sell)
+        return math.inf if self._ground.unknown(at, self.options) else self._cost(at, yuan, sell=sell)
 
     def unknown(self, stock_id: str, start_time: Any, end_time: Any) -> str:
         """Tell what keeps it from dealing in a stock: unknown_liquidity, unknown_volatility, or "" for nothing."""
-        return self._unknown((self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]))
+        at = self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]
+        return self._ground.unknown(at, self.options)
 
     def begin_tables(self) -> None:
         """Begin `blocked`, `fills` and `settled` anew, as for a new backtest."""
@@ -222,13 +223,6 @@ class AShareExchange(Exchange):
 
     def _worthless(self, column: int, rows: range) -> bool:
         return self.options.delisted == "write_off" and rows.stop - 1 >= int(self._ground.gone[column])
-
-    def _unknown(self, place: tuple[int, int]) -> str:
-        """Liquidity or volatility (no history yet), where a cap or the impact needs it and it is not known."""
-        made, traded = self.options, float(self._ground.liquidity[place])
-        if (made.participation is not None or made.impact > 0) and not (math.isfinite(traded) and traded > 0):
-            return "unknown_liquidity"
-        return "unknown_volatility" if made.impact > 0 and not math.isfinite(self._ground.sigma[place]) else ""
 
     def _place(self, order: Order) -> tuple[int, int] | None:
         """Row and column of an order; None where the stock or the day is unknown."""
@@ -285,15 +279,8 @@ class AShareExchange(Exchange):
         if self.check_order(order):
             return ""
         place = self._place(order)
-        if place is None:
-            return "unknown_stock"
-        if place[0] >= self._ground.gone[place[1]]:
-            return "delisted"
-        if self._ground.suspended[place]:
-            return "not_listed" if place[0] < self._ground.listed[place[1]] else "suspended"
-        if self._ground.unknown_limit[place]:
-            return "limit_unknown"
-        return "limit_up" if order.direction == OrderDir.BUY else "limit_down"
+        buys = order.direction == OrderDir.BUY
+        return "unknown_stock" if place is None else self._ground.refusal(place, buys=buys)
 
     def _calc_trade_info_by_order(
         self, order: Order, position: Any, dealt_order_amount: dict[str, float]
@@ -312,7 +299,7 @@ class AShareExchange(Exchange):
             amount = self._sellable(order, amount, price, position, place)
         else:
             if position is not None:
-                most = self._affordable(position.get_cash(), amount * price, place)
+                most = affordable(amount * price, position.get_cash(), lambda yuan: self._cost(place, yuan, sell=False))
                 amount = self._cut(order, amount, most / price, "cash") if most < amount * price else amount
             amount = self._rounded(order, amount, place)
         order.deal_amount, yuan = amount, amount * price
@@ -321,7 +308,7 @@ class AShareExchange(Exchange):
 
     def _capped(self, order: Order, amount: float, price: float, place: tuple[int, int]) -> float:
         """Cut to the day's cap of the stock; to nothing where liquidity or volatility is needed and not known."""
-        if reason := self._unknown(place):
+        if reason := self._ground.unknown(place, self.options):
             return self._cut(order, amount, 0.0, reason)
         if self.options.participation is None:
             return amount
@@ -347,20 +334,6 @@ class AShareExchange(Exchange):
             return self._cut(order, amount, 0.0, "cash")
         return amount
 
-    def _affordable(self, cash: float, yuan: float, place: tuple[int, int]) -> float:
-        """Most yuan that `cash` buys, at most `yuan`; what a trade takes rises with it, so bisection finds it."""
-
-        def fits(value: float) -> bool:
-            return value + self._cost(place, value, sell=False) <= cash
-
-        if yuan <= 0 or fits(yuan):
-            return yuan
-        low, high = 0.0, max(min(yuan, cash), 0.0)
-        for _ in range(60):
-            middle = (low + high) / 2.0
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return low
-
     def _rounded(self, order: Order, amount: float, place: tuple[int, int]) -> float:
         """Round adjusted shares down to the stock's lots; what comes to nothing is written down."""
         if self.trade_unit is None or self.trade_w_adj_price or amount <= 0:
@@ -368,9 +341,8 @@ class AShareExchange(Exchange):
         factor, least, step = float(self._ground.data["$factor"][place]), float(self.trade_unit), float(self.trade_unit)
         if self.options.trade_unit == "rules":
             least, step = float(self._ground.lots.minimum[place]), float(self._ground.lots.step[place])
-        shares = amount * factor
-        whole = (shares + 1e-6 + 1e-9 * shares) // step * step  # qlib adds 0.1 share, which can overdraw the cash
-        return whole / factor if whole >= least else self._cut(order, amount, 0.0, "below_lot")
+        whole = whole_shares(amount, factor, least, step)
+        return whole if whole > 0 else self._cut(order, amount, 0.0, "below_lot")
 
     def _cost(self, place: tuple[int, int], yuan: float, *, sell: bool) -> float:
         return sum(self._fees.of(place[0], yuan, sell=sell)) + self._moved(place, yuan)

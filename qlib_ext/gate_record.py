@@ -11,6 +11,7 @@ import torch
 from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
+from qlib_ext._folds import refuse_unknown
 from qlib_ext.data import DayDatasetH
 from qlib_ext.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.model import MASTERModel
@@ -103,7 +104,10 @@ class GateRecord(ACRecordTemp):
     artifact_path = "gate"
     depend_cls = SignalRecord
 
-    def __init__(self, recorder: Any, model: Any = None, dataset: Any = None, *, skip_existing: bool = False) -> None:
+    def __init__(
+        self, recorder: Any, model: Any = None, dataset: Any = None, *, skip_existing: bool = False, **unknown: Any
+    ) -> None:
+        refuse_unknown(type(self), unknown, ("skip_existing",))
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if not isinstance(dataset, DayDatasetH) or not dataset.market_names:
             raise ValueError("GateRecord needs a DayDatasetH with a market_state or macro_state")

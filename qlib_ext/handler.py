@@ -25,6 +25,7 @@ from qlib.log import get_module_logger
 from qlib.utils import code_to_fname
 
 from qlib_ext import alpha
+from qlib_ext.storage import read_series
 
 logger = get_module_logger("qlib_ext.handler")
 
@@ -192,13 +193,9 @@ def _reader(code: str) -> Callable[[str, int, int], list[tuple[int, npt.NDArray[
     def files(code: str, begin: int, end: int) -> list[tuple[int, npt.NDArray[np.float32]]]:
         out, folder = [], root / code_to_fname(code).lower()
         for field in alpha.FIELDS:
-            try:
-                whole = np.fromfile(folder / f"{field}.day.bin", dtype="<f4")
-            except FileNotFoundError:
-                whole = np.zeros(1, dtype="<f4")
-            start = int(whole[0])
+            start, values = read_series(folder / f"{field}.day.bin")
             skip = max(begin - start, 0)
-            out.append((start + skip, whole[1 + skip : max(1 + end - start, 1)]))
+            out.append((start + skip, values[skip : max(end - start, 0)]))
         return out
 
     return files

@@ -7,6 +7,7 @@ which are not installed with the package; a test keeps them in step.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ import pandas as pd
 from ._check_files import Provider, Span, open_provider, read_block
 from ._check_lists import check_calendar
 from ._check_table import Tally
-from ._check_units import PLAUSIBLE_TURNOVER, PROFILES, Market
+from ._check_units import Market
 from ._init_template import MODELS, TEMPLATE
 from .check_data import stocks_of
 from .rules import is_index
+from .units import PLAUSIBLE_TURNOVER, PROFILES, turnover_in_yuan
 
 __all__ = ["Survey", "Universe", "describe", "survey", "workflow_text"]
 
@@ -32,11 +34,16 @@ MOST_ROWS = 1_500_000  # stock days of a first run
 SMALL_MARKET = 1000  # stocks a day up to which two cores train in minutes
 LEAST_STOCKS = 30  # a day, of a universe that can be ranked
 SAMPLE = 200  # stocks that units and fields are judged by
+BLOCK = 50  # of them read at once
 MEANS = 100  # stocks whose mean stands in for an index
 FEATURES = 158
 BENCHMARKS = ("SH000300", "SH000906", "SH000905", "SH000852", "SH000001", "SZ399300", "SZ399106")
+CAPITAL, PARTICIPATION = 150e6, 0.05  # of the template
+FEWEST = 20  # names of median liquidity that take the capital; with fewer, its return says little about a ranking
+LIQUIDITY_DAYS = 20
 OPTIONAL = ("vwap", "factor", "amount", "change")
 Dates = tuple[pd.Timestamp, pd.Timestamp]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,11 @@ class Universe:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a provider holds and what was chosen; `benchmark` is a code, or None with the stocks `stand_in`."""
+    """What a provider holds and what was chosen; `benchmark` is a code, or None with the stocks `stand_in`.
+
+    `turnover`: mean of a stock and day in yuan, whole provider; `liquidity`: median of the universe's members, 20-day
+    mean in yuan, over valid and test.
+    """
 
     folder: Path
     calendar: Dates
@@ -61,11 +72,22 @@ class Survey:
     reason: str
     profile: str
     turnover: float
+    liquidity: float
     missing: list[str]
     benchmark: str | None
     stand_in: list[str]
     segments: dict[str, Dates]
     days: dict[str, int]
+
+    @property
+    def names(self) -> int:
+        """Names of median liquidity that take the whole capital."""
+        return math.ceil(CAPITAL / (PARTICIPATION * self.liquidity))
+
+    @property
+    def metric(self) -> str:
+        """Metric that chooses the epoch: the capital's return, or RankIC where few names take it all."""
+        return "capped_excess" if self.names >= FEWEST else "rank_ic"
 
 
 def survey(
@@ -73,7 +95,7 @@ def survey(
     *,
     universe: str | None = None,
     model: str = "master",
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Survey:
     """Look at a provider folder and choose what a first workflow needs.
 
@@ -93,15 +115,19 @@ def survey(
     if not check_calendar(provider.days, None, Tally()):
         raise ValueError(f"{provider.folder}: the calendar is out of order; see qlib-ext check-data")
     tell(f"looking at {provider.folder}")
-    market, missing = _sample(provider, universe)
+    market, missing = _sample(provider, universe, tell)
     profile, turnover = _units(market)
     begin, end = _bars(market)
     lists = [name for name in provider.lists if not universe or name == universe]
-    found = [_measure(provider, name, begin, end) for name in lists]
+    found = []
+    for name in lists:
+        found.append(_measure(provider, name, begin, end))
+        tell(f"universes: {name} measured, {len(found)} of {len(lists)}")
     chosen, reason = choose_universe(found, asked=universe is not None)
     window = int(MODELS[model]["WINDOW"])
     rows = split_days(begin, end, stocks=chosen.daily, window=window)
     segments = {name: (provider.days[a], provider.days[b]) for name, (a, b) in rows.items()}
+    tell(f"turnover and benchmark of {chosen.name}")
     benchmark = next((code for code in BENCHMARKS if _has_bars(provider, code, rows["test"])), None)
     return Survey(
         folder=provider.folder,
@@ -112,6 +138,7 @@ def survey(
         reason=reason,
         profile=profile,
         turnover=turnover,
+        liquidity=_liquidity(provider, chosen.name, profile, (rows["valid"][0], rows["test"][1])),
         missing=missing,
         benchmark=benchmark,
         stand_in=[] if benchmark else _stand_in(provider, chosen.name, rows["test"]),
@@ -182,9 +209,23 @@ def workflow_text(found: Survey, model: str) -> str:
         "TRADED_BENCHMARK": traded,
     }
     text = TEMPLATE
-    for key, value in (words | MODELS[model]).items():
+    metric = {"METRIC": f"{_metric_words(found)}\n      metric: {found.metric}"}  # stands in the model's part
+    for key, value in (words | MODELS[model] | metric).items():
         text = text.replace(f"@{key}@", value)
     return text
+
+
+def _metric_words(found: Survey) -> str:
+    """Comment on the metric: how many names take the capital."""
+    share = found.names / max(found.universe.daily, 1.0)
+    order = f"{CAPITAL / 1e6:.0f} million yuan at {PARTICIPATION:.0%} of a day's turnover"
+    first = f"# {order} fit into {found.names} names of median liquidity"
+    second = (
+        f"# ({found.liquidity / 1e6:,.0f} million yuan a day), {share:.0%} of {found.universe.daily:,.0f} stocks a day"
+    )
+    if found.metric == "rank_ic":
+        second += f": fewer than {FEWEST}, too few to choose an epoch by their return"
+    return f"{first}\n      {second}"
 
 
 def describe(found: Survey) -> str:
@@ -203,6 +244,10 @@ def describe(found: Survey) -> str:
     ]
     whole = sum(found.days.values()) * found.universe.daily
     lines.append(f"Size       {whole:,.0f} stock days, {whole * FEATURES * 4 / 1e9:.1f} GB of features")
+    lines.append(
+        f"Capacity   {found.names} names of median liquidity, {found.liquidity / 1e6:,.0f} million yuan a day, take "
+        f"{CAPITAL / 1e6:.0f} million at {PARTICIPATION:.0%}: epochs are chosen by {found.metric}"
+    )
     index = found.benchmark or f"none has bars; the backtest is held against the mean of {len(found.stand_in)} stocks"
     lines.append(f"Benchmark  {index}")
     lines += [f"Missing    {_LACKS[name]}" for name in found.missing]
@@ -222,15 +267,18 @@ def _sizes(universe: Universe) -> str:
     return f"{universe.name} {universe.stocks:,} stocks{indices} ({universe.daily:,.0f} a day)"
 
 
-def _sample(provider: Provider, universe: str | None) -> tuple[Market, list[str]]:
+def _sample(provider: Provider, universe: str | None, tell: Say) -> tuple[Market, list[str]]:
     """Sum up some stocks over the whole calendar, and name the optional fields that most of them lack."""
-    codes = stocks_of(provider, universe)
-    picked = [codes[n] for n in sorted({int(n) for n in np.linspace(0, len(codes) - 1, SAMPLE)})]
-    block = read_block(provider, picked, 0, len(provider.days), Tally())
+    codes = _spread(stocks_of(provider, universe), SAMPLE)
     market = Market(provider.days)
-    market.add(block)
-    known = {name: np.isfinite(block.fields[name]).any(axis=0).mean() for name in OPTIONAL}
-    return market, [name for name in OPTIONAL if known[name] < 0.5]
+    known = dict.fromkeys(OPTIONAL, 0)
+    for n in range(0, len(codes), BLOCK):
+        block = read_block(provider, codes[n : n + BLOCK], 0, len(provider.days), Tally())
+        market.add(block)
+        for name in OPTIONAL:
+            known[name] += int(np.isfinite(block.fields[name]).any(axis=0).sum())
+        tell(f"units: {len(market.codes)} of {len(codes)} stocks read")
+    return market, [name for name in OPTIONAL if known[name] < 0.5 * len(codes)]
 
 
 def _units(market: Market) -> tuple[str, float]:
@@ -248,6 +296,34 @@ def _units(market: Market) -> tuple[str, float]:
             f"{low:.0e} to {high:.0e}): run qlib-ext check-data, and repair $volume or $amount"
         )
     return profile, mean
+
+
+def _liquidity(provider: Provider, universe: str, profile: str, rows: tuple[int, int]) -> float:
+    """Median over members and days of the mean turnover of `LIQUIDITY_DAYS` days, in yuan, from some of the members.
+
+    Raises: ValueError where no member trades.
+
+    """
+    codes = _spread(stocks_of(provider, universe), SAMPLE)
+    begin = max(rows[0] - LIQUIDITY_DAYS + 1, 0)
+    block = read_block(provider, codes, begin, rows[1] + 1, Tally())
+    fields = {f"${name}": values for name, values in (block.fields | {"close": block.close}).items()}
+    traded = turnover_in_yuan(profile, fields)
+    mean = pd.DataFrame(traded).rolling(LIQUIDITY_DAYS, min_periods=5).mean().to_numpy()
+    member = np.zeros(mean.shape, dtype=bool)
+    column = {code: n for n, code in enumerate(codes)}
+    for code, first, last in provider.lists[universe]:
+        if code in column:
+            member[(block.days >= first) & (block.days <= last), column[code]] = True
+    known = mean[member & block.trades & (mean > 0) & (np.arange(len(mean)) >= rows[0] - begin)[:, None]]
+    if not len(known):
+        raise ValueError(f"no stock of {universe} trades from {block.days[0].date()} to {block.days[-1].date()}")
+    return float(np.median(known))
+
+
+def _spread(codes: list[str], most: int) -> list[str]:
+    """Up to `most` of the codes, evenly spread."""
+    return [codes[n] for n in sorted({int(n) for n in np.linspace(0, len(codes) - 1, most)})]
 
 
 def _bars(market: Market) -> tuple[int, int]:
@@ -284,7 +360,6 @@ def _has_bars(provider: Provider, code: str, rows: tuple[int, int]) -> bool:
 
 def _stand_in(provider: Provider, universe: str, rows: tuple[int, int]) -> list[str]:
     """Up to `MEANS` stocks of the universe, spread over its codes, with a close on most days."""
-    codes = stocks_of(provider, universe)
-    picked = [codes[n] for n in sorted({int(n) for n in np.linspace(0, len(codes) - 1, MEANS)})]
+    picked = _spread(stocks_of(provider, universe), MEANS)
     trades = read_block(provider, picked, rows[0], rows[1] + 1, Tally()).trades
     return [code for code, share in zip(picked, trades.mean(axis=0), strict=True) if share >= 0.9]

@@ -21,6 +21,7 @@ from qlib_ext.capacity import CAPITALS, capacity_curve, last_known
 from qlib_ext.data import LabelSpan
 from qlib_ext.diagnostics import newey_west
 from qlib_ext.evaluate import daily_metrics, headline_table, rank_correlation, sleeve_returns
+from qlib_ext.execution import known_benchmark
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
 from qlib_ext.rules import fee_rates
@@ -146,9 +147,11 @@ def judge(
         score: (d, N) of these days, NaN where there is none.
         money: how it is placed.
         span: of the label.
-        benchmark: returns by day of an index from entry to entry, named by its code; missing days count as 0.
+        benchmark: returns by day of an index from entry to entry, named by its code; missing days count as 0, see
+            `execution.known_benchmark`.
 
-    Raises: ValueError where the panel lacks a grid, and where no day has a known outcome.
+    Raises: ValueError where the panel lacks a grid, where no day has a known outcome, and where the benchmark lacks
+        more than 5% of the days that have one.
 
     """
     days = pd.DatetimeIndex(panel.days[rows])
@@ -174,7 +177,9 @@ def judge(
         for basis, held in (("buyable", positions[kind]), ("paper", yuan)):
             made = _money_returns(held, step, dealt, *friction, money, span.horizon)
             returns |= {f"{kind}_{basis}_{name}": value for name, value in made.items()}
-    returns |= _excess(returns, step, score, None if benchmark is None else benchmark.reindex(days).fillna(0.0))
+    if benchmark is not None:
+        benchmark = known_benchmark(benchmark.reindex(days[known])).reindex(days)
+    returns |= _excess(returns, step, score, benchmark)
     series = {name: pd.Series(value[known], index=days[known]) for name, value in returns.items()}
     unscored = ("market", *([] if benchmark is None else [str(benchmark.name)]))
     return Judgement(

@@ -34,7 +34,6 @@ by the label and correlates with the raw return unless told otherwise):
   the tails; the bias gets smaller (it goes with sigma instead of sigma^2 for "volatility"), but stays.
 """
 
-import difflib
 import math
 from typing import Any
 
@@ -42,14 +41,42 @@ import torch
 from torch import Tensor
 
 from qlib_ext import _day as day
+from qlib_ext._loss_checks import (
+    ALPHA,
+    BASE,
+    CENTERS,
+    LOSSES,
+    TARGETS,
+    TIES,
+    WEIGHT_SOURCES,
+    check_alpha,
+    check_base,
+    check_choice,
+    check_shapes,
+    close_to,
+)
+from qlib_ext._measures import concordance, information_coefficient, mean_squared_error, weighted_pearson
 
-LOSSES = ("wpcc", "liq_wpcc", "ic", "ccc", "mse")
-TARGETS = ("raw", "rank", "volatility")
-WEIGHT_SOURCES = ("label", "score", "target")
-CENTERS = ("weighted", "plain")
-TIES = ("stable", "average")
-BASE = 0.5
-ALPHA = 40.0
+__all__ = [
+    "ALPHA",
+    "BASE",
+    "CENTERS",
+    "LOSSES",
+    "OPTIONS",
+    "TARGETS",
+    "TIES",
+    "WEIGHTED",
+    "WEIGHT_SOURCES",
+    "DayLoss",
+    "concordance",
+    "information_coefficient",
+    "liquidity_weight",
+    "mean_squared_error",
+    "rank_weight",
+    "target_transform",
+    "weighted_pearson",
+]
+
 WEIGHTED = ("wpcc", "liq_wpcc")
 # option of DayLoss -> its default, the losses that use it
 OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -83,9 +110,9 @@ def rank_weight(label: Tensor, mask: Tensor, *, base: float = BASE, ties: str = 
         ValueError: for shapes, ``base`` or ``ties`` that are not allowed.
 
     """
-    _check_base(base)
-    _check_choice("ties", ties, TIES)
-    _check_shapes(label=label, mask=mask)
+    check_base(base)
+    check_choice("ties", ties, TIES)
+    check_shapes(label=label, mask=mask)
     (label,) = day.widen(label)
     real = day.labelled(label, mask)
     count = real.sum(dim=1, keepdim=True)
@@ -115,122 +142,13 @@ def liquidity_weight(label: Tensor, liquidity: Tensor, mask: Tensor, *, alpha: f
         ValueError: for shapes or an ``alpha`` that are not allowed.
 
     """
-    _check_alpha(alpha)
-    _check_shapes(label=label, liquidity=liquidity, mask=mask)
+    check_alpha(alpha)
+    check_shapes(label=label, liquidity=liquidity, mask=mask)
     label, liquidity = day.widen(label, liquidity)
     real = day.labelled(label, mask)
     level = day.log_min_max(liquidity, real)
     weight = 0.5 + 0.5 * torch.sigmoid(alpha * level * torch.where(real, label, 0.0))
     return torch.where(real, weight, 0.0)
-
-
-# --- measures
-
-
-def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor, *, center: str = "weighted") -> Tensor:
-    """Correlate score and label day by day under weights. Source: slides, page 2 (the listing).
-
-    With w~ = w / sum w, the covariance is always sum w~ p r - (sum w~ p)(sum w~ r). ``center`` sets the
-    deviations:
-
-    - "weighted": about the weighted means, the textbook definition. Positive affine changes of the score
-      change nothing: the only guard is relative (scores within 8 float steps of each other count as
-      constant).
-    - "plain": about the unweighted means, with 1e-8 inside the roots, exactly as the deck's listing.
-
-    Args:
-        score: (B, N) any unit; ignored where not labelled. Half precision is computed in float32.
-        label: (B, N) target of the correlation, any unit.
-        weight: (B, N) at least 0; need not sum to 1.
-        mask: (B, N) bool, True = real.
-        center: "weighted" or "plain".
-
-    Returns: (B,) in [-1, 1] ("plain" can leave it). A day with fewer than two labelled stocks, equal labels
-        or no weight gives 0 and no gradient. A constant score gives 0; its gradient under "weighted" is the
-        covariance's, with the label standardised and the score's deviation taken as 1: finite, and towards
-        the label.
-
-    Raises:
-        ValueError: for shapes or a ``center`` that are not allowed.
-
-    """
-    _check_choice("center", center, CENTERS)
-    _check_shapes(score=score, label=label, weight=weight, mask=mask)
-    score, label, weight = day.widen(score, label, weight)
-    real = day.labelled(label, mask)
-    low, high = day.extent(label, real)
-    real = real & ~day.is_narrow(low, high)
-    weight = torch.where(real, weight, 0.0)
-    total = weight.sum(dim=1, keepdim=True)
-    share = weight / torch.where(total == 0, 1.0, total)
-    if center == "plain":
-        return day.plain_pearson(score, label, share, real)
-    score_units, _ = day.standardise(score, share, real, *day.extent(score, real))
-    label_units, label_flat = day.standardise(label, share, real, low, high)
-    return (share * score_units * torch.where(label_flat, 0.0, label_units)).sum(dim=1)
-
-
-def information_coefficient(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Correlate score and target day by day, all stocks alike (Pearson): the IC.
-
-    Args:
-        score: (B, N) any unit.
-        target: (B, N) any unit.
-        mask: (B, N) bool, True = real.
-
-    Returns:
-        (B,) in [-1, 1]; degenerate days and constant scores as in ``weighted_pearson``.
-
-    """
-    _check_shapes(score=score, target=target, mask=mask)
-    (target,) = day.widen(target)
-    return weighted_pearson(score, target, torch.ones_like(target), mask)
-
-
-def concordance(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Measure agreement day by day: 2 cov / (var p + var r + (mean p - mean r)^2), moments over n.
-
-    Source: Lin (1989), concordance correlation coefficient. Unlike the IC it asks for the target's level and
-    scale.
-
-    Args:
-        score: (B, N) in the target's unit.
-        target: (B, N) any unit.
-        mask: (B, N) bool, True = real.
-
-    Returns:
-        (B,) in [-1, 1]; 0 without gradient where fewer than two stocks are labelled or all targets are equal.
-
-    """
-    _check_shapes(score=score, target=target, mask=mask)
-    score, target = day.widen(score, target)
-    real = day.labelled(target, mask)
-    real = real & ~day.is_flat(target, real)
-    score_mean, score_gap = day.mean_and_gap(score, real)
-    target_mean, target_gap = day.mean_and_gap(target, real)
-    count = real.sum(dim=1).clamp(min=1)
-    covariance = (score_gap * target_gap).sum(dim=1) / count
-    spread = (score_gap**2 + target_gap**2).sum(dim=1) / count + (score_mean - target_mean)[:, 0] ** 2
-    return 2.0 * covariance / torch.where(real.any(dim=1), spread, 1.0)
-
-
-def mean_squared_error(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Average (score - target)^2 over each day's labelled stocks. Source: slides, page 1.
-
-    Args:
-        score: (B, N) in the target's unit.
-        target: (B, N) any unit.
-        mask: (B, N) bool, True = real.
-
-    Returns:
-        (B,) in the target's unit squared; 0 without gradient on a day without labelled stocks.
-
-    """
-    _check_shapes(score=score, target=target, mask=mask)
-    score, target = day.widen(score, target)
-    real = day.labelled(target, mask)
-    error = torch.where(real, score, 0.0) - torch.where(real, target, 0.0)
-    return (error**2).sum(dim=1) / real.sum(dim=1).clamp(min=1)
 
 
 # --- target
@@ -259,8 +177,8 @@ def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volati
         ValueError: for shapes or a ``target`` that are not allowed, or a volatility that is needed and not given.
 
     """
-    _check_choice("target", target, TARGETS)
-    _check_shapes(label=label, mask=mask)
+    check_choice("target", target, TARGETS)
+    check_shapes(label=label, mask=mask)
     (label,) = day.widen(label)
     real = day.labelled(label, mask)
     if target == "rank":
@@ -272,7 +190,7 @@ def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volati
                 "volatility (standard deviation of past daily returns, known at the close), or choose "
                 "target='raw' or 'rank'"
             )
-        _check_shapes(label=label, volatility=volatility, mask=mask)
+        check_shapes(label=label, volatility=volatility, mask=mask)
         (volatility,) = day.widen(volatility)
         label = label * day.volatility_factor(volatility, real).to(label.dtype)
     return torch.where(real, label, torch.nan)
@@ -319,15 +237,15 @@ class DayLoss:
         **unknown: Any,
     ) -> None:
         if unknown:
-            hints = "; ".join(repr(key) + _close_to(key, tuple(OPTIONS)) for key in sorted(unknown))
+            hints = "; ".join(repr(key) + close_to(key, tuple(OPTIONS)) for key in sorted(unknown))
             raise TypeError(f"DayLoss has no option {hints}. It takes: name, {', '.join(OPTIONS)}")
-        _check_choice("loss", name, LOSSES)
-        _check_choice("target", target, TARGETS)
-        _check_choice("weight_by", weight_by, WEIGHT_SOURCES)
-        _check_choice("center", center, CENTERS)
-        _check_choice("ties", ties, TIES)
-        _check_base(base)
-        _check_alpha(alpha)
+        check_choice("loss", name, LOSSES)
+        check_choice("target", target, TARGETS)
+        check_choice("weight_by", weight_by, WEIGHT_SOURCES)
+        check_choice("center", center, CENTERS)
+        check_choice("ties", ties, TIES)
+        check_base(base)
+        check_alpha(alpha)
         self.name, self.target, self.weight_by = name, target, weight_by
         self.base, self.alpha, self.center, self.ties = base, alpha, center, ties
         self._check_effect()
@@ -359,7 +277,7 @@ class DayLoss:
             steps) and, for liq_wpcc, without any positive finite liquidity among the labelled stocks.
 
         """
-        _check_shapes(label=label, mask=mask)
+        check_shapes(label=label, mask=mask)
         (label,) = day.widen(label)
         real = day.labelled(label, mask)
         valid = ~day.is_flat(label, real)[:, 0]
@@ -391,7 +309,7 @@ class DayLoss:
             ValueError: for unequal shapes, or an input that the loss needs and did not get.
 
         """
-        _check_shapes(score=score, label=label, mask=mask)
+        check_shapes(score=score, label=label, mask=mask)
         valid = self.valid_days(label, mask, liquidity)
         score, label = day.widen(score, label.detach())
         real = day.labelled(label, mask) & valid[:, None]
@@ -431,7 +349,7 @@ class DayLoss:
                 f"loss {self.name!r} got liquidity=None: pass a (B, N) tensor in yuan a day (DayDatasetH has "
                 "it), or choose 'wpcc', 'ic', 'ccc' or 'mse', which need none"
             )
-        _check_shapes(label=label, liquidity=liquidity)
+        check_shapes(label=label, liquidity=liquidity)
         return liquidity
 
     def _check_effect(self) -> None:
@@ -448,39 +366,3 @@ class DayLoss:
                 "weights need returns (alpha * l * r would saturate): use weight_by='label' or 'score', or "
                 "target='volatility'"
             )
-
-
-# --- checks
-
-
-def _check_shapes(**tensors: Tensor) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) != 1 or any(len(shape) != 2 for shape in shapes.values()):
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(
-            f"shapes must be one and the same (B, N) = (days, stocks), got {listed}; "
-            "add the day axis with [None] or drop a trailing axis with [..., 0]"
-        )
-    mask = tensors.get("mask")
-    if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"mask must be bool with True = real, got {mask.dtype}; pass mask.bool()")
-
-
-def _check_choice(what: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"unknown {what} {value!r}{_close_to(value, allowed)}. Allowed: {', '.join(allowed)}")
-
-
-def _close_to(word: Any, allowed: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(str(word).lower(), allowed)
-    return f" (did you mean {' or '.join(repr(name) for name in close)}?)" if close else ""
-
-
-def _check_base(base: Any) -> None:
-    if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base <= 1:
-        raise ValueError(f"base must be a number in (0, 1], got {base!r}; the deck's is {BASE}, 1 weighs all alike")
-
-
-def _check_alpha(alpha: Any) -> None:
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
-        raise ValueError(f"alpha must be a finite number >= 0, got {alpha!r}; the deck's is {ALPHA}")

@@ -26,7 +26,6 @@ Array = npt.NDArray[np.float64]
 TRANSFORMS = ("level", "log_return", "difference", "zscore")
 LIMITS = {"daily": 5, "monthly": 50}  # trading days that a value may be carried on; monthly: the Chinese New Year
 SEVERITIES = ("error", "warn")
-SHORTEST_MONTH = 28  # calendar days
 FEWEST_MOVES = 8  # below it no move is unusual
 
 
@@ -45,8 +44,9 @@ class MacroSeries:
         window: trading days (monthly: releases) of the z-score, the day itself included.
         frequency: "daily" or "monthly".
         release: monthly: the column with the dates of release; "date": the file's dates are dates of release.
-        release_lag: monthly: calendar days from the file's date to the release, where no dates are known; at least 28
-            where the dates are the first days of months.
+        release_lag: monthly: calendar days from the file's date to the release, where no dates are known. Every release
+            must fall after the end of its date's month: at least 31 where the dates are the first days of months, at
+            least 1 where they are the last ones. What is known within its month needs its dates of release.
         limit: trading days that a value may be carried on; None: 5 (daily) or 50 (monthly).
         jump: a change of more than so many times the usual one (1.4826 median absolute deviations of the moves, or the
             median absolute move where that is larger: rates that move in steps) is reported, from 8 moves on.
@@ -220,7 +220,10 @@ def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.
         if column is not None and column not in table:
             known = [str(c) for c in table.columns]
             close = difflib.get_close_matches(column, known, n=3)
-            raise ValueError(f"macro_state: no column {column!r}; close: {close}; the file has {', '.join(known)}")
+            raise ValueError(
+                f"macro_state: no column {column!r}; close: {close}; the file has {', '.join(known)}; add it, or leave "
+                f"the series {name} out of the configuration"
+            )
     value = pd.to_numeric(table[name], errors="coerce").astype(float)
     strange = table[name].notna() & ~np.isfinite(value)
     if strange.any():
@@ -230,13 +233,7 @@ def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.
         raise ValueError(f"macro_state: {name} has no value at all")
     dates = pd.DatetimeIndex(value.index)
     if one.release_lag is not None:
-        if one.release_lag < SHORTEST_MONTH and (dates.day == 1).all():
-            raise ValueError(
-                f"macro_state: {name} is dated by the first days of its months: release_lag={one.release_lag} would "
-                "publish it before the month is over; count from the first day, for example 40, or give release: a "
-                "column with the dates of release (release: date where the dates already are those)"
-            )
-        return value, dates + pd.Timedelta(days=one.release_lag)
+        return value, _released_after(name, one.release_lag, dates)
     if one.release is None or one.release == "date":
         return value, dates
     released = read_dates(table[one.release], one.release).reindex(dates)
@@ -247,6 +244,21 @@ def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.
     month = dates.to_numpy()[order]
     order = order[month >= np.maximum.accumulate(month)]
     return value.iloc[order], pd.DatetimeIndex(released.iloc[order])
+
+
+def _released_after(name: str, lag: int, dates: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """Dates of release by a lag in calendar days. Raises ValueError where a value would be out before its month is."""
+    released, over = dates + pd.Timedelta(days=lag), dates + pd.offsets.MonthEnd(0)
+    early = released <= over
+    if early.any():
+        least = int((over - dates).days.max()) + 1
+        raise ValueError(
+            f"macro_state: {name} of {dates[early][0].date()} with release_lag={lag} would be published on "
+            f"{released[early][0].date()}, before its month is over; {least} is the smallest lag of this file's dates, "
+            "and most series come later (40 after the first day of the month, for example); or give release: a column "
+            "with the dates of release (release: date where the dates already are those)"
+        )
+    return released
 
 
 def _before(calendar: pd.DatetimeIndex, first: pd.Timestamp) -> pd.DatetimeIndex:

@@ -17,7 +17,7 @@ import pandas as pd
 from qlib.data import D
 
 from qlib_ext._orders_input import (
-    Run,
+    ScoredRun,
     check_holdings,
     dataset_liquidity,
     exchange_options,
@@ -34,7 +34,17 @@ from qlib_ext.portfolio import PARTICIPATION
 from qlib_ext.rules import board_of, commission_minimum, fee_rates
 from qlib_ext.strategy import LiquidityTopNStrategy
 
-__all__ = ["COLUMNS", "Fees", "Run", "days_held", "make_orders", "next_day", "plan_orders", "read_holdings", "read_run"]
+__all__ = [
+    "COLUMNS",
+    "Fees",
+    "ScoredRun",
+    "days_held",
+    "make_orders",
+    "next_day",
+    "plan_orders",
+    "read_holdings",
+    "read_run",
+]
 
 COLUMNS = (
     "date", "signal_date", "code", "side", "shares", "price", "yuan", "target_yuan", "held_shares", "cap_yuan",
@@ -167,7 +177,7 @@ def days_held(bought: pd.Series, date: pd.Timestamp, calendar: pd.DatetimeIndex)
 
 
 def plan_orders(
-    run: Run,
+    run: ScoredRun,
     holdings: pd.DataFrame,
     *,
     capital: float,

@@ -6,6 +6,7 @@ Source: slides, page 3 (the liquidity-weighted portfolio).
 """
 
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ CAPITAL = 150e6  # yuan; slides, page 3
 PARTICIPATION = 0.05  # of a stock's liquidity; slides, page 3
 BLOCK_DAYS = 32  # taken at a time: small grids stay in the cache
 HEAD = 256  # stocks to rank at first
+CLOSE = 1e-13  # of the cash: what an answer to "how much can it buy" may leave unspent
 DUST = 1e-12  # a rest below this share of the capital is float noise and stays cash
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
@@ -228,6 +230,43 @@ def impact_cost(
         )
     share = size / np.where(active, traded, 1.0)
     return np.where(active, size * b * np.where(active, sigma, 0.0) * share**exponent, 0.0)
+
+
+def affordable(yuan: float, cash: float, cost: Callable[[float], float]) -> float:
+    """Find the most yuan, at most ``yuan``, that ``cash`` buys together with the costs (to 1e-13 of the cash).
+
+    What is left after the cost of too large a trade is affordable, and what is left after the cost of an affordable
+    one is not less than the answer: where costs are a small share of a trade the two close in at once, and halving
+    does the rest.
+
+    Args:
+        yuan: that are wanted.
+        cash: yuan there are.
+        cost: of a trade, yuan -> yuan; rises with the trade, inf where it cannot be dealt.
+
+    Returns:
+        Yuan, whose own cost fits into the cash beside them; 0 where nothing does.
+
+    """
+    low, high = 0.0, min(yuan, cash)
+
+    def fits(value: float) -> bool:
+        return value + cost(value) <= cash
+
+    def narrow(value: float) -> None:
+        nonlocal low, high
+        if low < value < high:
+            low, high = (value, high) if fits(value) else (low, value)
+
+    if high <= 0.0:
+        return 0.0
+    if fits(high):
+        return high
+    while high - low > CLOSE * cash:
+        narrow(cash - cost(high))
+        narrow(cash - cost(low))
+        narrow((low + high) / 2.0)
+    return low
 
 
 # --- checks

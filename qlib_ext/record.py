@@ -6,8 +6,8 @@ folds, BaselineRecord for the scores that are free.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from qlib.log import get_module_logger
-from qlib.utils.exceptions import LoadObjectError
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import baseline, diagnostics
+from qlib_ext._folds import refuse_unknown
+from qlib_ext._record_words import block_rows, listed, selections, shown, volatility_warning
 from qlib_ext.backtest import PortAnaRecord
 from qlib_ext.capacity import DEFINITIONS as CAPACITY_DEFINITIONS
 from qlib_ext.capacity import capacity_words, zero_capitals
@@ -28,8 +29,6 @@ from qlib_ext.evaluate import DEFINITIONS
 from qlib_ext.figures import draw_fold_map
 from qlib_ext.judge import (
     FACTOR_DEFINITIONS,
-    MONEY_KEYS,
-    SERIES,
     TABLE_DEFINITIONS,
     Grid,
     Judgement,
@@ -44,32 +43,11 @@ from qlib_ext.judge import (
     table_row,
 )
 from qlib_ext.panel import DayPanel
+from qlib_ext.recorder import load_if_there, log_finite
 
-__all__ = [
-    "FACTOR_DEFINITIONS",
-    "MONEY_KEYS",
-    "SERIES",
-    "TABLE_DEFINITIONS",
-    "BaselineRecord",
-    "FoldRecord",
-    "Judgement",
-    "LiquidityRecord",
-    "Money",
-    "PortAnaRecord",
-    "block_rows",
-    "fold_table",
-    "index_returns",
-    "judge",
-    "past_return",
-    "selections",
-    "table_row",
-    "volatility_warning",
-]
+__all__ = ["BaselineRecord", "FoldRecord", "LiquidityRecord", "PortAnaRecord"]
 
 logger = get_module_logger("qlib_ext.record")
-
-
-EXPOSURE_LIMIT = 0.3  # of the mean rank correlation with volatility; beyond it the user is warned
 
 
 # --- records
@@ -79,6 +57,7 @@ class _MoneyRecord(ACRecordTemp):
     """What the three records share: the dataset, the money, the benchmark, and the run's scores."""
 
     depend_cls = SignalRecord
+    options: tuple[str, ...] = (*(field.name for field in fields(Money)), "benchmark", "skip_existing")
 
     def __init__(
         self,
@@ -95,7 +74,9 @@ class _MoneyRecord(ACRecordTemp):
         buy_rate: float | None = None,
         sell_rate: float | None = None,
         skip_existing: bool = False,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self), unknown, self.options)
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
             raise ValueError(f"{type(self).__name__} needs a DayDatasetH with liquidity (for example liquidity: auto)")
@@ -114,10 +95,6 @@ class _MoneyRecord(ACRecordTemp):
         grid = given.unstack("instrument").reindex(index=pd.DatetimeIndex(panel.days[rows]), columns=panel.stocks)
         return np.asarray(grid.to_numpy(dtype=np.float64))
 
-    def _log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log what is finite: one bad value would end the recorder's thread."""
-        self.recorder.log_metrics(**{name: float(v) for name, v in metrics.items() if math.isfinite(v)})
-
 
 class LiquidityRecord(_MoneyRecord):
     """Place `capital` by the run's scores under liquidity limits and write the deck's table.
@@ -132,6 +109,7 @@ class LiquidityRecord(_MoneyRecord):
     Args:
         recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.
         capital, participation, top_n, commission, impact: see `Money`.
+        buy_rate, sell_rate: fees as shares of what is bought and sold, in place of those by date; both or none.
         benchmark: index code, or None for the universe's mean alone.
         skip_existing: leave artifacts of an earlier run as they are.
 
@@ -195,15 +173,15 @@ class LiquidityRecord(_MoneyRecord):
         metrics |= {f"diagnostics.{row}.{key}": float(v) for row, line in quality.T.items() for key, v in line.items()}
         for kind, curve in curves.items():
             metrics |= {f"{kind}.{name}_zero_at": value for name, value in zero_capitals(curve).items()}
-        self._log_metrics(metrics)
-        shown = table.to_string(float_format=lambda v: f"{v:.4f}")
+        log_finite(self.recorder, metrics)
+        text = table.to_string(float_format=lambda v: f"{v:.4f}")
         words = "\n".join(f"  {key}: {text}" for key, text in DEFINITIONS.items())
         mean = ", ".join(f"{name} {value:+.3f}" for name, value in exposed.mean().items())
         logger.info(
             f"{len(days)} days, {days[0].date()} to {days[-1].date()}, {money.capital / 1e6:g} million yuan, "
             f"{money.participation:.1%} of a day's turnover a stock; net: commission {money.commission:.3%}, transfer "
             f"fee and stamp duty; net_impact: and {money.impact:g} * volatility * sqrt(share of turnover) a trade; "
-            f"rebalanced daily; {chosen}\n{shown}\n{words}\n"
+            f"rebalanced daily; {chosen}\n{text}\n{words}\n"
             f"{quality.to_string(float_format=lambda v: f'{v:.4f}')}\n"
             f"  standard_error: Newey-West; t: distance from what a random score has, in standard errors\n"
             f"  mean rank correlation of the score with known factors: {mean} (turnover stands for size)\n"
@@ -227,7 +205,7 @@ class FoldRecord(_MoneyRecord):
 
     Args:
         recorder, model, dataset, benchmark, skip_existing: as for LiquidityRecord.
-        capital, participation, top_n, commission, impact: see `Money`.
+        capital, participation, top_n, commission, impact, buy_rate, sell_rate: see `Money`.
 
     """
 
@@ -258,25 +236,26 @@ class FoldRecord(_MoneyRecord):
         return {"headline_folds.pkl": table, "definitions.pkl": DEFINITIONS | TABLE_DEFINITIONS}
 
     def _of_folds(self, name: str) -> Any:
-        try:
-            return self.recorder.load_object(f"folds/{name}.pkl")
-        except LoadObjectError as error:
+        found = load_if_there(self.recorder, f"folds/{name}.pkl")
+        if found is None:
             raise ValueError(
                 f"the run has no artifact folds/{name}.pkl, which FoldRecord needs: it is made by FoldEnsemble and "
                 "WalkForwardModel (module_path qlib_ext.model). Use one of them, or take FoldRecord out of `record`"
-            ) from error
+            )
+        return found
 
     def _log(self, table: pd.DataFrame, members: int) -> None:
         numbers = table.drop(columns=["first", "last", "selected"])
-        self._log_metrics(
+        log_finite(
+            self.recorder,
             {
                 f"folds.{str(row).replace(' ', '_')}.{key}": float(value)
                 for row, line in numbers.T.items()
                 for key, value in line.items()
-            }
+            },
         )
         chosen = "\n".join(f"  {row}: {text}" for row, text in table["selected"].items())
-        logger.info(f"{members} members\n{_shown(table.drop(columns='selected'))}\n{chosen}\n{_words()}")
+        logger.info(f"{members} members\n{shown(table.drop(columns='selected'))}\n{chosen}\n{listed()}")
 
 
 class BaselineRecord(_MoneyRecord):
@@ -289,11 +268,12 @@ class BaselineRecord(_MoneyRecord):
         recorder, model, dataset, benchmark, skip_existing: as for LiquidityRecord.
         baselines: some of `baseline.BASELINES`; None: all.
         lightgbm: options of `baseline.LightGBM`: rounds, patience, max_rows, seed, parameters.
-        money: see `Money`.
+        money: capital, participation, top_n, commission, impact, buy_rate, sell_rate: see `Money`.
 
     """
 
     artifact_path = "baselines"
+    options = (*_MoneyRecord.options, "baselines", "lightgbm")
 
     def __init__(
         self,
@@ -324,10 +304,9 @@ class BaselineRecord(_MoneyRecord):
             {name: table_row(self._judge(rows, score)) for name, score in judged.items()}, orient="index"
         )
         numbers = table.drop(columns=["days", "first", "last"])
-        self._log_metrics(
-            {f"baselines.{row}.{key}": float(v) for row, line in numbers.T.items() for key, v in line.items()}
-        )
-        logger.info(f"the same days, money and judge for all\n{_shown(table)}\n{_words('mean over folds', 'selected')}")
+        metrics = {f"baselines.{row}.{key}": float(v) for row, line in numbers.T.items() for key, v in line.items()}
+        log_finite(self.recorder, metrics)
+        logger.info(f"the same days, money and judge for all\n{shown(table)}\n{listed('mean over folds', 'selected')}")
         return {
             "baselines.pkl": table,
             "baseline_scores.pkl": baseline.long_scores(scores, panel.days[rows], panel.stocks),
@@ -345,66 +324,3 @@ class BaselineRecord(_MoneyRecord):
             f"(max_rows {self.lightgbm.max_rows}, seed {self.lightgbm.seed}), stopped on {made.valid_rows} of valid"
         )
         return made.score
-
-
-# --- words
-
-
-def volatility_warning(exposure: pd.Series) -> str | None:
-    """Say in words that a score is a bet on volatility, up or down; None where its mean exposure is within bounds."""
-    known = exposure.dropna()
-    mean = float(known.mean()) if len(known) else 0.0
-    if abs(mean) <= EXPOSURE_LIMIT:
-        return None
-    kind, cure = "calm", "low_volatility of BaselineRecord shows what that alone earns"
-    if mean > 0:
-        kind = "volatile"
-        cure = (
-            "a weighted loss whose weights depend on the outcome (weight_by: label) rewards volatility; weight_by: "
-            "score does not"
-        )
-    return (
-        f"the score follows volatility: rank correlation with the trailing volatility {mean:+.2f} on average over "
-        f"{len(known)} days (beyond +-{EXPOSURE_LIMIT}): a good part of the returns is a bet on {kind} stocks; {cure}"
-    )
-
-
-def selections(members: pd.DataFrame, *, walked: bool) -> dict[str, str]:
-    """Tell for each row of `fold_table` what was chosen on its days."""
-    metric = ", ".join(sorted(set(members["metric"].astype(str))))
-    if walked:
-        plain = f"nothing was selected on it; epochs were chosen by {metric} on days before it"
-        return {"fold": plain, "mean over folds": plain, "test": plain}
-    return {
-        "fold": f"epoch chosen on this block by {metric}: optimistic",
-        "mean over folds": f"epochs chosen on these blocks by {metric}: optimistic",
-        "all out-of-fold days": f"epochs chosen on these days, block by block, by {metric}: optimistic",
-        "test": f"nothing was selected on it; epochs were chosen by {metric} on the blocks",
-    }
-
-
-def block_rows(panel: DayPanel, fold_map: pd.DataFrame, part: str) -> list[Rows]:
-    """Rows of the panel that play a part, fold by fold.
-
-    Raises: ValueError where a day of a fold is not in the panel, or a fold has none.
-
-    """
-    blocks = []
-    for fold, line in fold_map[fold_map["part"] == part].groupby("fold", sort=True):
-        rows = pd.DatetimeIndex(panel.days).get_indexer(pd.DatetimeIndex(line["day"]))
-        if (rows < 0).any():
-            raise ValueError(f"fold {fold} has days that the panel lacks: the run's dataset is not the fold's")
-        blocks.append(np.sort(rows).astype(np.int64))
-    if not blocks:
-        raise ValueError(f"no day of folds/fold_map.pkl is {part!r}")
-    return blocks
-
-
-def _shown(table: pd.DataFrame) -> str:
-    dates = {name: table[name].dt.strftime("%Y-%m-%d") for name in ("first", "last")}
-    return table.assign(**dates).T.to_string(float_format=lambda v: f"{v:.4f}")
-
-
-def _words(*left_out: str) -> str:
-    every = {key: text for key, text in (TABLE_DEFINITIONS | DEFINITIONS).items() if key not in left_out}
-    return "\n".join(f"  {key}: {text}" for key, text in every.items())

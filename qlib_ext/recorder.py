@@ -1,7 +1,12 @@
-"""Where runs are kept and where data come from: classes named in `qlib_init` of a workflow."""
+"""Where runs are kept and where data come from: classes named in `qlib_init` of a workflow; what a run's recorder has.
+
+`load_if_there` reads an artifact of a recorder, `log_finite` logs metrics to it.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from qlib.config import C
 from qlib.data.data import LocalCalendarProvider
 from qlib.log import get_module_logger
-from qlib.utils.exceptions import ExpAlreadyExistError
+from qlib.utils.exceptions import ExpAlreadyExistError, LoadObjectError
 from qlib.workflow.exp import MLflowExperiment
 from qlib.workflow.expm import MLflowExpManager
 
@@ -52,6 +57,36 @@ class SqliteExpManager(MLflowExpManager):
                 raise ExpAlreadyExistError() from error
             raise
         return MLflowExperiment(number, experiment_name, self.uri)
+
+
+def load_if_there(recorder: Any, path: str) -> Any:
+    """Load an artifact of a run; None where the run has none of that path.
+
+    Raises:
+        ValueError: it is there and cannot be read (of both qlib says the same).
+    """
+    try:
+        return recorder.load_object(path)
+    except LoadObjectError as error:
+        if path not in recorder.list_artifacts(path.rpartition("/")[0] or None):
+            return None
+        raise ValueError(
+            f"the run's artifact {path} is there but cannot be read: {error}. It is damaged, or was written by another "
+            "version: run the record that writes it again, or the whole run"
+        ) from error
+
+
+def log_finite(recorder: Any, metrics: Mapping[str, float], step: int | None = None) -> None:
+    """Log those of the metrics that are finite, at a step where one is given: one bad value would end qlib's thread.
+
+    Args:
+        recorder: of qlib, or `R`.
+        metrics: by name.
+        step: such as the epoch.
+    """
+    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    if finite:
+        recorder.log_metrics(**({} if step is None else {"step": step}), **finite)
 
 
 def _database(uri: str) -> Path:

@@ -12,7 +12,7 @@ from qlib_ext import _report_holdings as book
 from qlib_ext import _report_sections as score
 from qlib_ext import _report_trades as trades
 from qlib_ext._report_holdings import packed_holdings
-from qlib_ext._report_html import Section, Text, page, plain, words
+from qlib_ext._report_html import Section, Text, page, said, words
 from qlib_ext._report_sections import Artifacts, Context, series_words
 
 __all__ = ["PATHS", "Artifacts", "Context", "packed_holdings", "report_html", "sections", "series_words"]
@@ -100,7 +100,7 @@ def facts(rows: tuple[tuple[Text, Text | str], ...]) -> str:
     """Write the facts of the header as a list of names and values."""
     lines = "".join(
         f'<div data-fact="{escape(name.en)}"><dt>{name.html()}</dt>'
-        f"<dd>{(value if isinstance(value, Text) else plain(value)).html()}</dd></div>"
+        f"<dd>{(value if isinstance(value, Text) else said(value)).html()}</dd></div>"
         for name, value in rows
     )
     return f'<dl class="facts">{lines}</dl>' if lines else ""

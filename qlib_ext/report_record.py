@@ -11,29 +11,35 @@ from typing import Any
 
 from qlib.config import C
 from qlib.log import get_module_logger
-from qlib.utils.exceptions import LoadObjectError
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import __version__
+from qlib_ext._folds import refuse_unknown
 from qlib_ext._report_html import Text, words
 from qlib_ext._report_sections import Context
-from qlib_ext.data import DEFAULT_LABEL, label_span
+from qlib_ext.data import DEFAULT_LABEL, label_expression, label_span
 from qlib_ext.judge import Money
+from qlib_ext.recorder import load_if_there
 
 logger = get_module_logger("qlib_ext.report")
 
 PAGE = "report.html"
 _PACKAGES = ("pyqlib", "torch", "pandas", "numpy", "plotly")
+_OWN_LABELS = {  # of handlers that are given none
+    **dict.fromkeys(("Alpha158", "Alpha360", "FastAlpha158", "FastAlpha360"), DEFAULT_LABEL),
+    **dict.fromkeys(("Alpha158vwap", "Alpha360vwap"), DEFAULT_LABEL.replace("$close", "$vwap")),
+}
 
 
 class ReportRecord(ACRecordTemp):
     """Write `report.html`, one page of all that the records before this one found; put it last into `record`.
 
     It opens offline and in the artifacts' view of the mlflow UI. Sections appear when their artifacts exist: those of
-    LiquidityRecord, FoldRecord, BaselineRecord, PortAnaRecord, the folds' and the gate's.
+    LiquidityRecord, FoldRecord, BaselineRecord, PortAnaRecord, the folds' and the gate's. One that is there and cannot
+    be read is an error.
 
     Args:
-        recorder: filled in by qlib.
+        recorder, dataset, model: filled in by qlib.
         title: of the page; None: the experiment's name.
         skip_existing: leave the page of an earlier run as it is.
 
@@ -41,11 +47,21 @@ class ReportRecord(ACRecordTemp):
 
     depend_cls = SignalRecord
 
-    def __init__(self, recorder: Any, *, title: str | None = None, skip_existing: bool = False) -> None:
+    def __init__(
+        self,
+        recorder: Any,
+        dataset: Any = None,
+        model: Any = None,
+        *,
+        title: str | None = None,
+        skip_existing: bool = False,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown(type(self), unknown, ("title", "skip_existing"))
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if title is not None and (not isinstance(title, str) or not title):
             raise ValueError(f"ReportRecord: title={title!r} must be a text, or null for the experiment's name")
-        self.title = title
+        self.dataset, self.title = dataset, title
 
     def list(self) -> list[str]:
         """Name the artifact."""
@@ -57,13 +73,13 @@ class ReportRecord(ACRecordTemp):
         except ImportError as error:
             logger.warning(f"no {PAGE}: {error}. {need_plotly()}, then `qlib-ext report {self.recorder.id}`")
             return {}
-        artifacts = {path: value for path in PATHS if (value := self._found(path)) is not None}
-        task = self._found("task") or {}
+        artifacts = {path: value for path in PATHS if (value := load_if_there(self.recorder, path)) is not None}
+        task = load_if_there(self.recorder, "task") or {}
         run = {"run": str(self.recorder.id), "started": str(self.recorder.start_time or "")[:19]}
         experiment = str(getattr(self.recorder, "experiment_name", None) or _experiment_name(self.recorder))
-        made = context_of(
-            task, artifacts, {"experiment": experiment} | run, provider=str(C["provider_uri"]), title=self.title
-        )
+        run["experiment"] = experiment
+        label = getattr(self.dataset, "label", None) or label_expression(getattr(self.dataset, "handler", None))
+        made = context_of(task, artifacts, run, provider=str(C["provider_uri"]), title=self.title, label=label)
         with TemporaryDirectory() as folder:
             page = Path(folder) / PAGE
             page.write_text(report_html(artifacts, made), encoding="utf-8")
@@ -71,12 +87,6 @@ class ReportRecord(ACRecordTemp):
             self.recorder.save_objects(local_path=str(page), artifact_path=None)
         logger.info(f"report ({size / 1e6:.1f} MB): {Path(self.recorder.get_local_dir()) / 'artifacts' / PAGE}")
         return {}
-
-    def _found(self, path: str) -> Any:
-        try:
-            return self.recorder.load_object(path)
-        except LoadObjectError:
-            return None
 
 
 def need_plotly() -> str:
@@ -99,8 +109,9 @@ def context_of(
     *,
     provider: str,
     title: str | None = None,
+    label: str | None = None,
 ) -> Context:
-    """Gather what the header says from the run's task.
+    """Gather what the header says from the run's task; what is not known is said to be not recorded, never assumed.
 
     Args:
         task: the task that qlib recorded: model, dataset, record.
@@ -108,6 +119,7 @@ def context_of(
         run: experiment, run (id) and started, as texts.
         provider: folder of the data.
         title: of the page; None: the experiment's name.
+        label: expression, where it is known better than by the task.
 
     """
     model, dataset = task.get("model", {}), _kwargs(task.get("dataset"))
@@ -115,8 +127,11 @@ def context_of(
     handler: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     inner = _kwargs(handler)
     record = _record(task, "LiquidityRecord")
-    money = Money(**{f.name: record[f.name] for f in dataclasses.fields(Money) if f.name in record})
-    expression, span = _label(dataset.get("label") or inner.get("label")), dataset.get("label_days")
+    expression, horizon = label or _label(dataset, handler), None
+    if (span := dataset.get("label_days")) is not None:
+        horizon = int(span[1]) - int(span[0])
+    elif expression is not None:
+        horizon = _horizon(expression)
     rows: list[tuple[Text, Text | str]] = [
         (words(name), run[name]) for name in ("experiment", "run", "started") if run.get(name)
     ]
@@ -124,13 +139,14 @@ def context_of(
     rows.append((words("data"), provider))
     rows.append((words("universe"), _universe(inner.get("instruments", "?"))))
     rows += _segment_facts(dataset.get("segments", {}))
-    rows += [(words("features"), str(handler.get("class", "?"))), (words("label"), expression)]
-    profile = dataset.get("liquidity")
-    rows.append((words("liquidity"), words("trailing mean turnover in yuan, unit profile {profile}", profile=profile)))
-    amount = words("{million:,.0f} million yuan, at most {participation:.1%} of a stock's liquidity",
-                   million=money.capital / 1e6, participation=money.participation)  # fmt: skip
-    costs = cost_words(money)
-    rows += [(words("capital"), amount), (words("costs"), costs)]
+    rows += [(words("features"), str(handler.get("class", "?"))), (words("label"), expression or words("not recorded"))]
+    rows.append((words("liquidity"), _liquidity(task.get("dataset"))))
+    money, costs = None, words("costs are not known")
+    if record is not None:
+        money = Money(**{f.name: record[f.name] for f in dataclasses.fields(Money) if f.name in record})
+        costs = cost_words(money)
+    benchmark = None if record is None else record.get("benchmark", "SH000300")
+    rows += _money_facts(money, benchmark)
     rows.append(
         (words("units"), words("money in yuan, returns as per cent of the capital unless a day's account is named"))
     )
@@ -139,11 +155,32 @@ def context_of(
         title=title or run.get("experiment", "qlib_ext"),
         facts=tuple(rows),
         universe=_universe(inner.get("instruments", "?")),
-        capital=float(money.capital),
+        capital=None if money is None else float(money.capital),
         costs=costs,
-        benchmark=record.get("benchmark", "SH000300"),
-        horizon=int(span[1]) - int(span[0]) if span else _horizon(expression),
+        benchmark=benchmark,
+        horizon=horizon,
     )
+
+
+def _money_facts(money: Money | None, benchmark: str | None) -> list[tuple[Text, Text | str]]:
+    """Capital, costs and benchmark of the run's LiquidityRecord; None: it has none."""
+    if money is None:
+        return [(words(name), words("not recorded")) for name in ("capital", "costs", "benchmark")]
+    amount = words("{million:,.0f} million yuan, at most {participation:.1%} of a stock's liquidity",
+                   million=money.capital / 1e6, participation=money.participation)  # fmt: skip
+    index = words("none, the universe mean alone") if benchmark is None else benchmark
+    return [(words("capital"), amount), (words("costs"), cost_words(money)), (words("benchmark"), index)]
+
+
+def _liquidity(dataset: Any) -> Text:
+    """Say what liquidity is, by the dataset's configuration."""
+    options = _kwargs(dataset)
+    if "liquidity" not in options and not (isinstance(dataset, Mapping) and _is(dataset, "DayDatasetH")):
+        return words("not recorded")
+    profile = options.get("liquidity", "auto")
+    if profile is None:
+        return words("none")
+    return words("trailing mean turnover in yuan, unit profile {profile}", profile=profile)
 
 
 def cost_words(money: Money) -> Text:
@@ -204,19 +241,26 @@ def _segment_facts(segments: Mapping[str, Any]) -> list[tuple[Text, Text | str]]
     return [(words(name), span) for name, span in spans.items()]
 
 
-def _label(given: Any) -> str:
-    """Label's expression of a handler's option: none, text, or qlib's ([expression], [name])."""
-    while isinstance(given, list | tuple) and given:
-        given = given[0]
-    return str(given) if given else DEFAULT_LABEL
+def _label(dataset: Mapping[str, Any], handler: Mapping[str, Any]) -> str | None:
+    """Find the label's expression: as the dataset or the handler is given it, or the handler's own; None: not known."""
+    options = _kwargs(handler)
+    loader = _kwargs(options.get("data_loader")).get("config")
+    of_loader = loader.get("label") if isinstance(loader, Mapping) else None
+    found = dataset.get("label") or options.get("label") or of_loader
+    while isinstance(found, list | tuple) and found:  # qlib's ([expression], [name])
+        found = found[0]
+    if found:
+        return str(found)
+    home = str(handler.get("module_path") or "qlib").partition(".")[0]
+    return _OWN_LABELS.get(str(handler.get("class"))) if home in ("qlib", "qlib_ext") else None
 
 
-def _horizon(expression: str) -> int:
-    """Days of the label; 1 for one that is not understood."""
+def _horizon(expression: str) -> int | None:
+    """Days of the label; None for one that is not understood."""
     try:
         return label_span(expression).horizon
     except ValueError:
-        return 1
+        return None
 
 
 def _universe(instruments: Any) -> str:
@@ -227,8 +271,12 @@ def _kwargs(part: Any) -> dict[str, Any]:
     return dict(part.get("kwargs") or {}) if isinstance(part, Mapping) else {}
 
 
-def _record(task: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _is(part: Mapping[str, Any], name: str) -> bool:
+    return str(part.get("class", "")).rpartition(".")[2] == name
+
+
+def _record(task: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """Options of the first of the task's records of a class; None where it has none."""
     records = task.get("record", [])
-    return next(
-        (_kwargs(r) for r in ([records] if isinstance(records, Mapping) else records) if r.get("class") == name), {}
-    )
+    every = [records] if isinstance(records, Mapping) else records
+    return next((_kwargs(record) for record in every if _is(record, name)), None)

@@ -18,6 +18,10 @@ import pandas as pd
 DEFAULT_URI = "sqlite:///mlruns.db"
 LATEST = "latest"
 _LEAST_PREFIX = 4
+_UNREADABLE = (  # what a damaged pickle, or one of another version, raises
+    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError),
+    *(IndexError, KeyError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
     if experiment is not None and experiment not in names.values():
         raise ValueError(f"no experiment {experiment!r} in {uri}; there are: {', '.join(sorted(names.values()))}")
     wanted = [number for number, name in names.items() if experiment in (None, name)]
-    found = client.search_runs(wanted, order_by=["attributes.start_time DESC"])
+    found = _every_run(client, wanted)
     return [
         Run(
             id=run.info.run_id,
@@ -112,6 +116,16 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
         )
         for run in found
     ]
+
+
+def _every_run(client: Any, experiments: Sequence[str]) -> list[Any]:
+    """Read the runs of mlflow, the latest first, page by page."""
+    found: list[Any] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_runs(experiments, order_by=["attributes.start_time DESC"], page_token=token)
+        found, token = [*found, *page], page.token or ""
+    return found
 
 
 def load_artifacts(run: Run, paths: Iterable[str]) -> dict[str, Any]:
@@ -127,7 +141,7 @@ def load_artifacts(run: Run, paths: Iterable[str]) -> dict[str, Any]:
         if file.is_file():
             try:
                 found[path] = pickle.loads(file.read_bytes())
-            except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+            except _UNREADABLE as error:
                 raise ValueError(f"{file} cannot be read: {error}; was it written by another version?") from error
     return found
 

@@ -54,6 +54,13 @@ def read_fields(
     }
 
 
+def wide(instruments: list[str], expressions: list[str], start: Any, end: Any) -> list[pd.DataFrame]:
+    """Load expressions as day x instrument frames; a field that the provider lacks is all NaN."""
+    frame = D.features(instruments, expressions, start, end)
+    days = D.calendar(start_time=start, end_time=end)
+    return [frame[e].unstack("instrument").reindex(index=days, columns=instruments) for e in expressions]
+
+
 def binary_folder(codes: Sequence[str]) -> Path | None:
     """Tell the folder of the features where they are qlib's own binary files, else None."""
     if not codes or not hasattr(FeatureD, "backend_obj"):
@@ -63,19 +70,23 @@ def binary_folder(codes: Sequence[str]) -> Path | None:
 
 
 def field_grid(folder: Path, codes: Sequence[str], field: str, begin: int, stop: int) -> npt.NDArray[np.float32]:
-    """Read one field at the calendar's positions begin to stop - 1, (stop - begin, N) float32, NaN where not known.
-
-    A file is the position of its first value, and then the values.
-    """
+    """Read one field at the calendar's positions begin to stop - 1, (stop - begin, N) float32, NaN where not known."""
     out = np.full((len(codes), stop - begin), np.nan, dtype=np.float32)
     for n, code in enumerate(codes):
-        try:
-            whole = np.fromfile(folder / code_to_fname(code).lower() / f"{field[1:].lower()}.day.bin", dtype="<f4")
-        except FileNotFoundError:
-            continue
-        if len(whole) > 1:
-            first, last = int(whole[0]), int(whole[0]) + len(whole) - 1
-            low, high = max(first, begin), min(last, stop)
-            if low < high:
-                out[n, low - begin : high - begin] = whole[1 + low - first : 1 + high - first]
+        first, values = read_series(folder / code_to_fname(code).lower() / f"{field[1:].lower()}.day.bin")
+        low, high = max(first, begin), min(first + len(values), stop)
+        if low < high:
+            out[n, low - begin : high - begin] = values[low - first : high - first]
     return out.T
+
+
+def read_series(path: Path) -> tuple[int, npt.NDArray[np.float32]]:
+    """Read a file of qlib's storage: the calendar's position of the first value, and the values.
+
+    No values where there is no file, or it is empty.
+    """
+    try:
+        whole = np.fromfile(path, dtype="<f4")
+    except FileNotFoundError:
+        whole = np.empty(0, dtype="<f4")
+    return (int(whole[0]) if len(whole) else 0), whole[1:]

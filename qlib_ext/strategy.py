@@ -15,12 +15,13 @@ from qlib.contrib.strategy.signal_strategy import BaseSignalStrategy
 from qlib.data import D
 from qlib.log import get_module_logger
 
+from qlib_ext import units
 from qlib_ext._numbers import is_number, is_whole
 from qlib_ext._strategy_book import Book
 from qlib_ext._strategy_market import Market, Span
 from qlib_ext._strategy_orders import COLUMNS, Planner, make_lines, summary, table
 from qlib_ext._strategy_rank import buffered, ranks, read_buffer
-from qlib_ext.data import PROFILES, load_liquidity
+from qlib_ext.data import load_liquidity
 from qlib_ext.portfolio import fill_top_n
 from qlib_ext.rules import is_index
 
@@ -108,8 +109,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         _check("min_holding", min_holding, is_whole(min_holding) and min_holding >= 0, "0 or more days")
         window = is_whole(liquidity_window) and liquidity_window >= 1
         _check("liquidity_window", liquidity_window, window, "a whole number of days, 1 or more")
-        known = isinstance(liquidity, str) and (liquidity in ("auto", *PROFILES) or "$" in liquidity)
-        _check("liquidity", liquidity, known, f"auto, {', '.join(PROFILES)}, or an expression in yuan with a $field")
+        units.fields_of(liquidity, owner="LiquidityTopNStrategy")
         super().__init__(
             signal=signal, trade_exchange=trade_exchange, level_infra=level_infra, common_infra=common_infra
         )

@@ -40,6 +40,7 @@ in `oracle.json`.
 
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ INDEX = "SH000300"
 MACRO = "macro.csv"  # in the market's folder
 FIELDS = ("open", "high", "low", "close", "vwap", "factor", "volume", "amount", "change", "adjclose")
 _BLOCK = 256  # stocks whose fields are held in memory at once while writing
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def simulate(
     signal: float = 0.003,
     rho: float = 0.9,
     regime: bool = False,
+    say: Say | None = None,
 ) -> Market:
     """Simulate a market (pure; the same arguments give the same numbers).
 
@@ -148,6 +151,7 @@ def simulate(
         signal: standard deviation of the label's planted mean at the median liquidity; 0 plants nothing.
         rho: autocorrelation of the latent signal from day to day, in [0, 1).
         regime: plant two signals, of which the macro state decides which one works (see above).
+        say: called with a line on the progress.
 
     Raises:
         ValueError: an argument out of its range.
@@ -161,7 +165,7 @@ def simulate(
     if regime:
         own = parameters["seed"]
         state = {"regime": known_regime(setup.days, own), "extra": np.random.default_rng([own, 3])}
-    bars = Process(setup, rng, signal=signal, rho=rho, **state).run()
+    bars = Process(setup, rng, signal=signal, rho=rho, **state).run(say or _quiet)
     members = _index_members(setup, bars["cap"])
     return Market(setup, bars, members, _index_bars(bars, members), parameters)
 
@@ -203,6 +207,7 @@ def make_market(
     signal: float = 0.003,
     rho: float = 0.9,
     regime: bool = False,
+    say: Say | None = None,
 ) -> Path:
     """Simulate a market and write it to `path` as a qlib provider folder, replacing an embedded market there.
 
@@ -216,11 +221,11 @@ def make_market(
     target = Path(path).expanduser().resolve()
     check_target(target)
     size = {"n_stocks": n_stocks, "start": start, "years": years, "seed": seed}
-    market = simulate(**size, signal=signal, rho=rho, regime=regime)  # type: ignore[arg-type]
+    market = simulate(**size, signal=signal, rho=rho, regime=regime, say=say)  # type: ignore[arg-type]
     target.parent.mkdir(parents=True, exist_ok=True)
     build = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
     try:
-        _write(market, build)
+        _write(market, build, say or _quiet)
         replace(build, target)
     finally:
         shutil.rmtree(build, ignore_errors=True)
@@ -241,17 +246,18 @@ def write_macro(folder: str | Path, parameters: dict[str, Any]) -> Path:
     return build.replace(target)
 
 
-def ensure_market(path: str | Path = DEFAULT_PATH, **kwargs: Any) -> Path:
+def ensure_market(path: str | Path = DEFAULT_PATH, *, say: Say | None = None, **kwargs: Any) -> Path:
     """Build the embedded market at `path` unless a complete one of this version is there.
 
     Args:
         path: provider folder.
+        say: called with a line on the progress of a build.
         kwargs: arguments of `make_market`; a market there that was built with others is an error, not
             replaced.
     """
     target = Path(path).expanduser().resolve()
     if read_oracle(target).get("version") != VERSION:
-        return make_market(target, **kwargs)
+        return make_market(target, say=say, **kwargs)
     there = {"regime": False} | read_oracle(target)["parameters"]
     if not is_market(target):  # of a release before the macro series, which need nothing but the parameters
         write_macro(target, there)
@@ -268,7 +274,11 @@ def ensure_market(path: str | Path = DEFAULT_PATH, **kwargs: Any) -> Path:
     return target
 
 
-def _write(market: Market, folder: Path) -> None:
+def _quiet(_line: str) -> None:
+    """Say nothing."""
+
+
+def _write(market: Market, folder: Path, tell: Say) -> None:
     """Write a provider folder; `oracle.json`, which marks it complete, comes last."""
     setup, days = market.setup, market.days
     listed = zip(market.codes, setup.first, setup.last, strict=True)
@@ -284,8 +294,10 @@ def _write(market: Market, folder: Path) -> None:
             first, last = int(setup.first[begin + row]), int(setup.last[begin + row])
             own = {name: fields[name][row, first : last + 1] for name in FIELDS}
             write_fields(folder, code, first, own)
+        tell(f"{min(begin + _BLOCK, len(market.codes))} of {len(market.codes)} stocks written")
     write_fields(folder, INDEX, 0, {name: market.index[name] for name in FIELDS})
     write_macro(folder, market.parameters)
+    tell("scoring the oracle")
     facts = {"parameters": market.parameters, "first": str(days[0]), "last": str(days[-1])}
     write_notes(folder, version=VERSION, facts=facts, oracle=oracle(market))
 

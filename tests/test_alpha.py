@@ -194,6 +194,21 @@ def test_without_numba_the_module_imports_and_tells_the_cure():
     assert done.returncode == 0, done.stderr[-500:]
 
 
+def test_an_empty_file_is_a_field_that_is_not_known(market):
+    file = FeatureD.backend_obj(instrument=market[0].lower(), field="vwap", freq="day").uri
+    kept, vwap = file.read_bytes(), alpha.FIELDS.index("vwap")
+    whole = handler_module.read_bars(market[:2], 0, 200)
+    file.write_bytes(b"")
+    try:
+        bars, *rest = handler_module.read_bars(market[:2], 0, 200)
+    finally:
+        file.write_bytes(kept)
+    assert np.isnan(bars[vwap, 0]).all() and np.isfinite(whole[0][vwap, 0]).any()
+    bars[vwap, 0] = whole[0][vwap, 0]
+    for got, want in zip((bars, *rest), whole, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("factors", [alpha158, alpha360])
 def test_no_look_ahead(factors):
     fields, day = bars(), 120

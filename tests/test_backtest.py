@@ -70,6 +70,13 @@ def test_performance_by_hand():
     assert set(table.index) == set(DEFINITIONS["performance"])
     for bench in (np.nan, None):
         assert list(performance(report.assign(bench=bench)).index) == ["gross", "net"]
+    long = pd.DataFrame({"return": 0.01, "cost": 0.0, "bench": 0.01}, pd.bdate_range("2022-01-04", periods=40))
+    long.iloc[[3, 9], 2] = np.nan
+    with pytest.warns(UserWarning, match="no return on 2 of 40 days, the first 2022-01-07: taken as 0"):
+        assert performance(long).loc["excess_gross", "mean_return"] == pytest.approx(1.01**2 - 1)
+    long.iloc[12, 2] = np.nan
+    with pytest.raises(ValueError, match="on 3 of 40 days.*more than 5%"):
+        performance(long)
     with pytest.raises(ValueError, match=r"report lacks \['cost'\]"):
         performance(report[["return"]])
 

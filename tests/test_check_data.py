@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,9 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_ext import _check_units, cli, data
+from qlib_ext import _check_units, cli
 from qlib_ext._check_table import CHECKS, Tally
-from qlib_ext._check_units import profile_of
 from qlib_ext.check_data import check_data
 from qlib_ext.synthetic import make_market
 
@@ -91,6 +91,12 @@ def quiet_day(folder, code):
         if np.isfinite(close[near]).all() and len(set(factor[near])) == 1:
             return day
     raise AssertionError(code)
+
+
+def one_value(folder, field, change):
+    """Change one value of one stock, on a quiet day."""
+    code = codes(folder)[0]
+    edit(folder, code, **{field: at(quiet_day(folder, code), change)})
 
 
 # --- the plants: each gives the checks that must speak (no others of severity error or warning may)
@@ -199,27 +205,61 @@ def no_change(folder):
     return {"no_change"}
 
 
+def _nothing_known(folder, field):
+    on_all(folder, [field], lambda v: np.full(len(v), np.nan))
+
+
+def open_all_nan(folder):
+    _nothing_known(folder, "open")
+    return {"no_price_field"}
+
+
+def open_all_nan_for_one(folder):
+    edit(folder, codes(folder)[0], open=lambda v: np.full(len(v), np.nan))
+    return {"no_price_field", "incomplete_bar"}
+
+
+def factor_all_nan(folder):
+    _nothing_known(folder, "factor")
+    return {"no_factor"}
+
+
+def vwap_all_nan(folder):
+    _nothing_known(folder, "vwap")
+    return {"no_vwap"}
+
+
+def change_all_nan(folder):
+    _nothing_known(folder, "change")
+    return {"no_change"}
+
+
+def first_day_of_a_stock(folder):  # which has no return yet
+    new = codes(folder)[0]
+    length = len(values_of(folder, new, "close"))
+    for field in (*BAR, "factor"):
+        last = np.nan if field == "change" else values_of(folder, new, field)[-1]
+        np.array([length - 1, last], "<f4").tofile(file_of(folder, new, field))
+    return set()
+
+
 def price_not_positive(folder):
-    code = codes(folder)[0]
-    edit(folder, code, close=at(quiet_day(folder, code), lambda v: -v))
+    one_value(folder, "close", lambda v: -v)
     return {"price_not_positive"}
 
 
 def price_infinite(folder):
-    code = codes(folder)[0]
-    edit(folder, code, high=at(quiet_day(folder, code), lambda v: np.inf))
+    one_value(folder, "high", lambda v: np.inf)
     return {"price_not_positive"}
 
 
 def bar_order(folder):
-    code = codes(folder)[0]
-    edit(folder, code, low=at(quiet_day(folder, code), lambda v: 1.5 * v))
+    one_value(folder, "low", lambda v: 1.5 * v)
     return {"bar_order"}
 
 
 def incomplete_bar(folder):
-    code = codes(folder)[0]
-    edit(folder, code, open=at(quiet_day(folder, code), lambda v: np.nan))
+    one_value(folder, "open", lambda v: np.nan)
     return {"incomplete_bar"}
 
 
@@ -229,8 +269,7 @@ def vwap_outside(folder):
 
 
 def volume_negative(folder):
-    code = codes(folder)[0]
-    edit(folder, code, volume=at(quiet_day(folder, code), lambda v: -v))
+    one_value(folder, "volume", lambda v: -v)
     return {"volume_negative"}
 
 
@@ -274,8 +313,7 @@ def beyond_limit(folder):
 
 
 def factor_gaps(folder):
-    code = codes(folder)[0]
-    edit(folder, code, factor=at(quiet_day(folder, code), lambda v: np.nan))
+    one_value(folder, "factor", lambda v: np.nan)
     return {"factor_gaps"}
 
 
@@ -291,6 +329,21 @@ def factor_cents(folder):
 
 def change_percent(folder):
     on_all(folder, ["change"], lambda v: 100 * v)
+    return {"change_percent"}
+
+
+def change_percent_of_some(folder):
+    on_all(folder, ["change"], lambda v: 100 * v, codes(folder)[:12])
+    return {"change_percent"}
+
+
+def change_percent_of_one(folder):
+    on_all(folder, ["change"], lambda v: 100 * v, codes(folder)[3:4])
+    return {"change_percent"}
+
+
+def change_percent_of_late(folder):  # fractions, then percent
+    on_all(folder, ["change"], at(slice(-50, None), lambda v: 100 * v), codes(folder))
     return {"change_percent"}
 
 
@@ -322,6 +375,37 @@ def units(folder):
 def units_mixed(folder):
     on_all(folder, ["amount"], lambda v: 10 * v, codes(folder)[:3])
     return {"units_mixed"}
+
+
+def units_step(folder):  # shares, then lots, or the other way round
+    on_all(folder, ["volume"], at(slice(-73, None), lambda v: 100 * v), codes(folder))
+    return {"units_step"}
+
+
+def units_step_of_few_days(folder):
+    on_all(folder, ["volume"], at(slice(-8, None), lambda v: v / 100), codes(folder)[:2])
+    return {"units_step"}
+
+
+def units_step_of_the_factor(folder):  # $volume adjusted, then not
+    for code in codes(folder):
+        factor = values_of(folder, code, "factor")[-60:]
+        edit(folder, code, volume=at(slice(-60, None), lambda v, factor=factor: v * factor))
+    return {"units_step"}
+
+
+def turnover_step(folder):  # as `units_step`, without $amount to hold it against, of some stocks
+    on_all(folder, ["volume"], lambda v: 100 * v)
+    on_all(folder, ["volume"], at(slice(-73, None), lambda v: v / 100), codes(folder)[::4])
+    [file_of(folder, code, "amount").unlink() for code in every(folder)]
+    return {"turnover_step"}
+
+
+def turnover_cluster(folder):  # 30% of the stocks in lots, the others in shares, no $amount
+    on_all(folder, ["volume"], lambda v: 100 * v)
+    on_all(folder, ["volume"], lambda v: v / 100, every(folder)[::3])
+    [file_of(folder, code, "amount").unlink() for code in every(folder)]
+    return {"turnover_cluster"}
 
 
 def stock_turnover(folder):
@@ -359,9 +443,12 @@ def thin_day(folder):
 PLANTS = [
     calendar_duplicate, calendar_order, calendar_gap, calendar_weekend, list_line, list_overlap, listed_no_data,
     indices, not_a_share, folder_twice, file_length, file_length_beyond, file_start, field_span, no_price_field,
-    no_factor, no_vwap, no_change, price_not_positive, price_infinite, bar_order, incomplete_bar, vwap_outside,
+    no_factor, no_vwap, no_change, open_all_nan, open_all_nan_for_one, factor_all_nan, vwap_all_nan, change_all_nan,
+    first_day_of_a_stock, price_not_positive, price_infinite, bar_order, incomplete_bar, vwap_outside,
     volume_negative, zero_volume, repeated_bar, absurd_return, beyond_limit, factor_gaps, factor_jump, factor_cents,
-    change_percent, change_raw, change_wrong, identical_series, units, units_mixed, stock_turnover, shares_as_lots,
+    change_percent, change_percent_of_some, change_percent_of_one, change_percent_of_late, change_raw, change_wrong,
+    identical_series, units, units_mixed, units_step, units_step_of_few_days, units_step_of_the_factor, turnover_step,
+    turnover_cluster, stock_turnover, shares_as_lots,
     turnover_jump, stale_stock, stale_market, thin_day,
 ]  # fmt: skip
 
@@ -387,7 +474,13 @@ def test_every_check_is_planted_somewhere():
 # --- what needs more than a plant
 
 
-@pytest.mark.parametrize("options", [{}, {"n_stocks": 120, "years": 1.5, "start": "2023-01-03", "seed": 3}], ids=str)
+OTHERS = [
+    {"n_stocks": 120, "years": 1.5, "start": "2023-01-03", "seed": 3},
+    {"n_stocks": 200, "years": 2.0, "start": "2021-06-01", "seed": 11},
+]
+
+
+@pytest.mark.parametrize("options", [{}, *OTHERS], ids=str)
 def test_the_embedded_market_is_quiet(options, base, tmp_path):
     folder = make_market(tmp_path / "other", **options) if options else base
     table = check_data(folder)
@@ -403,6 +496,28 @@ def test_the_embedded_market_is_quiet(options, base, tmp_path):
     assert counts["suspended"] == suspended
     assert 0.002 * bars < counts["limit_bars"] < 0.02 * bars
     assert counts["unit_profile"] == 1
+
+
+@pytest.mark.parametrize("options", [{"n_stocks": 60, "years": 1}, *OTHERS], ids=str)
+def test_the_embedded_market_is_quiet_without_amounts(options, tmp_path):
+    folder = make_market(tmp_path / "other", **options)
+    on_all(folder, ["volume"], lambda v: 100 * v)
+    [file_of(folder, code, "amount").unlink() for code in every(folder)]
+    table = check_data(folder)
+    assert spoken(table) == set(), table.to_string()
+    assert {"turnover_step", "turnover_cluster"} <= set(table.attrs["quiet"])
+
+
+def test_a_step_has_its_date_and_its_size(market):
+    days = (market / "calendars" / "day.txt").read_text().split()
+    one, other = codes(market)[:2]
+    edit(market, one, volume=at(slice(-73, None), lambda v: 100 * v))
+    edit(market, other, volume=at(slice(None, 20), lambda v: v / 100))
+    row = check_data(market).set_index("check").loc["units_step"]
+    assert row[["severity", "count", "of"]].tolist() == ["warning", 2, 60]
+    told = re.findall(r"(\w+) (\S+): ([\d.e-]+), then ([\d.e-]+)", row["example"])
+    assert [(code, day) for code, day, _, _ in told] == [(one, days[-73]), (other, days[20])]
+    assert [float(after) / float(before) for *_, before, after in told] == pytest.approx([0.01, 0.01], rel=0.03)
 
 
 @pytest.mark.parametrize(("nth", "padded", "expected"), [(5, 0, set()), (5, 1, set()), (6, 0, {"beyond_limit"})])
@@ -505,15 +620,6 @@ def test_shares_decide_the_severity():
     assert table.attrs["quiet"] == ["factor_cents"]
     with pytest.raises(KeyError):
         tally.add("zero_volumes", 1, 1)
-
-
-def test_units_are_those_of_the_data_set():
-    # thousand yuan over lots: 1000 yuan / 1000 against 10 yuan * 1 lot = 0.1; yuan over shares 1; yuan over lots 100
-    assert [profile_of(x) for x in (0.1, 1.0, 100.0)] == ["community", "yuan", "yuan"]
-    assert profile_of(float("nan")) == "adjusted_shares"
-    assert [profile_of(x) for x in (0.04, 0.21, 10.0, 3.7)] == [None] * 4
-    assert _check_units.PROFILES == data.PROFILES
-    assert _check_units.PLAUSIBLE_TURNOVER == data.PLAUSIBLE_TURNOVER
 
 
 # --- the command

@@ -253,7 +253,8 @@ def test_compare_on_the_command_line(here, capsys, tmp_path):
     _, second, first = here
     out = tmp_path / "page.html"
     assert cli.main(["compare", f"mse={first.id}", f"liq={second.id[:10]}", "--draws", "300", "--out", str(out)]) == 0
-    said = capsys.readouterr().out
+    said, noted = capsys.readouterr()
+    assert "days of the label of mse, liq are not recorded and taken as 1" in noted
     found = compare({run: load_artifacts(r, [DAILY])[DAILY] for run, r in (("mse", first), ("liq", second))}, draws=300)
     row = found.table.loc[("liq", "capped_buyable_net.annual_return")]
     assert "120 common days, 2022-01-04 to" in said and f"blocks of {block_length(120)} days" in said

@@ -293,7 +293,7 @@ def test_quick_grids_equal_qlibs_expressions(profile, market):
 
 def test_unknown_profile_and_missing_field(handler):
     with pytest.raises(ValueError, match="'comunity'.*auto, community, yuan"):
-        _ = DayDatasetH(handler, SEGMENTS, liquidity="comunity").panel
+        DayDatasetH(handler, SEGMENTS, liquidity="comunity")
     with pytest.raises(ValueError, match="nowhere known"):
         _ = DayDatasetH(handler, SEGMENTS, liquidity="$turnover_of_nobody").panel
 
@@ -408,6 +408,7 @@ def check_prediction(score, panel, rows):
     assert score.index.is_monotonic_increasing and score.index.is_unique and np.isfinite(score).all()
     present = frame_of(panel, panel.present).iloc[rows].stack()
     assert list(score.index) == list(present[present].index)
+    assert (score.groupby("datetime").std() > 1e-4).all()  # a model that scores all stocks alike has learnt nothing
 
 
 def test_mlp_fits_and_predicts(fitted, dataset, panel):
@@ -568,7 +569,8 @@ def run_workflow(workflow, market, folder):
         "QLIB_EXT_TEST": "2020-10-09,2020-12-31",  # the calendar's last day, which qlib's own backtest fails on
     }
     environment.pop("QLIB_EXT_UNIVERSE", None)
-    environment.pop("QLIB_EXT_MACRO", None)
+    for name in ("QLIB_EXT_MACRO", "QLIB_EXT_MACRO_CPI"):
+        environment.pop(name, None)
     environment.setdefault("OMP_NUM_THREADS", "1")  # small matrices; threads only get in the way
     command = [str(Path(sys.executable).with_name("qrun")), str(workflow)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

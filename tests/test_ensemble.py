@@ -15,8 +15,8 @@ from qlib.workflow import R
 from qlib.workflow.task.gen import RollingGen
 
 from qlib_ext import ensemble
+from qlib_ext._folds import combined, day_ranks, day_standardised, fitted_processors
 from qlib_ext.data import DayDatasetH
-from qlib_ext.ensemble import combined, day_ranks, day_standardised, fitted_processors
 from qlib_ext.model import DayModel, FoldEnsemble, MASTERModel, MLPModel, WalkForwardModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.processor import CSNormalise

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -589,16 +588,3 @@ def test_liquidity_is_the_strategys(market):
     exchange = AShareExchange(start_time=days[30], end_time=days[-2])
     frame = load_liquidity(codes, days[0], days[-1]).ffill()
     np.testing.assert_allclose(exchange._ground.liquidity, frame.iloc[29:-2].to_numpy(), rtol=1e-5)
-
-
-def test_creation_is_quicker_than_qlibs(market):
-    start(market[0])
-    span = {"start_time": market[1][30], "end_time": market[1][-2]}
-    AShareExchange(**span)
-    clear_cache()
-    begin = time.perf_counter()
-    AShareExchange(**span)
-    ours = time.perf_counter() - begin
-    begin = time.perf_counter()
-    Exchange(**span, limit_threshold=0.095)
-    assert ours < max(time.perf_counter() - begin, 0.5)

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import sys
 import warnings
@@ -23,7 +24,7 @@ from qlib_ext.alpha import ALPHA158_NAMES
 from qlib_ext.data import DayDatasetH, MacroState, MarketState
 from qlib_ext.evaluate import daily_metrics
 from qlib_ext.gate_record import GateRecord, gate_weights, regimes
-from qlib_ext.leak import perturb_provider
+from qlib_ext.leak import load_workflow, perturb_provider
 from qlib_ext.macro import read_macro
 from qlib_ext.market import OFFICIAL_INDICES, OFFICIAL_NAMES
 from qlib_ext.model import FoldEnsemble, MASTERModel, MLPModel, WalkForwardModel
@@ -190,6 +191,33 @@ def test_the_comparison_names_its_market_features(dataset):
     panel = with_market(dataset.panel, frame)
     assert panel.market_features == list(frame) and len(panel.market_features) == panel.market.shape[1] == 5
     assert len(dataset.panel.market_features) == 13
+
+
+def test_the_macro_workflow_uses_the_columns_that_its_comment_names(monkeypatch, market, tmp_path):
+    workflow = Path(__file__).parents[1] / "workflows" / "master_macro.yaml"
+    table = read_macro([market / "macro.csv"])
+    comment = re.search(r"# date, ([\w, ]+ and \w+);", workflow.read_text(encoding="utf-8"))[1]
+    six = comment.replace(" and ", ", ").split(", ")
+    days = pd.DatetimeIndex(D.calendar())[-60:]
+
+    def rendered(columns, **variables):
+        for name in ("", "_CPI"):
+            monkeypatch.delenv(f"QLIB_EXT_MACRO{name}", raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(f"QLIB_EXT_{name}", value)
+        given = load_workflow(workflow)["task"]["dataset"]["kwargs"]["macro_state"]
+        state = MacroState.of(given)
+        return given, state.compute(columns, pd.DatetimeIndex(D.calendar()), days)[0]
+
+    given, frame = rendered(table)
+    assert list(given["series"]) == [*six, "cpi"] and given["path"] == "macro.csv" and len(frame.columns) == 14
+    given, frame = rendered(table[six], MACRO="mine.csv")  # needs no other column
+    assert list(given["series"]) == six and given["path"] == "mine.csv" and len(frame.columns) == 12
+    own = table.rename(columns={"cpi_release": "published"})
+    given, frame = rendered(own, MACRO="mine.csv", MACRO_CPI="published")
+    assert given["series"]["cpi"]["release"] == "published" and "cpi_difference" in frame
+    with pytest.raises(ValueError, match="no column 'gold'; .*add it, or leave the series gold out"):
+        rendered(table.drop(columns="gold"), MACRO="mine.csv")
 
 
 # --- the model
@@ -450,9 +478,9 @@ def test_the_63_features_of_real_indices(real):
 
 @pytest.mark.realdata
 def test_a_real_american_value_is_used_on_the_next_chinese_day(real):
-    path = Path(__file__).resolve().parents[2] / "shared" / "data" / "macro_2017_2022.csv"
+    path = Path(os.environ.get("QLIB_EXT_REAL_MACRO", ""))
     if not path.is_file():
-        pytest.skip(f"no macro series at {path}")
+        pytest.skip("set QLIB_EXT_REAL_MACRO to a CSV file of daily macro series, 2017 to 2022")
     table, calendar = read_macro([path]), pd.DatetimeIndex(D.calendar())
     how = {"transform": ["level", "difference", "zscore"], "window": 40}
     series = {name: how | {"foreign": not name.startswith("shibor")} for name in table}

@@ -6,7 +6,7 @@ import sys
 CORE = (
     *("losses", "nets", "trainer", "panel", "portfolio", "evaluate", "synthetic", "rules", "cli"),
     *("alpha", "splits", "diagnostics", "capacity", "execution", "market", "macro", "report"),
-    *("compare", "runs", "check_data", "init_workflow"),
+    *("compare", "runs", "check_data", "init_workflow", "units", "labels"),
 )
 
 

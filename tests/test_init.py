@@ -12,7 +12,7 @@ import pytest
 import yaml
 from jinja2 import Template
 
-from qlib_ext import cli, data, init_workflow
+from qlib_ext import _cli_data, cli, data, init_workflow
 from qlib_ext.init_workflow import Universe, choose_universe, split_days, survey, workflow_text
 from qlib_ext.synthetic import make_market
 
@@ -118,6 +118,68 @@ def test_errors_name_the_cure(market):
         raw.tofile(place / "amount.day.bin")
     with pytest.raises(ValueError, match="run qlib-ext check-data"):
         survey(market)
+
+
+def test_the_capital_decides_the_metric(market):
+    found = survey(market)
+    days = days_of(market)
+    rows = slice(days.get_loc(found.segments["valid"][0]), days.get_loc(found.segments["test"][1]) + 1)
+    means = []
+    for code, first, last in (
+        line.split("\t") for line in (market / "instruments" / "all.txt").read_text().splitlines()
+    ):
+        raw = np.fromfile(market / "features" / code.lower() / "amount.day.bin", "<f4")
+        yuan = pd.Series(raw[1:].astype(float) * 1000, index=days[int(raw[0]) : int(raw[0]) + len(raw) - 1]).reindex(
+            days
+        )
+        own = yuan.rolling(20, min_periods=5).mean()[yuan.notna()].reindex(days)
+        means.append(own[(days >= first) & (days <= last)].reindex(days).iloc[rows])
+    median = np.nanmedian(np.concatenate(means))
+    assert found.liquidity == pytest.approx(median, rel=1e-6)
+    assert found.names == np.ceil(150e6 / 0.05 / median) > init_workflow.FEWEST and found.metric == "capped_excess"
+    text = workflow_text(found, "master")
+    assert f"fit into {found.names} names" in text and "too few" not in text
+    assert f"{found.names} names of median liquidity" in init_workflow.describe(found)
+    for code in (line.split("\t")[0] for line in (market / "instruments" / "all.txt").read_text().splitlines()):
+        for field in ("amount", "volume"):
+            place = market / "features" / code.lower() / f"{field}.day.bin"
+            raw = np.fromfile(place, "<f4")
+            raw[1:] *= 5
+            raw.tofile(place)
+    for model in ("master", "mlp"):
+        few = survey(market, model=model)
+        assert few.names < init_workflow.FEWEST and few.metric == "rank_ic"
+        text = workflow_text(few, model)
+        assert parsed(text)["task"]["model"]["kwargs"]["metric"] == "rank_ic"
+        share = few.names / few.universe.daily
+        assert f"fit into {few.names} names of median liquidity" in text
+        assert f"({few.liquidity / 1e6:,.0f} million yuan a day), {share:.0%} of" in text
+        assert "fewer than 20, too few to choose an epoch by their return" in text
+        assert max(map(len, text.splitlines())) <= 120 + len(str(market))
+    assert few.liquidity == pytest.approx(5 * found.liquidity, rel=0.03)
+
+
+def test_the_capital_is_that_of_the_template(base):
+    kwargs = written(base)["task"]["record"][3]["kwargs"]
+    assert (kwargs["capital"], kwargs["participation"]) == (init_workflow.CAPITAL, init_workflow.PARTICIPATION)
+
+
+def test_progress_is_told_once_it_takes_two_seconds(base, monkeypatch, tmp_path, capsys):
+    lines = []
+    survey(base, say=lines.append)
+    assert [line for line in lines if line.startswith("units: ")] == [
+        "units: 50 of 60 stocks read",
+        "units: 60 of 60 stocks read",
+    ]
+    assert len([line for line in lines if line.startswith("universes: ")]) == 2
+    arguments = ["init", "--provider-uri", str(base), "--force", "--out", str(tmp_path / "workflow.yaml")]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().err == ""  # under two seconds
+    ticks = iter(range(0, 10_000, 3))
+    monkeypatch.setattr(_cli_data.time, "perf_counter", lambda: next(ticks))  # every look at the clock is 3 s later
+    assert cli.main(arguments) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == f"[   3.0 s] looking at {base}" and len(told) == len(lines)
 
 
 # --- what it writes

@@ -309,7 +309,7 @@ def test_macro_files(tmp_path):
             read_macro([csv])
     with pytest.raises(ValueError, match="no .csv or .parquet"):
         read_macro([tmp_path / "x.xlsx"])
-    with pytest.raises(ValueError, match=r"no column 'us10'; close: \['us10y'\]"):
+    with pytest.raises(ValueError, match=r"no column 'us10'; close: \['us10y'\]; .*, or leave the series us10 out"):
         macro({"us10": {"foreign": True}}, table_of())
     with pytest.raises(ValueError, match=r"us10y is 'n.a.' on 2020-01-02"):
         macro({"us10y": {"foreign": True}}, pd.DataFrame({"us10y": ["n.a."]}, pd.DatetimeIndex(["2020-01-02"])))
@@ -324,6 +324,7 @@ def test_macro_files(tmp_path):
         [20200131, 20200203],
         [20200131.0, 20200203.0],
         [pd.Timestamp("2020-01-31"), pd.Timestamp("2020-02-03")],
+        ["2020-01-31 00:00:00", "2020-02-03 00:00:00"],
     ],
 )
 def test_dates_in_any_usual_form_are_days_and_never_nanoseconds(tmp_path, kind, dates):
@@ -349,6 +350,8 @@ def test_dates_in_any_usual_form_are_days_and_never_nanoseconds(tmp_path, kind, 
         (["2020-01-31T00:00:00Z", "2020-02-03T00:00:00Z"], "a.parquet has times of the zone UTC; give local dates"),
         (["2020-01-31T00:00:00+08:00", "2020-02-03T00:00:00+09:00"], "time.?zones.*; give local dates"),
         ([pd.Timestamp("2020-01-31", tz="Asia/Shanghai")] * 2, "zone Asia/Shanghai; give local dates"),
+        (["2020-01-31 00:00:00", "2020-02-03 11:00:00"], "a.parquet has times of day .2020-02-03 11:00:00; 1 such"),
+        ([pd.Timestamp("2020-01-31 15:00")] * 2, "times of day .2020-01-31 15:00:00; 2 such rows"),
     ],
 )
 def test_what_is_no_local_day_is_refused(tmp_path, dates, message):
@@ -375,6 +378,8 @@ def test_numbers_as_dates_are_used_on_their_days(tmp_path):
         macro({"us10y": how}, read.assign(released="soon"))
     with pytest.raises(ValueError, match="released has times of the zone UTC"):
         macro({"us10y": how}, read.assign(released="2020-01-31T00:00:00Z"))
+    with pytest.raises(ValueError, match="released has times of day .2020-12-31 18:00:00"):
+        macro({"us10y": how}, read.assign(released="2020-12-31 18:00"))
 
 
 def months_table(days=1, size=14):
@@ -383,13 +388,30 @@ def months_table(days=1, size=14):
 
 
 def test_no_month_is_published_before_it_is_over():
+    # month ends differ: 2020-02-01 + 30 is in March, 2020-03-01 + 30 is the 31st; least: the longest month's days
     how = {"foreign": False, "frequency": "monthly"}
-    for lag in (0, 10, 27):
-        with pytest.raises(ValueError, match=f"release_lag={lag} would publish it before .*first day, for example 40"):
-            macro({"cpi": how | {"release_lag": lag}}, months_table())
-    assert len(macro({"cpi": how | {"release_lag": 28}}, months_table())[0])
+    for day, least in ((1, 31), (10, 22), (28, 4), (31, 1)):  # 31: the months' last days
+        table = months_table()
+        table.index = table.index + pd.offsets.MonthEnd(0) if day == 31 else table.index + pd.Timedelta(days=day - 1)
+        over = table.index + pd.offsets.MonthEnd(0)
+        for lag in range(60):
+            if lag < least:
+                with pytest.raises(ValueError, match=f"release_lag={lag} would be .* over; {least} is the smallest"):
+                    macro({"cpi": how | {"release_lag": lag}}, table)
+                continue
+            level = macro({"cpi": how | {"release_lag": lag}}, table)[0]["cpi_level"]
+            known = {value: level.index[(level == value).to_numpy()][0] for value in level.unique()}
+            ends = dict(zip(table["cpi"], over, strict=True))
+            assert all(known[value] > ends[value] for value in known), (day, lag)
+    with pytest.raises(ValueError, match=r"cpi of 2019-10-01 with release_lag=28 .* on 2019-10-29, .*or give release"):
+        macro({"cpi": how | {"release_lag": 28}}, months_table())
+    with pytest.raises(ValueError, match=r"cpi of 2020-03-01 with release_lag=29 .* on 2020-03-30"):  # 1 March is out
+        macro({"cpi": how | {"release_lag": 29}}, months_table().loc["2020-02-01":"2020-03-01"])
+    mixed = months_table(days=28)
+    mixed.index = mixed.index.where(mixed.index.month != 3, mixed.index - pd.Timedelta(days=20))
+    with pytest.raises(ValueError, match="cpi of 2020-03-08 with release_lag=10 .*; 24 is the smallest"):  # one row
+        macro({"cpi": how | {"release_lag": 10}}, mixed)
     assert len(macro({"cpi": how | {"release": "date"}}, months_table())[0])  # the first days are those of release
-    assert len(macro({"cpi": how | {"release_lag": 10}}, months_table(days=28))[0])  # dated by the months' ends
 
 
 def test_a_late_release_of_an_older_month_replaces_nothing():

@@ -11,7 +11,6 @@ from qlib_ext import _attention, nets
 from qlib_ext.nets import MASTER, MLP, Attention, Dropout, Gate, load_official_master
 
 F64 = torch.float64
-HERE = Path(__file__).resolve()
 GOLDEN_NAME = "master_official_csi300.npz"
 B, T, N, F, M, D = 2, 4, 7, 5, 3, 8
 
@@ -50,11 +49,10 @@ def save(state, path):
 
 @pytest.fixture(scope="module")
 def golden():
-    given = os.environ.get("QLIB_EXT_GOLDEN")
-    beside = HERE.parents[2] / "shared" / "golden" / GOLDEN_NAME
-    path = Path(given) / GOLDEN_NAME if given and Path(given).is_dir() else Path(given or beside)
+    path = Path(os.environ.get("QLIB_EXT_GOLDEN", ""))
+    path = path / GOLDEN_NAME if path.is_dir() else path
     if not path.is_file():
-        pytest.skip(f"no golden file at {path}: set QLIB_EXT_GOLDEN to {GOLDEN_NAME} or its folder")
+        pytest.skip(f"set QLIB_EXT_GOLDEN to {GOLDEN_NAME} or its folder")
     with np.load(path) as arrays:
         return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays}
 

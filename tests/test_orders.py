@@ -16,8 +16,19 @@ from qlib.data import D
 from qlib_ext import cli
 from qlib_ext._leak_provider import perturb_provider
 from qlib_ext._orders_input import exchange_options, read_market, strategy_options
-from qlib_ext.orders import COLUMNS, Fees, Run, days_held, make_orders, next_day, plan_orders, read_holdings, read_run
+from qlib_ext.orders import (
+    COLUMNS,
+    Fees,
+    ScoredRun,
+    days_held,
+    make_orders,
+    next_day,
+    plan_orders,
+    read_holdings,
+    read_run,
+)
 from qlib_ext.recorder import SqliteExpManager
+from qlib_ext.runs import find_run
 from qlib_ext.strategy import LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market
 
@@ -299,7 +310,7 @@ def test_the_backtest_of_the_same_run_has_the_same_targets_and_caps(folder):
     factor = D.features(list(amounts), ["$factor"], day, day).iloc[:, 0].droplevel("datetime")
     shares = {code: round(amount * factor[code]) for code, amount in amounts.items()}
     assert len(shares) > 5
-    plan = plan_orders(Run("r", scores, TASK, {}), holdings(**shares), capital=2e7, cash=1e7, day=str(day.date()))
+    plan = plan_orders(ScoredRun("r", scores, TASK, {}), holdings(**shares), capital=2e7, cash=1e7, day=str(day.date()))
     assert set(plan["date"]) == {date}
     there = table[table["date"] == date].set_index("code")
     mine = plan.set_index("code").reindex(there.index)
@@ -324,7 +335,9 @@ def test_the_runs_exchange_has_its_cap_fees_and_special_treatment(folder):
     scores = random_scores(days[80:81])
 
     def made(task, **options):
-        return plan_orders(Run("r", scores, task, {}), read_holdings(None), capital=2e7, **options).set_index("code")
+        return plan_orders(ScoredRun("r", scores, task, {}), read_holdings(None), capital=2e7, **options).set_index(
+            "code"
+        )
 
     plain, narrow = made(TASK), made(with_exchange(participation=0.002))
     both = plain.index.intersection(narrow.index)
@@ -348,7 +361,7 @@ def test_the_runs_exchange_has_its_cap_fees_and_special_treatment(folder):
 def test_nothing_after_the_day_is_seen(folder):
     start(folder / "market")
     days = pd.DatetimeIndex(D.calendar())
-    run = Run("r", random_scores(days[80:90]), TASK, {})
+    run = ScoredRun("r", random_scores(days[80:90]), TASK, {})
     held = holdings(**dict.fromkeys(run.scores.index.get_level_values("instrument").unique()[:6], 700))
     options = {"capital": 3e7, "cash": 1e7, "day": str(days[85].date())}
     before = plan_orders(run, held, **options)
@@ -387,7 +400,7 @@ def test_the_market_at_the_close(folder):
 def test_a_holding_kept_by_min_holding_needs_its_date(folder):
     start(folder / "market")
     days = pd.DatetimeIndex(D.calendar())
-    run = Run("r", random_scores(days[80:81]), TASK, {})
+    run = ScoredRun("r", random_scores(days[80:81]), TASK, {})
     worst = run.scores.groupby("instrument").first().sort_values().index[:2]
     held = holdings(**dict.fromkeys(worst, 100))
     with pytest.raises(ValueError, match="min_holding.*column bought"):
@@ -442,8 +455,9 @@ def test_the_command_writes_the_list(folder, recorded, capsys):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["abc"], "no run 'abc'"),
-        (["latest", "--experiment", "other"], "no experiment 'other'; there are Default, trial"),
+        (["trail"], "no finished run 'trail'"),
+        (["trail"], "close: ['trial']"),
+        (["latest", "--experiment", "other"], "there are: Default, trial"),
         (["latest", "--date", "2001-01-01"], "has no scores for 2001-01-01; it has 5 days"),
         (["latest", "--date", "soon"], "'soon' is no date"),
         (["latest", "--date", ""], "'' is no date; write it as"),
@@ -461,7 +475,7 @@ def test_the_command_ends_with_one_line(recorded, capsys, arguments, match):
 
 def test_runs_that_cannot_be_read(folder, recorded, tmp_path):
     uri, _, _ = recorded
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.db is not there"):
         read_run("latest", f"sqlite:///{tmp_path}/none.db")
     client = MlflowClient(tracking_uri=uri)
     bare = client.create_run(client.create_experiment("bare", artifact_location=str(tmp_path / "bare")))
@@ -471,6 +485,26 @@ def test_runs_that_cannot_be_read(folder, recorded, tmp_path):
     with pytest.raises(ValueError, match="latest of which experiment.*bare, trial"):
         read_run("latest", uri)
     assert read_run("latest", uri, "trial").task == TASK
+
+
+def test_a_run_is_found_as_report_finds_it(recorded):
+    uri, identifier, _ = recorded
+    for name in (identifier, identifier[:8], "trial"):
+        assert read_run(name, uri).identifier == find_run(name, uri=uri).id == identifier
+
+
+def test_a_broken_configuration_is_an_error(recorded):
+    uri, identifier, _ = recorded
+    file = find_run(identifier, uri=uri).folder / "config"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole[:-5])
+        with pytest.raises(ValueError, match="config cannot be read"):
+            read_run(identifier, uri)
+        file.unlink()
+        assert read_run(identifier, uri).qlib_init == {}  # a run made in Python has none
+    finally:
+        file.write_bytes(whole)
 
 
 def test_declaring_the_command_needs_no_qlib():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlib_ext import portfolio
-from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
+from qlib_ext.portfolio import affordable, fee_cost, fill_top_n, impact_cost, rebalancing
 
 NAN = float("nan")
 MODES = [None, 1, 3, 7, 100]
@@ -228,3 +228,52 @@ def test_rebalancing_by_hand():
     step = [[0.1, 0.2], [np.nan, -0.5], [0.3, 0.3]]
     expected = [[100.0, 0.0], [50.0 - 110.0, 30.0], [0.0, 30.0 - 15.0]]
     np.testing.assert_allclose(rebalancing(held, step), expected)
+
+
+# --- what cash buys
+
+
+def halved(yuan, cash, cost):
+    """Oracle: the answer between 0 and what is wanted, halved 200 times."""
+    low, high = 0.0, max(min(yuan, cash), 0.0)
+    if high + cost(high) <= cash:
+        return high
+    for _ in range(200):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if middle + cost(middle) <= cash else (low, middle)
+    return low
+
+
+def test_affordable_golden():
+    # 0.03%, at least 5 yuan, of 10,000 yuan: 9,995 cost 5 (2.9985 is less); of 1,000,300 yuan: 1,000,000 cost 300
+    def cost(value):
+        return max(0.0003 * value, 5.0)
+
+    assert affordable(1e9, 10_000.0, cost) == pytest.approx(9_995.0, rel=1e-12)
+    assert affordable(1e9, 1_000_300.0, cost) == pytest.approx(1e6, rel=1e-12)
+    assert affordable(500.0, 10_000.0, cost) == 500.0  # all that is wanted
+    assert affordable(1e9, 4.0, cost) == affordable(1e9, 0.0, cost) == affordable(1e9, -7.0, cost) == 0.0
+    assert affordable(0.0, 10_000.0, cost) == 0.0
+    assert affordable(1e9, 10_000.0, lambda value: np.inf) == 0.0
+
+
+@given(st.floats(1.0, 1e9), st.floats(1.0, 1e9), st.floats(0.0, 5.0), st.floats(0.0, 1e3), st.floats(0.0, 1.0))
+@settings(max_examples=200, deadline=None)
+def test_affordable_agrees_with_halving_and_never_overdraws(yuan, cash, steep, least, exponent):
+    def cost(value):  # fees with a minimum, and an impact that may take more than what is bought
+        return max(0.001 * value, least) + steep * value * (value / 1e8) ** exponent
+
+    most = affordable(yuan, cash, cost)
+    assert 0.0 <= most <= yuan and (most == 0.0 or most + cost(most) <= cash)
+    assert most == pytest.approx(halved(yuan, cash, cost), rel=1e-9, abs=1e-12 * cash)
+
+
+def test_affordable_asks_seldom():
+    asked = []
+
+    def cost(value):
+        asked.append(value)
+        return max(0.0003 * value, 5.0) + value * 0.02 * (value / 1e8) ** 0.5
+
+    affordable(2e6, 1e6, cost)
+    assert len(asked) < 40

@@ -1,6 +1,7 @@
 """The judge behind the records, the fold table, the baselines, and what the records write."""
 
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,22 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from qlib.utils import init_instance_by_config
 from qlib.utils.exceptions import LoadObjectError
 
 from qlib_ext import baseline, record
+from qlib_ext._record_words import block_rows, volatility_warning
 from qlib_ext.baseline import BASELINES, LightGBM, free_score
 from qlib_ext.data import DayDatasetH, LabelSpan
+from qlib_ext.gate_record import GateRecord
+from qlib_ext.judge import SERIES, Money, fold_table, judge, past_return, table_row
 from qlib_ext.panel import DayPanel
-from qlib_ext.record import (
-    BaselineRecord,
-    FoldRecord,
-    LiquidityRecord,
-    Money,
-    PortAnaRecord,
-    fold_table,
-    judge,
-    table_row,
-)
+from qlib_ext.record import BaselineRecord, FoldRecord, LiquidityRecord, PortAnaRecord
+from qlib_ext.report_record import ReportRecord
 from qlib_ext.splits import HVBlockedKFold, fold_map
 
 SPAN = LabelSpan(entry=1, reach=2)
@@ -82,6 +79,9 @@ class Recorder:
         if name not in self.objects:
             raise LoadObjectError(name)
         return self.objects[name]
+
+    def list_artifacts(self, folder=None):
+        return []
 
     def log_metrics(self, **metrics):
         assert all(np.isfinite(list(metrics.values())))
@@ -207,11 +207,28 @@ def test_days_without_an_outcome_are_left_out():
 
 def test_benchmark_rows():
     panel, score = two_blocks()
-    index = pd.Series([0.01, 0.0, 0.0], pd.DatetimeIndex(panel.days[:3]), name="SH000300")  # the last day: 0
+    index = pd.Series([0.01, 0.0, 0.0, 0.0], pd.DatetimeIndex(panel.days), name="SH000300")
     found = judge(panel, np.arange(4), score, Money(), SPAN, index)
     got = found.returns["capped_buyable_gross_over_SH000300"]
     np.testing.assert_allclose(got, [0.09, -0.10, 0.05, 0.20], atol=1e-7)
     assert np.isnan(found.table.loc["SH000300", "mean_ic"]) and np.isfinite(found.table.loc["market", "mean_return"])
+
+
+def test_missing_days_of_the_benchmark_are_counted(panel):
+    rows, score = np.arange(60), score_grid(panel, np.arange(60))  # the last two days have no outcome
+    index = pd.Series(0.01, pd.DatetimeIndex(panel.days), name="SH000300")
+    last = [58, 59]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = judge(panel, rows, score, Money(), SPAN, index.drop(index.index[last]))
+    index.iloc[[7, 30]] = np.nan
+    with pytest.warns(UserWarning, match="SH000300 has no return on 2 of 58 days, the first 2020-03-11: taken as 0"):
+        found = judge(panel, rows, score, Money(), SPAN, index)
+    gap = found.returns["capped_buyable_net_over_SH000300"] - whole.returns["capped_buyable_net_over_SH000300"]
+    np.testing.assert_allclose(gap.to_numpy(), np.where(np.isin(np.arange(58), [7, 30]), 0.01, 0.0), atol=1e-12)
+    index.iloc[20] = np.nan  # 3 of 58 are 5.2%
+    with pytest.raises(ValueError, match="on 3 of 58 days, the first 2020-03-11: more than 5%"):
+        judge(panel, rows, score, Money(), SPAN, index)
 
 
 # --- baselines
@@ -354,9 +371,29 @@ def test_exposure_to_volatility_is_said(run, panel, said, sign, word, cure):
 
 
 def test_volatility_warning_bounds():
-    assert record.volatility_warning(pd.Series([0.3, 0.3])) is None
-    assert record.volatility_warning(pd.Series([np.nan])) is None
-    assert "+0.31 on average over 2 days" in record.volatility_warning(pd.Series([0.31, 0.31, np.nan]))
+    assert volatility_warning(pd.Series([0.3, 0.3])) is None
+    assert volatility_warning(pd.Series([np.nan])) is None
+    assert "+0.31 on average over 2 days" in volatility_warning(pd.Series([0.31, 0.31, np.nan]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "close"),
+    [
+        (LiquidityRecord, "participatoin", "participation"),
+        (FoldRecord, "capitl", "capital"),
+        (BaselineRecord, "lightgmb", "lightgbm"),
+        (BaselineRecord, "top", "top_n"),
+        (PortAnaRecord, "waterfal", "waterfall"),
+        (PortAnaRecord, "risk_analysis_frequency", "risk_analysis_freq"),
+        (GateRecord, "skip_exist", "skip_existing"),
+        (ReportRecord, "titel", "title"),
+    ],
+)
+def test_a_misspelt_option_is_named_with_close_ones(kind, wrong, close):
+    """As qlib builds records: with model and dataset, and after a TypeError once more without."""
+    config = {"class": kind.__name__, "module_path": kind.__module__, "kwargs": {wrong: 1}}
+    with pytest.raises(TypeError, match=rf"^{kind.__name__} has no option '{wrong}'; close: \['{close}'.*; allowed: "):
+        init_instance_by_config(config, recorder=None, try_kwargs={"model": None, "dataset": None})
 
 
 @pytest.mark.parametrize("kind", [LiquidityRecord, FoldRecord, BaselineRecord])
@@ -390,7 +427,7 @@ def test_fold_record_of_an_ensemble(run, panel, said):
     block = judge(panel, axis[14:28], score_grid(panel, axis)[14:28], Money(capital=2e7), SPAN)
     assert table.loc["fold 1", "net_sharpe"] == pytest.approx(table_row(block)["net_sharpe"], abs=1e-5)
     own = LiquidityRecord(recorder, dataset, benchmark=None, capital=2e7)._generate()["headline.pkl"]
-    for name, series in record.SERIES.items():
+    for name, series in SERIES.items():
         assert table.loc["test", f"{name}_sharpe"] == own.loc[series, "sharpe"]
     chosen = table["selected"]
     assert chosen["fold 0"] == "epoch chosen on this block by capped_excess: optimistic"
@@ -421,9 +458,9 @@ def test_fold_record_without_folds(run, panel, said):
         FoldRecord(recorder, dataset, benchmark=None)._generate()
     later = fold_map(list(HVBlockedKFold(2).split(10)), pd.bdate_range("2031-01-01", periods=10))
     with pytest.raises(ValueError, match="days that the panel lacks"):
-        record.block_rows(panel, later, "valid")
+        block_rows(panel, later, "valid")
     with pytest.raises(ValueError, match="'test'"):
-        record.block_rows(panel, fold_map(list(HVBlockedKFold(2).split(10)), panel.days[:10]), "test")
+        block_rows(panel, fold_map(list(HVBlockedKFold(2).split(10)), panel.days[:10]), "test")
 
 
 # --- one run through qlib
@@ -460,7 +497,7 @@ def test_a_run_of_qlib(tmp_path):
     assert model_row["net_sharpe"] == folds.loc["test", "net_sharpe"] == headline.loc["capped_buyable_net", "sharpe"]
     rows = dataset.rows("test")
     days = pd.DatetimeIndex(dataset.panel.days[rows])
-    got = record.past_return(dataset.panel.stocks, days)
+    got = past_return(dataset.panel.stocks, days)
     raw = D.features(list(dataset.panel.stocks), ["$close"], "2020-09-01", days[-1])["$close"].unstack("instrument")
     want = (raw / raw.shift(5) - 1).loc[days, list(dataset.panel.stocks)].to_numpy()
     known = np.isfinite(want) & np.isfinite(got)

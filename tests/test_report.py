@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import dataclasses
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import pytest
 pytest.importorskip("plotly")
 
 from qlib.utils.exceptions import LoadObjectError
+from report_artifacts import CONTEXT, MONEY, TRADES, make_artifacts
 from report_page import cards, chart, embedded, tables, visible_text
 
 from qlib_ext import _report_words, capacity, compare, diagnostics, evaluate, execution, judge, report, report_record
@@ -25,80 +27,6 @@ from qlib_ext._report_html import embedded as embed
 from qlib_ext._report_sections import Context
 from qlib_ext.report import packed_holdings, report_html
 from qlib_ext.report_record import ReportRecord, context_of
-
-CONTEXT = Context(title="a run", universe="csi300", capital=100.0, benchmark="SH000300")
-MONEY, TRADES = "liquidity_analysis/", "portfolio_analysis/"
-DAYS = pd.bdate_range("2022-01-04", periods=45)
-
-
-def make_artifacts(seed=0, sign=1.0):
-    """Artifacts of all records, small and random."""
-    rng = np.random.default_rng(seed)
-    names = [f"{kind}_buyable_{money}{over}" for kind in ("capped", "topn") for money in ("gross", "net", "net_impact")
-             for over in ("", "_over_market", "_over_SH000300")]  # fmt: skip
-    returns = {
-        name: pd.Series(sign * rng.normal(0.002, 0.01, len(DAYS)), DAYS) for name in (*names, "market", "SH000300")
-    }
-    daily = pd.DataFrame(returns)
-    for name in ("ic", "rank_ic", "capped_cash_share", "capped_names_held", "volatility_exposure"):
-        daily[name] = rng.uniform(0, 0.2, len(DAYS))
-    index = pd.MultiIndex.from_product([DAYS, ["SH600000", "SZ300001"]], names=["datetime", "instrument"])
-    positions = pd.DataFrame({"yuan": rng.uniform(10, 50, len(index))}, index)
-    table = pd.DataFrame({"mean_ic": [0.1, 0.2], "gross_annual_return": [0.3, sign * 0.4]}, index=["model", "reversal"])
-    table = table.assign(days=45, first=DAYS[0], last=DAYS[-1])
-    quality = pd.DataFrame({"value": [0.05, 0.06], "standard_error": [0.01, 0.02], "t": [5.0, 3.0], "days": [45, 45]})
-    blocks = pd.DataFrame(
-        {
-            "fold": np.repeat([0, 1], 45),
-            "day": np.tile(DAYS, 2),
-            "part": np.tile(["train"] * 30 + ["gap"] * 2 + ["valid"] * 13, 2),
-        }
-    )
-    curves = pd.DataFrame({"fold": [0, 0, 1, 1], "seed": 0, "epoch": [1, 2, 1, 2], "train_loss": [3.0, 2, 3, 1],
-                           "valid_loss": [3.0, 2.5, 3, 2], "rank_ic": [0.01, 0.02, 0.03, 0.01]})  # fmt: skip
-    fills = pd.DataFrame({"day": DAYS[:4], "code": "SH600000", "side": "buy", "yuan": [1e4, 2e4, 3e4, 4e4],
-                          "commission": 3.0, "transfer": 1.0, "stamp_duty": 0.0, "impact": 6.0,
-                          "used": [0.01, 0.02, 0.03, 0.05]})  # fmt: skip
-    blocked = pd.DataFrame({"day": DAYS[[0, 1, 1]], "code": ["A", "B", "A"], "side": ["buy", "buy", "sell"],
-                            "wanted": [100.0, 50.0, 30.0], "dealt": [40.0, 0.0, 0.0],
-                            "reason": ["limit_up", "limit_up", "suspended"]})  # fmt: skip
-    account = pd.DataFrame(
-        {"return": sign * rng.normal(0.001, 0.01, 45), "cost": 0.001, "bench": 0.0, "turnover": 0.5}, DAYS
-    )
-    return {
-        "label.pkl": pd.DataFrame({"LABEL0": rng.normal(0, 0.01, len(index))}, index),
-        f"{MONEY}daily.pkl": daily,
-        f"{MONEY}headline.pkl": evaluate.headline_table(returns, ic=daily["ic"], unscored=("market", "SH000300")),
-        f"{MONEY}definitions.pkl": evaluate.DEFINITIONS | diagnostics.DEFINITIONS | judge.FACTOR_DEFINITIONS,
-        f"{MONEY}diagnostics.pkl": quality.set_axis(["ic", "rank_ic"]),
-        f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100),
-        f"{MONEY}quantiles.pkl": pd.DataFrame(rng.normal(0, 0.01, (45, 10)), DAYS, pd.RangeIndex(1, 11)),
-        f"{MONEY}exposures.pkl": pd.DataFrame(rng.uniform(-1, 1, (45, 2)), DAYS, ["volatility", "liquidity"]),
-        f"{MONEY}selection.pkl": "nothing",
-        f"{MONEY}capacity.pkl": pd.DataFrame({"gross": [0.2, 0.1], "cash_share": [0.0, 0.5]}, index=[1e7, 1e9]),
-        f"{MONEY}capacity_topn.pkl": pd.DataFrame({"gross": [0.3, 0.1], "cash_share": [0.0, 0.9]}, index=[1e7, 1e9]),
-        "fold_analysis/headline_folds.pkl": table.set_axis(["fold 0", "test"]).assign(selected="text"),
-        "fold_analysis/definitions.pkl": judge.TABLE_DEFINITIONS,
-        "folds/fold_map.pkl": blocks,
-        "folds/curves.pkl": curves,
-        "baselines/baselines.pkl": table,
-        "gate/weights.pkl": pd.DataFrame(rng.uniform(0, 2, (45, 4)), DAYS, list("abcd")),
-        "gate/regimes.pkl": make_regimes(),
-        f"{TRADES}report_normal_1day.pkl": account,
-        f"{TRADES}blocked.pkl": blocked,
-        f"{TRADES}fills.pkl": fills,
-        f"{TRADES}settled.pkl": pd.DataFrame({"day": [DAYS[3]], "code": ["C"], "yuan": [5.0]}),
-        f"{TRADES}rules_citations.pkl": [{"id": "x", "rule": "lots", "text": "<b>quoted</b>", "source": "law"}],
-        f"{TRADES}waterfall.pkl": pd.DataFrame({"annual_return": [0.5, sign * 0.2]}, index=["paper", "impact"]),
-        f"{TRADES}execution.pkl": {"some_table": pd.DataFrame({"yuan": [1.0, 2.0]}, index=["p", "q"])},
-    }  # fmt: skip
-
-
-def make_regimes():
-    """As `gate_record.regimes` writes it: by feature, those that move most first."""
-    moved = ["vix_level", "us10y_level", "vix_level", "cpi_level"]
-    numbers = {"correlation": [0.9, -0.8, 0.7, -0.6], "low": [0.4, 1.3, 1.2, 1.1], "high": [1.6, 0.7, 0.8, 0.9]}
-    return pd.DataFrame({"mean": 1.0, "standard_deviation": 0.1, "moved_by": moved, **numbers}, index=list("dbca"))
 
 
 @pytest.fixture(scope="module")
@@ -213,11 +141,15 @@ def test_holdings_by_hand():
         [(days[0], "A"), (days[0], "B"), (days[1], "B")], names=["datetime", "instrument"]
     )
     positions = pd.DataFrame({"yuan": [30.0, 60.0, 20.0], "weight": [0.3, 0.6, 0.2]}, index)
-    found = packed_holdings(positions, pd.DataFrame({"LABEL0": [0.1, 0.1, -0.05]}, index), CONTEXT)
+    label = pd.DataFrame({"LABEL0": [0.1, 0.1, -0.05]}, index)
+    found = packed_holdings(positions, label, dataclasses.replace(CONTEXT, horizon=1))
     assert found["days"] == ["2022-01-04", "2022-01-05"] and found["codes"] == ["A", "B"]
     assert found["top"] == [[1, 60, 0, 30], [1, 20]]
     assert found["stocks"] == [[1, 2, 40, 0.6, 5], [0, 1, 30, 0.3, 3]]
-    assert packed_holdings(positions, None, CONTEXT)["stocks"][0][-1] is None
+    twice = packed_holdings(positions, label, dataclasses.replace(CONTEXT, horizon=2))
+    assert [row[-1] for row in twice["stocks"]] == [2, 2]  # 2.5 and 1.5, rounded to the even
+    for labels, context in ((None, CONTEXT), (label, dataclasses.replace(CONTEXT, horizon=None))):
+        assert packed_holdings(positions, labels, context)["stocks"][0][-1] is None
 
 
 def test_numbers_are_written_with_their_unit():
@@ -360,6 +292,9 @@ class Recorder:
             raise LoadObjectError(name)
         return self.objects[name]
 
+    def list_artifacts(self, folder=None):
+        return []
+
     def save_objects(self, *, local_path, artifact_path):
         assert artifact_path is None
         self.objects[Path(local_path).name] = Path(local_path).read_text(encoding="utf-8")
@@ -417,6 +352,54 @@ def test_context_takes_the_run_s_own_numbers():
     task = copy.deepcopy(task)
     task["dataset"]["kwargs"]["handler"]["kwargs"]["label"] = ["Ref($close, -6)/Ref($close, -1) - 1"]
     assert context_of(task, {}, {}, provider="p").horizon == 5
+
+
+def fact(context, name):
+    (value,) = (value for key, value in context.facts if key.en == name)
+    return value if isinstance(value, str) else value.en
+
+
+@pytest.mark.parametrize(
+    ("dataset", "handler", "said", "horizon"),
+    [
+        ({}, {"class": "Alpha360", "module_path": "qlib.contrib.data.handler"}, "$close, -2", 1),
+        ({}, {"class": "Alpha158vwap", "module_path": "qlib.contrib.data.handler"}, "$vwap, -2", 1),
+        ({}, {"class": "Alpha158", "module_path": "my.handlers"}, "not recorded", None),
+        ({}, {"class": "MyHandler", "module_path": "qlib_ext.handler"}, "not recorded", None),
+        ({"label_days": [1, 6]}, {"class": "MyHandler"}, "not recorded", 5),
+        ({"label": "Ref($open, -4)/Ref($open, -1) - 1"}, {"class": "MyHandler"}, "$open, -4", 3),
+        ({"label": "Mean($close, 5)"}, {"class": "MyHandler"}, "Mean($close, 5)", None),
+        ({}, {"class": "DataHandlerLP", "kwargs": {"data_loader": {"kwargs": {"config": {
+            "label": [["Ref($close, -3)/Ref($close, -1) - 1"], ["LABEL0"]]}}}}}, "$close, -3", 2),
+    ],
+)  # fmt: skip
+def test_the_header_names_no_label_that_is_not_known(dataset, handler, said, horizon):
+    made = context_of({"dataset": {"kwargs": {**dataset, "handler": handler}}}, {}, {}, provider="p")
+    assert said in fact(made, "label") and made.horizon == horizon
+    known = context_of({"dataset": {"kwargs": {"handler": handler}}}, {}, {}, provider="p", label="Ref($a, -3)/$a - 1")
+    assert fact(known, "label") == "Ref($a, -3)/$a - 1" and known.horizon == 3
+
+
+def test_without_a_record_of_money_the_header_claims_none(artifacts):
+    made = context_of(TASK | {"record": [{"class": "SignalRecord"}]}, {}, {"experiment": "e"}, provider="p")
+    assert (made.capital, made.benchmark, made.costs.en) == (None, None, "costs are not known")
+    assert [fact(made, name) for name in ("capital", "costs", "benchmark")] == ["not recorded"] * 3
+    page = report_html(artifacts, made)
+    assert "未记录" in page and "million yuan, at most" not in page and "the capital is not known" in page
+    empty = context_of({}, {}, {}, provider="p")  # a run made in Python
+    assert [fact(empty, name) for name in ("label", "liquidity", "capital")] == ["not recorded"] * 3
+    assert empty.horizon is None
+    alone = context_of(TASK, {}, {}, provider="p")
+    assert alone.benchmark is None and fact(alone, "benchmark").startswith("none") and alone.capital == 2e8
+
+
+def test_the_record_asks_its_dataset_for_the_label(artifacts, said, monkeypatch):
+    monkeypatch.setattr(report_record, "C", {"provider_uri": "a-folder"})
+    recorder = Recorder({**artifacts, "task": {"dataset": {"kwargs": {"handler": {"class": "MyHandler"}}}}})
+    label = "Ref($close, -4)/Ref($close, -1) - 1"
+    loader = SimpleNamespace(fields={"label": ([label], ["LABEL0"])})
+    ReportRecord(recorder, SimpleNamespace(handler=SimpleNamespace(data_loader=loader)))._generate()
+    assert label in recorder.objects["report.html"]
 
 
 # --- a browser

@@ -1,6 +1,8 @@
 """The embedded market: units, rules, membership, determinism, the oracle, and loading through qlib."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -369,7 +371,7 @@ def test_command_line(tmp_path, capsys):
     assert main(command) == 0
     out = capsys.readouterr().out
     assert f"Built {path}" in out and "mean daily IC" in out
-    assert f"QLIB_EXT_PROVIDER_URI={path} qrun workflows/master_liq.yaml" in out
+    assert "Too small for a workflow of its own: " in out and "qrun" not in out
     assert main(command) == 0
     assert "Already there" in capsys.readouterr().out
     assert main([*command, "--seed", "8"]) == 2
@@ -377,6 +379,21 @@ def test_command_line(tmp_path, capsys):
     assert main([*command, "--seed", "8", "--signal", "0", "--force"]) == 0
     assert "No signal in it" in capsys.readouterr().out
     assert json.loads((path / "oracle.json").read_text())["parameters"]["seed"] == 8
+
+
+@pytest.mark.parametrize("options", [["--years", "1"], ["--start", "2023-01-03", "--years", "0.9"]], ids=str)
+def test_the_command_that_is_recommended_works(options, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "my market"
+    assert main(["demo-data", str(path), "--stocks", "60", *options]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith(f"    qlib-ext init --provider-uri '{path}'\n    qrun workflow.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    command = next(line for line in out.splitlines() if "qlib-ext init" in line)
+    assert main(shlex.split(command)[1:]) == 0
+    days = _calendar(path)
+    text = (tmp_path / "workflow.yaml").read_text()
+    used = re.findall(r"\d{4}-\d\d-\d\d", text)
+    assert len(used) >= 6 and set(used) <= set(days) and str(path) in text
 
 
 def test_command_line_errors_have_no_traceback(tmp_path, capsys):

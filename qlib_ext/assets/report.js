@@ -62,34 +62,81 @@
     return made;
   }
 
+  // words of plotly's own buttons
+  const chinese = {
+    moduleType: "locale", name: "zh-CN",
+    dictionary: {
+      "Zoom": "缩放", "Pan": "平移", "Zoom in": "放大", "Zoom out": "缩小", "Autoscale": "自动缩放", "Reset axes": "重置坐标轴",
+      "Download plot as a png": "下载为 PNG 图片", "Download plot as a PNG": "下载为 PNG 图片",
+      "Double-click to zoom back out": "双击还原", "Box Select": "框选", "Lasso Select": "套索选择", "Reset": "重置",
+    },
+  };
+
   // plotly's library is evaluated after the page can be read and used, or when a chart needs it
   function plotly() {
     if (!window.Plotly) {
       const library = document.createElement("script");
       library.textContent = $("plotly").textContent;
       document.head.appendChild(library);
+      window.Plotly.register(chinese);
     }
     return window.Plotly;
   }
 
   function draw(chart) {
     const made = dressed(chart);
-    const config = { responsive: !printing, displaylogo: false, displayModeBar: coarse ? false : "hover", scrollZoom: false };
+    const locale = root.dataset.language === "zh" ? "zh-CN" : "en";
+    const config = { locale: locale, responsive: !printing, displaylogo: false, displayModeBar: coarse ? false : "hover", scrollZoom: false };
     chart.dataset.drawn = "yes";
     return plotly().react(chart, made.data, made.layout, config);
   }
 
-  const redraw = () => charts.filter((chart) => chart.dataset.drawn).forEach(draw);
-
+  // charts near the window are drawn, one a turn, those in it first; a click comes between two of them
+  let waiting = [];
+  const inWindow = (chart) => { const box = chart.getBoundingClientRect(); return box.bottom > 0 && box.top < window.innerHeight; };
+  function next() {
+    waiting.sort((one, other) => Number(inWindow(other)) - Number(inWindow(one)));
+    const chart = waiting.shift();
+    if (!chart) { return; }
+    const drawn = draw(chart);
+    if (drawn && !performance.getEntriesByName("qlib_ext.charts").length) {
+      drawn.then(() => performance.mark("qlib_ext.charts"));
+    }
+    setTimeout(next, 0);
+  }
   const watcher = new IntersectionObserver((entries) => {
-    entries.filter((entry) => entry.isIntersecting).forEach((entry) => { watcher.unobserve(entry.target); draw(entry.target); });
+    const near = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
+    near.forEach((chart) => watcher.unobserve(chart));
+    const idle = waiting.length === 0;
+    waiting.push(...near);
+    if (idle && near.length) { setTimeout(next, 0); }
   }, { rootMargin: "400px" });
+
+  // only what has been drawn and is near is drawn again; the rest when it comes near
+  function redraw() {
+    charts.filter((chart) => chart.dataset.drawn && !waiting.includes(chart)).forEach((chart) => {
+      watcher.unobserve(chart);
+      watcher.observe(chart);
+    });
+  }
+
+  function sayHints() {
+    const zh = root.dataset.language === "zh";
+    [["title", "titleZh"], ["aria-label", "ariaZh"]].forEach(([name, key]) => {
+      const attribute = "data-" + key.replace("Zh", "-zh");
+      document.querySelectorAll("[" + attribute + "]").forEach((item) => {
+        if (!item.dataset[key + "En"]) { item.dataset[key + "En"] = item.getAttribute(name); }
+        item.setAttribute(name, zh ? item.dataset[key] : item.dataset[key + "En"]);
+      });
+    });
+  }
 
   function setLanguage(language) {
     root.dataset.language = language;
     root.lang = language;
     $("language").textContent = language === "zh" ? "English" : "中文";
     store("qlib_ext.language", language);
+    sayHints();
     redraw();
   }
 
@@ -171,6 +218,7 @@
     before = { theme: root.dataset.theme, closed: Array.from(document.querySelectorAll("details:not([open])")) };
     root.dataset.theme = "light";
     before.closed.forEach((item) => { item.open = true; });
+    waiting = [];
     charts.forEach((chart) => { watcher.unobserve(chart); draw(chart); });
   }
   function fromPaper() {
@@ -186,6 +234,7 @@
   root.dataset.language = stored("qlib_ext.language") || ((navigator.language || "").startsWith("zh") ? "zh" : "en");
   if (stored("qlib_ext.theme")) { root.dataset.theme = stored("qlib_ext.theme"); }
   $("language").textContent = root.dataset.language === "zh" ? "English" : "中文";
+  sayHints();
   $("language").addEventListener("click", () => setLanguage(root.dataset.language === "zh" ? "en" : "zh"));
   $("theme").addEventListener("click", () => setTheme(dark() ? "light" : "dark"));
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
@@ -200,5 +249,9 @@
   if (held) { startHoldings(); }
   root.dataset.ready = "yes";
   performance.mark("qlib_ext.ready");
-  setTimeout(() => { plotly(); performance.mark("qlib_ext.charts"); charts.forEach((chart) => watcher.observe(chart)); }, 150);
+  // after the first paint: the library is evaluated when a chart comes near, at the latest when nothing else is to be done
+  requestAnimationFrame(() => setTimeout(() => {
+    charts.forEach((chart) => watcher.observe(chart));
+    (window.requestIdleCallback || ((call) => setTimeout(call, 500)))(plotly);
+  }, 0));
 })();

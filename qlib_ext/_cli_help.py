@@ -1,0 +1,88 @@
+"""Words and shape of the help of `qlib-ext`: groups of commands, examples, paragraphs. Private to `cli.py`."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+
+DESCRIPTION = """\
+Tools around qlib_ext: stock selection among A shares with qlib, judged by what 150 million yuan could have earned.
+
+The usual order:
+
+  data    demo-data, check-data, init   a market, its defects, a workflow for it
+  judge   check-leak                    does the workflow use the future?
+  train   qrun workflow.yaml            qlib's own command
+  see     report, compare               a page of a run, runs side by side
+  trade   orders                        the next day's list
+"""
+
+CLOSING = """\
+Each command tells more: qlib-ext COMMAND --help. Without a data folder of your own:
+
+  qlib-ext demo-data
+  qlib-ext init
+  qrun workflow.yaml
+  qlib-ext report latest
+
+Exit status: 0 done, 1 something was found (check-data, check-leak), 2 an error, told in one line.
+"""
+
+EXAMPLES = {
+    "demo-data": (
+        "qlib-ext demo-data",
+        "qlib-ext demo-data /tmp/market --stocks 1000 --years 2 --seed 1",
+        "qlib-ext demo-data /tmp/nothing-to-find --signal 0",
+    ),
+    "check-data": (
+        "qlib-ext check-data --provider-uri ~/.qlib/qlib_data/cn_data",
+        "qlib-ext check-data --universe csi300 --start 2018-01-01",
+        "qlib-ext check-data --provider-uri ~/.qlib/qlib_data/cn_data --json",
+    ),
+    "init": (
+        "qlib-ext init --provider-uri ~/.qlib/qlib_data/cn_data",
+        "qlib-ext init --universe csi300 --model mlp --out csi300.yaml",
+    ),
+    "check-leak": (
+        "qlib-ext check-leak workflow.yaml",
+        "qlib-ext check-leak workflow.yaml --only overlap --only future",
+        "qlib-ext check-leak workflow.yaml --stocks 50 --epochs 2 --json",
+    ),
+    "report": (
+        "qlib-ext report latest",
+        "qlib-ext report 6db642 --out page.html --title 'CSI300, MASTER'",
+    ),
+    "compare": (
+        "qlib-ext compare liq=6db642 mse=fd15da",
+        "qlib-ext compare 6db642 fd15da 81c0aa --out compare.html",
+    ),
+    "orders": (
+        "qlib-ext orders latest --capital 150e6 --out orders.csv",
+        "qlib-ext orders latest --capital 150e6 --holdings held.csv",
+        "qlib-ext orders 6db642 --capital 1e7 --date 2022-12-28",
+    ),
+}
+
+
+class Help(argparse.HelpFormatter):
+    """Fills paragraphs to the width of the terminal; a paragraph that begins with a space stays as it is."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Measure an argument; argparse forgets that the names of commands are indented."""
+        super().add_argument(action)
+        for command in self._iter_indented_subactions(action):
+            length = len(self._format_action_invocation(command)) + self._current_indent
+            self._action_max_length = max(self._action_max_length, length)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = (part.strip("\n") for part in text.split("\n\n"))
+        filled = (part if part.startswith(" ") else textwrap.fill(part, width) for part in parts if part.strip())
+        return textwrap.indent("\n\n".join(filled), indent)
+
+
+def dress(parser: argparse.ArgumentParser, commands: dict[str, argparse.ArgumentParser]) -> None:
+    """Give the parser of the whole and those of the commands their examples and their shape."""
+    parser.formatter_class, parser.description, parser.epilog = Help, DESCRIPTION, CLOSING
+    for name, command in commands.items():
+        lines = "\n".join(f"  {line}" for line in EXAMPLES[name])
+        command.formatter_class, command.epilog = Help, f"examples:\n\n{lines}"

@@ -1,0 +1,127 @@
+"""Units of a provider's fields: how a stock's turnover of a day comes out in yuan, and what can be true of it.
+
+Providers do not agree on what $volume and $amount are (docs/units.md). A unit profile names the expression that gives
+yuan; `decide` finds it by an identity between the fields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+__all__ = [
+    "AMOUNT_IN_YUAN",
+    "PLAUSIBLE_TURNOVER",
+    "PROFILES",
+    "RATIOS",
+    "check_turnover",
+    "decide",
+    "fields_of",
+    "profile_of",
+    "turnover_in_yuan",
+]
+
+PROFILES = {"community": "$amount * 1000", "yuan": "$amount", "adjusted_shares": "$close * $volume"}
+AMOUNT_IN_YUAN = {"community": 1000.0, "yuan": 1.0}  # of $amount, in the profiles that have it
+# $amount / ($close * $volume): thousand yuan over lots, yuan over shares, yuan over lots
+RATIOS = (("community", 0.1), ("yuan", 1.0), ("yuan", 100.0))
+# Mean turnover of a stock and day in yuan: between these bounds for the A-share market since 2010, of which a whole
+# market of 5,000 stocks makes 50 billion to 25 trillion; units that are wrong by 100 or 1,000 fall outside.
+PLAUSIBLE_TURNOVER = (1e7, 5e9)
+
+Field = TypeVar("Field", npt.NDArray[Any], pd.DataFrame)
+
+
+def profile_of(ratio: float) -> str | None:
+    """Tell the unit profile by the median of $amount / ($close * $volume); NaN (no $amount) means adjusted shares.
+
+    0.1 is thousand yuan over lots, 1 yuan over shares, 100 yuan over lots; None where none fits within a factor of 2.
+    """
+    if not np.isfinite(ratio):
+        return "adjusted_shares"
+    return next((name for name, expected in RATIOS if 0.5 < ratio / expected < 2.0), None)
+
+
+def decide(amount: npt.ArrayLike, value: npt.ArrayLike) -> str:
+    """Decide the unit profile of a provider; without any $amount it is "adjusted_shares".
+
+    Args:
+        amount: $amount, any shape, NaN where not known.
+        value: $close * $volume, of the same shape.
+
+    Raises: ValueError where no profile fits, with the expression to use instead.
+
+    """
+    traded = np.asarray(value, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.asarray(amount, dtype=np.float64) / np.where(traded > 0, traded, np.nan)
+    known = ratio[np.isfinite(ratio)]
+    middle = float(np.median(known)) if known.size else float("nan")
+    profile = profile_of(middle)
+    if profile is None:
+        raise ValueError(
+            f"$amount / ($close * $volume) has median {middle:.4g}; 0.1 fits 'community', 1 or 100 'yuan': "
+            "give liquidity: an expression in yuan, for example '$amount * 1000'"
+        )
+    return profile
+
+
+def fields_of(liquidity: Any, *, owner: str) -> list[str]:
+    """Fields that turnover needs by a unit profile, "auto", or an expression of one's own with a $field (as it is).
+
+    Raises: ValueError, in the name of `owner`, for an option `liquidity` that is none of these.
+
+    """
+    if liquidity == "auto":
+        return ["$close", "$volume", "$amount"]
+    if isinstance(liquidity, str) and liquidity in PROFILES:
+        return re.findall(r"\$\w+", PROFILES[liquidity])
+    if isinstance(liquidity, str) and "$" in liquidity:
+        return [liquidity]
+    raise ValueError(
+        f"{owner}: liquidity is {liquidity!r}; it must be auto, {', '.join(PROFILES)}, or an expression of a day's "
+        "turnover in yuan such as '$amount'."
+    )
+
+
+def turnover_in_yuan(profile: str, fields: Mapping[str, Field]) -> Field:
+    """Turnover of each day in yuan, float64, in the shape of the fields.
+
+    Args:
+        profile: a unit profile (not "auto"), or an expression.
+        fields: of `fields_of(profile)`, with their $; that of an expression under its own text.
+
+    """
+    if profile == "adjusted_shares":
+        return fields["$close"].astype(np.float64) * fields["$volume"].astype(np.float64)
+    if profile in AMOUNT_IN_YUAN:
+        return fields["$amount"].astype(np.float64) * AMOUNT_IN_YUAN[profile]
+    return fields[profile].astype(np.float64)
+
+
+def check_turnover(values: npt.ArrayLike, expression: str) -> None:
+    """Stop where the mean turnover of a stock and day cannot be yuan.
+
+    Args:
+        values: turnover, any shape, NaN where not known.
+        expression: which gave it, for the message.
+
+    Raises: ValueError naming the mean, the bounds and the factor that would fit.
+
+    """
+    turnover = np.asarray(values, dtype=np.float64)
+    mean = float(np.nanmean(turnover)) if turnover.size else float("nan")
+    low, high = PLAUSIBLE_TURNOVER
+    if low <= mean <= high:
+        return
+    fits = [k for k in (1000.0, 100.0, 0.01, 0.001) if low <= mean * k <= high]
+    cure = " or ".join(f"liquidity: '({expression}) * {k:g}'" for k in fits) or "an expression in yuan"
+    raise ValueError(
+        f"wrong units: {expression} averages {mean:.4g} yuan a stock and day, plausible are {low:.0e} to {high:.0e}. "
+        f"Profiles are {PROFILES}; here would fit {cure}"
+    )

@@ -1,0 +1,123 @@
+"""Artifacts of a run for the tests of its page."""
+
+import numpy as np
+import pandas as pd
+
+from qlib_ext import capacity, diagnostics, evaluate, execution, judge
+from qlib_ext._exchange_ledger import SETTLED
+from qlib_ext._report_sections import Context
+from qlib_ext.record import selections
+
+CONTEXT = Context(title="a run", universe="csi300", capital=100.0, benchmark="SH000300")
+MONEY, TRADES = "liquidity_analysis/", "portfolio_analysis/"
+DAYS = pd.bdate_range("2022-01-04", periods=45)
+
+
+def make_artifacts(seed=0, sign=1.0):
+    """Artifacts of all records, small and random."""
+    rng = np.random.default_rng(seed)
+    names = [f"{kind}_buyable_{money}{over}" for kind in ("capped", "topn") for money in ("gross", "net", "net_impact")
+             for over in ("", "_over_market", "_over_SH000300")]  # fmt: skip
+    returns = {
+        name: pd.Series(sign * rng.normal(0.002, 0.01, len(DAYS)), DAYS) for name in (*names, "market", "SH000300")
+    }
+    daily = pd.DataFrame(returns)
+    for name in ("ic", "rank_ic", "capped_cash_share", "capped_names_held", "volatility_exposure"):
+        daily[name] = rng.uniform(0, 0.2, len(DAYS))
+    index = pd.MultiIndex.from_product([DAYS, ["SH600000", "SZ300001"]], names=["datetime", "instrument"])
+    positions = pd.DataFrame({"yuan": rng.uniform(10, 50, len(index))}, index)
+    table = pd.DataFrame({"mean_ic": [0.1, 0.2], "gross_annual_return": [0.3, sign * 0.4]}, index=["model", "reversal"])
+    table = table.assign(days=45, first=DAYS[0], last=DAYS[-1])
+    quality = pd.DataFrame({"value": [0.05, 0.06], "standard_error": [0.01, 0.02], "t": [5.0, 3.0], "days": [45, 45]})
+    blocks = pd.DataFrame(
+        {
+            "fold": np.repeat([0, 1], 45),
+            "day": np.tile(DAYS, 2),
+            "part": np.tile(["train"] * 30 + ["gap"] * 2 + ["valid"] * 13, 2),
+        }
+    )
+    curves = pd.DataFrame({"fold": [0, 0, 1, 1], "seed": 0, "epoch": [1, 2, 1, 2], "train_loss": [3.0, 2, 3, 1],
+                           "valid_loss": [3.0, 2.5, 3, 2], "rank_ic": [0.01, 0.02, 0.03, 0.01]})  # fmt: skip
+    fills = pd.DataFrame({"day": DAYS[:4], "code": "SH600000", "side": "buy", "yuan": [1e4, 2e4, 3e4, 4e4],
+                          "commission": 3.0, "transfer": 1.0, "stamp_duty": 0.0, "impact": 6.0,
+                          "used": [0.01, 0.02, 0.03, 0.05]})  # fmt: skip
+    blocked = pd.DataFrame({"day": DAYS[[0, 1, 1]], "code": ["A", "B", "A"], "side": ["buy", "buy", "sell"],
+                            "wanted": [100.0, 50.0, 30.0], "dealt": [40.0, 0.0, 0.0],
+                            "reason": ["limit_up", "limit_up", "suspended"]})  # fmt: skip
+    account = pd.DataFrame(
+        {"return": sign * rng.normal(0.001, 0.01, 45), "cost": 0.001, "bench": 0.0, "turnover": 0.5}, DAYS
+    )
+    return {
+        "label.pkl": pd.DataFrame({"LABEL0": rng.normal(0, 0.01, len(index))}, index),
+        f"{MONEY}daily.pkl": daily,
+        f"{MONEY}headline.pkl": evaluate.headline_table(returns, ic=daily["ic"], unscored=("market", "SH000300")),
+        f"{MONEY}definitions.pkl": evaluate.DEFINITIONS | diagnostics.DEFINITIONS | judge.FACTOR_DEFINITIONS,
+        f"{MONEY}diagnostics.pkl": quality.set_axis(["ic", "rank_ic"]),
+        f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100),
+        f"{MONEY}quantiles.pkl": pd.DataFrame(rng.normal(0, 0.01, (45, 10)), DAYS, pd.RangeIndex(1, 11)),
+        f"{MONEY}exposures.pkl": pd.DataFrame(rng.uniform(-1, 1, (45, 2)), DAYS, ["volatility", "liquidity"]),
+        f"{MONEY}selection.pkl": "nothing",
+        f"{MONEY}capacity.pkl": pd.DataFrame({"gross": [0.2, 0.1], "cash_share": [0.0, 0.5]}, index=[1e7, 1e9]),
+        f"{MONEY}capacity_topn.pkl": pd.DataFrame({"gross": [0.3, 0.1], "cash_share": [0.0, 0.9]}, index=[1e7, 1e9]),
+        "fold_analysis/headline_folds.pkl": table.set_axis(["fold 0", "test"]).assign(selected="text"),
+        "fold_analysis/definitions.pkl": judge.TABLE_DEFINITIONS,
+        "folds/fold_map.pkl": blocks,
+        "folds/curves.pkl": curves,
+        "baselines/baselines.pkl": table,
+        "gate/weights.pkl": pd.DataFrame(rng.uniform(0, 2, (45, 4)), DAYS, list("abcd")),
+        "gate/regimes.pkl": make_regimes(),
+        f"{TRADES}report_normal_1day.pkl": account,
+        f"{TRADES}blocked.pkl": blocked,
+        f"{TRADES}fills.pkl": fills,
+        f"{TRADES}settled.pkl": pd.DataFrame({"day": [DAYS[3]], "code": ["C"], "yuan": [5.0]}),
+        f"{TRADES}rules_citations.pkl": [{"id": "x", "rule": "lots", "text": "<b>quoted</b>", "source": "law"}],
+        f"{TRADES}waterfall.pkl": pd.DataFrame({"annual_return": [0.5, sign * 0.2]}, index=["paper", "impact"]),
+        f"{TRADES}execution.pkl": {"some_table": pd.DataFrame({"yuan": [1.0, 2.0]}, index=["p", "q"])},
+    }  # fmt: skip
+
+
+def make_full_artifacts():
+    """The same with the backtest's own tables, made by `execution`, and what a real run's records say in words."""
+    made = make_artifacts()
+    account, fills = made[f"{TRADES}report_normal_1day.pkl"], made[f"{TRADES}fills.pkl"]
+    rng = np.random.default_rng(1)
+    book = pd.DataFrame(rng.uniform(1e5, 1e6, (len(DAYS), 2)), DAYS, ["SH600000", "SZ300001"])
+    settled = [(DAYS[3], "SZ000001", kind, 100.0, 5.0, 1.0, 2.0) for kind in ("last_price", "write_off")]
+    settled = pd.DataFrame(settled, columns=list(SETTLED))
+    columns = ["target", "value", "held", "cash", "unreached", "unreached_names", "share_reached", "names"]
+    log = pd.DataFrame(rng.uniform(0.5, 1.0, (5, len(columns))), DAYS[:5], columns).rename_axis("date").reset_index()
+    value = pd.Series(1e6, DAYS)
+    tables = {
+        "performance": execution.performance(account),
+        "target_reached": execution.target_reached(log),
+        "turnover": execution.turnover(fills, value),
+        "cost_split": execution.cost_split(fills, value, settled),
+        "participation": execution.participation_histogram(fills),
+        "blocked": execution.blocked_by_reason(made[f"{TRADES}blocked.pkl"]),
+        "liquidation": execution.days_to_liquidate(book, book * 10, 0.05),
+    }
+    for name, table in tables.items():
+        table.attrs["definitions"] = execution.DEFINITIONS[name]
+    words = {f"{table}.{key}": text for table, known in execution.DEFINITIONS.items() for key, text in known.items()}
+    members = pd.DataFrame({"fold": [0, 1], "seed": 0, "best_epoch": 1, "best_value": 0.1, "metric": "rank_ic"})
+    folds = pd.concat([made["fold_analysis/headline_folds.pkl"]] * 2).set_axis(
+        ["fold 0", "mean over folds", "all out-of-fold days", "test"]
+    )
+    return made | {
+        f"{MONEY}selection.pkl": "test 2022-01-04 to 2022-12-23: nothing was selected on it by this run",
+        "fold_analysis/headline_folds.pkl": folds.assign(selected=list(selections(members, walked=False).values())),
+        "fold_analysis/definitions.pkl": evaluate.DEFINITIONS | judge.TABLE_DEFINITIONS,
+        "folds/members.pkl": members,
+        f"{TRADES}settled.pkl": settled,
+        f"{TRADES}execution.pkl": tables,
+        f"{TRADES}definitions.pkl": words | {f"waterfall.{key}": text for key, text in execution.STAGES.items()},
+        f"{MONEY}definitions.pkl": made[f"{MONEY}definitions.pkl"]
+        | {f"capacity.{key}": text for key, text in capacity.DEFINITIONS.items()},
+    }
+
+
+def make_regimes():
+    """As `gate_record.regimes` writes it: by feature, those that move most first."""
+    moved = ["vix_level", "us10y_level", "vix_level", "cpi_level"]
+    numbers = {"correlation": [0.9, -0.8, 0.7, -0.6], "low": [0.4, 1.3, 1.2, 1.1], "high": [1.6, 0.7, 0.8, 0.9]}
+    return pd.DataFrame({"mean": 1.0, "standard_deviation": 0.1, "moved_by": moved, **numbers}, index=list("dbca"))
