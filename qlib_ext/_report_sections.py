@@ -34,7 +34,6 @@ Artifacts = Mapping[str, Any]
 
 MONEY = "liquidity_analysis/"
 CURVES = ("capped_buyable_gross", "capped_buyable_net", "capped_buyable_net_impact", "capped_buyable_net_over_market")
-CARDS = ("mean_return", "annual_return", "annual_volatility", "sharpe", "max_drawdown")
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from html import escape
 
-from qlib_ext import _report_holdings as book
-from qlib_ext import _report_sections as score
-from qlib_ext import _report_trades as trades
+from qlib_ext import _report_holdings, _report_sections, _report_trades
 from qlib_ext._report_holdings import packed_holdings
 from qlib_ext._report_html import Section, Text, page, said, words
 from qlib_ext._report_sections import Artifacts, Context, series_words
@@ -41,23 +39,23 @@ PATHS = (
 )
 
 _SECTIONS = (
-    score.headline,
-    score.performance,
-    score.folds,
-    trades.waterfall,
-    trades.capacity,
-    score.correlation,
-    score.quantiles,
-    score.baselines,
-    score.exposures,
-    score.learning,
-    score.gate,
-    book.holdings,
-    trades.backtest,
-    trades.costs,
-    trades.blocked,
-    trades.execution,
-    trades.rules,
+    _report_sections.headline,
+    _report_sections.performance,
+    _report_sections.folds,
+    _report_trades.waterfall,
+    _report_trades.capacity,
+    _report_sections.correlation,
+    _report_sections.quantiles,
+    _report_sections.baselines,
+    _report_sections.exposures,
+    _report_sections.learning,
+    _report_sections.gate,
+    _report_holdings.holdings,
+    _report_trades.backtest,
+    _report_trades.costs,
+    _report_trades.blocked,
+    _report_trades.execution,
+    _report_trades.rules,
 )
 
 

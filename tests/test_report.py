@@ -234,6 +234,9 @@ def test_every_definition_has_its_chinese():
     keys = {*evaluate.DEFINITIONS, *diagnostics.DEFINITIONS, *judge.FACTOR_DEFINITIONS, *judge.TABLE_DEFINITIONS}
     keys |= {f"capacity.{key}" for key in capacity.DEFINITIONS if key != "capital"}
     keys |= {f"waterfall.{key}" for key in execution.STAGES} | {f"compare.{key}" for key in compare.DEFINITIONS}
+    returns = {"paper": pd.Series([0.01, 0.02], pd.bdate_range("2022-01-04", periods=2))}
+    keys |= {f"waterfall.{key}" for key in execution.waterfall(returns).attrs["definitions"]}
+    keys |= {f"{table}.{key}" for table, known in execution.DEFINITIONS.items() for key in known}
     assert sorted(keys - set(_report_words.NOTES_ZH)) == []
 
 
