@@ -1,6 +1,9 @@
 """What the documents say is so: snippets run, links lead somewhere, commands and files that they name exist."""
 
+import argparse
+import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from qlib_ext.cli import main
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SHELL = re.compile(r"^```(?:bash|sh|shell|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -28,8 +32,23 @@ def named(pattern):
     return sorted(found.items())
 
 
+def flagged():
+    """Subcommands and flags in inline code, such as `qlib-ext orders --cash X`, with their pages."""
+    for page in PAGES:
+        for text in re.findall(r"`(qlib-ext [^`\n]+)`", page.read_text(encoding="utf-8")):
+            flags, command = re.findall(r"(?<!\S)--[a-z][a-z-]*", text), text.split()[1]
+            if flags:
+                yield pytest.param(command, flags, page.name, id=f"{page.name}: {text[:60]}")
+
+
+def imports_only(code):
+    """Whether a snippet does nothing but import: its names are then all that can be wrong."""
+    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(code).body)
+
+
 @pytest.mark.parametrize("code", snippets())
 def test_snippets_run(code):
+    assert "assert " in code or imports_only(code), "a snippet that computes something says what came out: assert it"
     exec(compile(code, "<snippet>", "exec"), {})  # their assertions are the test
 
 
@@ -49,6 +68,63 @@ def test_links_lead_to_files(page):
             assert (ROOT / "qlib_ext" / f"{Path(target).stem}.py").is_file() and not Path(target).stem.startswith("_")
         else:
             assert (page.parent / target).exists(), target
+
+
+def shell_lines():
+    """Calls of qlib-ext in the shell blocks, continued lines joined, with their pages."""
+    for page in PAGES:
+        for block in SHELL.findall(page.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                for place in [place for place, word in enumerate(words) if word == "qlib-ext"]:
+                    ends = (at for at, word in enumerate(words) if at > place and word in ("&&", "||", ";", "|", ">"))
+                    yield pytest.param(words[place + 1 : next(ends, None)], id=f"{page.name}: {' '.join(words)[:60]}")
+
+
+class Parsed(Exception):
+    """The command line was understood."""
+
+
+@pytest.fixture
+def understood(monkeypatch):
+    """Whether qlib-ext understands arguments; nothing is run."""
+
+    def parse(self, args=None, namespace=None):
+        known(self, args, namespace)
+        raise Parsed
+
+    known = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+
+    def ask(words):
+        try:
+            main(words)
+        except Parsed:
+            return True
+        except SystemExit as ended:
+            return ended.code == 0  # --help
+
+    return ask
+
+
+@pytest.mark.parametrize("words", shell_lines())
+def test_command_lines_are_understood(words, understood, capsys):
+    assert understood(words), capsys.readouterr().err
+
+
+def test_a_wrong_flag_or_command_is_found(understood):
+    assert understood(["report", "latest", "--uri", "sqlite:///x.db"]) and understood(["report", "--help"])
+    assert not understood(["report", "latest", "--url", "sqlite:///x.db"])
+    assert not understood(["reports", "latest"]) and not understood(["orders", "latest"])
+    assert len(list(shell_lines())) > 10
+
+
+@pytest.mark.parametrize(("command", "flags", "page"), flagged())
+def test_flags_named_in_the_text_exist(command, flags, page, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    there = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
+    assert set(flags) <= there, f"{page}: {command} has no {set(flags) - there}"
 
 
 @pytest.mark.parametrize(("command", "page"), named(r"qlib-ext ([a-z][a-z-]+[a-z])\b"))

@@ -1,6 +1,7 @@
 """init: what it finds out about a small embedded market, and that the workflow it writes runs."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -229,19 +230,44 @@ config = yaml.safe_load(Template(Path(sys.argv[1]).read_text()).render())
 config["qlib_init"].pop("exp_manager")
 qlib.init(**config["qlib_init"])
 dataset = init_instance_by_config(config["task"]["dataset"])
+init_instance_by_config(config["task"]["model"])
 print({name: len(dataset.rows(name)) for name in dataset.segments}, dataset.panel.x.shape)
 """
+
+
+def build(workflow):
+    """Days of each segment and shape of the panel, once qlib has built the data set and the model of a workflow."""
+    command = [sys.executable, "-c", BUILD, workflow.name]
+    done = subprocess.run(command, cwd=workflow.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows, shape = done.stdout.strip().splitlines()[-1].split("} ")
+    return yaml.safe_load(rows + "}"), [int(size) for size in re.findall(r"\d+", shape)]
 
 
 def test_the_written_workflow_builds_its_dataset(market, tmp_path):
     found = survey(market)
     (tmp_path / "workflow.yaml").write_text(workflow_text(found, "master"))
-    command = [sys.executable, "-c", BUILD, "workflow.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows, shape = done.stdout.strip().splitlines()[-1].split("} ")
-    assert yaml.safe_load(rows + "}") == found.days, "no day may be purged: the gaps are wide enough"
-    assert shape.endswith("158])")
+    rows, shape = build(tmp_path / "workflow.yaml")
+    assert rows == found.days, "no day may be purged: the gaps are wide enough"
+    assert shape[-1] == 158
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif("QLIB_EXT_REAL_DATA" not in os.environ, reason="needs QLIB_EXT_REAL_DATA, a provider of A shares")
+def test_the_workflow_of_real_data_builds_its_dataset(tmp_path, capsys):
+    folder, out = Path(os.environ["QLIB_EXT_REAL_DATA"]).resolve(), tmp_path / "workflow.yaml"
+    assert cli.main(["init", "--provider-uri", str(folder), "--universe", "csi300", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "Chosen     csi300" in told and "Benchmark  SH000300" in told
+    config = parsed(out.read_text())
+    assert config["qlib_init"]["provider_uri"] == str(folder)
+    kwargs = config["task"]["model"]["kwargs"]
+    assert kwargs["metric"] == "rank_ic" and "names of median liquidity" in told  # 3 to 5 names take 150 million yuan
+    found = survey(folder, universe="csi300")
+    assert 2 <= found.names <= 12 and found.profile in ("adjusted_shares", "community")
+    rows, (days, stocks, features) = build(out)
+    assert rows == found.days and features == 158
+    assert days >= sum(rows.values()) and stocks >= 300
 
 
 @pytest.mark.slow
