@@ -107,7 +107,7 @@ def understood(monkeypatch):
     return ask
 
 
-@pytest.mark.parametrize("words", shell_lines())
+@pytest.mark.parametrize("words", list(shell_lines()))
 def test_command_lines_are_understood(words, understood, capsys):
     assert understood(words), capsys.readouterr().err
 
@@ -119,7 +119,7 @@ def test_a_wrong_flag_or_command_is_found(understood):
     assert len(list(shell_lines())) > 10
 
 
-@pytest.mark.parametrize(("command", "flags", "page"), flagged())
+@pytest.mark.parametrize(("command", "flags", "page"), list(flagged()))
 def test_flags_named_in_the_text_exist(command, flags, page, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
