@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--capital", type=float, required=True, metavar="YUAN", help="to place in all")
     parser.add_argument("--holdings", type=Path, metavar="FILE", help="CSV of code,shares (default: nothing is held)")
     parser.add_argument("--cash", type=float, metavar="YUAN", help="at hand (default: capital less the holdings)")
-    parser.add_argument("--date", metavar="DAY", help="day of the scores (default: the last scored one)")
+    parser.add_argument("--date", metavar="DATE", help="day of the scores (default: the last scored one)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there (default: stdout)")
     parser.add_argument("--experiment", metavar="NAME", help="look only at the runs of this experiment")
     parser.add_argument("--uri", default=DEFAULT_URI, help=f"where the runs are kept (default: {DEFAULT_URI})")
