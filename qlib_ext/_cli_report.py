@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from qlib_ext.runs import DEFAULT_URI, Run, find_run, load_artifacts
 if TYPE_CHECKING:
     import pandas as pd
 
+    from qlib_ext._report_html import Text
+    from qlib_ext._report_sections import Context
     from qlib_ext.compare import Comparison
 
 _REPORT = """\
@@ -26,7 +28,13 @@ _COMPARE = """\
 Compare recorded runs on the days that all of them have: the same numbers, their differences to the first run (or
 --against), and the interval of each difference, from a circular block bootstrap of the days of all runs together.
 
-RUN as for `qlib-ext report`, or NAME=RUN to name it, such as liq=6db642 mse=fd15da.
+RUN as for `qlib-ext report`, or NAME=RUN to name it, such as liq=6db642 mse=fd15da. NAME=RUN,RUN,RUN puts runs of one
+model that differ in their seed under one name: its daily numbers are the mean over them, and each draw of the bootstrap
+draws seeds anew, so that the interval tells of the model and not of the seeds that were run:
+
+  qlib-ext compare mse=mse_seed0,mse_seed1,mse_seed2 liq=liq_seed0,liq_seed1,liq_seed2
+
+The mean over seeds swings less than each of them, and its Sharpe ratio is higher: compare names of as many seeds.
 """
 
 
@@ -42,7 +50,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     compare = commands.add_parser(
         "compare", help="compare recorded runs, with intervals", description=_COMPARE, formatter_class=shape
     )
-    compare.add_argument("run_names", metavar="RUN", nargs="+", help="two or more: [NAME=]id or experiment")
+    compare.add_argument("run_names", metavar="RUN", nargs="+", help="two or more: [NAME=]id or experiment[,...]")
     compare.add_argument("--against", metavar="NAME", help="run that the others are compared with (default: the first)")
     compare.add_argument("--block", type=int, metavar="DAYS", help="length of a block (default: 2 * days ** (1/3))")
     compare.add_argument("--draws", type=int, default=5000, metavar="N", help="of the bootstrap (default: 5000)")
@@ -73,12 +81,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     from qlib_ext.compare import compare
 
     runs = _named(arguments)
-    daily = {name: _daily(name, run) for name, run in runs.items()}
-    contexts = {name: _context(run, {}) for name, run in runs.items()}
-    horizons = {name: context.horizon for name, (context, _) in contexts.items()}
+    daily = {name: [_daily(name, run) for run in of] for name, of in runs.items()}
+    contexts = {name: [_context(run, {})[0] for run in of] for name, of in runs.items()}
+    horizons = {name: _longest(context.horizon for context in of) for name, of in contexts.items()}
     if missing := [name for name, days in horizons.items() if days is None]:
         _say(f"note: the days of the label of {', '.join(missing)} are not recorded and taken as 1; or give --block")
-    _say(f"{len(runs)} runs: drawing {arguments.draws} times")
+    _say(f"{sum(map(len, runs.values()))} runs: drawing {arguments.draws} times")
     found = compare(
         daily,
         against=arguments.against,
@@ -88,28 +96,31 @@ def _compare(arguments: argparse.Namespace) -> int:
         horizon=max(days or 1 for days in horizons.values()),
     )
     _show(found)
-    differing = _differing({name: said for name, (_, said) in contexts.items()})
+    differing = _differing(contexts)
     for line in differing:
-        print(f"note: {line}", file=sys.stderr)
+        print(f"note: {line.en}", file=sys.stderr)
     if out is not None:
-        plain_contexts = {name: context for name, (context, _) in contexts.items()}
-        out.write_text(_comparison_page(found, plain_contexts, differing), encoding="utf-8")
+        out.write_text(_comparison_page(found, contexts, differing), encoding="utf-8")
         print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 
-def _named(arguments: argparse.Namespace) -> dict[str, Run]:
-    """Find runs by the name given, or by experiment and the first letters of the id."""
+def _named(arguments: argparse.Namespace) -> dict[str, list[Run]]:
+    """Find runs by the name given, or by experiment and the first letters of the id; several seeds under one name."""
     if len(arguments.run_names) < 2:
         raise ValueError(f"{len(arguments.run_names)} run given; a comparison needs two or more")
-    runs: dict[str, Run] = {}
+    runs: dict[str, list[Run]] = {}
     for text in arguments.run_names:
-        name, equals, key = text.rpartition("=")
-        run = find_run(key, uri=arguments.uri, experiment=arguments.experiment)
-        name = name if equals else f"{run.experiment} {run.id[:6]}"
+        name, equals, keys = text.rpartition("=")
+        found = [find_run(key, uri=arguments.uri, experiment=arguments.experiment) for key in keys.split(",")]
+        if len({run.id for run in found}) < len(found):
+            raise ValueError(f"{text!r} names a run twice; each run counts once: {', '.join(run.id for run in found)}")
+        if len(found) > 1 and not equals:
+            raise ValueError(f"{text!r} names {len(found)} runs; give them a name: NAME={text}")
+        name = name if equals else f"{found[0].experiment} {found[0].id[:6]}"
         if name in runs:
-            raise ValueError(f"two runs are named {name!r}; name them: A={run.id[:8]} B=...")
-        runs[name] = run
+            raise ValueError(f"two runs are named {name!r}; name them: A={found[0].id[:8]} B=...")
+        runs[name] = found
     return runs
 
 
@@ -134,35 +145,88 @@ def _context(run: Run, artifacts: dict[str, Any], title: str | None = None) -> t
     return context, {name.en: value if isinstance(value, str) else value.en for name, value in context.facts}
 
 
-def _differing(facts: dict[str, dict[str, str]]) -> list[str]:
+def _longest(horizons: Iterable[int | None]) -> int | None:
+    """Longest of the labels; None where one is not known."""
+    days = list(horizons)
+    return None if None in days else max(day for day in days if day is not None)
+
+
+_SHARED = (  # what should be the same where a comparison is one of models
+    *("data", "universe", "features", "label", "train", "valid", "test", "liquidity", "capital", "costs"),
+)
+
+
+def _values(contexts: Sequence[Context], name: str) -> list[Text]:
+    """Different values of a fact in some runs, each once."""
+    from qlib_ext._report_html import Text, said
+
+    found: dict[str, Text] = {}
+    for context in contexts:
+        given = next((value for key, value in context.facts if key.en == name), "?")
+        value = given if isinstance(given, Text) else said(given)
+        found.setdefault(value.en, value)
+    return list(found.values())
+
+
+def _differing(contexts: Mapping[str, Sequence[Context]]) -> list[Text]:
     """Name the facts in which the runs differ and that make a comparison one of more than the models."""
+    from qlib_ext._report_html import words
+
     lines = []
-    for name in ("data", "universe", "label", "liquidity", "capital", "costs", "test"):
-        values = {run: said.get(name, "?") for run, said in facts.items()}
-        if len(set(values.values())) > 1:
-            lines.append(f"the runs differ in {name}: " + "; ".join(f"{run}: {value}" for run, value in values.items()))
+    for name in _SHARED:
+        values = {run: _joined(_values(of, name), " | ") for run, of in contexts.items()}
+        if len({value.en for value in values.values()}) > 1 or any(
+            len(_values(of, name)) > 1 for of in contexts.values()
+        ):
+            listed = _joined([words("{run}: {value}", run=run, value=value) for run, value in values.items()], "; ")
+            lines.append(words("the runs differ in {name}: {values}", name=words(name), values=listed))
+    counts = {run: len(of) for run, of in contexts.items()}
+    if len(set(counts.values())) > 1:
+        listed = _joined([words("{run}: {value}", run=run, value=n) for run, n in counts.items()], "; ")
+        lines.append(words("the names differ in the number of runs; a mean over more of them swings less: {values}",
+                           values=listed))  # fmt: skip
+    for run, of in contexts.items():
+        alike = _values(of, "seeds")
+        if len(of) > 1 and len(alike) < len(of):
+            same = _joined(alike, " | ")
+            lines.append(words("{run} stands for {n} runs, of which some have the same seed: {values}",
+                               run=run, n=len(of), values=same))  # fmt: skip
     return lines
 
 
-def _comparison_page(found: Comparison, contexts: dict[str, Any], differing: Sequence[str]) -> str:
+def _joined(texts: Sequence[Text], between: str) -> Text:
+    from qlib_ext._report_html import Text
+
+    return Text(between.join(text.en for text in texts), between.join(text.zh for text in texts))
+
+
+def _comparison_page(found: Comparison, contexts: Mapping[str, Sequence[Context]], differing: Sequence[Text]) -> str:
     import dataclasses
 
     from qlib_ext._report_compare import compare_html
-    from qlib_ext._report_html import Text, plain, words
+    from qlib_ext._report_html import plain, words
 
-    first = contexts[found.against]
+    keys = (*("run", "model", "loss", "target", "weights by", "seeds"), *_SHARED)
     facts: list[tuple[Text, str | Text]] = []
-    for name, context in contexts.items():
-        said = {key.en: value if isinstance(value, str) else value.en for key, value in context.facts}
-        keys = (
-            *("run", "model", "loss", "target", "weights by", "seeds", "data", "universe", "test", "label"),
-            *("liquidity", "capital", "costs"),
-        )
-        facts.append((plain(name), ", ".join(f"{key} {said[key]}" for key in keys if key in said)))
+    for name, of in contexts.items():
+        values = {key: _values(of, key) for key in keys}
+        known = [words("{name} {value}", name=words(key), value=_joined(given, " | "))
+                 for key, given in values.items() if [value.en for value in given] != ["?"]]  # fmt: skip
+        count = [words("mean over {n} runs", n=len(of))] if len(of) > 1 else []
+        facts.append((plain(name), _joined([*count, *known], ", ")))
     facts += [(words("note"), line) for line in differing]
+    every = [context for of in contexts.values() for context in of]
+    first = contexts[found.against][0]
     facts += [(name, value) for name, value in first.facts if name.en == "versions of this page"]
-    title = " / ".join(contexts)
-    return compare_html(found, dataclasses.replace(first, title=title, facts=tuple(facts)))
+    made = dataclasses.replace(first, title=" / ".join(contexts), facts=tuple(facts))
+    if len({context.universe for context in every}) > 1:
+        listed = [f"{name}: {' | '.join(dict.fromkeys(c.universe for c in of))}" for name, of in contexts.items()]
+        made = dataclasses.replace(made, universe="; ".join(listed))
+    if len({context.costs.en for context in every}) > 1:
+        costs = {name: list(dict.fromkeys(c.costs for c in of)) for name, of in contexts.items()}
+        listed_costs = [words("{run}: {value}", run=n, value=_joined(of, " | ")) for n, of in costs.items()]
+        made = dataclasses.replace(made, costs=_joined(listed_costs, "; "))
+    return compare_html(found, made)
 
 
 def _show(found: Comparison) -> None:
@@ -173,6 +237,9 @@ def _show(found: Comparison) -> None:
         f"standard error and 95% interval: circular block bootstrap, {found.draws} draws, blocks of {found.block} days,"
         f" seed {found.seed}"
     )
+    for name, count in found.seeds.items():
+        if count > 1:
+            print(f"{name}: daily mean over {count} runs; each draw takes {count - 1} of them anew, with replacement")
     for run, lines in found.table.groupby(level="run", sort=False):
         print(f"\n{run} less {found.against}")
         print(f"  {'':52}{'value':>10}{'other':>10}{'difference':>12}{'error':>10}   95% interval")

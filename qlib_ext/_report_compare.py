@@ -73,6 +73,10 @@ def _differences(found: Comparison, context: Context) -> Section:
         "runs are drawn together", draws=found.draws, block=found.block, seed=found.seed,
     )  # fmt: skip
     parts.append(f'<p class="scope">{how.html()}</p>')
+    for name, count in found.seeds.items():
+        if count > 1:
+            pooled = words("{run}: daily mean over {n} runs, drawn anew in each draw", run=name, n=count)
+            parts.append(f'<p class="scope">{pooled.html()}</p>')
     if len(found.left_out):
         left = words("{n} days that not all runs have", n=len(found.left_out))
         parts.append(f'<p class="scope">{words("days left out").html()}: {left.html()}</p>')

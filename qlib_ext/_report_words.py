@@ -253,6 +253,11 @@ ZH = {
     "marina-rules {version}; {n} records cited below": "marina-rules {version}；引用 {n} 条记录，见下",
     "marina-rules {version}": "marina-rules {version}",
     # comparison
+    "the runs differ in {name}: {values}": "各运行的{name}不同：{values}", "{run}: {value}": "{run}：{value}", "{name} {value}": "{name} {value}",
+    "the names differ in the number of runs; a mean over more of them swings less: {values}":
+        "各名称包含的运行数不同；运行越多，其均值波动越小：{values}",
+    "{run} stands for {n} runs, of which some have the same seed: {values}": "{run} 代表 {n} 个运行，其中有相同的随机种子：{values}",
+    "mean over {n} runs": "{n} 个运行的均值", "{run}: daily mean over {n} runs, drawn anew in each draw": "{run}：{n} 个运行的逐日均值，每次抽样重新抽取运行",
     "A colour a run, a dash a series.": "每个运行一种颜色，每个序列一种线型。",
     "Differences, day by day": "逐日配对差异", "The same table for all": "同一张总表", "The same curves for all": "同一组曲线",
     "{run} less {against}": "{run} 减 {against}", "difference": "差异", "95% from": "95% 区间下限", "95% to": "95% 区间上限",

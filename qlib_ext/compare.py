@@ -2,13 +2,18 @@
 
 A difference between two runs is smaller than the error of each where both earn and lose on the same days; so the runs
 are paired by day, and blocks of days are drawn for all of them together (circular block bootstrap, Politis and Romano
-1992): a block keeps what neighbouring days share. Sizes: D days, R draws. Imports no qlib.
+1992): a block keeps what neighbouring days share. Sizes: D days, R draws, S seeds. Imports no qlib.
+
+Several runs of one model, which differ in their seed, can stand for it together: its daily numbers are then the mean
+over them (as if the capital were split evenly), and each draw takes seeds anew, for each model on its own, so that the
+interval holds for the model and not for the seeds that happened to be run. S - 1 seeds are drawn with replacement: the
+variance of their mean is then that of the mean of S seeds, s^2 / S (Rao and Wu 1988); S would give (S - 1) / S of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +47,8 @@ class Comparison:
     Attributes:
         table: one row a (run, number): value, against (value of the other run), difference, standard_error, low, high,
             share_below_zero, days.
-        daily: columns of every run over the common days, by run.
+        daily: columns of every run over the common days, by run; of several seeds their mean.
+        seeds: how many runs each name stands for.
         left_out: days that not all runs have.
         against: name of the run that the others are compared with.
         block: days of a block.
@@ -52,6 +58,7 @@ class Comparison:
 
     table: pd.DataFrame
     daily: dict[str, pd.DataFrame]
+    seeds: dict[str, int]
     left_out: pd.DatetimeIndex
     against: str
     block: int
@@ -60,7 +67,7 @@ class Comparison:
 
 
 def compare(
-    daily: Mapping[str, pd.DataFrame],
+    daily: Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]],
     *,
     against: str | None = None,
     block: int | None = None,
@@ -72,7 +79,8 @@ def compare(
 
     Args:
         daily: by run, frames by day with some of the columns `QUALITY` and `SERIES` (`liquidity_analysis/daily.pkl`);
-            columns that all of them have are compared. Days on which a column is NaN in a run count for none.
+            columns that all of them have are compared. Days on which a column is NaN in a run count for none. A
+            sequence of frames: one a seed of the same model.
         against: the run that the others are compared with; None: the first.
         block: days of a block; None: `block_length`.
         draws: of the bootstrap.
@@ -91,17 +99,21 @@ def compare(
     first = next(iter(daily)) if against is None else against
     if first not in daily:
         raise ValueError(f"no run {first!r} to compare with; there are {', '.join(daily)}")
+    given = {run: [made] if isinstance(made, pd.DataFrame) else list(made) for run, made in daily.items()}
+    every = [frame for frames in given.values() for frame in frames]
+    if not all(given.values()):
+        raise ValueError("a name without a run; give one frame a seed")
     columns = [
-        name
-        for name in (*QUALITY, *SERIES)
-        if all(name in frame and frame[name].notna().any() for frame in daily.values())
+        name for name in (*QUALITY, *SERIES) if all(name in frame and frame[name].notna().any() for frame in every)
     ]
     if not columns:
         raise ValueError(
             f"the runs share none of the columns {', '.join((*QUALITY, *SERIES))}: run LiquidityRecord in each"
         )
-    known = {run: frame[columns].dropna() for run, frame in daily.items()}
-    days, left = _common(known)
+    known = {run: [frame[columns].dropna() for frame in frames] for run, frames in given.items()}
+    days, left = _common(
+        {run if len(of) == 1 else f"{run} {i + 1}": f for run, of in known.items() for i, f in enumerate(of)}
+    )
     length = block_length(len(days), horizon) if block is None else block
     if isinstance(length, bool) or not isinstance(length, int | np.integer) or not horizon <= length <= len(days) // 2:
         raise ValueError(
@@ -111,9 +123,13 @@ def compare(
         raise ValueError(
             f"draws is {draws!r} and seed {seed!r}; allowed are at least 100 draws and a seed of 0 or more"
         )
-    paired = {run: frame.loc[days] for run, frame in known.items()}
     rows = circular_blocks(len(days), int(length), draws, seed)
-    base = {run: _both(frame, rows) for run, frame in paired.items()}
+    base, paired = {}, {}
+    for place, (run, frames) in enumerate(known.items()):
+        values = np.stack([frame.loc[days].to_numpy(dtype=np.float64) for frame in frames])  # (S, D, columns)
+        shares = seed_shares(len(frames), draws, (seed, place))
+        base[run] = _both(values, columns, rows, shares)
+        paired[run] = pd.DataFrame(values.mean(axis=0), days, columns)
     lines = {
         (run, key): _line(base[run][key], base[first][key], len(days))
         for run in paired
@@ -122,7 +138,8 @@ def compare(
     }
     table = pd.DataFrame.from_dict(lines, orient="index")
     table.index = pd.MultiIndex.from_tuples(list(lines), names=["run", "number"])
-    return Comparison(table, paired, left, first, int(length), draws, seed)
+    seeds = {run: len(frames) for run, frames in known.items()}
+    return Comparison(table, paired, seeds, left, first, int(length), draws, seed)
 
 
 def block_length(days: int, horizon: int = 1) -> int:
@@ -136,6 +153,14 @@ def circular_blocks(days: int, block: int, draws: int, seed: int) -> npt.NDArray
     starts = rng.integers(0, days, size=(draws, -(-days // block), 1))
     rows = (starts + np.arange(block)).reshape(draws, -1)[:, :days] % days
     return rows.astype(np.int32)
+
+
+def seed_shares(seeds: int, draws: int, seed: tuple[int, int]) -> Array:
+    """Weights of the seeds in each draw, (R, S), each row 1 in sum: S - 1 are taken with replacement; one is itself."""
+    if seeds == 1:
+        return np.ones((draws, 1))
+    taken = np.random.default_rng(seed).integers(0, seeds, size=(draws, seeds - 1))
+    return np.asarray((taken[:, :, None] == np.arange(seeds)).mean(axis=1))
 
 
 def numbers(columns: Iterable[str]) -> dict[str, Callable[[Array], Array]]:
@@ -175,14 +200,24 @@ def _span(frame: pd.DataFrame) -> str:
     return f"{str(frame.index.min())[:10]} to {str(frame.index.max())[:10]}" if len(frame) else "no day"
 
 
-def _both(frame: pd.DataFrame, rows: npt.NDArray[np.int32]) -> dict[str, tuple[float, Array]]:
-    """Each number on the days as they were, and on every draw (R,)."""
+def _both(
+    values: Array, columns: Sequence[str], rows: npt.NDArray[np.int32], shares: Array
+) -> dict[str, tuple[float, Array]]:
+    """Each number of (S, D, columns) on the days as they were, and on every draw (R,)."""
     found: dict[str, tuple[float, Array]] = {}
-    for key, number in numbers(map(str, frame.columns)).items():
-        values = frame[key.partition(".")[0]].to_numpy(dtype=np.float64)
-        parts = [number(values[part]) for part in np.array_split(rows, max(1, len(rows) // 1000))]
-        found[key] = (float(number(values)), np.concatenate(parts))
+    cuts = np.array_split(np.arange(len(rows)), max(1, len(rows) // 1000))
+    for key, number in numbers(columns).items():
+        own = values[:, :, columns.index(key.partition(".")[0])]
+        parts = [number(_drawn(own, rows[cut], shares[cut])) for cut in cuts]
+        found[key] = (float(number(own.mean(axis=0))), np.concatenate(parts))
     return found
+
+
+def _drawn(values: Array, rows: npt.NDArray[np.int32], shares: Array) -> Array:
+    """Daily mean over the seeds of each draw, (R, D), of (S, D) values."""
+    if len(values) == 1:
+        return values[0][rows]
+    return np.asarray(sum(share[:, None] * own[rows] for share, own in zip(shares.T, values, strict=True)))
 
 
 def _line(run: tuple[float, Array], other: tuple[float, Array], days: int) -> dict[str, float]:

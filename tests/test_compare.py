@@ -9,7 +9,7 @@ import pytest
 
 from qlib_ext import cli, evaluate
 from qlib_ext import compare as module
-from qlib_ext.compare import DEFINITIONS, block_length, circular_blocks, compare
+from qlib_ext.compare import DEFINITIONS, block_length, circular_blocks, compare, seed_shares
 from qlib_ext.diagnostics import newey_west
 from qlib_ext.runs import find_run, list_runs, load_artifacts
 
@@ -116,6 +116,68 @@ def test_the_seed_decides_the_draws():
     runs = {"a": frame(noise(1)), "b": frame(noise(2))}
     same = [compare(runs, seed=seed).table["standard_error"].iloc[0] for seed in (1, 1, 2)]
     assert same[0] == same[1] != same[2]
+
+
+# --- several seeds under one name
+
+
+def seeds_of(count, spread, first=0, days=120, mean=0.0):
+    """Runs of one model: what they share on a day, what each seed earns more or less every day, and noise."""
+    shared = noise(first, days=days, mean=mean)
+    own = np.random.default_rng(first + 1).normal(0, spread, count)
+    index = pd.bdate_range("2022-01-04", periods=days)
+    return [frame(shared + own[i] + noise(first + 2 + i, 0.002, days=days), days=index) for i in range(count)]
+
+
+def test_slow_bootstrap_of_seeds_agrees():
+    """Every draw by a loop: seeds drawn with replacement, their daily mean, then the days, then evaluate.headline."""
+    a, b = [noise(i, mean=0.001) for i in range(4)], [noise(10 + i) for i in range(2)]
+    found = compare({"b": [frame(v) for v in b], "a": [frame(v) for v in a]}, block=7, draws=200, seed=3)
+    rows = circular_blocks(120, 7, 200, 3)
+    chosen = {name: np.random.default_rng((3, place)).integers(0, n, size=(200, n - 1))
+              for place, (name, n) in enumerate({"b": 2, "a": 4}.items())}  # fmt: skip
+    for number in ("annual_return", "sharpe"):
+        gaps = []
+        for draw, line in enumerate(rows):
+            one = np.mean([a[seed] for seed in chosen["a"][draw]], axis=0)[line]
+            other = np.mean([b[seed] for seed in chosen["b"][draw]], axis=0)[line]
+            gaps.append(evaluate.headline(one)[number] - evaluate.headline(other)[number])
+        row = found.table.loc[("a", f"capped_buyable_net.{number}")]
+        assert row["value"] == pytest.approx(evaluate.headline(np.mean(a, axis=0))[number], rel=1e-12)
+        assert row["against"] == pytest.approx(evaluate.headline(np.mean(b, axis=0))[number], rel=1e-12)
+        assert row["standard_error"] == pytest.approx(np.std(gaps, ddof=1), rel=1e-9)
+        assert [row["low"], row["high"]] == pytest.approx(list(np.quantile(gaps, [0.025, 0.975])), rel=1e-9)
+    assert found.seeds == {"b": 2, "a": 4}
+    np.testing.assert_allclose(found.daily["a"]["capped_buyable_net"], np.mean(a, axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10])
+def test_drawn_seeds_have_the_error_of_their_mean(count):
+    """The variance of the mean of S - 1 drawn seeds is s^2 / S, s^2 with S - 1 below."""
+    values = np.random.default_rng(count).normal(size=count)
+    shares = seed_shares(count, 40_000, (0, 0))
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0)
+    assert (shares @ values).std() == pytest.approx(values.std(ddof=1) / math.sqrt(count), rel=0.03)
+    assert (shares @ values).mean() == pytest.approx(values.mean(), abs=0.02)
+
+
+def test_one_run_in_a_list_is_that_run():
+    a, b = frame(noise(1)), frame(noise(2))
+    pd.testing.assert_frame_equal(compare({"a": [a], "b": [b]}).table, compare({"a": a, "b": b}).table)
+
+
+@pytest.mark.parametrize(("spread", "pooled_only"), [(0.0, False), (0.002, True)])
+def test_the_interval_of_seeds_holds_the_truth_as_often_as_it_says(spread, pooled_only):
+    """Two models whose truth is the same: with seeds that differ, one seed of each says far too often that they do."""
+    held = {"seeds": 0, "one": 0}
+    for trial in range(100):
+        a, b = (seeds_of(8, spread, first=1000 * trial + start) for start in (0, 500))
+        for name, runs in (("seeds", {"a": a, "b": b}), ("one", {"a": a[0], "b": b[0]})):
+            row = compare(runs, draws=200, block=5, seed=trial).table.loc[("b", "capped_buyable_net.mean")]
+            held[name] += row["low"] <= 0 <= row["high"]
+    assert held["seeds"] >= 84  # of 100, at 95%: short samples, few seeds
+    if pooled_only:
+        assert held["one"] < 70
 
 
 # --- days and options
@@ -238,6 +300,9 @@ def test_runs_are_found_by_id_prefix_experiment_and_latest(here):
         (["report", "latest", "--experiment", "x"], ["no experiment 'x'", "mlp"]),
         (["compare", "latest"], ["two or more"]),
         (["compare", "latest", "mlp"], ["two runs are named"]),
+        (["compare", "a=latest,mlp", "b=mlp"], ["names a run twice"]),
+        (["compare", "latest,mlp", "b=mlp"], ["names a run twice"]),
+        (["compare", "a=latest", "b=mlp,"], ["no finished run ''"]),
         (["compare", "a=latest", "b=mlp", "--out", "no/such/page.html"], ["there is no folder"]),
     ],
 )
@@ -263,6 +328,39 @@ def test_compare_on_the_command_line(here, capsys, tmp_path):
 
 
 DAILY = "liquidity_analysis/daily.pkl"
+
+
+def test_several_seeds_on_the_command_line(here, capsys, tmp_path):
+    pytest.importorskip("plotly")
+    failed, second, first = here
+    out = tmp_path / "page.html"
+    names = [f"mse={first.id},{second.id}", f"liq={failed.id}"]
+    assert cli.main(["compare", *names, "--draws", "300", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "mse: daily mean over 2 runs; each draw takes 1 of them anew" in said.out
+    assert "differ in the number of runs" in said.err and "mse: 2; liq: 1" in said.err
+    assert "2 个运行的均值" in out.read_text(encoding="utf-8")
+
+
+def test_runs_on_other_spans_and_features_are_told():
+    from qlib_ext._cli_report import _differing
+    from qlib_ext._report_html import words
+    from qlib_ext._report_sections import Context
+
+    def context(**facts):
+        return Context(title="", facts=tuple((words(name), value) for name, value in facts.items()))
+
+    shared = {"data": "here", "seeds": "0", "valid": "2020", "test": "2021"}
+    one, other = context(train="2015 – 2019", features="Alpha158", **shared), context(train="2010 – 2019", **shared)
+    said = [line.en for line in _differing({"a": [one], "b": [other]})]
+    assert said == [
+        "the runs differ in features: a: Alpha158; b: ?",
+        "the runs differ in train: a: 2015 – 2019; b: 2010 – 2019",
+    ]
+    assert _differing({"a": [one], "b": [one]}) == []
+    pooled = [line.en for line in _differing({"a": [one, other], "b": [one, one]})]
+    assert "the runs differ in train: a: 2015 – 2019 | 2010 – 2019; b: 2015 – 2019" in pooled
+    assert "b stands for 2 runs, of which some have the same seed: 0" in pooled
 
 
 def test_report_on_the_command_line_becomes_an_artifact(here, capsys):
