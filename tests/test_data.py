@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import qlib
+import reference_nets
 import torch
 from qlib.data import D
 from qlib.data.data import FeatureD
@@ -556,15 +557,30 @@ def test_csnormalise_leaves_the_label(handler):
     np.testing.assert_allclose(got[known], expected.to_numpy()[known], atol=1e-5)
     with pytest.raises(ValueError, match="clip=0 must be above 0"):
         CSNormalise(clip=0)
+    with pytest.raises(TypeError, match=r"no option 'clp'; close: \['clip'\]; allowed: fields_group, clip"):
+        CSNormalise(clp=2)
 
 
 # --- workflows, as a user runs them
 
 
+def for_the_authors_weights(market, folder):
+    """A market with the three indices, and random weights by the authors' names: provider folder, file."""
+    market = shutil.copytree(market, folder / "market")
+    for code in ("sh000905", "sh000906"):
+        shutil.copytree(market / "features" / "sh000300", market / "features" / code)
+    torch.save(reference_nets.random_checkpoint(158, 256, 63), folder / "csi300.pkl")
+    return market, folder / "csi300.pkl"
+
+
 def run_workflow(workflow, market, folder):
-    environment = os.environ | {
+    environment = dict(os.environ)
+    if workflow.stem == "master_finetune":
+        market, environment["QLIB_EXT_INIT_FROM"] = map(str, for_the_authors_weights(market, folder))
+    early = "2020-04-13" if workflow.stem in ("master_gate", "master_finetune") else "2020-03-02"  # 61 days
+    environment |= {
         "QLIB_EXT_PROVIDER_URI": str(market),
-        "QLIB_EXT_TRAIN": f"{'2020-04-13' if workflow.stem == 'master_gate' else '2020-03-02'},2020-07-31",  # 61 days
+        "QLIB_EXT_TRAIN": f"{early},2020-07-31",
         "QLIB_EXT_VALID": "2020-08-03,2020-09-30",
         "QLIB_EXT_TEST": "2020-10-09,2020-12-31",  # the calendar's last day, which qlib's own backtest fails on
     }
@@ -599,7 +615,7 @@ def test_the_mlp_workflow_runs(market, tmp_path):
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_every_workflow_runs(workflow, market, tmp_path):
     shown = run_workflow(workflow, market, tmp_path)
-    gated = workflow.stem in ("master_gate", "master_macro")
+    gated = workflow.stem in ("master_gate", "master_macro", "master_finetune")
     assert (shown / "gate" / "weights.pkl").is_file() == gated
     if gated:
         weights = pd.read_pickle(shown / "gate" / "weights.pkl")
