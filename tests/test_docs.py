@@ -46,7 +46,7 @@ def imports_only(code):
     return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(code).body)
 
 
-@pytest.mark.parametrize("code", snippets())
+@pytest.mark.parametrize("code", list(snippets()))
 def test_snippets_run(code):
     assert "assert " in code or imports_only(code), "a snippet that computes something says what came out: assert it"
     exec(compile(code, "<snippet>", "exec"), {})  # their assertions are the test
