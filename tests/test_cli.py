@@ -61,7 +61,8 @@ def test_the_first_steps_parse():
 @pytest.mark.parametrize("width", [80, 100])
 def test_help_keeps_to_the_terminal(command, width, monkeypatch, capsys):
     told = help_of(monkeypatch, capsys, *([command] if command else []), width=width)
-    assert max(map(len, told.splitlines())) <= width
+    wide = [line for line in told.splitlines() if len(line) > width]
+    assert [line for line in wide if not line.startswith("  qlib-ext ")] == []  # a command is not broken
     usage = textwrap.dedent(told.split("\n\n")[0])
     assert usage.startswith("usage: qlib-ext")
 
