@@ -18,6 +18,7 @@ import torch
 from qlib.data import D
 from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandlerLP
+from qlib.utils import init_instance_by_config
 
 from qlib_ext._state import known_indices, load_state
 from qlib_ext.alpha import ALPHA158_NAMES
@@ -29,6 +30,7 @@ from qlib_ext.macro import read_macro
 from qlib_ext.market import OFFICIAL_INDICES, OFFICIAL_NAMES
 from qlib_ext.model import FoldEnsemble, MASTERModel, MLPModel, WalkForwardModel
 from qlib_ext.nets import load_official_master
+from qlib_ext.panel import DayPanel
 from qlib_ext.synthetic import make_market, simulate
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # `benchmarks` is not installed
@@ -450,6 +452,89 @@ def test_other_features_than_the_authors_are_refused(dataset, tmp_path):
     with pytest.raises(ValueError, match="market features are not those of the authors.* place 62: .*turnover_std_60"):
         model = MASTERModel(**SMALL, gate=True, init_from=checkpoint(tmp_path / "c.pkl", d_feat=len(panel.features)))
         model.fit_rows(other, 2, *rows)
+
+
+def authors_panel(days=24, stocks=9, seed=0):
+    """Days of 158 scaled features and the 63 of the indices, raw; some stocks are absent on some days."""
+    rng = np.random.default_rng(seed)
+    x = np.clip(rng.standard_normal((days, stocks, 158)), -3, 3)
+    market = 0.01 * rng.standard_normal((days, 63)) + 0.02
+    return DayPanel(
+        days=pd.bdate_range("2020-01-01", periods=days).to_numpy(),
+        stocks=np.array([f"S{i:03d}" for i in range(stocks)], dtype=object),
+        features=[*ALPHA158_NAMES],
+        x=torch.from_numpy(x.astype(np.float32)),
+        present=torch.from_numpy(rng.random((days, stocks)) > 0.1),
+        label=torch.from_numpy(0.02 * rng.standard_normal((days, stocks)).astype(np.float32)),
+        market=torch.from_numpy(market.astype(np.float32)),
+        market_features=[*OFFICIAL_NAMES],
+    )
+
+
+def start_and_tune(path, beta):
+    """Scores of the authors' network on a panel, of ours at its start, and of ours after an epoch, where present."""
+    panel, rows = authors_panel(), (np.arange(8, 16), np.arange(16, 20))
+    test = np.arange(16, 24)
+    size = {"loss": "ic", "metric": "ic", "epochs": 1, "batch_days": 4, "device": "cpu", "precision": "float32"}
+    state = panel.market.numpy()
+    median = np.sort(state[rows[0]], axis=0)[3]  # torch's: the lower one of the two in the middle of 8
+    spread = 1.4826 * np.sort(np.abs(state[rows[0]] - median), axis=0)[3]
+    scaled = np.clip((state - median) / spread, -3, 3).astype(np.float32)  # on the training days
+    batch = panel.batch(test, step_len=8)
+    with torch.no_grad():
+        wanted = load_official_master(path, beta=beta)(batch.x, batch.present, torch.from_numpy(scaled[test]))
+    scores = [wanted[batch.present[:, -1]]]
+    for lr in (1e-12, 1e-4):
+        model = MASTERModel(**size, init_from=path, gate=True, beta=beta, lr=lr)
+        model.fit_rows(panel, 8, *rows)
+        found = torch.as_tensor(model.trainer.predict(panel, test))
+        scores.append(found[panel.present[torch.as_tensor(test)]])
+    return [one.double() for one in scores]
+
+
+def assert_it_starts_there_and_moves(path, beta):
+    wanted, start, tuned = start_and_tune(path, beta)
+    torch.testing.assert_close(start, wanted, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(tuned).all() and (tuned - start).abs().mean() > 0.01 * start.std()
+
+
+def test_a_model_with_158_and_63_features_starts_from_random_weights_by_the_authors_names(tmp_path):
+    torch.save(reference_nets.random_checkpoint(158, 256, 63), tmp_path / "csi300.pkl")
+    assert_it_starts_there_and_moves(str(tmp_path / "csi300.pkl"), 5.0)
+
+
+@pytest.mark.realdata
+def test_a_model_starts_from_the_authors_own_weights(tmp_path):
+    name, given = "master_official_csi300.npz", os.environ.get("QLIB_EXT_GOLDEN", "")
+    path = Path(given) / name if Path(given).is_dir() else Path(given)
+    if not given or not path.is_file():
+        pytest.skip(f"needs QLIB_EXT_GOLDEN, {name} or its folder")
+    with np.load(path) as arrays:
+        state = {key.removeprefix("param/"): torch.from_numpy(arrays[key]) for key in arrays if key.startswith("param")}
+        beta = float(arrays["beta"])
+    torch.save(state, tmp_path / "csi300.pkl")
+    assert_it_starts_there_and_moves(str(tmp_path / "csi300.pkl"), beta)
+
+
+def test_the_workflow_to_tune_says_what_it_needs(monkeypatch, market, tmp_path):
+    workflow = Path(__file__).parents[1] / "workflows" / "master_finetune.yaml"
+    monkeypatch.delenv("QLIB_EXT_INIT_FROM", raising=False)
+    with pytest.raises(FileNotFoundError, match="QLIB_EXT_INIT_FROM is not set: name a checkpoint of the authors"):
+        init_instance_by_config(load_workflow(workflow)["task"]["model"])
+    monkeypatch.setenv("QLIB_EXT_INIT_FROM", str(tmp_path / "gone.pkl"))
+    with pytest.raises(FileNotFoundError, match=r"gone\.pkl"):
+        init_instance_by_config(load_workflow(workflow)["task"]["model"])
+    torch.save(reference_nets.random_checkpoint(158, 256, 63), tmp_path / "gone.pkl")
+    task = load_workflow(workflow)["task"]
+    assert init_instance_by_config(task["model"]).beta == 5.0
+    given = task["dataset"]["kwargs"]
+    state = MarketState.of(given["market_state"])
+    assert tuple(state.names(state.indices)) == OFFICIAL_NAMES
+    scaling = given["handler"]["kwargs"]
+    assert [one["class"] for one in scaling["infer_processors"]] == ["RobustZScoreNorm", "Fillna"]
+    assert scaling["fit_end_time"] == given["segments"]["train"][1]  # fitted on the training days
+    with pytest.raises(ValueError, match="no index SH000905, SH000906; the provider has SH000300"):
+        load_state(state, None, pd.DatetimeIndex(D.calendar())[-9:])
 
 
 # --- real data
