@@ -18,6 +18,7 @@ from qlib.log import get_module_logger
 from qlib_ext import rules
 from qlib_ext._exchange_bars import having, known_fields, turnover_fields
 from qlib_ext._numbers import is_number, is_whole
+from qlib_ext._options import refuse_unknown
 from qlib_ext.portfolio import PARTICIPATION
 
 logger = get_module_logger("qlib_ext.exchange")
@@ -108,11 +109,7 @@ def read_options(given: dict[str, Any]) -> Options:
     Raises: TypeError for an unknown name, with the close ones; ValueError for one out of range.
 
     """
-    names = [field.name for field in fields(Options)]
-    for name in given:
-        if name not in names:
-            close = difflib.get_close_matches(name, names) or names
-            raise TypeError(f"AShareExchange has no option {name!r}; did you mean {', '.join(close)}?")
+    refuse_unknown("AShareExchange", given, [field.name for field in fields(Options)])
     options = Options(**given)
     options.check()
     return options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +15,11 @@ from qlib.data.dataset.handler import DataHandlerLP
 from qlib.log import get_module_logger
 
 from qlib_ext import units
+from qlib_ext._options import argument_names, refuse_unknown
 from qlib_ext._state import load_state, state_names
 from qlib_ext.labels import DEFAULT_LABEL, LabelSpan, label_prices, label_span
 from qlib_ext.macro import MacroState
-from qlib_ext.market import MarketState, strict
+from qlib_ext.market import MarketState
 from qlib_ext.panel import DayPanel
 from qlib_ext.rules import is_index, limit_up_price, price_limit
 from qlib_ext.storage import read_fields, wide
@@ -192,7 +192,7 @@ class DayDatasetH(DatasetH):
         fetch_kwargs: dict[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
-        strict("DayDatasetH", unknown, [n for n in inspect.signature(DayDatasetH).parameters if n != "unknown"])
+        refuse_unknown("DayDatasetH", unknown, argument_names(DayDatasetH))
         if step_len < 1:
             raise ValueError(f"step_len={step_len} must be at least 1 day")
         self.step_len, self.liquidity, self.liquidity_window = step_len, liquidity, liquidity_window

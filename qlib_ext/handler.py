@@ -25,6 +25,7 @@ from qlib.log import get_module_logger
 from qlib.utils import code_to_fname
 
 from qlib_ext import alpha
+from qlib_ext._options import argument_names, refuse_unknown
 from qlib_ext.storage import read_series
 
 logger = get_module_logger("qlib_ext.handler")
@@ -133,12 +134,29 @@ class _FastLoading(DataHandlerLP):
         super().__init__(*args, data_loader=FastAlphaLoader(**data_loader["kwargs"]), **kwargs)
 
 
-class FastAlpha158(Alpha158, _FastLoading):
-    """qlib's Alpha158, quick; the same arguments (`label` and the other keyword arguments included)."""
+class _Strict:
+    """Stands before a handler of qlib's, which would pass a misspelt argument on to its base."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        names = [name for name in argument_names(*type(self).__mro__) if name != "data_loader"]
+        refuse_unknown(type(self), kwargs, (*names, "label"))
+        super().__init__(*args, **kwargs)
 
 
-class FastAlpha360(Alpha360, _FastLoading):
-    """qlib's Alpha360, quick; the same arguments."""
+class FastAlpha158(_Strict, Alpha158, _FastLoading):
+    """qlib's Alpha158, quick; the same arguments (`label` and the other keyword arguments included).
+
+    Raises: TypeError for an unknown argument, with the close ones.
+
+    """
+
+
+class FastAlpha360(_Strict, Alpha360, _FastLoading):
+    """qlib's Alpha360, quick; the same arguments.
+
+    Raises: TypeError for an unknown argument, with the close ones.
+
+    """
 
 
 def read_bars(

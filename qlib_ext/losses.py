@@ -53,9 +53,9 @@ from qlib_ext._loss_checks import (
     check_base,
     check_choice,
     check_shapes,
-    close_to,
 )
 from qlib_ext._measures import concordance, information_coefficient, mean_squared_error, weighted_pearson
+from qlib_ext._options import refuse_unknown
 
 __all__ = [
     "ALPHA",
@@ -236,9 +236,7 @@ class DayLoss:
         ties: str = "stable",
         **unknown: Any,
     ) -> None:
-        if unknown:
-            hints = "; ".join(repr(key) + close_to(key, tuple(OPTIONS)) for key in sorted(unknown))
-            raise TypeError(f"DayLoss has no option {hints}. It takes: name, {', '.join(OPTIONS)}")
+        refuse_unknown("DayLoss", unknown, ("name", *OPTIONS))
         check_choice("loss", name, LOSSES)
         check_choice("target", target, TARGETS)
         check_choice("weight_by", weight_by, WEIGHT_SOURCES)

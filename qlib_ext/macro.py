@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext._macro_file import read_dates, read_macro
-from qlib_ext.market import options_of, strict, whole_number
+from qlib_ext._options import refuse_unknown
+from qlib_ext.market import options_of, whole_number
 
 __all__ = ["MacroSeries", "MacroState", "read_macro"]
 
@@ -133,14 +134,15 @@ class MacroState:
     def of(cls, value: Any) -> MacroState | None:
         """Read the option `macro_state`: null, false or a mapping of options.
 
-        Raises: ValueError for an unknown option or value, naming the series.
+        Raises: TypeError for an unknown option, ValueError for a value that is not allowed; both name the series.
 
         """
         if value is None or value is False or isinstance(value, cls):
             return value or None
         if not isinstance(value, Mapping) or not {"path", "series"} <= set(value):
             raise ValueError(f"macro_state={value!r}; wanted path, series and, if wished, gaps and jumps")
-        given = strict("macro_state", value, options_of(cls))
+        refuse_unknown("macro_state", value, options_of(cls))
+        given = dict(value)
         if not isinstance(given["series"], Mapping):
             raise ValueError(f"macro_state: series={given['series']!r}; wanted name: {{foreign: true, ...}}")
         return cls(**given | {"series": {str(k): _series_of(str(k), v) for k, v in given["series"].items()}})
@@ -196,7 +198,8 @@ def _series_of(name: str, value: Any) -> MacroSeries:
         return value
     if not isinstance(value, Mapping):
         raise ValueError(f"macro_state: series {name}: {value!r}; wanted options such as {{foreign: true, lag: 1}}")
-    given = strict(f"macro_state: series {name}", value, options_of(MacroSeries))
+    refuse_unknown(f"macro_state: series {name}", value, options_of(MacroSeries))
+    given = dict(value)
     if "foreign" not in given:
         raise ValueError(
             f"macro_state: series {name} must tell foreign: true (its value of a day is published after the Chinese "

@@ -5,25 +5,17 @@ Sizes: D days, M market features, d a window in trading days. Every feature of a
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
 
+from qlib_ext._options import refuse_unknown
+
 OFFICIAL_INDICES = ("SH000300", "SH000905", "SH000906")  # CSI300, CSI500, CSI800, in the authors' order
 KINDS = {"paper": (5, 10, 20, 30, 60), "deck": (6,)}  # and their windows
 TURNOVERS = ("auto", "amount", "volume", "close_volume")
-
-
-def strict(owner: str, given: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
-    """Return the options as a dict; raise ValueError for one that `owner` does not have, naming close ones."""
-    for name in given:
-        if name not in allowed:
-            close = difflib.get_close_matches(str(name), allowed, n=3)
-            raise ValueError(f"{owner} has no option {name!r}; close: {close}; allowed: {', '.join(allowed)}")
-    return dict(given)
 
 
 def options_of(kind: type) -> list[str]:
@@ -91,7 +83,7 @@ class MarketState:
     def of(cls, value: Any) -> MarketState | None:
         """Read the option `market_state`: true (defaults), false, null, or a mapping of options.
 
-        Raises: ValueError for an unknown option or value.
+        Raises: TypeError for an unknown option, ValueError for a value that is not allowed.
 
         """
         if value is None or value is False or isinstance(value, cls):
@@ -100,7 +92,8 @@ class MarketState:
             return cls()
         if not isinstance(value, Mapping):
             raise ValueError(f"market_state={value!r}; wanted true, false or options: {', '.join(options_of(cls))}")
-        return cls(**strict("market_state", value, options_of(cls)))
+        refuse_unknown("market_state", value, options_of(cls))
+        return cls(**value)
 
     @property
     def spans(self) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from qlib_ext._folds import check_features, first_difference, refuse_fitted
+from qlib_ext._options import refuse_unknown
 from qlib_ext.alpha import ALPHA158_NAMES
 from qlib_ext.data import bounds, panel_of
 from qlib_ext.ensemble import (
@@ -24,7 +25,6 @@ from qlib_ext.ensemble import (
     WalkForwardModel,
     curves_frame,
     refuse_reweighter,
-    refuse_unknown,
     report,
     save_folds,
     score_series,

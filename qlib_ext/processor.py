@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from qlib.data.dataset.processor import Processor, get_group_columns
+
+from qlib_ext._options import argument_names, refuse_unknown
 
 
 class CSNormalise(Processor):
@@ -16,10 +20,16 @@ class CSNormalise(Processor):
     Args:
         fields_group: column group, normally "feature".
         clip: largest absolute value afterwards, in standard deviations; above 0.
+        unknown: nothing is allowed here.
+
+    Raises:
+        TypeError: an unknown option.
+        ValueError: a clip that is not above 0.
 
     """
 
-    def __init__(self, *, fields_group: str = "feature", clip: float = 3.0) -> None:
+    def __init__(self, *, fields_group: str = "feature", clip: float = 3.0, **unknown: Any) -> None:
+        refuse_unknown("CSNormalise", unknown, argument_names(CSNormalise))
         if not clip > 0:
             raise ValueError(f"clip={clip!r} must be above 0 (standard deviations)")
         self.fields_group, self.clip = fields_group, clip

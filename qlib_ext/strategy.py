@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from qlib.log import get_module_logger
 
 from qlib_ext import units
 from qlib_ext._numbers import is_number, is_whole
+from qlib_ext._options import argument_names, refuse_unknown
 from qlib_ext._strategy_book import Book
 from qlib_ext._strategy_market import Market, Span
 from qlib_ext._strategy_orders import COLUMNS, Planner, make_lines, summary, table
@@ -25,10 +25,6 @@ from qlib_ext.data import load_liquidity
 from qlib_ext.portfolio import fill_top_n
 from qlib_ext.rules import is_index
 
-OPTIONS = (
-    "signal", "capital", "participation", "trade_participation", "top_n", "rank_buffer", "min_holding", "liquidity",
-    "liquidity_window", "liquidity_frame", "trade_exchange", "level_infra", "common_infra",
-)  # fmt: skip
 logger = get_module_logger("qlib_ext.strategy")
 DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
 
@@ -98,9 +94,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
             TypeError: an unknown option.
             ValueError: an option out of range.
         """
-        for name in unknown:
-            close = difflib.get_close_matches(name, OPTIONS) or OPTIONS
-            raise TypeError(f"LiquidityTopNStrategy has no option {name!r}; did you mean {', '.join(close)}?")
+        refuse_unknown("LiquidityTopNStrategy", unknown, argument_names(LiquidityTopNStrategy))
         _check("capital", capital, capital is None or _positive(capital), "a number above 0, or null")
         _check("participation", participation, _positive(participation), "a number above 0")
         _check("trade_participation", trade_participation, _positive(trade_participation), "a number above 0")

@@ -184,6 +184,16 @@ def test_what_is_not_served_goes_through_qlib(market, reference, monkeypatch):
     pd.testing.assert_frame_equal(frame, own.set_axis(frame.index), rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("instrumets", "instruments"), ("fit_end", "fit_end_time"), ("lable", "label"), ("dropraw", "drop_raw")],
+)
+@pytest.mark.parametrize("kind", [FastAlpha158, FastAlpha360])
+def test_a_misspelt_argument_names_the_close_one(kind, wrong, right):
+    with pytest.raises(TypeError, match=rf"{kind.__name__} has no option '{wrong}'; close: \[.*'{right}'.*; allowed: "):
+        kind(**{wrong: "2020-10-30"})
+
+
 def test_without_numba_the_module_imports_and_tells_the_cure():
     code = (
         "import sys; sys.modules['numba'] = sys.modules['qlib'] = None\nimport qlib_ext.alpha as a, numpy as n\n"

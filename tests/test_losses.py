@@ -527,7 +527,9 @@ def test_another_target_under_raw_weights_shrinks_the_pay_without_ending_it(name
 def test_wrong_names_are_met_with_the_close_ones():
     with pytest.raises(ValueError, match="unknown loss 'wpc' .*'wpcc'.*Allowed: wpcc, liq_wpcc, ic, ccc, mse"):
         DayLoss("wpc")
-    with pytest.raises(TypeError, match=r"'weigth_by' \(did you mean 'weight_by'\?\).*takes: name, target"):
+    with pytest.raises(
+        TypeError, match=r"DayLoss has no option 'weigth_by'; close: \['weight_by'\]; allowed: name, target"
+    ):
         DayLoss("wpcc", weigth_by="score")
     with pytest.raises(ValueError, match="unknown target 'ranks' .*'rank'"):
         DayLoss("ic", target="ranks")
