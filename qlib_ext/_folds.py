@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -193,14 +192,6 @@ def curves_frame(runs: Iterable[tuple[int, int, History]]) -> pd.DataFrame:
 
 
 # --- checks
-
-
-def refuse_unknown(owner: type, options: Iterable[str], allowed: Sequence[str]) -> None:
-    """Raise TypeError for an option that `owner` does not have, naming close ones."""
-    for name in options:
-        if name not in allowed:
-            close = difflib.get_close_matches(name, allowed, n=3)
-            raise TypeError(f"{owner.__name__} has no option {name!r}; close: {close}; allowed: {', '.join(allowed)}")
 
 
 def refuse_reweighter(reweighter: Any) -> None:

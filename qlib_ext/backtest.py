@@ -34,7 +34,7 @@ from qlib_ext._backtest_tables import (
     shown,
 )
 from qlib_ext._exchange_options import prices
-from qlib_ext._folds import refuse_unknown
+from qlib_ext._options import refuse_unknown
 from qlib_ext.data import DayDatasetH, known_label, label_prices
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.judge import part

@@ -33,7 +33,6 @@ from qlib_ext._folds import (
     label_reach,
     members_frame,
     refuse_reweighter,
-    refuse_unknown,
     score_series,
     whole_segment,
 )
@@ -46,6 +45,7 @@ from qlib_ext._members import (
     save_folds,
     train_member,
 )
+from qlib_ext._options import refuse_unknown
 from qlib_ext.data import bounds, panel_of, segment_rows
 from qlib_ext.panel import DayPanel
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap

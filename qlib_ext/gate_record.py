@@ -11,7 +11,7 @@ import torch
 from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
-from qlib_ext._folds import refuse_unknown
+from qlib_ext._options import refuse_unknown
 from qlib_ext.data import DayDatasetH
 from qlib_ext.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.model import MASTERModel

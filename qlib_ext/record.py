@@ -18,7 +18,7 @@ from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import baseline, diagnostics
-from qlib_ext._folds import refuse_unknown
+from qlib_ext._options import refuse_unknown
 from qlib_ext._record_words import block_rows, listed, selections, shown, volatility_warning
 from qlib_ext.backtest import PortAnaRecord
 from qlib_ext.capacity import DEFINITIONS as CAPACITY_DEFINITIONS

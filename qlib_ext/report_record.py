@@ -14,7 +14,7 @@ from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext import __version__
-from qlib_ext._folds import refuse_unknown
+from qlib_ext._options import refuse_unknown
 from qlib_ext._report_html import Text, words
 from qlib_ext._report_sections import Context
 from qlib_ext.data import DEFAULT_LABEL, label_expression, label_span
