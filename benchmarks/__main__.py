@@ -10,8 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from qlib_ext.trainer import pick_precision
+
 RESULTS = Path(__file__).parent / "results.md"
-STEP = ["bench_step", "--present", "0.97", "--repeats", "3", "--stocks", "300", "1000"]
+PRECISIONS = list(dict.fromkeys(["float32", pick_precision("auto", torch.device("cpu"))]))
+STEP = ["bench_step", "--precision", *PRECISIONS, "--present", "0.97", "--repeats", "3", "--stocks", "300", "1000"]
 PARTS = {
     "MASTER, a training step (d_model 256, T 8, F 158)": (STEP, ["2500", "5000"]),
     "MASTER, how a step grows": (["bench_scaling", "--write", "docs/scaling.png", "--profile"], []),

@@ -14,14 +14,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import bench_step
+from qlib_ext.trainer import pick_precision
 
+PRECISION = pick_precision("auto", torch.device("cpu"))
 SWEEPS = {  # name: (what varies, its sizes, the rest)
     "stocks N (T 8, D 64)": ("stocks", (250, 500, 1000, 2000, 4000), {"steps": 8, "d_model": 64}),
     "steps T (N 1000, D 64)": ("steps", (2, 4, 8, 16, 32), {"stocks": 1000, "d_model": 64}),
     "width D (N 1000, T 8)": ("d_model", (32, 64, 128, 256), {"stocks": 1000, "steps": 8}),
 }
 KINDS = {  # kind of work: beginnings of the operators' names
-    "attention (products inside)": ("aten::_scaled_dot_product", "aten::_flash", "aten::_efficient"),
+    "attention (products inside)": ("aten::_scaled_dot_product", "_Blocks", "aten::bmm", "aten::_softmax"),
     "matrix products": ("aten::addmm", "aten::mm", "aten::bmm", "aten::linear", "aten::baddbmm"),
     "norms": ("aten::native_layer_norm",),
     "optimiser and clipping": ("aten::_fused_adam", "aten::_foreach", "aten::linalg_vector_norm"),
@@ -33,7 +35,7 @@ KINDS = {  # kind of work: beginnings of the operators' names
 def step(args: argparse.Namespace, sizes: dict[str, int]) -> bench_step.Run:
     """One training step of our MASTER at these sizes."""
     made = argparse.Namespace(**(vars(args) | {name: size for name, size in sizes.items() if name != "stocks"}))
-    return bench_step.build(made, bench_step.make_panel(made, sizes["stocks"], 1), "ours float32")
+    return bench_step.build(made, bench_step.make_panel(made, sizes["stocks"], 1), f"ours {PRECISION}")
 
 
 def milliseconds(run: bench_step.Run, args: argparse.Namespace) -> float:
@@ -74,8 +76,11 @@ def shares(run: bench_step.Run) -> dict[str, float]:
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         run()
     taken: dict[str, float] = {}
-    for event in recorded.key_averages():
-        kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), "elementwise and the rest")
+    for event in recorded.events():
+        names, outer = [event.name], event.cpu_parent
+        while outer is not None:  # what runs inside of attention by blocks is attention
+            names, outer = [outer.name, *names] if outer.name.startswith("_Blocks") else names, outer.cpu_parent
+        kind = next((kind for kind, starts in KINDS.items() if names[0].startswith(starts)), "elementwise and the rest")
         taken[kind] = taken.get(kind, 0.0) + event.self_cpu_time_total
     total = sum(taken.values())
     return {kind: value / total for kind, value in sorted(taken.items(), key=lambda item: -item[1])}
@@ -91,7 +96,7 @@ def main() -> None:
     given = parser.parse_args()
     args = bench_step.parse(["--repeats", str(given.repeats)])
     found = {}
-    print("| a training step | sizes | ms | exponent |\n| --- | --- | --- | ---: |")
+    print(f"| a training step, {PRECISION} | sizes | ms | exponent |\n| --- | --- | --- | ---: |")
     for name, (varied, sizes, rest) in SWEEPS.items():
         rest = rest | ({"stocks": rest["stocks"] // given.divide} if "stocks" in rest else {})
         size = np.array(sizes) // (given.divide if varied == "stocks" else 1)

@@ -106,8 +106,8 @@ def sample_rows(args: argparse.Namespace) -> np.ndarray:
 
 def variants(args: argparse.Namespace) -> list[str]:
     """Name what is compared: ours has no dropout of attention weights, exact has 0.5 as the reference."""
-    ours = [f"{kind} {precision}" for precision in args.precision for kind in ("ours", "exact")]
-    return [name for name in ["reference float32", *ours] if name.split()[0] not in args.skip]
+    names = ["reference float32", *(f"ours {precision}" for precision in args.precision), f"exact {args.precision[0]}"]
+    return [name for name in names if name.split()[0] not in args.skip]
 
 
 def build(args: argparse.Namespace, panel: DayPanel, variant: str) -> Run:
