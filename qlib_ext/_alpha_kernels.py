@@ -2,6 +2,10 @@
 
 Legend: `D` days, `N` stocks, `P = LEAD + D` rows with the history that the first day looks back on; `real` is 1.0 where
 a value is finite and 0.0 elsewhere.
+
+All kernels stand in this one file, long as it is: numba keeps what it compiled on disk, and takes a function from there
+while the time and size of the function's own file are unchanged. It does not look at the files of what the function
+calls, whose code is compiled into it: with helpers elsewhere, a change of theirs would leave their callers stale.
 """
 
 from __future__ import annotations
@@ -75,6 +79,10 @@ def _lengths(length, first):  # type: ignore[no-untyped-def]
 
 @_jit
 def fill360(out, bars, logs, first, rows):  # type: ignore[no-untyped-def]
+    """Write Alpha360: the last 60 days of each field over today's close, of the volume over today's volume.
+
+    `logs` and `first` are not used: `alpha.fill` calls this and `fill158` with the same arguments.
+    """
     order = (3, 0, 1, 2, 4, 5)  # close first, volume last
     for n in range(bars.shape[1]):
         for t in range(rows.shape[1]):

@@ -26,29 +26,11 @@ from qlib_ext.storage import read_fields, wide
 from qlib_ext.units import PLAUSIBLE_TURNOVER, PROFILES, check_turnover
 
 __all__ = [
-    "DEFAULT_LABEL",
-    "PLAUSIBLE_TURNOVER",
-    "PROFILES",
-    "DayDatasetH",
-    "LabelSpan",
-    "bounds",
-    "check_segments",
-    "check_turnover",
-    "handler_frames",
-    "known_label",
-    "label_expression",
-    "label_prices",
-    "label_span",
-    "listed_days",
-    "load_liquidity",
-    "locked_up",
-    "panel_of",
-    "segment_rows",
-    "trailing_volatility",
-    "turnover_expression",
-    "turnover_of",
-    "unit_profile",
-]
+    "DEFAULT_LABEL", "PLAUSIBLE_TURNOVER", "PROFILES", "DayDatasetH", "LabelSpan", "bounds", "check_segments",
+    "check_turnover", "handler_frames", "known_label", "label_expression", "label_prices", "label_span",
+    "listed_days", "load_liquidity", "locked_up", "panel_of", "segment_rows", "trailing_volatility",
+    "turnover_expression", "turnover_of", "unit_profile",
+]  # fmt: skip
 
 logger = get_module_logger("qlib_ext.data")
 
@@ -331,7 +313,11 @@ def handler_frames(handler: Any) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def bounds(segment: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
-    """Start and end of a segment (pair or slice); open ends are the ends of time."""
+    """Start and end of a segment (pair or slice); open ends are the ends of time.
+
+    Raises: ValueError where it is no pair, or ends before it starts.
+
+    """
     pair = (segment.start, segment.stop) if isinstance(segment, slice) else tuple(segment)
     if len(pair) != 2:
         raise ValueError(f"segment {segment!r}; wanted [start, end]")
@@ -382,7 +368,12 @@ def segment_rows(panel: DayPanel, segments: dict[str, Any], name: str, reach: in
 
 
 def panel_of(dataset: Any) -> tuple[DayPanel, int, Any]:
-    """Return (panel, step_len, rows(segment)) of a DayDatasetH, TSDatasetH or plain DatasetH."""
+    """Return (panel, step_len, rows(segment)) of a DayDatasetH, TSDatasetH or plain DatasetH.
+
+    Raises: ValueError for anything else, segments that overlap, a handler without data or label (see
+        `handler_frames`), or a label that is no forward return (see `label_prices`).
+
+    """
     if isinstance(dataset, DayDatasetH):
         return dataset.panel, dataset.step_len, dataset.rows
     if not isinstance(dataset, DatasetH):

@@ -195,7 +195,11 @@ def split_days(begin: int, end: int, *, stocks: float, window: int) -> dict[str,
 
 
 def workflow_text(found: Survey, model: str) -> str:
-    """Write the workflow of a survey as YAML for qrun."""
+    """Write the workflow of a survey as YAML for qrun.
+
+    Raises: ValueError for an unknown model.
+
+    """
     if model not in MODELS:
         raise ValueError(f"model {model!r}; there are {', '.join(MODELS)}")
     traded = found.benchmark or "[" + ", ".join(found.stand_in) + "]  # no index: the mean of these stocks"

@@ -119,6 +119,10 @@ def price_limit(
     Returns:
         float64 (D, N): 0.10, 0.20, 0.30; inf where there is no limit; NaN on days before the board existed.
 
+    Raises:
+        ValueError: another side, a code that is no A share (see `board_of`), `st` or `listed_days` that are not
+            (D, N), or, with `listed_days`, dates out of order.
+
     Source: marina-rules `price_limit_pct`.
     """
     if side not in ("up", "down"):
@@ -180,6 +184,10 @@ def fee_rates(dates: Any, *, commission: float = 0.0003) -> pd.DataFrame:
     Returns:
         DataFrame (D rows, index `dates`): `buy` = commission + transfer fee (0.002%; 0.001% from 2022-04-29)
         and `sell` = the same + stamp duty, paid by sellers only (0.1%, 0.05% from 2023-08-28).
+
+    Raises:
+        ValueError: dates before the first known fees, or a commission below 0 or above the legal cap.
+
     """
     days = pd.DatetimeIndex(dates)
     transfer = _by_date("transfer_fee_each_side", days, "stock", None, "up")
@@ -198,7 +206,11 @@ def fee_rates(dates: Any, *, commission: float = 0.0003) -> pd.DataFrame:
 
 
 def commission_minimum(dates: Any) -> float:
-    """Smallest commission of an order on the dates, yuan (5); marina-rules knows it from 2002-05-01 on."""
+    """Smallest commission of an order on the dates, yuan (5); marina-rules knows it from 2002-05-01 on.
+
+    Raises: ValueError for earlier dates.
+
+    """
     days = pd.DatetimeIndex(dates)
     minimum = _by_date("commission_min_per_order_cny", days, "stock", None, "up")
     if np.isnan(minimum).any():
