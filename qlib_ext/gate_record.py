@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -90,13 +91,14 @@ def regimes(weights: pd.DataFrame, market: pd.DataFrame) -> pd.DataFrame:
 
 
 class GateRecord(ACRecordTemp):
-    """Write what the gate selects on the test days.
+    """Write what the gate selects on the days of some segments, the test days by default.
 
     Artifacts in `gate/`: `weights.pkl` (day x feature, mean 1 a day), `market.pkl` (day x market feature, as the
     dataset has them, not scaled) and `regimes.pkl` (see `regimes`).
 
     Args:
         recorder, model, dataset: filled in by qlib; a MASTERModel with its gate on, or an ensemble of such.
+        segments: names of the dataset's segments whose days are recorded and described together, such as [valid, test].
         skip_existing: leave artifacts of an earlier run as they are.
 
     """
@@ -105,29 +107,46 @@ class GateRecord(ACRecordTemp):
     depend_cls = SignalRecord
 
     def __init__(
-        self, recorder: Any, model: Any = None, dataset: Any = None, *, skip_existing: bool = False, **unknown: Any
+        self,
+        recorder: Any,
+        model: Any = None,
+        dataset: Any = None,
+        *,
+        segments: Sequence[str] = ("test",),
+        skip_existing: bool = False,
+        **unknown: Any,
     ) -> None:
-        refuse_unknown(type(self), unknown, ("skip_existing",))
+        refuse_unknown(type(self), unknown, ("segments", "skip_existing"))
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if not isinstance(dataset, DayDatasetH) or not dataset.market_names:
             raise ValueError("GateRecord needs a DayDatasetH with a market_state or macro_state")
         self.model, self.dataset = model, dataset
+        self.segments = (segments,) if isinstance(segments, str) else tuple(segments)
+        if (
+            not self.segments
+            or len(set(self.segments)) < len(self.segments)
+            or set(self.segments) - set(dataset.segments)
+        ):
+            known = ", ".join(dataset.segments)
+            raise ValueError(f"GateRecord: segments={segments!r}; wanted one or more of {known}")
 
     def list(self) -> list[str]:
         """Name the artifacts."""
         return ["weights.pkl", "market.pkl", "regimes.pkl"]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
-        weights = gate_weights(self.model, self.dataset)
+        parts = [gate_weights(self.model, self.dataset, name) for name in self.segments]
+        weights = pd.concat(parts).sort_index()
         states = self.dataset.panel.market
         if states is None:
             raise ValueError("the dataset's panel has no market features")
-        values = states[torch.as_tensor(self.dataset.rows("test"))].cpu().numpy()
+        rows = np.sort(np.concatenate([self.dataset.rows(name) for name in self.segments]))
+        values = states[torch.as_tensor(rows)].cpu().numpy()
         market = pd.DataFrame(values, weights.index, self.dataset.market_names)
         table = regimes(weights, market)
         text = table.head(SHOWN).to_string(float_format=lambda v: f"{v:.3f}")
         logger.info(
-            f"the gate on {len(weights)} test days: weights from {weights.to_numpy().min():.2f} to "
-            f"{weights.to_numpy().max():.2f} (1: no gate); what moves most:\n{text}"
+            f"the gate on {len(weights)} {' and '.join(self.segments)} days: weights from "
+            f"{weights.to_numpy().min():.2f} to {weights.to_numpy().max():.2f} (1: no gate); what moves most:\n{text}"
         )
         return {"weights.pkl": weights, "market.pkl": market, "regimes.pkl": table}

@@ -374,6 +374,15 @@ def test_the_record_writes_weights_state_and_regimes(fitted, dataset, handler):
     assert sorted(made) == sorted(record.list())
     pd.testing.assert_frame_equal(made["weights.pkl"], gate_weights(fitted, dataset))
     assert list(made["market.pkl"]) == dataset.market_names and len(made["regimes.pkl"]) == len(FEATURES)
+    both = GateRecord(recorder, fitted, dataset, segments=["test", "valid"])._generate()
+    assert len(both["weights.pkl"]) == len(both["market.pkl"]) == len(dataset.rows("valid")) + len(dataset.rows("test"))
+    days, rows = both["weights.pkl"].index, np.concatenate([dataset.rows("valid"), dataset.rows("test")])
+    assert (days == pd.DatetimeIndex(dataset.panel.days[rows])).all() and (both["market.pkl"].index == days).all()
+    np.testing.assert_array_equal(both["market.pkl"], dataset.panel.market[torch.as_tensor(rows)])
+    pd.testing.assert_frame_equal(both["weights.pkl"].loc[made["weights.pkl"].index], made["weights.pkl"])
+    for wrong in ("vald", ["test", "test"], []):
+        with pytest.raises(ValueError, match=r"segments=.*; wanted one or more of train, valid, test"):
+            GateRecord(recorder, fitted, dataset, segments=wrong)
     with pytest.raises(ValueError, match="GateRecord needs a DayDatasetH with a market_state"):
         GateRecord(recorder, fitted, DayDatasetH(handler, SEGMENTS))
 
