@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from qlib.data import D
 from qlib.data.data import FeatureD
 from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandlerLP
+from report_page import tables
 
 from qlib_ext.data import (
     PROFILES,
@@ -609,6 +611,41 @@ def test_the_mlp_workflow_runs(market, tmp_path):
     assert table.loc[["market", "SH000300"], "mean_ic"].isna().all()
     backtest = pd.read_pickle(shown / "portfolio_analysis" / "report_normal_1day.pkl")
     assert backtest.index[-1] == pd.Timestamp("2020-12-30")
+    page = tables((shown / "report.html").read_text(encoding="utf-8"))
+    for name, path in {
+        "headline": "liquidity_analysis/headline.pkl",
+        "capacity": "liquidity_analysis/capacity.pkl",
+        "capacity_topn": "liquidity_analysis/capacity_topn.pkl",
+        "waterfall": "portfolio_analysis/waterfall.pkl",
+    }.items():
+        same_as_artifact(page[name], pd.read_pickle(shown / path))
+    performance = pd.read_pickle(shown / "portfolio_analysis" / "execution.pkl")["performance"]
+    same_as_artifact(page["execution-performance"], performance)
+
+
+def same_as_artifact(shown, table):
+    """Every number that the page shows is the artifact's, and none of its rows is left out."""
+    assert [str(row) for row in table.index] == list(shown)
+    numbers = 0
+    for row, values in zip(table.index, shown.values(), strict=True):
+        for column, value in values.items():
+            if value is not None and column in table.columns:
+                np.testing.assert_allclose(value, float(table.loc[row, column]), rtol=1e-9)
+                numbers += 1
+    assert numbers >= len(table)
+
+
+def test_the_main_job_runs(market, tmp_path):
+    """master_liq.yaml as it is shipped, but one short epoch."""
+    text = (ROOT / "workflows" / "master_liq.yaml").read_text(encoding="utf-8")
+    short = re.sub(r"d_model: \d+", "d_model: 16", re.sub(r"epochs: \d+", "epochs: 1", text))
+    assert short.count("epochs: 1\n") == 1 and short.count("d_model: 16\n") == 1
+    workflow = tmp_path / "master_liq.yaml"
+    workflow.write_text(short, encoding="utf-8")
+    shown = run_workflow(workflow, market, tmp_path)
+    score = pd.read_pickle(shown / "pred.pkl")["score"]
+    assert (score.groupby("datetime").std() > 0).all()
+    assert "headline" in tables((shown / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
