@@ -11,7 +11,8 @@ from qlib_ext import _report_figures as figures
 from qlib_ext._report_html import Chart, Section, embedded, label, words
 from qlib_ext._report_sections import MONEY, Artifacts, Context
 
-TOP_HOLDINGS = 30  # of a day
+TOP_HOLDINGS = 30  # of a day, shown before a stock is searched
+MOST_PACKED = 150_000  # holdings in the page (about 18 bytes each); beyond it only the largest of each day
 
 
 def holdings(artifacts: Artifacts, context: Context) -> Section | None:
@@ -26,8 +27,9 @@ def holdings(artifacts: Artifacts, context: Context) -> Section | None:
             (words("stocks (number)"), words("cash (% of capital)")),
         )  # fmt: skip
         parts.append(Chart("names", figure, words("Stocks held and cash left over by the caps, each day.")))
-    parts.append(_search())
-    parts.append(embedded("json-holdings", packed_holdings(positions, artifacts.get("label.pkl"), context)))
+    packed = packed_holdings(positions, artifacts.get("label.pkl"), context)
+    parts.append(_search(packed["depth"]))
+    parts.append(embedded("json-holdings", packed))
     amount = words("the capital is not known") if context.capital is None else words(
         "{million:,.0f} million yuan each day, placed in full under the caps, what cannot be bought stays cash",
         million=context.capital / 1e6,
@@ -36,15 +38,27 @@ def holdings(artifacts: Artifacts, context: Context) -> Section | None:
     return Section("holdings", words("Where the money went"), context.scope(days, amount), tuple(parts))
 
 
-def _search() -> str:
-    """Lay out controls and empty tables, which the page's script fills."""
+def _search(depth: int | None) -> str:
+    """Lay out controls and empty tables, which the page's script fills; `depth` as of `packed_holdings`."""
     day, stock = words("day of the signal"), words("Search a stock by its code")
-    head = "".join(f"<th>{t.html()}</th>" for t in (words("yuan"), words("share of capital")))
+    head = "".join(
+        f"<th>{t.html()}</th>" for t in (words("yuan"), words("share of capital"), words("share of its liquidity"))
+    )
     every = "".join(
         f"<th>{t.html()}</th>"
-        for t in (words("days held"), words("mean yuan"), words("largest share of capital"), words("gain (yuan)"))
+        for t in (
+            *(words("days held"), words("mean yuan"), words("largest share of capital")),
+            *(words("largest share of its liquidity"), words("gain (yuan)")),
+        )
     )
     top = words("The {n} largest holdings of the day", n=TOP_HOLDINGS)
+    absent = words("Not held on this day.")
+    if depth is not None:
+        absent = words("Not among the {n} largest holdings of this day, which are those in the page.", n=depth)
+    share = words(
+        "Share of its liquidity: yuan / trailing mean turnover of the stock, known on the day of the signal. Search a "
+        "stock to see it whatever its rank."
+    )
     all_of = words(
         "Every stock ever held (the first 200 found). Gain: yuan times label summed over its days, before costs; "
         "labels of several days overlap, and the gain is divided by their number."
@@ -58,7 +72,8 @@ def _search() -> str:
         "</label></div>"
         f'<div class="pair"><div><h3>{top.html()} <span id="shown-day"></span></h3>'
         '<div class="scroll short"><table id="top">'
-        f"<thead><tr><th></th>{head}</tr></thead><tbody></tbody></table></div></div>"
+        f'<thead><tr><th></th>{head}</tr></thead><tbody></tbody></table></div><p id="absent" hidden>{absent.html()}</p>'
+        f'<p class="scope">{share.html()}</p></div>'
         f'<div><h3>{words("Stocks").html()}</h3><div class="scroll short"><table id="stocks"><thead>'
         f"<tr><th></th>{every}</tr>"
         f'</thead><tbody></tbody></table></div><p class="scope">{all_of.html()}</p></div></div>'
@@ -66,11 +81,13 @@ def _search() -> str:
 
 
 def packed_holdings(positions: pd.DataFrame, labels: pd.DataFrame | None, context: Context) -> dict[str, Any]:
-    """Pack the holdings into what a page can carry: the largest of each day, and sums by stock.
+    """Pack the holdings into what a page can carry: those of each day, the largest first, and sums by stock.
 
     Returns:
-        days: ISO; codes; top: for each day [place in codes, yuan, ...] of its `TOP_HOLDINGS` largest; stocks: rows
-        [place in codes, days, mean yuan, largest share of the capital, gain in yuan or null].
+        days: ISO; codes; depth: None where all holdings are packed, else how many of each day; top: for each day
+        [place in codes, yuan, hundredths of a per cent of the stock's liquidity (-1: not known), ...]; stocks: rows
+        [place in codes, days, mean yuan, largest share of the capital, largest share of the liquidity or null, gain in
+        yuan or null].
 
     """
     yuan = positions["yuan"]
@@ -82,26 +99,36 @@ def packed_holdings(positions: pd.DataFrame, labels: pd.DataFrame | None, contex
     if labels is not None and context.horizon is not None:
         gain = yuan.to_numpy() * labels.iloc[:, 0].reindex(positions.index).fillna(0.0).to_numpy() / context.horizon
     long["gain"] = np.nan if gain is None else gain
-    largest = (
-        long.sort_values(["day", "yuan"], ascending=[True, False], kind="stable")
-        .groupby("day", sort=True)
-        .head(TOP_HOLDINGS)
-    )
-    top = [
-        [int(n) for pair in zip(rows["place"], rows["yuan"].round(), strict=True) for n in pair]
-        for _, rows in largest.groupby("day", sort=True)
-    ]
+    long["used"] = yuan.to_numpy() / positions["liquidity"].to_numpy() if "liquidity" in positions else np.nan
+    depth = None if len(long) <= MOST_PACKED else max(MOST_PACKED // long["day"].nunique(), TOP_HOLDINGS)
+    largest = long.sort_values(["day", "yuan"], ascending=[True, False], kind="stable")
+    largest = largest if depth is None else largest.groupby("day", sort=True).head(depth)
+    whole = pd.DataFrame(
+        {
+            "place": largest["place"],
+            "yuan": largest["yuan"].round(),
+            "used": (1e4 * largest["used"].where(np.isfinite(largest["used"]))).round().fillna(-1),
+        }
+    ).astype(np.int64)
+    top = [rows.to_numpy().ravel().tolist() for _, rows in whole.groupby(largest["day"], sort=True)]
     by_stock = long.groupby("place")
-    sums = by_stock.agg(days=("yuan", "size"), yuan=("yuan", "mean"), share=("share", "max"), gain=("gain", "sum"))
+    sums = by_stock.agg(
+        days=("yuan", "size"), yuan=("yuan", "mean"), share=("share", "max"), used=("used", "max"), gain=("gain", "sum")
+    )
     stocks = [
-        [int(i), int(n), round(float(y)), round(float(s), 6), None if gain is None else round(float(g))]
-        for i, n, y, s, g in sums.sort_values("yuan", ascending=False).itertuples()
+        [
+            *(int(i), int(n), round(float(y)), round(float(s), 6)),
+            round(float(u), 6) if np.isfinite(u) else None,
+            None if gain is None else round(float(g)),
+        ]
+        for i, n, y, s, u, g in sums.sort_values("yuan", ascending=False).itertuples()
     ]
     iso = [str(day)[:10] for day in sorted(long["day"].unique())]
     return {
         "days": iso,
         "codes": [str(name) for name in names],
         "capital": context.capital,
+        "depth": depth,
         "top": top,
         "stocks": stocks,
     }

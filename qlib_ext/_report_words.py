@@ -168,6 +168,10 @@ ZH = {
     "day": "日期", "Stocks held and cash left over by the caps, each day.": "每日持股数与因上限而剩余的现金。",
     "{million:,.0f} million yuan each day, placed in full under the caps, what cannot be bought stays cash":
         "每日 {million:,.0f} 百万元，在上限内足额配置，买不到的部分为现金",
+    "share of its liquidity": "占该股流动性比例", "largest share of its liquidity": "占该股流动性的最大比例", "Not held on this day.": "当日未持有。",
+    "Not among the {n} largest holdings of this day, which are those in the page.": "不在当日前 {n} 大持仓之列（页面仅含这些持仓）。",
+    "Share of its liquidity: yuan / trailing mean turnover of the stock, known on the day of the signal. Search a stock to see it whatever its rank.":
+        "占该股流动性比例：持有金额 / 该股此前平均成交额（信号日已知）。按代码查找可显示任意名次的持仓。",
     "Search a stock by its code": "按代码查找股票", "yuan": "元", "share of capital": "占资金比例", "days held": "持有天数",
     "mean yuan": "平均持有（元）", "largest share of capital": "最大占比", "gain (yuan)": "收益（元）", "Stocks": "股票",
     "The {n} largest holdings of the day": "当日前 {n} 大持仓", "cash": "现金", "stocks held": "持股数",

@@ -122,7 +122,7 @@ class Judgement:
         daily: metrics of each day asked for, see `evaluate.daily_metrics`, and volatility_exposure.
         returns: daily returns by name, over the days with a known outcome.
         table: `headline_table` of the returns.
-        positions: by (datetime, instrument): yuan, weight of the capital (capped, buyable).
+        positions: by (datetime, instrument): yuan, weight of the capital, liquidity in yuan (capped, buyable).
         days: those with a known outcome.
         horizon: days of the label.
 
@@ -186,7 +186,7 @@ def judge(
         daily=daily,
         returns=series,
         table=headline_table(series, ic=daily["ic"].to_numpy()[known], unscored=unscored),
-        positions=_long(positions["capped"], days, panel.stocks, money.capital),
+        positions=_long(positions["capped"], liquidity, days, panel.stocks, money.capital),
         days=days[known],
         horizon=span.horizon,
     )
@@ -318,8 +318,11 @@ def part(grid: torch.Tensor | None, rows: Rows) -> Grid:
     return np.asarray(grid[torch.as_tensor(rows)].numpy(), dtype=np.float64)
 
 
-def _long(yuan: Grid, days: pd.DatetimeIndex, stocks: npt.NDArray[np.object_], capital: float) -> pd.DataFrame:
-    """List the holdings: yuan and weight by (datetime, instrument)."""
+def _long(
+    yuan: Grid, liquidity: Grid, days: pd.DatetimeIndex, stocks: npt.NDArray[np.object_], capital: float
+) -> pd.DataFrame:
+    """List the holdings: yuan, weight and liquidity by (datetime, instrument)."""
     day, stock = np.nonzero(yuan)
     index = pd.MultiIndex.from_arrays([days[day], stocks[stock]], names=["datetime", "instrument"])
-    return pd.DataFrame({"yuan": yuan[day, stock], "weight": yuan[day, stock] / capital}, index=index)
+    held = yuan[day, stock]
+    return pd.DataFrame({"yuan": held, "weight": held / capital, "liquidity": liquidity[day, stock]}, index=index)

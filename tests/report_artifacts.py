@@ -53,7 +53,7 @@ def make_artifacts(seed=0, sign=1.0):
         f"{MONEY}headline.pkl": evaluate.headline_table(returns, ic=daily["ic"], unscored=("market", "SH000300")),
         f"{MONEY}definitions.pkl": evaluate.DEFINITIONS | diagnostics.DEFINITIONS | judge.FACTOR_DEFINITIONS,
         f"{MONEY}diagnostics.pkl": quality.set_axis(["ic", "rank_ic"]),
-        f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100),
+        f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100, liquidity=1000.0),
         f"{MONEY}quantiles.pkl": pd.DataFrame(rng.normal(0, 0.01, (45, 10)), DAYS, pd.RangeIndex(1, 11)),
         f"{MONEY}exposures.pkl": pd.DataFrame(rng.uniform(-1, 1, (45, 2)), DAYS, ["volatility", "liquidity"]),
         f"{MONEY}selection.pkl": "nothing",
@@ -121,3 +121,34 @@ def make_regimes():
     moved = ["vix_level", "us10y_level", "vix_level", "cpi_level"]
     numbers = {"correlation": [0.9, -0.8, 0.7, -0.6], "low": [0.4, 1.3, 1.2, 1.1], "high": [1.6, 0.7, 0.8, 0.9]}
     return pd.DataFrame({"mean": 1.0, "standard_deviation": 0.1, "moved_by": moved, **numbers}, index=list("dbca"))
+
+
+def make_large_artifacts(held=200):
+    """Three years of the whole market: every frame by day or by fill as long as it would be then."""
+    made, rng = make_full_artifacts(), np.random.default_rng(0)
+    days, codes = pd.bdate_range("2020-01-02", periods=730), np.array([f"SH{600000 + i}" for i in range(5000)])
+    chosen = np.concatenate([rng.choice(5000, held, replace=False) for _ in days])
+    index = pd.MultiIndex.from_arrays([np.repeat(days, held), codes[chosen]], names=["datetime", "instrument"])
+    yuan = rng.uniform(1e5, 1e7, len(index))
+    positions = pd.DataFrame({"yuan": yuan, "weight": yuan / 150e6, "liquidity": 20 * yuan}, index)
+
+    def by_day(path, names=None):
+        names = made[path].columns if names is None else names
+        return pd.DataFrame(rng.uniform(0.0, 0.01, (len(days), len(names))), days, names)
+
+    def rows(path, count):
+        few = made[path]
+        return few.iloc[rng.integers(0, len(few), count)].assign(day=np.repeat(days, count // len(days)))
+
+    fills, blocked = (rows(f"{TRADES}{name}.pkl", 730 * 240) for name in ("fills", "blocked"))
+    daily = {f"{MONEY}{name}.pkl": by_day(f"{MONEY}{name}.pkl") for name in ("daily", "quantiles", "exposures")}
+    account = f"{TRADES}report_normal_1day.pkl"
+    return made | daily | {
+        f"{MONEY}positions.pkl": positions,
+        "label.pkl": pd.DataFrame({"LABEL0": rng.normal(0, 0.01, len(index))}, index),
+        "gate/weights.pkl": by_day("gate/weights.pkl", [f"feature_{i}" for i in range(158)]),
+        "gate/regimes.pkl": None,
+        account: by_day(account),
+        f"{TRADES}fills.pkl": fills.assign(used=rng.uniform(0, 0.05, len(fills))),
+        f"{TRADES}blocked.pkl": blocked,
+    }  # fmt: skip

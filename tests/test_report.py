@@ -18,10 +18,22 @@ import pytest
 pytest.importorskip("plotly")
 
 from qlib.utils.exceptions import LoadObjectError
-from report_artifacts import CONTEXT, MONEY, TRADES, make_artifacts
+from report_artifacts import CONTEXT, DAYS, MONEY, TRADES, make_artifacts, make_large_artifacts
 from report_page import cards, chart, embedded, tables, visible_text
 
-from qlib_ext import _report_words, capacity, compare, diagnostics, evaluate, execution, judge, report, report_record
+from qlib_ext import (
+    _report_holdings,
+    _report_words,
+    capacity,
+    compare,
+    diagnostics,
+    evaluate,
+    execution,
+    judge,
+    report,
+    report_record,
+)
+from qlib_ext._report_compare import compare_html
 from qlib_ext._report_html import cell, kind_of, words
 from qlib_ext._report_html import embedded as embed
 from qlib_ext._report_sections import Context
@@ -141,11 +153,12 @@ def test_holdings_by_hand():
         [(days[0], "A"), (days[0], "B"), (days[1], "B")], names=["datetime", "instrument"]
     )
     positions = pd.DataFrame({"yuan": [30.0, 60.0, 20.0], "weight": [0.3, 0.6, 0.2]}, index)
+    positions["liquidity"] = [600.0, 1500.0, np.nan]  # 30 / 600 = 5%, 60 / 1500 = 4%
     label = pd.DataFrame({"LABEL0": [0.1, 0.1, -0.05]}, index)
     found = packed_holdings(positions, label, dataclasses.replace(CONTEXT, horizon=1))
     assert found["days"] == ["2022-01-04", "2022-01-05"] and found["codes"] == ["A", "B"]
-    assert found["top"] == [[1, 60, 0, 30], [1, 20]]
-    assert found["stocks"] == [[1, 2, 40, 0.6, 5], [0, 1, 30, 0.3, 3]]
+    assert found["top"] == [[1, 60, 400, 0, 30, 500], [1, 20, -1]] and found["depth"] is None
+    assert found["stocks"] == [[1, 2, 40, 0.6, 0.04, 5], [0, 1, 30, 0.3, 0.05, 3]]
     twice = packed_holdings(positions, label, dataclasses.replace(CONTEXT, horizon=2))
     assert [row[-1] for row in twice["stocks"]] == [2, 2]  # 2.5 and 1.5, rounded to the even
     for labels, context in ((None, CONTEXT), (label, dataclasses.replace(CONTEXT, horizon=None))):
@@ -265,18 +278,27 @@ def test_text_of_a_run_cannot_end_the_page(artifacts):
     assert "</script" not in embed("x", {"a": title}).removesuffix("</script>")
 
 
-def test_three_years_of_the_whole_market_stay_small(artifacts):
-    days, held = pd.bdate_range("2020-01-02", periods=730), 120
-    rng = np.random.default_rng(0)
-    codes = np.array([f"SH{600000 + i}" for i in range(5000)])
-    chosen = np.concatenate([rng.choice(5000, held, replace=False) for _ in days])
-    index = pd.MultiIndex.from_arrays([np.repeat(days, held), codes[chosen]], names=["datetime", "instrument"])
-    positions = pd.DataFrame({"yuan": rng.uniform(1e5, 1e7, len(index)), "weight": 0.01}, index)
-    daily = artifacts[f"{MONEY}daily.pkl"]
-    long = pd.DataFrame(rng.normal(0, 0.01, (730, daily.shape[1])), days, daily.columns)
-    html = report_html(artifacts | {f"{MONEY}daily.pkl": long, f"{MONEY}positions.pkl": positions}, CONTEXT)
-    assert len(html.encode()) < 10e6
-    assert len(embedded(html, "json-holdings")["top"][0]) == 60  # 30 pairs
+@pytest.fixture(scope="module")
+def large():
+    return report_html(make_large_artifacts(), CONTEXT)
+
+
+def test_three_years_of_the_whole_market_stay_small(large):
+    assert len(large.encode()) < 10e6
+    held = embedded(large, "json-holdings")
+    assert len(held["top"]) == 730 and {len(day) for day in held["top"]} == {3 * 200}  # all holdings of a day
+    assert held["depth"] is None and len(chart(large, "returns")["capital in full, buyable, gross"][1]) == 730
+
+
+def test_holdings_beyond_what_a_page_carries_are_the_largest_and_said_so(artifacts, monkeypatch):
+    positions = artifacts[f"{MONEY}positions.pkl"]
+    monkeypatch.setattr(_report_holdings, "MOST_PACKED", len(positions) - 1)
+    monkeypatch.setattr(_report_holdings, "TOP_HOLDINGS", 1)
+    held = packed_holdings(positions, None, CONTEXT)
+    assert held["depth"] == 1 and {len(day) for day in held["top"]} == {3}
+    day = positions["yuan"].iloc[:2]
+    assert held["codes"][held["top"][0][0]] == day.idxmax()[1]
+    assert "Not among the 1 largest holdings of this day" in report_html(artifacts, CONTEXT)
 
 
 # --- the record
@@ -424,6 +446,10 @@ def browser():
 @pytest.fixture
 def opened(browser, html, tmp_path):
     """A page open in the browser, and what its console said; the network is off."""
+    yield from open_page(browser, html, tmp_path)
+
+
+def open_page(browser, html, tmp_path):
     file = tmp_path / "report.html"
     file.write_text(html, encoding="utf-8")
     context = browser.new_context(offline=True, viewport={"width": 1200, "height": 800}, color_scheme="light")
@@ -492,3 +518,54 @@ def test_print_draws_everything_light(opened):
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")  # as before the print
     assert page.evaluate("document.querySelectorAll('.chart:not([data-drawn])').length") == 0
     assert said == []
+
+
+@pytest.fixture
+def opened_large(browser, large, tmp_path):
+    yield from open_page(browser, large, tmp_path)
+
+
+@pytest.mark.browser
+def test_three_years_of_the_whole_market_can_be_used_soon(opened_large):
+    """From the start of the navigation to the first chart drawn, and to a click that has had its effect."""
+    page, said = opened_large
+    page.click('nav a[href="#returns"]')
+    page.wait_for_function("performance.getEntriesByName('qlib_ext.charts').length > 0")
+    mark = "performance.getEntriesByName('qlib_ext.{}')[0].startTime"
+    ready, drawn = (page.evaluate(mark.format(name)) / 1000 for name in ("ready", "charts"))
+    clicked = page.evaluate(
+        "() => { const start = performance.now(); document.getElementById('language').click();"
+        " const text = document.querySelector('nav a').innerText; return [performance.now() - start, text]; }"
+    )
+    sys.stdout.write(
+        f"usable after {ready:.2f} s, first chart after {drawn:.2f} s, a click takes {clicked[0]:.0f} ms\n"
+    )
+    assert ready <= drawn < 6.0  # a busy machine; alone it is below 2
+    assert clicked[0] < 1000 and re.search("[一-龥]", clicked[1])
+    assert page.evaluate("document.querySelectorAll('.chart:not([data-drawn])').length") > 5  # far charts wait
+    page.fill("#stock", "SH600001")
+    page.fill("#day", "2021-06-01")
+    rows = page.locator("#top tbody tr").count()
+    assert page.locator("#absent").is_visible() == (rows == 0)
+    assert said == []
+
+
+@pytest.mark.browser
+def test_a_comparison_of_three_runs_in_a_browser(browser, tmp_path):
+    rng = np.random.default_rng(0)
+    columns = ["ic", "rank_ic", *compare.SERIES]
+    frames = {name: pd.DataFrame(rng.normal(0.001, 0.01, (len(DAYS), 6)), DAYS, columns) for name in ("a", "b", "c")}
+    found = compare.compare(frames | {"a": [frames["a"], frames["b"]]}, draws=100)
+    for page, said in open_page(browser, compare_html(found, CONTEXT), tmp_path):
+        show(page, "curves")
+        lines = page.evaluate(
+            "document.getElementById('chart-curves').data.map((t) => t.line.color + t.line.dash + (t.yaxis || 'y'))"
+        )
+        assert len(lines) == len(set(lines)) == 24  # 3 runs, 4 series, curve and drawdown
+        show(page, "rank-ic")
+        page.click("#language")  # in the header: the chart is redrawn when it comes near again
+        show(page, "rank-ic")
+        page.wait_for_function("document.querySelector('#chart-rank-ic .ytitle').textContent.includes('均值')")
+        page.set_viewport_size({"width": 390, "height": 800})  # charts follow a moment later
+        page.wait_for_function("document.documentElement.scrollWidth <= 390")
+        assert said == []

@@ -98,11 +98,11 @@
     waiting.sort((one, other) => Number(inWindow(other)) - Number(inWindow(one)));
     const chart = waiting.shift();
     if (!chart) { return; }
+    setTimeout(next, 0);
     const drawn = draw(chart);
-    if (drawn && !performance.getEntriesByName("qlib_ext.charts").length) {
+    if (!performance.getEntriesByName("qlib_ext.charts").length) {
       drawn.then(() => performance.mark("qlib_ext.charts"));
     }
-    setTimeout(next, 0);
   }
   const watcher = new IntersectionObserver((entries) => {
     const near = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
@@ -151,6 +151,7 @@
   const held = read("json-holdings");
   const share = (value) => (100 * value).toFixed(2) + "%";
   const yuan = (value) => (value === null ? "–" : Math.round(value).toLocaleString("en-US").replace("-", "−"));
+  const shownHoldings = 30;
   let shown = 0;
 
   function line(cells) {
@@ -168,13 +169,16 @@
     shown = Math.min(Math.max(place, 0), held.days.length - 1);
     const flat = held.top[shown], wanted = $("stock").value.trim().toUpperCase();
     const rows = [];
-    for (let i = 0; i < flat.length; i += 2) {
+    const most = wanted ? flat.length : 3 * shownHoldings;
+    for (let i = 0; i < Math.min(flat.length, most); i += 3) {
       const code = held.codes[flat[i]];
       if (!wanted || code.includes(wanted)) {
-        rows.push(line([code, yuan(flat[i + 1]), held.capital ? share(flat[i + 1] / held.capital) : "–"]));
+        const used = flat[i + 2] < 0 ? "–" : share(flat[i + 2] / 10000);
+        rows.push(line([code, yuan(flat[i + 1]), held.capital ? share(flat[i + 1] / held.capital) : "–", used]));
       }
     }
     document.querySelector("#top tbody").replaceChildren(...rows);
+    $("absent").hidden = rows.length > 0;
     $("day").value = held.days[shown];
     $("shown-day").textContent = held.days[shown];
   }
@@ -183,11 +187,11 @@
     const wanted = $("stock").value.trim().toUpperCase();
     const found = held.stocks.filter((row) => !wanted || held.codes[row[0]].includes(wanted)).slice(0, 200);
     document.querySelector("#stocks tbody").replaceChildren(...found.map((row) => {
-      const made = line([held.codes[row[0]], String(row[1]), yuan(row[2]), share(row[3]), yuan(row[4])]);
+      const made = line([held.codes[row[0]], String(row[1]), yuan(row[2]), share(row[3]), row[4] === null ? "–" : share(row[4]), yuan(row[5])]);
       made.className = "pick";
       made.firstChild.addEventListener("click", () => {
         $("stock").value = held.codes[row[0]];
-        const there = held.top.findIndex((flat) => flat.some((value, i) => i % 2 === 0 && value === row[0]));
+        const there = held.top.findIndex((flat) => flat.some((value, i) => i % 3 === 0 && value === row[0]));
         showStocks();
         showDay(there < 0 ? shown : there);
       });
