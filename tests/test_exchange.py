@@ -20,7 +20,7 @@ from qlib.data import D
 from qlib_ext import _exchange_bars, _exchange_rules
 from qlib_ext._exchange_bars import Bars
 from qlib_ext._exchange_options import Options
-from qlib_ext._exchange_rules import lay
+from qlib_ext._exchange_rules import lay, whole_shares
 from qlib_ext._market_files import write_fields, write_lists
 from qlib_ext.exchange import AShareExchange, clear_cache
 from qlib_ext.portfolio import impact_cost
@@ -588,3 +588,12 @@ def test_liquidity_is_the_strategys(market):
     exchange = AShareExchange(start_time=days[30], end_time=days[-2])
     frame = load_liquidity(codes, days[0], days[-1]).ffill()
     np.testing.assert_allclose(exchange._ground.liquidity, frame.iloc[29:-2].to_numpy(), rtol=1e-5)
+
+
+def test_whole_shares_by_hand():
+    # 250 adjusted shares are 125 raw ones at a factor of 0.5: one lot; STAR: 200 at least, steps of 1
+    assert whole_shares(250.0, 0.5, 100.0, 100.0) == 200.0
+    assert whole_shares(250.0, 0.5, 200.0, 1.0) == 0.0
+    assert whole_shares(403.0, 0.5, 200.0, 1.0) == 402.0
+    assert whole_shares(199.99999999, 0.5, 100.0, 100.0) == 200.0  # float noise below a lot is none
+    assert whole_shares(199.9, 0.5, 100.0, 100.0) == 0.0
