@@ -318,7 +318,7 @@ def gate(weights: pd.DataFrame, top: int = 30) -> go.Figure:
         )
     )  # fmt: skip
     sketch.figure.update_xaxes(type="date", tickformat="%Y-%m-%d", nticks=7)
-    return sketch.done(hovermode="closest", yaxis={"autorange": "reversed"})
+    return sketch.done(hovermode="closest", yaxis={"autorange": "reversed", "title": {"standoff": 16}})
 
 
 def steps(values: pd.Series, names: Sequence[Text], unit: Text) -> go.Figure:
@@ -329,7 +329,7 @@ def steps(values: pd.Series, names: Sequence[Text], unit: Text) -> go.Figure:
         go.Bar(x=_numbers(values), y=named, orientation="h", marker={"color": BLUE}, showlegend=False)
     )
     sketch.figure.update_xaxes(tickformat=".0%", hoverformat=".2%")
-    return sketch.done(hovermode="closest", yaxis={"autorange": "reversed"})
+    return sketch.done(hovermode="closest", yaxis={"autorange": "reversed", "title": {"standoff": 16}})
 
 
 # --- arithmetic

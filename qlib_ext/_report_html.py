@@ -119,7 +119,8 @@ def cell(value: Any, kind: str) -> str:
     """One cell: the number as a person reads it, and exactly in `data-v`."""
     if kind in ("text", "date"):
         shown = str(value)[:10] if kind == "date" else value
-        return f"<td>{shown.html() if isinstance(shown, Text) else escape(str(shown))}</td>"
+        day = ' class="day"' if kind == "date" else ""
+        return f"<td{day}>{shown.html() if isinstance(shown, Text) else escape(str(shown))}</td>"
     number = float(value)
     sign = ' class="minus"' if number < 0 else ""
     return f'<td data-v="{number!r}"{sign}>{written(number, kind)}</td>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 
@@ -87,7 +88,8 @@ def costs(artifacts: Artifacts, context: Context) -> Section | None:
     if binned is not None:
         meant = _definitions(artifacts, TRADES, "participation", binned)
         rows = [_bin_words(float(low), float(high)) for low, high in zip(binned["low"], binned["high"], strict=True)]
-        listed = columns_of(binned, meant, "participation")
+        edges = {"low": words("above"), "high": words("up to")}
+        listed = [replace(c, title=edges.get(str(c.key), c.title)) for c in columns_of(binned, meant, "participation")]
         parts += (table(binned.rename(index=str), listed, key="participation", rows=rows),)
     extra = words("{n} fills, {million:,.1f} million yuan traded", n=len(fills), million=traded / 1e6)
     return Section("costs", words("Costs and participation"), context.scope(fills["day"], extra), parts)

@@ -5,7 +5,7 @@
 KINDS = {  # how a column is written: the first kind with its name, or with the part at an edge of it
     "count": (
         *("days", "names", "names_held", "unreached_names", "count", "cuts", "trades", "stocks", "fold", "seed"),
-        *("n_train", "n_valid", "n_test", "best_epoch"),
+        *("n_train", "n_valid", "n_test", "best_epoch", "shares"),
     ),
     "ratio": ("sharpe", "sharpe_arithmetic", "t", "volatility_exposure"),
     "bp": ("bp",),
@@ -194,7 +194,7 @@ ZH = {
     "What the fills of each month cost, by part.": "每月成交的费用构成。",
     "Yuan of each fill / trailing mean turnover of the stock, known the day before.":
         "每笔成交金额 / 该股此前平均成交额（前一日已知）。",
-    "{low:.1%} to {high:.1%}": "{low:.1%} 至 {high:.1%}", "above {low:.1%}": "高于 {low:.1%}",
+    "{low:.1%} to {high:.1%}": "{low:.1%} 至 {high:.1%}", "above {low:.1%}": "高于 {low:.1%}", "above": "高于", "up to": "至",
     "{n} fills, {million:,.1f} million yuan traded": "{n} 笔成交，共 {million:,.1f} 百万元",
     # waterfall, capacity
     "From paper to the account": "从纸面到账户", "what is taken into account": "计入的因素", "return a year (%)": "年化收益（%）",

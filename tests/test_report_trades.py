@@ -45,6 +45,7 @@ def test_execution_tables_are_the_artifacts(html):
     gone = made["liquidation"]["gone_5"]
     assert found["execution-liquidation"]["gone_5"] == {"mean": gone.mean(), "min": gone.min(), "max": gone.max()}
     assert found["participation"]["3"]["trades"] == made["participation"]["trades"][3]
+    assert "95%" not in re.search(r'<table data-table="participation">.*?</thead>', html)[0]  # words of other tables
     assert found["costs"]["delisting"]["yuan"] == made["cost_split"]["yuan"]["delisting"]
 
 

@@ -11,7 +11,6 @@ pytest.importorskip("plotly")
 
 from report_artifacts import DAYS, make_full_artifacts
 
-from qlib_ext import execution
 from qlib_ext._report_compare import compare_html
 from qlib_ext._report_html import Chart, plain, said, words
 from qlib_ext._report_sections import Context
@@ -71,15 +70,9 @@ OWN = {
 }  # the test's
 
 
-BACKTEST = [text for known in execution.DEFINITIONS.values() for text in known.values()]  # see test_report.py
-
-
 def latin(text):
     """Words of a text in Latin letters that are not allowed."""
-    text = unescape(text)
-    for known in BACKTEST:
-        text = text.replace(known, " ")
-    return sorted(set(re.findall(r"[A-Za-z][A-Za-z0-9_]*", text)) - ALLOWED - FIELDS - OWN)
+    return sorted(set(re.findall(r"[A-Za-z][A-Za-z0-9_]*", unescape(text))) - ALLOWED - FIELDS - OWN)
 
 
 def chinese(html):
