@@ -7,7 +7,6 @@ yuan; shares and returns as fractions (0.01 = 1%).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qlib_ext._benchmark import known_benchmark
 from qlib_ext.evaluate import DAYS_A_YEAR, headline_table, sleeve_returns
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
 from qlib_ext.portfolio import fill_top_n
@@ -24,7 +24,6 @@ Grid = npt.NDArray[np.float64]
 PARTS = ("commission", "transfer", "stamp_duty", "impact")
 EDGES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.25, 1.0)
 HORIZONS = (1, 2, 5, 10)  # days
-UNKNOWN_BENCHMARK = 0.05  # largest share of days on which the benchmark's return may be missing
 SLACK = 1e-5  # of a bin's edge: a trade at its cap belongs to the bin that ends there
 _LOG_COLUMNS = ("date", "target", "value", "held", "cash", "unreached", "unreached_names", "share_reached", "names")
 
@@ -103,29 +102,6 @@ def performance(report: pd.DataFrame) -> pd.DataFrame:
         bench = known_benchmark(report["bench"].astype(float))
         rows |= {"benchmark": bench, "excess_gross": gross - bench, "excess_net": net - bench}
     return headline_table(rows).drop(columns="mean_ic")
-
-
-def known_benchmark(returns: pd.Series) -> pd.Series:
-    """Take a benchmark's return to be 0 on the days that lack it, and warn of them: number and first day.
-
-    Args:
-        returns: (D,) by day, NaN where not known.
-
-    Raises: ValueError where more than 5% of the days lack it: a difference to it would mean nothing.
-
-    """
-    missing = returns.index[returns.isna()]
-    if not len(missing):
-        return returns
-    name = "the benchmark" if returns.name in (None, "bench") else f"the benchmark {returns.name}"
-    text = f"{name} has no return on {len(missing)} of {len(returns)} days, the first {str(missing[0])[:10]}"
-    if len(missing) > UNKNOWN_BENCHMARK * len(returns):
-        raise ValueError(
-            f"{text}: more than {UNKNOWN_BENCHMARK:.0%}. Complete its prices in the provider, choose days that it has, "
-            "or another benchmark (null: none)"
-        )
-    warnings.warn(f"{text}: taken as 0 there", stacklevel=3)
-    return returns.fillna(0.0)
 
 
 def turnover(fills: pd.DataFrame, value: pd.Series) -> pd.DataFrame:

@@ -17,11 +17,11 @@ import torch
 from qlib.data import D
 
 from qlib_ext import baseline
+from qlib_ext._benchmark import known_benchmark
 from qlib_ext.capacity import CAPITALS, capacity_curve, last_known
 from qlib_ext.data import LabelSpan
 from qlib_ext.diagnostics import newey_west
 from qlib_ext.evaluate import daily_metrics, headline_table, rank_correlation, sleeve_returns
-from qlib_ext.execution import known_benchmark
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
 from qlib_ext.rules import fee_rates
@@ -148,7 +148,7 @@ def judge(
         money: how it is placed.
         span: of the label.
         benchmark: returns by day of an index from entry to entry, named by its code; missing days count as 0, see
-            `execution.known_benchmark`.
+            `known_benchmark`.
 
     Raises: ValueError where the panel lacks a grid, where no day has a known outcome, and where the benchmark lacks
         more than 5% of the days that have one.

@@ -32,11 +32,12 @@ from qlib.utils import get_callable_kwargs, init_instance_by_config
 from qlib.utils.data import update_config
 from ruamel.yaml import YAML, YAMLError
 
+from qlib_ext._folds import fold_days
 from qlib_ext._leak_compare import Finding, judge_features, judge_ic, judge_parts
 from qlib_ext._leak_provider import calendar_of, perturb_provider, shuffle_provider
 from qlib_ext._leak_side import Job, Side, compare_sides, run_side
 from qlib_ext.data import bounds, check_segments, label_span, segment_rows
-from qlib_ext.ensemble import FoldEnsemble, WalkForwardModel, fold_days
+from qlib_ext.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.recorder import check_folder
 

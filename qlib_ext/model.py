@@ -16,19 +16,19 @@ from qlib.model.base import Model
 from torch import nn
 from tqdm import tqdm
 
-from qlib_ext._folds import check_features, first_difference, refuse_fitted
+from qlib_ext._folds import (
+    check_features,
+    curves_frame,
+    first_difference,
+    refuse_fitted,
+    refuse_reweighter,
+    score_series,
+)
+from qlib_ext._members import report, save_folds
 from qlib_ext._options import refuse_unknown
 from qlib_ext.alpha import ALPHA158_NAMES
 from qlib_ext.data import bounds, panel_of
-from qlib_ext.ensemble import (
-    FoldEnsemble,
-    WalkForwardModel,
-    curves_frame,
-    refuse_reweighter,
-    report,
-    save_folds,
-    score_series,
-)
+from qlib_ext.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.losses import DayLoss
 from qlib_ext.market import OFFICIAL_NAMES
 from qlib_ext.nets import MASTER, MLP, Gate, load_official_master

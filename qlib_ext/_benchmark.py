@@ -1,0 +1,32 @@
+"""Returns of a benchmark on the days that it lacks: a few are taken as 0 with a warning, more are an error."""
+
+from __future__ import annotations
+
+import warnings
+
+import pandas as pd
+
+UNKNOWN_BENCHMARK = 0.05  # largest share of days on which the benchmark's return may be missing
+
+
+def known_benchmark(returns: pd.Series) -> pd.Series:
+    """Take a benchmark's return to be 0 on the days that lack it, and warn of them: number and first day.
+
+    Args:
+        returns: (D,) by day, NaN where not known.
+
+    Raises: ValueError where more than 5% of the days lack it: a difference to it would mean nothing.
+
+    """
+    missing = returns.index[returns.isna()]
+    if not len(missing):
+        return returns
+    name = "the benchmark" if returns.name in (None, "bench") else f"the benchmark {returns.name}"
+    text = f"{name} has no return on {len(missing)} of {len(returns)} days, the first {str(missing[0])[:10]}"
+    if len(missing) > UNKNOWN_BENCHMARK * len(returns):
+        raise ValueError(
+            f"{text}: more than {UNKNOWN_BENCHMARK:.0%}. Complete its prices in the provider, choose days that it has, "
+            "or another benchmark (null: none)"
+        )
+    warnings.warn(f"{text}: taken as 0 there", stacklevel=3)
+    return returns.fillna(0.0)
