@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 _WHOLE = 32 * 2**20  # bytes of all groups' matrices that are made at once
-_BLOCK, _LONG = 1024, 512  # queries a block; keys from which it goes by blocks
+_BLOCK, _LONG = 512, 512  # queries a block; keys from which it goes by blocks
 _BLOCKED = (torch.bfloat16,)  # precisions in which it does: float32 matrices cost more than torch's
 
 
