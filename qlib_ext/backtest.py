@@ -33,6 +33,7 @@ from qlib_ext._backtest_tables import (
     make_tables,
     shown,
 )
+from qlib_ext._benchmark import known_benchmark
 from qlib_ext._exchange_options import prices
 from qlib_ext._options import refuse_unknown
 from qlib_ext.data import DayDatasetH, known_label, label_prices
@@ -89,7 +90,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
     Raises:
         ValueError: options beside `exchange` that qlib would ignore, an exchange whose span is shorter than the
-            backtest's, or `waterfall: true` without what it needs.
+            backtest's, a benchmark that lacks more than 5% of the days, or `waterfall: true` without what it needs.
 
     """
 
@@ -160,6 +161,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     def _generate(self, **kwargs: Any) -> Any:
         pred = self.load("pred.pkl")
         self._set_span(pd.DatetimeIndex(pred.index.get_level_values("datetime")))
+        self._check_benchmark()
         strategy, executor, exchange = self._build(pred)
         if (why := self._no_waterfall(strategy, exchange)) and self.waterfall:
             raise ValueError(f"waterfall: true, but {why}: change that, or set waterfall: false")
@@ -220,6 +222,21 @@ class PortAnaRecord(record_temp.PortAnaRecord):
                     f"the exchange's {name} is {mine}, the backtest's {needed}: it would not trade on the "
                     f"{lacks.sum()} days between. Leave it out (it is then the backtest's), or make the span wider"
                 )
+
+    def _check_benchmark(self) -> None:
+        """Look at the benchmark itself: qlib makes 0 of the days that it lacks before its report shows them."""
+        given, calendar = self.backtest_config.get("benchmark", "SH000300"), pd.DatetimeIndex(D.calendar())
+        first, last = (pd.Timestamp(self.backtest_config[name]) for name in ("start_time", "end_time"))
+        if given is None:
+            return
+        if not isinstance(given, pd.Series):
+            codes = [given] if isinstance(given, str) else given
+            found = D.features(codes, ["$close/Ref($close, 1) - 1"], first, last)
+            if found.empty:
+                return  # of which qlib tells
+            given = found.iloc[:, 0].groupby(level="datetime").mean().rename(", ".join(codes))
+        later = calendar[1:]  # the calendar's first day has no return
+        known_benchmark(given.reindex(later[(later >= first) & (later <= last)]))
 
     def _build(self, pred: pd.DataFrame) -> tuple[Any, Any, Any]:
         """Build strategy, executor and exchange, to ask them afterwards."""

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -289,6 +290,39 @@ def test_the_record_keeps_all(whole, market):
     assert all(np.isfinite(value) for value in metrics.values())
     assert {"execution.performance.net.annual_return", "waterfall.paper.annual_return"} <= set(metrics)
     assert {"execution.cost_split.impact.bp_of_traded", "execution.turnover.mean.two_way"} <= set(metrics)
+
+
+def test_days_that_the_benchmark_lacks_are_told(market, monkeypatch):
+    test_data.start_qlib(market[0], market[1])
+    made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), configuration(), dataset=market[2])
+    made._set_span(pd.DatetimeIndex(market[3].index.get_level_values("datetime")))
+    days = pd.DatetimeIndex(record.D.calendar(start_time="2020-06-01", end_time="2020-07-08"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made._check_benchmark()
+    true, gaps = record.D.features, {}
+
+    def gappy(codes, fields, *span):
+        assert list(codes) == ["SH000300"]
+        found = true(codes, fields, *span)
+        found[found.index.get_level_values("datetime").isin(days[gaps["rows"]])] = np.nan
+        return found
+
+    monkeypatch.setattr(record.D, "features", gappy, raising=False)
+    gaps["rows"] = [3]
+    with pytest.warns(
+        UserWarning, match=rf"benchmark SH000300 has no return on 1 of \d+ days, the first {days[3].date()}"
+    ):
+        made._check_benchmark()
+    gaps["rows"] = [3, 4, 5]
+    with pytest.raises(ValueError, match=r"no return on 3 of \d+ days, the first .*more than 5%"):
+        made._generate()
+    own = pd.Series(0.0, days).drop(days[[2, 5, 6]])
+    made.backtest_config["benchmark"] = own
+    with pytest.raises(ValueError, match=r"no return on 3 of \d+ days"):
+        made._check_benchmark()
+    made.backtest_config["benchmark"] = None
+    made._check_benchmark()
 
 
 def test_the_tables_agree_with_the_account(whole):
