@@ -196,13 +196,14 @@ def _backtest(record: Mapping[str, Any] | None) -> Text | None:
     options |= _kwargs(exchange)
     account, share = config.get("account", 1e9), options["participation"]
     own = options["commission"], options["open_cost"], options["close_cost"]
+    cap = words("no cap on a day's share of turnover")
     commission, buy, sell = (None if rate is None else float(rate) for rate in own)
     return words(
-        "account {million:,.0f} million yuan, dealt at {price}, at most {share} of a stock's turnover a day; fees: "
-        "{buy} of buys and {sell} of sells; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade",
+        "account {million:,g} million yuan, dealt at {price}, {cap}; fees: {buy} of buys and "
+        "{sell} of sells; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade",
         million=float(account["cash"] if isinstance(account, Mapping) else account) / 1e6,
         price=" / ".join(dict.fromkeys(prices(options["deal_price"]))),
-        share=words("no cap") if share is None else f"{float(share):.1%}",
+        cap=cap if share is None else words("at most {share:.1%} of a stock's turnover a day", share=float(share)),
         buy=words("{rate:.3%} and transfer fee", rate=commission) if buy is None else f"{buy:.3%}",
         sell=words("{rate:.3%}, transfer fee and stamp duty", rate=commission) if sell is None else f"{sell:.3%}",
         impact=float(options["impact"]),
