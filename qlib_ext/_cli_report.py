@@ -136,12 +136,14 @@ def _daily(name: str, run: Run) -> pd.DataFrame:
 
 def _context(run: Run, artifacts: dict[str, Any], title: str | None = None) -> tuple[Any, dict[str, str]]:
     """Context of a run, and its facts in English."""
+    from qlib_ext._run_facts import FACTS
     from qlib_ext.report_record import context_of
 
-    kept = load_artifacts(run, ["task", "config"])
+    kept = load_artifacts(run, ["task", "config", FACTS])
     provider = str(kept.get("config", {}).get("qlib_init", {}).get("provider_uri", "?"))
     told = {"experiment": run.experiment, "run": run.id, "started": f"{run.started:%Y-%m-%d %H:%M} UTC"}
-    context = context_of(kept.get("task", {}), artifacts, told, provider=provider, title=title)
+    task, known = kept.get("task", {}), kept.get(FACTS)
+    context = context_of(task, artifacts, told, provider=provider, facts=known, title=title)
     return context, {name.en: value if isinstance(value, str) else value.en for name, value in context.facts}
 
 
@@ -152,7 +154,7 @@ def _longest(horizons: Iterable[int | None]) -> int | None:
 
 
 _SHARED = (  # what should be the same where a comparison is one of models
-    *("data", "universe", "features", "label", "train", "valid", "test", "liquidity", "capital", "costs"),
+    *("data", "universe", "features", "label", "train", "valid", "test", "liquidity", "capital", "costs", "versions"),
 )
 
 

@@ -20,6 +20,7 @@ from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 from qlib_ext import baseline, diagnostics
 from qlib_ext._options import refuse_unknown
 from qlib_ext._record_words import block_rows, listed, selections, shown, volatility_warning
+from qlib_ext._run_facts import keep_facts
 from qlib_ext.backtest import PortAnaRecord
 from qlib_ext.capacity import DEFINITIONS as CAPACITY_DEFINITIONS
 from qlib_ext.capacity import capacity_words, zero_capitals
@@ -80,8 +81,13 @@ class _MoneyRecord(ACRecordTemp):
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
             raise ValueError(f"{type(self).__name__} needs a DayDatasetH with liquidity (for example liquidity: auto)")
-        self.dataset, self.benchmark = dataset, benchmark
+        self.dataset, self.model, self.benchmark = dataset, model, benchmark
         self.money = Money(capital, participation, top_n, commission, impact, buy_rate, sell_rate)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Keep the run's facts (`run_facts.pkl`), where no record before has; then as qlib does."""
+        keep_facts(self.recorder, self.dataset, self.model)
+        return super().generate(*args, **kwargs)
 
     def _judge(self, rows: Rows, score: Grid) -> Judgement:
         panel, span = self.dataset.panel, self.dataset.span
@@ -105,6 +111,7 @@ class LiquidityRecord(_MoneyRecord):
     correlations with known factors), `selection.pkl` (what was chosen on the period, also in the headline's attrs),
     `capacity.pkl` and `capacity_topn.pkl` (the same scores at 10 million to 10 billion yuan, filled down the ranking
     and in a fixed number of names, see `capacity.capacity_curve`) and `definitions.pkl` (what each number means).
+    Beside them `run_facts.pkl`: units, stocks, days, seeds, device and versions of the run, for its page.
 
     Args:
         recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.

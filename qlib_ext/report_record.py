@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,10 +12,11 @@ from qlib.config import C
 from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
-from qlib_ext import __version__
+from qlib_ext._exchange_options import Options, prices
 from qlib_ext._options import refuse_unknown
 from qlib_ext._report_html import Text, words
 from qlib_ext._report_sections import Context
+from qlib_ext._run_facts import FACTS, UNKNOWN, fact_rows, keep_facts, package_versions, seeds_words, versions_words
 from qlib_ext.data import DEFAULT_LABEL, label_expression, label_span
 from qlib_ext.judge import Money
 from qlib_ext.recorder import load_if_there
@@ -24,7 +24,7 @@ from qlib_ext.recorder import load_if_there
 logger = get_module_logger("qlib_ext.report")
 
 PAGE = "report.html"
-_PACKAGES = ("pyqlib", "torch", "pandas", "numpy", "plotly")
+_PACKAGES = ("qlib_ext", "pyqlib", "torch", "pandas", "numpy", "plotly")
 _OWN_LABELS = {  # of handlers that are given none
     **dict.fromkeys(("Alpha158", "Alpha360", "FastAlpha158", "FastAlpha360"), DEFAULT_LABEL),
     **dict.fromkeys(("Alpha158vwap", "Alpha360vwap"), DEFAULT_LABEL.replace("$close", "$vwap")),
@@ -36,7 +36,7 @@ class ReportRecord(ACRecordTemp):
 
     It opens offline and in the artifacts' view of the mlflow UI. Sections appear when their artifacts exist: those of
     LiquidityRecord, FoldRecord, BaselineRecord, PortAnaRecord, the folds' and the gate's. One that is there and cannot
-    be read is an error.
+    be read is an error. The header states the run's `run_facts.pkl`, which this record saves where none before it has.
 
     Args:
         recorder, dataset, model: filled in by qlib.
@@ -61,7 +61,12 @@ class ReportRecord(ACRecordTemp):
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if title is not None and (not isinstance(title, str) or not title):
             raise ValueError(f"ReportRecord: title={title!r} must be a text, or null for the experiment's name")
-        self.dataset, self.title = dataset, title
+        self.dataset, self.model, self.title = dataset, model, title
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Keep the run's facts, where no record before has; then as qlib does."""
+        keep_facts(self.recorder, self.dataset, self.model)
+        return super().generate(*args, **kwargs)
 
     def list(self) -> list[str]:
         """Name the artifact."""
@@ -79,7 +84,8 @@ class ReportRecord(ACRecordTemp):
         experiment = str(getattr(self.recorder, "experiment_name", None) or _experiment_name(self.recorder))
         run["experiment"] = experiment
         label = getattr(self.dataset, "label", None) or label_expression(getattr(self.dataset, "handler", None))
-        made = context_of(task, artifacts, run, provider=str(C["provider_uri"]), title=self.title, label=label)
+        told = {"facts": load_if_there(self.recorder, FACTS), "title": self.title, "label": label}
+        made = context_of(task, artifacts, run, provider=str(C["provider_uri"]), **told)
         with TemporaryDirectory() as folder:
             page = Path(folder) / PAGE
             page.write_text(report_html(artifacts, made), encoding="utf-8")
@@ -108,21 +114,23 @@ def context_of(
     run: Mapping[str, str],
     *,
     provider: str,
+    facts: Mapping[str, Any] | None = None,
     title: str | None = None,
     label: str | None = None,
 ) -> Context:
-    """Gather what the header says from the run's task; what is not known is said to be not recorded, never assumed.
+    """Gather what the header says of the run; what is not known is said to be not recorded, never assumed.
 
     Args:
         task: the task that qlib recorded: model, dataset, record.
         artifacts: by path.
         run: experiment, run (id) and started, as texts.
         provider: folder of the data.
+        facts: the run's artifact `run_facts.pkl`; None: it has none.
         title: of the page; None: the experiment's name.
         label: expression, where it is known better than by the task.
 
     """
-    model, dataset = task.get("model", {}), _kwargs(task.get("dataset"))
+    known, model, dataset = facts or {}, task.get("model", {}), _kwargs(task.get("dataset"))
     given = dataset.get("handler")
     handler: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     inner = _kwargs(handler)
@@ -136,21 +144,27 @@ def context_of(
         (words(name), run[name]) for name in ("experiment", "run", "started") if run.get(name)
     ]
     rows += [(words(name), value) for name, value in _model_facts(model).items()]
+    rows.append((words("seeds"), seeds_words(known, _seeds(model))))
     rows.append((words("data"), provider))
     rows.append((words("universe"), _universe(inner.get("instruments", "?"))))
     rows += _segment_facts(dataset.get("segments", {}))
     rows += [(words("features"), str(handler.get("class", "?"))), (words("label"), expression or words("not recorded"))]
-    rows.append((words("liquidity"), _liquidity(task.get("dataset"))))
+    rows += fact_rows(known)
+    rows.append((words("liquidity"), _liquidity(task.get("dataset"), known)))
     money, costs = None, words("costs are not known")
     if record is not None:
         money = Money(**{f.name: record[f.name] for f in dataclasses.fields(Money) if f.name in record})
         costs = cost_words(money)
     benchmark = None if record is None else record.get("benchmark", "SH000300")
     rows += _money_facts(money, benchmark)
+    if (said := _backtest(_record(task, "PortAnaRecord"))) is not None:
+        rows.append((words("backtest"), said))
     rows.append(
         (words("units"), words("money in yuan, returns as per cent of the capital unless a day's account is named"))
     )
-    rows += [(words("rules"), _rules(artifacts)), (words("versions of this page"), versions())]
+    version = known.get("versions", {}).get("marina-rules") or words("(version not recorded)")
+    rows.append((words("rules"), _rules(artifacts, version)))
+    rows.append((words("versions of this page"), versions_words(package_versions(_PACKAGES))))
     return Context(
         title=title or run.get("experiment", "qlib_ext"),
         facts=tuple(rows),
@@ -172,12 +186,46 @@ def _money_facts(money: Money | None, benchmark: str | None) -> list[tuple[Text,
     return [(words("capital"), amount), (words("costs"), cost_words(money)), (words("benchmark"), index)]
 
 
-def _liquidity(dataset: Any) -> Text:
-    """Say what liquidity is, by the dataset's configuration."""
+def _backtest(record: Mapping[str, Any] | None) -> Text | None:
+    """Say what PortAnaRecord's backtest deals with; None where it has no AShareExchange."""
+    config = _part(_part(record, "config"), "backtest")
+    exchange = _part(_part(config, "exchange_kwargs"), "exchange")
+    if not _is(exchange, "AShareExchange"):
+        return None
+    options: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Options)}
+    options |= _kwargs(exchange)
+    account, share = config.get("account", 1e9), options["participation"]
+    own = options["commission"], options["open_cost"], options["close_cost"]
+    cap = words("no cap on a day's share of turnover")
+    commission, buy, sell = (None if rate is None else float(rate) for rate in own)
+    return words(
+        "account {million:,g} million yuan, dealt at {price}, {cap}; fees: {buy} of buys and "
+        "{sell} of sells; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade",
+        million=float(account["cash"] if isinstance(account, Mapping) else account) / 1e6,
+        price=" / ".join(dict.fromkeys(prices(options["deal_price"]))),
+        cap=cap if share is None else words("at most {share:.1%} of a stock's turnover a day", share=float(share)),
+        buy=words("{rate:.3%} and transfer fee", rate=commission) if buy is None else f"{buy:.3%}",
+        sell=words("{rate:.3%}, transfer fee and stamp duty", rate=commission) if sell is None else f"{sell:.3%}",
+        impact=float(options["impact"]),
+        power=float(options["impact_exponent"]),
+    )
+
+
+def _part(of: Any, name: str) -> Mapping[str, Any]:
+    found = of.get(name) if isinstance(of, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _liquidity(dataset: Any, facts: Mapping[str, Any]) -> Text:
+    """Say what liquidity is, by the run's facts or the dataset's configuration."""
     options = _kwargs(dataset)
-    if "liquidity" not in options and not (isinstance(dataset, Mapping) and _is(dataset, "DayDatasetH")):
-        return words("not recorded")
-    profile = options.get("liquidity", "auto")
+    if "units" in facts:
+        profile = facts["units"]
+    elif "liquidity" not in options and not (isinstance(dataset, Mapping) and _is(dataset, "DayDatasetH")):
+        return UNKNOWN
+    else:
+        profile = options.get("liquidity", "auto")
+        profile = words("auto, its outcome not recorded") if profile == "auto" else profile
     if profile is None:
         return words("none")
     return words("trailing mean turnover in yuan, unit profile {profile}", profile=profile)
@@ -198,38 +246,34 @@ def cost_words(money: Money) -> Text:
     )
 
 
-def versions() -> str:
-    """Versions of the packages in use."""
-    found = [f"qlib_ext {__version__}"]
-    for name in _PACKAGES:
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            found.append(f"{name} –")
-    return ", ".join(found)
-
-
-def _rules(artifacts: Mapping[str, Any]) -> Text:
-    version, cited = metadata.version("marina-rules"), artifacts.get("portfolio_analysis/rules_citations.pkl")
+def _rules(artifacts: Mapping[str, Any], version: Text | str) -> Text:
+    cited = artifacts.get("portfolio_analysis/rules_citations.pkl")
     if cited:
         return words("marina-rules {version}; {n} records cited below", version=version, n=len(cited))
     return words("marina-rules {version}", version=version)
 
 
 def _model_facts(model: Mapping[str, Any]) -> dict[str, str]:
-    """Class, loss and seeds; of an ensemble also of its members."""
-    options = _kwargs(model)
-    inner = options.get("model") if isinstance(options.get("model"), Mapping) else None
-    member = _kwargs(inner) if inner else options
+    """Class and loss; of an ensemble also of its members."""
+    inner, member = _member(model)
     kind = str(model.get("class", "?"))
     facts = {"model": f"{kind} ({inner.get('class', '?')})" if inner else kind}
     for name, key in (("loss", "loss"), ("target", "target"), ("weights by", "weight_by"), ("metric", "metric")):
         if key in member:
             facts[name] = str(member[key])
-    seeds = options.get("seeds", member.get("seed"))
-    if seeds is not None:
-        facts["seeds"] = ", ".join(map(str, seeds)) if isinstance(seeds, list | tuple) else str(seeds)
     return facts
+
+
+def _seeds(model: Mapping[str, Any]) -> Any:
+    """Seeds as the workflow states them; None: it leaves them out."""
+    return _kwargs(model).get("seeds", _member(model)[1].get("seed"))
+
+
+def _member(model: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
+    """Give the configuration of an ensemble's member (None: no ensemble) and the options of what is trained."""
+    options = _kwargs(model)
+    inner = options.get("model") if isinstance(options.get("model"), Mapping) else None
+    return inner, _kwargs(inner) if inner else options
 
 
 def _segment_facts(segments: Mapping[str, Any]) -> list[tuple[Text, Text | str]]:

@@ -1,0 +1,162 @@
+"""What a run was (units, stocks, days, seeds, device, versions), kept as an artifact and told in its page's header."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from qlib.log import get_module_logger
+from qlib.workflow.recorder import Recorder
+
+from qlib_ext import __version__, units
+from qlib_ext._report_html import Text, plain, words
+from qlib_ext.data import DayDatasetH
+from qlib_ext.recorder import load_if_there
+from qlib_ext.storage import read_fields
+from qlib_ext.trainer import Trainer
+
+__all__ = [
+    "FACTS",
+    "UNKNOWN",
+    "fact_rows",
+    "keep_facts",
+    "package_versions",
+    "run_facts",
+    "seeds_words",
+    "versions_words",
+]
+
+logger = get_module_logger("qlib_ext.record")
+
+FACTS = "run_facts.pkl"
+PACKAGES = ("pyqlib", "torch", "numpy", "pandas", "marina-rules")
+UNKNOWN = words("not recorded")
+_COMPARED = 50  # stocks by which a unit profile is recognised
+
+
+def keep_facts(recorder: Any, dataset: Any, model: Any) -> None:
+    """Save `run_facts.pkl`, once and before the run is finished: later, devices and versions may be others."""
+    if getattr(recorder, "status", None) != Recorder.STATUS_FI and load_if_there(recorder, FACTS) is None:
+        recorder.save_objects(**{FACTS: run_facts(dataset, model)})
+
+
+def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
+    """Gather what a run was; what its dataset and model do not tell is left out.
+
+    Args:
+        dataset: a DayDatasetH tells units, stocks and days; any other, nothing.
+        model: a trained model of `qlib_ext.model` tells the rest; any other, nothing.
+
+    Returns: units (profile or expression of turnover in yuan, None: no liquidity), stocks (number), days (part ->
+        (first, last, number of days) after purging, of folds those of all together), folds (number), seeds, devices,
+        precisions (of each member, in their order), versions (package -> version).
+
+    """
+    facts: dict[str, Any] = {"versions": package_versions(("Python", "qlib_ext", *PACKAGES))}
+    members = getattr(model, "models", None) or [model]
+    trainers = [made for member in members if isinstance(made := getattr(member, "trainer", None), Trainer)]
+    if trainers:
+        facts["seeds"] = [trainer.seed for trainer in trainers]
+        facts["devices"] = [str(trainer.device) for trainer in trainers]
+        facts["precisions"] = [trainer.precision for trainer in trainers]
+    if isinstance(dataset, DayDatasetH):
+        try:
+            facts |= _of_dataset(dataset, getattr(model, "fold_map", None))
+        except ValueError as error:
+            logger.warning(f"{FACTS} lacks units, stocks and days: {error}")
+    return facts
+
+
+def package_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Versions of the packages in use, of Python and qlib_ext among them; a dash for one that is not there."""
+    found = {}
+    for name in names:
+        try:
+            own = {"Python": platform.python_version(), "qlib_ext": __version__}
+            found[name] = own.get(name) or metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "–"
+    return found
+
+
+def _of_dataset(dataset: DayDatasetH, fold_map: pd.DataFrame | None) -> dict[str, Any]:
+    """Units, stocks and days; those of train and valid as the folds have them, where there are folds."""
+    panel, cut = dataset.panel, {}
+    if fold_map is not None:
+        parts = fold_map[fold_map["part"].isin(["train", "valid"])]
+        cut = {str(name): np.unique(lines["day"]) for name, lines in parts.groupby("part")}
+    days = {
+        name: cut[name] if name in cut else panel.days[dataset.rows(name)]
+        for name in dict.fromkeys([*cut, *dataset.segments])
+    }
+    facts: dict[str, Any] = {
+        "units": _unit_profile(dataset),
+        "stocks": len(panel.stocks),
+        "days": {name: (str(found[0])[:10], str(found[-1])[:10], len(found)) for name, found in days.items()},
+    }
+    return facts if fold_map is None else facts | {"folds": int(fold_map["fold"].nunique())}
+
+
+def _unit_profile(dataset: DayDatasetH) -> str | None:
+    """Tell what `auto` came to: the profile whose turnover is the panel's liquidity on its last day (to 0.01%).
+
+    Raises: ValueError where none is.
+
+    """
+    if dataset.liquidity != "auto":
+        return dataset.liquidity
+    panel, window = dataset.panel, dataset.liquidity_window
+    used = np.zeros(0) if panel.liquidity is None else panel.liquidity[-1].numpy()
+    at = np.flatnonzero(used > 0)[:_COMPARED]
+    fields = units.fields_of("auto", owner="DayDatasetH")
+    raw = read_fields([str(code) for code in panel.stocks[at]], fields, panel.days[-1], panel.days[-1], lead=window - 1)
+    for profile in units.PROFILES:
+        turnover = units.turnover_in_yuan(profile, raw).rolling(window, min_periods=1).mean().iloc[-1]
+        if len(at) and np.allclose(turnover, used[at], rtol=1e-4):
+            return profile
+    raise ValueError("the panel's liquidity is that of no unit profile")
+
+
+# --- the header
+
+
+def seeds_words(facts: Mapping[str, Any], configured: Any) -> Text:
+    """Say the members' seeds: as they were recorded, or as the workflow states them."""
+    listed = configured if isinstance(configured, list | tuple) else [] if configured is None else [configured]
+    members = facts.get("seeds", listed)
+    seeds = plain(", ".join(dict.fromkeys(map(str, members))))
+    if not members:
+        return UNKNOWN
+    return seeds if len(members) == len(set(members)) else words("{seeds} ({n} members)", seeds=seeds, n=len(members))
+
+
+def fact_rows(facts: Mapping[str, Any]) -> list[tuple[Text, Text | str]]:
+    """Make the header's rows of a run's facts: stocks, days, device and versions, each as far as it is recorded."""
+    device, told = UNKNOWN, facts.get("versions")
+    if "devices" in facts:
+        pairs = zip(facts["devices"], facts["precisions"], strict=True)
+        device = plain(", ".join(dict.fromkeys(f"{name} {precision}" for name, precision in pairs)))
+    return [
+        (words("stocks"), f"{facts['stocks']:,}" if "stocks" in facts else UNKNOWN),
+        (words("days used"), _days(facts) if "days" in facts else UNKNOWN),
+        (words("device"), device),
+        (words("versions"), versions_words(told) if told else UNKNOWN),
+    ]
+
+
+def versions_words(versions: Mapping[str, str]) -> Text:
+    """List packages and their versions."""
+    return plain(", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _days(facts: Mapping[str, Any]) -> Text:
+    parts = [
+        words("{name} {first} – {last} ({n} days)", name=words(name), first=first, last=last, n=count)
+        for name, (first, last, count) in facts["days"].items()
+    ]
+    days = Text("; ".join(part.en for part in parts), "；".join(part.zh for part in parts))
+    return words("{days}, in {n} folds", days=days, n=facts["folds"]) if facts.get("folds", 1) > 1 else days
