@@ -245,7 +245,7 @@ ZH = {
     "train and valid": "训练与验证", "capital": "资金", "costs": "费用", "liquidity": "流动性", "rules": "规则", "units": "单位",
     "versions of this page": "生成本页的版本", "model": "模型", "versions": "运行时的版本", "device": "计算设备", "days used": "实际使用的交易日", "backtest": "回测",
     "{seeds} ({n} members)": "{seeds}（{n} 个成员）", "{name} {first} – {last} ({n} days)": "{name} {first} – {last}（{n} 天）", "{days}, in {n} folds": "{days}，共 {n} 折", "auto, its outcome not recorded": "auto，结果未记录", "(version not recorded)": "（版本未记录）", "at most {share:.1%} of a stock's turnover a day": "每日不超过个股成交额的 {share:.1%}", "no cap on a day's share of turnover": "不限制每日成交占比",
-    "account {million:,g} million yuan, dealt at {price}, {cap}; fees: {buy} of buys and {sell} of sells; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade": "账户 {million:,g} 百万元，按 {price} 成交，{cap}；费用：买入 {buy}，卖出 {sell}；冲击：每笔 {impact:g} × 波动率 × (成交占比) ^ {power:g}", "{rate:.3%} and transfer fee": "{rate:.3%} 及过户费", "{rate:.3%}, transfer fee and stamp duty": "{rate:.3%}、过户费与印花税",
+    "account {million:,g} million yuan, dealt at {price}, {cap}; buys pay {buy}, sells {sell}; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade": "账户 {million:,g} 百万元，按 {price} 成交，{cap}；费用：买入 {buy}，卖出 {sell}；冲击：每笔 {impact:g} × 波动率 × (成交占比) ^ {power:g}", "{rate:.3%} and transfer fee": "{rate:.3%} 及过户费", "{rate:.3%}, transfer fee and stamp duty": "{rate:.3%}、过户费与印花税",
     "{million:,.0f} million yuan, at most {participation:.1%} of a stock's liquidity":
         "{million:,.0f} 百万元，不超过个股流动性的 {participation:.1%}",
     "money in yuan, returns as per cent of the capital unless a day's account is named":

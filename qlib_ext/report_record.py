@@ -199,8 +199,8 @@ def _backtest(record: Mapping[str, Any] | None) -> Text | None:
     cap = words("no cap on a day's share of turnover")
     commission, buy, sell = (None if rate is None else float(rate) for rate in own)
     return words(
-        "account {million:,g} million yuan, dealt at {price}, {cap}; fees: {buy} of buys and "
-        "{sell} of sells; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade",
+        "account {million:,g} million yuan, dealt at {price}, {cap}; buys pay {buy}, "
+        "sells {sell}; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade",
         million=float(account["cash"] if isinstance(account, Mapping) else account) / 1e6,
         price=" / ".join(dict.fromkeys(prices(options["deal_price"]))),
         cap=cap if share is None else words("at most {share:.1%} of a stock's turnover a day", share=float(share)),
