@@ -210,7 +210,7 @@ def backtest_record(account=2e8, **exchange):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, ["200 million yuan, dealt at $close, at most 5.0% of", "buys pay 0.030% and transfer fee, sells", "1 ×", "^ 0.5"]),
+        ({}, ["200 million yuan, dealt at $close, at most 5.0% of", "buys pay 0.030% and transfer", "1 ×", "^ 0.5"]),
         ({"deal_price": ["open", "$vwap"], "participation": None, "impact": 0.4, "commission": 0.001},
          ["$open / $vwap, no cap on a day's share of turnover", "impact: 0.4 ×", "sells 0.100%, transfer fee and"]),
         ({"open_cost": 0.0005, "close_cost": 0.0015}, ["buys pay 0.050%, sells 0.150%;"]),
