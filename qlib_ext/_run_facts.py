@@ -12,11 +12,10 @@ import pandas as pd
 from qlib.log import get_module_logger
 from qlib.workflow.recorder import Recorder
 
-from qlib_ext import __version__, units
+from qlib_ext import __version__
 from qlib_ext._report_html import Text, plain, words
 from qlib_ext.data import DayDatasetH
 from qlib_ext.recorder import load_if_there
-from qlib_ext.storage import read_fields
 from qlib_ext.trainer import Trainer
 
 __all__ = [
@@ -35,7 +34,6 @@ logger = get_module_logger("qlib_ext.record")
 FACTS = "run_facts.pkl"
 PACKAGES = ("pyqlib", "torch", "numpy", "pandas", "marina-rules")
 UNKNOWN = words("not recorded")
-_COMPARED = 50  # stocks by which a unit profile is recognised
 
 
 def keep_facts(recorder: Any, dataset: Any, model: Any) -> None:
@@ -94,31 +92,11 @@ def _of_dataset(dataset: DayDatasetH, fold_map: pd.DataFrame | None) -> dict[str
         for name in dict.fromkeys([*cut, *dataset.segments])
     }
     facts: dict[str, Any] = {
-        "units": _unit_profile(dataset),
+        "units": dataset.unit_profile,
         "stocks": len(panel.stocks),
         "days": {name: (str(found[0])[:10], str(found[-1])[:10], len(found)) for name, found in days.items()},
     }
     return facts if fold_map is None else facts | {"folds": int(fold_map["fold"].nunique())}
-
-
-def _unit_profile(dataset: DayDatasetH) -> str | None:
-    """Tell what `auto` came to: the profile whose turnover is the panel's liquidity on its last day (to 0.01%).
-
-    Raises: ValueError where none is.
-
-    """
-    if dataset.liquidity != "auto":
-        return dataset.liquidity
-    panel, window = dataset.panel, dataset.liquidity_window
-    used = np.zeros(0) if panel.liquidity is None else panel.liquidity[-1].numpy()
-    at = np.flatnonzero(used > 0)[:_COMPARED]
-    fields = units.fields_of("auto", owner="DayDatasetH")
-    raw = read_fields([str(code) for code in panel.stocks[at]], fields, panel.days[-1], panel.days[-1], lead=window - 1)
-    for profile in units.PROFILES:
-        turnover = units.turnover_in_yuan(profile, raw).rolling(window, min_periods=1).mean().iloc[-1]
-        if len(at) and np.allclose(turnover, used[at], rtol=1e-4):
-            return profile
-    raise ValueError("the panel's liquidity is that of no unit profile")
 
 
 # --- the header

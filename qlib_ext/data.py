@@ -185,6 +185,7 @@ class DayDatasetH(DatasetH):
             raise ValueError(f"label_days={label_days!r}; wanted [entry, reach] with 0 <= entry < reach")
         self.market_state, self.macro_state = MarketState.of(market_state), MacroState.of(macro_state)
         self._panel: DayPanel | None = None
+        self.unit_profile: str | None = None  # profile, or expression, that the panel's liquidity is of
         if liquidity is not None:
             units.fields_of(liquidity, owner="DayDatasetH")
         check_segments(segments)
@@ -263,7 +264,9 @@ class DayDatasetH(DatasetH):
         if self.span.horizon > 1:
             grids["step_return"] = close.ffill().pct_change(fill_method=None).shift(-entry - 1)
         if self.liquidity is not None:
-            grids["liquidity"] = load_liquidity(codes, start, end, profile=self.liquidity, window=self.liquidity_window)
+            turnover = turnover_expression(self.liquidity, codes, start, end)
+            self.unit_profile = _NAMED.get(turnover, turnover)
+            grids["liquidity"] = load_liquidity(codes, start, end, profile=turnover, window=self.liquidity_window)
         return grids
 
 

@@ -90,8 +90,8 @@ def test_the_unit_profile_is_the_one_that_was_used(folder, dataset):
     bare = make_dataset(folder, "bare")
     assert bare.liquidity == "auto" and run_facts(bare, None)["units"] == "adjusted_shares"
     test_data.start_qlib(folder / "market", folder)
-    for given in ("$amount * 1000", None):
-        assert run_facts(make_dataset(folder, liquidity=given), None)["units"] == given
+    for given, told in (("$amount * 1000", "community"), ("$amount * 1e3", "$amount * 1e3"), (None, None)):
+        assert run_facts(make_dataset(folder, liquidity=given), None)["units"] == told
 
 
 def test_days_and_seeds_of_folds(folder, dataset):
@@ -114,13 +114,14 @@ def test_what_is_not_known_is_left_out(dataset, monkeypatch):
     assert list(run_facts(object(), SimpleNamespace(trainer="no Trainer"))) == ["versions"]
     said = []
     monkeypatch.setattr(_run_facts, "logger", SimpleNamespace(warning=said.append))
-    odd = make_panel()
-    odd.liquidity[-1] *= 3.0  # of no profile
-    raw = dict.fromkeys(("$close", "$volume", "$amount"), pd.DataFrame([[1.0] * 25]))
-    monkeypatch.setattr(_run_facts, "read_fields", lambda *_, **__: raw)
-    made = Dataset(odd, test=[0])
-    made.segments, made.liquidity_window = {"test": None}, 20
-    assert list(run_facts(made, None)) == ["versions"] and "liquidity is that of no unit profile" in said[0]
+    made = Dataset(make_panel(), test=[0])
+    made.segments = {"test": None}
+
+    def rows(name):
+        raise ValueError(f"{name} is outside of the panel's days")
+
+    monkeypatch.setattr(made, "rows", rows)
+    assert list(run_facts(made, None)) == ["versions"] and "test is outside" in said[0]
 
 
 # --- kept
