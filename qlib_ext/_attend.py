@@ -56,7 +56,7 @@ def _hide(logit: Tensor, key_mask: Tensor | None) -> Tensor:
 class _Blocks(torch.autograd.Function):
     """Attention with no matrix kept, for groups long enough that a product of one block fills all threads.
 
-    The blocks share their scratch memory: fresh pages cost a CPU as much as the products.
+    The blocks share their scratch memory: fresh pages cost a CPU as much as the products. Differentiable once.
     """
 
     @staticmethod

@@ -82,6 +82,8 @@ class Attention(nn.Module):
         if len(size) > 2 and size[:-1].numel() > _MAX_GROUPS:
             keys = repeat(None) if key_mask is None else key_mask
             return torch.stack([self._by_group(day, key) for day, key in zip(qkv, keys, strict=False)])
+        if not qkv.numel():
+            return qkv.new_zeros(*size, d_model)
         by_head = (-1, length, self.heads, d_model // self.heads)
         q, k, v = (part.reshape(by_head).transpose(1, 2) for part in qkv.chunk(3, -1))  # (groups, H, L, D/H)
         if self.training and self.key_dropout:

@@ -6,7 +6,7 @@ import warnings
 
 import pandas as pd
 
-UNKNOWN_BENCHMARK = 0.05  # largest share of days on which the benchmark's return may be missing
+UNKNOWN_BENCHMARK, UNKNOWN_DAYS = 0.05, 2  # largest share of days without the benchmark's return; so many always may
 
 
 def known_benchmark(returns: pd.Series) -> pd.Series:
@@ -15,7 +15,7 @@ def known_benchmark(returns: pd.Series) -> pd.Series:
     Args:
         returns: (D,) by day, NaN where not known.
 
-    Raises: ValueError where more than 5% of the days lack it: a difference to it would mean nothing.
+    Raises: ValueError where more than 5% of the days, and more than two, lack it: a difference would mean nothing.
 
     """
     missing = returns.index[returns.isna()]
@@ -23,7 +23,7 @@ def known_benchmark(returns: pd.Series) -> pd.Series:
         return returns
     name = "the benchmark" if returns.name in (None, "bench") else f"the benchmark {returns.name}"
     text = f"{name} has no return on {len(missing)} of {len(returns)} days, the first {str(missing[0])[:10]}"
-    if len(missing) > UNKNOWN_BENCHMARK * len(returns):
+    if len(missing) > max(UNKNOWN_DAYS, UNKNOWN_BENCHMARK * len(returns)):
         raise ValueError(
             f"{text}: more than {UNKNOWN_BENCHMARK:.0%}. Complete its prices in the provider, choose days that it has, "
             "or another benchmark (null: none)"

@@ -31,8 +31,8 @@ Exit status: 0 done, 1 something was found (check-data, check-leak), 2 an error,
 EXAMPLES = {
     "demo-data": (
         "qlib-ext demo-data",
-        "qlib-ext demo-data /tmp/market --stocks 1000 --years 2 --seed 1",
-        "qlib-ext demo-data /tmp/nothing-to-find --signal 0",
+        "qlib-ext demo-data ~/market --stocks 1000 --years 2 --seed 1",
+        "qlib-ext demo-data ~/nothing-to-find --signal 0",
     ),
     "check-data": (
         "qlib-ext check-data --provider-uri ~/.qlib/qlib_data/cn_data",

@@ -61,7 +61,10 @@ def run_side(job: Job, isolated: bool) -> None:
     folder = Path(job.folder)
     folder.mkdir(parents=True)
     if not isolated:
-        _work(job)
+        try:
+            _work(job)
+        except TypeError as error:  # a misspelt option
+            raise ValueError(f"the workflow fails on {job.provider}: {error}") from error
         return
     (folder / "job.pkl").write_bytes(pickle.dumps(job))
     setup = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "

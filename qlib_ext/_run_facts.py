@@ -94,7 +94,7 @@ def _of_dataset(dataset: DayDatasetH, fold_map: pd.DataFrame | None) -> dict[str
     facts: dict[str, Any] = {
         "units": dataset.unit_profile,
         "stocks": len(panel.stocks),
-        "days": {name: (str(found[0])[:10], str(found[-1])[:10], len(found)) for name, found in days.items()},
+        "days": {n: (str(found[0])[:10], str(found[-1])[:10], len(found)) for n, found in days.items() if len(found)},
     }
     return facts if fold_map is None else facts | {"folds": int(fold_map["fold"].nunique())}
 

@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(build_parser().parse_args(argv))
         finally:
-            sys.stdout.flush()  # a closed pipe is told here, not when the interpreter ends
+            if sys.stdout is not None:  # it is None where the shell closed it
+                sys.stdout.flush()  # a closed pipe is told here, not when the interpreter ends
     except BrokenPipeError:
         with contextlib.suppress(OSError):  # what is left to write goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -157,6 +157,8 @@ class DayDatasetH(DatasetH):
     market_state: MarketState | None = None
     macro_state: MacroState | None = None
 
+    unit_profile: str | None = None  # or the expression, that the panel's liquidity is of; known once the panel stands
+
     def __init__(
         self,
         handler: Any,
@@ -185,7 +187,6 @@ class DayDatasetH(DatasetH):
             raise ValueError(f"label_days={label_days!r}; wanted [entry, reach] with 0 <= entry < reach")
         self.market_state, self.macro_state = MarketState.of(market_state), MacroState.of(macro_state)
         self._panel: DayPanel | None = None
-        self.unit_profile: str | None = None  # profile, or expression, that the panel's liquidity is of
         if liquidity is not None:
             units.fields_of(liquidity, owner="DayDatasetH")
         check_segments(segments)

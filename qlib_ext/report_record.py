@@ -321,6 +321,6 @@ def _is(part: Mapping[str, Any], name: str) -> bool:
 
 def _record(task: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     """Options of the first of the task's records of a class; None where it has none."""
-    records = task.get("record", [])
+    records = task.get("record") or []
     every = [records] if isinstance(records, Mapping) else records
     return next((_kwargs(record) for record in every if _is(record, name)), None)
