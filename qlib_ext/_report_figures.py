@@ -89,7 +89,7 @@ class Sketch:
         self.zh |= {f"{n}M": f"{n}个月" for n in (1, 3, 6)}
         self.figure.update_xaxes(type="date", tickformat="%Y-%m-%d", hoverformat="%Y-%m-%d", nticks=7)
         self.figure.update_xaxes(
-            rangeselector={"buttons": steps, "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"}
+            rangeselector={"buttons": steps, "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
         )
         self.figure.update_layout(margin={"t": 34})
         return self

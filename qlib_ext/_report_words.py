@@ -251,10 +251,10 @@ ZH = {
     "money in yuan, returns as per cent of the capital unless a day's account is named":
         "金额为元，收益为资金的百分比（注明账户者除外）",
     "trailing mean turnover in yuan, unit profile {profile}": "此前平均成交额（元），单位口径 {profile}",
-    "net: commission {commission:.3%} each way, transfer fee and stamp duty of the day; net of impact: and "
+    "net: commission {commission:.3%} each way, transfer fee and stamp duty of the day; net of impact: also "
     "{impact:g} × volatility × sqrt(share of turnover) a trade":
         "扣费：双边佣金 {commission:.3%}，当日过户费与印花税；扣冲击：另加每笔 {impact:g} × 波动率 × sqrt(成交占比)",
-    "net: {buy:.3%} of buys and {sell:.3%} of sells; net of impact: and {impact:g} × volatility × sqrt(share of turnover) "
+    "net: {buy:.3%} of buys and {sell:.3%} of sells; net of impact: also {impact:g} × volatility × sqrt(share of turnover) "
     "a trade": "扣费：买入 {buy:.3%}，卖出 {sell:.3%}；扣冲击：另加每笔 {impact:g} × 波动率 × sqrt(成交占比)",
     "marina-rules {version}; {n} records cited below": "marina-rules {version}；引用 {n} 条记录，见下",
     "marina-rules {version}": "marina-rules {version}",

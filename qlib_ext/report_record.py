@@ -85,7 +85,7 @@ class ReportRecord(ACRecordTemp):
         run["experiment"] = experiment
         label = getattr(self.dataset, "label", None) or label_expression(getattr(self.dataset, "handler", None))
         told = {"facts": load_if_there(self.recorder, FACTS), "title": self.title, "label": label}
-        made = context_of(task, artifacts, run, provider=str(C["provider_uri"]), **told)
+        made = context_of(task, artifacts, run, provider=provider_folder(C["provider_uri"]), **told)
         with TemporaryDirectory() as folder:
             page = Path(folder) / PAGE
             page.write_text(report_html(artifacts, made), encoding="utf-8")
@@ -231,15 +231,20 @@ def _liquidity(dataset: Any, facts: Mapping[str, Any]) -> Text:
     return words("trailing mean turnover in yuan, unit profile {profile}", profile=profile)
 
 
+def provider_folder(uri: Any) -> str:
+    """Name the provider's folder; qlib keeps one for each frequency, most often one and the same."""
+    return ", ".join(dict.fromkeys(map(str, uri.values()))) if isinstance(uri, Mapping) else str(uri)
+
+
 def cost_words(money: Money) -> Text:
     """Say what the net rows charge."""
     if money.buy_rate is not None and money.sell_rate is not None:
         return words(
-            "net: {buy:.3%} of buys and {sell:.3%} of sells; net of impact: and {impact:g} × volatility × "
+            "net: {buy:.3%} of buys and {sell:.3%} of sells; net of impact: also {impact:g} × volatility × "
             "sqrt(share of turnover) a trade", buy=money.buy_rate, sell=money.sell_rate, impact=money.impact,
         )  # fmt: skip
     return words(
-        "net: commission {commission:.3%} each way, transfer fee and stamp duty of the day; net of impact: and "
+        "net: commission {commission:.3%} each way, transfer fee and stamp duty of the day; net of impact: also "
         "{impact:g} × volatility × sqrt(share of turnover) a trade",
         commission=money.commission,
         impact=money.impact,
