@@ -63,8 +63,8 @@ def run_side(job: Job, isolated: bool) -> None:
     if not isolated:
         try:
             _work(job)
-        except TypeError as error:  # a misspelt option
-            raise ValueError(f"the workflow fails on {job.provider}: {error}") from error
+        except TypeError as misspelt:
+            raise ValueError(f"the workflow fails on {job.provider}: {misspelt}") from misspelt
         return
     (folder / "job.pkl").write_bytes(pickle.dumps(job))
     setup = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
