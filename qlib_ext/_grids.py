@@ -75,14 +75,20 @@ def by_block(measure: Callable[[DayGrids], T], score: Any, label: Any, liquidity
     grids = {name: None if values is None else _grid(name, values) for name, values in given.items()}
     check_shapes(**grids)
 
+    days, threads = max(np.shape(score)[0], 1), torch.get_num_threads()
+    rounds = -(-days // (BLOCK_DAYS * threads))
+    size = min(
+        BLOCK_DAYS, -(-days // (rounds * threads)) if days > BLOCK_DAYS else days
+    )  # as many days for each thread
+
     def work(first: int) -> T:
-        cut = {name: None if grid is None else grid[first : first + BLOCK_DAYS] for name, grid in grids.items()}
+        cut = {name: None if grid is None else grid[first : first + size] for name, grid in grids.items()}
         return measure(DayGrids(**cut))
 
-    starts = range(0, max(np.shape(score)[0], 1), BLOCK_DAYS)
+    starts = range(0, days, size)
     if len(starts) == 1:
         return [work(0)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, starts))
 
 
