@@ -63,6 +63,7 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Map q (scaled already), k, v (G, H, L, d) and a mask (G, 1, 1, L) to (G, H, L, d)."""
         q, k, v = (part.contiguous() for part in (q, k, v))
         out, room = torch.empty_like(q), _Room(q, 2)
         for at, rows in _each_block(q):
@@ -75,6 +76,7 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Gradients of q, k, v; the weights are computed again, block by block."""
         q, k, v = ctx.saved_tensors
         above = gradients[0].contiguous()
         of_q, room = torch.empty_like(q), _Room(q, 3)

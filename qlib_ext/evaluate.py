@@ -135,6 +135,7 @@ def daily_metrics(
         _check_liquidity(name, name, liquidity)
 
     def measure(days: DayGrids) -> dict[str, Tensor]:
+        """Compute the named columns of a block of days, (D,) each."""
         columns: dict[str, Tensor] = {}
         correlate = correlations(days, base=base, alpha=alpha)
         for name in names:
