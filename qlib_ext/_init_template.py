@@ -34,6 +34,7 @@ task:
           infer_processors:
             - {class: CSNormalise, module_path: qlib_ext.processor}
           learn_processors: []
+          drop_raw: true
       segments:
         train: ["{{ train[:10] }}", "{{ train[-10:] }}"]
         valid: ["{{ valid[:10] }}", "{{ valid[-10:] }}"]

@@ -128,10 +128,25 @@ class FastAlphaLoader(QlibDataLoader):
 
 
 class _FastLoading(DataHandlerLP):
-    """Stands between a handler of qlib's and its base: takes the loader's configuration to a FastAlphaLoader."""
+    """Stands between a handler of qlib's and its base: a FastAlphaLoader by the loader's configuration, `drop_raw`."""
+
+    _data: pd.DataFrame
 
     def __init__(self, *args: Any, data_loader: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, data_loader=FastAlphaLoader(**data_loader["kwargs"]), **kwargs)
+
+    def process_data(self, with_fit: bool = False) -> None:
+        """Process as qlib does; with `drop_raw` the raw labels are kept, which take little and which records need."""
+        label = self._data["label"].copy() if self.drop_raw and "label" in self._data else None
+        super().process_data(with_fit=with_fit)
+        if label is not None:
+            self._data = pd.concat({"label": label}, axis=1)
+
+    def _get_df_by_key(self, data_key: str = DataHandlerLP.DK_I) -> pd.DataFrame:
+        """Give the frame of a key; qlib refuses DK_R after `drop_raw`, here it holds the labels."""
+        if data_key == self.DK_R and hasattr(self, "_data"):
+            return self._data
+        return super()._get_df_by_key(data_key)
 
 
 class _Strict:
@@ -146,13 +161,16 @@ class _Strict:
 class FastAlpha158(_Strict, Alpha158, _FastLoading):
     """qlib's Alpha158, quick; the same arguments (`label` and the other keyword arguments included).
 
+    With `drop_raw: true` the raw features go once they are processed, half of the memory, and the raw labels stay:
+    `label.pkl` and all of qlib_ext need no more of DK_R. (qlib's own handler drops them too: no label, no analysis.)
+
     Raises: TypeError for an unknown argument, with the close ones.
 
     """
 
 
 class FastAlpha360(_Strict, Alpha360, _FastLoading):
-    """qlib's Alpha360, quick; the same arguments.
+    """qlib's Alpha360, quick; the same arguments, and `drop_raw` as FastAlpha158 has it.
 
     Raises: TypeError for an unknown argument, with the close ones.
 

@@ -16,7 +16,7 @@ from qlib.utils import init_instance_by_config
 import qlib_ext.handler as handler_module
 from qlib_ext import alpha
 from qlib_ext.alpha import ALPHA158_NAMES, ALPHA360_NAMES, alpha158, alpha360
-from qlib_ext.data import label_expression
+from qlib_ext.data import handler_frames, label_expression
 from qlib_ext.handler import LABEL, FastAlpha158, FastAlpha360, FastAlphaLoader
 from qlib_ext.synthetic import make_market
 
@@ -182,6 +182,21 @@ def test_what_is_not_served_goes_through_qlib(market, reference, monkeypatch):
     assert "numba" in notes[-1] and len(notes) == 2
     own = reference.loc[(slice(*SHORT.values()), market[0]), :]
     pd.testing.assert_frame_equal(frame, own.set_axis(frame.index), rtol=1e-4, atol=1e-8)
+
+
+def test_drop_raw_keeps_the_raw_labels_and_nothing_else(market):
+    clean = {"infer_processors": [{"class": "CSNormalise", "module_path": "qlib_ext.processor"}]}
+    options = {"instruments": market[:4], **SHORT, **clean, "learn_processors": []}
+    kept, dropped = FastAlpha158(**options), FastAlpha158(**options, drop_raw=True)
+    key = {"data_key": kept.DK_R}
+    pd.testing.assert_frame_equal(dropped.fetch(**key, col_set="label"), kept.fetch(**key, col_set="label"))
+    assert list(dropped._data.columns) == [("label", "LABEL0")]
+    for one, other in ((kept._data, kept._infer), (dropped._data, dropped._infer)):  # nothing holds the raw array alive
+        assert not np.shares_memory(one["label"].to_numpy(), other["label"].to_numpy())
+    pd.testing.assert_frame_equal(dropped.fetch(), kept.fetch())
+    feature, label = zip(*(handler_frames(h) for h in (kept, dropped)), strict=True)
+    pd.testing.assert_frame_equal(*feature)
+    pd.testing.assert_series_equal(*label)
 
 
 @pytest.mark.parametrize(

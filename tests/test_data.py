@@ -21,6 +21,7 @@ from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandlerLP
 from report_page import tables
 
+import qlib_ext.processor as processor_module
 from qlib_ext.data import (
     PROFILES,
     DayDatasetH,
@@ -33,7 +34,7 @@ from qlib_ext.data import (
 from qlib_ext.evaluate import daily_metrics, metric_value
 from qlib_ext.model import MASTERModel, MLPModel
 from qlib_ext.portfolio import fill_top_n
-from qlib_ext.processor import CSNormalise, day_zscore
+from qlib_ext.processor import CSNormalise, cross_section_zscore
 from qlib_ext.storage import read_fields
 from qlib_ext.strategy import LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market, simulate
@@ -532,19 +533,54 @@ def test_metric_evaluator_and_strategy_place_the_same_yuan(fitted, dataset, pane
 # --- processor
 
 
-def test_day_zscore_equals_groupby():
+def test_csnormalise_equals_groupby_in_any_order_of_rows_and_columns():
     rng = np.random.default_rng(0)
     day = rng.permutation(np.repeat(np.arange(12), 25))
-    value = rng.normal(5, 2, len(day)) ** 3
-    value[rng.choice(len(day), 20)], value[3], value[4] = np.nan, np.inf, -np.inf
-    value[day == 5], value[day == 6] = 0.1, np.nan  # a constant day, a day without values
-    finite = pd.Series(np.where(np.isfinite(value), value, np.nan))
+    value = rng.normal(5, 2, (len(day), 2)) ** 3
+    value[rng.choice(len(day), 20), 0], value[3, 0], value[4, 0] = np.nan, np.inf, -np.inf
+    value[day == 5, 0], value[day == 6, 0] = 0.1, np.nan  # a constant day, a day without values
+    columns = pd.MultiIndex.from_tuples([("feature", "a"), ("label", "LABEL0"), ("feature", "b")])
+    dates = pd.Timestamp("2020-01-01") + pd.to_timedelta(day, unit="D")
+    index = pd.MultiIndex.from_arrays([dates, [f"S{i:03d}" for i in range(len(day))]], names=["datetime", "instrument"])
+    raw = pd.DataFrame(np.column_stack([value[:, 0], np.arange(len(day)), value[:, 1]]), index, columns)
+    before = raw.copy()
+    done = CSNormalise()(raw)
+    assert done.index.equals(index) and done.columns.equals(columns)
+    pd.testing.assert_frame_equal(raw, before)  # what comes in is not written to, as `readonly` promises
+    assert CSNormalise().readonly() and not np.shares_memory(done[("label", "LABEL0")], raw[("label", "LABEL0")])
+    np.testing.assert_array_equal(done[("label", "LABEL0")], raw[("label", "LABEL0")])
+    finite = raw["feature"].where(np.isfinite(raw["feature"]))
     groups = finite.groupby(day)
     expected = (finite - groups.transform("mean")) / groups.transform(lambda v: v.std(ddof=0))
-    expected = expected.where(day != 5, 0.0).clip(-3, 3).fillna(0.0)
-    got = day_zscore(value, day, 3.0)
-    np.testing.assert_allclose(got, expected, atol=1e-6)
-    assert got.dtype == np.float32 and np.isfinite(got).all() and not got[day == 5].any()
+    expected.loc[day == 5, "a"] = 0.0
+    np.testing.assert_allclose(done["feature"], expected.clip(-3, 3).fillna(0.0), atol=1e-6)
+    assert (done["feature"].dtypes == np.float32).all()
+
+
+def test_csnormalise_tells_what_it_fills(monkeypatch):
+    told = []
+    monkeypatch.setattr(processor_module.logger, "warning", told.append)
+    monkeypatch.setattr(processor_module.logger, "info", told.append)
+    days = pd.MultiIndex.from_product([pd.date_range("2020-01-01", periods=2), ["a", "b"]])
+    raw = pd.DataFrame({"KMID": [1.0, 2.0, np.nan, 3.0], "VWAP0": np.nan}, days.set_names(["datetime", "instrument"]))
+    CSNormalise(fields_group=None)(raw)
+    assert "1 features have no value on any day" in told[0] and "VWAP0" in told[0] and "KMID" not in told[0]
+    assert told[1].startswith("62.50% ") and len(told) == 2  # 5 of 8 values
+    CSNormalise(fields_group=None)(raw[["KMID"]].fillna(0.0))
+    assert len(told) == 2
+
+
+def test_cross_section_zscore_by_hand():
+    # mean 2, population deviation sqrt((1 + 0 + 1) / 3) = 0.8165; the infinite one counts for nothing and becomes 0
+    got = cross_section_zscore(np.array([[1.0, 7.0], [2.0, 7.0], [3.0, 7.0], [np.inf, np.nan]]), 1.1)
+    np.testing.assert_allclose(got, [[-1.1, 0.0], [0.0, 0.0], [1.1, 0.0], [0.0, 0.0]], atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_csnormalise_of_hardly_any_rows(rows):
+    index = pd.MultiIndex.from_tuples([(pd.Timestamp("2020-01-01"), "S0")][:rows], names=["datetime", "instrument"])
+    done = CSNormalise(fields_group=None)(pd.DataFrame({"a": [7.0][:rows]}, index=index))
+    assert done.shape == (rows, 1) and not done.to_numpy().any()
 
 
 def test_csnormalise_leaves_the_label(handler):
