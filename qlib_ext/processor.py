@@ -64,9 +64,10 @@ class CSNormalise(Processor):
         if len(df):
             _tell(known, len(df), [str(c[-1] if isinstance(c, tuple) else c) for c in df.columns[place]])
         frame = pd.DataFrame(clean, index=df.index, columns=df.columns[place], copy=False)
-        for i in np.flatnonzero(~inside):
-            rest: pd.Series = df.iloc[:, [i]].squeeze(axis=1)
-            frame.insert(int(i), df.columns[i], rest.to_numpy(copy=True))
+        for i, name in enumerate(df.columns):
+            if not inside[i]:
+                rest: pd.Series = df.iloc[:, i]
+                frame.insert(i, name, rest.to_numpy(copy=True))
         frame.columns = df.columns
         return frame
 
