@@ -135,7 +135,7 @@ def changed(workflow: dict[str, Any], kind: str, epochs: int) -> dict[str, Any]:
     if kind == "plain":
         model["kwargs"] |= {"precision": "float32"}
         handler |= {"class": "Alpha158", "module_path": "qlib.contrib.data.handler"}
-        handler["kwargs"] |= {"infer_processors": QLIBS_PROCESSORS}
+        handler["kwargs"] |= {"infer_processors": QLIBS_PROCESSORS, "drop_raw": False}
         workflow["qlib_init"] |= {"kernels": 2}
     return workflow
 

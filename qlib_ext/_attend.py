@@ -44,21 +44,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, *, dropout:
             q = q * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
             with torch.autocast("cpu", enabled=False):
                 if whole:
-                    return torch.softmax(_hide(q @ k.transpose(-1, -2), key_mask), -1) @ v
+                    logit = q @ k.transpose(-1, -2)
+                    if key_mask is not None:  # adding is four times as fast as filling
+                        logit = logit.add_(torch.where(key_mask, 0.0, -math.inf).to(logit.dtype))
+                    return torch.softmax(logit, -1) @ v
                 out: Tensor = _Blocks.apply(q, k, v, key_mask)
                 return out
     return scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout, scale=scale)
 
 
-def _hide(logit: Tensor, key_mask: Tensor | None) -> Tensor:
-    """Take the keys under a False mask (..., 1, L) out of products (..., l, L), in place."""
-    return logit if key_mask is None else logit.masked_fill_(~key_mask, -math.inf)
-
-
 class _Blocks(torch.autograd.Function):
     """Attention with no matrix kept, for groups long enough that a product of one block fills all threads.
 
-    The blocks share their scratch memory: fresh pages cost a CPU as much as the products. Differentiable once.
+    Keys that may not be attended to are left out of the products. The blocks share their scratch memory: fresh pages
+    cost a CPU as much as the products. Differentiable once.
     """
 
     @staticmethod
@@ -66,11 +65,15 @@ class _Blocks(torch.autograd.Function):
         """Map q (scaled already), k, v (G, H, L, d) and a mask (G, 1, 1, L) to (G, H, L, d)."""
         q, k, v = (part.contiguous() for part in (q, k, v))
         out, room = torch.empty_like(q), _Room(q, 2)
-        for at, rows in _each_block(q):
-            weights = _weights(q[at][rows], k[at], _of(key_mask, at), *room.of(rows))
-            torch.mm(weights, v[at], out=out[at][rows])
+        kept = [None] * len(q) if key_mask is None else [mask.nonzero()[:, 0] for mask in key_mask[:, 0, 0]]
+        for at, places in _each_head(q, kept):
+            key, value = _of(k[at], places), _of(v[at], places)
+            for rows in _blocks(q):
+                logit, weights = room.of(rows, len(key))
+                torch.softmax(torch.mm(q[at][rows], key.t(), out=logit), -1, out=weights)
+                torch.mm(weights, value, out=out[at][rows])
         ctx.save_for_backward(q, k, v)
-        ctx.key_mask = key_mask
+        ctx.kept = kept
         return out
 
     @staticmethod
@@ -79,43 +82,46 @@ class _Blocks(torch.autograd.Function):
         """Gradients of q, k, v; the weights are computed again, block by block."""
         q, k, v = ctx.saved_tensors
         above = gradients[0].contiguous()
-        of_q, room = torch.empty_like(q), _Room(q, 3)
-        of_k, of_v = (torch.zeros_like(k, dtype=torch.promote_types(k.dtype, torch.float32)) for _ in range(2))
-        for at, rows in _each_block(q):
-            logit, weights, of_logit = room.of(rows)
-            _weights(q[at][rows], k[at], _of(ctx.key_mask, at), logit, weights)
-            of_v[at] += weights.t() @ above[at][rows]
-            torch.mm(above[at][rows], v[at].t(), out=logit)  # the gradient of the weights
-            torch.ops.aten._softmax_backward_data.out(logit, weights, -1, weights.dtype, grad_input=of_logit)
-            torch.mm(of_logit, k[at], out=of_q[at][rows])
-            of_k[at] += of_logit.t() @ q[at][rows]
-        return of_q, of_k.to(k.dtype), of_v.to(v.dtype), None
+        of_q, of_k, of_v, room = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v), _Room(q, 3)
+        for at, places in _each_head(q, ctx.kept):
+            key, value = _of(k[at], places), _of(v[at], places)
+            sum_k, sum_v = (torch.zeros_like(key, dtype=torch.promote_types(k.dtype, torch.float32)) for _ in range(2))
+            for rows in _blocks(q):
+                logit, weights, of_logit = room.of(rows, len(key))
+                torch.softmax(torch.mm(q[at][rows], key.t(), out=logit), -1, out=weights)
+                sum_v += weights.t() @ above[at][rows]
+                torch.mm(above[at][rows], value.t(), out=logit)  # the gradient of the weights
+                torch.ops.aten._softmax_backward_data.out(logit, weights, -1, weights.dtype, grad_input=of_logit)
+                torch.mm(of_logit, key, out=of_q[at][rows])
+                sum_k += of_logit.t() @ q[at][rows]
+            own = slice(None) if places is None else places
+            of_k[at][own], of_v[at][own] = sum_k.to(k.dtype), sum_v.to(v.dtype)
+        return of_q, of_k, of_v, None
 
 
 class _Room:
-    """Scratch matrices (block, L) for queries (G, H, L, d)."""
+    """Scratch matrices (block, keys) for queries (G, H, L, d)."""
 
     def __init__(self, q: Tensor, count: int) -> None:
         length = q.shape[-2]
-        self.all = q.new_empty(count, min(_BLOCK, length), length)
+        self.all = q.new_empty(count, min(_BLOCK, length) * length)
 
-    def of(self, rows: slice) -> tuple[Tensor, ...]:
-        """Return the matrices for a block of queries, the last one of a group may be smaller."""
-        return self.all[:, : min(rows.stop, self.all.shape[-1]) - rows.start].unbind()
-
-
-def _weights(q: Tensor, k: Tensor, key_mask: Tensor | None, logit: Tensor, weights: Tensor) -> Tensor:
-    """Write the weights (l, L) of queries (l, d) on keys (L, d); `logit` (l, L) is scratch."""
-    torch.mm(q, k.t(), out=logit)
-    return torch.softmax(_hide(logit, key_mask), -1, out=weights)
+    def of(self, rows: slice, keys: int) -> list[Tensor]:
+        """Return the matrices for a block of queries and so many keys."""
+        size = rows.stop - rows.start
+        return [one[: size * keys].view(size, keys) for one in self.all]
 
 
-def _each_block(q: Tensor) -> list[tuple[tuple[int, int], slice]]:
-    """List (group, head) and the queries of each block of q (G, H, L, d)."""
-    groups, heads, length, _ = q.shape
-    blocks = [slice(start, start + _BLOCK) for start in range(0, length, _BLOCK)]
-    return [((group, head), rows) for group in range(groups) for head in range(heads) for rows in blocks]
+def _each_head(q: Tensor, kept: list[Tensor | None]) -> list[tuple[tuple[int, int], Tensor | None]]:
+    """List (group, head) of q (G, H, L, d), each with the places of its keys, None for all."""
+    return [((group, head), places) for group, places in enumerate(kept) for head in range(q.shape[1])]
 
 
-def _of(key_mask: Tensor | None, at: tuple[int, int]) -> Tensor | None:
-    return None if key_mask is None else key_mask[at[0], 0]
+def _blocks(q: Tensor) -> list[slice]:
+    """List the queries of each block."""
+    length = q.shape[-2]
+    return [slice(start, min(start + _BLOCK, length)) for start in range(0, length, _BLOCK)]
+
+
+def _of(part: Tensor, places: Tensor | None) -> Tensor:
+    return part if places is None else part[places]

@@ -24,10 +24,12 @@ from ._attention import (
     Dropout,
     TemporalAttention,
     Variant,
+    check_beta,
     check_rates,
     check_sizes,
     sinusoidal_positions,
 )
+from ._scale import centre_and_spread
 
 __all__ = [
     "MASTER",
@@ -70,16 +72,19 @@ class MLP(nn.Module):
     """
 
     d_gate = 0
+    needs_window = False  # a trainer gathers the day alone
 
     def __init__(self, d_feat: int, hidden: Sequence[int] = (256, 128), *, dropout: float = 0.0) -> None:
         super().__init__()
+        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+            raise ValueError(f"hidden={hidden!r}: a list of widths is needed, such as [256, 128]")
         check_sizes(d_feat=d_feat, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
         check_rates(dropout=dropout)
         self.d_feat = d_feat
         widths = [d_feat, *hidden]
         layers: list[nn.Module] = []
         for before, after in zip(widths, widths[1:], strict=False):
-            layers += [nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+            layers += [nn.Linear(before, after), nn.ReLU(inplace=True), Dropout(dropout)]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(widths[-1], 1)
 
@@ -132,8 +137,7 @@ class Gate(nn.Module):
     def __init__(self, d_gate: int, d_feat: int, *, beta: float = 5.0) -> None:
         super().__init__()
         check_sizes(d_gate=d_gate, d_feat=d_feat)
-        if not beta > 0:
-            raise ValueError(f"beta={beta!r}: the gate's temperature must be positive")
+        check_beta(beta)
         self.beta = beta
         self.proj = nn.Linear(d_gate, d_feat)
         for name, start in (("center", 0.0), ("spread", 1.0), ("limit", math.inf)):
@@ -145,12 +149,14 @@ class Gate(nn.Module):
         The spread is 1.4826 MAD, or the standard deviation where half of the days are equal. A constant feature becomes
         0 on all days: nothing can be learnt of it.
         """
-        value = market.detach().to(self.center)
-        self.center.copy_(value.median(0).values)
-        mad = 1.4826 * (value - self.center).abs().median(0).values
-        spread = torch.where(mad > 0, mad, value.std(0, correction=0))
-        self.spread.copy_(torch.where(value.amax(0) > value.amin(0), spread, torch.inf))
+        centre, spread = centre_and_spread(market.detach().to(self.center))
+        self.center.copy_(centre)
+        self.spread.copy_(torch.where(spread > 0, spread, torch.inf))
         self.limit.fill_(3.0)
+
+    def extra_repr(self) -> str:
+        """Show what no parameter tells."""
+        return f"beta={self.beta}"
 
     def forward(self, market: Tensor) -> Tensor:
         """Feature weights (B, F) of market states (B, M)."""
@@ -218,8 +224,9 @@ class MASTER(nn.Module):
         for name, heads in {"t_heads": t_heads, "s_heads": s_heads}.items():
             if d_model % heads:
                 raise ValueError(f"d_model={d_model} is not divisible by {name}={heads}: choose a multiple")
-        if not isinstance(d_gate, int) or d_gate < 0 or not beta > 0:
-            raise ValueError(f"d_gate={d_gate!r}, beta={beta!r}: d_gate >= 0 and beta > 0 are needed")
+        if not isinstance(d_gate, int) or d_gate < 0:
+            raise ValueError(f"d_gate={d_gate!r}: a whole number is needed, 0 for no gate")
+        check_beta(beta)
         if variant not in ("official", "paper"):
             raise ValueError(f"variant={variant!r}: allowed are 'official' and 'paper'")
         self.d_feat, self.d_gate, self.max_steps = d_feat, d_gate, max_steps
@@ -256,7 +263,8 @@ class MASTER(nn.Module):
             if present is not None:
                 market = torch.where(present.flatten(1).any(1)[:, None], market, 0.0)
             x = x * self.gate(market)[:, None, None, :]
-        y = self.embed(x) + self.positions[: x.shape[1], None]
+        y = self.embed(x)
+        y = y + self.positions[: x.shape[1], None].to(y.dtype)  # under autocast all that follows is bfloat16
         h = self.intra(y, present, dim=-3)
         z = self.inter(h, present)
         e = self.temporal(z, present)

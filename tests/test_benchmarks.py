@@ -1,5 +1,7 @@
+import copy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # `benchmarks` is not installed
 
-from benchmarks import bench_step  # noqa: E402
+from benchmarks import bench_run, bench_step  # noqa: E402
 from benchmarks.reference_master import ReferenceMASTER, reference_step  # noqa: E402
+from qlib_ext.leak import load_workflow  # noqa: E402
 from qlib_ext.nets import load_official_master  # noqa: E402
 
 N, T, F, D = 11, 6, 5, 16
@@ -83,3 +86,63 @@ def test_memory_of_a_process_of_its_own():
 def test_it_runs_as_a_module_without_qlib():
     code = "import sys; sys.modules['qlib'] = None; import benchmarks.bench_step"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+# --- the run by phase
+
+
+def test_a_phase_has_the_time_that_no_inner_phase_has():
+    phases = bench_run.Phases()
+    inner = phases.timed(lambda: time.sleep(0.05), "inner")
+    outer = phases.timed(lambda: (time.sleep(0.02), inner(), inner()), "outer")
+    outer()
+    with pytest.raises(ZeroDivisionError):
+        phases.timed(lambda: 1 / 0, "broken")()
+    time.sleep(0.03)
+    found = phases.result()
+    seconds = {name: value[0] for name, value in found.items()}
+    assert set(found) == {bench_run.OTHER, "outer", "inner", "broken"}
+    assert 0.1 <= seconds["inner"] < 0.2 and 0.02 <= seconds["outer"] < 0.1 and 0.03 <= seconds[bench_run.OTHER] < 0.1
+    assert all(2**24 < peak < 2**36 for _, peak in found.values())
+
+
+def test_the_plain_network_scores_each_day_as_the_reference():
+    torch.manual_seed(0)
+    net = bench_run.PlainMASTER(F, D, 4, 2, 0.5, 0, 5.0, attention_dropout=0.0).eval()
+    x, present = torch.randn(2, T, N, F), torch.rand(2, T, N) < 0.8
+    present[:, -1, :3] = torch.tensor([True, False, True])
+    x[~present] = torch.nan
+    score = net(x, present)
+    assert score.shape == (2, N) and not score[~present[:, -1]].any()
+    window = torch.nan_to_num(x[1])[:, present[1, -1]].transpose(0, 1)
+    torch.testing.assert_close(score[1, present[1, -1]], net.net(window))
+
+
+def test_what_the_plain_run_changes():
+    workflow = load_workflow(ROOT / "workflows" / "master_liq.yaml")
+    ours = bench_run.changed(copy.deepcopy(workflow), "ours", 2)
+    assert ours["task"]["model"]["kwargs"].pop("patience") == ours["task"]["model"]["kwargs"].pop("epochs") == 2
+    del workflow["task"]["model"]["kwargs"]["patience"], workflow["task"]["model"]["kwargs"]["epochs"]
+    assert ours == workflow
+    plain = bench_run.changed(copy.deepcopy(workflow), "plain", 2)
+    handler = plain["task"]["dataset"]["kwargs"]["handler"]
+    assert (handler["class"], handler["module_path"]) == ("Alpha158", "qlib.contrib.data.handler")
+    assert [p["class"] for p in handler["kwargs"]["infer_processors"]] == ["ProcessInf", "CSZScoreNorm", "Fillna"]
+    assert plain["task"]["model"]["kwargs"]["precision"] == "float32" and plain["qlib_init"]["kernels"] == 2
+    assert plain["task"]["record"] == workflow["task"]["record"]
+    workflow["task"]["model"]["class"] = "MLPModel"
+    with pytest.raises(ValueError, match="MLPModel on FastAlpha158: only MASTERModel on FastAlpha158"):
+        bench_run.changed(workflow, "ours", 2)
+
+
+def test_the_table_of_phases_by_hand():
+    gib = 2**30
+    runs = {"plain": {"factors": (30.0, gib), "training": (60.0, 3 * gib)}, "ours": {"training": (20.0, 2 * gib)}}
+    lines = bench_run.phase_table(runs, 4).splitlines()
+    assert lines[0] == "| phase | plain, s | plain, GiB | ours, s | ours, GiB | times faster |"
+    assert lines[2:] == [
+        "| factors | 30.0 | 1.00 | 0.0 | 0.00 | - |",
+        "| training, 4 epochs | 60.0 | 3.00 | 20.0 | 2.00 | 3.0 |",
+        "| in all | 90.0 | 3.00 | 20.0 | 2.00 | 4.5 |",
+    ]
+    assert len(bench_run.phase_table({"ours": runs["ours"]}, 4).splitlines()[0].split("|")) == 5
