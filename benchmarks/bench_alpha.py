@@ -1,6 +1,7 @@
 """Time qlib's own Alpha158 loader (two processes) against FastAlphaLoader in one run, with the peak memory of each.
 
-    python benchmarks/bench_alpha.py [PROVIDER] [--market all] [--start 2021-01-01] [--end 2022-12-31]
+    python -m benchmarks.bench_alpha [PROVIDER] [--market all] [--start 2021-01-01] [--end 2022-12-31]
+        [--what fast qlib]
 
 Each runs in a process of its own; its peak memory is that of the process plus, for each worker, that of the largest
 worker. The fast loader is timed once its kernels are compiled (later processes find them in the cache); the time that
@@ -60,19 +61,21 @@ def main() -> None:
     parser.add_argument("--market", default="all")
     parser.add_argument("--start")
     parser.add_argument("--end")
+    parser.add_argument("--what", nargs="+", choices=("fast", "qlib"), default=["fast", "qlib"])
     options = parser.parse_args()
     options.provider = str(Path(options.provider).expanduser()) if options.provider else str(ensure_market())
     context = multiprocessing.get_context("spawn")
     seconds = {}
-    for kind in ("fast", "qlib"):
+    for kind in options.what:
         result = context.Queue()
         process = context.Process(target=measure, args=(kind, options, result))
         process.start()
         rows, seconds[kind], peak, compiled = result.get()
         process.join()
         extra = f", {compiled:.1f} s to compile or load the kernels before" if compiled else ""
-        print(f"{kind}: {rows} rows in {seconds[kind]:.2f} s, peak memory {peak / 2**20:.2f} GiB{extra}")
-    print(f"the fast loader is {seconds['qlib'] / seconds['fast']:.0f} times as fast")
+        print(f"{kind}: {rows} rows in {seconds[kind]:.2f} s, peak memory {peak / 2**20:.2f} GiB{extra}\n")
+    if len(seconds) > 1:
+        print(f"the fast loader is {seconds['qlib'] / seconds['fast']:.0f} times as fast")
 
 
 if __name__ == "__main__":

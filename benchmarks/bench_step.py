@@ -274,17 +274,21 @@ def epoch_table(args: argparse.Namespace, peaks: dict[str, float]) -> str:
     return table(["stocks", "variant", "epoch seconds", "times faster", "of matrix peak", memory], rows)
 
 
-def machine(args: argparse.Namespace, peaks: dict[str, float]) -> str:
-    """Describe where and when this ran."""
+def machine(device: str) -> str:
+    """Say when and on what this runs, and with which versions."""
     info = Path("/proc/cpuinfo")
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
     cpu = models[0].split(":")[1].strip() if models else platform.processor()
-    device = torch.cuda.get_device_name() if args.device == "cuda" else f"{cpu}, {torch.get_num_threads()} threads"
+    what = torch.cuda.get_device_name() if device == "cuda" else f"{cpu}, {torch.get_num_threads()} threads"
     versions = f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
-    speed = ", ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in peaks.items())
     load = f"; load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; {what}{load}; {versions}."
+
+
+def terms(args: argparse.Namespace, peaks: dict[str, float]) -> str:
+    """Say what is measured against which peak."""
+    speed = ", ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in peaks.items())
     return (
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; {device}{load}; {versions}.\n"
         f"A {args.matrix}^3 matrix product reaches: {speed}"
         f"{' (TF32 allowed)' if args.tf32 else ''}. T={args.steps}, F={args.features}, D={args.d_model}, "
         f"{args.present:.0%} present, {args.days_per_step} days a step (reference: 1), {args.repeats} repeats"
@@ -331,7 +335,7 @@ def main(arguments: list[str]) -> None:
     if args.tf32:
         torch.set_float32_matmul_precision("high")
     peaks = matrix_peaks(args)
-    parts = [machine(args, peaks)]
+    parts = [f"{machine(args.device)}\n{terms(args, peaks)}"]
     if "step" in args.what:
         parts += ["A training step", step_table(args, peaks)]
     if "epoch" in args.what:

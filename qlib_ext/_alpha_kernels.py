@@ -35,34 +35,9 @@ _inner: Any = (
 )
 
 
-def fill158(out: Float32, bars: Float32, logs: Float32, first: Array, rows: Array) -> None:
-    """Run the groups of Alpha158 on each stock; called from Python, each compiles alone and therefore quickly."""
-    block = np.empty((158, rows.shape[1]), dtype=np.float32)
-    length = np.empty((len(WINDOWS), rows.shape[1]))  # rows in each window
-    for n in range(bars.shape[1]):
-        if rows[n].max() < 0:
-            continue
-        open, high, low, close, vwap, volume = bars[:, n]
-        _lengths(length, first[n])
-        _bars(block, open[LEAD:], high[LEAD:], low[LEAD:], close[LEAD:], vwap[LEAD:])
-        _trends(block[28:], close, _levels(block[13:], close))
-        _quantiles(block[53:], close)
-        _ranks(block[63:], close)
-        top, bottom = _maxima(high), _maxima(-low)
-        _ranges(block[43:], close, top, bottom)
-        _places(block[73:], top, bottom, _lags(high, first[n]), _lags(-low, first[n]), length)
-        ratio, weighted = _ratios(close, volume)
-        _corrs(block[88:], close, logs[0, n])
-        _corrs(block[93:], ratio, logs[1, n])
-        rise, fall = _changes(block[113:], close)
-        _counts(block[98:], _sums(rise), _sums(fall), length)
-        _volumes(block[128:], volume, weighted)
-        _changes(block[143:], volume)
-        _scatter(out, block, rows[n])
-
-
 @_jit
-def _scatter(out, block, rows):  # type: ignore[no-untyped-def]
+def scatter(out, block, rows):  # type: ignore[no-untyped-def]
+    """Write the days of a block (F, D) that are wanted into their rows of out."""
     for t in range(len(rows)):
         if rows[t] >= 0:
             for k in range(block.shape[0]):
@@ -70,7 +45,7 @@ def _scatter(out, block, rows):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _lengths(length, first):  # type: ignore[no-untyped-def]
+def lengths(length, first):  # type: ignore[no-untyped-def]
     """Rows in each window of a series that begins at row `first`."""
     for k in range(5):
         for t in range(length.shape[1]):
@@ -81,7 +56,7 @@ def _lengths(length, first):  # type: ignore[no-untyped-def]
 def fill360(out, bars, logs, first, rows):  # type: ignore[no-untyped-def]
     """Write Alpha360: the last 60 days of each field over today's close, of the volume over today's volume.
 
-    `logs` and `first` are not used: `alpha.fill` calls this and `fill158` with the same arguments.
+    `logs` and `first` are not used: `alpha.fill` calls this and its own `_fill158` with the same arguments.
     """
     order = (3, 0, 1, 2, 4, 5)  # close first, volume last
     for n in range(bars.shape[1]):
@@ -94,7 +69,7 @@ def fill360(out, bars, logs, first, rows):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _bars(block, open, high, low, close, vwap):  # type: ignore[no-untyped-def]
+def bars(block, open, high, low, close, vwap):  # type: ignore[no-untyped-def]
     """Shape of the day's bar and its prices over the close, 13 factors; all float32."""
     tiny, two = np.float32(1e-12), np.float32(2)
     for t in range(len(close)):
@@ -109,11 +84,11 @@ def _bars(block, open, high, low, close, vwap):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _levels(block, close):  # type: ignore[no-untyped-def]
+def levels(block, close):  # type: ignore[no-untyped-def]
     """ROC, MA, STD of the close; returns the (5, D) standard deviation."""
     days = len(close) - LEAD
     value, real = _split(close)
-    count, total = _sums(real), _sums(value)
+    count, total = sums(real), sums(value)
     std = _stds(value, real, count)
     for k in range(5):
         past = close[LEAD - WINDOWS[k] :]
@@ -126,7 +101,7 @@ def _levels(block, close):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _trends(block, close, std):  # type: ignore[no-untyped-def]
+def trends(block, close, std):  # type: ignore[no-untyped-def]
     """BETA, RSQR, RESI: regression of the close on 1..w by qlib's own recurrence, begun where qlib begins it."""
     for k in range(5):
         w = WINDOWS[k]
@@ -150,7 +125,7 @@ def _trends(block, close, std):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _ranges(block, close, top, bottom):  # type: ignore[no-untyped-def]
+def ranges(block, close, top, bottom):  # type: ignore[no-untyped-def]
     """MAX, MIN and, 15 rows later, RSV; `top` the highest high, `bottom` the negative lowest low, both (5, D)."""
     for k in range(5):
         for t in range(top.shape[1]):
@@ -161,7 +136,7 @@ def _ranges(block, close, top, bottom):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _places(block, top, bottom, newest, lowest, length):  # type: ignore[no-untyped-def]
+def places(block, top, bottom, newest, lowest, length):  # type: ignore[no-untyped-def]
     """IMAX, IMIN, IMXD: places of the highest high and the lowest low in the window; NaN where there is none."""
     for k in range(5):
         w = WINDOWS[k]
@@ -172,7 +147,7 @@ def _places(block, top, bottom, newest, lowest, length):  # type: ignore[no-unty
 
 
 @_jit
-def _ratios(close, volume):  # type: ignore[no-untyped-def]
+def ratios(close, volume):  # type: ignore[no-untyped-def]
     """Close over yesterday's, and the size of that move times the volume; both float32 (P,)."""
     ratio, weighted = np.empty_like(close), np.empty_like(close)
     ratio[0] = weighted[0] = np.nan
@@ -183,7 +158,7 @@ def _ratios(close, volume):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _counts(block, more, less, length):  # type: ignore[no-untyped-def]
+def counts(block, more, less, length):  # type: ignore[no-untyped-def]
     """CNTP, CNTN, CNTD: share of days up, of days down and their difference."""
     for k in range(5):
         for t in range(more.shape[1]):
@@ -192,14 +167,14 @@ def _counts(block, more, less, length):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _volumes(block, volume, weighted):  # type: ignore[no-untyped-def]
+def volumes(block, volume, weighted):  # type: ignore[no-untyped-def]
     """VMA, VSTD, WVMA (spread of the weighted moves over their mean)."""
     tiny = np.float32(1e-12)
     value, real = _split(volume)
-    count, total = _sums(real), _sums(value)
+    count, total = sums(real), sums(value)
     std = _stds(value, real, count)
     moved, known = _split(weighted)
-    number, sum_moved = _sums(known), _sums(moved)
+    number, sum_moved = sums(known), sums(moved)
     spread = _stds(moved, known, number)
     for k in range(5):
         for t in range(len(volume) - LEAD):
@@ -210,7 +185,7 @@ def _volumes(block, volume, weighted):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _changes(block, x):  # type: ignore[no-untyped-def]
+def changes(block, x):  # type: ignore[no-untyped-def]
     """Give sums of gains, losses and their difference over all moves; returns whether up and whether down, 0/1."""
     rows = len(x)
     up, down, real, rise, fall = np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows)
@@ -219,7 +194,7 @@ def _changes(block, x):  # type: ignore[no-untyped-def]
         if np.isfinite(step):
             up[i], down[i], real[i] = max(step, 0.0), max(-step, 0.0), 1.0
             rise[i], fall[i] = step > 0, step < 0
-    count, gain, loss = _sums(real), _sums(up), _sums(down)
+    count, gain, loss = sums(real), sums(up), sums(down)
     for k in range(5):
         for t in range(len(x) - LEAD):
             p, q = (gain[k, t], loss[k, t]) if count[k, t] > 0 else (np.nan, np.nan)
@@ -239,7 +214,7 @@ def _split(x):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _sums(x):  # type: ignore[no-untyped-def]
+def sums(x):  # type: ignore[no-untyped-def]
     """Sum over each window, (5, D): one pass a lag over all days, so that the processor takes several days at once."""
     days = len(x) - LEAD
     out, total, k = np.empty((5, days)), np.zeros(days), 0
@@ -287,13 +262,13 @@ def _stds(value, real, count):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _corrs(block, left, right):  # type: ignore[no-untyped-def]
+def corrs(block, left, right):  # type: ignore[no-untyped-def]
     """Correlation over each window of the rows where both are real; NaN where either hardly moves (std <= 2e-5)."""
     days = len(left) - LEAD
     x, seen = _split(left)
     y, heard = _split(right)
-    std, other, both = _stds(x, seen, _sums(seen)), _stds(y, heard, _sums(heard)), seen * heard
-    count, cx, cy = _sums(both), _latest(x, both), _latest(y, both)
+    std, other, both = _stds(x, seen, sums(seen)), _stds(y, heard, sums(heard)), seen * heard
+    count, cx, cy = sums(both), _latest(x, both), _latest(y, both)
     s, k = np.zeros((5, days)), 0
     for lag in range(LEAD):
         px, py, pair = x[LEAD - lag :], y[LEAD - lag :], both[LEAD - lag :]
@@ -314,7 +289,7 @@ def _corrs(block, left, right):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _maxima(x):  # type: ignore[no-untyped-def]
+def maxima(x):  # type: ignore[no-untyped-def]
     """Largest real value of each window, (5, D); NaN where there is none."""
     days = len(x) - LEAD
     low = np.float32(-np.inf)
@@ -333,7 +308,7 @@ def _maxima(x):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _lags(x, first):  # type: ignore[no-untyped-def]
+def lags(x, first):  # type: ignore[no-untyped-def]
     """Lag of the window's oldest NaN, else of its oldest maximum, (5, D); rows before `first` do not exist."""
     days = len(x) - LEAD
     low, high = np.float32(-np.inf), np.float32(np.inf)
@@ -356,7 +331,7 @@ def _lags(x, first):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _ranks(block, x):  # type: ignore[no-untyped-def]
+def ranks(block, x):  # type: ignore[no-untyped-def]
     """Share of the window's real values that are below today's, ties at their mean rank; 5 rows of `block`."""
     days, k = len(x) - LEAD, 0
     today = x[LEAD:]
@@ -374,7 +349,7 @@ def _ranks(block, x):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _quantiles(block, x):  # type: ignore[no-untyped-def]
+def quantiles(block, x):  # type: ignore[no-untyped-def]
     """80% and 20% quantile of each window's real values over today's, linear between ranks; 10 rows of `block`."""
     line = np.empty(LEAD)
     for k in range(5):

@@ -5,6 +5,7 @@ Sizes and masks as in `nets`, from where these names are meant to be imported.
 
 import math
 from itertools import repeat
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -13,21 +14,28 @@ from torch import Tensor, nn
 from ._attend import attend
 
 Variant = Literal["official", "paper"]
+TEXT = " (in YAML write 0.1, not 1e-1, which is a text)"
 _MAX_GROUPS = 65_535  # the grid of CUDA's fused attention; more (16 days x 5,000 stocks) go day by day
 
 
 def check_sizes(**sizes: int) -> None:
     """Raise ValueError for a size that is no whole number of at least 1."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name}={size!r}: a whole number of at least 1 is needed")
 
 
 def check_rates(**rates: float) -> None:
     """Raise ValueError for a dropout rate outside of [0, 1)."""
     for name, rate in rates.items():
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"{name}={rate!r}: a dropout probability in [0, 1) is needed")
+        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0.0 <= rate < 1.0:
+            raise ValueError(f"{name}={rate!r}: a dropout probability in [0, 1) is needed{TEXT}")
+
+
+def check_beta(beta: float) -> None:
+    """Raise ValueError for a temperature of the gate that is no finite number above 0."""
+    if isinstance(beta, bool) or not isinstance(beta, Real) or not 0.0 < beta < math.inf:
+        raise ValueError(f"beta={beta!r}: the gate's temperature must be positive{TEXT}")
 
 
 def _with_a_key(mask: Tensor, dim: int) -> Tensor:
@@ -57,6 +65,11 @@ class Attention(nn.Module):
             raise ValueError(f"d_model={d_model} is not divisible by heads={heads}: choose a multiple")
         self.heads, self.dropout, self.key_dropout, self.scale = heads, dropout, key_dropout, scale
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+
+    def extra_repr(self) -> str:
+        """Show what no parameter tells."""
+        rates = f"dropout={self.dropout}, key_dropout={self.key_dropout}"
+        return f"heads={self.heads}, {rates}, scale={self.scale}"
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None, dim: int = -2) -> Tensor:
         """Attend along an axis.
@@ -148,6 +161,10 @@ class TemporalAttention(nn.Module):
         super().__init__()
         self.variant = variant
         self.proj = nn.Linear(d_model, d_model, bias=False)
+
+    def extra_repr(self) -> str:
+        """Show what no parameter tells."""
+        return f"variant={self.variant}"
 
     def forward(self, z: Tensor, present: Tensor | None = None) -> Tensor:
         """Map z (B, T, N, D), present (B, T, N) bool (True = real), to (B, N, D), without autocast."""

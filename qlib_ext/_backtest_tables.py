@@ -61,7 +61,7 @@ def make_tables(
     fills = artifacts["fills.pkl"]
     before = report["account"] / (1.0 + report["return"] - report["cost"])
     tables |= {
-        "turnover": execution.turnover(fills, before),
+        "turnover": execution.turnover(fills, before, artifacts["settled.pkl"]),
         "cost_split": execution.cost_split(fills, report["account"], artifacts["settled.pkl"]),
         "participation": execution.participation_histogram(fills),
         "blocked": execution.blocked_by_reason(artifacts["blocked.pkl"]),
@@ -70,13 +70,13 @@ def make_tables(
     share = min((cap for cap in caps if cap is not None), default=PARTICIPATION)
     book = holdings(artifacts["positions_normal_1day.pkl"])
     known = liquidity.where(liquidity > 0).ffill()
-    tables["liquidation"] = execution.days_to_liquidate(book, known, share)
-    tables["liquidation"].attrs["participation"] = share
-    return tables
+    return tables | {"liquidation": execution.days_to_liquidate(book, known, share)}
 
 
 def all_blocked(blocked: pd.DataFrame, targets: pd.DataFrame, exchange: AShareExchange) -> pd.DataFrame:
     """Rows of the exchange's `blocked`, and of the orders that the strategy, which asks first, did not send.
+
+    `attrs["unsent"]` tells a page that the latter are in it.
 
     Args:
         blocked: of the exchange.
@@ -92,24 +92,24 @@ def all_blocked(blocked: pd.DataFrame, targets: pd.DataFrame, exchange: AShareEx
             reason = exchange.refusal(Order(code, 1.0, OrderDir.BUY if more > 0 else OrderDir.SELL, day, day))
         if reason:
             rows.append((day, code, "buy" if more > 0 else "sell", abs(more), 0.0, reason))
-    if not rows:
-        return blocked
     unsent = pd.DataFrame(rows, columns=list(blocked.columns))
-    both = unsent if blocked.empty else pd.concat([blocked, unsent], ignore_index=True)
-    return both.sort_values("day", kind="stable", ignore_index=True)
+    both = pd.concat([part for part in (blocked, unsent) if len(part)] or [blocked], ignore_index=True)
+    both = both.sort_values("day", kind="stable", ignore_index=True)
+    both.attrs["unsent"] = True
+    return both
 
 
 def log_tables(recorder: Any, tables: Mapping[str, pd.DataFrame]) -> None:
     """Log the numbers as metrics, days by their mean, and show the short tables."""
     said = []
     for name, table in tables.items():
-        table.attrs["definitions"] = execution.DEFINITIONS[name]
+        known = table.attrs.setdefault("definitions", execution.DEFINITIONS[name])
         daily = name in ("turnover", "liquidation")
         brief = table.mean().to_frame("mean").T if daily else table
         if name != "participation":
             log_metrics(recorder, f"execution.{name}", brief)
         title = f"{name} (mean over days)" if daily else name
-        words = "\n".join(f"  {key}: {text}" for key, text in execution.DEFINITIONS[name].items())
+        words = "\n".join(f"  {key}: {text}" for key, text in known.items())
         said.append(f"{title}\n{shown(brief) if len(brief) else 'nothing'}\n{words}")
     logger.info("the backtest\n" + "\n".join(said))
 

@@ -1,4 +1,7 @@
-"""Returns of a benchmark on the days that it lacks: a few are taken as 0 with a warning, more are an error."""
+"""The benchmark of a backtest: whether it has one; its returns on the days that it lacks.
+
+A few days are taken as 0 with a warning, more are an error.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ import warnings
 import pandas as pd
 
 UNKNOWN_BENCHMARK, UNKNOWN_DAYS = 0.05, 2  # largest share of days without the benchmark's return; so many always may
+
+
+def has_benchmark(report: pd.DataFrame) -> bool:
+    """Whether qlib's report has a benchmark in `bench`; without one it is NaN or 0 on every day."""
+    return "bench" in report and bool((report["bench"].astype(float).fillna(0.0) != 0.0).any())
 
 
 def known_benchmark(returns: pd.Series) -> pd.Series:

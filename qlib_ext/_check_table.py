@@ -92,9 +92,18 @@ CHECKS: dict[str, Check] = {
         "warning", "so many stocks do not jump at once: $volume may be lots before or after", told_from=0.02
     ),
     "turnover_cluster": Check("warning", "some stocks may have $volume in lots, the others in shares: dump them alike"),
-    "stock_turnover": Check("error", "wrong units of $volume or $amount: give liquidity: an expression in yuan"),
+    "stock_turnover": Check(
+        "error",
+        "wrong units of $volume? Give liquidity: an expression in yuan; or adjusted_shares, where these are yuan "
+        "(Beijing stocks, years before 2006, a few stocks)",
+    ),
+    "turnover_unusual": Check(
+        "warning",
+        "$amount fits $close * $volume, but is it yuan? Beijing stocks, years before 2006 and a few stocks can be "
+        "outside; else give liquidity: an expression in yuan",
+    ),
     "market_total": Check(
-        "warning", "20 billion to 10 trillion yuan a day are plausible: check the units", error_from=0.05
+        "warning", "20 billion to 10 trillion yuan a day are plausible from 2010 on: check the units", error_from=0.05
     ),
     "turnover_jump": Check("warning", "a stock's mean turnover moved eightfold: units change, or volume is missing"),
     "survivorship": Check("warning", "delisted stocks are missing, which flatters returns: only compare models"),

@@ -17,7 +17,8 @@ from ._check_files import Block, FloatArray
 from ._check_table import Tally
 from .units import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, PROFILES, profile_of
 
-PLAUSIBLE_TOTAL = (2e10, 1e13)  # yuan, whole market and day, since 2010
+PLAUSIBLE_TOTAL = (2e10, 1e13)  # yuan, whole market and day, from TOTAL_FROM on; in 2005 3 billion were a day's total
+TOTAL_FROM = pd.Timestamp("2010-01-01")
 WHOLE_MARKET = 1500  # stocks traded on the median day: from here on the total says something
 JUMP = 8.0  # times the median of 20 days
 ENDED = 20  # days without a bar at the end: the stock has left
@@ -105,21 +106,28 @@ def check_units(market: Market, tally: Tally) -> None:
     tally.add("unit_profile", 1, 1, f"{profile}; {told}; {summed}")
     low, high = PLAUSIBLE_TURNOVER
     tally.add(
-        "stock_turnover",
+        "stock_turnover" if profile == "adjusted_shares" else "turnover_unusual",
         not low <= mean.mean() <= high,
         1,
-        f"{told}, plausible are {low / 1e6:,.0f} to {high / 1e6:,.0f}",
+        f"{told}, usual are {low / 1e6:,.0f} to {high / 1e6:,.0f}",
     )
+    check_total(market, total, tally)
     days = market.days[open_days]
-    if np.median(market.traded[open_days]) >= WHOLE_MARKET:
-        out = (total[open_days] < PLAUSIBLE_TOTAL[0]) | (total[open_days] > PLAUSIBLE_TOTAL[1])
-        cases = zip(days[out], total[open_days][out], strict=True)
-        tally.each("market_total", [f"{day.date()} {sum_ / 1e9:,.4g} billion" for day, sum_ in cases], len(days))
     usual = pd.Series(mean).shift(1).rolling(20, min_periods=5).median().to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         jump = np.abs(np.log(mean / usual)) > np.log(JUMP)
         cases = zip(days[jump], (mean / usual)[jump], strict=True)
     tally.each("turnover_jump", [f"{day.date()} times {ratio:.3g}" for day, ratio in cases], len(days))
+
+
+def check_total(market: Market, total: FloatArray, tally: Tally) -> None:
+    """Judge the turnover (D,) of a whole market, in yuan, on the days from TOTAL_FROM on."""
+    judged = (market.traded > 0) & (market.days >= TOTAL_FROM)
+    if not judged.any() or np.median(market.traded[judged]) < WHOLE_MARKET:
+        return
+    out = judged & ((total < PLAUSIBLE_TOTAL[0]) | (total > PLAUSIBLE_TOTAL[1]))
+    cases = zip(market.days[out], total[out], strict=True)
+    tally.each("market_total", [f"{day.date()} {sum_ / 1e9:,.4g} billion" for day, sum_ in cases], int(judged.sum()))
 
 
 def check_ends(market: Market, ends: dict[str, pd.Timestamp], tally: Tally) -> None:

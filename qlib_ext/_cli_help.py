@@ -25,7 +25,8 @@ Each command tells more: qlib-ext COMMAND --help. Without a data folder of your 
   qrun workflow.yaml
   qlib-ext report latest
 
-Exit status: 0 done, 1 something was found (check-data, check-leak), 2 an error, told in one line.
+Exit status: 0 done, 1 something was found (check-data, check-leak), 2 an error, told in one line, or nothing proved
+(check-leak).
 """
 
 EXAMPLES = {

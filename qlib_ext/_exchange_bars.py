@@ -22,7 +22,7 @@ from qlib.utils import code_to_fname
 from qlib.utils.index_data import SingleData
 
 from qlib_ext import units
-from qlib_ext.storage import binary_folder, field_grid, wide
+from qlib_ext.storage import ages, binary_folder, field_grid, first_closes, wide
 
 LEAD = 250  # trading days before the first: for trailing means and for the last close before a long suspension
 CACHED = 2  # loads kept in memory
@@ -36,8 +36,8 @@ class Bars:
     """Fields of N stocks over P days; the first `lead` days come before the backtest.
 
     `fields`: expression -> (P, N) float32, NaN where not known. `first`, `last` (N,): row (may lie outside) of the
-    first and the last day of the stock's series. `age` (P, N): trading days since listing, 1 on the first; inf for
-    stocks older than the calendar. `rest`: trading days that the calendar goes on after the last row.
+    stock's first close, and of the last day of its series. `age` (P, N): trading days since listing, 1 on the first;
+    inf for stocks older than the calendar. `rest`: trading days that the calendar goes on after the last row.
     """
 
     codes: tuple[str, ...]
@@ -94,22 +94,19 @@ def _load(codes: tuple[str, ...], fields: tuple[str, ...], calendar: pd.Datetime
     else:
         frames = wide(list(codes), plain, days[0], days[-1])
         out = {name: np.asarray(f, dtype=np.float32) for name, f in zip(plain, frames, strict=True)}
-    first, last = _span(codes)
+    first, last = first_closes(codes), _last(codes)
     others = [field for field in fields if field not in plain]
     if others:
         frames = wide(list(codes), others, days[0], days[-1])
         out |= {name: frame.to_numpy(dtype=np.float32) for name, frame in zip(others, frames, strict=True)}
-    age = np.arange(origin, stop)[:, None] - first[None, :] + 1.0
-    age[:, first == 0] = np.inf
+    age = ages(first, np.arange(origin, stop))
     return Bars(codes, days, lead, out, first - origin, last - origin, age, len(calendar) - stop)
 
 
-def _span(codes: tuple[str, ...]) -> tuple[Grid, Grid]:
-    """Calendar positions (N,) of the first and last day of each series, through qlib's storage."""
-    stores = [_store(code, "close") for code in codes]
-    first = [0 if s.start_index is None else s.start_index for s in stores]
-    last = [-1 if s.end_index is None else s.end_index for s in stores]
-    return np.array(first, dtype=np.int64), np.array(last, dtype=np.int64)
+def _last(codes: tuple[str, ...]) -> Grid:
+    """Calendar position (N,) of the last day of each series, through qlib's storage; NaN days of it count."""
+    ends = [_store(code, "close").end_index for code in codes]
+    return np.array([-1 if end is None else end for end in ends], dtype=np.int64)
 
 
 def having(codes: Sequence[str], name: str) -> Iterator[str]:
@@ -154,7 +151,7 @@ def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
 
     "auto" is decided by all rows of the bars.
 
-    Raises: ValueError for wrong units, or where no unit profile fits.
+    Raises: ValueError where no unit profile fits, or "auto" without $amount gives no plausible turnover.
 
     """
     fields = {name: bars.fields[name].astype(np.float64) for name in turnover_fields(liquidity)}
@@ -162,7 +159,8 @@ def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
     if profile == "auto":
         profile = units.decide(fields["$amount"], fields["$close"] * fields["$volume"])
     yuan = units.turnover_in_yuan(profile, fields)
-    units.check_turnover(yuan[bars.lead :], units.PROFILES.get(profile, profile))
+    settled = liquidity != "auto" or profile in units.AMOUNT_IN_YUAN
+    units.check_turnover(yuan[bars.lead :], units.PROFILES.get(profile, profile), settled=settled)
     return yuan, profile
 
 

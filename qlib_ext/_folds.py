@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from qlib.data.dataset.processor import Processor
 from qlib.log import get_module_logger
 
+from qlib_ext._day import extent, is_narrow
 from qlib_ext.data import DEFAULT_LABEL, DayDatasetH, label_expression, label_span, segment_rows
 from qlib_ext.panel import DayPanel
 from qlib_ext.trainer import History
@@ -136,24 +138,34 @@ def first_difference(known: Sequence[str], names: Sequence[str]) -> str:
 def combined(scores: Sequence[Grid], combine: str) -> Grid:
     """Mean over members of their scores (D, N), put on one scale each day first; NaN where a stock is not present."""
     scaled = day_ranks if combine == "rank" else day_standardised
-    return np.mean([scaled(score) for score in scores], axis=0).astype(np.float32)
+    total = scaled(scores[0])
+    for score in scores[1:]:
+        total += scaled(score)
+    return (total / len(scores)).astype(np.float32)
 
 
 def day_standardised(score: Grid) -> npt.NDArray[np.float64]:
-    """(score - mean) / std over the day's stocks, (D, N); a constant day becomes 0: correlations give no scale."""
+    """(score - mean) / std over the day's stocks, (D, N); a constant day becomes 0 (correlations give no scale)."""
     known = np.isfinite(score)
     count = np.maximum(known.sum(axis=1, keepdims=True), 1)
     value = np.where(known, score, 0.0).astype(np.float64)
     mean = value.sum(axis=1, keepdims=True) / count
     gap = np.where(known, value - mean, 0.0)
     std = np.sqrt((gap**2).sum(axis=1, keepdims=True) / count)
-    flat = std <= 1e-9 * np.abs(mean)
+    flat = flat_days(score) | (std == 0)
     return np.where(known, np.where(flat, 0.0, gap / np.where(flat, 1.0, std)), np.nan)
 
 
 def day_ranks(score: Grid) -> npt.NDArray[np.float64]:
-    """Average rank over the day's stocks divided by their number, (D, N)."""
-    return np.asarray(pd.DataFrame(score).rank(axis=1, pct=True).to_numpy(dtype=np.float64))
+    """Average rank over the day's stocks divided by their number, (D, N); on a constant day all stocks tie."""
+    level = np.where(flat_days(score) & np.isfinite(score), 0.0, score)
+    return np.array(pd.DataFrame(level).rank(axis=1, pct=True), dtype=np.float64)
+
+
+def flat_days(score: Grid) -> npt.NDArray[np.bool_]:
+    """Tell the days (D, 1) whose scores are equal within float32's noise: the losses' rule of a constant."""
+    value = torch.from_numpy(np.array(score, dtype=np.float32))
+    return np.asarray(is_narrow(*extent(value, torch.isfinite(value))).numpy())
 
 
 def score_series(panel: DayPanel, rows: Rows, score: Grid) -> pd.Series:

@@ -96,8 +96,12 @@ def correlations(days: DayGrids, *, base: float, alpha: float) -> dict[str, Call
     """Offer each correlation (D,) under its name."""
     score, label, real = days.score, days.label, days.real
 
-    def weighted(weight: Tensor) -> Tensor:
-        return torch.where(days.valid, losses.weighted_pearson(score, label, weight, real), torch.nan)
+    def weighted(weight: Tensor, valid: Tensor) -> Tensor:
+        return torch.where(valid, losses.weighted_pearson(score, label, weight, real), torch.nan)
+
+    def by_liquidity() -> Tensor:
+        valid = losses.DayLoss("liq_wpcc").valid_days(label, real, days.liquidity)
+        return weighted(losses.liquidity_weight(label, days.liquidity, real, alpha=alpha), valid)
 
     def top() -> Tensor:
         order, among = days.best()
@@ -106,8 +110,8 @@ def correlations(days: DayGrids, *, base: float, alpha: float) -> dict[str, Call
     return {
         "ic": lambda: _pearson(score, label, real, days.valid),
         "rank_ic": lambda: spearman(score, label, real),
-        "wpcc": lambda: weighted(losses.rank_weight(label, real, base=base)),
-        "liq_wpcc": lambda: weighted(losses.liquidity_weight(label, days.liquidity, real, alpha=alpha)),
+        "wpcc": lambda: weighted(losses.rank_weight(label, real, base=base), days.valid),
+        "liq_wpcc": by_liquidity,
         "top20_ic": top,
     }
 

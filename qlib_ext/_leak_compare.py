@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import norm as normal
+from scipy.stats import t as student
 
 from .splits import LOOKBACK, feature_overlap
 
@@ -19,14 +21,18 @@ Rows = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
 TOLERANCE = 1e-6  # of a value and of its feature's mean size: float32 noise, far below what a leak does
-ERRORS = 3.0  # standard errors of the score's IC in the shuffled market
+ERRORS = 3.0  # standard errors of the score's IC in the shuffled market, as for a normal one
 FEATURE_ERRORS = 5.0  # of a single feature's: there are many of them
 MIN_DAYS = 20  # of a feature's IC
+FEWEST = 3  # days that are judged
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the report: `compared` numbers, of which `changed` differ (met, or failed), and what to know."""
+    """One row of the report: `compared` numbers, of which `changed` differ (met, or failed), and what to know.
+
+    `proves`: False where the comparison could not be made or says nothing either way; it has not passed then.
+    """
 
     check: str
     item: str
@@ -34,6 +40,7 @@ class Finding:
     changed: int
     passed: bool
     detail: str = ""
+    proves: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,16 +153,19 @@ def judge_parts(
     return Finding("overlap", item, wrong.size, int(wrong.sum()), not wrong.any(), detail)
 
 
-def judge_ic(ic: Array) -> Finding:
-    """Judge the daily IC (D,) of the scores in the shuffled market: within ERRORS standard errors of 0."""
-    known = ic[np.isfinite(ic)]
-    mean, error = _mean_error(known)
+def judge_ic(ic: Array, horizon: int = 1) -> Finding:
+    """Judge the daily IC (D,) of the scores in the shuffled market: within ERRORS standard errors of 0.
+
+    Labels of `horizon` days overlap, and so every horizon-th day is judged, see `_mean_error`.
+    """
+    mean, error, bound, days = _mean_error(ic, horizon, ERRORS)
     text = f"IC {mean:.4f}, standard error {error:.4f}, t {mean / error if error > 0 else math.nan:.2f}"
-    text += f" over {len(known)} days"
-    if not error > 0:
+    text += f" (at most {bound:.1f}) over {days} days" + (f", every {horizon}th" if horizon > 1 else "")
+    proves = bool(error > 0 or (error == 0 and mean != 0))
+    if not proves:
         text += "; that proves nothing: the scores are constant or the days too few (raise epochs, lengthen test)"
-    passed = bool(error > 0 and abs(mean) < ERRORS * error)
-    return Finding("shuffled", "scores", len(known), int(not passed), passed, text)
+    passed = bool(error > 0 and abs(mean) < bound * error)
+    return Finding("shuffled", "scores", days, int(proves and not passed), passed, text, proves)
 
 
 def feature_ic(x: Array, label: Array, present: Array) -> npt.NDArray[np.float64]:
@@ -171,27 +181,42 @@ def feature_ic(x: Array, label: Array, present: Array) -> npt.NDArray[np.float64
     return out
 
 
-def judge_features(ic: Array, names: list[str]) -> Finding:
-    """Judge the daily IC (D, F) of single features in the shuffled market: within FEATURE_ERRORS of 0."""
-    t = np.full(len(names), np.nan)
-    means = np.full(len(names), np.nan)
+def judge_features(ic: Array, names: list[str], horizon: int = 1) -> Finding:
+    """Judge the daily IC (D, F) of single features in the shuffled market: within FEATURE_ERRORS of 0.
+
+    Of the days, every horizon-th, as in `judge_ic`; features with fewer than MIN_DAYS known days are left out.
+    """
+    t, bound, means = np.full((3, len(names)), np.nan)
     for f in range(len(names)):
-        known = ic[np.isfinite(ic[:, f]), f]
-        if len(known) >= MIN_DAYS:
-            means[f], error = _mean_error(known)
-            t[f] = means[f] / error if error > 0 else math.inf * means[f]
-    bad = np.abs(t) > FEATURE_ERRORS
+        if np.isfinite(ic[:, f]).sum() >= MIN_DAYS:
+            mean, error, bound[f], _ = _mean_error(ic[:, f], horizon, FEATURE_ERRORS)
+            if math.isfinite(error):
+                means[f], t[f] = mean, mean / error if error > 0 else math.copysign(math.inf, mean) if mean else 0.0
+    bad = np.abs(t) > bound
     order = [f for f in np.argsort(-np.nan_to_num(np.abs(t), nan=-1.0), kind="stable") if np.isfinite(means[f])]
     shown = [f for f in order if bad[f]][:12] or order[:1]
     words = ", ".join(f"{names[f]} (IC {means[f]:.4f}, t {t[f]:.1f})" for f in shown)
-    detail = f"features that know the label: {words}" if bad.any() else f"largest {words}" if words else "none known"
-    return Finding("shuffled", "features", len(order), int(bad.sum()), bool(order) and not bad.any(), detail)
+    if not order:
+        words = f"no feature has an IC on {MIN_DAYS} days, {FEWEST} of them {horizon} days apart: lengthen the segments"
+        return Finding("shuffled", "features", 0, 0, False, words, proves=False)
+    detail = f"features that know the label: {words}" if bad.any() else f"largest {words}"
+    return Finding("shuffled", "features", len(order), int(bad.sum()), not bad.any(), detail)
 
 
-def _mean_error(values: Array) -> tuple[float, float]:
-    if len(values) < 2:
-        return math.nan, math.nan
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+def _mean_error(ic: Array, horizon: int, errors: float) -> tuple[float, float, float, int]:
+    """Average a daily IC (D,) over every horizon-th day, whose labels have no day in common.
+
+    Returns: mean, its standard error, how many of them are as likely by chance as `errors` of a normal number
+        (Student's t: more where the days are few), and the days; NaN with fewer than FEWEST.
+
+    """
+    values = ic[::horizon]
+    values = values[np.isfinite(values)]
+    days = len(values)
+    if days < FEWEST:
+        return math.nan, math.nan, math.nan, days
+    bound = float(student.isf(normal.sf(errors), days - 1))
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(days)), bound, days
 
 
 def _scale(values: Array) -> Array:

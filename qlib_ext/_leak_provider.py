@@ -1,6 +1,6 @@
 """Altered copies of a qlib provider folder: the future perturbed, or the returns shuffled within days.
 
-Private to `leak.py`; no qlib. Legend: `D` days of the calendar, `N` stocks. A series is a file
+Private to `leak.py`. Legend: `D` days of the calendar, `N` stocks. A series is a file
 `features/<code>/<field>.day.bin`: little-endian float32, the place of its first day in the calendar, then values.
 Whatever is not altered (calendars, instruments, other frequencies, `financial/`) is a link into the source.
 """
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from .rules import is_index
+from .storage import read_series
 
 Values = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
@@ -34,7 +35,7 @@ def calendar_of(provider: str | Path) -> pd.DatetimeIndex:
 
     """
     text = (Path(provider).expanduser() / "calendars" / "day.txt").read_text(encoding="utf-8")
-    return pd.DatetimeIndex(pd.to_datetime(text.splitlines())).as_unit("ns")
+    return pd.DatetimeIndex(pd.to_datetime(text.split())).as_unit("ns")
 
 
 def perturb_provider(
@@ -167,11 +168,9 @@ def _matrix(origin: Path, names: Sequence[str], field: str, count: int) -> Matri
     """Read a field as (D, N), NaN where not known."""
     out = np.full((count, len(names)), np.nan)
     for n, name in enumerate(names):
-        file = origin / "features" / name / f"{field}{_SUFFIX}"
-        if file.is_file():
-            raw = np.fromfile(file, dtype="<f4")
-            series = raw[1 : 1 + count - int(raw[0])]
-            out[int(raw[0]) : int(raw[0]) + len(series), n] = series
+        start, values = read_series(origin / "features" / name / f"{field}{_SUFFIX}")
+        part = values[: max(count - start, 0)]
+        out[start : start + len(part), n] = part
     return out
 
 
@@ -180,9 +179,8 @@ def _write(copy: Path, origin: Path, names: Sequence[str], field: str, values: M
     for n, name in enumerate(names):
         file = origin / "features" / name / f"{field}{_SUFFIX}"
         if file.is_file():
-            raw = np.fromfile(file, dtype="<f4")
-            start = int(raw[0])
-            part = values[start : start + len(raw) - 1, n]
+            start, old = read_series(file)
+            part = values[start : start + len(old), n]
             np.concatenate([[start], part]).astype("<f4").tofile(copy / "features" / name / file.name)
 
 

@@ -136,6 +136,7 @@ def _shortened(model: dict[str, Any], epochs: int | None) -> dict[str, Any]:
     day_model = issubclass(get_callable_kwargs(out)[0], DayModel)
     if day_model:
         kwargs["precision"] = "float32"
+        kwargs.pop("checkpoint", None)  # the user's own, of another training
     for name in EPOCH_NAMES:
         if epochs and (name in kwargs or (day_model and name == "epochs")):
             kwargs[name] = min(int(kwargs.get(name, epochs)), epochs)
@@ -303,7 +304,7 @@ def _reached(old: Side, new: Side, turn: pd.Timestamp) -> Finding:
     text = f"{share:.1%} of the features of the next days changed, as they should"
     if not share:
         text = "nothing after the day changed either: the features do not come from the provider, nothing is proved"
-    return Finding("future", "perturbation arrives", cells, int(not share), share > 0, text)
+    return Finding("future", "perturbation arrives", cells, 0, share > 0, text, proves=share > 0)
 
 
 def _compare_yuan(old: Side, new: Side, turn: pd.Timestamp, config: dict[str, Any]) -> list[Finding]:

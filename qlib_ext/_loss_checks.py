@@ -3,11 +3,12 @@
 ``B`` days, ``N`` stocks.
 """
 
-import difflib
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from qlib_ext._options import check_choice as check_choice
 
 LOSSES = ("wpcc", "liq_wpcc", "ic", "ccc", "mse")
 TARGETS = ("raw", "rank", "volatility")
@@ -30,18 +31,6 @@ def check_shapes(**tensors: Tensor) -> None:
     mask = tensors.get("mask")
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be bool with True = real, got {mask.dtype}; pass mask.bool()")
-
-
-def check_choice(what: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError for a value that is not allowed, naming the close ones."""
-    if value not in allowed:
-        raise ValueError(f"unknown {what} {value!r}{close_to(value, allowed)}. Allowed: {', '.join(allowed)}")
-
-
-def close_to(word: Any, allowed: tuple[str, ...]) -> str:
-    """Say which of the allowed words are close, or nothing."""
-    close = difflib.get_close_matches(str(word).lower(), allowed)
-    return f" (did you mean {' or '.join(repr(name) for name in close)}?)" if close else ""
 
 
 def check_base(base: Any) -> None:

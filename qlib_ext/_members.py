@@ -24,8 +24,8 @@ logger = get_module_logger("qlib_ext.ensemble")
 CONFIG_KEYS = ("class", "module_path", "kwargs")
 
 
-def new_member(config: Any, seed: int) -> Any:
-    """Build a model from its configuration with a seed.
+def new_member(config: Any, seed: int, fold: Fold | None = None) -> Any:
+    """Build a model from its configuration with a seed, and with a checkpoint of its own where there is one and a fold.
 
     Raises: ValueError for a seed in the configuration, TypeError for anything but a configuration of a model that
         trains on chosen days.
@@ -36,6 +36,8 @@ def new_member(config: Any, seed: int) -> Any:
     if "seed" in (config.get("kwargs") or {}):
         raise ValueError("the model's configuration names a seed: give the ensemble's seeds=[...] instead")
     kwargs = {**(config.get("kwargs") or {}), "seed": seed}
+    if fold is not None and (file := member_checkpoint(config, fold, seed)) is not None:
+        kwargs["checkpoint"] = str(file)
     member = init_instance_by_config({**config, "kwargs": kwargs}, default_module="qlib_ext.model")
     if not hasattr(member, "fit_rows"):
         raise TypeError(f"{type(member).__name__} cannot train on chosen days: wanted MLPModel or MASTERModel")
@@ -43,12 +45,13 @@ def new_member(config: Any, seed: int) -> Any:
 
 
 def check_shared_memory(panel: DayPanel) -> None:
-    """Raise ValueError where the shared memory cannot hold the panel, which torch would say less clearly."""
+    """Raise ValueError where the shared memory cannot hold the rest of the panel: torch would say it less clearly."""
     shared = Path("/dev/shm")
-    need = sum(v.nbytes for v in vars(panel).values() if isinstance(v, torch.Tensor))
-    if shared.is_dir() and shutil.disk_usage(shared).free < 1.1 * need:
+    own = [value for value in vars(panel).values() if isinstance(value, torch.Tensor) and not value.is_shared()]
+    need = sum(value.nbytes for value in own)
+    if need and shared.is_dir() and shutil.disk_usage(shared).free < 1.1 * need:
         raise ValueError(
-            f"processes share the panel of {need / 2**20:.0f} MiB through {shared}, which has "
+            f"processes share the panel through {shared}, where {need / 2**20:.0f} MiB of it are not yet and which has "
             f"{shutil.disk_usage(shared).free / 2**20:.0f} MiB left: set processes: 1, or enlarge it "
             "(docker run --shm-size)"
         )
@@ -56,14 +59,32 @@ def check_shared_memory(panel: DayPanel) -> None:
 
 def train_member(panel: DayPanel, step_len: int, config: dict[str, Any], fold: Fold, seed: int) -> tuple[Any, Grid]:
     """Train one member; return it and its scores of the valid block, (len(valid), N)."""
-    member = new_member(config, seed)
-    member.fit_rows(panel, step_len, fold.train, fold.valid, prefix=prefix_of(fold, seed))
+    member = new_member(config, seed, fold)
+    kept = {} if member_checkpoint(config, fold, seed) is None else {"keep_checkpoint": True}
+    member.fit_rows(panel, step_len, fold.train, fold.valid, prefix=prefix_of(fold, seed), **kept)
     return member, member.trainer.predict(panel, fold.valid)
 
 
 def pickled_member(panel: DayPanel, step_len: int, config: dict[str, Any], fold: Fold, seed: int) -> bytes:
     """Train in another process; bytes, since tensors would leave it as files of its own memory."""
     return pickle.dumps(train_member(panel, step_len, config, fold, seed))
+
+
+def member_checkpoint(config: dict[str, Any], fold: Fold, seed: int) -> Path | None:
+    """Name a member's own checkpoint beside the configured one: `run.pt` becomes `run.fold0.seed3.pt`."""
+    given = (config.get("kwargs") or {}).get("checkpoint")
+    if not isinstance(given, str) or not given:
+        return None
+    path = Path(given)
+    return path.with_name(f"{path.stem}.{prefix_of(fold, seed)[:-1]}{path.suffix}")
+
+
+def window_of(kind: type, step_len: int) -> int:
+    """Days of a window that a kind of model looks at, with a notice where it needs none and was given more."""
+    if step_len == 1 or getattr(kind, "needs_window", True):
+        return step_len
+    logger.info(f"{kind.__name__} looks at the day alone: step_len={step_len} becomes 1")
+    return 1
 
 
 def prefix_of(fold: Fold, seed: int) -> str:

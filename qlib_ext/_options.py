@@ -1,10 +1,26 @@
-"""Options by name: a misspelt one is an error that names it and the close ones."""
+"""Options and choices by name: a misspelt one is an error that names it and the close ones."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections.abc import Iterable
+from typing import Any
+
+
+def close_names(word: Any, allowed: Iterable[str]) -> list[str]:
+    """List up to three of the allowed names that are close to a word, the closest first; capitals do not matter."""
+    by_lower = {name.lower(): name for name in allowed}
+    return [by_lower[name] for name in difflib.get_close_matches(str(word).lower(), list(by_lower), n=3)]
+
+
+def check_choice(what: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raise ValueError for a value that is not allowed, naming the close ones."""
+    names = tuple(allowed)
+    if value not in names:
+        close = " or ".join(repr(name) for name in close_names(value, names))
+        hint = f" (did you mean {close}?)" if close else ""
+        raise ValueError(f"unknown {what} {value!r}{hint}. Allowed: {', '.join(names)}")
 
 
 def refuse_unknown(owner: str | type, given: Iterable[str], allowed: Iterable[str]) -> None:
@@ -22,7 +38,7 @@ def refuse_unknown(owner: str | type, given: Iterable[str], allowed: Iterable[st
     for name in given:
         if name not in names:
             who = owner if isinstance(owner, str) else owner.__name__
-            close = difflib.get_close_matches(str(name), names, n=3)
+            close = close_names(name, names)
             raise TypeError(f"{who} has no option {name!r}; close: {close}; allowed: {', '.join(names)}")
 
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 from qlib.data import D
 
-from qlib_ext.data import listed_days, load_liquidity
+from qlib_ext._config import names_class, options_of
+from qlib_ext.data import listed_days, load_liquidity, trailing_volatility
 from qlib_ext.rules import is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
 from qlib_ext.runs import DEFAULT_URI, LATEST, find_run, list_runs, load_artifacts
 from qlib_ext.storage import read_fields
@@ -111,18 +112,22 @@ def strategy_options(task: dict[str, Any]) -> dict[str, Any] | None:
             strategies.append(inner.get("inner_strategy"))
             executor = inner.get("inner_executor")
         for strategy in strategies:
-            if (options := _kwargs(strategy, "LiquidityTopNStrategy")) is not None:
+            if names_class(strategy, "LiquidityTopNStrategy"):
+                options = options_of(strategy)
                 options.pop("signal", None)
                 return dataset_liquidity(task) | options
     return None
 
 
 def exchange_options(task: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the options of the AShareExchange that a task records; None where it has none."""
+    """Return the options of the AShareExchange that a task records; None where it has none.
+
+    `volatility_window` is the dataset's where the exchange names none, as `PortAnaRecord` has it.
+    """
     for config in _backtests(task):
         exchange = ((config.get("backtest") or {}).get("exchange_kwargs") or {}).get("exchange")
-        if (options := _kwargs(exchange, "AShareExchange")) is not None:
-            return options
+        if names_class(exchange, "AShareExchange"):
+            return _of_dataset(task, "volatility_window") | options_of(exchange)
     return None
 
 
@@ -135,18 +140,14 @@ def _backtests(task: dict[str, Any]) -> list[dict[str, Any]]:
     return [config for config in found if isinstance(config, dict)]
 
 
-def _kwargs(config: Any, name: str) -> dict[str, Any] | None:
-    """Return a copy of the kwargs of a configuration that names the class; None for another."""
-    if not isinstance(config, dict) or not str(config.get("class", "")).endswith(name):
-        return None
-    return dict(config.get("kwargs") or {})
-
-
 def dataset_liquidity(task: dict[str, Any]) -> dict[str, Any]:
     """Return `liquidity` and `liquidity_window` of a task's dataset, as far as it names them."""
-    options = (task.get("dataset") or {}).get("kwargs") or {}
-    named = {name: options.get(name) for name in ("liquidity", "liquidity_window")}
-    return {name: value for name, value in named.items() if value is not None}
+    return _of_dataset(task, "liquidity", "liquidity_window")
+
+
+def _of_dataset(task: dict[str, Any], *names: str) -> dict[str, Any]:
+    options = options_of(task.get("dataset"))
+    return {name: options[name] for name in names if options.get(name) is not None}
 
 
 # --- the holdings
@@ -179,19 +180,20 @@ def read_holdings(path: str | Path | None) -> pd.DataFrame:
 
 
 def check_holdings(holdings: pd.DataFrame, priced: pd.Index) -> pd.DataFrame:
-    """Return the holdings of more than no shares.
+    """Return the holdings of more than no shares; the others need no price.
 
     Raises: ValueError for a code that is repeated, an index or without a price, and shares that cannot be.
 
     """
-    codes = holdings.index
-    if codes.has_duplicates:
-        raise ValueError(f"holdings: {codes[codes.duplicated()][0]} stands twice; add its rows up")
     shares = holdings["shares"].to_numpy(dtype=float)
     wrong = ~(np.isfinite(shares) & (shares >= 0) & (shares == np.floor(shares)))
     if wrong.any():
-        code, number = codes[wrong][0], shares[wrong][0]
+        code, number = holdings.index[wrong][0], shares[wrong][0]
         raise ValueError(f"holdings: {code} has {number:g} shares; allowed are whole numbers from 0 on (raw shares)")
+    held = holdings[shares > 0]
+    codes = held.index
+    if codes.has_duplicates:
+        raise ValueError(f"holdings: {codes[codes.duplicated()][0]} stands twice; add its rows up")
     for code in codes:
         if is_index(str(code)):
             raise ValueError(f"holdings: {code} is an index; only stocks can be held")
@@ -202,7 +204,7 @@ def check_holdings(holdings: pd.DataFrame, priced: pd.Index) -> pd.DataFrame:
                 f"holdings: no price of {code}: not in the provider, or no trade in the last {LOOKBACK} trading days; "
                 f"{hint}"
             )
-    return holdings[shares > 0]
+    return held
 
 
 # --- the market
@@ -216,7 +218,14 @@ def next_day(day: pd.Timestamp) -> tuple[pd.Timestamp, bool]:
 
 
 def read_market(
-    codes: list[str], day: pd.Timestamp, date: pd.Timestamp, *, profile: str, window: int, st: Any = None
+    codes: list[str],
+    day: pd.Timestamp,
+    date: pd.Timestamp,
+    *,
+    profile: str,
+    window: int,
+    volatility_window: int = 20,
+    st: Any = None,
 ) -> pd.DataFrame:
     """Read what is known of N stocks at the close of `day`, and the rules for `date`, the day after.
 
@@ -226,12 +235,14 @@ def read_market(
         date: of the trade.
         profile: unit profile, as in `load_liquidity`.
         window: days of the trailing mean.
+        volatility_window: days of the trailing standard deviation.
         st: spells of special treatment, as in `rules.st_mask`; None: not known.
 
     Returns:
         By code: `price` (yuan, last close over today's factor), `suspended` (no trade on `day`), `liquidity` (yuan a
-        day, NaN where not known that day), `known_liquidity` (the last one known), `limit_up` and `limit_down` (yuan;
-        inf and 0 without a limit), `least` and `step` (shares: smallest buy order, and step above it).
+        day, NaN where not known that day), `known_liquidity` (the last one known), `volatility` (of daily
+        returns, the last one known), `limit_up` and `limit_down` (yuan; inf and 0 without a limit), `least` and `step`
+        (shares: smallest buy order, and step above it).
 
     Raises: ValueError without raw prices, for wrong units, and codes that are no A shares.
 
@@ -252,6 +263,7 @@ def read_market(
             "suspended": ~(close.iloc[-1].notna() & dealt),
             "liquidity": liquidity.loc[day],
             "known_liquidity": liquidity.where(liquidity > 0).ffill().iloc[-1],
+            "volatility": trailing_volatility(close, volatility_window).ffill().iloc[-1],
             "limit_up": limit_up_price(price.to_numpy(), up),
             "limit_down": limit_down_price(price.to_numpy(), down),
             "least": lots.minimum[0],

@@ -165,7 +165,10 @@ def monthly_correlation(daily: pd.DataFrame) -> go.Figure:
 
 def quantile_means(quantiles: pd.DataFrame, horizon: int = 1) -> go.Figure:
     """Mean label by quantile of the score, with Newey-West errors; 0.0001 = 1 basis point."""
-    sketch = Sketch(words("quantile of the score, 1 = lowest"), words("mean label a day (basis points)"), height=320)
+    unit = words("mean label a day (basis points)")
+    if horizon > 1:
+        unit = words("mean label over {n} days (basis points)", n=horizon)
+    sketch = Sketch(words("quantile of the score, 1 = lowest"), unit, height=320)
     found = np.array([newey_west(quantiles[name], horizon=horizon)[:2] for name in quantiles.columns])
     mean, error = 1e4 * found.T
     names = [str(name) for name in quantiles.columns]
@@ -173,10 +176,13 @@ def quantile_means(quantiles: pd.DataFrame, horizon: int = 1) -> go.Figure:
     return sketch.done(xaxis={"type": "category"})
 
 
-def quantile_curves(quantiles: pd.DataFrame) -> go.Figure:
-    """Sum of the daily mean labels by quantile of the score, less the mean of all quantiles."""
+def quantile_curves(quantiles: pd.DataFrame, horizon: int = 1) -> go.Figure:
+    """Sum of the mean labels by quantile of the score, less the mean of all quantiles.
+
+    Labels of several days (`horizon`) overlap, and each is divided by their number.
+    """
     sketch = Sketch(words("day of the signal"), words("summed label less the mean of all (%)"))
-    gap = quantiles.sub(quantiles.mean(axis=1), axis=0).fillna(0.0).cumsum()
+    gap = quantiles.sub(quantiles.mean(axis=1), axis=0).fillna(0.0).cumsum() / horizon
     last = len(gap.columns) - 1
     for place, name in enumerate(gap.columns):
         colour = _between(RED, GREEN, place / max(last, 1))

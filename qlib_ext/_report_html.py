@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from qlib_ext._report_words import KINDS, LABELS, NOTES_ZH, SAID, ZH
+from qlib_ext._report_notes import NOTES_ZH
+from qlib_ext._report_words import KINDS, LABELS, SAID, ZH
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -74,7 +75,7 @@ def note(key: str, english: str, domain: str = "") -> Text:
     name = f"{domain}.{key}" if domain else key
     stem = name.rstrip("0123456789")
     shared = (zh for known, zh in NOTES_ZH.items() if stem != name and known.endswith(", ...") and stem in known)
-    return Text(english, NOTES_ZH.get(name) or next(shared, english))
+    return Text(english, NOTES_ZH.get(name) or next(shared, said(english).zh))
 
 
 # --- tables
@@ -128,6 +129,8 @@ def cell(value: Any, kind: str) -> str:
 
 def written(number: float, kind: str) -> str:
     """Write a number with its unit."""
+    if number == math.inf:
+        return "∞"
     if not math.isfinite(number):
         return DASH
     forms: dict[str, Callable[[float], str]] = {

@@ -99,8 +99,14 @@ def headline(artifacts: Artifacts, context: Context) -> Section | None:
         parts.append(f"<p>{label('selected').html()}: {said(str(artifacts[f'{MONEY}selection.pkl'])).html()}</p>")
     rows = [series_words(str(name)) for name in frame.index]
     parts.append(table(frame, columns_of(frame, known), key="headline", rows=rows, main=main))
-    days = daily["capped_buyable_gross"].dropna().index if "capped_buyable_gross" in daily else daily.index
-    return Section("headline", words("The deck's table"), context.scope(days, context.costs), tuple(parts))
+    parts.append(meanings(known, ("gross", "net", "net_impact", "net_over_market")))
+    scope = context.scope(judged_days(daily), context.costs)
+    return Section("headline", words("The deck's table"), scope, tuple(parts))
+
+
+def judged_days(daily: pd.DataFrame) -> pd.Index:
+    """Days whose outcome is known, which the money's numbers are over."""
+    return daily["capped_buyable_gross"].dropna().index if "capped_buyable_gross" in daily else daily.index
 
 
 def _cards(artifacts: Artifacts, frame: pd.DataFrame, daily: pd.DataFrame) -> str:
@@ -191,18 +197,27 @@ def quantiles(artifacts: Artifacts, context: Context) -> Section | None:
     frame = artifacts.get(f"{MONEY}quantiles.pkl")
     if frame is None:
         return None
-    known = frame.dropna(how="all")
+    known, horizon = frame.dropna(how="all"), context.horizon or 1
+    total = words("Equal weight within a quantile, no caps; sums, not compounded.")
     mean = words("Mean label by quantile of the score; error bars: Newey-West standard error of the mean over days.")
     if context.horizon is None:
         mean = words(
             "Mean label by quantile of the score; error bars: Newey-West standard error, the label's days, not "
             "recorded, taken as 1."
         )
-    total = words("Equal weight within a quantile, no caps; sums, not compounded.")
+        total = words(
+            "Equal weight within a quantile, no caps; sums, not compounded; the label's days, not recorded, taken as 1."
+        )
+    if horizon > 1:
+        total = words(
+            "Equal weight within a quantile, no caps; sums, not compounded, of label / {n}, as labels of {n} days "
+            "overlap.",
+            n=horizon,
+        )
     return Section(
         "quantiles", words("Returns by quantile of the score"), context.scope(known.index, words("no costs, no caps")),
-        (Chart("quantile-means", figures.quantile_means(known, context.horizon or 1), mean),
-         Chart("quantile-curves", figures.quantile_curves(known), total)),
+        (Chart("quantile-means", figures.quantile_means(known, horizon), mean),
+         Chart("quantile-curves", figures.quantile_curves(known, horizon), total)),
     )  # fmt: skip
 
 

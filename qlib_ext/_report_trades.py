@@ -8,8 +8,9 @@ from dataclasses import replace
 import pandas as pd
 
 from qlib_ext import _report_figures as figures
+from qlib_ext._benchmark import has_benchmark
 from qlib_ext._report_html import Chart, Column, Section, Text, across, columns_of, label, meanings, table, words
-from qlib_ext._report_sections import MONEY, Artifacts, Context
+from qlib_ext._report_sections import MONEY, Artifacts, Context, judged_days
 from qlib_ext._report_words import LABELS
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
 
@@ -35,11 +36,11 @@ def backtest(artifacts: Artifacts, context: Context) -> Section | None:
         return None
     report = report.copy()
     report["after_costs"] = report["return"] - report["cost"]
-    report["over_benchmark"] = report["after_costs"] - report["bench"]
-    names = {
-        "return": words("account before costs"), "after_costs": words("account after costs"),
-        "over_benchmark": words("account after costs, less the benchmark"), "bench": words("benchmark"),
-    }  # fmt: skip
+    names = {"return": words("account before costs"), "after_costs": words("account after costs")}
+    if has_benchmark(report):
+        report["over_benchmark"] = report["after_costs"] - report["bench"]
+        names["over_benchmark"] = words("account after costs, less the benchmark")
+        names["bench"] = words("benchmark")
     figure = figures.curves({key: report[key] for key in names}, names, list(names))
     figure.update_xaxes(title={"text": "day of the trade"})
     figure.update_layout(meta={"zh": {**figure.layout.meta["zh"], "day of the trade": words("day of the trade").zh}})
@@ -156,7 +157,7 @@ def capacity(artifacts: Artifacts, context: Context) -> Section | None:
     if not parts:
         return None
     daily = artifacts.get(f"{MONEY}daily.pkl")
-    scope = context.costs if daily is None else context.scope(daily.index, context.costs)
+    scope = context.costs if daily is None else context.scope(judged_days(daily), context.costs)
     return Section("capacity", words("Capacity"), scope, tuple(parts))
 
 
@@ -184,7 +185,9 @@ def blocked(artifacts: Artifacts, context: Context) -> Section | None:
         parts.append(table(settled.head(MOST_ROWS), columns_of(settled, SETTLED, "settled"), key="settled"))
     report = artifacts.get(f"{TRADES}report_normal_1day.pkl")
     days = frame["day"] if report is None else report.index
-    extra = words("with the orders that the strategy, which asks first, did not send")
+    made = artifacts.get(f"{TRADES}execution.pkl")
+    with_unsent = frame.attrs.get("unsent", isinstance(made, dict) and "target_reached" in made)
+    extra = words("with the orders that the strategy, which asks first, did not send") if with_unsent else None
     return Section("blocked", words("What was blocked, and why"), context.scope(days, extra), tuple(parts))
 
 

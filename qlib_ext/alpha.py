@@ -22,7 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from qlib_ext._alpha_kernels import LEAD, WINDOWS, Array, Float32, fill158, fill360, njit
+from qlib_ext import _alpha_kernels as kernels
+from qlib_ext._alpha_kernels import LEAD, WINDOWS, Array, Float32
 
 __all__ = ["ALPHA158_NAMES", "ALPHA360_NAMES", "LEAD", "TOLERANCE", "alpha158", "alpha360", "fill", "require_numba"]
 
@@ -44,7 +45,7 @@ _PART = 64  # stocks that one thread takes at a time
 
 def require_numba() -> None:
     """Raise ImportError where numba is missing."""
-    if njit is None:
+    if kernels.njit is None:
         raise ImportError("the fast factors need numba, which is not installed: pip install 'qlib_ext[fast]'")
 
 
@@ -131,7 +132,7 @@ def fill(
 
     """
     require_numba()
-    kernel = fill158 if names == ALPHA158_NAMES else fill360
+    kernel = _fill158 if names == ALPHA158_NAMES else kernels.fill360
     first, rows = np.asarray(first, dtype=np.int64), np.ascontiguousarray(rows, dtype=np.int64)
 
     def part(begin: int) -> None:
@@ -141,6 +142,32 @@ def fill(
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(max_workers=threads or usable) as pool:
         list(pool.map(part, range(0, bars.shape[1], _PART)))
+
+
+def _fill158(out: Float32, bars: Float32, logs: Float32, first: Array, rows: Array) -> None:
+    """Run the groups of Alpha158 on each stock; each kernel compiles alone and therefore quickly."""
+    block = np.empty((158, rows.shape[1]), dtype=np.float32)
+    length = np.empty((len(WINDOWS), rows.shape[1]))  # rows in each window
+    for n in range(bars.shape[1]):
+        if rows[n].max() < 0:
+            continue
+        open, high, low, close, vwap, volume = bars[:, n]
+        kernels.lengths(length, first[n])
+        kernels.bars(block, open[LEAD:], high[LEAD:], low[LEAD:], close[LEAD:], vwap[LEAD:])
+        kernels.trends(block[28:], close, kernels.levels(block[13:], close))
+        kernels.quantiles(block[53:], close)
+        kernels.ranks(block[63:], close)
+        top, bottom = kernels.maxima(high), kernels.maxima(-low)
+        kernels.ranges(block[43:], close, top, bottom)
+        kernels.places(block[73:], top, bottom, kernels.lags(high, first[n]), kernels.lags(-low, first[n]), length)
+        ratio, weighted = kernels.ratios(close, volume)
+        kernels.corrs(block[88:], close, logs[0, n])
+        kernels.corrs(block[93:], ratio, logs[1, n])
+        rise, fall = kernels.changes(block[113:], close)
+        kernels.counts(block[98:], kernels.sums(rise), kernels.sums(fall), length)
+        kernels.volumes(block[128:], volume, weighted)
+        kernels.changes(block[143:], volume)
+        kernels.scatter(out, block, rows[n])
 
 
 def _logs(volume: Float32) -> Float32:

@@ -34,11 +34,12 @@ from qlib_ext._backtest_tables import (
     shown,
 )
 from qlib_ext._benchmark import known_benchmark
+from qlib_ext._config import names_class
 from qlib_ext._exchange_options import prices
 from qlib_ext._options import refuse_unknown
-from qlib_ext.data import DayDatasetH, known_label, label_prices
+from qlib_ext.data import DayDatasetH
 from qlib_ext.exchange import AShareExchange
-from qlib_ext.judge import part
+from qlib_ext.judge import one_day, part
 from qlib_ext.portfolio import PARTICIPATION
 from qlib_ext.strategy import LiquidityTopNStrategy
 
@@ -47,13 +48,13 @@ __all__ = ["PortAnaRecord", "holdings", "judged_stages"]
 logger = get_module_logger("qlib_ext.backtest")
 
 OF_QLIB = ("risk_analysis_freq", "indicator_analysis_freq", "indicator_analysis_method", "skip_existing")
-# What a stage of the waterfall changes in the run's own options: of the strategy, of the exchange. The price of
-# `limits` is that of the label's entry, see `_stages`.
 DAY = pd.Timedelta(days=1)
+ACCOUNT, INDEX = 1e9, "SH000300"  # what qlib takes where a backtest names no account (yuan) or benchmark
 UNCAPPED = 1e9  # trade cap in multiples of liquidity
 NO_BUFFER = {"rank_buffer": 1.0, "min_holding": 0}
 NO_FEES = {"open_cost": 0.0, "close_cost": 0.0, "min_cost": 0.0, "impact": 0.0}
 NO_CAPS = {"participation": None, "volume_threshold": None}
+# What a stage of the waterfall changes in the run's own options, of strategy and exchange; for `limits` see `_stages`.
 SIMPLER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "limits": ({"trade_participation": UNCAPPED, **NO_BUFFER}, {"deal_price": "$close", **NO_CAPS, **NO_FEES}),
     "price": ({"trade_participation": UNCAPPED, **NO_BUFFER}, NO_CAPS | NO_FEES),
@@ -79,6 +80,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     rules_citations.pkl`; of LiquidityTopNStrategy `daily_log.pkl, daily_targets.pkl`; of a daily backtest
     `execution.pkl` (a dict of frames, see `execution`), `waterfall.pkl` and `waterfall_daily.pkl` (daily returns of its
     stages), and `definitions.pkl` (what each number means).
+
+    `benchmark: null` means none: qlib, which would take SH000300, is given 0 for every day, so that its files keep
+    their columns; our tables and the page have no benchmark then.
 
     Args:
         recorder, config: as for qlib.
@@ -167,7 +171,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             raise ValueError(f"waterfall: true, but {why}: change that, or set waterfall: false")
         kept = self.strategy_config, self.executor_config, self.backtest_config
         self.strategy_config, self.executor_config = _ready(strategy), _ready(executor)
-        self.backtest_config = kept[2] | {"exchange_kwargs": {"exchange": exchange}}
+        self.backtest_config = kept[2] | {"exchange_kwargs": {"exchange": exchange}} | self._no_benchmark()
         try:
             artifacts: dict[str, Any] = super()._generate(**kwargs)
         finally:
@@ -225,7 +229,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
     def _check_benchmark(self) -> None:
         """Look at the benchmark itself: qlib makes 0 of the days that it lacks before its report shows them."""
-        given, calendar = self.backtest_config.get("benchmark", "SH000300"), pd.DatetimeIndex(D.calendar())
+        given, calendar = self.backtest_config.get("benchmark", INDEX), pd.DatetimeIndex(D.calendar())
         first, last = (pd.Timestamp(self.backtest_config[name]) for name in ("start_time", "end_time"))
         if given is None:
             return
@@ -237,6 +241,14 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             given = found.iloc[:, 0].groupby(level="datetime").mean().rename(", ".join(codes))
         later = calendar[1:]  # the calendar's first day has no return
         known_benchmark(given.reindex(later[(later >= first) & (later <= last)]))
+
+    def _no_benchmark(self) -> dict[str, Any]:
+        """Return the option that says `benchmark: null` to qlib; empty where there is a benchmark."""
+        if self.backtest_config.get("benchmark", INDEX) is not None:
+            return {}
+        logger.info("benchmark: null, none: what qlib calls excess returns are the account's own")
+        days = D.calendar(self.backtest_config["start_time"], self.backtest_config["end_time"])
+        return {"benchmark": pd.Series(0.0, pd.DatetimeIndex(days))}
 
     def _build(self, pred: pd.DataFrame) -> tuple[Any, Any, Any]:
         """Build strategy, executor and exchange, to ask them afterwards."""
@@ -270,7 +282,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             return f"the label enters {dataset.span.entry} days after its signal, the strategy after 1"
         if not isinstance(self.executor_config, dict) or self.executor_config["kwargs"]["time_per_step"] != "day":
             return "the strategy's steps are no days"
-        if isinstance(self.backtest_config["account"], dict):
+        if isinstance(self.backtest_config.get("account"), dict):
             return "the account begins with holdings"
         return ""
 
@@ -283,7 +295,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         mine = vars(exchange.options) | {"deal_price": prices(exchange.options.deal_price)}
         options = {"trade_participation": PARTICIPATION, **NO_BUFFER, **config["kwargs"]}, mine
         own = _chosen(options, SIMPLER["impact"])
-        account = float(self.backtest_config["account"])
+        account = float(self.backtest_config.get("account", ACCOUNT))
         series = judged_stages(self.dataset, pred, pd.DatetimeIndex(report.index), account, config["kwargs"])
         skipped, above = [], None
         for stage, changes in _stages(self.dataset).items():
@@ -294,7 +306,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
                 series[stage] = report["return"] - report["cost"]
             else:
                 began = time.perf_counter()
-                found = self._again(config, options, changes, report, exchange)
+                found = self._again(pred, config, options, changes, report, exchange)
                 series[stage] = found["return"] - found["cost"]
                 logger.info(f"waterfall: backtest of {stage!r}, {time.perf_counter() - began:.1f} s")
             above = made
@@ -305,16 +317,15 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         return table, pd.DataFrame(series)
 
     def _again(
-        self, config: Any, options: Any, changes: Any, report: pd.DataFrame, exchange: AShareExchange
+        self, pred: pd.DataFrame, config: Any, options: Any, changes: Any, report: pd.DataFrame, exchange: Any
     ) -> pd.DataFrame:
         """Report of the same backtest with some options changed."""
         mine = {name: config[name] for name in ("class", "module_path") if name in config}
         strategy = mine | {"kwargs": config["kwargs"] | changes[0]}
         other = type(exchange)(**(options[1] | changes[1]))
-        known = report["bench"] if report["bench"].notna().all() else pd.Series(0.0, report.index)
-        same = deepcopy_basic_type(self.backtest_config) | {"exchange_kwargs": {"exchange": other}, "benchmark": known}
-        executor = self._filled(self.executor_config, pd.DataFrame())
-        portfolio, _ = backtest(strategy=strategy, executor=executor, **same)
+        own = {"exchange_kwargs": {"exchange": other}, "benchmark": report["bench"].fillna(0.0)}
+        same = deepcopy_basic_type(self.backtest_config) | own
+        portfolio, _ = backtest(strategy=strategy, executor=self._filled(self.executor_config, pred), **same)
         return portfolio["1day"][0]
 
 
@@ -341,15 +352,15 @@ def judged_stages(
     at = np.where(place < 0, -1, pd.DatetimeIndex(panel.days).get_indexer(signal))
     given = pred.iloc[:, 0].unstack("instrument").reindex(index=signal, columns=panel.stocks).to_numpy(dtype=float)
     score = np.where(at[:, None] < 0, np.nan, given)
-    step = panel.label if panel.step_return is None else panel.step_return
-    liquidity, earned, buyable = (part(grid, at.clip(min=0)) for grid in (panel.liquidity, step, panel.buyable))
-    grids = score, liquidity, earned, buyable > 0
+    row, grids = at.clip(min=0), (panel.liquidity, one_day(panel), panel.buyable)
+    liquidity, earned, buyable = (part(grid, row) for grid in grids)
+    known = score, liquidity, earned, buyable > 0
     capital = options.get("capital")
     caps = {"participation": options.get("participation", PARTICIPATION), "top_n": options.get("top_n")}
     placed = account if capital is None else min(capital, account)
-    paper = execution.paper_returns(*grids, capital=placed, **caps)
+    paper = execution.paper_returns(*known, capital=placed, **caps)
     found = {name: values * (placed / account) for name, values in paper.items()}
-    found["account"] = execution.account_returns(*grids, account=account, capital=capital, **caps)
+    found["account"] = execution.account_returns(*known, account=account, capital=capital, **caps)
     return {name: pd.Series(np.r_[0.0, values], index=days) for name, values in found.items()}
 
 
@@ -358,8 +369,7 @@ def judged_stages(
 
 def _named(config: Any, name: str) -> dict[str, Any] | None:
     """Return a configuration that names a class, with its kwargs; None for another, or an instance."""
-    called = config.get("class") if isinstance(config, dict) else None
-    if str(getattr(called, "__name__", called)).split(".")[-1] != name:
+    if not names_class(config, name):
         return None
     if config.get("kwargs") is None:
         config["kwargs"] = {}
@@ -379,15 +389,9 @@ def _strategies(strategy: Any, executor: Any) -> Iterator[Any]:
 
 
 def _stages(dataset: DayDatasetH) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """`SIMPLER`, with the entry price of the stages on paper in `limits`: the label's, or the close (as `data` has it).
-
-    Where a label tells only its days, or has several of them, the stages on paper go from close to close.
-    """
-    field = "close"
-    if dataset.label_days is None and dataset.panel.step_return is None:
-        field = label_prices(known_label(dataset.handler, dataset.label))[dataset.span.entry]
+    """`SIMPLER`, with the price of the stages on paper in `limits`: that of the label's entry."""
     bare, free = SIMPLER["limits"]
-    return SIMPLER | {"limits": (bare, free | {"deal_price": prices(field)})}
+    return SIMPLER | {"limits": (bare, free | {"deal_price": prices(dataset.entry_field)})}
 
 
 def _chosen(options: Any, changes: Any) -> list[dict[str, Any]]:

@@ -8,18 +8,16 @@ capital is felt by going further down the ranking and, where the whole market is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
 
-from qlib_ext._order import descending
 from qlib_ext.diagnostics import newey_west
 from qlib_ext.evaluate import headline, sleeve_returns
-from qlib_ext.portfolio import DUST, PARTICIPATION, fee_cost, impact_cost, rebalancing
+from qlib_ext.portfolio import PARTICIPATION, fill_capitals, impact_cost, rebalancing
 
 Grid = NDArray[np.float64]
 
@@ -29,7 +27,8 @@ DEFINITIONS = {
     "capital": "yuan placed each day",
     "gross": "compounded annual return on the whole capital, cash included, which earns 0; no costs",
     "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
-    "net_impact": "net less impact: b * volatility * (share of the day's turnover) ** exponent, a trade",
+    "net_impact": "net less impact: b * volatility * (share of the day's turnover) ** exponent, a trade; where "
+    "turnover or volatility is not known yet, the day's median, or the first known one, stands for it",
     "gross_excess": "gross less the benchmark day by day, compounded; the benchmark is the mean stock with a score "
     "unless an index is given",
     "net_excess": "net less the benchmark day by day, compounded",
@@ -63,8 +62,8 @@ def capacity_curve(
 ) -> pd.DataFrame:
     """Judge one score at many capitals, rebalanced daily, without a backtest.
 
-    Each row is what ``fill_top_n``, ``sleeve_returns``, ``fee_cost`` and ``impact_cost`` give at that capital; the
-    ranking is shared. What cannot be bought stays cash that day. Days count as following each other.
+    Each row is what ``fill_top_n`` and ``money_returns`` give at that capital; the ranking is shared. What cannot be
+    bought stays cash that day. Days count as following each other.
 
     Args:
         score: (D, N) NaN where there is none.
@@ -96,7 +95,7 @@ def capacity_curve(
     known = np.flatnonzero(np.isfinite(step).any(axis=1))
     if not len(known):
         raise ValueError(f"no return is known on the {len(step)} days: end the period earlier")
-    market = _market(ranked, step) if benchmark is None else _benchmark(benchmark, len(step))
+    market = mean_return(ranked, step) if benchmark is None else _benchmark(benchmark, len(step))
     quiet, moving = last_known(traded), last_known(sigma)
     rows = []
     fills = fill_capitals(ranked, traded, amounts, participation=participation, top_n=top_n)
@@ -160,46 +159,61 @@ def capacity_words(curve: pd.DataFrame) -> str:
     return f"  capital at which the excess over the mean stock vanishes, million yuan: {', '.join(shown)}"
 
 
-def fill_capitals(
-    score: Grid, liquidity: Grid, capitals: Sequence[float], *, participation: float, top_n: int | None = None
-) -> Iterator[Grid]:
-    """Yield ``fill_top_n(score, liquidity, capital=capital, ...)``, (D, N) yuan, for each capital; one ranking for all.
-
-    The stocks above one in the ranking take the same at any capital that reaches it. So its yuan are what is left
-    after the sum of their caps, at least 0 and at most its own cap.
-    """
-    real = ~np.isnan(score) & (liquidity > 0) & np.isfinite(liquidity)
-    if np.isinf(score[real]).any():
-        raise ValueError("score is infinite: a model has diverged. Use NaN where there is no score")
-    if not 0 < participation < math.inf:
-        raise ValueError(f"participation must be a finite number > 0 (a share of the liquidity), got {participation!r}")
-    if top_n is not None and (isinstance(top_n, bool) or top_n != int(top_n) or top_n < 1):
-        raise ValueError(f"top_n must be an integer >= 1, or None to place the capital in full, got {top_n!r}")
-    order = descending(torch.from_numpy(score), torch.from_numpy(real), top_n).numpy()
-    traded = np.where(real, liquidity, 0.0)
-    ranked = np.take_along_axis(traded, order, axis=1)
-    if top_n is not None:
-        chosen, total = np.zeros_like(traded), ranked.sum(axis=1, keepdims=True)
-        np.put_along_axis(chosen, order, ranked, axis=1)
-        for capital in capitals:
-            yield chosen * np.minimum(capital / np.where(total > 0, total, 1.0), participation)
-        return
-    cap, before = participation * traded, np.full_like(traded, np.inf)
-    above = np.cumsum(participation * ranked, axis=1)
-    np.put_along_axis(before, order, np.pad(above[:, :-1], ((0, 0), (1, 0))), axis=1)
-    for capital in capitals:
-        rest = capital - before
-        yield np.minimum(cap, np.where(rest > DUST * capital, rest, 0.0))
-
-
 def last_known(grid: Grid) -> Grid:
-    """Carry each stock's last positive value on, (D, N); before its first one, the day's median.
+    """Carry each stock's last positive value on, (D, N); before its first one, the day's median of the others.
 
     Of liquidity or volatility: what is sold after a stock has vanished still pays for moving its price; trades before
-    the first value are small.
+    the first value are small. On days that know no value of any stock (the first ones of a calendar have no
+    volatility) the first known median stands for it, though it is a later day's: it prices the impact, and decides
+    nothing. NaN where none is known at all.
     """
     frame = pd.DataFrame(grid).where(grid > 0).ffill()
-    return np.asarray(frame.T.fillna(frame.median(axis=1)).T.to_numpy())
+    return np.asarray(frame.T.fillna(frame.median(axis=1).bfill()).T.to_numpy())
+
+
+def money_returns(
+    held: Grid,
+    step: Grid,
+    liquidity: Grid,
+    volatility: Grid,
+    *,
+    capital: float,
+    rates: tuple[ArrayLike, ArrayLike],
+    impact: tuple[float, float],
+    horizon: int,
+) -> tuple[dict[str, Grid], Grid]:
+    """Compute what one allocation earns on the whole capital, rebalanced daily; cash earns 0.
+
+    Args:
+        held: (D, N) yuan placed on each day.
+        step: (D, N) one-day return that follows the entry, NaN counts as 0.
+        liquidity: (D, N) yuan a day, without gaps where it is traded; see ``last_known``.
+        volatility: (D, N) of daily returns, without gaps where it is traded; not looked at where b is 0.
+        capital: yuan.
+        rates: fees of buying and of selling, as in ``fee_cost``.
+        impact: b and exponent of ``impact_cost``.
+        horizon: days of the label; so many sleeves.
+
+    Returns:
+        Daily returns (D,) gross, net (less ``fee_cost``) and net_impact (and ``impact_cost``); and the trades (D, N),
+        yuan, sales negative.
+
+    """
+    gross = sleeve_returns(held, step, horizon, capital=capital)
+    average = held if horizon == 1 else pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
+    trade = rebalancing(average, step)
+    net = gross - _fees(trade, *rates) / capital
+    b, exponent = impact
+    moved = np.zeros(len(held))
+    if b != 0:
+        moved = impact_cost(trade, liquidity, volatility, b=b, exponent=exponent).sum(axis=1)
+    return {"gross": gross, "net": net, "net_impact": net - moved / capital}, trade
+
+
+def mean_return(score: Grid, step: Grid) -> Grid:
+    """Mean return (D,) of the stocks with a score and a return; 0 on days without any."""
+    seen = np.isfinite(step) & np.isfinite(score)
+    return np.where(seen, step, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
 
 
 # --- one capital
@@ -217,17 +231,13 @@ def _daily(
     horizon: int,
 ) -> pd.DataFrame:
     """Compute the returns of one allocation (D, n), and what it holds and trades, day by day."""
-    gross = sleeve_returns(held, step, horizon, capital=capital)
-    average = held if horizon == 1 else pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
-    trade = rebalancing(average, step)
-    net = gross - fee_cost(average, step, *rates, capital=capital)
-    moved = impact_cost(trade, liquidity, volatility, b=impact[0], exponent=impact[1]).sum(axis=1)
+    returns, trade = money_returns(
+        held, step, liquidity, volatility, capital=capital, rates=rates, impact=impact, horizon=horizon
+    )
     size = np.abs(trade)
     return pd.DataFrame(
-        {
-            "gross": gross,
-            "net": net,
-            "net_impact": net - moved / capital,
+        returns
+        | {
             "cash_share": np.maximum(1.0 - held.sum(axis=1) / capital, 0.0),
             "names_held": (held > 0).sum(axis=1),
             "traded": size.sum(axis=1),
@@ -253,10 +263,10 @@ def _annual(daily: Grid) -> float:
     return -1.0 if (daily <= -1.0).any() else headline(daily)["annual_return"]
 
 
-def _market(score: Grid, step: Grid) -> Grid:
-    """Mean return (D,) of the stocks with a score and a return; 0 on days without any."""
-    seen = np.isfinite(step) & np.isfinite(score)
-    return np.where(seen, step, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
+def _fees(trade: Grid, buy_rate: ArrayLike, sell_rate: ArrayLike) -> Grid:
+    """Fees (D,) in yuan of trades (D, n), as ``fee_cost`` charges those that it lists anew."""
+    buys, sells = trade.clip(min=0.0).sum(axis=1), (-trade).clip(min=0.0).sum(axis=1)
+    return buys * _rate("buy_rate", buy_rate, len(trade)) + sells * _rate("sell_rate", sell_rate, len(trade))
 
 
 # --- checks
@@ -273,6 +283,16 @@ def _grids(*given: Any) -> tuple[Grid, Grid, Grid, Grid, NDArray[np.bool_]]:
     if score.ndim != 2 or len(set(shapes.values())) != 1:
         raise ValueError(f"shapes must be one and the same (D, N) = (days, stocks), got {shapes}")
     return score, liquidity, step, volatility, buyable
+
+
+def _rate(name: str, given: ArrayLike, days: int) -> Grid:
+    rate = np.asarray(given, dtype=np.float64)
+    if rate.shape not in ((), (days,)) or not np.isfinite(rate).all():
+        raise ValueError(
+            f"{name} must be a number or {days} of them, one a day, all finite; got shape {rate.shape} with "
+            f"{int((~np.isfinite(rate)).sum())} not finite"
+        )
+    return rate
 
 
 def _amounts(capitals: Sequence[float]) -> list[float]:

@@ -33,7 +33,8 @@ Check a workflow for leaks, on its own data and configuration (rendered as qrun 
 overlap: every pair of days of train, valid and test, or of each fold: no training label or window may meet a
 validation label. future: everything after a day is perturbed; nothing up to it may change, from features to orders.
 shuffled: each day's returns are dealt out at random; the IC must be 0 within its error. The model is trained three
-times, and the data set is built three times. Exit status: 0 all passed, 1 a leak, 2 it could not be checked.
+times, and the data set is built three times. Exit status: 0 all passed, 1 a leak, 2 it could not be checked, wholly or
+in part: what proves nothing either way is marked ?.
 """
 
 
@@ -117,14 +118,7 @@ def _demo_data(arguments: argparse.Namespace) -> int:
     }
     path: Path = arguments.dir.expanduser().resolve()
     if read_oracle(path).get("version") == VERSION and not arguments.force:
-        there = read_oracle(path)["parameters"]
-        differs = {name: there.get(name, False) for name, value in wanted.items() if there.get(name, False) != value}
-        if differs:
-            raise ValueError(
-                f"{path} holds an embedded market built with {differs}; add --force to replace it, "
-                "or give another folder."
-            )
-        print(f"Already there: {ensure_market(path)}")
+        print(f"Already there: {ensure_market(path, **wanted)}")
     else:
         begin = time.perf_counter()
         make_market(path, **wanted, say=_cli_data.speaker())
@@ -194,24 +188,27 @@ def _check_leak(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         say=say,
     )
-    passed = bool(table["passed"].all())
+    passed, leaks = bool(table["passed"].all()), int((~table["passed"] & table["proves"]).sum())
     if arguments.json:
-        print(json.dumps({"workflow": str(arguments.workflow), "passed": passed, "rows": table.to_dict("records")}))
+        facts = {"workflow": str(arguments.workflow), "passed": passed, "leaks": leaks}
+        print(json.dumps(facts | {"rows": table.to_dict("records")}))
     else:
-        _show_leaks(table, passed)
-    return 0 if passed else 1
+        _show_leaks(table)
+    return 0 if passed else 1 if leaks else 2
 
 
-def _show_leaks(table: Any, passed: bool) -> None:
+def _show_leaks(table: Any) -> None:
     """Print a line for each comparison, its detail below it."""
     print(f"{'':5}{'check':10}{'item':24}{'compared':>14}{'changed':>12}")
     for row in table.to_dict("records"):
-        mark = "ok" if row["passed"] else "LEAK"
+        mark = "ok" if row["passed"] else "LEAK" if row["proves"] else "?"
         print(f"{mark:5}{row['check']:10}{row['item']:24}{row['compared']:14,}{row['changed']:12,}")
         if row["detail"]:
             print(f"{'':15}{row['detail']}")
-    failed = int((~table["passed"]).sum())
-    print("No leak found." if passed else f"{failed} of {len(table)} comparisons failed.")
+    leaks, none = int((~table["passed"] & table["proves"]).sum()), int((~table["passed"] & ~table["proves"]).sum())
+    said = f"{leaks} of {len(table)} comparisons failed." if leaks else "" if none else "No leak found."
+    more = f"{none} of {len(table)} comparisons prove nothing." if none else ""
+    print(f"{said} {more}".strip())
 
 
 if __name__ == "__main__":

@@ -38,12 +38,14 @@ from qlib_ext._folds import (
 )
 from qlib_ext._members import (
     check_shared_memory,
+    member_checkpoint,
     new_member,
     pickled_member,
     prefix_of,
     report,
     save_folds,
     train_member,
+    window_of,
 )
 from qlib_ext._options import refuse_unknown
 from qlib_ext.data import bounds, panel_of, segment_rows
@@ -79,7 +81,7 @@ class _Members(Model):
             raise ValueError(f"processes={processes!r} must be a whole number >= 1")
         self.model, self.seeds, self.gap = model, distinct_seeds(seeds), gap
         self.combine, self.strict, self.processes = combine, strict, processes
-        new_member(model, self.seeds[0])  # a configuration that cannot be is an error now, not after loading
+        self.kind = type(new_member(model, self.seeds[0]))  # a configuration that cannot be is an error now, not later
         self.models: list[Any] = []
         self.members: pd.DataFrame | None = None
         self.curves: pd.DataFrame | None = None
@@ -91,6 +93,9 @@ class _Members(Model):
             self._log_fold(panel, fold, reach, step_len)
         jobs = [(fold, seed) for fold in folds for seed in self.seeds]
         trained = list(self._train(panel, step_len, jobs))
+        for fold, seed in jobs:  # kept until here: a run that was cut short does not train its finished members anew
+            if (file := member_checkpoint(self.model, fold, seed)) is not None:
+                file.unlink(missing_ok=True)
         self.models = [model for model, _ in trained]
         runs = [(fold, seed, model.history) for (fold, seed), model in zip(jobs, self.models, strict=True)]
         self.members = members_frame(
@@ -111,9 +116,9 @@ class _Members(Model):
                 yield train_member(panel, step_len, self.model, fold, seed)
             return
         check_shared_memory(panel)
-        threads = max(1, torch.get_num_threads() // self.processes)
-        context = torch.multiprocessing.get_context("spawn")
         count = min(self.processes, len(jobs))
+        threads = max(1, torch.get_num_threads() // count)
+        context = torch.multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(count, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             folds, seeds = zip(*jobs, strict=True)
             done = pool.map(partial(pickled_member, panel, step_len, self.model), folds, seeds)
@@ -173,7 +178,8 @@ class FoldEnsemble(_Members):
     an ensemble of seeds on the segments "train" and "valid" as they are.
 
     Args:
-        model: configuration (class, module_path, kwargs) of an MLPModel or MASTERModel; its seed is set from `seeds`.
+        model: configuration (class, module_path, kwargs) of an MLPModel or MASTERModel; its seed is set from `seeds`,
+            and a `checkpoint` becomes a file for each fold and seed (`run.fold0.seed0.pt`), kept until all are trained.
         n_splits: blocks; "valid" may be absent with 2 or more.
         gap: trading days removed on each side of a block; None: reach + window - 1. Not with n_splits=1.
         seeds: of the members of each fold.
@@ -223,8 +229,8 @@ class FoldEnsemble(_Members):
 
         """
         refuse_reweighter(reweighter)
-        panel, step_len, _ = panel_of(dataset)
-        reach = label_reach(dataset)
+        panel, asked, _ = panel_of(dataset)
+        step_len, reach = window_of(self.kind, asked), label_reach(dataset)
         self._refuse_fitted(dataset.handler, None if self.n_splits != 1 else bounds(dataset.segments["train"])[1])
         folds = self.folds(panel, dataset.segments, step_len, reach)
         used = np.unique(np.concatenate([part for fold in folds for part in fold.parts]))
@@ -257,7 +263,8 @@ class WalkForwardModel(_Members):
     are left out.
 
     Args:
-        model: configuration (class, module_path, kwargs) of an MLPModel or MASTERModel; its seed is set from `seeds`.
+        model: configuration (class, module_path, kwargs) of an MLPModel or MASTERModel; its seed is set from `seeds`,
+            and a `checkpoint` becomes a file for each fold and seed (`run.fold0.seed0.pt`), kept until all are trained.
         step: trading days of a test block.
         expanding: training starts at the first day of "train" for every block instead of rolling.
         gap: trading days between train and valid, valid and test; None: reach + window - 1.
@@ -295,8 +302,8 @@ class WalkForwardModel(_Members):
 
         """
         refuse_reweighter(reweighter)
-        panel, step_len, _ = panel_of(dataset)
-        reach = label_reach(dataset)
+        panel, asked, _ = panel_of(dataset)
+        step_len, reach = window_of(self.kind, asked), label_reach(dataset)
         folds = self.folds(panel, dataset.segments, step_len, reach)
         self._refuse_fitted(dataset.handler, panel.days[folds[0].train[-1]])
         blocks = [fold.test for fold in folds if fold.test is not None]

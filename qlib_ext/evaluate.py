@@ -6,7 +6,6 @@ Arrays are (D, N) = (days, stocks), numpy or torch, computed in float64. ``score
 4.
 """
 
-import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -18,7 +17,18 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from qlib_ext import losses
-from qlib_ext._grids import BLOCK_DAYS, TOP_SHARE, DayGrids, by_block, correlations, flags, matrix, spearman
+from qlib_ext._grids import (
+    BLOCK_DAYS,
+    TOP_SHARE,
+    DayGrids,
+    by_block,
+    check_shapes,
+    correlations,
+    flags,
+    matrix,
+    spearman,
+)
+from qlib_ext._options import check_choice
 from qlib_ext._order import ascending
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
 
@@ -38,6 +48,7 @@ __all__ = [
     "DayGrids",
     "ascending",
     "average",
+    "check_buyable",
     "daily_columns",
     "daily_metrics",
     "headline",
@@ -100,7 +111,8 @@ def daily_metrics(
 
     - ``ic, rank_ic, wpcc, liq_wpcc``: correlations over the stocks with a score and a label (rank_ic: average
       ranks for ties; weights as in ``losses``); ``top20_ic``: the IC within the top fifth (rounded up) of the
-      day's scores. A constant score gives 0; equal labels leave NaN.
+      day's scores. A constant score gives 0; equal labels leave NaN, and for liq_wpcc also a day on which no such stock
+      has any liquidity.
     - ``capped_return``: sum(yuan * r) / capital with the capital placed in full by ``fill_top_n``, r = 0
       where the label is unknown; ``capped_excess``: sum(yuan * (r - m)) / capital, m the plain mean label of
       the stocks with a score and a label. What ``buyable`` forbids stays cash, never reallocated.
@@ -131,7 +143,7 @@ def daily_metrics(
     if names is None:
         names = COLUMNS if liquidity is not None else [key for key in COLUMNS if key not in NEED_LIQUIDITY]
     for name in names:
-        _check_name(name, COLUMNS)
+        check_choice("metric", name, COLUMNS)
         _check_liquidity(name, name, liquidity)
 
     def measure(days: DayGrids) -> dict[str, Tensor]:
@@ -161,8 +173,8 @@ def metric_value(
     """Average one metric over the days it is defined on, larger is better.
 
     Args:
-        name: of ``METRICS``. ``icir`` and ``rank_icir`` are mean / standard deviation over days; a suffix
-            ``_buyable`` says the same as none.
+        name: of ``METRICS``. ``icir`` and ``rank_icir`` are mean / standard deviation over days, 0 where both
+            are 0; the suffix ``_buyable`` says the same as none, and that ``buyable`` must be given.
         score: (D, N), see ``daily_metrics``.
         label: (D, N).
         liquidity: (D, N), needed by liq_wpcc and every return.
@@ -175,11 +187,12 @@ def metric_value(
         the error is too small. NaN where there are too few days.
 
     Raises:
-        ValueError: for an unknown name (naming the close ones), or missing liquidity.
+        ValueError: for an unknown name (naming the close ones), missing liquidity or ``buyable``.
 
     """
     (column,) = daily_columns(name)
     _check_liquidity(name, column, liquidity)
+    check_buyable(name, buyable)
     return average(daily_metrics(score, label, liquidity, buyable, names=[column], **options), name)
 
 
@@ -190,7 +203,7 @@ def daily_columns(name: str) -> list[str]:
         ValueError: for an unknown metric (naming the close ones).
 
     """
-    _check_name(name, METRICS)
+    check_choice("metric", name, METRICS)
     return [RATIOS.get(name, name.removesuffix("_buyable"))]
 
 
@@ -204,7 +217,7 @@ def average(daily: pd.DataFrame, name: str) -> tuple[float, float]:
     mean, std = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan
     if name not in RATIOS:
         return mean, std / math.sqrt(len(values))
-    ratio = _ratio(mean, std)
+    ratio = 0.0 if mean == std == 0 else _ratio(mean, std)
     return ratio, math.sqrt((1.0 + ratio**2 / 2.0) / len(values))
 
 
@@ -221,11 +234,15 @@ def rank_correlation(
     Returns:
         (D,) in [-1, 1]; NaN on days with fewer than two such stocks or all b equal, 0 where all a are equal.
 
+    Raises:
+        ValueError: for unequal shapes, or a mask that is not bool.
+
     """
-    left, right = matrix("a", a), matrix("b", b)
+    left, right, given = matrix("a", a), matrix("b", b), None if mask is None else flags("mask", mask)
+    check_shapes(a=left, b=right, mask=given)
     real = torch.isfinite(left) & torch.isfinite(right)
-    if mask is not None:
-        real = real & flags("mask", mask)
+    if given is not None:
+        real = real & given
     return spearman(left, right, real).numpy()
 
 
@@ -366,17 +383,18 @@ def _ratio(mean: float, std: float) -> float:
 # --- checks
 
 
-def _check_name(name: Any, allowed: tuple[str, ...]) -> None:
-    if name in allowed:
-        return
-    close = difflib.get_close_matches(str(name).lower(), allowed)
-    hint = f" (did you mean {' or '.join(repr(word) for word in close)}?)" if close else ""
-    raise ValueError(f"unknown metric {name!r}{hint}. Allowed: {', '.join(allowed)}")
-
-
 def _check_liquidity(name: str, column: str, liquidity: Any) -> None:
     if column in NEED_LIQUIDITY and liquidity is None:
         raise ValueError(
             f"metric {name!r} needs liquidity (D, N) in yuan a day and got None: use "
             "DayDatasetH(liquidity=...), or choose metric: rank_ic, which needs none"
+        )
+
+
+def check_buyable(name: str, buyable: Any) -> None:
+    """Raise ValueError for a metric of what could be bought without the mask that tells it."""
+    if name.endswith("_buyable") and buyable is None:
+        raise ValueError(
+            f"metric {name!r} needs buyable (D, N) bool, True = the entry was possible, and got None: use DayDatasetH, "
+            f"which has it, or metric: {name.removesuffix('_buyable')}, which then takes everything for buyable"
         )

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext._benchmark import known_benchmark
+from qlib_ext._benchmark import has_benchmark, known_benchmark
+from qlib_ext._execution_words import DEFINITIONS
 from qlib_ext.evaluate import DAYS_A_YEAR, headline_table, sleeve_returns
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
 from qlib_ext.portfolio import fill_top_n
@@ -27,57 +28,6 @@ HORIZONS = (1, 2, 5, 10)  # days
 SLACK = 1e-5  # of a bin's edge: a trade at its cap belongs to the bin that ends there
 _LOG_COLUMNS = ("date", "target", "value", "held", "cash", "unreached", "unreached_names", "share_reached", "names")
 
-DEFINITIONS: dict[str, dict[str, str]] = {
-    "performance": {
-        "gross": "return of the account before costs, on its value at the previous close",
-        "net": "gross less all costs of the day (impact too where the exchange charges it): the account's own growth",
-        "benchmark": "return of the benchmark; 0 on a day that lacks it, of which a warning tells",
-        "excess_gross": "gross less benchmark, day by day",
-        "excess_net": "net less benchmark, day by day",
-    },
-    "turnover": {
-        "buy": "yuan bought on the day",
-        "sell": "yuan sold on the day",
-        "two_way": "(buy + sell) / value of the account at the previous close",
-        "one_way": "smaller of buy and sell / value of the account at the previous close: what was exchanged, so that "
-        "placing or withdrawing money is none",
-    },
-    "cost_split": {
-        "yuan": "paid over all days",
-        "bp_of_traded": "in basis points (0.01%) of all yuan dealt, buys and sells",
-        "share_a_year": f"of the account's mean value, a year of {DAYS_A_YEAR} days",
-        "impact": "an estimate charged as a cost: b * volatility * (share of the day's turnover) ** exponent",
-        "delisting": "fees of the sales of delisted holdings, and what was written off",
-    },
-    "participation": {
-        "low": "share of the stock's mean daily turnover (known at the previous close) dealt on one day, above this",
-        "high": "and up to this; the last bin is open, and NaN stands for an unknown turnover",
-        "trades": "pairs of stock and day; buys and sells of one stock on one day are one",
-        "yuan": "dealt in them",
-        "share": "of all yuan dealt",
-    },
-    "liquidation": {
-        "mean_days": "days to sell all at `participation` of each stock's mean daily turnover, weighted by yuan held",
-        "max_days": "the same, of the slowest stock",
-        "gone_1, gone_2, ...": "share of the book's value that is sold after so many days, all stocks at once",
-        "unknown": "share of the book's value in stocks whose turnover is not known; it counts as never sold",
-    },
-    "target_reached": {
-        "share_reached": "share of the previous step's target that the holdings had reached",
-        "unreached": "target less holding, if all orders of the step fill, over the stocks below target / all target",
-        "unreached_names": "number of these stocks",
-        "cash": "cash / value of the account before the step's orders",
-        "held": "yuan in stocks / value of the account before the step's orders",
-        "names": "stocks with a target",
-    },
-    "blocked": {
-        "cuts": "orders that the reason cut, in part or in full",
-        "wanted": "yuan of these orders before the cut",
-        "cut": "yuan cut; an order that is sent again on later days counts again",
-        "share": "of all yuan cut",
-    },
-}
-
 
 # --- what was earned
 
@@ -86,7 +36,7 @@ def performance(report: pd.DataFrame) -> pd.DataFrame:
     """Put the account's returns into the deck's table.
 
     Args:
-        report: qlib's report, a row a day: `return` (before costs), `cost`, and `bench` (all NaN: no benchmark).
+        report: qlib's report, a row a day: `return` (before costs), `cost`, and `bench` (all NaN or 0: no benchmark).
 
     Returns: columns of `evaluate.DEFINITIONS`; rows gross, net and, with a benchmark, benchmark, excess_gross and
         excess_net (see `DEFINITIONS`).
@@ -98,22 +48,23 @@ def performance(report: pd.DataFrame) -> pd.DataFrame:
     gross = report["return"].astype(float)
     net = gross - report["cost"].astype(float)
     rows = {"gross": gross, "net": net}
-    if "bench" in report and report["bench"].notna().any():
+    if has_benchmark(report):
         bench = known_benchmark(report["bench"].astype(float))
         rows |= {"benchmark": bench, "excess_gross": gross - bench, "excess_net": net - bench}
     return headline_table(rows).drop(columns="mean_ic")
 
 
-def turnover(fills: pd.DataFrame, value: pd.Series) -> pd.DataFrame:
+def turnover(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None = None) -> pd.DataFrame:
     """Measure what was traded each day, of the account.
 
     Args:
         fills: day, side ("buy" or "sell"), yuan.
         value: (D,) the account's value at the close before each day of the backtest, by day, yuan.
+        settled: day, yuan received for delisted holdings, which counts as sold; None: there are none.
 
     Returns: (D, 4) buy, sell, one_way, two_way; see `DEFINITIONS`.
 
-    Raises: ValueError for a missing column, or a fill on a day that `value` lacks.
+    Raises: ValueError for a missing column, or a fill or settlement on a day that `value` lacks.
 
     """
     _need("fills", fills, ("day", "side", "yuan"))
@@ -121,6 +72,10 @@ def turnover(fills: pd.DataFrame, value: pd.Series) -> pd.DataFrame:
     yuan = fills.pivot_table(index="day", columns="side", values="yuan", aggfunc="sum")
     yuan = yuan.reindex(index=value.index, columns=["buy", "sell"]).fillna(0.0)
     yuan.columns.name = None
+    if settled is not None:
+        _need("settled", settled, ("day", "yuan"))
+        _check_days("settled", settled["day"], value.index)
+        yuan["sell"] += settled.groupby("day")["yuan"].sum().reindex(value.index).fillna(0.0).astype(float)
     smaller, both = yuan.min(axis=1), yuan.sum(axis=1)
     return yuan.assign(one_way=smaller / value, two_way=both / value)
 
@@ -131,7 +86,7 @@ def cost_split(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | No
     Args:
         fills: yuan and the parts commission, transfer, stamp_duty, impact (yuan).
         value: (D,) the account's value on each day of the backtest, yuan.
-        settled: cost and lost (yuan) of delisted holdings; None: there are none.
+        settled: yuan received, cost and lost (yuan) of delisted holdings; None: there are none.
 
     Returns: rows: the parts, delisting, total; columns yuan, bp_of_traded (NaN where nothing was), share_a_year.
 
@@ -145,7 +100,7 @@ def cost_split(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | No
     yuan["delisting"] = 0.0 if settled is None else float(settled["cost"].sum() + settled["lost"].sum())
     yuan["total"] = sum(yuan.values())
     table = pd.DataFrame({"yuan": pd.Series(yuan)})
-    traded = float(fills["yuan"].sum())
+    traded = float(fills["yuan"].sum()) + (0.0 if settled is None else float(settled["yuan"].sum()))
     table["bp_of_traded"] = table["yuan"] / traded * 1e4 if traded > 0 else np.nan
     table["share_a_year"] = table["yuan"] / float(value.mean()) / len(value) * DAYS_A_YEAR
     return table
@@ -200,8 +155,8 @@ def days_to_liquidate(
         participation: share of the turnover that is sold a day.
         horizons: days after which the sold share is told.
 
-    Returns: (D, ...) mean_days, max_days, gone_1, ..., unknown; NaN on days without holdings (and the days where no
-        holding's turnover is known).
+    Returns: (D, ...) mean_days, max_days, gone_1, ..., unknown; NaN on days without holdings (mean_days also where no
+        holding's turnover is known); max_days is inf where one's is not. In `attrs["definitions"]` what each means.
 
     Raises: ValueError for a participation that is not above 0.
 
@@ -213,15 +168,18 @@ def days_to_liquidate(
     known = np.isfinite(traded) & (traded > 0)
     room = np.where(known, participation * np.where(known, traded, 1.0), 0.0)
     held, seen = yuan.sum(axis=1), np.where(known, yuan, 0.0)
-    days = np.where(known, yuan / np.where(known, room, 1.0), 0.0)
+    days = np.where(known, yuan / np.where(known, room, 1.0), np.where(yuan > 0, np.inf, 0.0))
     with np.errstate(divide="ignore", invalid="ignore"):
         out = {
-            "mean_days": (seen * days).sum(axis=1) / seen.sum(axis=1),
-            "max_days": np.where(seen.sum(axis=1) > 0, days.max(axis=1, initial=0.0), np.nan),
+            "mean_days": (seen * np.where(known, days, 0.0)).sum(axis=1) / seen.sum(axis=1),
+            "max_days": np.where(held > 0, days.max(axis=1, initial=0.0), np.nan),
         }
         out |= {f"gone_{k}": np.minimum(yuan, k * room).sum(axis=1) / held for k in horizons}
         out["unknown"] = np.where(known, 0.0, yuan).sum(axis=1) / held
-    return pd.DataFrame(out, index=positions.index)
+    table, words = pd.DataFrame(out, index=positions.index), DEFINITIONS["liquidation"]
+    share = f"{100.0 * participation:g}%"
+    table.attrs["definitions"] = words | {"mean_days": words["mean_days"].replace("`participation`", share)}
+    return table
 
 
 # --- what was not reached

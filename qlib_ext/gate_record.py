@@ -18,6 +18,7 @@ from qlib_ext.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.model import MASTERModel
 from qlib_ext.nets import Gate
 from qlib_ext.panel import DayPanel
+from qlib_ext.recorder import load_if_there
 
 logger = get_module_logger("qlib_ext.gate")
 
@@ -99,12 +100,13 @@ class GateRecord(ACRecordTemp):
     Args:
         recorder, model, dataset: filled in by qlib; a MASTERModel with its gate on, or an ensemble of such.
         segments: names of the dataset's segments whose days are recorded and described together, such as [valid, test].
-        skip_existing: leave artifacts of an earlier run as they are.
+        skip_existing: leave artifacts of an earlier run as they are, where they are of the same days.
 
     """
 
     artifact_path = "gate"
     depend_cls = SignalRecord
+    skip_existing: bool
 
     def __init__(
         self,
@@ -134,14 +136,29 @@ class GateRecord(ACRecordTemp):
         """Name the artifacts."""
         return ["weights.pkl", "market.pkl", "regimes.pkl"]
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the artifacts; with `skip_existing` only where they are not there, or are of other days."""
+        if self.skip_existing and self._of_other_days():
+            logger.info(f"the run's gate/ is of other days than {' and '.join(self.segments)}: it is made anew")
+            self.skip_existing = False
+        return super().generate(*args, **kwargs)
+
+    def _of_other_days(self) -> bool:
+        weights = load_if_there(self.recorder, f"{self.artifact_path}/weights.pkl")
+        days = pd.DatetimeIndex(self.dataset.panel.days[self._rows()])
+        return weights is not None and not pd.DatetimeIndex(weights.index).equals(days)
+
+    def _rows(self) -> Rows:
+        """Rows of the segments' days in the panel, in order."""
+        return np.sort(np.concatenate([self.dataset.rows(name) for name in self.segments]))
+
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
         parts = [gate_weights(self.model, self.dataset, name) for name in self.segments]
         weights = pd.concat(parts).sort_index()
         states = self.dataset.panel.market
         if states is None:
             raise ValueError("the dataset's panel has no market features")
-        rows = np.sort(np.concatenate([self.dataset.rows(name) for name in self.segments]))
-        values = states[torch.as_tensor(rows)].cpu().numpy()
+        values = states[torch.as_tensor(self._rows())].cpu().numpy()
         market = pd.DataFrame(values, weights.index, self.dataset.market_names)
         table = regimes(weights, market)
         text = table.head(SHOWN).to_string(float_format=lambda v: f"{v:.3f}")

@@ -3,12 +3,13 @@
 In YAML: `class: FastAlpha158, module_path: qlib_ext.handler`, with the arguments of qlib's Alpha158 (Alpha360). The
 raw fields are read once a stock through qlib's storage and the factors computed by `qlib_ext.alpha` straight into the
 one array that the frame then shows without a copy. Whatever this path does not serve goes through qlib's own loader,
-with a notice: numba missing, another frequency than "day", inst_processors, other feature expressions.
+with a notice: numba missing, another frequency than "day", inst_processors, other feature expressions; and labels that
+are no raw simple return (see `labels.label_prices`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,14 @@ from qlib.log import get_module_logger
 from qlib.utils import code_to_fname
 
 from qlib_ext import alpha
+from qlib_ext._alpha_kernels import Float32
 from qlib_ext._options import argument_names, refuse_unknown
+from qlib_ext.labels import DEFAULT_LABEL, label_prices
 from qlib_ext.storage import read_series
 
 logger = get_module_logger("qlib_ext.handler")
 
-LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
-_REACH = 2  # days that the label looks ahead
+LABEL = DEFAULT_LABEL  # of qlib's handlers
 _CLOSE = alpha.FIELDS.index("close")
 
 
@@ -81,8 +83,10 @@ class FastAlphaLoader(QlibDataLoader):
     def _frame(self, spans: dict[str, Any], names: tuple[str, ...], days: pd.DatetimeIndex) -> pd.DataFrame:
         """Frame of the stocks in `spans`: code, in order, -> spans of membership, or None for always."""
         begin = Cal.locate_index(days[0], days[-1], freq="day", future=False)[2]
-        codes, extra = list(spans), -np.ones((len(spans), _REACH), dtype=np.int64)
-        bars, first, last, odd = read_bars(codes, begin - alpha.LEAD, alpha.LEAD + len(days) + _REACH)
+        returns = {group: _returns(self.fields[group][0]) for group in list(self.fields)[1:]}
+        ahead = max((day for some in returns.values() for ends in some or () for day in ends), default=0)
+        codes, extra = list(spans), -np.ones((len(spans), ahead), dtype=np.int64)
+        bars, first, last, odd = read_bars(codes, begin - alpha.LEAD, alpha.LEAD + len(days) + ahead)
         wanted = _wanted(spans, days, first - alpha.LEAD, last - alpha.LEAD)
         if not wanted.any():
             return pd.concat({g: self._by_qlib(g, spans, days[0], days[-1]) for g in self.fields}, axis=1)
@@ -92,13 +96,14 @@ class FastAlphaLoader(QlibDataLoader):
         values = np.empty((len(index), len(columns)), dtype=np.float32)
         alpha.fill(values, bars, first, np.hstack([rows, extra]), names)
         place = len(names)
-        for group, (expressions, every) in list(self.fields.items())[1:]:
-            if list(expressions) == [LABEL]:
-                close = bars[_CLOSE, :, alpha.LEAD :]
-                values[rows[wanted], place] = (close[:, 2:] / close[:, 1:-1] - 1)[wanted]
-            else:
-                self._copy(group, spans, index, values[:, place : place + len(every)])
-            place += len(every)
+        for group, ends in returns.items():
+            width = len(self.fields[group][1])
+            if ends is None:
+                logger.warning(f"qlib's own loader is used for {group}, no raw simple return: {self.fields[group][0]}")
+                self._copy(group, spans, index, values[:, place : place + width])
+            for number, prices in enumerate(ends or ()):
+                values[rows[wanted], place + number] = _forward(bars, prices, len(days))[wanted]
+            place += width
         if odd.any():
             self._repair(values, index, {codes[n]: spans[codes[n]] for n in np.flatnonzero(odd)}, rows[odd])
         return pd.DataFrame(values, index, pd.MultiIndex.from_tuples(columns), copy=False)
@@ -175,6 +180,23 @@ class FastAlpha360(_Strict, Alpha360, _FastLoading):
     Raises: TypeError for an unknown argument, with the close ones.
 
     """
+
+
+def _returns(expressions: Sequence[str]) -> list[dict[int, str]] | None:
+    """Entry and exit of each label (see `labels.label_prices`), None where one of them is no raw simple return."""
+    try:
+        return [label_prices(expression) for expression in expressions]
+    except ValueError:
+        return None
+
+
+def _forward(bars: Float32, prices: dict[int, str], days: int) -> Float32:
+    """Compute a label of N stocks and D days, (N, D), in float32 as qlib does; `bars` as from `read_bars`."""
+    entry, reach = (
+        bars[alpha.FIELDS.index(field), :, alpha.LEAD + day : alpha.LEAD + day + days] for day, field in prices.items()
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(reach / entry - 1)
 
 
 def read_bars(

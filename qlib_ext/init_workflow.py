@@ -22,7 +22,7 @@ from ._check_units import Market
 from ._init_template import MODELS, TEMPLATE
 from .check_data import stocks_of
 from .rules import is_index
-from .units import PLAUSIBLE_TURNOVER, PROFILES, turnover_in_yuan
+from .units import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, PROFILES, turnover_in_yuan
 
 __all__ = ["Survey", "Universe", "describe", "survey", "workflow_text"]
 
@@ -36,6 +36,7 @@ LEAST_STOCKS = 30  # a day, of a universe that can be ranked
 SAMPLE = 200  # stocks that units and fields are judged by
 BLOCK = 50  # of them read at once
 MEANS = 100  # stocks whose mean stands in for an index
+SETTLED = 60  # days before test, by which they are chosen
 FEATURES = 158
 BENCHMARKS = ("SH000300", "SH000906", "SH000905", "SH000852", "SH000001", "SZ399300", "SZ399106")
 CAPITAL, PARTICIPATION = 150e6, 0.05  # of the template
@@ -61,7 +62,7 @@ class Survey:
     """What a provider holds and what was chosen; `benchmark` is a code, or None with the stocks `stand_in`.
 
     `turnover`: mean of a stock and day in yuan, whole provider; `liquidity`: median of the universe's members, 20-day
-    mean in yuan, over valid and test.
+    mean in yuan, over train and valid (the test days choose nothing).
     """
 
     folder: Path
@@ -138,10 +139,10 @@ def survey(
         reason=reason,
         profile=profile,
         turnover=turnover,
-        liquidity=_liquidity(provider, chosen.name, profile, (rows["valid"][0], rows["test"][1])),
+        liquidity=_liquidity(provider, chosen.name, profile, (rows["train"][0], rows["valid"][1])),
         missing=missing,
         benchmark=benchmark,
-        stand_in=[] if benchmark else _stand_in(provider, chosen.name, rows["test"]),
+        stand_in=[] if benchmark else _stand_in(provider, chosen.name, rows["test"][0]),
         segments=segments,
         days={name: b - a + 1 for name, (a, b) in rows.items()},
     )
@@ -288,15 +289,15 @@ def _sample(provider: Provider, universe: str | None, tell: Say) -> tuple[Market
 def _units(market: Market) -> tuple[str, float]:
     """Tell the unit profile and mean turnover of a stock and day in yuan.
 
-    Raises: ValueError where they make no sense.
+    Raises: ValueError where no profile fits, or no $amount tells whether an unusual turnover is yuan.
 
     """
     profile, traded = market.profile, market.traded.sum()
     mean = float(market.turnover.sum() / traded) if traded else float("nan")
     low, high = PLAUSIBLE_TURNOVER
-    if profile is None or not low <= mean <= high:
+    if profile is None or not (low <= mean <= high or (mean > 0 and profile in AMOUNT_IN_YUAN)):
         raise ValueError(
-            f"the units make no sense: profile {profile or 'unknown'}, {mean:.4g} yuan a stock and day (plausible are "
+            f"the units make no sense: profile {profile or 'unknown'}, {mean:.4g} yuan a stock and day (usual are "
             f"{low:.0e} to {high:.0e}): run qlib-ext check-data, and repair $volume or $amount"
         )
     return profile, mean
@@ -362,8 +363,16 @@ def _has_bars(provider: Provider, code: str, rows: tuple[int, int]) -> bool:
     return bool(trades.mean() >= 0.9)
 
 
-def _stand_in(provider: Provider, universe: str, rows: tuple[int, int]) -> list[str]:
-    """Up to `MEANS` stocks of the universe, spread over its codes, with a close on most days."""
-    picked = _spread(stocks_of(provider, universe), MEANS)
-    trades = read_block(provider, picked, rows[0], rows[1] + 1, Tally()).trades
-    return [code for code, share in zip(picked, trades.mean(axis=0), strict=True) if share >= 0.9]
+def _stand_in(provider: Provider, universe: str, test: int) -> list[str]:
+    """Up to `MEANS` stocks, spread over the codes, by what is known the day before the position `test`.
+
+    That are members of the universe on that day with a close on most of the `SETTLED` days up to it. Whether they trade
+    on later does not count: means of those that do would flatter the benchmark.
+    """
+    eve = provider.days[test - 1]
+    members = {code for code, first, last in provider.lists[universe] if first <= eve <= last}
+    codes = [code for code in stocks_of(provider, universe) if code in members] or stocks_of(provider, universe)
+    some = _spread(codes, 2 * MEANS)
+    trades = read_block(provider, some, max(test - SETTLED, 0), test, Tally()).trades
+    known = [code for code, share in zip(some, trades.mean(axis=0), strict=True) if share >= 0.9]
+    return _spread(known or some, MEANS)

@@ -6,6 +6,7 @@ Sizes: d days judged, N stocks; grids (d, N), yuan, returns as fractions.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,12 @@ from qlib.data import D
 
 from qlib_ext import baseline
 from qlib_ext._benchmark import known_benchmark
-from qlib_ext.capacity import CAPITALS, capacity_curve, last_known
+from qlib_ext.capacity import CAPITALS, capacity_curve, last_known, mean_return, money_returns
 from qlib_ext.data import LabelSpan
 from qlib_ext.diagnostics import newey_west
-from qlib_ext.evaluate import daily_metrics, headline_table, rank_correlation, sleeve_returns
+from qlib_ext.evaluate import daily_metrics, headline_table, rank_correlation
 from qlib_ext.panel import DayPanel
-from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
+from qlib_ext.portfolio import fill_top_n
 from qlib_ext.rules import fee_rates
 from qlib_ext.storage import read_fields
 
@@ -39,8 +40,8 @@ SERIES = {
 MONEY_KEYS = ("mean_return", "annual_return", "annual_volatility", "sharpe", "max_drawdown")
 TABLE_DEFINITIONS = {
     "gross": (
-        "capital placed in full under the caps, no costs; what is locked at limit-up at the entry stays cash that day, "
-        "a holding too, and a sale at limit-down is taken to succeed (the backtest carries such positions)"
+        "capital placed in full under the caps, no costs; what is locked at limit-up at the entry stays cash that day: "
+        "a holding in it counts as sold; a sale at limit-down is taken to succeed (the backtest carries such positions)"
     ),
     "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
     "net_over_market": "net less the mean return of the stocks with a score",
@@ -51,6 +52,13 @@ TABLE_DEFINITIONS = {
     "volatility_exposure": "mean over days of the rank correlation of score and trailing volatility",
     "mean over folds": "each column's mean over the folds; of ..._mean_return it is the deck's 'mean return'",
     "selected": "what was chosen by looking at the days of the row",
+}
+ROW_DEFINITIONS = {  # of the rows of `Judgement.table`, by the part of their names
+    "gross": TABLE_DEFINITIONS["gross"],
+    "net": TABLE_DEFINITIONS["net"],
+    "net_impact": "net less impact: b * volatility * sqrt(share of the day's turnover), a trade; where turnover or "
+    "volatility is not known yet, the day's median, or the first known one, stands for it",
+    "net_over_market": TABLE_DEFINITIONS["net_over_market"],
 }
 FACTOR_DEFINITIONS = {
     "exposure.volatility": "trailing standard deviation of daily returns",
@@ -69,7 +77,7 @@ class Money:
         top_n: names of the fixed-n variant.
         commission: of both sides; transfer fee and stamp duty are those in force on the day.
         impact: b of `portfolio.impact_cost` in the rows `..._net_impact`: a trade of share s of a day's turnover pays
-            impact * volatility * sqrt(s).
+            impact * volatility * sqrt(s); 0: none, and no volatility is asked for.
         buy_rate: fees as a share of what is bought, in place of those by date (for days before 2015-08, whose fees are
             not on record); needs `sell_rate` too.
         sell_rate: the same of what is sold.
@@ -161,7 +169,7 @@ def judge(
     can_buy = buyable > 0
     daily = daily_metrics(score, label, liquidity, can_buy, **money.caps).set_index(days)
     daily["volatility_exposure"] = rank_correlation(score, volatility)
-    step = label if panel.step_return is None else part(panel.step_return, rows)
+    step = part(one_day(panel), rows)
     known = np.flatnonzero(np.isfinite(step).any(axis=1))
     if not len(known):
         raise ValueError(
@@ -171,11 +179,12 @@ def judge(
     returns: dict[str, Grid] = {}
     positions: dict[str, Grid] = {}
     friction = (last_known(liquidity), last_known(volatility))
+    terms: dict[str, Any] = {"capital": money.capital, "rates": money.rates(dealt), "impact": (money.impact, 0.5)}
     for kind, count in (("capped", None), ("topn", money.top_n)):
         yuan: Grid = fill_top_n(score, liquidity, capital=money.capital, participation=money.participation, top_n=count)
         positions[kind] = np.where(can_buy, yuan, 0.0)
         for basis, held in (("buyable", positions[kind]), ("paper", yuan)):
-            made = _money_returns(held, step, dealt, *friction, money, span.horizon)
+            made, _ = money_returns(held, step, *friction, horizon=span.horizon, **terms)
             returns |= {f"{kind}_{basis}_{name}": value for name, value in made.items()}
     if benchmark is not None:
         benchmark = known_benchmark(benchmark.reindex(days[known])).reindex(days)
@@ -200,15 +209,13 @@ def capacity(
     That is `capacity_curve` at `CAPITALS` and at the capital of `money`, where it says what the rows capped_buyable of
     `judge` say (with `top_n`, capped or topn_buyable). Other arguments as for `judge`.
     """
-    label, liquidity, buyable, volatility = (
-        part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
-    )
+    liquidity, buyable, volatility = (part(grid, rows) for grid in (panel.liquidity, panel.buyable, panel.volatility))
     dealt = pd.DatetimeIndex(panel.days[np.minimum(rows + span.entry, len(panel.days) - 1)])
     buy_rate, sell_rate = money.rates(dealt)
     return capacity_curve(
         score,
         liquidity,
-        label if panel.step_return is None else part(panel.step_return, rows),
+        part(one_day(panel), rows),
         volatility,
         buy_rate=buy_rate,
         sell_rate=sell_rate,
@@ -259,19 +266,34 @@ def fold_table(folds: Sequence[Judgement], rest: Mapping[str, Judgement], select
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def index_returns(code: str | None, span: LabelSpan, days: pd.DatetimeIndex) -> pd.Series | None:
-    """Daily returns of an index from the entry of each day on; None without a code.
+def index_returns(code: str | None, span: LabelSpan, days: pd.DatetimeIndex, *, field: str) -> pd.Series | None:
+    """Daily returns of an index from the entry of each day to that of the next, by day; None without a code.
+
+    Args:
+        code: of the index.
+        span: of the label.
+        days: (D,) of the signal.
+        field: price of the label's entry, `DayDatasetH.entry_field`: close, open, ... Where the index has no such
+            price, its close, with a warning.
 
     Raises: ValueError where the provider does not have it.
 
     """
     if code is None:
         return None
-    expression = f"Ref($close, -{span.entry + 1})/Ref($close, -{span.entry}) - 1"
-    index = D.features([code], [expression], days[0], days[-1])
+
+    def step(price: str) -> str:  # of a lag of 0 qlib would take the first day of all
+        now, then = (f"Ref(${price}, -{lag})" if lag else f"${price}" for lag in (span.entry, span.entry + 1))
+        return f"{then}/{now} - 1"
+
+    index = D.features([code], [step(field), step("close")], days[0], days[-1])
     if index.empty:
         raise ValueError(f"benchmark {code!r} is not in the provider: name another or set null")
-    return index.iloc[:, 0].droplevel("instrument").rename(code)
+    own, close = (index.iloc[:, n].droplevel("instrument").rename(code) for n in (0, 1))
+    if own.isna().all() and close.notna().any():
+        warnings.warn(f"the benchmark {code} has no ${field}, the label's entry: its close is taken", stacklevel=2)
+        return close
+    return own
 
 
 def past_return(stocks: npt.NDArray[np.object_], days: pd.DatetimeIndex) -> Grid:
@@ -284,22 +306,9 @@ def past_return(stocks: npt.NDArray[np.object_], days: pd.DatetimeIndex) -> Grid
 # --- arithmetic
 
 
-def _money_returns(
-    held: Grid, step: Grid, days: pd.DatetimeIndex, liquidity: Grid, volatility: Grid, money: Money, horizon: int
-) -> dict[str, Grid]:
-    """Gross and net daily return (d,) of one allocation on the whole capital; cash earns 0. The grids have no gaps."""
-    gross = sleeve_returns(held, step, horizon, capital=money.capital)
-    average = pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
-    cost = fee_cost(average, step, *money.rates(days), capital=money.capital)
-    trade = rebalancing(average, step)
-    moved = impact_cost(trade, liquidity, volatility, b=money.impact)
-    return {"gross": gross, "net": gross - cost, "net_impact": gross - cost - moved.sum(axis=1) / money.capital}
-
-
 def _excess(returns: Mapping[str, Grid], step: Grid, score: Grid, benchmark: pd.Series | None) -> dict[str, Grid]:
     """Excess over the mean of the scored universe, and over the benchmark where there is one; and these two."""
-    seen = np.isfinite(step) & np.isfinite(score)
-    against = {"market": np.where(seen, step, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)}
+    against = {"market": mean_return(score, step)}
     if benchmark is not None:
         against[str(benchmark.name)] = benchmark.to_numpy(dtype=np.float64)
     excess = {
@@ -309,6 +318,11 @@ def _excess(returns: Mapping[str, Grid], step: Grid, score: Grid, benchmark: pd.
         for base, other in against.items()
     }
     return excess | against
+
+
+def one_day(panel: DayPanel) -> torch.Tensor:
+    """Return of each day from its entry to the next day's, (D, N): the panel's own, or the label where it is that."""
+    return panel.label if panel.step_return is None else panel.step_return
 
 
 def part(grid: torch.Tensor | None, rows: Rows) -> Grid:

@@ -32,11 +32,12 @@ from qlib.utils import get_callable_kwargs, init_instance_by_config
 from qlib.utils.data import update_config
 from ruamel.yaml import YAML, YAMLError
 
+from qlib_ext._dataset_options import label_days_of
 from qlib_ext._folds import fold_days
 from qlib_ext._leak_compare import Finding, judge_features, judge_ic, judge_parts
 from qlib_ext._leak_provider import calendar_of, perturb_provider, shuffle_provider
 from qlib_ext._leak_side import Job, Side, compare_sides, run_side
-from qlib_ext.data import bounds, check_segments, label_span, segment_rows
+from qlib_ext.data import LabelSpan, bounds, check_segments, label_span, segment_rows
 from qlib_ext.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.recorder import check_folder
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 CHECKS = ("overlap", "future", "shuffled")
-COLUMNS = ("check", "item", "compared", "changed", "passed", "detail")
+COLUMNS = ("check", "item", "compared", "changed", "passed", "detail", "proves")
 
 Rows = npt.NDArray[np.int64]
 Say = Callable[[str], None]
@@ -83,7 +84,8 @@ def check_leak(
             is gone: initialise it again.
         say: called with a line of progress.
 
-    Returns: frame of COLUMNS; `changed` counts what differs, meets or fails among `compared`, `passed` is bool.
+    Returns: frame of COLUMNS; `changed` counts what differs, meets or fails among `compared`, `passed` is bool. Where
+        it is False, `proves` tells a leak (True) from what could not be compared or proves nothing (False).
 
     Raises: ValueError for what cannot be checked (a cached handler, no trained model, days outside the data), OSError
         for missing files.
@@ -99,7 +101,8 @@ def check_leak(
     refused = any(finding.item in ("segments", "folds") and not finding.passed for finding in findings)
     for name in (n for n in CHECKS[1:] if n in wanted):
         if refused:
-            findings.append(Finding(name, "all", 0, 0, False, "not run: the days are refused, see overlap"))
+            words = "not run: the days are refused, see overlap"
+            findings.append(Finding(name, "all", 0, 0, False, words, proves=False))
         elif name == "future":
             findings += check_future(config, after, stocks=stocks, **options)
         else:
@@ -133,7 +136,7 @@ def check_future(
     speak = say or (lambda line: None)
     provider, calendar, plan = _plan(config)
     turn = _turn(after, plan, calendar)
-    span = _label_reach(config)
+    span = _label_span(config).reach
     last_known = calendar[: int(calendar.searchsorted(turn, side="right"))]
     _check_trained_before(plan, span, turn, calendar)
     with tempfile.TemporaryDirectory(prefix="qlib_ext_leak_") as temp:
@@ -163,7 +166,8 @@ def check_shuffled(
     The shuffle is done at the source (`shuffle_provider`), for training, validation and test alike: shuffling the
     label column alone could not show a feature that contains the label, which would keep the true one. Two numbers are
     judged: the mean IC of the scores over the test days (3 standard errors), and the IC of every single feature over
-    all days of the segments (5 standard errors, as there are many), which names the feature.
+    all days of the segments (5 standard errors, as there are many), which names the feature. Labels of h days overlap:
+    every h-th day is judged.
     """
     speak = say or (lambda line: None)
     provider, _, _ = _plan(config)
@@ -172,10 +176,12 @@ def check_shuffled(
         speak("shuffled: dealing out each day's returns")
         shuffle_provider(provider, folder / "market", seed=seed)
         speak("shuffled: building, training and scoring on it")
-        span = _label_reach(config)
-        run_side(Job(config, str(folder / "market"), str(folder / "side"), "shuffled", "", epochs, span), isolated)
+        span = _label_span(config)
+        job = Job(config, str(folder / "market"), str(folder / "side"), "shuffled", "", epochs, span.reach)
+        run_side(job, isolated)
         found = pickle.loads((folder / "side" / "ic.pkl").read_bytes())
-    return [judge_ic(found["scores"]), judge_features(found["features"], found["names"])]
+    features = judge_features(found["features"], found["names"], span.horizon)
+    return [judge_ic(found["scores"], span.horizon), features]
 
 
 def check_overlap(config: dict[str, Any]) -> list[Finding]:
@@ -184,22 +190,24 @@ def check_overlap(config: dict[str, Any]) -> list[Finding]:
     Day t has the label days t+1 to t+reach and the window t-step_len+1 to t. See `judge_parts` for what is an error
     (labels that meet, a training window over a validation label, in folds also a training label within a validation
     window) and what is only reported. The segments are purged as the models of qlib_ext do; other models take them as
-    they stand. Segments that overlap, and folds that the model refuses, are one failed row ("segments", "folds").
+    they stand. Segments that overlap, and folds that the model refuses, are one failed row ("segments", "folds"); it
+    proves nothing where the workflow could not be run with them at all.
     """
     _, calendar, plan = _plan(config)
-    segments, reach = plan["segments"], _label_reach(config)
+    segments, reach = plan["segments"], _label_span(config).reach
+    kind, data = (_class_of(config["task"][part])[0] for part in ("model", "dataset"))
+    own = _is_ours(kind)
+    refuses = own or _is_ours(data)
     try:
         check_segments(segments)
-    except ValueError as error:
-        return [Finding("overlap", "segments", len(segments), 1, False, str(error))]
+    except ValueError as error:  # what would be refused cannot leak
+        return [Finding("overlap", "segments", len(segments), int(not refuses), False, str(error), not refuses)]
     panel, window = _bare_panel(config, calendar), _window(config)
-    kind, _ = _class_of(config["task"]["model"])
-    own = any(base.__module__.startswith("qlib_ext.") for base in kind.__mro__)
     if issubclass(kind, FoldEnsemble | WalkForwardModel):
         try:
             folds = _fold_parts(_model_of(config), panel, segments, reach, window)
         except ValueError as error:
-            return [Finding("overlap", "folds", 0, 1, False, str(error))]
+            return [Finding("overlap", "folds", 0, 0, False, str(error), proves=False)]
     else:
         parts = {
             name: segment_rows(panel, segments, name, reach) if own else panel.rows(*bounds(segments[name]))
@@ -217,6 +225,11 @@ def check_overlap(config: dict[str, Any]) -> list[Finding]:
                 days = pd.DatetimeIndex(panel.days)
                 findings.append(judge_parts(item, *rows, days, reach=reach, window=window, strict=strict))
     return findings
+
+
+def _is_ours(kind: Any) -> bool:
+    """Whether a class is of qlib_ext or builds on one."""
+    return any(base.__module__.startswith("qlib_ext.") for base in kind.__mro__)
 
 
 # --- workflow
@@ -317,11 +330,12 @@ def _class_of(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return kind, kwargs or {}
 
 
-def _label_reach(config: dict[str, Any]) -> int:
+def _label_span(config: dict[str, Any]) -> LabelSpan:
     """Days after t that its label touches, read from the configuration of dataset and handler."""
     plan = config["task"]["dataset"]["kwargs"]
-    if plan.get("label_days"):
-        return int(plan["label_days"][1])
+    days = label_days_of(plan.get("label_days"))
+    if days is not None:
+        return days
     handler = plan.get("handler")
     kwargs = (handler.get("kwargs") or {}) if isinstance(handler, dict) else {}
     found = plan.get("label") or kwargs.get("label")
@@ -335,11 +349,16 @@ def _label_reach(config: dict[str, Any]) -> int:
         found = found[0]
     if not found:
         raise ValueError("the workflow does not tell its label: give the dataset label=<its expression> or label_days")
-    return label_span(str(found)).reach
+    return label_span(str(found))
 
 
 def _window(config: dict[str, Any]) -> int:
-    """T, days in a window."""
+    """T, days in a window; 1 where the model, or what an ensemble is made of, looks at the day alone."""
+    model, options = _class_of(config["task"]["model"])
+    while isinstance(options.get("model"), dict):
+        model, options = _class_of(options["model"])
+    if not getattr(model, "needs_window", True):
+        return 1
     kind, kwargs = _class_of(config["task"]["dataset"])
     default = inspect.signature(kind.__init__).parameters.get("step_len")
     return int(kwargs.get("step_len", default.default if default is not None else 1))

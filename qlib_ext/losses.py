@@ -308,7 +308,18 @@ class DayLoss:
 
         """
         check_shapes(score=score, label=label, mask=mask)
-        valid = self.valid_days(label, mask, liquidity)
+        return self._per_day(score, label, mask, liquidity, volatility, self.valid_days(label, mask, liquidity))
+
+    def _per_day(
+        self,
+        score: Tensor,
+        label: Tensor,
+        mask: Tensor,
+        liquidity: Tensor | None,
+        volatility: Tensor | None,
+        valid: Tensor,
+    ) -> Tensor:
+        """Compute ``per_day`` of checked shapes with the valid days (B,) given."""
         score, label = day.widen(score, label.detach())
         real = day.labelled(label, mask) & valid[:, None]
         target = target_transform(label, real, target=self.target, volatility=volatility)
@@ -330,8 +341,9 @@ class DayLoss:
         volatility: Tensor | None = None,
     ) -> Tensor:
         """Average ``per_day`` over the valid days: a scalar, 0 with zero gradients where no day is valid."""
-        losses = self.per_day(score, label, mask, liquidity, volatility)
-        return losses.sum() / self.valid_days(label, mask, liquidity).sum().clamp(min=1)
+        check_shapes(score=score, label=label, mask=mask)
+        valid = self.valid_days(label, mask, liquidity)
+        return self._per_day(score, label, mask, liquidity, volatility, valid).sum() / valid.sum().clamp(min=1)
 
     def _weight(self, score: Tensor, label: Tensor, target: Tensor, real: Tensor, liquidity: Tensor | None) -> Tensor:
         source = {"label": label, "score": score, "target": target}[self.weight_by]

@@ -6,7 +6,6 @@ days, M features. Scaling is not done here: the gate fits it on its own training
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext._macro_file import read_dates, read_macro
-from qlib_ext._options import refuse_unknown
+from qlib_ext._options import close_names, refuse_unknown
 from qlib_ext.market import options_of, whole_number
 
 __all__ = ["MacroSeries", "MacroState", "read_macro"]
@@ -222,10 +221,9 @@ def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.
     for column in (name, one.release if one.release != "date" else None):
         if column is not None and column not in table:
             known = [str(c) for c in table.columns]
-            close = difflib.get_close_matches(column, known, n=3)
             raise ValueError(
-                f"macro_state: no column {column!r}; close: {close}; the file has {', '.join(known)}; add it, or leave "
-                f"the series {name} out of the configuration"
+                f"macro_state: no column {column!r}; close: {close_names(column, known)}; the file has "
+                f"{', '.join(known)}; add it, or leave the series {name} out of the configuration"
             )
     value = pd.to_numeric(table[name], errors="coerce").astype(float)
     strange = table[name].notna() & ~np.isfinite(value)

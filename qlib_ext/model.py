@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from qlib.model.base import Model
 from torch import nn
 from tqdm import tqdm
 
+from qlib_ext._device import seeded
 from qlib_ext._folds import (
     check_features,
     curves_frame,
@@ -24,7 +26,7 @@ from qlib_ext._folds import (
     refuse_reweighter,
     score_series,
 )
-from qlib_ext._members import report, save_folds
+from qlib_ext._members import report, save_folds, window_of
 from qlib_ext._options import refuse_unknown
 from qlib_ext.alpha import ALPHA158_NAMES
 from qlib_ext.data import bounds, panel_of
@@ -39,6 +41,8 @@ __all__ = ["DayModel", "FoldEnsemble", "MASTERModel", "MLPModel", "WalkForwardMo
 
 logger = get_module_logger("qlib_ext.model")
 
+MAX_STEPS = 100  # of the authors' table of positions
+
 LOSS_OPTIONS = tuple(p for p in inspect.signature(DayLoss.__init__).parameters if p not in ("self", "name", "unknown"))
 TRAINER_OPTIONS = tuple(
     p for p in inspect.signature(Trainer.__init__).parameters if p not in ("self", "net", "loss", "step_len")
@@ -48,8 +52,11 @@ TRAINER_OPTIONS = tuple(
 class DayModel(Model):
     """What both models share; options are those of DayLoss and Trainer, any other name is an error.
 
-    Predictions are a Series by (datetime, instrument), sorted, of the stocks present on each day.
+    Predictions are a Series by (datetime, instrument), sorted, of the stocks present on each day. A kind of model whose
+    network looks at the day alone says so by `needs_window = False`, and gets no more than it.
     """
+
+    needs_window = True
 
     def __init__(self, *, loss: str = "liq_wpcc", **options: Any) -> None:
         own = [name for name in own_options(type(self)) if name not in options]
@@ -84,7 +91,14 @@ class DayModel(Model):
         save_folds(curves=curves_frame([(0, int(self.options.get("seed", 0)), history)]))
 
     def fit_rows(
-        self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, *, prefix: str = ""
+        self,
+        panel: DayPanel,
+        step_len: int,
+        train_rows: Rows,
+        valid_rows: Rows,
+        *,
+        prefix: str = "",
+        keep_checkpoint: bool = False,
     ) -> History:
         """Train on any days of a panel, which need not follow each other, and select on others.
 
@@ -97,10 +111,11 @@ class DayModel(Model):
                 that the two parts share no label is for the caller to see to (`splits.overlap`).
             valid_rows: rows in the panel to stop and select on.
             prefix: put before the names of the recorded metrics.
+            keep_checkpoint: leave the option `checkpoint`'s file at the end.
 
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(self.options.get("seed", 0)))
+        step_len = window_of(type(self), step_len)
+        with seeded(int(self.options.get("seed", 0))):
             net = self.build(len(panel.features), 0 if panel.market is None else panel.market.shape[1])
         self.features = list(panel.features)
         self.market_features = []
@@ -110,8 +125,17 @@ class DayModel(Model):
         self.trainer = Trainer(net, self.loss, step_len=step_len, **self.options)
         name, days = type(self).__name__, f"{len(train_rows)} + {len(valid_rows)} days"
         logger.info(f"{prefix}{name}: {days}, {len(panel.stocks)} stocks, {self.loss}")
-        on_epoch = partial(report, prefix)
-        h = self.history = self.trainer.fit(panel, train_rows, valid_rows, on_epoch=on_epoch, progress=_progress)
+        if self.trainer.checkpoint is not None and Path(self.trainer.checkpoint).exists():
+            logger.info(f"{prefix}{self.trainer.checkpoint} exists: the training goes on where it was left")
+        h = self.history = self.trainer.fit(
+            panel,
+            train_rows,
+            valid_rows,
+            on_epoch=partial(report, prefix),
+            progress=_progress,
+            facts={option: getattr(self, option, None) for option in own_options(type(self)) if option != "loss"},
+            keep_checkpoint=keep_checkpoint,
+        )
         logger.info(f"{prefix}best epoch {h.best_epoch}: {self.trainer.metric} {h.best_value:.5f}")
         if h.degenerate_days:
             logger.warning(f"{prefix}{h.degenerate_days} training days could not be learnt from and were counted out")
@@ -135,7 +159,7 @@ def own_options(kind: type[DayModel]) -> list[str]:
 
 
 class MLPModel(DayModel):
-    """The deck's baseline: three linear layers on one day's cross-section.
+    """The deck's baseline: three linear layers on one day's cross-section, of whatever window the dataset has.
 
     Args:
         hidden: widths of the two hidden layers.
@@ -144,10 +168,14 @@ class MLPModel(DayModel):
 
     """
 
+    needs_window = MLP.needs_window
+
     def __init__(
         self, *, hidden: Sequence[int] = (256, 128), dropout: float = 0.0, loss: str = "liq_wpcc", **options: Any
     ) -> None:
         super().__init__(loss=loss, **options)
+        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+            raise ValueError(f"hidden={hidden!r} must be a list of widths, such as [256, 128]")
         self.hidden, self.dropout = tuple(hidden), dropout
         self._try_to_build()
 
@@ -190,7 +218,7 @@ class MASTERModel(DayModel):
         super().__init__(loss=loss, **options)
         if not isinstance(gate, bool):
             raise ValueError(f"gate={gate!r}; allowed: true, false")
-        self.init_from = init_from
+        self.init_from, self.max_steps = init_from, MAX_STEPS
         self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
         self.attention_dropout, self.key_dropout = attention_dropout, key_dropout
         self.beta, self.variant, self.gate = beta, variant, gate
@@ -216,18 +244,18 @@ class MASTERModel(DayModel):
             attention_dropout=self.attention_dropout,
             key_dropout=self.key_dropout,
             variant=self.variant,  # type: ignore[arg-type]
+            max_steps=self.max_steps,
         )
 
-    def fit_rows(
-        self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, *, prefix: str = ""
-    ) -> History:
+    def fit_rows(self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, **options: Any) -> History:
         """Train as `DayModel.fit_rows`; a start from the authors' weights needs their features by name."""
         if self.init_from is not None and len(panel.features) == len(ALPHA158_NAMES):
             refuse_others("features", ALPHA158_NAMES, panel.features, "Alpha158 or FastAlpha158")
         if self.init_from is not None and self.gate and len(panel.market_features) == len(OFFICIAL_NAMES):
             cure = "market_state: true with all three indices"
             refuse_others("market features", OFFICIAL_NAMES, panel.market_features, cure)
-        return super().fit_rows(panel, step_len, train_rows, valid_rows, prefix=prefix)
+        self.max_steps = max(MAX_STEPS, step_len)
+        return super().fit_rows(panel, step_len, train_rows, valid_rows, **options)
 
     def _try_to_build(self) -> None:
         if self.init_from is None:
@@ -255,8 +283,8 @@ class MASTERModel(DayModel):
         if wrong:
             raise ValueError(f"init_from={path!r} does not fit: {'; '.join(wrong)}")
         rates: dict[str, Any] = {"attention_dropout": self.attention_dropout, "key_dropout": self.key_dropout}
-        heads = (known.head.in_features, self.t_heads, self.s_heads)
-        net = MASTER(known.d_feat, *heads, self.dropout, known.d_gate, self.beta, max_steps=known.max_steps, **rates)
+        heads, steps = (known.head.in_features, self.t_heads, self.s_heads), max(known.max_steps, self.max_steps)
+        net = MASTER(known.d_feat, *heads, self.dropout, known.d_gate, self.beta, max_steps=steps, **rates)
         net.load_state_dict(known.state_dict())
         return net
 

@@ -2,20 +2,24 @@
 
 The targets are the strategy's, and so is the way from targets to orders (caps, lots, sells before buys, cash): here it
 only sees the last close in place of the next day's prices. So the list is a plan: a price that opens elsewhere, a limit
-that locks, a dividend or split of the next day are not in it. Yuan; raw shares; prices in raw yuan.
+that locks, a dividend or split of the next day are not in it. Buys are sized by what the run's exchange would charge,
+its estimate of the impact among it; the yuan of the list are shares times price alone. Yuan; raw shares; prices in raw
+yuan.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from qlib.data import D
 
+from qlib_ext._exchange_options import Options
+from qlib_ext._orders_exchange import COMMISSION, Fees, LastClose
 from qlib_ext._orders_input import (
     ScoredRun,
     check_holdings,
@@ -30,8 +34,7 @@ from qlib_ext._orders_input import (
 from qlib_ext._strategy_market import Market
 from qlib_ext._strategy_orders import Line, Planner, make_lines
 from qlib_ext._strategy_rank import ranks
-from qlib_ext.portfolio import PARTICIPATION
-from qlib_ext.rules import board_of, commission_minimum, fee_rates
+from qlib_ext.rules import board_of
 from qlib_ext.strategy import LiquidityTopNStrategy
 
 __all__ = [
@@ -50,57 +53,8 @@ COLUMNS = (
     "date", "signal_date", "code", "side", "shares", "price", "yuan", "target_yuan", "held_shares", "cap_yuan",
     "cap_used", "limit_up", "limit_down", "rank", "score", "reason",
 )  # fmt: skip
-COMMISSION = 0.0003  # each way
 _NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["datetime", "instrument"]))
 _SIDES = ("sell", "buy", "none")
-
-
-@dataclass(frozen=True)
-class Fees:
-    """What a trade pays: `commission` (a fraction, at least `minimum` yuan), and `buy` or `sell` (fractions) on top."""
-
-    commission: float = 0.0
-    minimum: float = 0.0
-    buy: float = 0.0
-    sell: float = 0.0
-
-    @classmethod
-    def on(cls, date: pd.Timestamp, commission: float = COMMISSION, minimum: float | None = None) -> Fees:
-        """Fees by the rules of a day; `minimum` None: the rule's."""
-        rates = fee_rates([date], commission=commission).iloc[0] - commission
-        least = commission_minimum([date]) if minimum is None else minimum
-        return cls(commission, least, float(rates["buy"]), float(rates["sell"]))
-
-    def cost(self, yuan: float, *, sell: bool) -> float:
-        """Yuan that a trade pays."""
-        return max(yuan * self.commission, self.minimum) + yuan * (self.sell if sell else self.buy)
-
-
-class _LastClose:
-    """The part of an exchange that the strategy's planner asks, at the last close; raw shares and prices."""
-
-    def __init__(self, market: pd.DataFrame, fees: Fees) -> None:
-        self.rows: dict[str, Any] = {str(code): row for code, row in market.to_dict("index").items()}
-        self.fees = fees
-
-    def check_stock_suspended(self, code: str, *span: Any) -> bool:
-        row = self.rows[code]
-        return bool(row["suspended"]) or not (row["price"] > 0 and row["step"] > 0)
-
-    def is_stock_tradable(self, code: str, *span: Any, direction: Any = None) -> bool:
-        return not self.check_stock_suspended(code)
-
-    def get_deal_price(self, code: str, *span: Any) -> float:
-        return float(self.rows[code]["price"])
-
-    def get_amount_of_trade_unit(self, factor: None, code: str, *span: Any) -> float:
-        return float(self.rows[code]["step"])
-
-    def smallest_order(self, code: str, *span: Any) -> float:
-        return float(self.rows[code]["least"])
-
-    def trade_cost(self, code: str, start: Any, end: Any, yuan: float, *, sell: bool) -> float:
-        return self.fees.cost(yuan, sell=sell)
 
 
 def make_orders(
@@ -120,7 +74,7 @@ def make_orders(
 
     Args:
         score: (N,) by code, of `day`; NaN where there is none.
-        market: by code, for all of `score` and `holdings`: the columns of `read_market`.
+        market: by code, for all of `score` and `holdings`: the columns of `read_market`, `volatility` for an impact.
         holdings: by code, column `shares` (raw).
         strategy: gives `target_yuan` and the trade cap.
         capital: yuan to place; no buy lifts the holdings above it.
@@ -152,7 +106,7 @@ def make_orders(
     chosen = target.iloc[(-values).argsort(kind="stable")][lambda yuan: yuan > 0]
     shares, caps = _by_code(held["shares"]), _by_code(strategy.trade_participation * market["known_liquidity"])
     lines = make_lines(chosen, _by_code(rank), shares, shares, caps, set(young).__contains__)
-    exchange = _LastClose(market, fees)
+    exchange = LastClose(market, fees)
     Planner(Market(exchange, (date, date), {}), exchange.get_deal_price, cash, capital).plan(lines)
     lines += _passed_over(rank, market, {line.code for line in lines}, lines)
     rows = [_row(line, exchange.rows[line.code], score.get(line.code, math.nan), day) for line in lines]
@@ -188,8 +142,9 @@ def plan_orders(
 ) -> pd.DataFrame:
     """Make the order list of a run; qlib must be initialised on the provider.
 
-    Of the run's AShareExchange it takes `commission`, `min_cost`, `st` and `participation`: the smaller of the
-    strategy's trade cap and the exchange's holds.
+    Of the run's AShareExchange it takes `commission`, `min_cost`, `open_cost`, `close_cost`, `impact` (by the
+    strategy's liquidity), `volatility_window`, `st` and `participation`: the smaller of the strategy's trade cap and
+    the exchange's holds. Without one there is no impact.
 
     Args:
         run: scores and settings.
@@ -197,7 +152,7 @@ def plan_orders(
         capital: yuan to place.
         cash: see `make_orders`.
         day: of the signal; None: the last scored one.
-        commission: of both sides; None: the run's, or 0.0003.
+        commission: of both sides, with the rule's other fees; None: the run's rates, or 0.0003.
         changed: options of LiquidityTopNStrategy in place of the run's.
 
     Returns:
@@ -210,13 +165,21 @@ def plan_orders(
     options = strategy_options(run.task)
     options = (dataset_liquidity(run.task) if options is None else options) | changed
     strategy = LiquidityTopNStrategy(signal=_NOTHING, **options)
-    cap, rate, minimum, st = _of_exchange(exchange_options(run.task))
-    strategy.trade_participation = min(strategy.trade_participation, cap)
+    dealt = exchange_options(run.task)
     signal_day, score = run.score(day)
     date, _ = next_day(signal_day)
+    cap, fees = _of_exchange(dealt, date, commission)
+    strategy.trade_participation = min(strategy.trade_participation, cap)
+    holdings = holdings[holdings["shares"] != 0]
     wanted = score.index.union([code for code in holdings.index if _is_code(code)]).astype(str)
     market = read_market(
-        list(wanted), signal_day, date, profile=strategy.liquidity, window=strategy.liquidity_window, st=st
+        list(wanted),
+        signal_day,
+        date,
+        profile=strategy.liquidity,
+        window=strategy.liquidity_window,
+        volatility_window=(dealt or {}).get("volatility_window", Options.volatility_window),
+        st=(dealt or {}).get("st"),
     )
     return make_orders(
         score,
@@ -226,7 +189,7 @@ def plan_orders(
         capital=capital,
         day=signal_day,
         date=date,
-        fees=Fees.on(date, rate if commission is None else commission, minimum),
+        fees=fees,
         cash=cash,
         young=_young(holdings, strategy.min_holding, date),
     )
@@ -235,13 +198,17 @@ def plan_orders(
 # --- pieces
 
 
-def _of_exchange(options: Mapping[str, Any] | None) -> tuple[float, float, float | None, Any]:
-    """Trade cap (inf: none), commission, its minimum (None: the rule's) and ST spells of a run's AShareExchange."""
+def _of_exchange(options: Mapping[str, Any] | None, date: pd.Timestamp, commission: float | None) -> tuple[float, Fees]:
+    """Trade cap (inf: none) and fees of a run's AShareExchange; a commission of the user's own goes first."""
     if options is None:
-        return math.inf, COMMISSION, None, None
-    cap = options.get("participation", PARTICIPATION)
-    rate = options.get("commission", COMMISSION)
-    return math.inf if cap is None else cap, rate, options.get("min_cost"), options.get("st")
+        return math.inf, Fees.on(date, COMMISSION if commission is None else commission)
+    own = (None, None) if commission is not None else (options.get("open_cost"), options.get("close_cost"))
+    rate = options.get("commission", Options.commission) if commission is None else commission
+    moved = {"impact": "impact", "exponent": "impact_exponent"}
+    found = {name: float(options.get(key, getattr(Options, key))) for name, key in moved.items()}
+    cap = options.get("participation", Options.participation)
+    fees = replace(Fees.on(date, rate, options.get("min_cost"), own), **found)
+    return math.inf if cap is None else cap, fees
 
 
 def _cash(capital: float, cash: float | None, value: float) -> float:
@@ -336,6 +303,7 @@ def _kept(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
         "blocked_buy": f"not traded: suspended on {day:%Y-%m-%d}",
         "blocked_sell": f"not traded: suspended on {day:%Y-%m-%d}",
         "unknown_liquidity": "not traded: liquidity never known" if line.target or line.amount else "",
+        "unknown_volatility": "not traded: volatility, which the impact goes by, not known yet",
         "below_lot": f"not traded: below the smallest order ({least})",
         "trade_cap": "capped by participation, the rest on later days",
         "cash_clipped": "cash is short" if line.ordered else "not traded: cash is short",

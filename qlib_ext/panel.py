@@ -107,13 +107,17 @@ class DayPanel:
             market: day x M frame.
             grids: liquidity, volatility, buyable, step_return as day x instrument frames.
 
-        Raises: ValueError for an empty, wrongly indexed or duplicated frame, infinite features, or unknown grids.
+        A stock whose `buyable` is not known counts as not buyable.
+
+        Raises: ValueError for an empty, wrongly indexed or duplicated frame, infinite features, unknown grids, or a
+            grid that shares no day or no stock with the features.
 
         """
         unknown = set(grids) - set(OPTIONAL_GRIDS)
         if unknown:
             raise ValueError(f"unknown grids {sorted(unknown)}; allowed are {OPTIONAL_GRIDS}")
         _check_index(feature, "feature")
+        _check_index(label, "label")
         day_of = pd.DatetimeIndex(feature.index.get_level_values("datetime"))
         days, stocks = (
             day_of.unique().sort_values(),
@@ -126,17 +130,16 @@ class DayPanel:
         names = [str(c[-1] if isinstance(c, tuple) else c) for c in feature.columns]
         in_frame = np.zeros((len(days), len(stocks)), dtype=bool)
         in_frame[row, column] = True
-        real = in_frame if present is None else in_frame & _grid(present, days, stocks, fill=False).astype(bool)
+        real = in_frame if present is None else in_frame & _flags("present", present, days, stocks)
         x = np.zeros((len(days), len(stocks), len(names)), dtype=np.float32)
         filled = _scatter(x, feature, row, column, real[row, column], names)
-        dense = {name: _grid(frame, days, stocks) for name, frame in grids.items() if frame is not None}
-        tensors = {k: torch.from_numpy(v.astype(bool if k == "buyable" else np.float32)) for k, v in dense.items()}
+        tensors = {
+            name: torch.from_numpy((_flags if name == "buyable" else _numbers)(name, frame, days, stocks))
+            for name, frame in grids.items()
+            if frame is not None
+        }
         if market is not None:
-            state = market.reindex(days).to_numpy(dtype=np.float32, copy=True)
-            if not np.isfinite(state).all():
-                gone = [str(d)[:10] for d in days[~np.isfinite(state).all(axis=1)]]
-                raise ValueError(f"the market features are not finite on {len(gone)} days, the first {gone[:3]}")
-            tensors["market"] = torch.from_numpy(state)
+            tensors["market"] = torch.from_numpy(_states(market, days))
         values = np.full((len(days), len(stocks)), np.nan, dtype=np.float32)
         aligned = label if label.index.equals(feature.index) else label.reindex(feature.index)
         values[row, column] = aligned.to_numpy(dtype=np.float32)
@@ -164,8 +167,12 @@ class DayPanel:
         return rows[self._places[1][rows] > 0]
 
     def to(self, device: torch.device) -> DayPanel:
-        """Return the same panel with its arrays on `device`; batches are then gathered there."""
-        return replace(self, **_moved(self, device))
+        """Return the same panel with its arrays on `device`; batches are then gathered there.
+
+        The panel itself where it lies there already, with all that it has worked out.
+        """
+        moved = _moved(self, device)
+        return self if all(value is getattr(self, name) for name, value in moved.items()) else replace(self, **moved)
 
     @cached_property
     def _places(self) -> tuple[Tensor, npt.NDArray[np.int64]]:
@@ -226,7 +233,7 @@ def _moved(record: Any, device: torch.device) -> dict[str, Any]:
     return {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def _check_index(frame: pd.DataFrame, what: str) -> None:
+def _check_index(frame: pd.DataFrame | pd.Series, what: str) -> None:
     if list(frame.index.names) != ["datetime", "instrument"]:
         raise ValueError(f"the {what} frame is indexed by {list(frame.index.names)}; wanted (datetime, instrument)")
     if not len(frame):
@@ -239,11 +246,37 @@ def _check_index(frame: pd.DataFrame, what: str) -> None:
         )
 
 
-def _grid(frame: pd.DataFrame, days: pd.Index, stocks: pd.Index, *, fill: Any = np.nan) -> npt.NDArray[Any]:
-    aligned = frame.reindex(index=days, columns=stocks)
-    if fill is not np.nan:
-        return np.asarray(aligned.eq(True).to_numpy())
-    return np.asarray(aligned.to_numpy(dtype=np.float64))
+def _aligned(name: str, frame: pd.DataFrame, days: pd.Index, stocks: pd.Index) -> pd.DataFrame:
+    """Bring a day x instrument frame to the panel's axes.
+
+    Raises: ValueError where it shares no day or no stock with them.
+
+    """
+    for what, own, axis, wanted in (("day", frame.index, "rows", days), ("stock", frame.columns, "columns", stocks)):
+        if not own.isin(wanted).any():
+            raise ValueError(
+                f"the grid {name} shares no {what} with the features: its {axis} are {list(own[:3])}..., wanted are "
+                f"{what}s such as {list(wanted[:3])}. Pass days as rows and instruments as columns (transpose it?)"
+            )
+    return frame.reindex(index=days, columns=stocks)
+
+
+def _flags(name: str, frame: pd.DataFrame, days: pd.Index, stocks: pd.Index) -> npt.NDArray[np.bool_]:
+    """Take a grid of flags (D, N); what is not known is False."""
+    return np.array(_aligned(name, frame, days, stocks).eq(True))
+
+
+def _numbers(name: str, frame: pd.DataFrame, days: pd.Index, stocks: pd.Index) -> npt.NDArray[np.float32]:
+    return np.array(_aligned(name, frame, days, stocks), dtype=np.float32)
+
+
+def _states(market: pd.DataFrame, days: pd.Index) -> npt.NDArray[np.float32]:
+    """Take the market features (D, M) of the days; raise ValueError where one is not known."""
+    state = market.reindex(days).to_numpy(dtype=np.float32, copy=True)
+    if not np.isfinite(state).all():
+        gone = [str(d)[:10] for d in days[~np.isfinite(state).all(axis=1)]]
+        raise ValueError(f"the market features are not finite on {len(gone)} days, the first {gone[:3]}")
+    return state
 
 
 def _scatter(

@@ -6,7 +6,7 @@ Source: slides, page 3 (the liquidity-weighted portfolio).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -84,14 +84,19 @@ def _place(
     score: Tensor, traded: Tensor, real: Tensor, capital: float, participation: float, top_n: int | None
 ) -> Tensor:
     """Place each day's capital: (D, N) yuan."""
-    real = real & ~torch.isnan(score) & (traded > 0) & (traded < torch.inf)
-    traded = torch.where(real, traded, 0.0)
+    real, traded = _tradable(score, traded, real)
     if top_n is None:
         order, placed = _walk(score, traded, real, capital, participation)
     else:
         order = descending(score, real, top_n)
         placed = _share(traded.gather(1, order), capital, participation)
     return torch.zeros_like(score).scatter_(1, order, placed)
+
+
+def _tradable(score: Tensor, traded: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Tell the tradable stocks (D, N) bool, and their liquidity, 0 elsewhere."""
+    real = real & ~torch.isnan(score) & (traded > 0) & (traded < torch.inf)
+    return real, torch.where(real, traded, 0.0)
 
 
 def _walk(score: Tensor, traded: Tensor, real: Tensor, capital: float, participation: float) -> tuple[Tensor, Tensor]:
@@ -119,6 +124,70 @@ def _share(ranked: Tensor, capital: float, participation: float) -> Tensor:
     """
     rate = (capital / ranked.sum(dim=1, keepdim=True)).clamp(max=participation)
     return ranked * rate
+
+
+def fill_capitals(
+    score: ArrayLike,
+    liquidity: ArrayLike,
+    capitals: Sequence[float],
+    *,
+    participation: float = PARTICIPATION,
+    top_n: int | None = None,
+) -> Iterator[NDArray[np.float64]]:
+    """Place many capitals as ``fill_top_n`` does each, with one ranking for all.
+
+    The stocks above one in the ranking take the same at any capital that reaches it. So its yuan are what is left
+    after the sum of their caps, at least 0 and at most its own cap.
+
+    Args:
+        score: (D, N) as in ``fill_top_n``.
+        liquidity: (D, N) yuan a day.
+        capitals: yuan, in any order.
+        participation: largest share of a stock's liquidity to take.
+        top_n: number of stocks, or None to place the capital in full.
+
+    Returns:
+        Iterator over the capitals, (D, N) yuan each; a new array that the caller may change.
+
+    Raises:
+        ValueError: as ``fill_top_n``, at once.
+
+    """
+    for capital in capitals:
+        _check_positive("capital", capital, "yuan, e.g. 150e6")
+    _check_positive("participation", participation, "a share of the liquidity, e.g. 0.05")
+    _check_top_n(top_n)
+    given, traded = _tensor(score), _tensor(liquidity)
+    real = torch.ones_like(given, dtype=torch.bool)
+    _check_shapes(score=given, liquidity=traded)
+    _check_no_infinite(given, real)
+    real, traded = _tradable(given, traded, real)
+    order = descending(given, real, top_n)
+    ranked = traded.gather(1, order)
+    fill = _full if top_n is None else _shares
+    return fill(traded.numpy(), order, ranked, capitals, participation)
+
+
+def _full(
+    traded: NDArray[np.float64], order: Tensor, ranked: Tensor, capitals: Sequence[float], participation: float
+) -> Iterator[NDArray[np.float64]]:
+    """Fill the caps of liquidity (D, N) down the ranking, for each capital."""
+    cap, before = participation * traded, np.full_like(traded, np.inf)
+    above = np.cumsum(participation * ranked.numpy(), axis=1)
+    np.put_along_axis(before, order.numpy(), np.pad(above[:, :-1], ((0, 0), (1, 0))), axis=1)
+    for capital in capitals:
+        rest = capital - before
+        yield np.minimum(cap, np.where(rest > DUST * capital, rest, 0.0))
+
+
+def _shares(
+    traded: NDArray[np.float64], order: Tensor, ranked: Tensor, capitals: Sequence[float], participation: float
+) -> Iterator[NDArray[np.float64]]:
+    """Split each capital over the first n stocks."""
+    for capital in capitals:
+        chosen = np.zeros_like(traded)
+        np.put_along_axis(chosen, order.numpy(), _share(ranked, capital, participation).numpy(), axis=1)
+        yield chosen
 
 
 # --- costs
@@ -273,14 +342,18 @@ def affordable(yuan: float, cash: float, cost: Callable[[float], float]) -> floa
 
 
 def _tensor(values: Any) -> Tensor:
-    """Bring numpy or torch to a float64 tensor, on the device it is on."""
-    if isinstance(values, Tensor):
-        return values.detach().to(torch.float64)
-    return torch.from_numpy(np.array(values, dtype=np.float64))
+    """Bring numpy or torch to a float64 tensor, on the device it is on; it is never written to."""
+    return values.detach().to(torch.float64) if isinstance(values, Tensor) else _shared(values, np.float64)
+
+
+def _shared(values: Any, dtype: Any = None) -> Tensor:
+    """Share an array's memory where torch can: copies are made of what is read-only or runs backwards."""
+    array = np.require(values, dtype=dtype, requirements="W")
+    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
 
 
 def _as_mask(mask: Any) -> Tensor:
-    result = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
+    result = mask if isinstance(mask, Tensor) else _shared(mask)
     if result.dtype != torch.bool:
         raise ValueError(f"mask must be bool with True = real, got {result.dtype}; pass mask.astype(bool)")
     return result

@@ -30,6 +30,7 @@ from qlib_ext.evaluate import DEFINITIONS
 from qlib_ext.figures import draw_fold_map
 from qlib_ext.judge import (
     FACTOR_DEFINITIONS,
+    ROW_DEFINITIONS,
     TABLE_DEFINITIONS,
     Grid,
     Judgement,
@@ -91,7 +92,8 @@ class _MoneyRecord(ACRecordTemp):
 
     def _judge(self, rows: Rows, score: Grid) -> Judgement:
         panel, span = self.dataset.panel, self.dataset.span
-        index = index_returns(self.benchmark, span, pd.DatetimeIndex(panel.days[rows]))
+        days = pd.DatetimeIndex(panel.days[rows])
+        index = index_returns(self.benchmark, span, days, field=self.dataset.entry_field)
         return judge(panel, rows, score, self.money, span, index)
 
     def _score(self, rows: Rows, scores: pd.Series | None = None) -> Grid:
@@ -155,6 +157,7 @@ class LiquidityRecord(_MoneyRecord):
             "positions.pkl": found.positions,
             "headline.pkl": found.table,
             "definitions.pkl": DEFINITIONS
+            | ROW_DEFINITIONS
             | diagnostics.DEFINITIONS
             | FACTOR_DEFINITIONS
             | {f"capacity.{key}": text for key, text in CAPACITY_DEFINITIONS.items()},
@@ -182,7 +185,7 @@ class LiquidityRecord(_MoneyRecord):
             metrics |= {f"{kind}.{name}_zero_at": value for name, value in zero_capitals(curve).items()}
         log_finite(self.recorder, metrics)
         text = table.to_string(float_format=lambda v: f"{v:.4f}")
-        words = "\n".join(f"  {key}: {text}" for key, text in DEFINITIONS.items())
+        words = "\n".join(f"  {key}: {text}" for key, text in (ROW_DEFINITIONS | DEFINITIONS).items())
         mean = ", ".join(f"{name} {value:+.3f}" for name, value in exposed.mean().items())
         logger.info(
             f"{len(days)} days, {days[0].date()} to {days[-1].date()}, {money.capital / 1e6:g} million yuan, "

@@ -8,10 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pandas as pd
 from qlib.config import C
 from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
+from qlib_ext._benchmark import has_benchmark
+from qlib_ext._config import names_class, options_of
 from qlib_ext._exchange_options import Options, prices
 from qlib_ext._options import refuse_unknown
 from qlib_ext._report_html import Text, words
@@ -24,6 +27,7 @@ from qlib_ext.recorder import load_if_there
 logger = get_module_logger("qlib_ext.report")
 
 PAGE = "report.html"
+_REPORT, _QLIB_INDEX = "portfolio_analysis/report_normal_1day.pkl", "SH000300"
 _PACKAGES = ("qlib_ext", "pyqlib", "torch", "pandas", "numpy", "plotly")
 _OWN_LABELS = {  # of handlers that are given none
     **dict.fromkeys(("Alpha158", "Alpha360", "FastAlpha158", "FastAlpha360"), DEFAULT_LABEL),
@@ -130,10 +134,10 @@ def context_of(
         label: expression, where it is known better than by the task.
 
     """
-    known, model, dataset = facts or {}, task.get("model", {}), _kwargs(task.get("dataset"))
+    known, model, dataset = facts or {}, task.get("model", {}), options_of(task.get("dataset"))
     given = dataset.get("handler")
     handler: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-    inner = _kwargs(handler)
+    inner = options_of(handler)
     record = _record(task, "LiquidityRecord")
     expression, horizon = label or _label(dataset, handler), None
     if (span := dataset.get("label_days")) is not None:
@@ -157,7 +161,7 @@ def context_of(
         costs = cost_words(money)
     benchmark = None if record is None else record.get("benchmark", "SH000300")
     rows += _money_facts(money, benchmark)
-    if (said := _backtest(_record(task, "PortAnaRecord"))) is not None:
+    if (said := _backtest(_record(task, "PortAnaRecord"), artifacts)) is not None:
         rows.append((words("backtest"), said))
     rows.append(
         (words("units"), words("money in yuan, returns as per cent of the capital unless a day's account is named"))
@@ -186,21 +190,22 @@ def _money_facts(money: Money | None, benchmark: str | None) -> list[tuple[Text,
     return [(words("capital"), amount), (words("costs"), cost_words(money)), (words("benchmark"), index)]
 
 
-def _backtest(record: Mapping[str, Any] | None) -> Text | None:
+def _backtest(record: Mapping[str, Any] | None, artifacts: Mapping[str, Any]) -> Text | None:
     """Say what PortAnaRecord's backtest deals with; None where it has no AShareExchange."""
     config = _part(_part(record, "config"), "backtest")
     exchange = _part(_part(config, "exchange_kwargs"), "exchange")
-    if not _is(exchange, "AShareExchange"):
+    if not names_class(exchange, "AShareExchange"):
         return None
     options: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Options)}
-    options |= _kwargs(exchange)
+    options |= options_of(exchange)
     account, share = config.get("account", 1e9), options["participation"]
     own = options["commission"], options["open_cost"], options["close_cost"]
     cap = words("no cap on a day's share of turnover")
     commission, buy, sell = (None if rate is None else float(rate) for rate in own)
     return words(
         "account {million:,g} million yuan, dealt at {price}, {cap}; buys pay {buy}, "
-        "sells {sell}; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade",
+        "sells {sell}; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade; benchmark: "
+        "{benchmark}",
         million=float(account["cash"] if isinstance(account, Mapping) else account) / 1e6,
         price=" / ".join(dict.fromkeys(prices(options["deal_price"]))),
         cap=cap if share is None else words("at most {share:.1%} of a stock's turnover a day", share=float(share)),
@@ -208,7 +213,17 @@ def _backtest(record: Mapping[str, Any] | None) -> Text | None:
         sell=words("{rate:.3%}, transfer fee and stamp duty", rate=commission) if sell is None else f"{sell:.3%}",
         impact=float(options["impact"]),
         power=float(options["impact_exponent"]),
+        benchmark=_benchmark(config.get("benchmark", _QLIB_INDEX), artifacts.get(_REPORT)),
     )
+
+
+def _benchmark(given: Any, report: pd.DataFrame | None) -> Text | str:
+    """Name the backtest's benchmark; runs of before took qlib's index for `null`, and their report shows it."""
+    if given is None:
+        return words("none") if report is None or not has_benchmark(report) else _QLIB_INDEX
+    if isinstance(given, pd.Series):
+        return words("a series of its own")
+    return given if isinstance(given, str) else ", ".join(map(str, given))
 
 
 def _part(of: Any, name: str) -> Mapping[str, Any]:
@@ -218,10 +233,10 @@ def _part(of: Any, name: str) -> Mapping[str, Any]:
 
 def _liquidity(dataset: Any, facts: Mapping[str, Any]) -> Text:
     """Say what liquidity is, by the run's facts or the dataset's configuration."""
-    options = _kwargs(dataset)
+    options = options_of(dataset)
     if "units" in facts:
         profile = facts["units"]
-    elif "liquidity" not in options and not (isinstance(dataset, Mapping) and _is(dataset, "DayDatasetH")):
+    elif "liquidity" not in options and not names_class(dataset, "DayDatasetH"):
         return UNKNOWN
     else:
         profile = options.get("liquidity", "auto")
@@ -271,14 +286,14 @@ def _model_facts(model: Mapping[str, Any]) -> dict[str, str]:
 
 def _seeds(model: Mapping[str, Any]) -> Any:
     """Seeds as the workflow states them; None: it leaves them out."""
-    return _kwargs(model).get("seeds", _member(model)[1].get("seed"))
+    return options_of(model).get("seeds", _member(model)[1].get("seed"))
 
 
 def _member(model: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
     """Give the configuration of an ensemble's member (None: no ensemble) and the options of what is trained."""
-    options = _kwargs(model)
+    options = options_of(model)
     inner = options.get("model") if isinstance(options.get("model"), Mapping) else None
-    return inner, _kwargs(inner) if inner else options
+    return inner, options_of(inner) if inner else options
 
 
 def _segment_facts(segments: Mapping[str, Any]) -> list[tuple[Text, Text | str]]:
@@ -292,8 +307,8 @@ def _segment_facts(segments: Mapping[str, Any]) -> list[tuple[Text, Text | str]]
 
 def _label(dataset: Mapping[str, Any], handler: Mapping[str, Any]) -> str | None:
     """Find the label's expression: as the dataset or the handler is given it, or the handler's own; None: not known."""
-    options = _kwargs(handler)
-    loader = _kwargs(options.get("data_loader")).get("config")
+    options = options_of(handler)
+    loader = options_of(options.get("data_loader")).get("config")
     of_loader = loader.get("label") if isinstance(loader, Mapping) else None
     found = dataset.get("label") or options.get("label") or of_loader
     while isinstance(found, list | tuple) and found:  # qlib's ([expression], [name])
@@ -316,16 +331,8 @@ def _universe(instruments: Any) -> str:
     return f"{len(instruments)} stocks given by code" if isinstance(instruments, list | tuple) else str(instruments)
 
 
-def _kwargs(part: Any) -> dict[str, Any]:
-    return dict(part.get("kwargs") or {}) if isinstance(part, Mapping) else {}
-
-
-def _is(part: Mapping[str, Any], name: str) -> bool:
-    return str(part.get("class", "")).rpartition(".")[2] == name
-
-
 def _record(task: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     """Options of the first of the task's records of a class; None where it has none."""
     records = task.get("record") or []
     every = [records] if isinstance(records, Mapping) else records
-    return next((_kwargs(record) for record in every if _is(record, name)), None)
+    return next((options_of(record) for record in every if names_class(record, name)), None)

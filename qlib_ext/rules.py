@@ -10,6 +10,7 @@ limit. The days of a delisting period (no limit on its first day) are not known 
 """
 
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -248,8 +249,9 @@ def st_mask(flags: pd.DataFrame | str | Path, codes: Sequence[str], dates: Any) 
     """Whether each stock is under special treatment on each day, (D, N), by a list of yours.
 
     Args:
-        flags: a frame, or the path of a CSV file, with the columns code, start, end (both days included; an empty end
-            means still): one row for each spell. A-share codes that are not asked for are ignored.
+        flags: a frame, or the path of a CSV file, with the columns code, start, end (both days included; an empty end,
+            or one such as 9999-12-31, means still): one row for each spell. A-share codes that are not asked for are
+            ignored.
         codes: N codes.
         dates: D dates.
 
@@ -261,11 +263,11 @@ def st_mask(flags: pd.DataFrame | str | Path, codes: Sequence[str], dates: Any) 
     missing = {"code", "start", "end"} - set(table.columns)
     if missing:
         raise ValueError(f"st_mask: no column {sorted(missing)}; wanted are code, start, end, there are {list(table)}.")
-    start, end = (pd.to_datetime(table[name]).astype("datetime64[ns]") for name in ("start", "end"))
-    end = end.fillna(pd.Timestamp.max)
-    wrong = start.isna() | (end < start)
-    if wrong.any():
-        raise ValueError(f"st_mask: row {int(np.argmax(wrong))} has no start, or ends before it starts; correct it.")
+    start, end = ([_spell_day(day, row, name) for row, day in enumerate(table[name])] for name in ("start", "end"))
+    end = [pd.Timestamp.max if pd.isna(last) else last for last in end]
+    for row, (first, last) in enumerate(zip(start, end, strict=True)):
+        if pd.isna(first) or last < first:
+            raise ValueError(f"st_mask: row {row} has no start, or ends before it starts; correct it.")
     for row, code in enumerate(table["code"]):
         try:
             board_of(str(code))
@@ -278,6 +280,21 @@ def st_mask(flags: pd.DataFrame | str | Path, codes: Sequence[str], dates: Any) 
         if column is not None:
             out[:, column] |= np.asarray((days >= first) & (days <= last))
     return out
+
+
+def _spell_day(value: Any, row: int, name: str) -> pd.Timestamp:
+    """Day of a spell, NaT where it is empty; one beyond what nanoseconds hold (9999-12-31) is the last that they do."""
+    if pd.isna(value) or str(value).strip() == "":
+        return pd.Timestamp("NaT")
+    text = f"{value:.0f}" if isinstance(value, Real) else value  # 20200102 is a day too, not a time since 1970
+    try:
+        return min(max(pd.Timestamp(text), pd.Timestamp.min), pd.Timestamp.max)
+    except pd.errors.OutOfBoundsDatetime:
+        return pd.Timestamp.max
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"st_mask: row {row}: {name} is {value!r}, no day; write it as 2020-01-02, an open end empty or 9999-12-31."
+        ) from error
 
 
 def citations(dates: Any) -> list[dict[str, Any]]:
@@ -335,14 +352,23 @@ def _free_days(
     part = age[:, columns]
     row, col = np.nonzero((part >= 1) & (part <= 5))
     nth = part[row, col].astype(int)
-    first = np.maximum(row - (nth - 1), 0)
+    first = _days_before(days, row - (nth - 1))
     settled = np.zeros(len(row), dtype=bool)
     for scope, length in regimes:
-        value = _by_date("price_limit_pct", days, scope, exchange, side)[first]
+        value = _by_date("price_limit_pct", first, scope, exchange, side)
         in_force = ~np.isnan(value) & ~settled
         use = in_force & (nth <= length)
         out[row[use], np.asarray(columns)[col[use]]] = value[use]
         settled |= in_force
+
+
+def _days_before(days: pd.DatetimeIndex, row: npt.NDArray[np.intp]) -> pd.DatetimeIndex:
+    """Days at the rows; those before the first are counted back by weekdays (no rule changed just after a holiday)."""
+    if not len(row):
+        return days[:0]
+    known = days.to_numpy()[np.maximum(row, 0)]
+    before = np.busday_offset(days[:1].to_numpy().astype("datetime64[D]"), np.minimum(row, 0), roll="backward")
+    return pd.DatetimeIndex(np.where(row < 0, before.astype(known.dtype), known))
 
 
 def _limit_price(prev_close: npt.ArrayLike, limit: npt.ArrayLike, sign: float) -> FloatArray:

@@ -98,7 +98,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         _check("capital", capital, capital is None or _positive(capital), "a number above 0, or null")
         _check("participation", participation, _positive(participation), "a number above 0")
         _check("trade_participation", trade_participation, _positive(trade_participation), "a number above 0")
-        count = top_n is None or (_positive(top_n) and top_n == int(top_n))
+        count = top_n is None or (is_whole(top_n) and top_n >= 1)
         _check("top_n", top_n, count, "a whole number, 1 or more, or null")
         _check("min_holding", min_holding, is_whole(min_holding) and min_holding >= 0, "0 or more days")
         window = is_whole(liquidity_window) and liquidity_window >= 1

@@ -268,8 +268,8 @@ def ensure_market(path: str | Path = DEFAULT_PATH, *, say: Say | None = None, **
     differs = {name: there[name] for name in kwargs if there[name] != wanted.get(name, False)}
     if differs:
         raise ValueError(
-            f"ensure_market: {target} was built with {differs}, asked for is {kwargs}; "
-            "give another folder, or rebuild it with make_market (`qlib-ext demo-data --force`)."
+            f"{target} holds an embedded market built with {differs}, asked for is {kwargs}; give another folder, or "
+            "add --force (in Python: make_market) to replace it."
         )
     return target
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,18 +15,28 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qlib_ext.evaluate import METRICS, NEED_LIQUIDITY, average, daily_columns, daily_metrics
+from qlib_ext._checkpoint import Checkpoint, Run, facts_of
+from qlib_ext._device import PRECISIONS, nearest_device, pick_device, pick_precision, seeded
+from qlib_ext._scale import centre_and_spread
+from qlib_ext._trainer_options import check_amounts, check_counts, check_panel, check_rest
+from qlib_ext.evaluate import RATIOS, average, daily_columns, daily_metrics
 from qlib_ext.losses import DayLoss
 from qlib_ext.panel import Batch, DayPanel
 
+__all__ = ["PRECISIONS", "History", "RobustScale", "Rows", "Trainer", "pick_device", "pick_precision"]
+
 Rows = npt.NDArray[np.int64]
-PRECISIONS = ("auto", "float32", "bfloat16")
+OnEpoch = Callable[[int, dict[str, float]], None]
+Progress = Callable[[Iterator[Batch], int], Iterator[Batch]]
 GPU_WIDTH, CPU_WIDTH = 128, 64  # stocks a batch is padded to a multiple of; on a CPU at most a 32nd of the market
 MONEY = ("capped_excess", "capped_return", "capped_names_held", "capped_cash_share")  # logged beside the metric
 
 
 class RobustScale(nn.Module):
-    """(x - median) / (1.4826 MAD), clipped to +-3, fitted on training days only; kept in the state dict."""
+    """(x - median) / spread, clipped to +-3, fitted on training days only; kept in the state dict.
+
+    The spread is 1.4826 MAD, or the standard deviation where half of the values are equal, as in `nets.Gate`.
+    """
 
     center: Tensor
     scale: Tensor
@@ -41,10 +51,8 @@ class RobustScale(nn.Module):
         at = torch.as_tensor(rows)
         mask = panel.present[at]
         for f in range(panel.x.shape[2]):
-            value = panel.x[at, :, f][mask]
-            median = value.median()
-            mad = 1.4826 * (value - median).abs().median()
-            self.center[f], self.scale[f] = median, torch.where(mad > 0, mad, torch.ones(()))
+            centre, spread = centre_and_spread(panel.x[at, :, f][mask])
+            self.center[f], self.scale[f] = centre, torch.where(spread > 0, spread, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale (..., F)."""
@@ -53,12 +61,16 @@ class RobustScale(nn.Module):
 
 @dataclass
 class History:
-    """What every epoch did: rows of metrics, the best epoch (1-based) and the days left out as degenerate."""
+    """What every epoch did: rows of metrics, the best epoch (1-based) and the days left out as degenerate.
+
+    `resumed_from` is the last epoch (1-based) that came from a checkpoint, 0 where there was none.
+    """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_value: float = -math.inf
     degenerate_days: int = 0
+    resumed_from: int = 0
 
 
 class Trainer:
@@ -79,6 +91,9 @@ class Trainer:
         precision: of the network's matrix products: "float32", "bfloat16" (autocast; scores, losses and metrics stay
             in float32), or "auto": bfloat16 where the hardware multiplies it natively.
         compile: run the network through torch.compile; pays on a GPU over many epochs of a whole market.
+        checkpoint: file that keeps the state after each epoch. Where it exists, `fit` goes on from it and ends with the
+            numbers of a run without a break; where it is of other options or days, that is an error. It is removed at
+            the end of the training.
 
     """
 
@@ -103,41 +118,24 @@ class Trainer:
         device: str = "auto",
         precision: str = "auto",
         compile: bool = False,
+        checkpoint: str | None = None,
     ) -> None:
-        if metric not in METRICS:
-            close = difflib.get_close_matches(metric, METRICS, n=3)
-            raise ValueError(f"unknown metric {metric!r}; close: {close}; allowed: {', '.join(METRICS)}")
-        counts = {"epochs": epochs, "patience": patience, "batch_days": batch_days, "top_n": top_n}
-        for name, count in counts.items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name}={count!r} must be above 0 and a whole number")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed={seed!r} must be a whole number of at least 0")
-        sizes = {"lr": lr, "clip": clip, "capital": capital, "participation": participation}
-        for name, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf:
-                raise ValueError(f"{name}={size!r} must be above 0 (in YAML write 0.001, not 1e-3, which is a text)")
-        if isinstance(weight_decay, bool) or not isinstance(weight_decay, int | float) or not weight_decay >= 0:
-            raise ValueError(f"weight_decay={weight_decay!r} must be a number of at least 0")
-        if not isinstance(compile, bool):
-            raise ValueError(f"compile={compile!r}; allowed: true, false")
-        if scale not in (None, "robust"):
-            raise ValueError(f"scale={scale!r}; allowed: null, 'robust'")
+        check_counts(epochs=epochs, patience=patience, batch_days=batch_days, top_n=top_n)
+        check_amounts(lr=lr, clip=clip, capital=capital, participation=participation)
+        rest = {"seed": seed, "weight_decay": weight_decay, "compile": compile, "scale": scale}
+        check_rest(metric=metric, checkpoint=checkpoint, **rest)
+        if step_len > 1 and not getattr(net, "needs_window", True):
+            warnings.warn(f"{type(net).__name__} looks at the day alone: step_len={step_len} becomes 1", stacklevel=2)
+            step_len = 1
         self.net, self.loss, self.metric, self.step_len = net, loss, metric, step_len
-        self.epochs, self.patience, self.batch_days, self.seed, self.clip = (
-            epochs,
-            patience,
-            batch_days,
-            seed,
-            clip,
-        )
-        self.lr, self.weight_decay, self.scale = lr, weight_decay, scale
+        self.epochs, self.patience, self.batch_days, self.seed = epochs, patience, batch_days, seed
+        self.lr, self.weight_decay, self.clip, self.scale = lr, weight_decay, clip, scale
         self.money: dict[str, Any] = {"capital": capital, "participation": participation, "top_n": top_n}
         self.asked = (device, precision)
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.scaler: RobustScale | None = None
-        self.compile = compile
+        self.compile, self.checkpoint = compile, checkpoint
         self._compiled: Callable[..., Tensor] | None = None  # of self.net, whose parameters it shares
 
     def __getstate__(self) -> dict[str, Any]:
@@ -148,10 +146,10 @@ class Trainer:
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load; the device and precision that were asked for are chosen anew, the CPU where the GPU is absent."""
+        """Load; the device and precision that were asked for are chosen anew, the nearest where the GPU is absent."""
         self.__dict__.update(state)
         device, precision = self.asked
-        self.device = pick_device(device if torch.cuda.is_available() or not device.startswith("cuda") else "cpu")
+        self.device = nearest_device(device)
         self.precision = pick_precision(precision, self.device)
 
     def fit(
@@ -160,54 +158,91 @@ class Trainer:
         train: Rows,
         valid: Rows,
         *,
-        on_epoch: Callable[[int, dict[str, float]], None] | None = None,
-        progress: Callable[[Iterator[Batch], int], Iterator[Batch]] | None = None,
+        on_epoch: OnEpoch | None = None,
+        progress: Progress | None = None,
+        facts: Mapping[str, Any] | None = None,
+        keep_checkpoint: bool = False,
     ) -> History:
         """Train on the rows `train`, select on `valid`; the network ends with its best state.
 
-        Raises: ValueError without a usable day; FloatingPointError where loss or scores stop being finite.
+        Args:
+            panel: the market.
+            train: rows to learn from.
+            valid: rows to select on.
+            on_epoch: called with the epoch (1-based) and its metrics, after its checkpoint is written.
+            progress: wraps the batches of a training epoch and their number.
+            facts: what else a checkpoint must agree in, such as where the network's first weights came from.
+            keep_checkpoint: leave the file at the end, from which another `fit` returns at once.
+
+        Raises: ValueError without a usable day, for a metric that is never defined, or a checkpoint that is not of this
+            training; FloatingPointError where loss or scores stop being finite.
 
         """
         train, valid, history = self._usable(panel, train, valid)
-        cards = [torch.cuda.current_device()] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cards):
-            torch.manual_seed(self.seed)
-            self._epochs(panel, train, valid, history, on_epoch, progress)
+        file = None
+        if self.checkpoint is not None:
+            file = Checkpoint(
+                self.checkpoint, facts_of({**self._facts(), **(facts or {})}, self.net, panel, train, valid)
+            )
+        with seeded(self.seed, self.device):
+            self._epochs(panel, train, valid, self._start(panel, train, history, file), file, on_epoch, progress)
+        if file is not None and not keep_checkpoint:
+            file.remove()
         return history
+
+    def _facts(self) -> dict[str, Any]:
+        """Tell the options that change a training's numbers; epochs and patience only end it."""
+        names = ("metric", "step_len", "batch_days", "lr", "weight_decay", "clip", "seed", "scale", "precision")
+        own = {name: getattr(self, name) for name in (*names, "compile")}
+        return {"loss": self.loss, **own, **self.money, "device": self.device.type}
+
+    def _start(self, panel: DayPanel, train: Rows, history: History, file: Checkpoint | None) -> Run:
+        """Set up the training where the checkpoint left it, or at its beginning."""
+        if self.scale == "robust":
+            self.scaler = RobustScale(panel.x.shape[2])
+            self.scaler.fit(panel, train)
+            self.scaler.to(self.device)
+        self.net.to(self.device)
+        self._compiled = torch.compile(self.net) if self.compile else None
+        optimiser = torch.optim.Adam(self.net.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        order, best = np.random.default_rng(self.seed), copy.deepcopy(self.net.state_dict())
+        run = Run(self.net, self.scaler, optimiser, order, self.device, history, best)
+        if file is not None and file.load(run):
+            history.resumed_from = len(history.epochs)
+        return run
 
     def _epochs(
         self,
         panel: DayPanel,
         train: Rows,
         valid: Rows,
-        history: History,
-        on_epoch: Callable[[int, dict[str, float]], None] | None,
-        progress: Callable[[Iterator[Batch], int], Iterator[Batch]] | None,
+        run: Run,
+        file: Checkpoint | None,
+        on_epoch: OnEpoch | None,
+        progress: Progress | None,
     ) -> None:
-        """Run the epochs until the metric stops rising; write them into `history`, end with the best state."""
-        order = np.random.default_rng(self.seed)
-        if self.scale == "robust":
-            self.scaler = RobustScale(panel.x.shape[2])
-            self.scaler.fit(panel, train)
-            self.scaler.to(self.device)
-        panel = panel.to(self.device)
-        self.net.to(self.device)
-        self._compiled = torch.compile(self.net) if self.compile else None
-        optimiser = torch.optim.Adam(self.net.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        best = copy.deepcopy(self.net.state_dict())
-        for epoch in range(1, self.epochs + 1):
-            train_loss, _ = self.run_epoch(panel, order.permutation(train), optimiser, progress=progress)
+        """Run the epochs until the metric stops rising; write them into the history, end with the best state."""
+        panel, history = panel.to(self.device), run.history
+        for epoch in range(len(history.epochs) + 1, self.epochs + 1):
+            if epoch - 1 - history.best_epoch >= self.patience:
+                break
+            train_loss, _ = self.run_epoch(panel, run.order.permutation(train), run.optimiser, progress=progress)
             valid_loss, score = self.run_epoch(panel, valid)
             row = {"train_loss": train_loss, "valid_loss": valid_loss, **self._judge(panel, valid, score)}
             history.epochs.append(row)
+            if row[self.metric] > history.best_value:  # an undefined ratio is not
+                history.best_value, history.best_epoch = row[self.metric], epoch
+                run.best = copy.deepcopy(self.net.state_dict())
+            if file is not None:
+                file.save(run)
             if on_epoch is not None:
                 on_epoch(epoch, row)
-            if row[self.metric] > history.best_value:
-                history.best_value, history.best_epoch = row[self.metric], epoch
-                best = copy.deepcopy(self.net.state_dict())
-            elif epoch - history.best_epoch >= self.patience:
-                break
-        self.net.load_state_dict(best)
+        if not history.best_epoch:
+            raise ValueError(
+                f"the metric {self.metric} is defined in none of {len(history.epochs)} epochs: each has the same "
+                f"{RATIOS.get(self.metric, self.metric)} on all validation days; choose metric: ic or lengthen valid"
+            )
+        self.net.load_state_dict(run.best)
 
     def predict(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
         """Score days: (len(rows), N), NaN where a stock is not present."""
@@ -236,7 +271,7 @@ class Trainer:
         rows: Rows,
         optimiser: torch.optim.Optimizer | None = None,
         *,
-        progress: Callable[[Iterator[Batch], int], Iterator[Batch]] | None = None,
+        progress: Progress | None = None,
     ) -> tuple[float, npt.NDArray[np.float32]]:
         """Pass once over the days in the given order; learn where an optimiser is given.
 
@@ -310,61 +345,25 @@ class Trainer:
 
         names = ["ic", "rank_ic"] + (list(MONEY) if panel.liquidity is not None else [])
         names = list(dict.fromkeys([*names, *daily_columns(self.metric)]))
-        daily = daily_metrics(
-            score, panel.label[at].cpu().numpy(), grid(panel.liquidity), grid(panel.buyable), names=names, **self.money
-        )
+        options = self.money | {"base": self.loss.base, "alpha": self.loss.alpha}
+        label, *grids = panel.label[at].cpu().numpy(), grid(panel.liquidity), grid(panel.buyable)
+        daily = daily_metrics(score, label, *grids, names=names, **options)
         row = {name: average(daily, name)[0] for name in names}
         row[self.metric], row[f"{self.metric}_se"] = average(daily, self.metric)
-        if not math.isfinite(row[self.metric]):
+        if not math.isfinite(row[self.metric]) and self.metric not in RATIOS:
             raise ValueError(f"the metric {self.metric} is {row[self.metric]} on the validation days: no label there?")
         return row
 
     def _usable(self, panel: DayPanel, train: Rows, valid: Rows) -> tuple[Rows, Rows, History]:
-        if self.loss.needs_liquidity and panel.liquidity is None:
-            raise ValueError(
-                "this loss needs liquidity: use DayDatasetH(liquidity=...) or the loss 'wpcc', 'ic', 'mse'"
-            )
-        if self.loss.needs_volatility and panel.volatility is None:
-            raise ValueError("target 'volatility' needs trailing volatility: use DayDatasetH, or target 'raw', 'rank'")
-        if daily_columns(self.metric)[0] in NEED_LIQUIDITY and panel.liquidity is None:
-            raise ValueError(f"the metric {self.metric!r} needs liquidity: use DayDatasetH, or metric: rank_ic")
-        if self.scale == "robust" and panel.filled > 0:
-            raise ValueError(
-                f"scale: robust, but {panel.filled:.2%} of the feature values were missing and became 0, which it "
-                "would take for data: fill them in the handler's infer_processors first, or use CSNormalise instead"
-            )
-        if self.step_len > len(panel.days):
-            raise ValueError(f"step_len={self.step_len} is longer than the history of {len(panel.days)} days")
-        good = self._learnable(panel, train)
         valid = panel.with_stocks(valid)
+        check_panel(panel, self.loss, self.metric, self.scale, self.step_len, valid)
+        good = self._learnable(panel, train)
         if not good.any() or not len(valid):
             raise ValueError(
                 f"{int(good.sum())} of {len(train)} training days can be learnt from (two or more labelled stocks with "
                 f"different labels), {len(valid)} validation days have stocks: check segments, universe and label"
             )
         return train[good], valid, History(degenerate_days=int((~good).sum()))
-
-
-def pick_device(device: str) -> torch.device:
-    """Return the device; "auto" takes a GPU where there is one. Raises ValueError for an absent GPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} but torch sees no GPU: use device: cpu or device: auto")
-    return torch.device(device)
-
-
-def pick_precision(precision: str, device: torch.device) -> str:
-    """Return "float32" or "bfloat16"; "auto" takes bfloat16 where the hardware multiplies it natively."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}; allowed: {', '.join(PRECISIONS)}")
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public names for these yet
-    native = device.type == "cpu" and any(getattr(torch.cpu, ask, bool)() for ask in asks)
-    return "bfloat16" if native else "float32"
 
 
 class _Scores:

@@ -7,6 +7,7 @@ yuan; `decide` finds it by an identity between the fields.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -30,8 +31,9 @@ PROFILES = {"community": "$amount * 1000", "yuan": "$amount", "adjusted_shares":
 AMOUNT_IN_YUAN = {"community": 1000.0, "yuan": 1.0}  # of $amount, in the profiles that have it
 # $amount / ($close * $volume): thousand yuan over lots, yuan over shares, yuan over lots
 RATIOS = (("community", 0.1), ("yuan", 1.0), ("yuan", 100.0))
-# Mean turnover of a stock and day in yuan: between these bounds for the A-share market since 2010, of which a whole
-# market of 5,000 stocks makes 50 billion to 25 trillion; units that are wrong by 100 or 1,000 fall outside.
+# Mean turnover of a stock and day in yuan: between these bounds for the A-share market since 2006, of which a whole
+# market of 5,000 stocks makes 50 billion to 25 trillion; units that are wrong by 100 or 1,000 fall outside. Right ones
+# can too: 6.8 million for the Beijing stocks alone, 7 billion for one very large stock.
 PLAUSIBLE_TURNOVER = (1e7, 5e9)
 
 Field = TypeVar("Field", npt.NDArray[Any], pd.DataFrame)
@@ -104,24 +106,33 @@ def turnover_in_yuan(profile: str, fields: Mapping[str, Field]) -> Field:
     return fields[profile].astype(np.float64)
 
 
-def check_turnover(values: npt.ArrayLike, expression: str) -> None:
-    """Stop where the mean turnover of a stock and day cannot be yuan.
+def check_turnover(values: npt.ArrayLike, expression: str, *, settled: bool) -> None:
+    """Hold the mean turnover of a stock and day against what can be yuan.
 
     Args:
         values: turnover, any shape, NaN where not known.
         expression: which gave it, for the message.
+        settled: the units are known otherwise, by the user's own word or the identity with $amount: a warning then.
 
-    Raises: ValueError naming the mean, the bounds and the factor that would fit.
+    Raises: ValueError where nothing else settles the units, naming the mean, the bounds and what to do.
 
     """
     turnover = np.asarray(values, dtype=np.float64)
-    mean = float(np.nanmean(turnover)) if turnover.size else float("nan")
+    known = turnover[np.isfinite(turnover)]
+    mean = float(known.mean()) if known.size else float("nan")
     low, high = PLAUSIBLE_TURNOVER
     if low <= mean <= high:
         return
     fits = [k for k in (1000.0, 100.0, 0.01, 0.001) if low <= mean * k <= high]
-    cure = " or ".join(f"liquidity: '({expression}) * {k:g}'" for k in fits) or "an expression in yuan"
+    cure = " or ".join(f"liquidity: '({expression}) * {k:g}'" for k in fits) or "liquidity: an expression in yuan"
+    said = (
+        f"wrong units? {expression} averages {mean:.4g} yuan a stock and day, usual are {low:.0e} to {high:.0e}. "
+        "Beijing stocks, years before 2006 and universes of a few stocks can lie outside"
+    )
+    if settled:
+        warnings.warn(f"{said}; if it is none of these, {cure}", stacklevel=2)
+        return
     raise ValueError(
-        f"wrong units: {expression} averages {mean:.4g} yuan a stock and day, plausible are {low:.0e} to {high:.0e}. "
-        f"Profiles are {PROFILES}; here would fit {cure}"
+        f"{said}, but there is no $amount to tell by. If these are yuan, name the profile, liquidity: adjusted_shares; "
+        f"if not, {cure}"
     )

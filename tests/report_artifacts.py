@@ -45,13 +45,16 @@ def make_artifacts(seed=0, sign=1.0):
                             "wanted": [100.0, 50.0, 30.0], "dealt": [40.0, 0.0, 0.0],
                             "reason": ["limit_up", "limit_up", "suspended"]})  # fmt: skip
     account = pd.DataFrame(
-        {"return": sign * rng.normal(0.001, 0.01, 45), "cost": 0.001, "bench": 0.0, "turnover": 0.5}, DAYS
+        {"return": sign * rng.normal(0.001, 0.01, 45), "cost": 0.001, "bench": 0.001, "turnover": 0.5}, DAYS
     )
     return {
         "label.pkl": pd.DataFrame({"LABEL0": rng.normal(0, 0.01, len(index))}, index),
         f"{MONEY}daily.pkl": daily,
         f"{MONEY}headline.pkl": evaluate.headline_table(returns, ic=daily["ic"], unscored=("market", "SH000300")),
-        f"{MONEY}definitions.pkl": evaluate.DEFINITIONS | diagnostics.DEFINITIONS | judge.FACTOR_DEFINITIONS,
+        f"{MONEY}definitions.pkl": evaluate.DEFINITIONS
+        | judge.ROW_DEFINITIONS
+        | diagnostics.DEFINITIONS
+        | judge.FACTOR_DEFINITIONS,
         f"{MONEY}diagnostics.pkl": quality.set_axis(["ic", "rank_ic"]),
         f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100, liquidity=1000.0),
         f"{MONEY}quantiles.pkl": pd.DataFrame(rng.normal(0, 0.01, (45, 10)), DAYS, pd.RangeIndex(1, 11)),
@@ -97,7 +100,7 @@ def make_full_artifacts():
         "liquidation": execution.days_to_liquidate(book, book * 10, 0.05),
     }
     for name, table in tables.items():
-        table.attrs["definitions"] = execution.DEFINITIONS[name]
+        table.attrs.setdefault("definitions", execution.DEFINITIONS[name])
     words = {f"{table}.{key}": text for table, known in execution.DEFINITIONS.items() for key, text in known.items()}
     members = pd.DataFrame({"fold": [0, 1], "seed": 0, "best_epoch": 1, "best_value": 0.1, "metric": "rank_ic"})
     folds = pd.concat([made["fold_analysis/headline_folds.pkl"]] * 2).set_axis(

@@ -148,6 +148,36 @@ def test_the_handler_equals_qlibs_on_members_of_an_index(market, fast, own, kwar
     assert len(want) < len(want.index.levels[0]) * len(want.index.levels[1])  # members come and go
 
 
+OTHER_LABELS = (
+    "Ref($close, -6)/Ref($close,-1)-1",
+    "Ref($open, -2) / Ref($open, -1) - 1",
+    "Ref($vwap,-3)/$close - 1",
+    "Ref($high, -30)/Ref($low, -4) - 1",
+)
+
+
+@pytest.mark.parametrize("labels", [*((label,) for label in OTHER_LABELS), OTHER_LABELS])
+@pytest.mark.parametrize("span", [SHORT, {"start_time": "2020-11-02", "end_time": None}])
+def test_labels_of_other_fields_and_reach_equal_qlibs_to_the_bit(market, labels, span, monkeypatch):
+    kwargs = {"instruments": "all", **span, "label": (list(labels), [f"L{n}" for n in range(len(labels))]), **RAW}
+    want = Alpha158(**kwargs)._data
+    notes, through_qlib = [], []
+    monkeypatch.setattr(handler_module.logger, "warning", notes.append)
+    monkeypatch.setattr(FastAlphaLoader, "_copy", lambda *args: through_qlib.append(args))
+    got = FastAlpha158(**kwargs)._data
+    check_frames(got, want)
+    np.testing.assert_array_equal(got["label"].to_numpy(), want["label"].to_numpy())
+    assert got["label"].notna().to_numpy().any() and not notes and not through_qlib
+
+
+def test_another_label_goes_through_qlib_with_a_notice(market, monkeypatch):
+    notes = []
+    monkeypatch.setattr(handler_module.logger, "warning", notes.append)
+    kwargs = {"instruments": "all", **SHORT, "label": (["Log(Ref($close, -2)/Ref($close, -1))"], ["L0"]), **RAW}
+    check_frames(FastAlpha158(**kwargs)._data, Alpha158(**kwargs)._data)
+    assert len(notes) == 1 and "qlib's own loader is used for label" in notes[0]
+
+
 def test_filter_pipe_and_a_list_of_stocks(market, reference):
     rule = {"filter_type": "ExpressionDFilter", "rule_expression": "$close > 1.02", "keep": False}
     pipe = [{**rule, "filter_start_time": None, "filter_end_time": None}]
@@ -177,7 +207,7 @@ def test_what_is_not_served_goes_through_qlib(market, reference, monkeypatch):
     assert "freq" in FastAlphaLoader(config, freq="1min")._served()[1]
     assert "inst_processors" in FastAlphaLoader(config, inst_processors=[{"class": "X"}])._served()[1]
     assert FastAlphaLoader(other).load(market[:1], **SHORT).shape[1] == 1 and "features" in notes[-1]
-    monkeypatch.setattr(alpha, "njit", None)
+    monkeypatch.setattr(alpha.kernels, "njit", None)
     frame = FastAlpha158(instruments=market[:1], **SHORT, **RAW)._data
     assert "numba" in notes[-1] and len(notes) == 2
     own = reference.loc[(slice(*SHORT.values()), market[0]), :]

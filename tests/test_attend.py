@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qlib_ext import _attend
 from qlib_ext._attend import attend
@@ -97,9 +98,31 @@ def test_dropout_of_weights_is_left_to_torch(kernel):
     assert calls == ["torch"]
 
 
-def test_an_all_true_mask_costs_nothing(kernel):
+class Operations(TorchDispatchMode):
+    """Names of what torch computes, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def operations(parts, mask):
+    with Operations() as seen:
+        out = attend(*parts, mask, dropout=0.0, scale=None)
+    return out, seen.names
+
+
+def test_an_all_true_mask_costs_nothing_but_the_look_at_it(kernel):
     name, _ = kernel
-    parts = draw(2, 1, 10, 4)
-    full = torch.ones(2, 1, 1, 10, dtype=torch.bool)
-    with_mask, without = (attend(*parts, mask, dropout=0.0, scale=None) for mask in (full, None))
+    parts, full = draw(2, 1, 10, 4), torch.ones(2, 1, 1, 10, dtype=torch.bool)
+    (with_mask, done), (without, least) = (operations(parts, mask) for mask in (full, None))
     torch.testing.assert_close(with_mask, without, atol=0 if name != "torch" else 1e-12, rtol=0)
+    if name != "torch":  # which gets the mask as it is
+        look = [one for one in done if one.startswith(("all.", "_local_scalar_dense", "is_nonzero"))]
+        assert [one for one in done if one not in look] == least and look[0].startswith("all.")
+        full[0, 0, 0, 3] = False
+        assert len(operations(parts, full)[1]) > len(done)  # a mask that hides something does cost

@@ -11,11 +11,14 @@ import pandas as pd
 import pytest
 import test_data
 from marina_rules.check import check_rows
+from qlib.contrib.strategy.rule_strategy import TWAPStrategy
+from qlib.data import D
 from test_record import Recorder
 
 from qlib_ext import backtest as record
 from qlib_ext import execution
 from qlib_ext._backtest_tables import all_blocked
+from qlib_ext._exchange_ledger import SETTLED
 from qlib_ext.backtest import PortAnaRecord, holdings, judged_stages
 from qlib_ext.data import DayDatasetH
 from qlib_ext.exchange import AShareExchange
@@ -33,6 +36,7 @@ from qlib_ext.execution import (
     waterfall,
 )
 from qlib_ext.judge import Money, judge
+from qlib_ext.rules import is_index
 from qlib_ext.synthetic import make_market
 
 DAYS = pd.DatetimeIndex(["2023-07-03", "2023-07-04", "2023-07-05"])
@@ -69,7 +73,7 @@ def test_performance_by_hand():
     assert table.loc["net", "annual_return"] == pytest.approx(1.0355**126 - 1)
     assert table.loc["net", "max_drawdown"] == pytest.approx(-0.05)
     assert set(table.index) == set(DEFINITIONS["performance"])
-    for bench in (np.nan, None):
+    for bench in (np.nan, None, 0.0):
         assert list(performance(report.assign(bench=bench)).index) == ["gross", "net"]
     long = pd.DataFrame({"return": 0.01, "cost": 0.0, "bench": 0.01}, pd.bdate_range("2022-01-04", periods=40))
     long.iloc[[3, 9], 2] = np.nan
@@ -88,20 +92,26 @@ def test_turnover_by_hand(two_days):
     assert table["two_way"].tolist() == pytest.approx([0.14, 800 / 9000, 0])
     assert table["one_way"].tolist() == pytest.approx([0, 200 / 9000, 0])
     assert set(table.columns) == set(DEFINITIONS["turnover"])
-    none = turnover(two_days.iloc[:0], pd.Series(1.0, DAYS))
+    none = turnover(two_days.iloc[:0], pd.Series(1.0, DAYS), settled=pd.DataFrame(columns=list(SETTLED)))
     assert (none == 0).all().all() and len(none) == 3
+    settled = pd.DataFrame({"day": DAYS[[1, 1, 2]], "yuan": [100.0, 50.0, 0.0]})  # the last one was written off
+    more = turnover(two_days, pd.Series([10_000.0, 9_000.0, 8_000.0], DAYS), settled)
+    assert more["sell"].tolist() == [0, 750, 0] and more["two_way"].tolist() == pytest.approx([0.14, 950 / 9000, 0])
+    with pytest.raises(ValueError, match="settled has 1 days, 2023-07-05"):
+        turnover(two_days, pd.Series(1.0, DAYS[:2]), settled)
     with pytest.raises(ValueError, match="fills has 1 days, 2023-07-04"):
         turnover(two_days, pd.Series(1.0, DAYS[:1]))
 
 
 def test_cost_split_by_hand(two_days):
-    settled = pd.DataFrame({"cost": [2.0], "lost": [3.0]})
+    settled = pd.DataFrame({"yuan": [200.0], "cost": [2.0], "lost": [3.0]})
     table = cost_split(two_days, pd.Series([9_000.0, 11_000.0], DAYS[:2]), settled)
-    # commission 6.6, transfer 0.4, stamp duty 0.6, impact 4.4, delisting 5; 2,200 yuan dealt; mean value 10,000, 2 days
+    # commission 6.6, transfer 0.4, stamp duty 0.6, impact 4.4, delisting 5; 2,200 yuan dealt, 200 settled; mean value
+    # 10,000, 2 days
     assert table["yuan"].to_dict() == pytest.approx(
         {"commission": 6.6, "transfer": 0.4, "stamp_duty": 0.6, "impact": 4.4, "delisting": 5.0, "total": 17.0}
     )
-    assert table.loc["commission", "bp_of_traded"] == pytest.approx(30)
+    assert table.loc["commission", "bp_of_traded"] == pytest.approx(6.6 / 2400 * 1e4)
     assert table.loc["total", "share_a_year"] == pytest.approx(17 / 10_000 / 2 * 252)
     nothing = cost_split(two_days.iloc[:0], pd.Series([1.0], DAYS[:1]))
     assert nothing["yuan"].sum() == 0 and nothing["bp_of_traded"].isna().all()
@@ -133,7 +143,11 @@ def test_days_to_liquidate_by_hand():
     assert first.to_dict() == pytest.approx(
         {"mean_days": 2.75, "max_days": 3.0, "gone_1": 150 / 400, "gone_2": 300 / 400, "gone_3": 1.0, "unknown": 0.0}
     )
-    assert table["unknown"].tolist()[1] == 1.0 and table.iloc[1][["mean_days", "max_days"]].isna().all()
+    assert table["unknown"].tolist()[1] == 1.0 and np.isnan(table.iloc[1]["mean_days"])
+    assert table.iloc[1]["max_days"] == np.inf  # A is never sold
+    both = days_to_liquidate(held.iloc[:1], traded.iloc[:1].assign(B=np.nan), 0.002)
+    assert both["max_days"].tolist() == [np.inf] and both["mean_days"].tolist() == [50.0]
+    assert both.attrs["definitions"]["mean_days"].startswith("days to sell all at 0.2% of each stock's mean daily")
     assert table.iloc[1]["gone_3"] == 0 and table.iloc[2].isna().all()
     with pytest.raises(ValueError, match="participation=0 must be above 0"):
         days_to_liquidate(held, traded, 0)
@@ -382,12 +396,8 @@ def test_a_change_of_price_has_a_row_of_its_own(whole, market):
 def test_the_entry_price_is_the_labels(market):
     _, _, dataset, _ = market
     assert record._stages(dataset)["limits"][1]["deal_price"] == ["$close", "$close"]
-    panel, handler = SimpleNamespace(step_return=None), SimpleNamespace()
-    own = SimpleNamespace(label_days=None, panel=panel, handler=handler, span=dataset.span)
-    own.label = "Ref($open, -2) / Ref($open, -1) - 1"
+    own = SimpleNamespace(entry_field="open")
     assert record._stages(own)["limits"][1]["deal_price"] == ["$open", "$open"]
-    own.label_days = dataset.span  # an expression that is not read: the close, as `buyable` has it
-    assert record._stages(own)["limits"][1]["deal_price"] == ["$close", "$close"]
     assert record._stages(own)["price"] == record.SIMPLER["price"]
 
 
@@ -430,7 +440,7 @@ def test_the_reason_is_the_exchanges(market):
     assert rows[["side", "wanted", "dealt", "reason"]].to_numpy().tolist() == [
         ["buy", 7.0, 0.0, "suspended"], ["sell", 5.0, 0.0, "suspended"], ["buy", 9.0, 0.0, "unknown_volatility"],
     ]  # fmt: skip
-    assert all_blocked(exchange.blocked, targets[3:], exchange).empty
+    assert rows.attrs["unsent"] and all_blocked(exchange.blocked, targets[3:], exchange).empty
 
 
 @pytest.mark.parametrize("own", [{"end_time": "2020-06-12"}, {"start_time": "2020-06-15"}])
@@ -507,6 +517,86 @@ def test_qlibs_own_exchange_goes_on_working(market):
     made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)
     with pytest.raises(ValueError, match="waterfall: true, but it needs an AShareExchange"):
         made._generate()
+
+
+def test_without_an_account_it_is_qlib_s_milliard(market):
+    test_data.start_qlib(market[0], market[1])
+    config = configuration(capital=CASH)
+    del config["backtest"]["account"]
+    got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)._generate()
+    report = got["report_normal_1day.pkl"]
+    first = report.iloc[0]
+    assert first["account"] / (1 + first["return"] - first["cost"]) == pytest.approx(1e9)
+    assert got["waterfall_daily.pkl"]["paper"].abs().max() < 0.1 * CASH / 1e9  # the rest is cash
+
+
+def test_no_benchmark_is_none(market, monkeypatch):
+    """qlib takes SH000300 for `null`: it is not asked for, and our tables have no row of it; qlib's files stay."""
+    test_data.start_qlib(market[0], market[1])
+    config = configuration()
+    config["backtest"] |= {"benchmark": None, "start_time": "2020-06-10", "end_time": "2020-06-30"}
+    said = []
+    monkeypatch.setattr(record, "logger", SimpleNamespace(info=said.append, warning=said.append))
+    made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2])
+    got = made._generate()
+    report = got["report_normal_1day.pkl"]
+    assert (report["bench"] == 0).all() and report["return"].abs().max() > 0
+    assert list(got["execution.pkl"]["performance"].index) == ["gross", "net"]
+    risk = got["port_analysis_1day.pkl"].loc["excess_return_with_cost", "risk"]
+    assert risk["mean"] == pytest.approx((report["return"] - report["cost"]).mean())
+    assert made.backtest_config["benchmark"] is None and "waterfall.pkl" in got
+    assert any(text.startswith("benchmark: null") for text in said)
+
+
+def test_a_nested_executor_s_strategy_gets_the_scores_in_the_waterfall_too(market, monkeypatch):
+    """The inner strategy of a nested executor, here one that asks for <PRED>, is built anew for every stage."""
+    test_data.start_qlib(market[0], market[1])
+    seen = []
+
+    class Twap(TWAPStrategy):
+        def __init__(self, *, signal, **kwargs):
+            seen.append(signal)
+            super().__init__(**kwargs)
+
+    config = configuration()
+    config["backtest"] |= {"start_time": "2020-06-10", "end_time": "2020-06-16"}
+    inner = {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor", "kwargs": {"time_per_step": "day"}}
+    config["executor"] = {
+        "class": "NestedExecutor", "module_path": "qlib.backtest.executor",
+        "kwargs": {"time_per_step": "day", "generate_portfolio_metrics": True, "inner_executor": inner,
+                   "inner_strategy": {"class": Twap, "kwargs": {"signal": "<PRED>"}}},
+    }  # fmt: skip
+    got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)._generate()
+    assert len(got["waterfall.pkl"]) == len(execution.STAGES) and len(seen) >= 5
+    assert all(signal.equals(market[3]) for signal in seen)
+
+
+def test_settlements_are_in_the_turnover(tmp_path):
+    """A held stock is delisted: what qlib's account was paid for it is in qlib's turnover, and in ours."""
+    path = make_market(tmp_path / "market", n_stocks=12, start="2020-01-02", years=0.4, seed=3)
+    test_data.start_qlib(path, tmp_path)
+    days = pd.DatetimeIndex(D.calendar())
+    codes = D.list_instruments(D.instruments("all"), as_list=True)
+    close = D.features(codes, ["$close"], days[0], days[-1])["$close"].unstack("instrument")
+    code = close.columns[close.iloc[25:60].notna().all() & ~close.columns.map(is_index)][0]
+    for file in (path / "features" / code.lower()).glob("*.day.bin"):  # it ends on day 50
+        values = np.fromfile(file, "<f4")
+        values[: 1 + 51 - int(values[0])].tofile(file)
+    test_data.start_qlib(path, tmp_path)
+    index = pd.MultiIndex.from_product([days[29:51], [code]], names=["datetime", "instrument"])
+    rest = pd.MultiIndex.from_product([days[29:70], [c for c in close if c != code and not is_index(c)][:5]],
+                                      names=index.names)  # fmt: skip
+    score = pd.concat([pd.Series(2.0, index), pd.Series(np.arange(len(rest)) % 5 / 5.0, rest)]).sort_index()
+    config = configuration({"delisted_after": 3}, capital=None)
+    config["strategy"]["kwargs"] |= {"trade_participation": 0.01, "participation": 0.2}
+    config["backtest"] |= {"start_time": str(days[30]), "end_time": str(days[65])}
+    got = PortAnaRecord(Run(**{"pred.pkl": score.to_frame("score")}), config)._generate()
+    (row,) = got["settled.pkl"].to_dict("records")
+    assert (row["code"], row["kind"]) == (code, "last_price") and row["yuan"] > 1e5
+    assert row["day"] in days[53:60]  # with the next order of any stock
+    report, ours = got["report_normal_1day.pkl"], got["execution.pkl"]["turnover"]
+    np.testing.assert_allclose(ours["two_way"], report["turnover"], rtol=1e-9)
+    assert ours.loc[row["day"], "sell"] >= row["yuan"]
 
 
 def test_what_qlib_would_ignore_is_an_error(market):

@@ -17,8 +17,10 @@ from qlib_ext.capacity import (
     capital_at_zero,
     fill_capitals,
     last_known,
+    mean_return,
+    money_returns,
 )
-from qlib_ext.evaluate import headline
+from qlib_ext.evaluate import headline, sleeve_returns
 from qlib_ext.judge import Money, capacity, judge
 from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
 
@@ -145,6 +147,56 @@ def test_no_cap_and_no_capital_is_exceeded(caps, capital, participation):
     room = participation * liquidity.sum()
     assert yuan.sum() == pytest.approx(min(capital, room), rel=1e-9)
     np.testing.assert_allclose(yuan, fill_top_n(score, liquidity, capital=capital, participation=participation))
+
+
+# --- what it earns
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_gross_net_and_impact_are_the_functions_of_portfolio(horizon):
+    score, liquidity, step, volatility, buyable = market(7, days=15, stocks=30)
+    held = np.where(buyable, fill_top_n(score, liquidity, capital=3e7), 0.0)
+    buy = np.linspace(0.0003, 0.0005, 15)
+    known = last_known(liquidity), last_known(volatility)
+    terms = {"capital": 3e7, "rates": (buy, 0.0013), "impact": (0.7, 0.6), "horizon": horizon}
+    made, trade = money_returns(held, step, *known, **terms)
+    average = np.array([held[max(0, d - horizon + 1) : d + 1].sum(axis=0) / horizon for d in range(15)])
+    np.testing.assert_allclose(made["gross"], sleeve_returns(held, step, horizon, capital=3e7))
+    np.testing.assert_allclose(
+        made["gross"] - made["net"], fee_cost(average, step, buy, 0.0013, capital=3e7), atol=1e-15
+    )
+    np.testing.assert_allclose(trade, rebalancing(average, step), atol=1e-6)
+    moved = impact_cost(trade, *known, b=0.7, exponent=0.6).sum(axis=1)
+    np.testing.assert_allclose(made["net"] - made["net_impact"], moved / 3e7, atol=1e-15)
+    assert (made["gross"] > made["net"]).all() and (made["net"] > made["net_impact"]).all()
+
+
+def test_mean_return_by_hand():
+    # Day 0: 1% and 3% of the scored; day 1 has no score at all.
+    score = np.array([[1.0, 2.0, np.nan], [np.nan] * 3])
+    np.testing.assert_allclose(mean_return(score, np.array([[0.01, 0.03, 0.5], [0.1] * 3])), [0.02, 0.0])
+
+
+def test_days_without_any_volatility_take_the_first_median():
+    grid = np.full((4, 3), np.nan)
+    grid[2], grid[3, 0] = [0.01, 0.02, np.nan], 0.03
+    # The median of day 2 is 0.015: of the days before, and of the third stock that day; on day 3 it is of 0.03, 0.02.
+    expected = [[0.015] * 3, [0.015] * 3, [0.01, 0.02, 0.015], [0.03, 0.02, 0.025]]
+    np.testing.assert_allclose(last_known(grid), expected)
+    assert np.isnan(last_known(np.full((2, 2), np.nan))).all()
+
+
+def test_a_calendar_s_first_days_have_no_volatility():
+    score, liquidity, step, volatility, _ = market(8, days=10, stocks=20)
+    volatility[:2] = np.nan
+    late = capacity_curve(score, liquidity, step, volatility, buy_rate=0.0004, sell_rate=0.0014)
+    assert np.isfinite(late["net_impact"]).all() and (late["net"] > late["net_impact"]).all()
+    free = capacity_curve(
+        score, liquidity, step, np.full_like(volatility, np.nan), **FREE
+    )  # without impact: none asked
+    np.testing.assert_allclose(free["net_impact"], free["net"])
+    with pytest.raises(ValueError, match="no volatility"):
+        capacity_curve(score, liquidity, step, np.full_like(volatility, np.nan), **(FREE | {"impact": 1.0}))
 
 
 # --- oracle

@@ -408,9 +408,9 @@ def turnover_cluster(folder):  # 30% of the stocks in lots, the others in shares
     return {"turnover_cluster"}
 
 
-def stock_turnover(folder):
+def turnover_unusual(folder):  # the identity with $amount holds, so that the units may be right
     on_all(folder, ["amount", "volume"], lambda v: v / 1000)
-    return {"stock_turnover"}
+    return {"turnover_unusual"}
 
 
 def shares_as_lots(folder):  # no $amount, and lots where shares are wanted: 100 times too small
@@ -448,7 +448,7 @@ PLANTS = [
     volume_negative, zero_volume, repeated_bar, absurd_return, beyond_limit, factor_gaps, factor_jump, factor_cents,
     change_percent, change_percent_of_some, change_percent_of_one, change_percent_of_late, change_raw, change_wrong,
     identical_series, units, units_mixed, units_step, units_step_of_few_days, units_step_of_the_factor, turnover_step,
-    turnover_cluster, stock_turnover, shares_as_lots,
+    turnover_cluster, turnover_unusual, shares_as_lots,
     turnover_jump, stale_stock, stale_market, thin_day,
 ]  # fmt: skip
 
@@ -566,7 +566,21 @@ def test_the_market_total_is_judged_for_a_whole_market_only(market, monkeypatch)
     on_all(market, ["amount", "volume"], lambda v: 10 * v)
     assert "market_total" in check_data(market).attrs["quiet"]
     on_all(market, ["amount", "volume"], lambda v: 1000 * v)
-    assert spoken(check_data(market)) == {"market_total", "stock_turnover"}
+    assert spoken(check_data(market)) == {"market_total", "turnover_unusual"}
+
+
+def test_the_market_total_is_judged_from_2010_on(market, monkeypatch):
+    monkeypatch.setattr(_check_units, "WHOLE_MARKET", 50)
+    early = check_data(market).set_index("check")  # about 12 billion yuan a day: too little in 2020, much in 2005
+    assert early.loc["market_total", "severity"] == "error"
+    days = (market / "calendars" / "day.txt").read_text().split()
+    monkeypatch.setattr(_check_units, "TOTAL_FROM", pd.Timestamp(days[-30]))
+    assert check_data(market).set_index("check").loc["market_total", "count"] == 27  # of the last 30
+    rewrite(market / "calendars" / "day.txt", lambda lines: [str(int(line[:4]) - 15) + line[4:] for line in lines])
+    monkeypatch.undo()
+    monkeypatch.setattr(_check_units, "WHOLE_MARKET", 50)
+    table = check_data(market)
+    assert "market_total" not in set(table["check"]) | set(table.attrs["quiet"])
 
 
 def test_what_is_only_said(market):

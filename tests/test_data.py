@@ -262,14 +262,14 @@ def test_unit_profile(market, panel, dataset):
 @pytest.mark.parametrize(
     ("expression", "fix"),
     [
-        ("$close*$volume", r"wrong units: .*liquidity: '\(\$close\*\$volume\) \* 100'"),
-        ("$amount", r"wrong units: .*liquidity: '\(\$amount\) \* 1000'"),
-        ("yuan", r"wrong units: .*liquidity: '\(\$amount\) \* 1000'"),
+        ("$close*$volume", r"wrong units\? .*liquidity: '\(\$close\*\$volume\) \* 100'"),
+        ("$amount", r"wrong units\? .*liquidity: '\(\$amount\) \* 1000'"),
+        ("yuan", r"wrong units\? .*liquidity: '\(\$amount\) \* 1000'"),
     ],
 )
-def test_wrong_units_name_the_fix(handler, expression, fix):
-    with pytest.raises(ValueError, match=fix):
-        _ = DayDatasetH(handler, SEGMENTS, liquidity=expression).panel
+def test_wrong_units_name_the_fix_and_are_the_users(handler, expression, fix):
+    with pytest.warns(UserWarning, match=fix):
+        assert DayDatasetH(handler, SEGMENTS, liquidity=expression).panel.liquidity is not None
 
 
 @pytest.mark.parametrize("profile", ["community", "adjusted_shares", "yuan"])

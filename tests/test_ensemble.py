@@ -1,6 +1,8 @@
 """FoldEnsemble and WalkForwardModel: folds on a synthetic panel, artifacts and RollingGen on a small market."""
 
 import pickle
+from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from qlib.utils import init_instance_by_config
 from qlib.workflow import R
 from qlib.workflow.task.gen import RollingGen
 
-from qlib_ext import ensemble
+from qlib_ext import _members, ensemble
 from qlib_ext._folds import combined, day_ranks, day_standardised, fitted_processors
 from qlib_ext.data import DayDatasetH
 from qlib_ext.model import DayModel, FoldEnsemble, MASTERModel, MLPModel, WalkForwardModel
@@ -66,8 +68,23 @@ def make_dataset(panel=None, *, handler=None, without=(), **segments):
     return made
 
 
-def config(**options):
-    return {"class": "MLPModel", "module_path": "qlib_ext.model", "kwargs": QUICK | options}
+class WindowedMLP(MLPModel):
+    """An MLP that says it needs the dataset's window: quick, and its folds are those of MASTER."""
+
+    needs_window = True
+
+    def build(self, d_feat, d_gate):
+        net = super().build(d_feat, d_gate)
+        net.needs_window = True
+        return net
+
+
+def config(kind="WindowedMLP", **options):
+    return {
+        "class": kind,
+        "module_path": __name__ if kind == "WindowedMLP" else "qlib_ext.model",
+        "kwargs": QUICK | options,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +221,26 @@ def test_rank_is_the_mean_of_daily_ranks():
     assert not np.isfinite(day_ranks(np.full((1, 3), np.nan))).any()
 
 
+@pytest.mark.parametrize("level", [1.0, -3e4, 1e-7])
+def test_a_collapsed_member_is_constant_and_no_noise(level):
+    one = np.float32(level)
+    collapsed = np.array([[one, np.nextafter(one, np.float32(np.inf)), np.nextafter(one, np.float32(-np.inf))]])
+    assert len(set(collapsed[0])) == 3
+    np.testing.assert_array_equal(day_standardised(collapsed), [[0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(day_ranks(collapsed), [[2 / 3, 2 / 3, 2 / 3]])
+    wide = collapsed + np.float32(1e-4 * abs(level)) * np.array([[1, 2, 3]], dtype=np.float32)
+    assert abs(day_standardised(wide)).max() > 1  # hundreds of float steps are a score
+    for combine in ("mean", "rank"):
+        scores = [np.array([[3, 1, 2]], dtype=np.float32), collapsed]
+        assert np.argsort(combined(scores, combine)[0]).tolist() == [1, 2, 0]
+
+
+def test_the_mean_over_members_is_the_plain_one():
+    scores = [np.random.default_rng(seed).normal(size=(7, 9)).astype(np.float32) for seed in range(5)]
+    wanted = np.mean([day_standardised(score) for score in scores], axis=0).astype(np.float32)
+    np.testing.assert_array_equal(combined(scores, "mean"), wanted)
+
+
 def test_the_option_rank_is_used(folds, dataset, panel):
     model, _ = folds
     other = pickle.loads(pickle.dumps(model))
@@ -270,6 +307,97 @@ def test_two_processes_give_the_same(folds, dataset):
     pd.testing.assert_frame_equal(other.curves, model.curves, rtol=1e-4)
 
 
+def test_only_what_is_not_shared_yet_must_fit_into_the_shared_memory(monkeypatch):
+    panel, usage = make_panel(), namedtuple("usage", "total used free")
+    monkeypatch.setattr(_members.shutil, "disk_usage", lambda path: usage(0, 0, panel.x.nbytes))
+    monkeypatch.setattr(Path, "is_dir", lambda path: True)
+    with pytest.raises(ValueError, match="0 MiB left: set processes: 1"):
+        _members.check_shared_memory(panel)
+    panel.x.share_memory_()
+    _members.check_shared_memory(panel)  # the rest is small
+
+
+def test_threads_are_shared_by_the_processes_that_start(dataset, monkeypatch):
+    seen = []
+
+    class Pool:
+        def __init__(self, count, context, initializer, initargs):
+            seen.append((count, *initargs))
+            raise RuntimeError("enough")
+
+    monkeypatch.setattr(ensemble, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(ensemble.torch, "get_num_threads", lambda: 16)
+    with pytest.raises(RuntimeError, match="enough"):
+        FoldEnsemble(model=config(), n_splits=2, processes=8).fit(dataset)
+    assert seen == [(2, 8)]
+
+
+# --- windows and checkpoints
+
+
+def test_a_model_of_the_day_alone_gets_no_window_and_no_gap_for_one(dataset, monkeypatch):
+    calls, told, lengths, real = spy(monkeypatch), [], [], DayModel.fit_rows
+    monkeypatch.setattr(_members.logger, "info", told.append)
+    monkeypatch.setattr(
+        DayModel,
+        "fit_rows",
+        lambda self, panel, step_len, *a, **k: lengths.append(step_len) or real(self, panel, step_len, *a, **k),
+    )
+    model = FoldEnsemble(model=config("MLPModel", epochs=1), n_splits=3)
+    model.fit(dataset)
+    used = np.arange(TRAIN[0], VALID[1] + 1 - REACH)
+    for train, valid, _ in calls:
+        near = set(range(valid[0] - REACH, valid[-1] + REACH + 1))
+        assert set(train) == set(used) - near
+    assert lengths == [1, 1, 1] and {m.trainer.step_len for m in model.models} == {1}
+    assert [text for text in told if "step_len" in text] == ["MLPModel looks at the day alone: step_len=3 becomes 1"]
+    FoldEnsemble(model=config("MLPModel", epochs=1), n_splits=3, gap=REACH).fit(dataset)  # strict, and long enough
+    told.clear()
+    alone = MLPModel(**QUICK, seed=0)
+    alone.fit(dataset)
+    assert alone.trainer.step_len == 1 and sum("step_len=3 becomes 1" in text for text in told) == 1
+    windowed = WindowedMLP(**QUICK, seed=0)
+    windowed.fit(dataset)
+    assert windowed.trainer.step_len == T
+    pd.testing.assert_series_equal(windowed.predict(dataset), alone.predict(dataset))  # what it was given for nothing
+
+
+class Broken(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["folds", "walk"])
+def test_an_ensemble_cut_short_goes_on_where_it_was(dataset, monkeypatch, tmp_path, kind):
+    def new(**options):
+        if kind == "folds":
+            return FoldEnsemble(model=config(dropout=0.1, **options), n_splits=2, seeds=[0, 7])
+        return WalkForwardModel(model=config(dropout=0.1, **options), step=20, seeds=[0, 7])
+
+    whole = new()
+    whole.fit(dataset)
+    told = []
+
+    def fail(prefix, epoch, row):
+        told.append((prefix, epoch))
+        if (prefix, epoch) == ("fold1.seed0.", 1):
+            raise Broken
+
+    monkeypatch.setattr("qlib_ext.model.report", fail)
+    cut = new(checkpoint=str(tmp_path / "runs" / "run.pt"))
+    with pytest.raises(Broken):
+        cut.fit(dataset)
+    names = ["run.fold0.seed0.pt", "run.fold0.seed7.pt", "run.fold1.seed0.pt"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
+    monkeypatch.setattr("qlib_ext.model.report", lambda prefix, epoch, row: told.append((prefix, epoch)))
+    told.clear()
+    cut.fit(dataset)
+    assert told == [("fold1.seed0.", 2), ("fold1.seed7.", 1), ("fold1.seed7.", 2)]
+    assert [m.history.resumed_from for m in cut.models] == [2, 2, 1, 0]
+    pd.testing.assert_series_equal(cut.predict(dataset), whole.predict(dataset))
+    pd.testing.assert_frame_equal(cut.curves, whole.curves)
+    assert not list((tmp_path / "runs").iterdir())
+
+
 # --- strictness
 
 
@@ -328,7 +456,7 @@ def test_errors(dataset):
         FoldEnsemble(model=config(), n_split=3)
     with pytest.raises(TypeError, match=r"WalkForwardModel has no option 'steps'; close: \['step'"):
         WalkForwardModel(model=config(), step=5, steps=5)
-    with pytest.raises(TypeError, match=r"MLPModel has no option 'n_epohcs'; close: \[.*'epochs'"):
+    with pytest.raises(TypeError, match=r"WindowedMLP has no option 'n_epohcs'; close: \[.*'epochs'"):
         FoldEnsemble(model=config(n_epohcs=2))
     with pytest.raises(TypeError, match="keys class, module_path, kwargs"):
         FoldEnsemble(model={"class": "MLPModel", "kwarg": {}})

@@ -23,6 +23,7 @@ from qlib_ext.evaluate import (
     rank_correlation,
     sleeve_returns,
 )
+from qlib_ext.losses import DayLoss
 from qlib_ext.portfolio import fill_top_n
 
 NAN = float("nan")
@@ -272,6 +273,25 @@ def test_days_without_two_labelled_stocks_are_nan():
     assert daily["capped_unpriced"].tolist() == [2, 0, 0]
 
 
+def test_a_day_without_any_liquidity_has_no_liq_wpcc():
+    # as the loss counts it out; the stocks with a score and a label count, and any positive liquidity among them
+    score, label = np.array([[1.0, 2.0, 3.0, NAN]] * 4), np.array([[0.1, 0.3, 0.2, 0.1]] * 4)
+    liquidity = np.array([[0.0, 0.0, 0.0, 5.0], [NAN, 0.0, -1.0, 5.0], [0.0, np.inf, NAN, 5.0], [0.0, 4.0, 0.0, 5.0]])
+    daily = daily_metrics(score, label, liquidity, names=["liq_wpcc", "wpcc", "ic"])
+    assert daily["liq_wpcc"].isna().tolist() == [True, True, True, False]
+    valid = DayLoss("liq_wpcc").valid_days(*(torch.tensor(grid) for grid in (label, ~np.isnan(score), liquidity)))
+    assert valid.tolist() == daily["liq_wpcc"].notna().tolist()
+    assert daily[["wpcc", "ic"]].notna().all(axis=None)
+
+
+def test_a_ratio_of_nothing_to_nothing_is_zero():
+    # a constant score has an ic of 0 on all days: mean and standard deviation are both 0
+    label = np.array([[0.1, 0.2, 0.3], [0.3, 0.1, 0.2]])
+    for name in ("icir", "rank_icir"):
+        assert metric_value(name, np.ones((2, 3)), label) == (0.0, pytest.approx(math.sqrt(1 / 2)))
+        assert math.isnan(metric_value(name, label, label)[0])  # 1 on both days: over a deviation of 0
+
+
 def test_constant_scores_and_equal_labels():
     label = np.array([[0.1, 0.2, 0.3]])
     for name in ("ic", "rank_ic", "wpcc", "liq_wpcc"):
@@ -294,6 +314,16 @@ def test_errors_name_the_cure():
     for name in ("liq_wpcc", "capped_excess", "topn_return_paper", "topn_return_buyable"):
         with pytest.raises(ValueError, match=rf"'{name}' needs liquidity.*DayDatasetH.*rank_ic"):
             metric_value(name, ones, ones)
+    for name in ("capped_excess", "topn_return"):
+        with pytest.raises(ValueError, match=rf"'{name}_buyable' needs buyable \(D, N\) bool.*, or metric: {name}, "):
+            metric_value(f"{name}_buyable", ones, ones, ones)
+        assert math.isfinite(metric_value(name, ones, ones, ones)[0])
+    with pytest.raises(ValueError, match=r"shapes .* got a \(2, 3\), b \(3, 3\)"):
+        rank_correlation(ones, np.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"shapes .* mask \(3,\)"):
+        rank_correlation(ones, ones, np.ones(3, dtype=bool))
+    with pytest.raises(ValueError, match=r"shapes .* mask \(2, 1\)"):
+        rank_correlation(ones, ones, np.ones((2, 1), dtype=bool))
     with pytest.raises(TypeError, match="capitol"):
         metric_value("ic", ones, ones, capitol=1.0)
     with pytest.raises(ValueError, match=r"shapes.*label \(2, 4\)"):

@@ -190,9 +190,10 @@ def test_the_log_is_that_of_the_targets(traded):
     for reason, part in targets[targets["reason"] != ""].groupby("reason"):
         assert (part.groupby("date").size() == log.loc[part["date"].unique(), reason]).all()
     assert log["share_reached"].iloc[1:].between(0, 1 + 1e-9).all() and np.isnan(log["share_reached"].iloc[0])
-    if options["capital"]:
-        assert ((targets["held"] + targets["ordered"]).groupby(targets["date"]).sum() - options["capital"] < log.loc[
-            ~hold, "held"].diff().abs().max() + 1).all()  # fmt: skip
+    if options["capital"]:  # no buy lifts the holdings above it; that their prices do is another matter
+        after = (targets["held"] + targets["ordered"]).groupby(targets["date"]).sum()
+        bought = after[log.loc[~hold, "buy"] > 0]
+        assert len(bought) > 10 and (bought <= options["capital"] + 0.01).all()
 
 
 def test_positions_are_held_as_long_as_asked(market, traded):

@@ -124,7 +124,7 @@ def test_errors_name_the_cure(market):
 def test_the_capital_decides_the_metric(market):
     found = survey(market)
     days = days_of(market)
-    rows = slice(days.get_loc(found.segments["valid"][0]), days.get_loc(found.segments["test"][1]) + 1)
+    rows = slice(days.get_loc(found.segments["train"][0]), days.get_loc(found.segments["valid"][1]) + 1)
     means = []
     for code, first, last in (
         line.split("\t") for line in (market / "instruments" / "all.txt").read_text().splitlines()
@@ -158,6 +158,41 @@ def test_the_capital_decides_the_metric(market):
         assert "fewer than 20, too few to choose an epoch by their return" in text
         assert max(map(len, text.splitlines())) <= 120 + len(str(market))
     assert few.liquidity == pytest.approx(5 * found.liquidity, rel=0.03)
+
+
+def change(folder, code, field, alter, rows):
+    place = folder / "features" / code.lower() / f"{field}.day.bin"
+    raw = np.fromfile(place, "<f4")
+    at = slice(1 + max(rows.start - int(raw[0]), 0), None if rows.stop is None else 1 + rows.stop - int(raw[0]))
+    raw[at] = alter(raw[at])
+    raw.tofile(place)
+
+
+def test_nothing_of_the_test_period_chooses_the_metric_or_the_stocks_of_the_benchmark(market):
+    shutil.rmtree(market / "features" / "sh000300")
+    found, days = survey(market), days_of(market)
+    test = days.get_loc(found.segments["test"][0])
+    gone = found.stand_in[0]
+    change(market, gone, "close", lambda v: v * np.nan, slice(test, None))  # trades to the eve of test, then never
+    for code in found.stand_in:
+        change(market, code, "amount", lambda v: v * 3, slice(test, None))
+    later = survey(market)
+    assert later.segments == found.segments and later.stand_in == found.stand_in and gone in later.stand_in
+    assert later.liquidity == found.liquidity and later.metric == found.metric
+    change(market, gone, "close", lambda v: v * np.nan, slice(test - 30, None))  # suspended on the eve
+    assert gone not in survey(market).stand_in
+
+
+def test_unusual_units_that_amount_settles_are_no_error(market):
+    lines = (market / "instruments" / "all.txt").read_text().splitlines()
+    for code in (line.split("\t")[0] for line in lines):
+        for field in ("amount", "volume"):
+            change(market, code, field, lambda v: v / 100, slice(0, None))
+    assert survey(market).turnover < 1e7
+    for code in (line.split("\t")[0] for line in lines):
+        (market / "features" / code.lower() / "amount.day.bin").unlink()
+    with pytest.raises(ValueError, match="profile adjusted_shares"):
+        survey(market)
 
 
 def test_the_capital_is_that_of_the_template(base):

@@ -231,6 +231,44 @@ def test_meetings_by_hand_and_as_splits_counts(gap, window):
     assert (touched | same_window).sum() == overlap(train, valid, reach=2, window=window)
 
 
+def overlapping(days, horizon, rng):
+    """IC of a score that does not change with a label of `horizon` days: means of independent numbers."""
+    return np.convolve(rng.normal(0, 0.1, days + horizon - 1), np.full(horizon, horizon**-0.5), mode="valid")
+
+
+@pytest.mark.parametrize("horizon", [1, 5, 10])
+def test_overlapping_labels_raise_no_false_alarms(horizon):
+    rng = np.random.default_rng(0)
+    markets = [overlapping(60, horizon, rng) for _ in range(1000)]
+    assert sum(not lc.judge_ic(ic, horizon).passed for ic in markets) <= 10  # 2.7 expected
+    if horizon > 1:
+        assert sum(not lc.judge_ic(ic).passed for ic in markets) > 100
+    many = np.stack([overlapping(250, horizon, rng) for _ in range(500)], axis=1)
+    assert lc.judge_features(many, [f"F{n}" for n in range(500)], horizon).passed
+    leak_ic = [lc.judge_ic(ic + 0.5, horizon) for ic in markets[:50]]
+    assert sum(not found.passed and found.proves for found in leak_ic) >= 45
+    knows = lc.judge_features(many + 0.5, [f"F{n}" for n in range(500)], horizon)
+    assert not knows.passed and knows.changed == 500
+
+
+def test_what_proves_nothing_is_no_leak():
+    for ic in (np.zeros(40), np.full(40, np.nan), np.array([0.1, 0.2])):
+        found = lc.judge_ic(ic)
+        assert not found.passed and not found.proves and found.changed == 0 and "proves nothing" in found.detail
+    perfect = lc.judge_ic(np.ones(40))  # no error at all, as the score is the label
+    assert not perfect.passed and perfect.proves and perfect.changed == 1
+    none = lc.judge_features(np.full((40, 2), np.nan), ["A", "B"])
+    assert not none.passed and not none.proves and "no feature has an IC" in none.detail
+    assert lc.judge_features(np.zeros((40, 1)), ["A"]).passed
+
+
+def test_a_calendar_with_blank_lines(market, tmp_path):
+    (tmp_path / "calendars").mkdir()
+    text = (market / "calendars" / "day.txt").read_text()
+    (tmp_path / "calendars" / "day.txt").write_text(text.replace("\n", "\n\n", 1) + "\n\n")
+    assert calendar_of(tmp_path).equals(calendar_of(market)) and not calendar_of(tmp_path).hasnans
+
+
 # --- workflows
 
 
@@ -248,7 +286,7 @@ def test_a_clean_workflow_passes(config):
 
 def test_a_feature_that_contains_the_label_is_caught_by_both_checks(config):
     plant_feature(config, "Ref($close, -5)/Ref($close, -1)")  # the label's day and three more, seen five days early
-    table = quick(config)
+    table = quick(config, epochs=None)
     future, shuffled = (table[table["check"] == check] for check in ("future", "shuffled"))
     assert failed(future) == {"features", "scores", "target yuan", "orders", "positions"}
     assert detail(future, "features").startswith("LEAK (") and "KSFT" not in detail(future, "features")
@@ -293,6 +331,7 @@ def test_data_that_the_perturbation_does_not_reach_prove_nothing(config):
     config["task"]["record"] = []
     table = quick(config, only=["future"])
     assert "perturbation arrives" in failed(table) and "nothing is proved" in detail(table, "perturbation arrives")
+    assert not table.set_index("item").loc["perturbation arrives", "proves"]
     dataset_of(config)["handler"] = "file:///somewhere/handler.pkl"
     with pytest.raises(ValueError, match="cached file.*class and kwargs"):
         quick(config, only=["future"])
@@ -305,7 +344,17 @@ def test_overlapping_segments_are_caught_and_the_rest_is_not_run(config):
     dataset_of(config)["segments"]["valid"][0] = "2020-06-29"
     table = quick(config)
     assert not table["passed"].any() and table["item"].tolist() == ["segments", "all", "all"]
+    assert not table["proves"].any()  # DayDatasetH refuses them
     assert "'train' and 'valid' overlap from 2020-06-29" in detail(table, "segments")
+
+
+def test_overlapping_segments_that_nothing_refuses_are_a_leak(config):
+    pytest.importorskip("lightgbm")
+    dataset_of(config)["segments"]["valid"][0] = "2020-06-29"
+    config["task"]["model"] = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt", "kwargs": {}}
+    config["task"]["dataset"] |= {"class": "DatasetH", "module_path": "qlib.data.dataset"}
+    table = quick(config, only=["overlap"])
+    assert not table["passed"].any() and table["proves"].all()
 
 
 def test_a_model_that_does_not_purge_is_told_the_gap(config):
@@ -331,7 +380,9 @@ def test_folds(config, gap, strict, clean):
     assert table["item"].tolist() == [*(f"fold {i} train/valid" for i in range(3)), "folds/test"]
     if not clean:
         assert failed(table) == {f"fold {i} train/valid" for i in range(3)}
-        assert "a gap of 3 trading days" in detail(table, "fold 1 train/valid")
+        assert "a gap of 2 trading days" in detail(table, "fold 1 train/valid")  # an MLP looks at the day alone
+        kwargs["model"] = {"class": "MASTERModel", "module_path": "qlib_ext.model", "kwargs": {}}
+        assert "a gap of 3 trading days" in detail(quick(config, only=["overlap"]), "fold 1 train/valid")
 
 
 def test_walk_forward_folds(config):
@@ -389,6 +440,28 @@ def test_command_line_statuses(workflow, config, capsys, tmp_path, monkeypatch):
     assert cli.main(["check-leak", workflow(), "--only", "future"]) == 2
     error = capsys.readouterr().err
     assert "no option 'n_epohcs'" in error and "Traceback" not in error
+
+
+def test_what_proves_nothing_is_marked_and_has_a_status_of_its_own(workflow, config, capsys):
+    dataset_of(config)["segments"]["valid"][0] = "2020-06-29"
+    check = ["check-leak", workflow(), "--only", "overlap", "--only", "future"]
+    assert cli.main(check) == 2
+    told = capsys.readouterr().out
+    assert "\n?    overlap" in told and "LEAK" not in told and told.endswith("2 of 2 comparisons prove nothing.\n")
+    assert cli.main([*check, "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert not found["passed"] and found["leaks"] == 0 and [row["proves"] for row in found["rows"]] == [False] * 2
+
+
+def test_a_leak_beside_what_proves_nothing_is_a_leak(workflow, capsys, monkeypatch):
+    rows = [lc.Finding("a", "x", 1, 0, True), lc.Finding("a", "y", 1, 1, False)]
+    rows.append(lc.Finding("a", "z", 0, 0, False, proves=False))
+    for some, status in ((rows, 1), (rows[:1], 0), (rows[::2], 2)):
+        table = pd.DataFrame([vars(row) for row in some], columns=list(leak.COLUMNS))
+        monkeypatch.setattr(leak, "check_leak", lambda *_a, table=table, **_k: table)
+        assert cli.main(["check-leak", workflow()]) == status
+    told = capsys.readouterr().out
+    assert "1 of 3 comparisons failed. 1 of 3 comparisons prove nothing.\n" in told and "No leak found.\n" in told
 
 
 def test_the_environment_is_rendered(market, monkeypatch):

@@ -442,6 +442,15 @@ def test_mean_over_valid_days_only():
         assert loss(*batch).item() == pytest.approx(sum(per_day[:4].tolist()) / 4, abs=1e-12)
 
 
+@pytest.mark.parametrize("name", ["ic", "wpcc", "liq_wpcc", "mse"])
+def test_the_valid_days_are_asked_for_once(monkeypatch, name):
+    calls, real = [], DayLoss.valid_days
+    monkeypatch.setattr(DayLoss, "valid_days", lambda self, *given: calls.append(1) or real(self, *given))
+    label = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    DayLoss(name)(label, label, torch.ones(3, 8, dtype=torch.bool), label.exp())
+    assert calls == [1]
+
+
 def test_a_non_finite_score_of_a_labelled_stock_shows():
     for config, bad in itertools.product(CONFIGS, (math.nan, math.inf, -math.inf)):
         score, *others = market(5, holes=False)

@@ -494,6 +494,38 @@ def test_other_arguments_are_refused():
         Gate(2, 2, beta=0)
 
 
+@pytest.mark.parametrize("value", ["1e-1", None, True, [0.1]])
+@pytest.mark.parametrize("name", ["dropout", "attention_dropout", "key_dropout", "beta"])
+def test_what_is_no_number_is_refused_by_name(name, value):
+    if (name, value) == ("attention_dropout", None):
+        return  # as `dropout`
+    with pytest.raises(ValueError, match=rf"{name}=.*in YAML write 0\.1, not 1e-1, which is a text"):
+        MASTER(F, D, **{name: value})
+    if name == "beta":
+        with pytest.raises(ValueError, match="beta=.*which is a text"):
+            Gate(2, 2, beta=value)
+    if name == "dropout":
+        with pytest.raises(ValueError, match="dropout=.*which is a text"):
+            MLP(F, dropout=value)
+
+
+@pytest.mark.parametrize("hidden", [64, "64", None, 6.5])
+def test_hidden_widths_are_a_list(hidden):
+    with pytest.raises(ValueError, match=r"hidden=.*a list of widths is needed, such as \[256, 128\]"):
+        MLP(F, hidden)
+
+
+def test_the_dropout_of_the_mlp_is_the_fast_one():
+    kinds = {type(layer) for layer in MLP(F, (4, 4), dropout=0.5).modules() if isinstance(layer, torch.nn.Dropout)}
+    assert kinds == {Dropout}
+
+
+def test_a_network_says_what_no_parameter_tells():
+    told = repr(MASTER(F, D, 4, 2, 0.25, d_gate=2, beta=3.0, key_dropout=0.5, variant="paper"))
+    for word in ("beta=3.0", "heads=4", "heads=2", "dropout=0.25", "key_dropout=0.5", "scale=True", "variant=paper"):
+        assert word in told
+
+
 @pytest.mark.parametrize(
     ("d_gate", "change", "message"),
     [

@@ -2,8 +2,10 @@
 
 import copy
 import math
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,9 @@ from qlib.data import D
 
 from qlib_ext import cli
 from qlib_ext._leak_provider import perturb_provider
+from qlib_ext._orders_exchange import LastClose
 from qlib_ext._orders_input import exchange_options, read_market, strategy_options
+from qlib_ext.exchange import AShareExchange
 from qlib_ext.orders import (
     COLUMNS,
     Fees,
@@ -128,6 +132,30 @@ def test_cash_and_fees_bound_the_buys():
     ]
     # Sold: 1,000 yuan pay 20 + 2.
     assert Fees(commission=0.001, minimum=20.0, buy=0.001, sell=0.002).cost(1_000.0, sell=True) == 22.0
+
+
+def test_own_rates_and_impact_size_the_buys():
+    # 40,100 yuan of cash, all for MAIN, whose cap is 80,000. A buy pays 0.2%, at least 5 yuan, and an impact of
+    # 2 * 0.02 * sqrt(x / 2 million) * x: of 39,000 yuan 78 + 217.84, of 40,000 80 + 226.27 = 40,306.27.
+    own = Fees(commission=0.1, minimum=5.0, buy=0.1, sell=0.1, open_cost=0.002, close_cost=0.003, impact=2.0)
+    assert own.cost(39_000.0, sell=False) == 78.0 and own.cost(1_000.0, sell=True) == 5.0
+    table = market().assign(volatility=0.02)
+    assert LastClose(table, own).trade_cost(MAIN, None, None, 39_000.0, sell=False) == pytest.approx(
+        78.0 + 2 * 0.02 * math.sqrt(39_000 / 2e6) * 39_000
+    )
+    (row,) = listed({MAIN: 1.0}, table, fees=own, cash=40_100.0).to_dict("records")
+    assert row["shares"] == 3_900 and row["yuan"] == 39_000.0
+    (free,) = listed({MAIN: 1.0}, table, cash=40_100.0).to_dict("records")
+    assert free["shares"] == 4_000
+    (new,) = listed({MAIN: 1.0}, table.assign(volatility=np.nan), fees=own).to_dict("records")
+    assert new["side"] == "none" and new["reason"].endswith("volatility, which the impact goes by, not known yet")
+
+
+def test_a_holding_of_no_shares_needs_no_price():
+    held = holdings(SH601999=0, SH000300=0, SH600009=100)
+    assert listed(held=held)["code"].tolist() == listed(held=holdings(SH600009=100))["code"].tolist()
+    with pytest.raises(ValueError, match="no price of SH601999"):
+        listed(held=holdings(SH601999=1))
 
 
 def test_nothing_is_lost_without_a_word():
@@ -283,42 +311,97 @@ TASK = {
 }
 
 
-def test_the_backtest_of_the_same_run_has_the_same_targets_and_caps(folder):
+def trade(scores, days, exchange, last, account=2e7):
+    """(strategy, positions by day) of a backtest from the second scored day to `last`, on an exchange."""
+    chosen = LiquidityTopNStrategy(signal=scores, capital=2e7, **OPTIONS)
+    kwargs = {"time_per_step": "day", "generate_portfolio_metrics": True}
+    simulator = {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor", "kwargs": kwargs}
+    report, _ = backtest(
+        days[61], days[last], chosen, simulator, benchmark=None, account=account, exchange_kwargs={"exchange": exchange}
+    )
+    return chosen, report["1day"][1]
+
+
+def held_shares(position, day):
+    """Raw shares of a position by code."""
+    amounts = position.get_stock_amount_dict()
+    factor = D.features(list(amounts), ["$factor"], day, day).iloc[:, 0].droplevel("datetime")
+    return {code: round(amount * factor[code]) for code, amount in amounts.items()}
+
+
+EXCHANGES = [
+    {"participation": None, "impact": 0.0},
+    {},  # all by default: the rules' fees, impact, a cap above the strategy's
+    {"open_cost": 0.002, "close_cost": 0.003, "min_cost": 20.0, "impact": 2.0, "volatility_window": 10},
+]
+
+
+@pytest.mark.parametrize("options", EXCHANGES)
+def test_the_backtest_of_the_same_run_has_the_same_orders(folder, tmp_path, options):
+    """On a day whose bars are those of the day before, the plan knows all that the backtest does: prices, cash, fees.
+
+    So targets, caps, sides and shares are the same; only a price in whole cents may move a lot.
+    """
+    path = Path(shutil.copytree(folder / "market", tmp_path / "market"))
+    for file in (path / "features").glob("*/*.day.bin"):
+        values = np.fromfile(file, "<f4")
+        row = 71 - int(values[0]) + 1
+        if 2 <= row < len(values):
+            values[row] = values[row - 1]
+            values.tofile(file)
+    start(path)
+    days = pd.DatetimeIndex(D.calendar())
+    scores = random_scores(days[60:75])
+    exchange = AShareExchange(start_time=days[61], end_time=days[72], **options)
+    chosen, positions = trade(scores, days, exchange, last=71, account=5e6)
+    day, date = days[70], days[71]
+    shares = held_shares(positions[day], day)
+    assert len(shares) > 5
+    run, cash = ScoredRun("r", scores, with_exchange(**options), {}), positions[day].get_cash()
+    plan = plan_orders(run, holdings(**shares), capital=2e7, cash=cash, day=str(day.date()))
+    start(folder / "market")
+    assert set(plan["date"]) == {date}
+    table = chosen.daily_targets
+    there = table[table["date"] == date].set_index("code")
+    mine = plan.set_index("code").reindex(there.index)
+    assert (there["ordered"] > 0).sum() > 1 and (there["ordered"] < 0).sum() > 2
+    assert (there["reason"] == "cash_clipped").sum() > 0  # the costs decide on the last buy
+    np.testing.assert_allclose(mine["target_yuan"], there["target"], atol=0.01)
+    np.testing.assert_allclose(mine["cap_yuan"], there["cap"], rtol=1e-6)
+    np.testing.assert_array_equal(mine["rank"], there["rank"])
+    assert mine["side"].map({"buy": 1, "sell": -1, "none": 0}).tolist() == np.sign(there["ordered"]).tolist()
+    lots = (mine["yuan"] - there["ordered"].abs()).abs() / (100 * mine["price"])
+    assert (lots < 1.1).all() and (lots > 0.9).sum() <= 2
+
+
+def test_prices_of_the_next_day_are_all_that_the_plan_lacks(folder):
+    """On the market as it is: targets, caps and ranks are the backtest's, and so is the side of every clear gap.
+
+    A gap is clear where neither the next day's price nor a lot can turn it, and the stock trades that day.
+    """
     start(folder / "market")
     days = pd.DatetimeIndex(D.calendar())
     scores = random_scores(days[60:75])
-    chosen = LiquidityTopNStrategy(signal=scores, capital=2e7, **OPTIONS)
-    exchange = {"class": "AShareExchange", "module_path": "qlib_ext.exchange"}
-    exchange["kwargs"] = {"start_time": str(days[61].date()), "end_time": str(days[72].date()), "participation": None}
-    report, _ = backtest(
-        days[61],
-        days[71],
-        chosen,
-        {
-            "class": "SimulatorExecutor",
-            "module_path": "qlib.backtest.executor",
-            "kwargs": {"time_per_step": "day", "generate_portfolio_metrics": True},
-        },
-        benchmark=None,
-        account=2e7,
-        exchange_kwargs={"exchange": exchange},
-    )
-    table, daily = chosen.daily_targets, report["1day"]
-    positions = daily[1] if isinstance(daily, tuple) else daily
+    exchange = AShareExchange(start_time=days[61], end_time=days[72], participation=None)
+    chosen, positions = trade(scores, days, exchange, last=71)
     day, date = days[70], days[71]
-    amounts = positions[day].get_stock_amount_dict()
-    factor = D.features(list(amounts), ["$factor"], day, day).iloc[:, 0].droplevel("datetime")
-    shares = {code: round(amount * factor[code]) for code, amount in amounts.items()}
-    assert len(shares) > 5
-    plan = plan_orders(ScoredRun("r", scores, TASK, {}), holdings(**shares), capital=2e7, cash=1e7, day=str(day.date()))
-    assert set(plan["date"]) == {date}
+    shares, cash = held_shares(positions[day], day), positions[day].get_cash()
+    run = ScoredRun("r", scores, with_exchange(participation=None), {})
+    plan = plan_orders(run, holdings(**shares), capital=2e7, cash=cash, day=str(day.date())).set_index("code")
+    table = chosen.daily_targets
     there = table[table["date"] == date].set_index("code")
-    mine = plan.set_index("code").reindex(there.index)
+    mine = plan.reindex(there.index)
     assert len(there) > 8 and (there["target"] > 0).sum() > 3
     np.testing.assert_allclose(mine["target_yuan"], there["target"], atol=0.01)
     np.testing.assert_allclose(mine["cap_yuan"], there["cap"], rtol=1e-6)
     np.testing.assert_array_equal(mine["rank"], there["rank"])
-    assert (np.sign(there["ordered"]) == mine["side"].map({"buy": 1, "sell": -1, "none": 0})).mean() > 0.7
+    gap, before = there["target"] - there["held"], mine["target_yuan"] - mine["held_shares"] * mine["price"]
+    stopped = there["reason"].isin(["blocked_buy", "blocked_sell", "cash_clipped", "capital_clipped"])
+    lot = 300 * mine["price"]
+    clear = (np.sign(gap) == np.sign(before)) & (np.minimum(gap.abs(), before.abs()) > lot) & ~stopped
+    assert clear.sum() > 8
+    sides = mine["side"].map({"buy": 1, "sell": -1, "none": 0})
+    assert sides[clear].tolist() == np.sign(there["ordered"])[clear].tolist()
 
 
 def with_exchange(**options):
@@ -339,19 +422,26 @@ def test_the_runs_exchange_has_its_cap_fees_and_special_treatment(folder):
             "code"
         )
 
-    plain, narrow = made(TASK), made(with_exchange(participation=0.002))
+    plain, narrow = made(TASK), made(with_exchange(participation=0.002, impact=0))
     both = plain.index.intersection(narrow.index)
     np.testing.assert_allclose(
         narrow.loc[both, "cap_yuan"], plain.loc[both, "cap_yuan"] / 3, atol=0.02
     )  # 0.006 to 0.002
-    assert made(with_exchange(participation=None)).equals(plain) and made(with_exchange()).equals(
-        plain
-    )  # 0.05 is above
+    assert made(with_exchange(participation=None, impact=0)).equals(plain)
+    assert made(with_exchange(impact=0)).equals(plain)  # 0.05 is above
+    tight = {"cash": 5e6}  # of which fees and impact take their part
+    poor = made(TASK, **tight)
+    assert made(with_exchange(), **tight)["yuan"].sum() < 0.999 * poor["yuan"].sum()  # an exchange's own impact
+    assert made(with_exchange(open_cost=0.2, impact=0), **tight)["yuan"].sum() < 0.9 * poor["yuan"].sum()
+    assert made(with_exchange(open_cost=0.2, impact=0), commission=0.0003, **tight).equals(poor)
+    gone = pd.DataFrame({"shares": [0.0, 0.0]}, pd.Index(["SH601999", "SH000300"], name="code"))
+    none = plan_orders(ScoredRun("r", scores, TASK, {}), gone, capital=2e7, min_holding=3).set_index("code")
+    assert none.equals(plain)
     dear = made(with_exchange(min_cost=3e7))
     assert (plain["side"] == "buy").sum() > 3 and (dear["side"] == "none").all()
     with pytest.raises(ValueError, match=r"commission is 0\.5"):
         made(with_exchange(commission=0.5))
-    assert made(with_exchange(commission=0.5), commission=0.0003).equals(plain)  # one's own goes first
+    assert made(with_exchange(commission=0.5, impact=0), commission=0.0003).equals(plain)  # one's own goes first
     code = next(code for code in plain.index if code.startswith(("SH60", "SZ00")) and plain["limit_up"][code] > 0)
     spells = pd.DataFrame({"code": [code], "start": [str(days[0].date())], "end": [None]})
     limits = made(with_exchange(st=spells)).loc[code, ["limit_up", "limit_down"]].to_numpy(dtype=float)

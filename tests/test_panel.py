@@ -39,6 +39,10 @@ def make_panel(seed=0, absent=0.3, **grids):
     return DayPanel.from_frame(feature, label, present=frame, **grids)
 
 
+def wide_grid():
+    return pd.DataFrame(np.arange(1.0, D * N + 1).reshape(D, N), index=DAYS, columns=STOCKS)
+
+
 def same_panels(a, b):
     pairs = [(getattr(a, k), getattr(b, k)) for k in ("x", "present", "label")]
     equal = all(torch.equal(p.nan_to_num(-99.0), q.nan_to_num(-99.0)) for p, q in pairs)
@@ -159,6 +163,48 @@ def test_grids_are_aligned():
     assert panel.buyable.dtype == torch.bool and panel.buyable.tolist() == buyable.to_numpy().tolist()
 
 
+def test_what_is_not_known_to_be_buyable_is_not():
+    feature, label = golden_frame()
+    known = wide([[True, np.nan, True], [True, None, True]]).iloc[:1]  # a gap, and a whole day that is missing
+    panel = DayPanel.from_frame(feature, label, buyable=known)
+    assert panel.buyable.tolist() == [[True, False, True], [False, False, False]]
+    floats = wide([[1.0, np.nan, 0.0], [np.nan, 1.0, 1.0]])
+    assert DayPanel.from_frame(feature, label, buyable=floats).buyable.tolist() == [
+        [True, False, False],
+        [False, True, True],
+    ]
+
+
+def test_the_labels_index_is_checked_as_the_features():
+    feature, label = golden_frame()
+    with pytest.raises(ValueError, match=r"label frame is indexed by \['instrument', 'datetime'\]; wanted"):
+        DayPanel.from_frame(feature, label.swaplevel())
+    with pytest.raises(ValueError, match=r"1 rows of the label frame stand twice.*'A'"):
+        DayPanel.from_frame(feature, pd.concat([label, label.iloc[:1]]))
+    with pytest.raises(ValueError, match="the label frame has no rows"):
+        DayPanel.from_frame(feature, label.iloc[:0])
+
+
+@pytest.mark.parametrize("name", ["present", "liquidity", "volatility", "buyable", "step_return"])
+def test_a_transposed_grid_is_an_error(name):
+    grid = wide([[True, True, True], [False, True, True]])
+    DayPanel.from_frame(*golden_frame(), **{name: grid})
+    with pytest.raises(ValueError, match=f"grid {name} shares no day with the features: its rows are .'A'.*transpose"):
+        DayPanel.from_frame(*golden_frame(), **{name: grid.T})
+    with pytest.raises(ValueError, match=f"grid {name} shares no stock with the features: its columns are .'X'"):
+        DayPanel.from_frame(*golden_frame(), **{name: grid.set_axis(["X", "Y", "Z"], axis=1)})
+    with pytest.raises(ValueError, match=f"grid {name} shares no day .* its rows are .Timestamp.'2023"):
+        DayPanel.from_frame(*golden_frame(), **{name: grid.shift(-365, freq="D")})
+
+
+def test_a_panel_that_lies_there_already_is_not_copied():
+    panel = make_panel()
+    panel.batch([1])
+    assert panel.to(torch.device("cpu")) is panel and "_places" in vars(panel)
+    moved = panel.to(torch.device("meta"))
+    assert moved is not panel and moved.x.device.type == "meta" and "_places" not in vars(moved)
+
+
 def test_rows_include_both_ends():
     panel = make_panel()
     assert panel.rows(DAYS[3], DAYS[5]).tolist() == [3, 4, 5]
@@ -236,14 +282,20 @@ def test_step_len_outside_the_history_is_an_error(step_len):
 
 @pytest.mark.parametrize("d", [0, 6, D - 2])
 def test_no_look_ahead(d):
-    panel, later = make_panel(), make_panel()
+    grid = {"liquidity": wide_grid(), "volatility": wide_grid() / 1e3}
+    state = pd.DataFrame({"m": np.arange(float(D))}, index=DAYS)
+    panel, later = (make_panel(**grid, market=state) for _ in range(2))
     later.x[d + 1 :] = 1e6
-    later.present[d + 1 :] = ~later.present[d + 1 :]
-    later.label[d + 1 :] = 9.0
+    later.present[d + 1 :, 4:] = ~later.present[d + 1 :, 4:]  # three stocks: their number changes too
+    for name in ("label", "liquidity", "volatility", "market"):
+        getattr(later, name)[d + 1 :] = 9.0
+    names = ("x", "present", "mask", "stock", "label", "liquidity", "volatility", "market")
     a, b = panel.batch([d], step_len=5), later.batch([d], step_len=5)
-    for name in ("x", "present", "mask", "stock", "label"):
-        assert torch.equal(getattr(a, name), getattr(b, name)), name
-    assert not torch.equal(panel.batch([d + 1]).x, later.batch(later.with_stocks(np.array([D - 1]))).x)
+    for name in names:
+        assert torch.equal(getattr(a, name).nan_to_num(-1), getattr(b, name).nan_to_num(-1)), name
+    a, b = panel.batch([d + 1], step_len=5, multiple=N), later.batch([d + 1], step_len=5, multiple=N)
+    for name in names:  # each of them does show on the day from which it changed
+        assert not torch.equal(getattr(a, name).nan_to_num(-1), getattr(b, name).nan_to_num(-1)), name
 
 
 def nets():

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import reference_portfolio as slow
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlib_ext import portfolio
-from qlib_ext.portfolio import affordable, fee_cost, fill_top_n, impact_cost, rebalancing
+from qlib_ext.portfolio import affordable, fee_cost, fill_capitals, fill_top_n, impact_cost, rebalancing
 
 NAN = float("nan")
 MODES = [None, 1, 3, 7, 100]
@@ -178,6 +180,53 @@ def test_refuses_shapes_and_infinite_scores():
         fill_top_n(np.array(1.0), np.array(1.0))
     with pytest.raises(ValueError, match="infinite at 1"):
         fill_top_n(np.array([1.0, -np.inf]), np.ones(2))
+
+
+@pytest.mark.parametrize("top_n", MODES)
+def test_many_capitals_are_filled_as_each_alone(top_n):
+    score, liquidity, _ = market(7)
+    capitals = (1.0, 15.0, 3.0, 1e4)
+    fills = list(fill_capitals(score, liquidity, capitals, top_n=top_n))
+    for capital, yuan in zip(capitals, fills, strict=True):
+        np.testing.assert_allclose(
+            yuan, fill_top_n(score, liquidity, capital=capital, top_n=top_n), rtol=1e-12, atol=1e-9
+        )
+        yuan *= 0  # the caller's own
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"capitals": [1.0, 0.0]}, "capital must be a finite number > 0"),
+        ({"participation": 0.0}, "participation must be a finite number > 0"),
+        ({"top_n": 0}, "top_n must be an integer >= 1"),
+        ({"top_n": "3"}, "top_n must be an integer >= 1"),
+        ({"liquidity": np.ones((2, 4))}, r"shapes .* liquidity \(2, 4\)"),
+        ({"score": np.array([[1.0, np.inf, 2.0]] * 2)}, "score is infinite at 2 stocks"),
+    ],
+)
+def test_many_capitals_refuse_at_once(change, match):
+    given = {"score": np.ones((2, 3)), "liquidity": np.ones((2, 3)), "capitals": [1.0], "participation": 0.05} | change
+    with pytest.raises(ValueError, match=match):
+        fill_capitals(given.pop("score"), given.pop("liquidity"), given.pop("capitals"), **given)  # nothing taken yet
+
+
+def test_grids_are_copied_only_where_they_must_be():
+    score, liquidity, mask = market(2)
+    assert portfolio._tensor(score).data_ptr() == score.ctypes.data
+    assert portfolio._as_mask(mask).data_ptr() == mask.ctypes.data
+    want = fill_top_n(score, liquidity, mask=mask)
+    kept = [grid.copy() for grid in (score, liquidity, mask)]
+    for grid in kept:
+        grid.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of memory that is read-only
+        np.testing.assert_array_equal(fill_top_n(kept[0], kept[1], mask=kept[2]), want)
+        got = fill_top_n(score[:, ::-1], liquidity[:, ::-1], mask=mask[:, ::-1])  # torch knows no negative strides
+    back = fill_top_n(score[:, ::-1].copy(), liquidity[:, ::-1].copy(), mask=mask[:, ::-1].copy())
+    np.testing.assert_array_equal(got, back)
+    assert fill_top_n([[1, 2]], [[3, 4]], capital=1, participation=0.5).tolist() == [[0, 1]]
+    np.testing.assert_array_equal(score, kept[0])
 
 
 def test_fee_golden():

@@ -12,7 +12,7 @@ import torch
 from qlib.utils import init_instance_by_config
 from qlib.utils.exceptions import LoadObjectError
 
-from qlib_ext import baseline, record
+from qlib_ext import backtest, baseline, record
 from qlib_ext._record_words import block_rows, volatility_warning
 from qlib_ext.baseline import BASELINES, LightGBM, free_score
 from qlib_ext.data import DayDatasetH, LabelSpan
@@ -64,6 +64,10 @@ class Dataset(DayDatasetH):
     @property
     def span(self):
         return SPAN
+
+    @property
+    def entry_field(self):
+        return "close"
 
     def rows(self, segment):
         return self._rows[segment]
@@ -319,7 +323,9 @@ def test_baseline_record(run, panel, said):
     assert list(table.index) == ["model", *BASELINES]
     own = judge(panel, PARTS["test"], score_grid(panel, PARTS["test"]), Money(capital=2e7), SPAN)
     for name, value in table_row(own).items():
-        assert table.loc["model", name] == pytest.approx(value, abs=1e-6) if name not in ("first", "last") else value
+        kept = table.loc["model", name]
+        assert kept == (value if name in ("first", "last") else pytest.approx(value, abs=1e-6)), name
+    assert (table["first"] == pd.Timestamp(panel.days[44])).all() and (table["last"] == panel.days[57]).all()
     assert table.loc["low_volatility", "volatility_exposure"] == pytest.approx(-1)
     assert set(table["days"]) == {14} and recorder.metrics["baselines.reversal.mean_ic"] == pytest.approx(
         table.loc["reversal", "mean_ic"]
@@ -352,6 +358,8 @@ def test_liquidity_record_writes_all(run, panel, said):
     assert recorder.metrics["exposure.volatility"] == pytest.approx(got["exposures.pkl"]["volatility"].mean())
     assert recorder.metrics["diagnostics.rank_ic.t"] == pytest.approx(quality.loc["rank_ic", "t"])
     assert "turnover stands for size" in got["definitions.pkl"]["exposure.liquidity"]
+    gross = got["definitions.pkl"]["gross"]  # of the table's rows, of which the log tells too
+    assert "a holding in it counts as sold; a sale at limit-down is taken to succeed" in gross and gross in said[0][1]
     (kind, log), *more = said
     assert kind == "info" and not more and text in log and log.endswith("artifacts: here/artifacts")
     assert "standard_error" in log and "reversal" in log
@@ -505,7 +513,9 @@ def test_a_run_of_qlib(tmp_path):
     np.testing.assert_allclose(got[known], want[known], atol=1e-5)
 
 
-def test_the_strategy_takes_the_datasets_liquidity(caplog):
+def test_the_strategy_takes_the_datasets_liquidity(monkeypatch):
+    warned = []
+    monkeypatch.setattr(backtest, "logger", SimpleNamespace(warning=warned.append, info=warned.append))
     dataset = DayDatasetH.__new__(DayDatasetH)
     dataset.liquidity, dataset.liquidity_window = "$amount * 10", 5
     strategy = {"class": "LiquidityTopNStrategy", "module_path": "qlib_ext.strategy", "kwargs": {"signal": "<PRED>"}}
@@ -513,9 +523,10 @@ def test_the_strategy_takes_the_datasets_liquidity(caplog):
     made = PortAnaRecord(None, config, dataset=dataset, model=None).strategy_config["kwargs"]
     assert (made["liquidity"], made["liquidity_window"]) == ("$amount * 10", 5)
     assert "liquidity" not in strategy["kwargs"]  # the caller's configuration is left alone
+    assert warned == []
     strategy["kwargs"]["liquidity_window"] = 20
-    with caplog.at_level("WARNING"):
-        made = PortAnaRecord(None, config, dataset=dataset, model=None).strategy_config["kwargs"]
+    made = PortAnaRecord(None, config, dataset=dataset, model=None).strategy_config["kwargs"]
     assert made["liquidity_window"] == 20
+    assert warned == ["the strategy's liquidity_window is 20, the dataset's 5: two definitions in one run"]
     plain = {**config, "strategy": {"class": "TopkDropoutStrategy", "kwargs": {}}}
     assert PortAnaRecord(None, plain, dataset=dataset).strategy_config["kwargs"] == {}

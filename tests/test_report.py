@@ -23,6 +23,7 @@ from report_page import cards, chart, embedded, tables, visible_text
 
 from qlib_ext import (
     _report_holdings,
+    _report_notes,
     _report_words,
     capacity,
     compare,
@@ -34,7 +35,7 @@ from qlib_ext import (
     report_record,
 )
 from qlib_ext._report_compare import compare_html
-from qlib_ext._report_html import cell, kind_of, words
+from qlib_ext._report_html import cell, kind_of, note, words
 from qlib_ext._report_html import embedded as embed
 from qlib_ext._report_sections import Context
 from qlib_ext.report import packed_holdings, report_html
@@ -177,6 +178,37 @@ def test_numbers_are_written_with_their_unit():
     }
     assert {key: kind_of(key, pd.Series([0.5])) for key in kinds} == kinds
     assert cell(float("nan"), "number") == '<td data-v="nan">–</td>'
+    assert cell(float("inf"), "count") == '<td data-v="inf">∞</td>'
+
+
+def test_a_label_of_several_days_is_not_summed_as_if_it_were_daily(artifacts):
+    """Labels of 4 days on successive days count each day four times: the sum is a quarter of theirs."""
+    quantiles = artifacts[f"{MONEY}quantiles.pkl"]
+    gap = quantiles.sub(quantiles.mean(axis=1), axis=0).cumsum()[10].to_numpy()
+    for horizon, title in ((1, "mean label a day (basis points)"), (4, "mean label over 4 days (basis points)")):
+        html = report_html(artifacts, dataclasses.replace(CONTEXT, horizon=horizon))
+        np.testing.assert_allclose(chart(html, "quantile-curves")["quantile 10"][1], gap / horizon, rtol=1e-12)
+        assert embedded(html, "json-quantile-means")["layout"]["yaxis"]["title"]["text"] == title
+        assert ("of label / 4, as labels of 4 days overlap" in html) == (horizon == 4)
+    unknown = report_html(artifacts, dataclasses.replace(CONTEXT, horizon=None))
+    assert "sums, not compounded; the label&#x27;s days, not recorded, taken as 1." in unknown
+
+
+def test_capacity_is_over_the_days_of_the_headline(artifacts):
+    """Test days without an outcome are in neither."""
+    daily = artifacts[f"{MONEY}daily.pkl"].copy()
+    daily.loc[daily.index[-3:], "capped_buyable_gross"] = np.nan
+    html = report_html(artifacts | {f"{MONEY}daily.pkl": daily}, CONTEXT)
+    said = f"42 days, 2022-01-04 to {daily.index[-4].date()}; universe"
+    for key in ("headline", "capacity"):
+        assert said in re.search(rf'<section id="{key}">.*?</section>', html, re.S)[0], key
+
+
+def test_the_table_says_what_it_takes_for_granted(html):
+    assert (
+        "a holding in it counts as sold; a sale at limit-down is taken to succeed"
+        in re.search(r'<section id="headline">.*?</section>', html, re.S)[0]
+    )
 
 
 # --- sections
@@ -245,12 +277,17 @@ def test_every_text_has_its_chinese():
 
 def test_every_definition_has_its_chinese():
     keys = {*evaluate.DEFINITIONS, *diagnostics.DEFINITIONS, *judge.FACTOR_DEFINITIONS, *judge.TABLE_DEFINITIONS}
+    keys |= set(judge.ROW_DEFINITIONS)
     keys |= {f"capacity.{key}" for key in capacity.DEFINITIONS if key != "capital"}
     keys |= {f"waterfall.{key}" for key in execution.STAGES} | {f"compare.{key}" for key in compare.DEFINITIONS}
     returns = {"paper": pd.Series([0.01, 0.02], pd.bdate_range("2022-01-04", periods=2))}
     keys |= {f"waterfall.{key}" for key in execution.waterfall(returns).attrs["definitions"]}
     keys |= {f"{table}.{key}" for table, known in execution.DEFINITIONS.items() for key in known}
-    assert sorted(keys - set(_report_words.NOTES_ZH)) == []
+    said = {"liquidation.mean_days"}  # with its participation in it
+    assert sorted(keys - set(_report_notes.NOTES_ZH)) == sorted(said)
+    for share in ("`participation`", "0.2%"):
+        text = execution.DEFINITIONS["liquidation"]["mean_days"].replace("`participation`", share)
+        assert note("mean_days", text, "liquidation").zh.startswith(f"按各股日均成交额的 {share} 全部卖出")
 
 
 def test_words_are_the_same_whatever_the_numbers_say(html):

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("plotly")
 
 from report_artifacts import CONTEXT, TRADES, make_full_artifacts
-from report_page import tables
+from report_page import chart, tables
 
 from qlib_ext import evaluate, execution
 from qlib_ext._exchange_ledger import SETTLED
@@ -28,8 +28,9 @@ def part(html, key):
 
 def test_every_definition_of_the_backtest_s_tables_is_on_the_page(html):
     shown = markup.unescape(part(html, "costs") + part(html, "blocked") + part(html, "execution"))
+    made = make_full_artifacts()[f"{TRADES}execution.pkl"]
     missing = [
-        (table, key) for table, known in execution.DEFINITIONS.items() for key, text in known.items()
+        (table, key) for table in execution.DEFINITIONS for key, text in made[table].attrs["definitions"].items()
         if text not in shown
     ]  # fmt: skip
     assert missing == []
@@ -47,6 +48,42 @@ def test_execution_tables_are_the_artifacts(html):
     assert found["participation"]["3"]["trades"] == made["participation"]["trades"][3]
     assert "95%" not in re.search(r'<table data-table="participation">.*?</thead>', html)[0]  # words of other tables
     assert found["costs"]["delisting"]["yuan"] == made["cost_split"]["yuan"]["delisting"]
+
+
+def test_the_time_to_sell_says_at_which_share_and_what_is_never_sold(html):
+    shown = markup.unescape(part(html, "execution"))
+    assert "days to sell all at 5% of each stock's mean daily turnover" in shown
+    assert "按各股日均成交额的 5% 全部卖出所需天数" in shown
+    made = make_full_artifacts()
+    slow = made[f"{TRADES}execution.pkl"]["liquidation"]
+    slow.loc[slow.index[0], "max_days"] = float("inf")
+    found = tables(report_html(made, CONTEXT))["execution-liquidation"]["max_days"]
+    assert found["max"] == float("inf") and found["min"] == slow["max_days"].min()
+
+
+UNSENT = "with the orders that the strategy, which asks first, did not send"
+
+
+def test_unsent_orders_are_claimed_only_where_they_are_in(html):
+    made = make_full_artifacts()
+    assert UNSENT in part(html, "blocked")  # a LiquidityTopNStrategy's log was there, so its orders are in
+    other = {name: table for name, table in made[f"{TRADES}execution.pkl"].items() if name != "target_reached"}
+    assert UNSENT not in part(report_html(made | {f"{TRADES}execution.pkl": other}, CONTEXT), "blocked")
+    nested = made[f"{TRADES}blocked.pkl"].copy()
+    nested.attrs["unsent"] = True  # as the record says where there are no daily tables
+    alone = made | {f"{TRADES}blocked.pkl": nested, f"{TRADES}execution.pkl": {}}
+    assert UNSENT in part(report_html(alone, CONTEXT), "blocked")
+
+
+def test_a_backtest_without_a_benchmark_shows_none(html):
+    made = make_full_artifacts()
+    account = made[f"{TRADES}report_normal_1day.pkl"].assign(bench=0.0)
+    made[f"{TRADES}execution.pkl"]["performance"] = execution.performance(account)
+    page = report_html(made | {f"{TRADES}report_normal_1day.pkl": account}, CONTEXT)
+    assert {"benchmark", "account after costs, less the benchmark"} <= set(chart(html, "backtest"))
+    left = {name for name in chart(page, "backtest") if not name.endswith(": drawdown")}
+    assert left == {"account before costs", "account after costs"}
+    assert set(tables(page)["execution-performance"]) == {"gross", "net"}
 
 
 def test_settled_holdings_have_words_for_every_column(html):

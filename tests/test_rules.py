@@ -105,6 +105,22 @@ def test_first_day_down_limit_and_regime_of_the_listing_day():
     assert price_limit(["SZ300900"], days, listed_days=age)[:, 0].tolist() == [0.2] * 3
 
 
+def test_dates_that_begin_within_the_first_days_know_the_day_of_the_listing():
+    days = pd.bdate_range("2020-08-24", periods=3)  # the reform's first day
+
+    def limits(code, ages, days=days):
+        return price_limit([code], days, listed_days=np.array(ages, dtype=float)[:, None])[:, 0].tolist()
+
+    assert limits("SZ300900", [3, 4, 5]) == [0.2] * 3  # listed 2020-08-20, before it
+    assert limits("SZ300900", [1, 2, 3]) == [np.inf] * 3
+    assert limits("SZ300900", [2, 3, 4], days[1:].append(days[-1:] + pd.Timedelta(days=1))) == [np.inf] * 3
+    for first in ("2023-04-10", "2020-08-24", "2020-08-20", "2022-01-04"):  # as when they begin on the day itself
+        for code in ("SH601000", "SZ300900", "SH688001"):
+            for skip in range(1, 6):
+                days = pd.bdate_range(first, periods=7)[skip:]
+                assert limits(code, range(skip + 1, 8), days) == _listing(code, first)[skip:]
+
+
 def test_price_limit_says_what_is_wrong():
     days = pd.bdate_range("2022-01-03", periods=3)
     with pytest.raises(ValueError, match=r"shape \(2, 1\).*\(3, 1\)"):
@@ -198,6 +214,22 @@ def test_spells_from_a_file_include_both_ends(tmp_path):
         st_mask(pd.DataFrame({"code": []}), ["SH600519"], days)
     with pytest.raises(ValueError, match="row 0"):
         st_mask(pd.DataFrame({"code": ["SH600000"], "start": ["2020-01-02"], "end": ["2019-01-02"]}), CODES, days)
+
+
+@pytest.mark.parametrize("end", ["9999-12-31", "99991231", None, "", float("nan"), pd.Timestamp("2262-01-01")])
+@pytest.mark.parametrize("start", ["2020-01-02", 20200102, "1600-01-01", pd.Timestamp("2020-01-02")])
+def test_a_spell_without_an_end_in_any_form(start, end):
+    spells = pd.DataFrame({"code": ["SH600519"], "start": [start], "end": [end]})
+    assert st_mask(spells, ["SH600519"], ["2020-01-02", "2030-01-02"])[:, 0].tolist() == [True, True]
+
+
+@pytest.mark.parametrize("value", ["2020-02-30", "soon", "2020-01-02T00:00Z", "31.12"])
+@pytest.mark.parametrize("name", ["start", "end"])
+def test_a_spell_whose_day_is_none_names_the_row_and_the_cure(name, value):
+    rows = {"code": ["SH600519"] * 2, "start": ["2020-01-02"] * 2, "end": ["2021-01-02"] * 2}
+    rows[name] = ["2020-06-02", value]
+    with pytest.raises(ValueError, match=f"st_mask: row 1: {name} is '{value}', no day; write it as 2020-01-02"):
+        st_mask(pd.DataFrame(rows), ["SH600519"], ["2020-01-02"])
 
 
 @pytest.mark.parametrize("code", ["600000.SH", "SH60000", "SH000300", ""])

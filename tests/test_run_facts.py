@@ -202,9 +202,10 @@ def test_the_command_line_reads_them(tmp_path):
 # --- the backtest
 
 
-def backtest_record(account=2e8, **exchange):
+def backtest_record(account=2e8, benchmark=..., **exchange):
     kwargs = {"exchange": {"class": "AShareExchange", "module_path": "qlib_ext.exchange", "kwargs": exchange}}
-    config = {"backtest": {"account": account, "exchange_kwargs": kwargs}}
+    known = {} if account is None else {"account": account}
+    config = {"backtest": known | ({} if benchmark is ... else {"benchmark": benchmark}) | {"exchange_kwargs": kwargs}}
     return {"record": [{"class": "PortAnaRecord", "module_path": "qlib_ext.record", "kwargs": {"config": config}}]}
 
 
@@ -216,6 +217,11 @@ def backtest_record(account=2e8, **exchange):
          ["$open / $vwap, no cap on a day's share of turnover", "impact: 0.4 ×", "sells 0.100%, transfer fee and"]),
         ({"open_cost": 0.0005, "close_cost": 0.0015}, ["buys pay 0.050%, sells 0.150%;"]),
         ({"account": {"cash": 3e5, "SH600000": 100}}, ["account 0.3 million"]),
+        ({"account": None}, ["account 1,000 million yuan", "a trade; benchmark: SH000300"]),  # qlib's own
+        ({"benchmark": "SH000905"}, ["; benchmark: SH000905"]),
+        ({"benchmark": ["SH600000", "SH600004"]}, ["; benchmark: SH600000, SH600004"]),
+        ({"benchmark": pd.Series([0.01])}, ["; benchmark: a series of its own"]),
+        ({"benchmark": None}, ["; benchmark: none"]),
     ],
 )  # fmt: skip
 def test_the_header_states_what_the_backtest_deals_with(given, said):
@@ -223,6 +229,14 @@ def test_the_header_states_what_the_backtest_deals_with(given, said):
     for text in said:
         assert text in fact(made, "backtest"), text
     assert "账户" in fact(made, "backtest", "zh")
+
+
+def test_a_run_of_before_with_benchmark_null_had_qlib_s_index():
+    """Its report shows it; now `null` means none, and the report has zeros."""
+    task, path = backtest_record(benchmark=None), "portfolio_analysis/report_normal_1day.pkl"
+    for bench, said in ((0.0, "none"), (np.nan, "none"), (0.01, "SH000300")):
+        report = {path: pd.DataFrame({"bench": [bench, bench]})}
+        assert fact(context_of(task, report, {}, provider="p"), "backtest").endswith(f"benchmark: {said}")
 
 
 def test_a_backtest_on_qlib_s_exchange_has_no_such_row():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qlib_ext.storage import field_grid, read_series
+from qlib_ext.storage import ages, field_grid, read_series
 
 
 def write(path, *numbers):
@@ -37,3 +37,10 @@ def test_a_grid_by_hand(tmp_path):
     np.testing.assert_array_equal(
         field_grid(tmp_path, codes, "$close", 5, 8)[:, :2], [[50, nan], [60, nan], [nan, nan]]
     )
+
+
+def test_ages_by_hand():
+    # listed at positions 0 (or before), 2 and never; looked at on 1, 2 and 3
+    inf = np.inf
+    expected = [[inf, 0, -2], [inf, 1, -1], [inf, 2, 0]]
+    np.testing.assert_array_equal(ages(np.array([0, 2, 4]), np.arange(1, 4)), expected)

@@ -1,11 +1,10 @@
 """The strategy's targets and caps, and the classes of `qlib_init`."""
 
-import importlib.util
 import math
 import subprocess
 import sys
-import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,18 +15,12 @@ from hypothesis import strategies as st
 from qlib.backtest import backtest
 from qlib.data import D
 
+from qlib_ext._strategy_book import Book
+from qlib_ext._strategy_market import Market, whole_lots
+from qlib_ext._strategy_orders import Line, Planner, summary
 from qlib_ext.portfolio import fill_top_n
+from qlib_ext.strategy import LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market
-
-if importlib.util.find_spec("qlib_ext.data") is None:
-    stub = types.ModuleType("qlib_ext.data")
-    stub.load_liquidity = None
-    sys.modules["qlib_ext.data"] = stub
-
-from qlib_ext._strategy_book import Book  # noqa: E402
-from qlib_ext._strategy_market import Market, whole_lots  # noqa: E402
-from qlib_ext._strategy_orders import Line, Planner, summary  # noqa: E402
-from qlib_ext.strategy import LiquidityTopNStrategy  # noqa: E402
 
 NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["datetime", "instrument"]))
 CODES = [f"SH60000{i}" for i in range(4)]
@@ -71,6 +64,7 @@ def test_misspelt_and_impossible_options():
     ("name", "value"),
     [
         ("capital", "1e8"), ("capital", True), ("participation", None), ("trade_participation", "0.05"), ("top_n", "5"),
+        ("top_n", 5.0), ("top_n", True), ("top_n", 0),
         ("top_n", math.inf), ("rank_buffer", None), ("min_holding", None), ("liquidity_window", 2.5),
         ("liquidity", "comunity"), ("liquidity", None),
     ],
@@ -189,7 +183,7 @@ def test_indices_among_the_scores_are_left_out(market, monkeypatch):
     index = pd.MultiIndex.from_product([days, ["SH000300"]], names=["datetime", "instrument"])
     both, wide = pd.concat([score, pd.Series(99.0, index)]).sort_index(), liquidity.assign(SH000300=1e12)
     said = []
-    monkeypatch.setattr("qlib_ext.strategy.logger", types.SimpleNamespace(warning=said.append))
+    monkeypatch.setattr("qlib_ext.strategy.logger", SimpleNamespace(warning=said.append))
     codes = list(liquidity.columns)
     plain = run_backtest(days[:26], liquidity, score, codes=codes)[0]
     assert not said

@@ -374,6 +374,8 @@ def test_command_line(tmp_path, capsys):
     assert "Too small for a workflow of its own: " in out and "qrun" not in out
     assert main(command) == 0
     assert "Already there" in capsys.readouterr().out
+    assert main([*command, "--start", "20200102"]) == 0  # the same day in another form
+    assert "Already there" in capsys.readouterr().out
     assert main([*command, "--seed", "8"]) == 2
     assert "add --force" in capsys.readouterr().err
     assert main([*command, "--seed", "8", "--signal", "0", "--force"]) == 0

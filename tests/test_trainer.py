@@ -1,15 +1,17 @@
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from qlib_ext.evaluate import metric_value
+from qlib_ext.evaluate import daily_metrics, metric_value
 from qlib_ext.losses import DayLoss
-from qlib_ext.nets import MASTER, MLP
+from qlib_ext.nets import MASTER, MLP, Gate
 from qlib_ext.panel import DayPanel
+from qlib_ext.portfolio import fill_top_n
 from qlib_ext.trainer import RobustScale, Trainer, pick_device, pick_precision
 
 D, N, F = 60, 12, 3
@@ -80,7 +82,7 @@ def test_shuffled_labels_find_nothing():
 
 
 def test_unknown_metric_names_close_ones():
-    with pytest.raises(ValueError, match="unknown metric 'rank_icc'.*close: .*'rank_ic'"):
+    with pytest.raises(ValueError, match="unknown metric 'rank_icc' .did you mean .*'rank_ic'.*Allowed: ic, icir"):
         make_trainer(metric="rank_icc")
 
 
@@ -132,7 +134,7 @@ def test_validation_without_stocks_is_an_error():
 
 def test_window_longer_than_history_is_an_error():
     with pytest.raises(ValueError, match=f"step_len={D + 1} is longer than the history of {D} days"):
-        make_trainer(step_len=D + 1).fit(make_panel(), TRAIN, VALID)
+        make_trainer(net=MASTER(F, 8, 2, 2), step_len=D + 1).fit(make_panel(), TRAIN, VALID)
 
 
 def test_absent_gpu_is_an_error(monkeypatch):
@@ -140,6 +142,39 @@ def test_absent_gpu_is_an_error(monkeypatch):
     with pytest.raises(ValueError, match="device='cuda:0' but torch sees no GPU"):
         make_trainer(device="cuda:0")
     assert pick_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["tpu", "gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "meta", "", None, 0, "CPU"])
+def test_other_devices_are_errors(device):
+    with pytest.raises(ValueError, match=f"device={device!r}; allowed: 'auto', 'cpu', 'cuda', 'cuda:<number>'"):
+        make_trainer(device=device)
+
+
+def with_gpus(monkeypatch, count):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_an_index_beyond_the_gpus_is_an_error(monkeypatch):
+    with_gpus(monkeypatch, 2)
+    assert pick_device("cuda:1") == torch.device("cuda:1") and pick_device("cuda") == torch.device("cuda")
+    with pytest.raises(ValueError, match="device='cuda:2' but torch sees only cuda:0, cuda:1: use one of them, or"):
+        make_trainer(device="cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("asked", "count", "wanted"),
+    [
+        *(("cuda:1", 1, "cuda"), ("cuda:1", 2, "cuda:1"), ("cuda:1", 0, "cpu"), ("cuda", 0, "cpu")),
+        *(("cuda", 3, "cuda"), ("cpu", 1, "cpu"), ("auto", 1, "cuda"), ("auto", 0, "cpu")),
+    ],
+)
+def test_a_pickle_takes_the_nearest_device_there_is(monkeypatch, asked, count, wanted):
+    trainer = make_trainer(precision="float32")
+    trainer.asked = (asked, "float32")
+    raw = pickle.dumps(trainer)
+    with_gpus(monkeypatch, count)
+    assert pickle.loads(raw).device == torch.device(wanted)
 
 
 def test_same_seed_gives_the_same_scores():
@@ -158,6 +193,24 @@ def test_fit_leaves_the_global_generator_as_it_was():
     before = torch.get_rng_state()
     trainer.fit(make_panel(), TRAIN, VALID)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_fit_on_the_cpu_seeds_no_gpu(monkeypatch):
+    # seeds of GPUs are queued until CUDA starts, and nothing would put back what was there
+    called = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", called.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed", called.append)
+    make_trainer(epochs=1).fit(make_panel(), TRAIN, VALID)
+    assert called == [1]  # make_trainer's own torch.manual_seed
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_fit_leaves_the_gpus_generators_as_they_were(device):
+    trainer = make_trainer(epochs=1, device=device)
+    before = torch.cuda.get_rng_state_all()
+    trainer.fit(make_panel(), TRAIN, VALID)
+    assert all(torch.equal(a, b) for a, b in zip(before, torch.cuda.get_rng_state_all(), strict=True))
 
 
 @pytest.mark.parametrize("scale", [None, "robust"])
@@ -256,6 +309,22 @@ def test_robust_scale_by_hand():
     assert scaler.scale[2] == 1.0
     out = scaler(torch.full((1, F), 1e6))
     assert out.tolist() == [[3.0] * F]
+
+
+def test_a_feature_that_is_mostly_one_value_is_scaled_by_its_standard_deviation():
+    # of 10 values 8 are 5: MAD 0; 0 and 10 beside them: variance 2 * 25 / 10 = 5; the gate has the same rule
+    panel, scaler, gate = make_panel(days=1), RobustScale(F), Gate(F, 2)
+    panel.x = torch.zeros(1, 10, F)
+    panel.present = torch.ones(1, 10, dtype=torch.bool)
+    panel.x[0, :, 0] = torch.tensor([5.0, 5, 5, 5, 5, 5, 5, 5, 0, 10])
+    panel.x[0, :, 1] = torch.arange(10.0)
+    scaler.fit(panel, np.array([0]))
+    gate.fit(panel.x[0])
+    # median 4 (the lower of the two), deviations 0 1 1 2 2 3 3 4 4 5: median 2
+    torch.testing.assert_close(scaler.scale, torch.tensor([5.0**0.5, 2 * 1.4826, 1.0]))
+    torch.testing.assert_close(scaler(panel.x[:, 8:])[0, :, 0], torch.tensor([-(5.0**0.5), 5.0**0.5]))
+    torch.testing.assert_close(gate.spread, torch.tensor([5.0**0.5, 2 * 1.4826, torch.inf]))
+    torch.testing.assert_close(gate.center, scaler.center)
 
 
 def test_robust_scale_sees_training_days_only():
@@ -377,3 +446,120 @@ def test_gpu_trains_like_the_cpu():
     real = np.isfinite(scores["cpu"])
     assert np.array_equal(real, np.isfinite(scores["cuda"]))
     assert np.corrcoef(centred["cpu"][real], centred["cuda"][real])[0, 1] > 0.999
+
+
+# --- what the metric is
+
+
+class Scorer(torch.nn.Module):
+    """Scores (B, N): the first feature, with a sign that the loss moves; no luck, no window."""
+
+    d_gate, needs_window = 0, False
+
+    def __init__(self, start=0.0):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(start))
+
+    def forward(self, x, present=None, market=None):
+        return self.weight * x[:, -1, :, 0]
+
+
+LEARN = Trainer._learn
+
+
+def test_a_constant_network_has_a_ratio_of_zero_and_goes_on(monkeypatch):
+    panel = make_panel()
+    for metric in ("icir", "rank_icir"):
+        trainer = make_trainer(net=Scorer(), metric=metric, epochs=3)
+        with monkeypatch.context() as patch:  # the first epoch learns nothing
+            steps = []
+            patch.setattr(
+                Trainer, "_learn", lambda self, *a, s=steps: s.append(1) or (LEARN(self, *a) if len(s) > 8 else None)
+            )
+            history = trainer.fit(panel, TRAIN, VALID)
+        assert history.epochs[0][metric] == 0.0 and history.epochs[0]["ic"] == 0.0
+        assert history.best_epoch > 1 and history.best_value > 1
+
+
+def test_an_undefined_ratio_is_not_better(monkeypatch):
+    ratios, real = iter([0.5, np.nan, 0.4]), Trainer._judge
+
+    def judged(self, *given):
+        return real(self, *given) | {"icir": next(ratios)}
+
+    monkeypatch.setattr(Trainer, "_judge", judged)
+    history = make_trainer(metric="icir", epochs=3).fit(make_panel(), TRAIN, VALID)
+    assert (history.best_epoch, history.best_value, len(history.epochs)) == (1, 0.5, 3)
+    ratios = iter([np.nan, np.nan])
+    with pytest.raises(ValueError, match="metric icir is defined in none of 2 epochs: each has the same ic on all"):
+        make_trainer(metric="icir").fit(make_panel(), TRAIN, VALID)
+
+
+@pytest.mark.parametrize("metric", ["icir", "rank_icir"])
+def test_a_ratio_over_one_day_is_refused_for_what_it_is(metric):
+    panel, column = make_panel(), metric.removesuffix("ir")
+    wanted = f"'{metric}' is a mean over days .* needs 2 or more validation days with an {column} .* are 1. Lengthen"
+    with pytest.raises(ValueError, match=wanted):
+        make_trainer(metric=metric).fit(panel, TRAIN, VALID[:1])
+    panel.label[VALID[1:]] = torch.nan
+    with pytest.raises(ValueError, match=wanted):
+        make_trainer(metric=metric).fit(panel, TRAIN, VALID)
+    make_trainer(metric=metric).fit(make_panel(), TRAIN, VALID[:2])
+
+
+def with_buyable(seed=0):
+    panel = make_panel(seed)
+    panel.buyable = torch.from_numpy(np.random.default_rng(9).random((D, N)) < 0.6)
+    return panel
+
+
+@pytest.mark.parametrize("metric", ["capped_excess", "capped_excess_buyable", "topn_excess"])
+def test_early_stopping_earns_what_could_be_bought(metric):
+    panel, money = with_buyable(), {"capital": 5e7, "participation": 0.05, "top_n": 4}
+    trainer, scores = make_trainer(metric=metric, epochs=1, **money), []
+    history = trainer.fit(panel, TRAIN, VALID, on_epoch=lambda *_: scores.append(trainer.predict(panel, VALID)))
+    label, liquidity = panel.label[VALID].numpy().astype(float), panel.liquidity[VALID].numpy()
+    buyable, real = panel.buyable[VALID].numpy(), np.isfinite(scores[-1])
+    top_n = 4 if metric.startswith("topn") else None
+    yuan = fill_top_n(scores[-1], liquidity, capital=5e7, participation=0.05, top_n=top_n)
+    gap = label - np.where(real, label, np.nan).mean(axis=1, where=real, keepdims=True)
+    daily = {
+        name: (np.where(mask, yuan, 0.0) * gap).sum(axis=1) / 5e7 for name, mask in (("", buyable), ("paper", real))
+    }
+    assert history.epochs[-1][metric] == pytest.approx(daily[""].mean(), rel=1e-9)
+    assert abs(daily[""].mean() - daily["paper"].mean()) > 1e-4  # it would show if everything were bought
+
+
+@pytest.mark.parametrize("metric", ["capped_excess_buyable", "topn_return_buyable"])
+def test_what_could_be_bought_must_be_known(metric):
+    with pytest.raises(ValueError, match=f"'{metric}' needs buyable .*: {metric.removesuffix('_buyable')}, which"):
+        make_trainer(metric=metric).fit(make_panel(), TRAIN, VALID)
+    assert make_trainer(metric=metric).fit(with_buyable(), TRAIN, VALID).best_epoch
+    assert make_trainer(metric=metric.removesuffix("_buyable")).fit(make_panel(), TRAIN, VALID).best_epoch
+
+
+@pytest.mark.parametrize(("loss", "option"), [("wpcc", {"base": 0.01}), ("liq_wpcc", {"alpha": 400.0})])
+def test_the_metric_has_the_losss_own_weights(loss, option):
+    panel = make_panel()
+    trainer = Trainer(MLP(F, (8,)), DayLoss(loss, **option), metric=loss, epochs=1, device="cpu")
+    row = trainer.fit(panel, TRAIN, VALID).epochs[-1]
+    grids = trainer.predict(panel, VALID), panel.label[VALID].numpy(), panel.liquidity[VALID].numpy()
+    assert row[loss] == pytest.approx(daily_metrics(*grids, names=[loss], **option)[loss].mean(), rel=1e-12)
+    assert row[loss] == pytest.approx(-row["valid_loss"], rel=1e-5)
+    assert abs(row[loss] - daily_metrics(*grids, names=[loss])[loss].mean()) > 1e-4
+
+
+# --- windows
+
+
+def test_a_network_of_the_day_alone_gets_no_window():
+    with pytest.warns(UserWarning, match="MLP looks at the day alone: step_len=8 becomes 1"):
+        trainer = make_trainer(step_len=8)
+    assert trainer.step_len == 1
+    panel, seen = make_panel(), []
+    trainer.net.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[1]))
+    trainer.fit(panel, TRAIN, VALID)
+    assert set(seen) == {1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert make_trainer(net=MASTER(F, 8, 2, 2), step_len=8).step_len == 8 and make_trainer().step_len == 1

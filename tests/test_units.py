@@ -64,6 +64,15 @@ def test_turnover_in_yuan(kind):
 
 
 def test_plausible_turnover():
-    check_turnover([1e8, NAN, 2e8], "$amount")
+    check_turnover([1e8, NAN, 2e8], "$amount", settled=False)
     with pytest.raises(ValueError, match=r"\$amount averages 1.5e\+05 .*liquidity: '\(\$amount\) \* 1000'"):
-        check_turnover(pd.DataFrame([[1e5, NAN], [2e5, 1.5e5]]), "$amount")
+        check_turnover(pd.DataFrame([[1e5, NAN], [2e5, 1.5e5]]), "$amount", settled=False)
+
+
+@pytest.mark.parametrize(("mean", "factor"), [(6.8e6, "100"), (7e9, "0.01")])  # Beijing; one very large stock
+def test_unusual_turnover_is_an_error_only_where_nothing_else_settles_the_units(mean, factor):
+    words = rf"wrong units\? .*Beijing stocks, years before 2006 and universes of a few stocks.*\) \* {factor}'"
+    with pytest.warns(UserWarning, match=words):
+        check_turnover([mean], "$amount", settled=True)
+    with pytest.raises(ValueError, match="no \\$amount to tell by. If these are yuan, .*liquidity: adjusted_shares"):
+        check_turnover([mean], "$close * $volume", settled=False)

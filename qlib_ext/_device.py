@@ -1,0 +1,91 @@
+"""Where a network runs: its device and precision, and random numbers that leave those of others alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+CPU = torch.device("cpu")
+
+
+def pick_device(device: Any) -> torch.device:
+    """Return the device; "auto" takes a GPU where there is one.
+
+    Raises: ValueError for anything but "auto", "cpu", "cuda" and "cuda:<number>", and for an absent GPU.
+
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(device, str) or not DEVICE.fullmatch(device):
+        raise ValueError(f"device={device!r}; allowed: 'auto', 'cpu', 'cuda', 'cuda:<number>'")
+    if device == "cpu":
+        return CPU
+    if not torch.cuda.is_available():
+        raise ValueError(f"device={device!r} but torch sees no GPU: use device: cpu or device: auto")
+    card, count = torch.device(device), torch.cuda.device_count()
+    if card.index is not None and card.index >= count:
+        seen = ", ".join(f"cuda:{index}" for index in range(count))
+        raise ValueError(f"device={device!r} but torch sees only {seen}: use one of them, or device: cuda")
+    return card
+
+
+def nearest_device(device: str) -> torch.device:
+    """Return the device that was asked for, or the nearest there is: any GPU for an absent one, the CPU for none."""
+    if not device.startswith("cuda"):
+        return pick_device(device)
+    if not torch.cuda.is_available():
+        return CPU
+    index = torch.device(device).index
+    return pick_device(device if index is None or index < torch.cuda.device_count() else "cuda")
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """Return "float32" or "bfloat16"; "auto" takes bfloat16 where the hardware multiplies it natively."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}; allowed: {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public names for these yet
+    native = device.type == "cpu" and any(getattr(torch.cpu, ask, bool)() for ask in asks)
+    return "bfloat16" if native else "float32"
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
+    """Seed torch's generators of the CPU and of one device within, and put them back afterwards.
+
+    `torch.manual_seed` would seed every GPU, those of other programs' parts too, and nothing would put them back.
+    """
+    cards = _cards(device)
+    with torch.random.fork_rng(devices=cards):
+        torch.default_generator.manual_seed(seed)
+        for card in cards:
+            torch.cuda.default_generators[card].manual_seed(seed)
+        yield
+
+
+def generator_states(device: torch.device) -> list[Tensor]:
+    """Read the states of the generators that `seeded` seeds: the CPU's, then the GPU's."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(card) for card in _cards(device))]
+
+
+def set_generator_states(states: list[Tensor], device: torch.device) -> None:
+    """Put the generators where `generator_states` has read them."""
+    torch.set_rng_state(states[0])
+    for card, state in zip(_cards(device), states[1:], strict=True):
+        torch.cuda.set_rng_state(state, card)
+
+
+def _cards(device: torch.device) -> list[int]:
+    if device.type != "cuda":
+        return []
+    return [torch.cuda.current_device() if device.index is None else device.index]

@@ -1,0 +1,84 @@
+"""Segments of a dataset: their bounds, whether they overlap, their rows of a panel. Private to `data.py`."""
+
+from __future__ import annotations
+
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from qlib.log import get_module_logger
+
+from qlib_ext.panel import DayPanel
+
+logger = get_module_logger("qlib_ext.data")
+
+WANTED = "wanted [first day, last day] such as ['2020-01-02', '2020-12-31'], null for an open end"
+
+
+def bounds(segment: Any, name: str = "") -> tuple[pd.Timestamp, pd.Timestamp]:
+    """Start and end of a segment (pair or slice); open ends are the ends of time. `name`: for the message.
+
+    Raises: ValueError where it is no pair of days, or ends before it starts.
+
+    """
+    called = f"segment {name!r}: {segment!r}" if name else f"segment {segment!r}"
+    pair = (segment.start, segment.stop) if isinstance(segment, slice) else segment
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise ValueError(f"{called} is no pair of days; {WANTED}")
+    ends = []
+    for value, open_end in zip(pair, (pd.Timestamp.min, pd.Timestamp.max), strict=True):
+        try:
+            day = open_end if value is None else pd.Timestamp("" if isinstance(value, Number) else value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{called}: {value!r} is no day ({error}); {WANTED}") from error
+        if pd.isna(day) or day.tzinfo is not None:
+            raise ValueError(f"{called}: {value!r} is no day without a time zone; {WANTED}")
+        ends.append(day)
+    if ends[0] > ends[1]:
+        raise ValueError(f"{called} ends before it starts")
+    return ends[0], ends[1]
+
+
+def check_segments(segments: dict[str, Any]) -> None:
+    """Raise ValueError where a segment is none (see `bounds`), and where two overlap."""
+    if not isinstance(segments, dict):
+        raise ValueError(
+            f"segments is {segments!r}; wanted names and days: {{train: [...], valid: [...], test: [...]}}"
+        )
+    spans = sorted((*bounds(s, str(name)), str(name)) for name, s in segments.items())
+    for (_, end, name), (start, _, later) in zip(spans, spans[1:], strict=False):
+        if start <= end:
+            raise ValueError(f"segments {name!r} and {later!r} overlap from {start.date()}: let {name!r} end earlier")
+
+
+def segment_rows(panel: DayPanel, segments: dict[str, Any], name: str, reach: int) -> npt.NDArray[np.int64]:
+    """Rows of a segment, purged by the label's reach before the next segment (train and valid only).
+
+    Raises: ValueError for an unknown segment or one outside the panel's days.
+
+    """
+    if name not in segments:
+        raise ValueError(f"no segment {name!r}; there are {sorted(segments)}")
+    start, end = bounds(segments[name])
+    rows = panel.rows(start, end)
+    first, last = pd.Timestamp(panel.days[0]), pd.Timestamp(panel.days[-1])
+    slack = pd.Timedelta(days=15)
+    early = start != pd.Timestamp.min and start < first - slack
+    late = end != pd.Timestamp.max and end > last + slack
+    if not len(rows) or early or late:
+        raise ValueError(
+            f"segment {name!r} ({start.date()} to {end.date()}) is outside the data, {first.date()} to {last.date()}: "
+            "change the segment or the handler's start_time and end_time"
+        )
+    if name == "test":
+        return rows
+    later = [bounds(s)[0] for other, s in segments.items() if other != name and bounds(s)[0] > start]
+    if later:
+        limit = int(panel.rows(min(later), None)[0]) if len(panel.rows(min(later), None)) else len(panel.days)
+        kept = rows[rows + reach < limit]
+        if len(kept) < len(rows):
+            logger.info(f"segment {name!r}: {len(rows) - len(kept)} last days purged, their label reaches {reach} days")
+        return kept
+    return rows

@@ -1,0 +1,54 @@
+"""Which class a configuration names, in every form that qlib takes."""
+
+import pytest
+
+from qlib_ext._config import names_class, options_of
+from qlib_ext._orders_input import exchange_options, strategy_options
+from qlib_ext.backtest import PortAnaRecord
+from qlib_ext.exchange import AShareExchange
+from qlib_ext.report_record import context_of
+from qlib_ext.strategy import LiquidityTopNStrategy
+
+NAME = "LiquidityTopNStrategy"
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"class": NAME, "module_path": "qlib_ext.strategy"}, True),
+        ({"class": f"qlib_ext.strategy.{NAME}"}, True),
+        ({"class": LiquidityTopNStrategy}, True),
+        ({"class": f"My{NAME}"}, False),  # another class, whose name only ends alike
+        ({"class": AShareExchange}, False),
+        ({"class": None}, False),
+        ({}, False),
+        (None, False),
+        (NAME, False),
+    ],
+)
+def test_a_class_by_name_by_path_or_itself(config, expected):
+    assert names_class(config, NAME) is expected
+
+
+def test_options_are_a_copy():
+    config = {"class": NAME, "kwargs": {"top_n": 5}}
+    options_of(config)["top_n"] = 6
+    assert config["kwargs"] == {"top_n": 5}
+    assert options_of({"class": NAME, "kwargs": None}) == options_of(None) == options_of("x") == {}
+
+
+@pytest.mark.parametrize("form", ["name", "path", "class"])
+def test_orders_backtest_and_page_read_a_run_alike(form):
+    def named(kind):
+        return {"name": kind.__name__, "path": f"{kind.__module__}.{kind.__name__}", "class": kind}[form]
+
+    exchange = {"class": named(AShareExchange), "kwargs": {"participation": 0.01}}
+    config = {
+        "strategy": {"class": named(LiquidityTopNStrategy), "kwargs": {"signal": "<PRED>", "top_n": 7}},
+        "backtest": {"start_time": None, "end_time": None, "account": 1e8, "exchange_kwargs": {"exchange": exchange}},
+    }
+    task = {"record": [{"class": named(PortAnaRecord), "kwargs": {"config": config}}]}
+    assert strategy_options(task) == {"top_n": 7} and exchange_options(task) == {"participation": 0.01}
+    assert "daily_log.pkl" in (names := PortAnaRecord(None, config).list()) and "fills.pkl" in names
+    (said,) = (value.en for key, value in context_of(task, {}, {}, provider="p").facts if key.en == "backtest")
+    assert "at most 1.0% of a stock's turnover" in said

@@ -1,0 +1,117 @@
+"""What the qlib models can be told: texts from YAML, options without effect, long windows, checkpoints."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import reference_nets
+import torch
+
+from qlib_ext.model import MASTERModel, MLPModel
+from qlib_ext.panel import DayPanel
+
+DAYS, N, F = 140, 6, 3
+QUICK = {"loss": "ic", "metric": "ic", "epochs": 2, "batch_days": 8, "lr": 0.01, "device": "cpu"}
+SMALL = {"d_model": 8, "t_heads": 2, "s_heads": 2, "dropout": 0.1}
+
+
+def make_panel(market=0):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(DAYS, N, F)).astype(np.float32)
+    return DayPanel(
+        days=pd.bdate_range("2024-01-01", periods=DAYS).to_numpy(),
+        stocks=np.array([f"S{i}" for i in range(N)], dtype=object),
+        features=[f"f{i}" for i in range(F)],
+        x=torch.from_numpy(x),
+        present=torch.ones(DAYS, N, dtype=torch.bool),
+        label=torch.from_numpy((0.02 * x[..., 0] + 0.01 * rng.normal(size=(DAYS, N))).astype(np.float32)),
+        market=torch.from_numpy(rng.normal(size=(DAYS, market)).astype(np.float32)) if market else None,
+        market_features=[f"m{i}" for i in range(market)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (MLPModel, {"dropout": "1e-1"}, "dropout='1e-1': .*in YAML write 0.1, not 1e-1, which is a text"),
+        (MLPModel, {"hidden": 64}, r"hidden=64 must be a list of widths, such as \[256, 128\]"),
+        (MLPModel, {"hidden": "64"}, "hidden='64' must be a list"),
+        (MLPModel, {"hidden": ["64"]}, r"hidden\[0\]='64': a whole number"),
+        (MLPModel, {"hidden": [True]}, r"hidden\[0\]=True: a whole number"),
+        (MASTERModel, {"dropout": "5e-1"}, "dropout='5e-1'.*which is a text"),
+        (MASTERModel, {"key_dropout": "1e-1"}, "key_dropout='1e-1'.*which is a text"),
+        (MASTERModel, {"attention_dropout": "0"}, "attention_dropout='0'.*which is a text"),
+        (MASTERModel, {"gate": True, "beta": "5e0"}, "beta='5e0': the gate.s temperature .*which is a text"),
+        (MASTERModel, {"beta": "5e0"}, "beta='5e0': the gate.s temperature"),
+        (MLPModel, {"checkpoint": 3}, "checkpoint=3; allowed: null, or the path of a file"),
+        (MLPModel, {"device": "tpu"}, "device='tpu'; allowed"),
+    ],
+)
+def test_errors_come_at_once(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**options)
+
+
+def test_the_gate_is_switched_off_by_one_word():
+    assert MASTERModel(gate=False, beta=1.0).beta == 1.0 and MASTERModel().beta == 5.0
+
+
+def test_a_window_longer_than_the_table_of_positions(tmp_path):
+    panel, rows = make_panel(), (np.arange(119, 130), np.arange(132, 136))
+    model = MASTERModel(**SMALL, **QUICK)
+    model.fit_rows(panel, 120, *rows)
+    assert model.trainer.net.max_steps == 120 and model.trainer.step_len == 120
+    assert np.isfinite(model.trainer.predict(panel, rows[1])).all()
+    model.fit_rows(panel, 8, *rows)
+    assert model.trainer.net.max_steps == 100
+    torch.save(reference_nets.random_checkpoint(F, 8, 0, seed=1), tmp_path / "authors.pkl")
+    tuned = MASTERModel(**SMALL, **QUICK, init_from=str(tmp_path / "authors.pkl"))
+    tuned.fit_rows(panel, 120, *rows)
+    assert tuned.trainer.net.max_steps == 120
+
+
+def test_building_a_network_seeds_no_gpu(monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", called.append)
+    before = torch.get_rng_state()
+    MLPModel(**QUICK, seed=3).fit_rows(make_panel(), 1, np.arange(30), np.arange(40, 50))
+    assert not called and torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_goes_on_from_its_checkpoint_and_refuses_anothers(tmp_path, monkeypatch):
+    panel, rows, path = make_panel(), (np.arange(60), np.arange(70, 90)), str(tmp_path / "run.pt")
+    whole = MASTERModel(**SMALL, **QUICK)
+    whole.fit_rows(panel, 3, *rows)
+
+    def stop(prefix, epoch, row):
+        raise KeyboardInterrupt
+
+    told = []
+    with monkeypatch.context() as patch:
+        patch.setattr("qlib_ext.model.report", stop)
+        with pytest.raises(KeyboardInterrupt):
+            MASTERModel(**SMALL, **QUICK, checkpoint=path).fit_rows(panel, 3, *rows)
+    with pytest.raises(ValueError, match="another training: dropout is 0.2 here, 0.1 in the file"):
+        MASTERModel(**SMALL | {"dropout": 0.2}, **QUICK, checkpoint=path).fit_rows(panel, 3, *rows)
+    with pytest.raises(ValueError, match="step_len is 2 here, 3 in the file"):
+        MASTERModel(**SMALL, **QUICK, checkpoint=path).fit_rows(panel, 2, *rows)
+    monkeypatch.setattr("qlib_ext.model.logger.info", told.append)
+    again = MASTERModel(**SMALL, **QUICK, checkpoint=path)
+    again.fit_rows(panel, 3, *rows)
+    assert again.history.resumed_from == 1 and again.history.epochs == whole.history.epochs
+    assert any("run.pt exists: the training goes on where it was left" in text for text in told)
+    np.testing.assert_array_equal(again.trainer.predict(panel, rows[1]), whole.trainer.predict(panel, rows[1]))
+    assert not Path(path).exists()
+
+
+def test_a_gate_that_was_fitted_goes_on_too(tmp_path, monkeypatch):
+    panel, rows, path = make_panel(market=2), (np.arange(60), np.arange(70, 90)), str(tmp_path / "run.pt")
+    options = SMALL | QUICK | {"gate": True, "beta": 1.0, "scale": "robust"}
+    whole = MASTERModel(**options)
+    whole.fit_rows(panel, 2, *rows)
+    MASTERModel(**options | {"epochs": 1}, checkpoint=path).fit_rows(panel, 2, *rows, keep_checkpoint=True)
+    again = MASTERModel(**options, checkpoint=path)
+    again.fit_rows(panel, 2, *rows)
+    assert again.history.resumed_from == 1
+    np.testing.assert_array_equal(again.trainer.predict(panel, rows[1]), whole.trainer.predict(panel, rows[1]))
