@@ -1,13 +1,13 @@
 """Time a workflow by phase, with the memory of each: as it is, and as it would be with qlib's and the authors' parts.
 
-    python -m benchmarks.bench_run [workflows/master_liq.yaml] [--epochs 3] [--what plain ours]
+    python -m benchmarks.bench_run [workflows/master_liq.yaml] [--epochs 3] [--what plain ours] [--keep FOLDER]
 
 `ours` is the workflow; `plain` takes qlib's Alpha158 with two processes, its processors ProcessInf, CSZScoreNorm and
 Fillna, and the authors' structure in float32 (`reference_master.py`) in the places of FastAlpha158, CSNormalise and
-MASTER; everything else is the same. Each runs `--epochs` epochs in a fresh process and an empty folder, kernels
-compiled and the embedded market written before. A phase has the time that no inner phase has; its memory is the
-highest resident set of the process while it ran, worker processes not counted. Data and dates as for any workflow
-(QLIB_EXT_PROVIDER_URI, ...).
+MASTER; everything else is the same. Each runs `--epochs` epochs in a fresh process and an empty folder (or FOLDER,
+where the run and its report then stay), kernels compiled and the embedded market written before. A phase has the time
+that no inner phase has; its memory is the highest resident set of the process while it ran, worker processes not
+counted. Data and dates as for any workflow (QLIB_EXT_PROVIDER_URI, ...).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def changed(workflow: dict[str, Any], kind: str, epochs: int) -> dict[str, Any]:
     return workflow
 
 
-def run(path: str, kind: str, epochs: int, answer: str) -> None:
+def run(path: str, kind: str, epochs: int, keep: Path | None, answer: str) -> None:
     """Run the workflow in this fresh process; write the phases to `answer`."""
     import numpy as np
     import yaml
@@ -157,7 +158,7 @@ def run(path: str, kind: str, epochs: int, answer: str) -> None:
     config = changed(load_workflow(Path(path)), kind, epochs)
     if kind == "plain":
         qlib_ext.model.MASTER = PlainMASTER  # type: ignore[misc, assignment]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() if keep is None else nullcontext(keep) as folder:
         os.chdir(folder)
         file = Path(folder) / "workflow.yaml"
         file.write_text(yaml.safe_dump(config))
@@ -171,7 +172,7 @@ def run(path: str, kind: str, epochs: int, answer: str) -> None:
         os.chdir(ROOT)
 
 
-def measured(path: Path, kind: str, epochs: int) -> dict[str, tuple[float, int]]:
+def measured(path: Path, kind: str, epochs: int, keep: Path | None = None) -> dict[str, tuple[float, int]]:
     """Phases of one run, phase -> (seconds, bytes), in a process of its own.
 
     Raises: RuntimeError where the run fails.
@@ -179,6 +180,9 @@ def measured(path: Path, kind: str, epochs: int) -> dict[str, tuple[float, int]]
     """
     with tempfile.NamedTemporaryFile(suffix=".json") as answer:
         words = ["--child", kind, "--epochs", str(epochs), "--answer", answer.name, str(path.resolve())]
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            words += ["--keep", str(keep.resolve())]
         command = [sys.executable, "-m", "benchmarks.bench_run", *words]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
@@ -210,13 +214,14 @@ def main() -> None:
     parser.add_argument("workflow", nargs="?", type=Path, default=ROOT / "workflows" / "master_liq.yaml")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--what", nargs="+", choices=("plain", "ours"), default=["plain", "ours"])
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="run there, and leave the run there")
     parser.add_argument("--child", choices=("plain", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--answer", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        run(str(options.workflow), options.child, options.epochs, options.answer)
+        run(str(options.workflow), options.child, options.epochs, options.keep, options.answer)
         return
-    runs = {kind: measured(options.workflow, kind, options.epochs) for kind in options.what}
+    runs = {kind: measured(options.workflow, kind, options.epochs, options.keep) for kind in options.what}
     print(phase_table(runs, options.epochs))
 
 
