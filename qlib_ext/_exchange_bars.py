@@ -142,8 +142,9 @@ def _store(code: str, field: str) -> Any:
 
 
 def turnover_fields(liquidity: str) -> list[str]:
-    """Fields that the turnover by the option `liquidity` needs; errors as of `units.fields_of`."""
-    return units.fields_of(liquidity, owner="AShareExchange")
+    """Fields that the turnover by the option `liquidity`, and its check, need; errors as of `units.fields_of`."""
+    own = units.fields_of(liquidity, owner="AShareExchange")
+    return list(dict.fromkeys([*own, *units.fields_of("auto", owner="AShareExchange")]))
 
 
 def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
@@ -151,16 +152,19 @@ def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
 
     "auto" is decided by all rows of the bars.
 
-    Raises: ValueError where no unit profile fits, or "auto" without $amount gives no plausible turnover.
+    Raises: ValueError where no unit profile fits, or for wrong units (see `units.check_turnover`).
 
     """
-    fields = {name: bars.fields[name].astype(np.float64) for name in turnover_fields(liquidity)}
+    there = [name for name in turnover_fields(liquidity) if name in bars.fields]
+    fields = {name: bars.fields[name].astype(np.float64) for name in there}
     profile = liquidity
     if profile == "auto":
         profile = units.decide(fields["$amount"], fields["$close"] * fields["$volume"])
     yuan = units.turnover_in_yuan(profile, fields)
-    settled = liquidity != "auto" or profile in units.AMOUNT_IN_YUAN
-    units.check_turnover(yuan[bars.lead :], units.PROFILES.get(profile, profile), settled=settled)
+    share = units.share_of_amount(yuan, fields) if len(fields) == len(turnover_fields(liquidity)) else None
+    units.check_turnover(
+        yuan[bars.lead :], units.PROFILES.get(profile, profile), share=share, named=liquidity != "auto"
+    )
     return yuan, profile
 
 

@@ -15,8 +15,8 @@ import pandas as pd
 from qlib.data import D
 from qlib.log import get_module_logger
 
-from qlib_ext import rules
-from qlib_ext._exchange_bars import having, known_fields, turnover_fields
+from qlib_ext import rules, units
+from qlib_ext._exchange_bars import having, known_fields
 from qlib_ext._numbers import is_number, is_whole
 from qlib_ext._options import refuse_unknown
 from qlib_ext.portfolio import PARTICIPATION
@@ -154,7 +154,8 @@ def check_fields(codes: list[str], options: Options, wanted: Iterable[str]) -> N
 
     """
     texts = {*wanted} - {"$change", "$factor", "$volume"}  # what these are needed for has errors of its own
-    texts |= set() if options.liquidity == "auto" else set(turnover_fields(options.liquidity)) - {"$volume"}
+    own = [] if options.liquidity == "auto" else units.fields_of(options.liquidity, owner="AShareExchange")
+    texts |= set(own) - {"$volume"}
     for name in sorted({field for text in texts for field in _FIELD.findall(text)}):
         if next(having(codes, name), None) is None:
             there = known_fields(codes)

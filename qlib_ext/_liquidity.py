@@ -31,16 +31,22 @@ def unit_profile(instruments: list[str], start: Any, end: Any) -> str:
     Raises: ValueError where no profile fits, with the expression to use instead.
 
     """
+    raw = _some_days(instruments, start, end)
+    value = raw["$close"] * raw["$volume"]
+    profile = units.decide(raw["$amount"], value)
+    if profile == "adjusted_shares":
+        check_turnover(value, PROFILES[profile])
+    return profile
+
+
+def _some_days(instruments: list[str], start: Any, end: Any) -> dict[str, pd.DataFrame]:
+    """Read the fields that tell the units on a few days of the span, in float64."""
     days = pd.DatetimeIndex(D.calendar(start_time=start, end_time=end))
     if not len(days):
         raise ValueError(f"no trading day from {start} to {end}: no unit profile can be told")
     picks = days[sorted({int(i) for i in np.linspace(0, len(days) - 1, DECIDED_BY)})]
     raw = read_days(instruments, ["$close", "$volume", "$amount"], picks)
-    value = raw["$close"].astype(np.float64) * raw["$volume"].astype(np.float64)
-    profile = units.decide(raw["$amount"], value)
-    if profile == "adjusted_shares":
-        check_turnover(value, PROFILES[profile], settled=False)
-    return profile
+    return {field: frame.astype(np.float64) for field, frame in raw.items()}
 
 
 def turnover_expression(profile: str, instruments: list[str], start: Any, end: Any) -> str:
@@ -63,8 +69,7 @@ def load_liquidity(
 
     As Mean(turnover, window) of qlib on all days of a stock's series; it goes on for window - 1 days after its end.
 
-    Raises: ValueError for an unknown profile, or for units that "auto" cannot tell (see `units.check_turnover`, which
-        warns of unusual ones that the user named).
+    Raises: ValueError for an unknown profile, or for wrong units (see `units.check_turnover`).
 
     """
     return profiled_liquidity(instruments, start, end, profile=profile, window=window)[0]
@@ -91,7 +96,11 @@ def profiled_liquidity(
         (mean,) = wide(instruments, [f"Mean({expression}, {window})"], start, end)
     if not np.isfinite(mean.to_numpy()).any():
         raise ValueError(f"{expression} is nowhere known between {start} and {end}: the provider lacks the field")
-    check_turnover(mean, expression, settled=profile != "auto" or name in AMOUNT_IN_YUAN)
+    share = 1.0 if profile == "auto" and name in AMOUNT_IN_YUAN else None
+    if profile != "auto":
+        some = _some_days(instruments, start, end)
+        share = units.share_of_amount(mean.reindex_like(some["$close"]), some)
+    check_turnover(mean, expression, share=share, named=profile != "auto")
     return mean, name
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from qlib_ext._options import check_choice
-from qlib_ext.evaluate import METRICS, NEED_LIQUIDITY, RATIOS, check_buyable, daily_columns
+from qlib_ext.evaluate import METRICS, NEED_LIQUIDITY, RATIOS, daily_columns
 from qlib_ext.losses import DayLoss
 from qlib_ext.panel import DayPanel
 
@@ -54,7 +54,6 @@ def check_panel(
         raise ValueError("target 'volatility' needs trailing volatility: use DayDatasetH, or target 'raw', 'rank'")
     if daily_columns(metric)[0] in NEED_LIQUIDITY and panel.liquidity is None:
         raise ValueError(f"the metric {metric!r} needs liquidity: use DayDatasetH, or metric: rank_ic")
-    check_buyable(metric, panel.buyable)
     if scale == "robust" and panel.filled > 0:
         raise ValueError(
             f"scale: robust, but {panel.filled:.2%} of the feature values were missing and became 0, which it "

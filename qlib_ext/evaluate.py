@@ -48,7 +48,6 @@ __all__ = [
     "DayGrids",
     "ascending",
     "average",
-    "check_buyable",
     "daily_columns",
     "daily_metrics",
     "headline",
@@ -174,11 +173,11 @@ def metric_value(
 
     Args:
         name: of ``METRICS``. ``icir`` and ``rank_icir`` are mean / standard deviation over days, 0 where both
-            are 0; the suffix ``_buyable`` says the same as none, and that ``buyable`` must be given.
+            are 0; the suffix ``_buyable`` says the same as none.
         score: (D, N), see ``daily_metrics``.
         label: (D, N).
         liquidity: (D, N), needed by liq_wpcc and every return.
-        buyable: (D, N) bool.
+        buyable: (D, N) bool; None: everything was.
         **options: capital, participation, top_n, base, alpha of ``daily_metrics``.
 
     Returns:
@@ -187,12 +186,11 @@ def metric_value(
         the error is too small. NaN where there are too few days.
 
     Raises:
-        ValueError: for an unknown name (naming the close ones), missing liquidity or ``buyable``.
+        ValueError: for an unknown name (naming the close ones), or missing liquidity.
 
     """
     (column,) = daily_columns(name)
     _check_liquidity(name, column, liquidity)
-    check_buyable(name, buyable)
     return average(daily_metrics(score, label, liquidity, buyable, names=[column], **options), name)
 
 
@@ -388,13 +386,4 @@ def _check_liquidity(name: str, column: str, liquidity: Any) -> None:
         raise ValueError(
             f"metric {name!r} needs liquidity (D, N) in yuan a day and got None: use "
             "DayDatasetH(liquidity=...), or choose metric: rank_ic, which needs none"
-        )
-
-
-def check_buyable(name: str, buyable: Any) -> None:
-    """Raise ValueError for a metric of what could be bought without the mask that tells it."""
-    if name.endswith("_buyable") and buyable is None:
-        raise ValueError(
-            f"metric {name!r} needs buyable (D, N) bool, True = the entry was possible, and got None: use DayDatasetH, "
-            f"which has it, or metric: {name.removesuffix('_buyable')}, which then takes everything for buyable"
         )

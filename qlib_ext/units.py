@@ -24,6 +24,7 @@ __all__ = [
     "decide",
     "fields_of",
     "profile_of",
+    "share_of_amount",
     "turnover_in_yuan",
 ]
 
@@ -35,6 +36,15 @@ RATIOS = (("community", 0.1), ("yuan", 1.0), ("yuan", 100.0))
 # market of 5,000 stocks makes 50 billion to 25 trillion; units that are wrong by 100 or 1,000 fall outside. Right ones
 # can too: 6.8 million for the Beijing stocks alone, 7 billion for one very large stock.
 PLAUSIBLE_TURNOVER = (1e7, 5e9)
+
+SLACK = 3.0  # times beyond these bounds that the user's own word is taken
+FACTORS = (1000.0, 100.0, 0.01, 0.001)  # what wrong units are wrong by
+TENTH = 10.0**-0.5  # half way to the next power of ten, on a logarithmic scale
+SHARES = (0.1, 10.0)  # of the turnover by $amount: an expression may leave out or smooth a part of it
+_OUTSIDE = (
+    f"usual are {PLAUSIBLE_TURNOVER[0]:.0e} to {PLAUSIBLE_TURNOVER[1]:.0e}: Beijing stocks, years before 2006 and "
+    "universes of a few stocks can lie outside"
+)
 
 Field = TypeVar("Field", npt.NDArray[Any], pd.DataFrame)
 
@@ -59,11 +69,7 @@ def decide(amount: npt.ArrayLike, value: npt.ArrayLike) -> str:
     Raises: ValueError where no profile fits, with the expression to use instead.
 
     """
-    traded = np.asarray(value, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.asarray(amount, dtype=np.float64) / np.where(traded > 0, traded, np.nan)
-    known = ratio[np.isfinite(ratio)]
-    middle = float(np.median(known)) if known.size else float("nan")
+    middle = _ratio(np.asarray(amount, dtype=np.float64), np.asarray(value, dtype=np.float64))
     profile = profile_of(middle)
     if profile is None:
         raise ValueError(
@@ -71,6 +77,14 @@ def decide(amount: npt.ArrayLike, value: npt.ArrayLike) -> str:
             "give liquidity: an expression in yuan, for example '$amount * 1000'"
         )
     return profile
+
+
+def _ratio(amount: npt.NDArray[np.float64], value: npt.NDArray[np.float64]) -> float:
+    """Median of $amount over $close * $volume; NaN where neither is known."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = amount / np.where(value > 0, value, np.nan)
+    known = ratio[np.isfinite(ratio)]
+    return float(np.median(known)) if known.size else float("nan")
 
 
 def fields_of(liquidity: Any, *, owner: str) -> list[str]:
@@ -106,33 +120,61 @@ def turnover_in_yuan(profile: str, fields: Mapping[str, Field]) -> Field:
     return fields[profile].astype(np.float64)
 
 
-def check_turnover(values: npt.ArrayLike, expression: str, *, settled: bool) -> None:
-    """Hold the mean turnover of a stock and day against what can be yuan.
+def share_of_amount(turnover: npt.ArrayLike, fields: Mapping[str, Field]) -> float | None:
+    """Tell how large a turnover is, as a share of the one that $amount gives where its identity tells its unit.
+
+    Args:
+        turnover: in yuan, so it is said, in the shape of the fields, NaN where not known.
+        fields: $close, $volume, $amount of the same stocks and days.
+
+    Returns:
+        1 where they agree; None where $amount tells nothing.
+
+    """
+    amount, claimed = (np.asarray(grid, dtype=np.float64) for grid in (fields["$amount"], turnover))
+    profile = profile_of(_ratio(amount, np.asarray(fields["$close"] * fields["$volume"], dtype=np.float64)))
+    if profile not in AMOUNT_IN_YUAN:
+        return None
+    both = np.isfinite(amount) & np.isfinite(claimed)
+    real = AMOUNT_IN_YUAN[profile] * float(amount[both].sum())
+    return float(claimed[both].sum()) / real if real > 0 else None
+
+
+def check_turnover(values: npt.ArrayLike, expression: str, *, share: float | None = None, named: bool = False) -> None:
+    """Hold the mean turnover of a stock and day against what $amount says, or else against what can be yuan.
 
     Args:
         values: turnover, any shape, NaN where not known.
         expression: which gave it, for the message.
-        settled: the units are known otherwise, by the user's own word or the identity with $amount: a warning then.
+        share: of the turnover by $amount, see `share_of_amount`; None: nothing but its size tells the units.
+        named: the user named the units: where nothing but the size tells, a size that small or very special universes
+            have is a warning.
 
-    Raises: ValueError where nothing else settles the units, naming the mean, the bounds and what to do.
+    Raises: ValueError for wrong units, naming the mean, what it should be and what to do.
 
     """
     turnover = np.asarray(values, dtype=np.float64)
     known = turnover[np.isfinite(turnover)]
     mean = float(known.mean()) if known.size else float("nan")
     low, high = PLAUSIBLE_TURNOVER
-    if low <= mean <= high:
+    usual = low <= mean <= high
+    if share is not None and SHARES[0] <= share <= SHARES[1] or share is None and usual:
+        if not usual:
+            warnings.warn(f"{expression} averages {mean:.4g} yuan a stock and day, {_OUTSIDE}", stacklevel=2)
         return
-    fits = [k for k in (1000.0, 100.0, 0.01, 0.001) if low <= mean * k <= high]
+    target = (mean / share * TENTH, mean / share / TENTH) if share else PLAUSIBLE_TURNOVER
+    fits = [k for k in FACTORS if target[0] <= mean * k <= target[1]]
     cure = " or ".join(f"liquidity: '({expression}) * {k:g}'" for k in fits) or "liquidity: an expression in yuan"
-    said = (
-        f"wrong units? {expression} averages {mean:.4g} yuan a stock and day, usual are {low:.0e} to {high:.0e}. "
-        "Beijing stocks, years before 2006 and universes of a few stocks can lie outside"
-    )
-    if settled:
-        warnings.warn(f"{said}; if it is none of these, {cure}", stacklevel=2)
+    said = f"{expression} averages {mean:.4g} yuan a stock and day"
+    if share is not None:
+        raise ValueError(
+            f"wrong units: {said}, {share:.4g} times what $amount says, whose identity with $close and $volume tells "
+            f"its unit; here would fit {cure}"
+        )
+    if named and low / SLACK <= mean <= high * SLACK:
+        warnings.warn(f"wrong units? {said}, {_OUTSIDE}; if it is none of these, {cure}", stacklevel=2)
         return
     raise ValueError(
-        f"{said}, but there is no $amount to tell by. If these are yuan, name the profile, liquidity: adjusted_shares; "
-        f"if not, {cure}"
+        f"wrong units: {said}, usual are {low:.0e} to {high:.0e}, and there is no $amount to tell by; here would fit "
+        f"{cure}; where these are yuan, name the profile (liquidity: adjusted_shares)"
     )

@@ -262,14 +262,20 @@ def test_unit_profile(market, panel, dataset):
 @pytest.mark.parametrize(
     ("expression", "fix"),
     [
-        ("$close*$volume", r"wrong units\? .*liquidity: '\(\$close\*\$volume\) \* 100'"),
-        ("$amount", r"wrong units\? .*liquidity: '\(\$amount\) \* 1000'"),
-        ("yuan", r"wrong units\? .*liquidity: '\(\$amount\) \* 1000'"),
+        ("$close*$volume", r"wrong units: .*liquidity: '\(\$close\*\$volume\) \* 100'"),
+        ("$amount", r"wrong units: .*liquidity: '\(\$amount\) \* 1000'"),
+        ("yuan", r"wrong units: .*liquidity: '\(\$amount\) \* 1000'"),
     ],
 )
-def test_wrong_units_name_the_fix_and_are_the_users(handler, expression, fix):
-    with pytest.warns(UserWarning, match=fix):
-        assert DayDatasetH(handler, SEGMENTS, liquidity=expression).panel.liquidity is not None
+def test_wrong_units_name_the_fix(handler, expression, fix):
+    with pytest.raises(ValueError, match=fix):
+        _ = DayDatasetH(handler, SEGMENTS, liquidity=expression).panel
+
+
+def test_an_expression_of_about_the_turnover_is_the_users(handler):
+    panel = DayDatasetH(handler, SEGMENTS, liquidity="$amount * 500").panel  # he trades in the afternoon only
+    whole = DayDatasetH(handler, SEGMENTS).panel.liquidity
+    torch.testing.assert_close(panel.liquidity, whole / 2, equal_nan=True)
 
 
 @pytest.mark.parametrize("profile", ["community", "adjusted_shares", "yuan"])

@@ -314,10 +314,6 @@ def test_errors_name_the_cure():
     for name in ("liq_wpcc", "capped_excess", "topn_return_paper", "topn_return_buyable"):
         with pytest.raises(ValueError, match=rf"'{name}' needs liquidity.*DayDatasetH.*rank_ic"):
             metric_value(name, ones, ones)
-    for name in ("capped_excess", "topn_return"):
-        with pytest.raises(ValueError, match=rf"'{name}_buyable' needs buyable \(D, N\) bool.*, or metric: {name}, "):
-            metric_value(f"{name}_buyable", ones, ones, ones)
-        assert math.isfinite(metric_value(name, ones, ones, ones)[0])
     with pytest.raises(ValueError, match=r"shapes .* got a \(2, 3\), b \(3, 3\)"):
         rank_correlation(ones, np.ones((3, 3)))
     with pytest.raises(ValueError, match=r"shapes .* mask \(3,\)"):

@@ -375,7 +375,7 @@ def test_what_is_wrong_is_said(hand):
             made(**{"open_cost": 0.0, "close_cost": 0.0, name: value})
     with pytest.raises(ValueError, match="no trading day"):
         made(start_time="2030-01-01", end_time="2030-02-01", codes=[MAIN])
-    with pytest.warns(UserWarning, match="wrong units"):  # one's own word is taken
+    with pytest.raises(ValueError, match="wrong units"):
         made(liquidity="$close * $volume * 1000")
     with pytest.raises(ValueError, match="no stock"):
         made(codes=["SH000300"])

@@ -530,14 +530,6 @@ def test_early_stopping_earns_what_could_be_bought(metric):
     assert abs(daily[""].mean() - daily["paper"].mean()) > 1e-4  # it would show if everything were bought
 
 
-@pytest.mark.parametrize("metric", ["capped_excess_buyable", "topn_return_buyable"])
-def test_what_could_be_bought_must_be_known(metric):
-    with pytest.raises(ValueError, match=f"'{metric}' needs buyable .*: {metric.removesuffix('_buyable')}, which"):
-        make_trainer(metric=metric).fit(make_panel(), TRAIN, VALID)
-    assert make_trainer(metric=metric).fit(with_buyable(), TRAIN, VALID).best_epoch
-    assert make_trainer(metric=metric.removesuffix("_buyable")).fit(make_panel(), TRAIN, VALID).best_epoch
-
-
 @pytest.mark.parametrize(("loss", "option"), [("wpcc", {"base": 0.01}), ("liq_wpcc", {"alpha": 400.0})])
 def test_the_metric_has_the_losss_own_weights(loss, option):
     panel = make_panel()

@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_ext.units import PROFILES, check_turnover, decide, fields_of, profile_of, turnover_in_yuan
+from qlib_ext.units import (
+    PROFILES,
+    check_turnover,
+    decide,
+    fields_of,
+    profile_of,
+    share_of_amount,
+    turnover_in_yuan,
+)
 
 NAN = float("nan")
 
@@ -64,15 +72,39 @@ def test_turnover_in_yuan(kind):
 
 
 def test_plausible_turnover():
-    check_turnover([1e8, NAN, 2e8], "$amount", settled=False)
-    with pytest.raises(ValueError, match=r"\$amount averages 1.5e\+05 .*liquidity: '\(\$amount\) \* 1000'"):
-        check_turnover(pd.DataFrame([[1e5, NAN], [2e5, 1.5e5]]), "$amount", settled=False)
+    check_turnover([1e8, NAN, 2e8], "$amount")
+    with pytest.raises(
+        ValueError, match=r"wrong units: \$amount averages 1.5e\+05 .*liquidity: '\(\$amount\) \* 1000'"
+    ):
+        check_turnover(pd.DataFrame([[1e5, NAN], [2e5, 1.5e5]]), "$amount")
 
 
 @pytest.mark.parametrize(("mean", "factor"), [(6.8e6, "100"), (7e9, "0.01")])  # Beijing; one very large stock
-def test_unusual_turnover_is_an_error_only_where_nothing_else_settles_the_units(mean, factor):
-    words = rf"wrong units\? .*Beijing stocks, years before 2006 and universes of a few stocks.*\) \* {factor}'"
-    with pytest.warns(UserWarning, match=words):
-        check_turnover([mean], "$amount", settled=True)
-    with pytest.raises(ValueError, match="no \\$amount to tell by. If these are yuan, .*liquidity: adjusted_shares"):
-        check_turnover([mean], "$close * $volume", settled=False)
+def test_an_unusual_turnover_may_be_named_or_told_by_amount(mean, factor):
+    words = "Beijing stocks, years before 2006 and universes of a few stocks"
+    with pytest.warns(UserWarning, match=rf"wrong units\? .*{words}.*\) \* {factor}'"):
+        check_turnover([mean], "$close * $volume", named=True)
+    with pytest.warns(UserWarning, match=f"averages .*{words}"):
+        check_turnover([mean], "$amount", share=1.0)
+    with pytest.raises(ValueError, match="no \\$amount to tell by; .*name the profile"):
+        check_turnover([mean], "$close * $volume")
+    for far in (1e6, 1e11):  # the user's word too has bounds
+        with pytest.raises(ValueError, match="wrong units"):
+            check_turnover([far], "$close * $volume", named=True)
+
+
+@pytest.mark.parametrize(("share", "factor"), [(0.01, "100"), (0.001, "1000"), (100.0, "0.01"), (1000.0, "0.001")])
+def test_units_that_contradict_amount_are_wrong_whatever_their_size(share, factor):
+    with pytest.raises(ValueError, match=rf"{share:g} times what \$amount says, .*liquidity: '\(\$x\) \* {factor}'$"):
+        check_turnover([1e8], "$x", share=share, named=True)
+
+
+def test_share_of_amount_by_hand():
+    # 2 lots at 1,000 are 200,000 yuan, 200 thousand: the ratio is 0.1, so $amount is thousand yuan
+    close, volume, amount = np.array([[1000.0, 500.0]]), np.array([[2.0, NAN]]), np.array([[200.0, 90.0]])
+    fields = {"$close": close, "$volume": volume, "$amount": amount}
+    assert share_of_amount(amount * 1000.0, fields) == 1.0
+    assert share_of_amount(close * volume, fields) == pytest.approx(2_000 / 200_000)  # only where both are known
+    assert share_of_amount(np.full((1, 2), NAN), fields) is None
+    for nothing in (np.full((1, 2), NAN), amount * 3.0):  # no $amount; an identity that is none
+        assert share_of_amount(amount, fields | {"$amount": nothing}) is None
