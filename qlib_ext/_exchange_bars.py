@@ -155,13 +155,12 @@ def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
     Raises: ValueError where no unit profile fits, or for wrong units (see `units.check_turnover`).
 
     """
-    there = [name for name in turnover_fields(liquidity) if name in bars.fields]
-    fields = {name: bars.fields[name].astype(np.float64) for name in there}
+    fields = {name: bars.fields[name].astype(np.float64) for name in turnover_fields(liquidity)}
     profile = liquidity
     if profile == "auto":
         profile = units.decide(fields["$amount"], fields["$close"] * fields["$volume"])
     yuan = units.turnover_in_yuan(profile, fields)
-    share = units.share_of_amount(yuan, fields) if len(fields) == len(turnover_fields(liquidity)) else None
+    share = units.share_of_amount(yuan, fields)
     units.check_turnover(
         yuan[bars.lead :], units.PROFILES.get(profile, profile), share=share, named=liquidity != "auto"
     )
