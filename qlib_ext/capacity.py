@@ -219,21 +219,9 @@ def mean_return(score: Grid, step: Grid) -> Grid:
 # --- one capital
 
 
-def _daily(
-    held: Grid,
-    step: Grid,
-    liquidity: Grid,
-    volatility: Grid,
-    *,
-    capital: float,
-    rates: tuple[ArrayLike, ArrayLike],
-    impact: tuple[float, float],
-    horizon: int,
-) -> pd.DataFrame:
-    """Compute the returns of one allocation (D, n), and what it holds and trades, day by day."""
-    returns, trade = money_returns(
-        held, step, liquidity, volatility, capital=capital, rates=rates, impact=impact, horizon=horizon
-    )
+def _daily(held: Grid, step: Grid, liquidity: Grid, volatility: Grid, *, capital: float, **terms: Any) -> pd.DataFrame:
+    """Compute ``money_returns`` of one allocation (D, n), and what it holds and trades, day by day."""
+    returns, trade = money_returns(held, step, liquidity, volatility, capital=capital, **terms)
     size = np.abs(trade)
     return pd.DataFrame(
         returns

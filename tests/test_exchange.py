@@ -420,7 +420,9 @@ def test_a_new_stocks_regime_is_that_of_its_first_day():
     age = np.arange(8.0)[:, None] - 2.0  # 1 on 08-20
     options = Options(start_time=days[0], end_time=days[-1], liquidity="adjusted_shares")
     for lead in (3, 5):  # the backtest begins on 08-20, or on 08-24
-        bars = Bars(("SZ300900",), days, lead, grid | {"$amount": np.full((8, 1), np.nan)}, np.array([3]), np.array([7]), age, 0)
+        bars = Bars(
+            ("SZ300900",), days, lead, grid | {"$amount": np.full((8, 1), np.nan)}, np.array([3]), np.array([7]), age, 0
+        )
         ground = lay(bars, set(grid), ("$open", "$open"), options)
         blocked = dict(zip(ground.days, ground.data["limit_buy"][:, 0], strict=True))
         assert blocked[days[5]] and not blocked[days[6]]
