@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ class SqliteExpManager(MLflowExpManager):
     """Runs in one sqlite file, their artifacts in `<folder of the file>/mlruns/<experiment name>`.
 
     qlib's default, a folder of text files, is refused by mlflow from 3.13 on; with qlib's own manager over
-    sqlite, artifacts land in whatever folder the first run happened to start from.
+    sqlite, artifacts land in whatever folder the first run happened to start from. mlflow's bars, one for each
+    artifact that a record reads, are off unless MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR says otherwise.
     """
 
     def __init__(self, uri: str, default_exp_name: str | None) -> None:
@@ -37,6 +39,7 @@ class SqliteExpManager(MLflowExpManager):
         Raises:
             ValueError: `uri` is no sqlite file.
         """
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         database = _database(uri)
         database.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(uri=f"{_SQLITE}{database}", default_exp_name=default_exp_name)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mlflow import environment_variables
 
 from qlib_ext.record import FoldRecord
 from qlib_ext.recorder import SqliteExpManager, load_if_there, log_finite
@@ -58,3 +59,13 @@ def test_only_what_is_finite_is_logged():
     log_finite(recorder, {"a": 2.0}, step=0)
     log_finite(recorder, {"b": float("nan")}, step=3)
     assert logged == [(None, {"a": 1.0, "d": 0.5}), (0, {"a": 2.0})]
+
+
+@pytest.mark.parametrize(("own", "shown"), [(None, False), ("true", True), ("false", False)])
+def test_bars_of_artifacts_are_off_unless_asked_for(tmp_path, monkeypatch, own, shown):
+    name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    monkeypatch.setenv(name, own or "")
+    if own is None:
+        monkeypatch.delenv(name)
+    SqliteExpManager(uri=f"sqlite:///{tmp_path}/runs.db", default_exp_name="x")
+    assert getattr(environment_variables, name).get() is shown
