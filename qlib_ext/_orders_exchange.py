@@ -77,6 +77,7 @@ class LastClose:
         return float(self.rows[code]["least"])
 
     def trade_cost(self, code: str, start: Any, end: Any, yuan: float, *, sell: bool) -> float:
+        """Fees and impact of a trade in yuan; infinite where the stock cannot be priced."""
         if self.unknown(code):
             return math.inf
         fees, row = self.fees, self.rows[code]

@@ -294,6 +294,7 @@ def _scatter(
     flat, cell = x.reshape(-1, x.shape[2]), row * x.shape[1] + column
 
     def write(start: int) -> tuple[int, npt.NDArray[np.int64]]:
+        """Copy the rows from `start` on; count the missing values, and the infinite ones of each feature."""
         part = slice(start, start + CHUNK)
         value = feature.iloc[part].to_numpy(dtype=np.float32, copy=True)
         value[~real[part]] = 0.0

@@ -54,6 +54,7 @@ class CSNormalise(Processor):
         clean = np.empty(source.shape, dtype=np.float32)
 
         def normalise(rows: Any) -> npt.NDArray[np.int64]:
+            """Clean the rows of a day; count the known values of each feature."""
             value = source.iloc[rows].to_numpy(dtype=np.float64, copy=True)
             known: npt.NDArray[np.int64] = np.isfinite(value).sum(axis=0)
             clean[rows] = cross_section_zscore(value, self.clip)
