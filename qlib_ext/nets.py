@@ -264,7 +264,7 @@ class MASTER(nn.Module):
                 market = torch.where(present.flatten(1).any(1)[:, None], market, 0.0)
             x = x * self.gate(market)[:, None, None, :]
         y = self.embed(x)
-        y = y + self.positions[: x.shape[1], None].to(y.dtype)  # under autocast all that follows is bfloat16
+        y = y + self.positions[: x.shape[1], None].to(y.dtype)  # else autocast on a CPU would go on in float32
         h = self.intra(y, present, dim=-3)
         z = self.inter(h, present)
         e = self.temporal(z, present)

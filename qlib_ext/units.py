@@ -174,7 +174,8 @@ def check_turnover(values: npt.ArrayLike, expression: str, *, share: float | Non
     if named and low / SLACK <= mean <= high * SLACK:
         warnings.warn(f"wrong units? {said}, {_OUTSIDE}; if it is none of these, {cure}", stacklevel=2)
         return
+    way_out = "" if named else "; where these are yuan, name the profile (liquidity: adjusted_shares)"
     raise ValueError(
         f"wrong units: {said}, usual are {low:.0e} to {high:.0e}, and there is no $amount to tell by; here would fit "
-        f"{cure}; where these are yuan, name the profile (liquidity: adjusted_shares)"
+        f"{cure}{way_out}"
     )

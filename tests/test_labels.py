@@ -58,8 +58,8 @@ def test_returns_look_like_returns(days):
     wild = moves(days)
     wild[:40] = 3.0  # 0.8% of new listings
     wild[50:60] = np.nan
-    check_raw_return(wild, days)
-    check_raw_return(np.ones(99), days)  # too few to say
+    assert check_raw_return(wild, days) is None
+    assert check_raw_return(np.ones(99), days) is None  # too few to say
 
 
 @pytest.mark.parametrize("days", [1, 5])

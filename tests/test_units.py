@@ -89,8 +89,9 @@ def test_an_unusual_turnover_may_be_named_or_told_by_amount(mean, factor):
     with pytest.raises(ValueError, match="no \\$amount to tell by; .*name the profile"):
         check_turnover([mean], "$close * $volume")
     for far in (1e6, 1e11):  # the user's word too has bounds
-        with pytest.raises(ValueError, match="wrong units"):
+        with pytest.raises(ValueError, match="wrong units") as told:
             check_turnover([far], "$close * $volume", named=True)
+        assert "name the profile" not in str(told.value)  # he has
 
 
 @pytest.mark.parametrize(("share", "factor"), [(0.01, "100"), (0.001, "1000"), (100.0, "0.01"), (1000.0, "0.001")])
