@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.bench_step import machine
-from qlib_ext.trainer import pick_precision
+from qlib_ext.training import pick_precision
 
 RESULTS = Path(__file__).parent / "results.md"
 PRECISIONS = list(dict.fromkeys(["float32", pick_precision("auto", torch.device("cpu"))]))

@@ -42,7 +42,7 @@ def measure(kind: str, options: argparse.Namespace, result: Any) -> None:
     """Put (rows, seconds, peak KiB, compile seconds) of one loader into `result`."""
     load, compiled = loaders(options.provider, kind), 0.0
     if kind == "fast":
-        from qlib_ext.alpha import alpha158
+        from qlib_ext.features import alpha158
 
         started = time.perf_counter()
         alpha158(*np.ones((6, 2, 1)))

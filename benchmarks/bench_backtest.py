@@ -39,7 +39,7 @@ def reversal(market: str, start: str, end: str) -> pd.DataFrame:
     """Score each stock by minus its return of the last five days, from the day before `start` on."""
     from qlib.data import D
 
-    from qlib_ext.storage import read_fields
+    from qlib_ext.provider import read_fields
 
     calendar = D.calendar()
     first = calendar[max(int(calendar.searchsorted(pd.Timestamp(start))) - 1, 0)]

@@ -18,7 +18,7 @@ from benchmarks.bench_step import table
 from qlib_ext.losses import DayLoss
 from qlib_ext.nets import MLP
 from qlib_ext.panel import DayPanel
-from qlib_ext.trainer import Trainer
+from qlib_ext.training import Trainer
 
 MIB = 2**20
 

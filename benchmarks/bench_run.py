@@ -148,7 +148,7 @@ def run(path: str, kind: str, epochs: int, keep: Path | None, answer: str) -> No
     from qlib.cli.run import workflow
 
     import qlib_ext.model
-    from qlib_ext.alpha import alpha158
+    from qlib_ext.features import alpha158
     from qlib_ext.leak import load_workflow
     from qlib_ext.synthetic import ensure_market
 

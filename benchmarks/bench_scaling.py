@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import bench_step
-from qlib_ext.trainer import pick_precision
+from qlib_ext.training import pick_precision
 
 PRECISION = pick_precision("auto", torch.device("cpu"))
 SWEEPS = {  # name: (what varies, its sizes, the rest)

@@ -30,7 +30,7 @@ from benchmarks.reference_master import ReferenceMASTER, reference_step
 from qlib_ext.losses import DayLoss
 from qlib_ext.nets import MASTER
 from qlib_ext.panel import DayPanel
-from qlib_ext.trainer import Trainer
+from qlib_ext.training import Trainer
 
 MIB = 2**20
 CHILD = "--memory-of"

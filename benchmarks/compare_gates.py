@@ -20,9 +20,8 @@ import pandas as pd
 import torch
 
 from benchmarks.comparison import compare, measure, opened, parser
-from qlib_ext._state import load_state
-from qlib_ext.market import MarketState
-from qlib_ext.panel import DayPanel
+from qlib_ext.data import load_state
+from qlib_ext.panel import DayPanel, MarketState
 
 WORKFLOW = Path(__file__).parents[1] / "workflows" / "master_macro.yaml"
 VARIED = ("gate", "seed")

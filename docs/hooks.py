@@ -17,12 +17,11 @@ FORMULA = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>',
 
 
 def modules(root: Path) -> dict[str, str]:
-    """Names of the public modules, and the first line of their docstring."""
-    found = {}
-    for path in sorted(root.glob("[!_]*.py")):
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        found[path.stem] = text.split("\n\n")[0].replace("\n", " ")
-    return found
+    """Names of the public modules and packages, and the first line of their docstring."""
+    paths = {path.stem: path for path in root.glob("[!_]*.py")}
+    paths |= {path.parent.name: path for path in root.glob("*/__init__.py")}
+    texts = {name: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for name, path in paths.items()}
+    return {name: (texts[name] or "").split("\n\n")[0].replace("\n", " ") for name in sorted(texts)}
 
 
 def on_files(files: Files, *, config: Any) -> Files:

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from qlib_ext import capacity, diagnostics, evaluate, execution, judge
-from qlib_ext._exchange_ledger import SETTLED
-from qlib_ext._report_sections import Context
+from qlib_ext import evaluate, record
+from qlib_ext.evaluate import capacity, diagnostics, execution
+from qlib_ext.exchange import SETTLED
 from qlib_ext.record import selections
+from qlib_ext.report import Context
 
 CONTEXT = Context(title="a run", universe="csi300", capital=100.0, benchmark="SH000300")
 MONEY, TRADES = "liquidity_analysis/", "portfolio_analysis/"
@@ -52,9 +53,9 @@ def make_artifacts(seed=0, sign=1.0):
         f"{MONEY}daily.pkl": daily,
         f"{MONEY}headline.pkl": evaluate.headline_table(returns, ic=daily["ic"], unscored=("market", "SH000300")),
         f"{MONEY}definitions.pkl": evaluate.DEFINITIONS
-        | judge.ROW_DEFINITIONS
-        | diagnostics.DEFINITIONS
-        | judge.FACTOR_DEFINITIONS,
+        | record.ROW_DEFINITIONS
+        | diagnostics.DIAGNOSTICS_DEFINITIONS
+        | record.FACTOR_DEFINITIONS,
         f"{MONEY}diagnostics.pkl": quality.set_axis(["ic", "rank_ic"]),
         f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100, liquidity=1000.0),
         f"{MONEY}quantiles.pkl": pd.DataFrame(rng.normal(0, 0.01, (45, 10)), DAYS, pd.RangeIndex(1, 11)),
@@ -63,7 +64,7 @@ def make_artifacts(seed=0, sign=1.0):
         f"{MONEY}capacity.pkl": pd.DataFrame({"gross": [0.2, 0.1], "cash_share": [0.0, 0.5]}, index=[1e7, 1e9]),
         f"{MONEY}capacity_topn.pkl": pd.DataFrame({"gross": [0.3, 0.1], "cash_share": [0.0, 0.9]}, index=[1e7, 1e9]),
         "fold_analysis/headline_folds.pkl": table.set_axis(["fold 0", "test"]).assign(selected="text"),
-        "fold_analysis/definitions.pkl": judge.TABLE_DEFINITIONS,
+        "fold_analysis/definitions.pkl": record.TABLE_DEFINITIONS,
         "folds/fold_map.pkl": blocks,
         "folds/curves.pkl": curves,
         "baselines/baselines.pkl": table,
@@ -100,8 +101,12 @@ def make_full_artifacts():
         "liquidation": execution.days_to_liquidate(book, book * 10, 0.05),
     }
     for name, table in tables.items():
-        table.attrs.setdefault("definitions", execution.DEFINITIONS[name])
-    words = {f"{table}.{key}": text for table, known in execution.DEFINITIONS.items() for key, text in known.items()}
+        table.attrs.setdefault("definitions", execution.EXECUTION_DEFINITIONS[name])
+    words = {
+        f"{table}.{key}": text
+        for table, known in execution.EXECUTION_DEFINITIONS.items()
+        for key, text in known.items()
+    }
     members = pd.DataFrame({"fold": [0, 1], "seed": 0, "best_epoch": 1, "best_value": 0.1, "metric": "rank_ic"})
     folds = pd.concat([made["fold_analysis/headline_folds.pkl"]] * 2).set_axis(
         ["fold 0", "mean over folds", "all out-of-fold days", "test"]
@@ -109,13 +114,13 @@ def make_full_artifacts():
     return made | {
         f"{MONEY}selection.pkl": "test 2022-01-04 to 2022-12-23: nothing was selected on it by this run",
         "fold_analysis/headline_folds.pkl": folds.assign(selected=list(selections(members, walked=False).values())),
-        "fold_analysis/definitions.pkl": evaluate.DEFINITIONS | judge.TABLE_DEFINITIONS,
+        "fold_analysis/definitions.pkl": evaluate.DEFINITIONS | record.TABLE_DEFINITIONS,
         "folds/members.pkl": members,
         f"{TRADES}settled.pkl": settled,
         f"{TRADES}execution.pkl": tables,
         f"{TRADES}definitions.pkl": words | {f"waterfall.{key}": text for key, text in execution.STAGES.items()},
         f"{MONEY}definitions.pkl": made[f"{MONEY}definitions.pkl"]
-        | {f"capacity.{key}": text for key, text in capacity.DEFINITIONS.items()},
+        | {f"capacity.{key}": text for key, text in capacity.CAPACITY_DEFINITIONS.items()},
     }
 
 

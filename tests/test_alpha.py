@@ -13,10 +13,10 @@ from qlib.data import D
 from qlib.data.data import FeatureD
 from qlib.utils import init_instance_by_config
 
-import qlib_ext.handler as handler_module
-from qlib_ext import alpha
-from qlib_ext.alpha import ALPHA158_NAMES, ALPHA360_NAMES, alpha158, alpha360
+import qlib_ext.features.handler as handler_module
 from qlib_ext.data import handler_frames, label_expression
+from qlib_ext.features import ALPHA158_NAMES, ALPHA360_NAMES, alpha158, alpha360
+from qlib_ext.features import factors as alpha
 from qlib_ext.handler import LABEL, FastAlpha158, FastAlpha360, FastAlphaLoader
 from qlib_ext.synthetic import make_market
 

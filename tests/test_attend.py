@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qlib_ext import _attend
-from qlib_ext._attend import attend
+from qlib_ext.nets import attend
+from qlib_ext.nets import kernels as _attend
 
 
 def oracle(q, k, v, key_mask, scale):

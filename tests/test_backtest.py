@@ -15,19 +15,14 @@ from qlib.contrib.strategy.rule_strategy import TWAPStrategy
 from qlib.data import D
 from test_record import Recorder
 
-from qlib_ext import backtest as record
-from qlib_ext import execution
-from qlib_ext._backtest_tables import all_blocked
-from qlib_ext._exchange_ledger import SETTLED
-from qlib_ext.backtest import PortAnaRecord, holdings, judged_stages
 from qlib_ext.data import DayDatasetH
-from qlib_ext.exchange import AShareExchange
-from qlib_ext.execution import (
-    DEFINITIONS,
+from qlib_ext.evaluate import (
+    EXECUTION_DEFINITIONS,
     account_returns,
     blocked_by_reason,
     cost_split,
     days_to_liquidate,
+    execution,
     paper_returns,
     participation_histogram,
     performance,
@@ -35,7 +30,9 @@ from qlib_ext.execution import (
     turnover,
     waterfall,
 )
-from qlib_ext.judge import Money, judge
+from qlib_ext.exchange import SETTLED, AShareExchange
+from qlib_ext.record import Money, PortAnaRecord, all_blocked, holdings, judge, judged_stages
+from qlib_ext.record import backtest as record
 from qlib_ext.rules import is_index
 from qlib_ext.synthetic import make_market
 
@@ -72,7 +69,7 @@ def test_performance_by_hand():
         assert table.loc[name, "mean_return"] == pytest.approx(value)
     assert table.loc["net", "annual_return"] == pytest.approx(1.0355**126 - 1)
     assert table.loc["net", "max_drawdown"] == pytest.approx(-0.05)
-    assert set(table.index) == set(DEFINITIONS["performance"])
+    assert set(table.index) == set(EXECUTION_DEFINITIONS["performance"])
     for bench in (np.nan, None, 0.0):
         assert list(performance(report.assign(bench=bench)).index) == ["gross", "net"]
     long = pd.DataFrame({"return": 0.01, "cost": 0.0, "bench": 0.01}, pd.bdate_range("2022-01-04", periods=40))
@@ -91,7 +88,7 @@ def test_turnover_by_hand(two_days):
     assert table["buy"].tolist() == [1400, 200, 0] and table["sell"].tolist() == [0, 600, 0]
     assert table["two_way"].tolist() == pytest.approx([0.14, 800 / 9000, 0])
     assert table["one_way"].tolist() == pytest.approx([0, 200 / 9000, 0])
-    assert set(table.columns) == set(DEFINITIONS["turnover"])
+    assert set(table.columns) == set(EXECUTION_DEFINITIONS["turnover"])
     none = turnover(two_days.iloc[:0], pd.Series(1.0, DAYS), settled=pd.DataFrame(columns=list(SETTLED)))
     assert (none == 0).all().all() and len(none) == 3
     settled = pd.DataFrame({"day": DAYS[[1, 1, 2]], "yuan": [100.0, 50.0, 0.0]})  # the last one was written off
@@ -231,7 +228,7 @@ def test_waterfall_by_hand():
 
 
 def test_every_table_is_defined():
-    assert all(text for words in DEFINITIONS.values() for text in words.values())
+    assert all(text for words in EXECUTION_DEFINITIONS.values() for text in words.values())
     assert set(execution.STAGES) == {"paper", "buyable", "account", *record.SIMPLER}
 
 

@@ -9,20 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_portfolio import fill_day
 
-from qlib_ext.capacity import (
+from qlib_ext.evaluate import (
+    CAPACITY_DEFINITIONS,
     CAPITALS,
-    DEFINITIONS,
     capacity_curve,
     capacity_words,
     capital_at_zero,
     fill_capitals,
+    headline,
     last_known,
     mean_return,
     money_returns,
+    sleeve_returns,
 )
-from qlib_ext.evaluate import headline, sleeve_returns
-from qlib_ext.judge import Money, capacity, judge
 from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
+from qlib_ext.record import Money, capacity, judge
 
 FREE = {"buy_rate": 0.0, "sell_rate": 0.0, "impact": 0.0}
 
@@ -244,7 +245,7 @@ def test_each_row_is_the_slow_loop(seed, horizon):
         fast = curve.loc[capital]
         for name, value in slow.items():
             assert fast[name] == pytest.approx(value, rel=1e-9, abs=1e-12), (capital, name)
-    assert set(curve.columns) | {"capital"} == set(DEFINITIONS)
+    assert set(curve.columns) | {"capital"} == set(CAPACITY_DEFINITIONS)
 
 
 # --- what the curve must show

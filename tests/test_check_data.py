@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_ext import _check_units, cli
-from qlib_ext._check_table import CHECKS, Tally
-from qlib_ext.check_data import check_data
+from qlib_ext import cli
+from qlib_ext.check_data import CHECKS, Tally, check_data
+from qlib_ext.check_data import units as _check_units
 from qlib_ext.synthetic import make_market
 
 PRICES = ("open", "high", "low", "close", "vwap")

@@ -10,8 +10,9 @@ import textwrap
 
 import pytest
 
-from qlib_ext import __version__, _cli_data, cli
-from qlib_ext._cli_help import CLOSING, DESCRIPTION, EXAMPLES
+from qlib_ext import __version__, cli
+from qlib_ext.cli import CLOSING, DESCRIPTION, EXAMPLES
+from qlib_ext.cli import data as _cli_data
 
 COMMANDS = sorted(EXAMPLES)
 
@@ -94,13 +95,14 @@ def started(code, **options):
 BROKEN = """
 import sys, argparse
 from qlib_ext import cli
+from qlib_ext.cli import commands
 def run(arguments):
     sys.stdin.readline()  # until the reader has gone
     print("a line of the table\\n" * {lines})
     return 0
 parser = argparse.ArgumentParser()
 parser.set_defaults(run=run)
-cli.build_parser = lambda: parser
+commands.build_parser = lambda: parser
 sys.exit(cli.main([]))
 """
 
@@ -128,7 +130,8 @@ def test_help_into_a_closed_pipe():
 def test_interrupted_without_a_traceback(tmp_path):
     code = f"""
 import sys
-from qlib_ext import cli, _cli_data
+from qlib_ext import cli
+from qlib_ext.cli import data as _cli_data
 speaker = _cli_data.speaker
 def loud():
     tell = speaker()

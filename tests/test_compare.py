@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 
 from qlib_ext import cli, evaluate
-from qlib_ext import compare as module
-from qlib_ext.compare import DEFINITIONS, block_length, circular_blocks, compare, seed_shares
-from qlib_ext.diagnostics import newey_west
+from qlib_ext.evaluate import COMPARE_DEFINITIONS, block_length, circular_blocks, compare, newey_west, seed_shares
+from qlib_ext.evaluate import comparison as module
 from qlib_ext.runs import find_run, list_runs, load_artifacts
 
 DAYS = pd.bdate_range("2022-01-04", periods=120)
@@ -240,8 +239,7 @@ def test_the_page_holds_the_table():
     pytest.importorskip("plotly")
     from report_page import chart, tables
 
-    from qlib_ext._report_compare import compare_html, headlines
-    from qlib_ext._report_sections import Context
+    from qlib_ext.report import Context, compare_html, headlines
 
     runs = {"mse": frame(noise(1), ic=noise(2)), "liq": frame(noise(3), ic=noise(4))}
     found = compare(runs, draws=200)
@@ -255,7 +253,7 @@ def test_the_page_holds_the_table():
     table = found.table.loc["liq"]
     assert set(read) == set(table.index)
     for row, line in read.items():
-        assert line == {key: float(table[key][row]) for key in DEFINITIONS}
+        assert line == {key: float(table[key][row]) for key in COMPARE_DEFINITIONS}
     both = headlines(found)
     assert (
         tables(html)["headlines"]["liq capped_buyable_net"]["sharpe"] == both["sharpe"][("liq", "capped_buyable_net")]
@@ -354,9 +352,8 @@ def test_several_seeds_on_the_command_line(here, capsys, tmp_path):
 
 
 def test_runs_on_other_spans_and_features_are_told():
-    from qlib_ext._cli_report import _differing
-    from qlib_ext._report_html import words
-    from qlib_ext._report_sections import Context
+    from qlib_ext.cli.report import _differing
+    from qlib_ext.report import Context, words
 
     def context(**facts):
         return Context(title="", facts=tuple((words(name), value) for name, value in facts.items()))
@@ -388,7 +385,7 @@ def test_report_on_the_command_line_becomes_an_artifact(here, capsys):
 
 def test_definitions_name_the_columns_of_the_table():
     found = compare({"a": frame(noise(1)), "b": frame(noise(2))}, draws=100).table
-    assert [*DEFINITIONS, "days"] == [*found.columns]
+    assert [*COMPARE_DEFINITIONS, "days"] == [*found.columns]
     assert module.LEVEL == 0.95  # the words and column titles say 95%
 
 

@@ -2,12 +2,10 @@
 
 import pytest
 
-from qlib_ext._config import names_class, options_of
-from qlib_ext._orders_input import exchange_options, strategy_options
-from qlib_ext.backtest import PortAnaRecord
 from qlib_ext.exchange import AShareExchange
-from qlib_ext.report_record import context_of
-from qlib_ext.strategy import LiquidityTopNStrategy
+from qlib_ext.record import PortAnaRecord, context_of
+from qlib_ext.runs import names_class, options_of
+from qlib_ext.strategy import LiquidityTopNStrategy, exchange_options, strategy_options
 
 NAME = "LiquidityTopNStrategy"
 

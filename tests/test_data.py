@@ -21,7 +21,7 @@ from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandlerLP
 from report_page import tables
 
-import qlib_ext.processor as processor_module
+import qlib_ext.features.processor as processor_module
 from qlib_ext.data import (
     PROFILES,
     DayDatasetH,
@@ -35,7 +35,7 @@ from qlib_ext.evaluate import daily_metrics, metric_value
 from qlib_ext.model import MASTERModel, MLPModel
 from qlib_ext.portfolio import fill_top_n
 from qlib_ext.processor import CSNormalise, cross_section_zscore
-from qlib_ext.storage import read_fields
+from qlib_ext.provider import read_fields
 from qlib_ext.strategy import LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market, simulate
 

@@ -16,15 +16,25 @@ from qlib.utils import init_instance_by_config
 from qlib.workflow import R
 from qlib.workflow.task.gen import RollingGen
 
-from qlib_ext import _members, ensemble
-from qlib_ext._folds import combined, day_ranks, day_standardised, fitted_processors
 from qlib_ext.data import DayDatasetH
-from qlib_ext.model import DayModel, FoldEnsemble, MASTERModel, MLPModel, WalkForwardModel
+from qlib_ext.model import (
+    DayModel,
+    FoldEnsemble,
+    MASTERModel,
+    MLPModel,
+    WalkForwardModel,
+    combined,
+    day_ranks,
+    day_standardised,
+    ensemble,
+    fitted_processors,
+)
+from qlib_ext.model import members as _members
 from qlib_ext.panel import DayPanel
 from qlib_ext.processor import CSNormalise
 from qlib_ext.splits import WalkForward
 from qlib_ext.synthetic import make_market
-from qlib_ext.trainer import RobustScale
+from qlib_ext.training import RobustScale
 
 DAYS, N, F, T = 150, 10, 3, 3
 REACH = 2  # of the label Ref($close, -2)/Ref($close, -1) - 1
@@ -382,13 +392,13 @@ def test_an_ensemble_cut_short_goes_on_where_it_was(dataset, monkeypatch, tmp_pa
         if (prefix, epoch) == ("fold1.seed0.", 1):
             raise Broken
 
-    monkeypatch.setattr("qlib_ext.model.report", fail)
+    monkeypatch.setattr("qlib_ext.model.day_model.report", fail)
     cut = new(checkpoint=str(tmp_path / "runs" / "run.pt"))
     with pytest.raises(Broken):
         cut.fit(dataset)
     names = ["run.fold0.seed0.pt", "run.fold0.seed7.pt", "run.fold1.seed0.pt"]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
-    monkeypatch.setattr("qlib_ext.model.report", lambda prefix, epoch, row: told.append((prefix, epoch)))
+    monkeypatch.setattr("qlib_ext.model.day_model.report", lambda prefix, epoch, row: told.append((prefix, epoch)))
     told.clear()
     cut.fit(dataset)
     assert told == [("fold1.seed0.", 2), ("fold1.seed7.", 1), ("fold1.seed7.", 2)]

@@ -17,15 +17,12 @@ from qlib.backtest.exchange import Exchange
 from qlib.config import C
 from qlib.data import D
 
-from qlib_ext import _exchange_bars, _exchange_rules
-from qlib_ext._exchange_bars import Bars
-from qlib_ext._exchange_options import Options
-from qlib_ext._exchange_rules import lay, whole_shares
-from qlib_ext._market_files import write_fields, write_lists
-from qlib_ext.exchange import AShareExchange, clear_cache
+from qlib_ext.exchange import AShareExchange, Bars, Options, clear_cache, lay, whole_shares
+from qlib_ext.exchange import day_rules as _exchange_rules
+from qlib_ext.exchange import quote as _exchange_bars
 from qlib_ext.portfolio import impact_cost
 from qlib_ext.strategy import LiquidityTopNStrategy
-from qlib_ext.synthetic import make_market
+from qlib_ext.synthetic import make_market, write_fields, write_lists
 
 MAIN, STAR, CHINEXT, BEIJING, GONE, NEW = "SH600000", "SH688001", "SZ300001", "BJ430001", "SZ000002", "SZ301000"
 RESUMED = "SZ000003"  # no trade, at volume 0, on days 5 to 26

@@ -8,8 +8,8 @@ import pytest
 import torch
 from test_record import Dataset, Recorder, make_panel
 
-from qlib_ext import gate_record
-from qlib_ext.gate_record import GateRecord
+from qlib_ext.record import GateRecord
+from qlib_ext.record import gate as gate_record
 
 
 class Kept(Recorder):

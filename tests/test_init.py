@@ -13,9 +13,11 @@ import pytest
 import yaml
 from jinja2 import Template
 
-from qlib_ext import _cli_data, cli, data, init_workflow
-from qlib_ext.init_workflow import Universe, choose_universe, split_days, survey, workflow_text
+from qlib_ext import cli, data
+from qlib_ext.cli import data as _cli_data
 from qlib_ext.synthetic import make_market
+from qlib_ext.workflow import Universe, choose_universe, split_days, survey, workflow_text
+from qlib_ext.workflow import findings as init_workflow
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 

@@ -8,10 +8,8 @@ import torch
 from qlib.data import D
 from test_record import FREE, SPAN, Recorder, make_panel, score_grid, series_of
 
-from qlib_ext import backtest
 from qlib_ext.data import DayDatasetH, LabelSpan
-from qlib_ext.judge import Money, capacity, index_returns, judge, one_day
-from qlib_ext.record import LiquidityRecord
+from qlib_ext.record import LiquidityRecord, Money, backtest, capacity, index_returns, judge, one_day
 
 INDEX = "SH000300"
 

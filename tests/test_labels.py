@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qlib_ext.labels import DEFAULT_LABEL, check_raw_return, label_prices, label_span
+from qlib_ext.panel import DEFAULT_LABEL, check_raw_return, label_prices, label_span
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from qlib_ext import _leak_compare as lc
-from qlib_ext import cli, leak
-from qlib_ext._leak_provider import calendar_of
+from qlib_ext import cli
+from qlib_ext.leak import calendar_of
+from qlib_ext.leak import checks as leak
+from qlib_ext.leak import compare as lc
 from qlib_ext.splits import overlap
 from qlib_ext.synthetic import make_market
 
@@ -458,7 +459,7 @@ def test_a_leak_beside_what_proves_nothing_is_a_leak(workflow, capsys, monkeypat
     rows.append(lc.Finding("a", "z", 0, 0, False, proves=False))
     for some, status in ((rows, 1), (rows[:1], 0), (rows[::2], 2)):
         table = pd.DataFrame([vars(row) for row in some], columns=list(leak.COLUMNS))
-        monkeypatch.setattr(leak, "check_leak", lambda *_a, table=table, **_k: table)
+        monkeypatch.setattr("qlib_ext.leak.check_leak", lambda *_a, table=table, **_k: table)
         assert cli.main(["check-leak", workflow()]) == status
     told = capsys.readouterr().out
     assert "1 of 3 comparisons failed. 1 of 3 comparisons prove nothing.\n" in told and "No leak found.\n" in told

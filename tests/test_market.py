@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlib_ext.evaluate import metric_value
-from qlib_ext.macro import MacroState, read_macro
-from qlib_ext.market import OFFICIAL_INDICES, OFFICIAL_NAMES, MarketState
 from qlib_ext.model import MASTERModel
-from qlib_ext.panel import DayPanel
+from qlib_ext.panel import OFFICIAL_INDICES, OFFICIAL_NAMES, DayPanel, MacroState, MarketState, read_macro
 
 # --- index features
 

@@ -89,14 +89,14 @@ def test_a_model_goes_on_from_its_checkpoint_and_refuses_anothers(tmp_path, monk
 
     told = []
     with monkeypatch.context() as patch:
-        patch.setattr("qlib_ext.model.report", stop)
+        patch.setattr("qlib_ext.model.day_model.report", stop)
         with pytest.raises(KeyboardInterrupt):
             MASTERModel(**SMALL, **QUICK, checkpoint=path).fit_rows(panel, 3, *rows)
     with pytest.raises(ValueError, match="another training: dropout is 0.2 here, 0.1 in the file"):
         MASTERModel(**SMALL | {"dropout": 0.2}, **QUICK, checkpoint=path).fit_rows(panel, 3, *rows)
     with pytest.raises(ValueError, match="step_len is 2 here, 3 in the file"):
         MASTERModel(**SMALL, **QUICK, checkpoint=path).fit_rows(panel, 2, *rows)
-    monkeypatch.setattr("qlib_ext.model.logger.info", told.append)
+    monkeypatch.setattr("qlib_ext.model.day_model.logger.info", told.append)
     again = MASTERModel(**SMALL, **QUICK, checkpoint=path)
     again.fit_rows(panel, 3, *rows)
     assert again.history.resumed_from == 1 and again.history.epochs == whole.history.epochs

@@ -7,8 +7,9 @@ import pytest
 import reference_nets
 import torch
 
-from qlib_ext import _attention, nets
+from qlib_ext import nets
 from qlib_ext.nets import MASTER, MLP, Attention, Dropout, Gate, load_official_master
+from qlib_ext.nets import attention as _attention
 
 F64 = torch.float64
 GOLDEN_NAME = "master_official_csi300.npz"

@@ -16,24 +16,26 @@ from qlib.backtest import backtest
 from qlib.data import D
 
 from qlib_ext import cli
-from qlib_ext._leak_provider import perturb_provider
-from qlib_ext._orders_exchange import LastClose
-from qlib_ext._orders_input import exchange_options, read_market, strategy_options
 from qlib_ext.exchange import AShareExchange
-from qlib_ext.orders import (
+from qlib_ext.leak import perturb_provider
+from qlib_ext.recorder import SqliteExpManager
+from qlib_ext.runs import find_run
+from qlib_ext.strategy import (
     COLUMNS,
     Fees,
+    LastClose,
+    LiquidityTopNStrategy,
     ScoredRun,
     days_held,
+    exchange_options,
     make_orders,
     next_day,
     plan_orders,
     read_holdings,
+    read_market,
     read_run,
+    strategy_options,
 )
-from qlib_ext.recorder import SqliteExpManager
-from qlib_ext.runs import find_run
-from qlib_ext.strategy import LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market
 
 DAY, DATE = pd.Timestamp("2022-03-01"), pd.Timestamp("2022-03-02")

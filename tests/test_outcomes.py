@@ -9,11 +9,10 @@ from qlib.data import D
 from qlib.data.dataset import DatasetH
 from test_data import SEGMENTS, SIZE, make_handler, start_qlib
 
-import qlib_ext.data as data_module
-from qlib_ext import _panel_grids
-from qlib_ext.data import DayDatasetH, listed_days, load_liquidity, locked_up, panel_of, unit_profile
+import qlib_ext.data.dataset as data_module
+from qlib_ext.data import DayDatasetH, listed_days, load_liquidity, locked_up, outcomes, panel_of, unit_profile
 from qlib_ext.exchange import AShareExchange, clear_cache
-from qlib_ext.storage import first_closes, read_days, read_fields
+from qlib_ext.provider import first_closes, read_days, read_fields
 from qlib_ext.synthetic import make_market
 
 FEW = {"start": "2020-03-02", "end": "2020-06-30"}
@@ -36,7 +35,7 @@ def market(folder):
 @pytest.fixture
 def warned(monkeypatch):
     lines = []
-    for module in (data_module, _panel_grids):
+    for module in (data_module, outcomes):
         monkeypatch.setattr(module.logger, "warning", lines.append)
     return lines
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlib_ext import portfolio
 from qlib_ext.portfolio import affordable, fee_cost, fill_capitals, fill_top_n, impact_cost, rebalancing
+from qlib_ext.portfolio import allocation as portfolio
 
 NAN = float("nan")
 MODES = [None, 1, 3, 7, 100]

@@ -12,15 +12,28 @@ import torch
 from qlib.utils import init_instance_by_config
 from qlib.utils.exceptions import LoadObjectError
 
-from qlib_ext import backtest, baseline, record
-from qlib_ext._record_words import block_rows, volatility_warning
-from qlib_ext.baseline import BASELINES, LightGBM, free_score
+from qlib_ext import evaluate as baseline
 from qlib_ext.data import DayDatasetH, LabelSpan
-from qlib_ext.gate_record import GateRecord
-from qlib_ext.judge import SERIES, Money, fold_table, judge, past_return, table_row
+from qlib_ext.evaluate import BASELINES, LightGBM, free_score
 from qlib_ext.panel import DayPanel
-from qlib_ext.record import BaselineRecord, FoldRecord, LiquidityRecord, PortAnaRecord
-from qlib_ext.report_record import ReportRecord
+from qlib_ext.record import (
+    SERIES,
+    BaselineRecord,
+    FoldRecord,
+    GateRecord,
+    LiquidityRecord,
+    Money,
+    PortAnaRecord,
+    ReportRecord,
+    backtest,
+    block_rows,
+    fold_table,
+    judge,
+    past_return,
+    table_row,
+    volatility_warning,
+)
+from qlib_ext.record import records as record
 from qlib_ext.splits import HVBlockedKFold, fold_map
 
 SPAN = LabelSpan(entry=1, reach=2)

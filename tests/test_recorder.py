@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from mlflow import environment_variables
 
-from qlib_ext.record import FoldRecord
-from qlib_ext.recorder import SqliteExpManager, load_if_there, log_finite
-from qlib_ext.report_record import ReportRecord
+from qlib_ext.record import FoldRecord, ReportRecord
+from qlib_ext.recorder import SqliteExpManager
+from qlib_ext.runs import load_if_there, log_finite
 
 
 @pytest.fixture(scope="module")

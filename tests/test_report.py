@@ -21,25 +21,15 @@ from qlib.utils.exceptions import LoadObjectError
 from report_artifacts import CONTEXT, DAYS, MONEY, TRADES, make_artifacts, make_large_artifacts
 from report_page import cards, chart, embedded, tables, visible_text
 
-from qlib_ext import (
-    _report_holdings,
-    _report_notes,
-    _report_words,
-    capacity,
-    compare,
-    diagnostics,
-    evaluate,
-    execution,
-    judge,
-    report,
-    report_record,
-)
-from qlib_ext._report_compare import compare_html
-from qlib_ext._report_html import cell, kind_of, note, words
-from qlib_ext._report_html import embedded as embed
-from qlib_ext._report_sections import Context
-from qlib_ext.report import packed_holdings, report_html
-from qlib_ext.report_record import ReportRecord, context_of
+from qlib_ext import evaluate, record
+from qlib_ext.evaluate import capacity, diagnostics, execution
+from qlib_ext.record import ReportRecord, context_of
+from qlib_ext.record import report as report_record
+from qlib_ext.report import Context, cell, compare_html, kind_of, note, packed_holdings, report, report_html, words
+from qlib_ext.report import embedded as embed
+from qlib_ext.report import holdings as _report_holdings
+from qlib_ext.report import notes as _report_notes
+from qlib_ext.report import texts as _report_words
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +247,7 @@ def test_a_run_without_artifacts_says_what_to_do():
 def calls_of_words():
     """Literal first arguments of words(...) in the report's modules."""
     folder = Path(report.__file__).parent
-    files = [*folder.glob("_report_*.py"), folder / "report.py", folder / "report_record.py"]
+    files = [*folder.glob("*.py"), *(folder.parent / "record").glob("*.py")]
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "words"
@@ -276,17 +266,24 @@ def test_every_text_has_its_chinese():
 
 
 def test_every_definition_has_its_chinese():
-    keys = {*evaluate.DEFINITIONS, *diagnostics.DEFINITIONS, *judge.FACTOR_DEFINITIONS, *judge.TABLE_DEFINITIONS}
-    keys |= set(judge.ROW_DEFINITIONS)
-    keys |= {f"capacity.{key}" for key in capacity.DEFINITIONS if key != "capital"}
-    keys |= {f"waterfall.{key}" for key in execution.STAGES} | {f"compare.{key}" for key in compare.DEFINITIONS}
+    keys = {
+        *evaluate.DEFINITIONS,
+        *diagnostics.DIAGNOSTICS_DEFINITIONS,
+        *record.FACTOR_DEFINITIONS,
+        *record.TABLE_DEFINITIONS,
+    }
+    keys |= set(record.ROW_DEFINITIONS)
+    keys |= {f"capacity.{key}" for key in capacity.CAPACITY_DEFINITIONS if key != "capital"}
+    keys |= {f"waterfall.{key}" for key in execution.STAGES} | {
+        f"compare.{key}" for key in evaluate.COMPARE_DEFINITIONS
+    }
     returns = {"paper": pd.Series([0.01, 0.02], pd.bdate_range("2022-01-04", periods=2))}
     keys |= {f"waterfall.{key}" for key in execution.waterfall(returns).attrs["definitions"]}
-    keys |= {f"{table}.{key}" for table, known in execution.DEFINITIONS.items() for key in known}
+    keys |= {f"{table}.{key}" for table, known in execution.EXECUTION_DEFINITIONS.items() for key in known}
     said = {"liquidation.mean_days"}  # with its participation in it
     assert sorted(keys - set(_report_notes.NOTES_ZH)) == sorted(said)
     for share in ("`participation`", "0.2%"):
-        text = execution.DEFINITIONS["liquidation"]["mean_days"].replace("`participation`", share)
+        text = execution.EXECUTION_DEFINITIONS["liquidation"]["mean_days"].replace("`participation`", share)
         assert note("mean_days", text, "liquidation").zh.startswith(f"按各股日均成交额的 {share} 全部卖出")
 
 
@@ -590,9 +587,9 @@ def test_three_years_of_the_whole_market_can_be_used_soon(opened_large):
 @pytest.mark.browser
 def test_a_comparison_of_three_runs_in_a_browser(browser, tmp_path):
     rng = np.random.default_rng(0)
-    columns = ["ic", "rank_ic", *compare.SERIES]
+    columns = ["ic", "rank_ic", *evaluate.SERIES]
     frames = {name: pd.DataFrame(rng.normal(0.001, 0.01, (len(DAYS), 6)), DAYS, columns) for name in ("a", "b", "c")}
-    found = compare.compare(frames | {"a": [frames["a"], frames["b"]]}, draws=100)
+    found = evaluate.compare(frames | {"a": [frames["a"], frames["b"]]}, draws=100)
     for page, said in open_page(browser, compare_html(found, CONTEXT), tmp_path):
         show(page, "curves")
         lines = page.evaluate(

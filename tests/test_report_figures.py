@@ -10,11 +10,9 @@ pytest.importorskip("plotly")
 
 from report_artifacts import CONTEXT, DAYS, make_full_artifacts
 
-from qlib_ext import _report_figures as figures
-from qlib_ext import evaluate, report
-from qlib_ext._report_compare import compare_html
-from qlib_ext._report_html import Chart
-from qlib_ext.compare import compare
+from qlib_ext import evaluate
+from qlib_ext.evaluate import compare
+from qlib_ext.report import Chart, compare_html, figures, report
 
 UNIT = re.compile(r"[(（](1|%|% of capital|占资金 %|yuan|元|basis points|基点|number|只|笔|million yuan|百万元)[)）]$")
 NAMED = {  # axes of dates, of whole numbers that count off, and of names

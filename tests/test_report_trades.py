@@ -10,9 +10,10 @@ pytest.importorskip("plotly")
 from report_artifacts import CONTEXT, TRADES, make_full_artifacts
 from report_page import chart, tables
 
-from qlib_ext import evaluate, execution
-from qlib_ext._exchange_ledger import SETTLED
-from qlib_ext._report_trades import SETTLED as SETTLED_WORDS
+from qlib_ext import evaluate
+from qlib_ext import evaluate as execution
+from qlib_ext.exchange import SETTLED
+from qlib_ext.report import SETTLED as SETTLED_WORDS
 from qlib_ext.report import report_html
 
 
@@ -30,9 +31,11 @@ def test_every_definition_of_the_backtest_s_tables_is_on_the_page(html):
     shown = markup.unescape(part(html, "costs") + part(html, "blocked") + part(html, "execution"))
     made = make_full_artifacts()[f"{TRADES}execution.pkl"]
     missing = [
-        (table, key) for table in execution.DEFINITIONS for key, text in made[table].attrs["definitions"].items()
+        (table, key)
+        for table in execution.EXECUTION_DEFINITIONS
+        for key, text in made[table].attrs["definitions"].items()
         if text not in shown
-    ]  # fmt: skip
+    ]
     assert missing == []
     for key in ("annual_return", "sharpe", "max_drawdown"):  # columns of the performance
         assert evaluate.DEFINITIONS[key] in markup.unescape(part(html, "execution"))

@@ -11,12 +11,9 @@ pytest.importorskip("plotly")
 
 from report_artifacts import DAYS, make_full_artifacts
 
-from qlib_ext._report_compare import compare_html
-from qlib_ext._report_html import Chart, plain, said, words
-from qlib_ext._report_sections import Context
-from qlib_ext.compare import compare
+from qlib_ext.evaluate import compare
 from qlib_ext.record import selections
-from qlib_ext.report import report_html, sections
+from qlib_ext.report import Chart, Context, compare_html, plain, report_html, said, sections, words
 
 ALLOWED = {  # names that are the same in Chinese
     *(

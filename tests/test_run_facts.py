@@ -11,14 +11,12 @@ import test_data
 from qlib.workflow.record_temp import ACRecordTemp
 from test_record import Dataset, Recorder, make_panel
 
-from qlib_ext import _run_facts
-from qlib_ext._cli_report import _context, _differing
-from qlib_ext._run_facts import FACTS, run_facts
+from qlib_ext.cli.report import _context, _differing
 from qlib_ext.data import DayDatasetH, unit_profile
 from qlib_ext.model import FoldEnsemble, MLPModel, WalkForwardModel
-from qlib_ext.record import LiquidityRecord
-from qlib_ext.report_record import ReportRecord, context_of
-from qlib_ext.runs import Run
+from qlib_ext.record import LiquidityRecord, ReportRecord, context_of, run_facts
+from qlib_ext.record import facts as _run_facts
+from qlib_ext.runs import FACTS, Run
 from qlib_ext.synthetic import make_market
 
 QUICK = {"hidden": [4, 2], "epochs": 1, "device": "cpu", "loss": "mse", "metric": "ic"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from qlib_ext.figures import COLOURS, draw_fold_map
+from qlib_ext.report import COLOURS, draw_fold_map
 from qlib_ext.splits import HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
 
 

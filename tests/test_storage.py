@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qlib_ext.storage import ages, field_grid, read_series
+from qlib_ext.provider import ages, field_grid, read_series
 
 
 def write(path, *numbers):

@@ -15,11 +15,8 @@ from hypothesis import strategies as st
 from qlib.backtest import backtest
 from qlib.data import D
 
-from qlib_ext._strategy_book import Book
-from qlib_ext._strategy_market import Market, whole_lots
-from qlib_ext._strategy_orders import Line, Planner, summary
 from qlib_ext.portfolio import fill_top_n
-from qlib_ext.strategy import LiquidityTopNStrategy
+from qlib_ext.strategy import Book, Line, LiquidityTopNStrategy, Market, Planner, summary, whole_lots
 from qlib_ext.synthetic import make_market
 
 NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["datetime", "instrument"]))
@@ -183,7 +180,7 @@ def test_indices_among_the_scores_are_left_out(market, monkeypatch):
     index = pd.MultiIndex.from_product([days, ["SH000300"]], names=["datetime", "instrument"])
     both, wide = pd.concat([score, pd.Series(99.0, index)]).sort_index(), liquidity.assign(SH000300=1e12)
     said = []
-    monkeypatch.setattr("qlib_ext.strategy.logger", SimpleNamespace(warning=said.append))
+    monkeypatch.setattr("qlib_ext.strategy.strategy.logger", SimpleNamespace(warning=said.append))
     codes = list(liquidity.columns)
     plain = run_backtest(days[:26], liquidity, score, codes=codes)[0]
     assert not said
@@ -208,7 +205,7 @@ def test_liquidity_is_loaded_once(market, monkeypatch):
         assert start < days[20] and end >= days[-2]
         return liquidity[codes]
 
-    monkeypatch.setattr("qlib_ext.strategy.load_liquidity", load)
+    monkeypatch.setattr("qlib_ext.strategy.strategy.load_liquidity", load)
     score = random_scores(days, liquidity.columns[:30])
     made, _, fills = run_backtest(days, None, score, codes=liquidity.columns, liquidity_window=5)
     assert calls == [(sorted(liquidity.columns[:30]), "auto", 5)]

@@ -12,10 +12,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_ext._market_macro import known_regime, macro_table, macro_text
 from qlib_ext.cli import main
 from qlib_ext.rules import limit_down_price, limit_up_price, price_limit
-from qlib_ext.synthetic import FIELDS, MACRO, ensure_market, is_market, make_market, oracle, simulate
+from qlib_ext.synthetic import (
+    FIELDS,
+    MACRO,
+    ensure_market,
+    is_market,
+    known_regime,
+    macro_table,
+    macro_text,
+    make_market,
+    oracle,
+    simulate,
+)
 
 SMALL = {"n_stocks": 60, "start": "2021-05-06", "years": 1.2, "seed": 3}
 TINY = {"n_stocks": 30, "years": 0.5}
@@ -476,7 +486,7 @@ def test_vix_of_the_day_before_shows_the_regime(turning):
 
 
 def test_without_a_regime_prices_do_not_depend_on_the_macro_series(market, monkeypatch):
-    from qlib_ext import _market_macro
+    from qlib_ext.synthetic import macro as _market_macro
 
     monkeypatch.setattr(_market_macro, "REGIME_DAYS", 5)
     again = simulate(**SMALL)

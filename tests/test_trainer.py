@@ -12,7 +12,7 @@ from qlib_ext.losses import DayLoss
 from qlib_ext.nets import MASTER, MLP, Gate
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import fill_top_n
-from qlib_ext.trainer import RobustScale, Trainer, pick_device, pick_precision
+from qlib_ext.training import RobustScale, Trainer, pick_device, pick_precision
 
 D, N, F = 60, 12, 3
 TRAIN, VALID, FRESH = np.arange(30), np.arange(30, 42), np.arange(42, D)

@@ -4,15 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_ext.units import (
-    PROFILES,
-    check_turnover,
-    decide,
-    fields_of,
-    profile_of,
-    share_of_amount,
-    turnover_in_yuan,
-)
+from qlib_ext.rules import PROFILES, check_turnover, decide, fields_of, profile_of, share_of_amount, turnover_in_yuan
 
 NAN = float("nan")
 

@@ -1,0 +1,189 @@
+"""Checks of single bars: prices, suspensions, returns, limits, factor and change. Private to `check_data.py`.
+
+Each function looks at one block (D days, N stocks) and adds its findings to a tally.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from qlib_ext.check_data.folder import Block, BoolArray, FloatArray
+from qlib_ext.check_data.steps import RUN, first_run
+from qlib_ext.check_data.table import Tally
+from qlib_ext.rules import limit_down_price, limit_up_price
+
+TOUCH = 1e-4  # relative tolerance of prices that should not cross
+CENT = 0.011  # yuan beyond the limit price: more than a rounding of the reference
+APPROXIMATE = 0.01  # beyond the limit where $factor is not known
+ABSURD = (-0.5, 1.0)  # returns outside are absurd on days with a limit
+EX_RIGHTS = 0.03  # move of $factor that shows in prices
+FACTOR_MOVE = (0.7, 8.0)  # plausible ratio of $factor to the day before
+MISFIT = 0.005  # between $change and the return of closes
+PAUSE = 120  # days without a bar that are told
+DELISTING = 30  # last days of a stock that ended: the delisting period has days without a limit
+
+
+def check_bars(block: Block, tally: Tally) -> None:
+    """Run all checks of this module on a block."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        check_prices(block, tally)
+        check_suspensions(block, tally)
+        check_returns(block, tally)
+        check_factor(block, tally)
+        check_change(block, tally)
+
+
+def check_prices(block: Block, tally: Tally) -> None:
+    """Look for prices that cannot be, and bars whose prices cross."""
+    price = {name: block.fields[name] for name in ("open", "high", "low", "close", "vwap")}
+    volume, amount = block.fields["volume"], block.fields["amount"]
+    wrong = np.any([(p <= 0) | np.isinf(p) for p in price.values()], axis=0)
+    note(block, tally, "price_not_positive", wrong, block.trades | wrong, price)
+    top, bottom = price["high"] * (1 + TOUCH), price["low"] * (1 - TOUCH)
+    crossed = (bottom > top) | (price["close"] > top) | (price["close"] < bottom)
+    crossed |= (price["open"] > top) | (price["open"] < bottom)
+    sound = block.trades & ~wrong
+    note(block, tally, "bar_order", crossed & sound, sound, {k: price[k] for k in ("open", "high", "low", "close")})
+    lacking = np.zeros_like(sound)
+    for name in ("open", "high", "low"):
+        if _known(price[name]):
+            lacking |= np.isnan(price[name])
+    note(block, tally, "incomplete_bar", lacking & block.trades, block.trades, price)
+    off = (price["vwap"] > price["high"] * 1.01) | (price["vwap"] < price["low"] * 0.99)
+    note(block, tally, "vwap_outside", off & sound & ~crossed, sound & np.isfinite(price["vwap"]), price)
+    negative = (volume < 0) | (amount < 0)
+    note(block, tally, "volume_negative", negative, block.trades | negative, {"volume": volume, "amount": amount})
+
+
+def check_suspensions(block: Block, tally: Tally) -> None:
+    """Tell suspended days that are filled from those that are NaN, and long ones."""
+    volume, trades = block.fields["volume"], block.trades
+    if _known(volume):
+        idle = trades & ((volume == 0) | np.isnan(volume))
+        note(block, tally, "zero_volume", idle, trades, {"close": block.close, "volume": volume})
+    same = trades.copy()
+    same[:1] = False
+    for name in ("open", "high", "low", "close", "volume"):
+        values = block.fields[name]
+        same[1:] &= values[1:] == values[:-1]
+    note(block, tally, "repeated_bar", same & (volume > 0), trades, {"close": block.close, "volume": volume})
+    row = np.arange(len(block.days))[:, None]
+    inside = (row >= block.begin) & (row <= block.last)
+    tally.add("suspended", int((inside & ~trades).sum()), int(inside.sum()), "stock days without a bar")
+    long = [(n, length) for n, length in enumerate(_longest(inside & ~trades)) if length > PAUSE]
+    tally.each("long_gap", [f"{block.codes[n]} {length} days" for n, length in long], len(block.codes))
+
+
+def check_returns(block: Block, tally: Tally) -> None:
+    """Look for returns that the limit of board and date does not allow, outside free days."""
+    move, limit, factor = block.returns, block.limit, block.fields["factor"]
+    judged = np.isfinite(move) & ~np.isinf(limit)  # without a known rule only the absurd is told
+    absurd = judged & ((move < ABSURD[0]) | (move > ABSURD[1]))
+    note(block, tally, "absurd_return", absurd, judged, {"return": move, "limit": limit})
+    row = np.arange(len(block.days))[:, None]
+    leaving = (row > block.last - DELISTING) & (block.last < len(block.days) - 20)
+    judged &= np.isfinite(limit) & ~leaving
+    raw = np.round(block.close / factor, 2)
+    reference = np.round(block.before / factor, 2)
+    top, bottom = limit_up_price(reference, limit), limit_down_price(reference, limit)
+    exact = np.isfinite(factor) & (factor > 0)
+    beyond = np.where(exact, (raw > top + CENT) | (raw < bottom - CENT), np.abs(move) > limit + APPROXIMATE)
+    note(block, tally, "beyond_limit", beyond & judged & ~absurd, judged, {"return": move, "limit": limit})
+    note(block, tally, "limit_bars", exact & judged & (np.abs(raw - top) < 0.005), judged, {"return": move})
+
+
+def check_factor(block: Block, tally: Tally) -> None:
+    """Look for gaps and jumps of $factor, prices that do not follow it, and raw prices off the cent."""
+    factor, trades = block.fields["factor"], block.trades
+    if not _known(factor):
+        return
+    gap = trades & ~(np.isfinite(factor) & (factor > 0))
+    note(block, tally, "factor_gaps", gap, trades, {"factor": factor})
+    ratio = _ratio(factor)
+    odd = (ratio < FACTOR_MOVE[0]) | (ratio > FACTOR_MOVE[1])
+    note(block, tally, "factor_jump", odd, np.isfinite(ratio), {"ratio to the day before": ratio})
+    events, follows = ex_rights(block), np.log1p(block.returns)
+    jumped = np.log(_since_trade(block))
+    unadjusted = events & (np.abs(follows + jumped) < np.abs(follows))
+    note(block, tally, "unadjusted", unadjusted, events, {"return": block.returns})
+    cents = block.close / factor * 100.0
+    whole = np.isfinite(cents) & (cents < 1e8)
+    off = whole & (np.abs(cents - np.rint(cents)) > 0.02 + 3e-7 * cents)
+    note(block, tally, "factor_cents", off, whole, {"close/factor": cents / 100.0})
+
+
+def check_change(block: Block, tally: Tally) -> None:
+    """Compare $change with the return of adjusted closes: percent, raw closes, or anything else."""
+    change, move = block.fields["change"], block.returns
+    both = np.isfinite(change) & np.isfinite(move)
+    if not both.any():
+        return
+    shown = {"change": change, "return": move}
+    clear = both & (np.abs(move) > 0.002)
+    percent = _in_percent(clear, np.abs(change / 100.0 - move) < 0.3 * np.abs(move))
+    judged = clear.any(axis=0)
+    cases = [f"{block.codes[n]} {words}" for n, words in percent.items()]
+    tally.each("change_percent", cases, int(judged.sum()))
+    events = both & ex_rights(block)
+    hundredth = np.full_like(change, np.inf)  # the other reading, for stocks that are in percent only
+    hundredth[:, list(percent)] = change[:, list(percent)] / 100.0
+    step = _since_trade(block)
+    raw = np.where(np.isfinite(step), (1.0 + move) / step - 1.0, move)
+    as_raw = np.fmin(np.abs(change - raw), np.abs(hundredth - raw))
+    own = np.fmin(np.abs(change - move), np.abs(hundredth - move))
+    note(block, tally, "change_raw", events & (as_raw < own), events, shown)
+    note(block, tally, "change_wrong", both & (np.minimum(own, as_raw) > MISFIT), both, shown)
+
+
+def _in_percent(clear: BoolArray, percent: BoolArray) -> dict[int, str]:
+    """Tell stocks in percent on most of their clear days (D, N), or on `RUN` of them in a row: column -> words."""
+    out = {}
+    for n in np.flatnonzero((clear & percent).any(axis=0)).tolist():
+        found = percent[clear[:, n], n]
+        if len(found) >= RUN and (2 * found.sum() > len(found) or first_run(found)):
+            out[n] = f"on {found.sum()} of {len(found)} days"
+    return out
+
+
+def ex_rights(block: Block) -> BoolArray:
+    """(D, N): days on which $factor moved by enough to see it in the return."""
+    return np.isfinite(block.returns) & (np.abs(_since_trade(block) - 1.0) > EX_RIGHTS)
+
+
+def note(
+    block: Block, tally: Tally, check: str, found: BoolArray, judged: BoolArray, shown: dict[str, FloatArray]
+) -> None:
+    """Add the cases of (D, N) `found` among `judged`, the first by day as the example with the values shown."""
+    example = ""
+    if found.any():
+        day, stock = (int(axis[0]) for axis in np.nonzero(found))
+        values = {name: grid[day, stock] for name, grid in shown.items()}
+        words = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if np.isfinite(value))
+        example = f"{block.codes[stock]} {block.days[day].date()}" + (f": {words}" if words else "")
+    tally.add(check, int(found.sum()), int(judged.sum()), example)
+
+
+def _known(values: FloatArray) -> bool:
+    return bool(np.isfinite(values).any())
+
+
+def _ratio(factor: FloatArray) -> FloatArray:
+    """(D, N) value over the last one known before the day."""
+    sound = np.where(factor > 0, factor, np.nan)
+    return np.asarray(sound / pd.DataFrame(sound).ffill().shift(1).to_numpy())
+
+
+def _since_trade(block: Block) -> FloatArray:
+    """(D, N) $factor over that of the last day with a bar, on days with a bar."""
+    return _ratio(np.where(block.trades, block.fields["factor"], np.nan))
+
+
+def _longest(holes: BoolArray) -> list[int]:
+    """Longest run of True of each column of (D, N)."""
+    run = np.zeros(holes.shape[1], dtype=np.int64)
+    best = run.copy()
+    for row in holes:
+        run = np.where(row, run + 1, 0)
+        best = np.maximum(best, run)
+    return [int(length) for length in best]

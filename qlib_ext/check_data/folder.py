@@ -1,0 +1,219 @@
+"""A provider folder read file by file, without qlib, so that broken files can be told. Private to `check_data.py`.
+
+Legend: `D` days checked, `N` stocks of a block. A series is a file `features/<code>/<field>.day.bin`: little-endian
+float32, the position of its first day in the calendar, then values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qlib_ext.check_data.table import Tally
+from qlib_ext.rules import board_of, price_limit
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Span = tuple[str, pd.Timestamp, pd.Timestamp]
+
+BARS = 20  # of a stock, on which every field that it has is known somewhere
+FIELDS = ("open", "high", "low", "close", "volume", "amount", "vwap", "factor", "change")
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A provider folder: calendar as it stands, upper-case code -> feature folder, list -> its spans."""
+
+    folder: Path
+    days: pd.DatetimeIndex
+    places: dict[str, Path]
+    lists: dict[str, list[Span]]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Bars of some stocks, field -> (D, N) float64, NaN where not known; absent fields are all NaN.
+
+    `days` (D,); `offset`: position of the first of them in the calendar; `first` (N,) calendar position of a
+    stock's first close, 0 where it is older than the calendar (some dumps pad a series back to its first day).
+    """
+
+    codes: list[str]
+    days: pd.DatetimeIndex
+    offset: int
+    first: npt.NDArray[np.int64]
+    fields: dict[str, FloatArray]
+
+    @cached_property
+    def trades(self) -> BoolArray:
+        """(D, N): the close is a positive number."""
+        close = self.fields["close"]
+        return np.isfinite(close) & (close > 0)
+
+    @cached_property
+    def close(self) -> FloatArray:
+        """(D, N) close where it is a positive number, else NaN."""
+        return np.where(self.trades, self.fields["close"], np.nan)
+
+    @cached_property
+    def before(self) -> FloatArray:
+        """(D, N) last close traded before the day."""
+        return pd.DataFrame(self.close).ffill().shift(1).to_numpy()
+
+    @cached_property
+    def returns(self) -> FloatArray:
+        """(D, N) close over the last one traded, less 1."""
+        return self.close / self.before - 1.0
+
+    @cached_property
+    def last(self) -> npt.NDArray[np.int64]:
+        """(N,) row of the last bar, -1 without any."""
+        return np.where(self.trades.any(axis=0), len(self.days) - 1 - self.trades[::-1].argmax(axis=0), -1)
+
+    @cached_property
+    def begin(self) -> npt.NDArray[np.int64]:
+        """(N,) row of the first bar, D without any."""
+        return np.where(self.trades.any(axis=0), self.trades.argmax(axis=0), len(self.days))
+
+    @cached_property
+    def limit(self) -> FloatArray:
+        """(D, N) price limit by board, date and age; inf on free days, NaN where no A share's rule is known."""
+        shares = [n for n, code in enumerate(self.codes) if is_a_share(code)]
+        age = self.offset + np.arange(len(self.days))[:, None] - self.first[None, :] + 1.0
+        age = np.where(self.first[None, :] == 0, 1e6, age)  # older than the calendar
+        out = np.full(self.close.shape, np.nan)
+        if shares:
+            out[:, shares] = price_limit([self.codes[n] for n in shares], self.days, listed_days=age[:, shares])
+        return out
+
+
+def is_a_share(code: str) -> bool:
+    """Whether the code is of a board whose rules are known."""
+    try:
+        board_of(code)
+    except ValueError:
+        return False
+    return True
+
+
+def open_provider(folder: Path, tally: Tally) -> Provider:
+    """Read calendar, lists and the names of the feature folders.
+
+    Raises: ValueError where the folder is no daily qlib provider.
+
+    """
+    missing = [name for name in ("calendars/day.txt", "instruments", "features") if not (folder / name).exists()]
+    if missing:
+        raise ValueError(
+            f"{folder} has no {', '.join(missing)}: give a qlib provider folder (with calendars/, instruments/ and "
+            "features/) by --provider-uri or QLIB_EXT_PROVIDER_URI"
+        )
+    text = (folder / "calendars" / "day.txt").read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        days = pd.DatetimeIndex(pd.to_datetime(lines)).as_unit("ns")
+    except ValueError as error:
+        raise ValueError(f"{folder / 'calendars' / 'day.txt'} is no list of ISO dates: {error}") from error
+    if not len(days):
+        raise ValueError(f"{folder / 'calendars' / 'day.txt'} is empty: nothing to check")
+    places: dict[str, Path] = {}
+    twice: list[str] = []
+    for place in sorted(p for p in (folder / "features").iterdir() if p.is_dir()):
+        code = place.name.upper()
+        if code in places:
+            twice.append(place.name)
+        if code not in places or place.name == place.name.lower():
+            places[code] = place
+    tally.each("folder_twice", twice, len(places))
+    lists = {file.stem: read_list(file, tally) for file in sorted((folder / "instruments").glob("*.txt"))}
+    return Provider(folder, days, places, lists)
+
+
+def read_list(file: Path, tally: Tally) -> list[Span]:
+    """Read the spans of a list; lines that are none become findings."""
+    spans: list[Span] = []
+    wrong: list[str] = []
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    parts = [[*line.strip().split("\t"), "", ""][:3] for line in lines]
+    first, last = (pd.to_datetime([row[k] for row in parts], errors="coerce", format="ISO8601") for k in (1, 2))
+    for n, sound in enumerate(first <= last):  # False with NaT
+        if sound:
+            spans.append((parts[n][0].upper(), first[n], last[n]))
+        else:
+            wrong.append(f"{file.name}: {lines[n].strip()!r}")
+    tally.each("list_line", wrong, len(lines))
+    return spans
+
+
+def read_series(file: Path, count: int, tally: Tally) -> tuple[int, npt.NDArray[np.float32]] | None:
+    """Start and values of a file in a calendar of `count` days, cut to it; None where it is absent or unusable."""
+    try:
+        size, raw = file.stat().st_size, np.fromfile(file, dtype="<f4")
+    except FileNotFoundError:
+        return None
+    name = f"{file.parent.name}/{file.name}"
+    odd = size % 4 != 0 or len(raw) < 2
+    start = int(raw[0]) if len(raw) and np.isfinite(raw[0]) else -1
+    lost = bool(len(raw)) and not (raw[0] == start and 0 <= start < count)
+    beyond = 0 if lost or odd else max(start + len(raw) - 1 - count, 0)
+    tally.add(
+        "file_start", lost, 1, f"{name} starts at {raw[0] if len(raw) else 'nothing'}; the calendar has {count} days"
+    )
+    tally.add("file_length", odd or beyond > 0, 1, f"{name}: {size} bytes, {beyond} values beyond the calendar")
+    if lost or len(raw) < 2:
+        return None
+    return start, raw[1 : 1 + count - start]
+
+
+def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tally: Tally) -> Block:
+    """Read all fields of some stocks at the calendar's positions begin to stop - 1.
+
+    A series without a finite value is missing, as one without a file is; so is one that has none on these days, though
+    the stock has bars on `BARS` of them.
+    """
+    shape, count = (len(codes), stop - begin), len(provider.days)
+    grids = {name: np.full(shape, np.nan, dtype=np.float32) for name in FIELDS}
+    first = np.full(len(codes), count)
+    missing: dict[str, list[str]] = {name: [] for name in FIELDS}
+    differ: list[str] = []
+    for n, code in enumerate(codes):
+        spans: dict[str, tuple[int, int]] = {}
+        closes = 0
+        for name in FIELDS:
+            series = read_series(provider.places[code] / f"{name}.day.bin", count, tally)
+            if series is None:
+                missing[name].append(code)
+                continue
+            start, values = series
+            spans[name] = (start, len(values))
+            known = np.isfinite(values)
+            if not known.any() and (name != "change" or closes != 1):  # the first bar of a stock has no return
+                missing[name].append(code)
+            if name == "close" and known.any():
+                closes, first[n] = int(known.sum()), start + int(known.argmax())
+            low, high = max(start, begin), min(start + len(values), stop)
+            if low < high:
+                grids[name][n, low - begin : high - begin] = values[low - start : high - start]
+        if len(set(spans.values())) > 1:
+            differ.append(f"{code}: " + ", ".join(f"{k} {a}+{b}" for k, (a, b) in spans.items()))
+    tally.each("field_span", differ, len(codes))
+    bars = np.isfinite(grids["close"]).sum(axis=1) >= BARS
+    for name, grid in grids.items():
+        lost = bars & ~np.isfinite(grid).any(axis=1)
+        missing[name] += [codes[n] for n in np.flatnonzero(lost).tolist() if codes[n] not in missing[name]]
+    _tell_missing(missing, len(codes), tally)
+    fields = {name: grid.T.astype(np.float64) for name, grid in grids.items()}
+    return Block(codes, provider.days[begin:stop], begin, first, fields)
+
+
+def _tell_missing(missing: dict[str, list[str]], of: int, tally: Tally) -> None:
+    """Tell the fields that stocks lack."""
+    prices = [f"{code} ${name}" for name in ("open", "high", "low", "close", "volume") for code in missing[name]]
+    tally.each("no_price_field", prices, 5 * of)
+    for name in ("factor", "vwap", "change", "amount"):
+        tally.each(f"no_{name}", missing[name], of)

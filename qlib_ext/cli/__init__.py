@@ -1,0 +1,6 @@
+"""The command `qlib-ext`; the door is `main`."""
+
+from qlib_ext.cli.commands import build_parser, main
+from qlib_ext.cli.help import CLOSING, DESCRIPTION, EXAMPLES
+
+__all__ = ["build_parser", "CLOSING", "DESCRIPTION", "EXAMPLES", "main"]

@@ -1,0 +1,218 @@
+"""The command `qlib-ext`. Each subcommand is a pair: `_add_<name>` declares it, `_<name>` runs it.
+
+Errors of the user (ValueError, OSError) end with one line on stderr and exit status 2; a reader of the output that goes
+(`| head`) ends it with 141, and Ctrl-C with 130, as a shell tells of these signals.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qlib_ext import __version__
+from qlib_ext.cli import data as _cli_data
+from qlib_ext.cli import orders as _cli_orders
+from qlib_ext.cli import report as _cli_report
+from qlib_ext.cli.help import dress
+from qlib_ext.synthetic import DEFAULT_PATH, VERSION, ensure_market, make_market, read_oracle
+
+_DEMO_DATA = """\
+Build the embedded market: synthetic A shares with a planted signal, as a qlib provider folder.
+
+It comes in the units of the community's data set (volume in adjusted lots, amount in thousand yuan); the same
+arguments give the same files. DIR/README.md and DIR/oracle.json tell what is in it and what the best possible
+score would reach. A folder that holds anything else is never touched.
+"""
+
+_CHECK_LEAK = """\
+Check a workflow for leaks, on its own data and configuration (rendered as qrun does).
+
+overlap: every pair of days of train, valid and test, or of each fold: no training label or window may meet a
+validation label. future: everything after a day is perturbed; nothing up to it may change, from features to orders.
+shuffled: each day's returns are dealt out at random; the IC must be 0 within its error. The model is trained three
+times, and the data set is built three times. Exit status: 0 all passed, 1 a leak, 2 it could not be checked, wholly or
+in part: what proves nothing either way is marked ?.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; `argv` defaults to the process's arguments."""
+    try:
+        try:
+            return _run(build_parser().parse_args(argv))
+        finally:
+            if sys.stdout is not None:  # it is None where the shell closed it
+                sys.stdout.flush()  # a closed pipe is told here, not when the interpreter ends
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):  # what is left to write goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare the command line."""
+    parser = argparse.ArgumentParser(prog="qlib-ext")
+    parser.add_argument("--version", action="version", version=f"qlib-ext {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo_data(commands)
+    _cli_data.add(commands)
+    _add_check_leak(commands)
+    _cli_report.add(commands)
+    _cli_orders.add(commands)
+    dress(parser, commands.choices)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        status: int = arguments.run(arguments)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        print(f"qlib-ext: error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _add_demo_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "demo-data",
+        help="build the embedded market (synthetic data for a first run)",
+        description=_DEMO_DATA,
+    )
+    parser.add_argument(
+        "dir", metavar="DIR", nargs="?", type=Path, default=DEFAULT_PATH, help=f"default: {DEFAULT_PATH}"
+    )
+    parser.add_argument("--stocks", type=int, default=300, metavar="N", help="stocks, 10 to 5500 (default: 300)")
+    parser.add_argument("--years", type=float, default=3.0, metavar="Y", help="length in years (default: 3)")
+    parser.add_argument("--start", default="2020-01-02", metavar="DATE", help="first day, ISO (default: 2020-01-02)")
+    parser.add_argument("--seed", type=int, default=7, metavar="S", help="of all randomness (default: 7)")
+    parser.add_argument(
+        "--signal",
+        type=float,
+        default=0.003,
+        metavar="X",
+        help="standard deviation of the planted mean return a day; 0 plants nothing (default: 0.003)",
+    )
+    parser.add_argument(
+        "--regime", action="store_true", help="plant two signals; the macro state decides which of them works"
+    )
+    parser.add_argument("--force", action="store_true", help="rebuild, also over a market built otherwise")
+    parser.set_defaults(run=_demo_data)
+
+
+def _demo_data(arguments: argparse.Namespace) -> int:
+    wanted = {
+        "n_stocks": arguments.stocks,
+        "start": arguments.start,
+        "years": arguments.years,
+        "seed": arguments.seed,
+        "signal": arguments.signal,
+        "regime": arguments.regime,
+    }
+    path: Path = arguments.dir.expanduser().resolve()
+    if read_oracle(path).get("version") == VERSION and not arguments.force:
+        print(f"Already there: {ensure_market(path, **wanted)}")
+    else:
+        begin = time.perf_counter()
+        make_market(path, **wanted, say=_cli_data.speaker())
+        print(f"Built {path} in {time.perf_counter() - begin:.1f} s")
+    _show_market(path)
+    return 0
+
+
+def _show_market(path: Path) -> None:
+    """Print what a market holds and how to use it."""
+    from qlib_ext.workflow import survey
+
+    found = read_oracle(path)
+    parameters, oracle = found["parameters"], found["oracle"]
+    print(f"Synthetic: {parameters['n_stocks']} stocks, {found['first']} to {found['last']}.")
+    if oracle["ic"] is None:
+        print("No signal in it, or too few stocks to judge one.")
+    else:
+        print(
+            f"The best possible score reaches a mean daily IC of {oracle['ic']:.4f} "
+            f"(RankIC {oracle['rank_ic']:.4f}, {oracle['days']} days); see oracle.json."
+        )
+    try:
+        survey(path)
+    except ValueError as error:  # nothing that `init` refuses is recommended
+        print(f"Too small for a workflow of its own: {error}")
+    else:
+        print(f"Use it:\n\n    qlib-ext init --provider-uri {shlex.quote(str(path))}\n    qrun workflow.yaml")
+
+
+def _add_check_leak(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "check-leak",
+        help="prove that a workflow uses nothing of the future",
+        description=_CHECK_LEAK,
+    )
+    parser.add_argument("workflow", metavar="WORKFLOW", type=Path, help="YAML file, as for qrun")
+    parser.add_argument("--after", metavar="DATE", help="last day left as it is (default: the middle of test)")
+    parser.add_argument(
+        "--epochs", type=int, default=1, metavar="N", help="most epochs of training; 0: as configured (default: 1)"
+    )
+    parser.add_argument("--stocks", type=int, metavar="N", help="perturb N stocks drawn at random (default: all)")
+    parser.add_argument(
+        "--only", action="append", metavar="CHECK", help="overlap, future or shuffled; may be repeated (default: all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of perturbation and shuffle (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    parser.set_defaults(run=_check_leak)
+
+
+def _check_leak(arguments: argparse.Namespace) -> int:
+    if arguments.epochs < 0 or arguments.seed < 0:
+        raise ValueError(f"--epochs {arguments.epochs} and --seed {arguments.seed} must be 0 or more")
+    from qlib_ext import leak  # needs qlib, which the other commands do without
+
+    begin = time.perf_counter()
+
+    def say(line: str) -> None:
+        print(f"[{time.perf_counter() - begin:6.1f} s] {line}", file=sys.stderr, flush=True)
+
+    table = leak.check_leak(
+        arguments.workflow,
+        after=arguments.after,
+        epochs=arguments.epochs or None,
+        stocks=arguments.stocks,
+        only=arguments.only,
+        seed=arguments.seed,
+        say=say,
+    )
+    passed, leaks = bool(table["passed"].all()), int((~table["passed"] & table["proves"]).sum())
+    if arguments.json:
+        facts = {"workflow": str(arguments.workflow), "passed": passed, "leaks": leaks}
+        print(json.dumps(facts | {"rows": table.to_dict("records")}))
+    else:
+        _show_leaks(table)
+    return 0 if passed else 1 if leaks else 2
+
+
+def _show_leaks(table: Any) -> None:
+    """Print a line for each comparison, its detail below it."""
+    print(f"{'':5}{'check':10}{'item':24}{'compared':>14}{'changed':>12}")
+    for row in table.to_dict("records"):
+        mark = "ok" if row["passed"] else "LEAK" if row["proves"] else "?"
+        print(f"{mark:5}{row['check']:10}{row['item']:24}{row['compared']:14,}{row['changed']:12,}")
+        if row["detail"]:
+            print(f"{'':15}{row['detail']}")
+    leaks, none = int((~table["passed"] & table["proves"]).sum()), int((~table["passed"] & ~table["proves"]).sum())
+    said = f"{leaks} of {len(table)} comparisons failed." if leaks else "" if none else "No leak found."
+    more = f"{none} of {len(table)} comparisons prove nothing." if none else ""
+    print(f"{said} {more}".strip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""How well a day's scores agree with the outcome, differentiable. Private to `losses.py`, which has them all.
+
+``B`` days of ``N`` stocks; ``mask`` is True where a stock is real. Sources: slides, page 2 (listing).
+"""
+
+import torch
+from torch import Tensor
+
+from qlib_ext.cross_section import masked as day
+from qlib_ext.cross_section.masked import check_shapes
+from qlib_ext.options import check_choice
+
+CENTERS = ("weighted", "plain")
+
+
+def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor, *, center: str = "weighted") -> Tensor:
+    """Correlate score and label day by day under weights. Source: slides, page 2 (the listing).
+
+    With w~ = w / sum w, the covariance is always sum w~ p r - (sum w~ p)(sum w~ r). ``center`` sets the
+    deviations:
+
+    - "weighted": about the weighted means, the textbook definition. Positive affine changes of the score
+      change nothing: the only guard is relative (scores within 8 float steps of each other count as
+      constant).
+    - "plain": about the unweighted means, with 1e-8 inside the roots, exactly as the deck's listing.
+
+    Args:
+        score: (B, N) any unit; ignored where not labelled. Half precision is computed in float32.
+        label: (B, N) target of the correlation, any unit.
+        weight: (B, N) at least 0; need not sum to 1.
+        mask: (B, N) bool, True = real.
+        center: "weighted" or "plain".
+
+    Returns: (B,) in [-1, 1] ("plain" can leave it). A day with fewer than two labelled stocks, equal labels
+        or no weight gives 0 and no gradient. A constant score gives 0; its gradient under "weighted" is the
+        covariance's, with the label standardised and the score's deviation taken as 1: finite, and towards
+        the label.
+
+    Raises:
+        ValueError: for shapes or a ``center`` that are not allowed.
+
+    """
+    check_choice("center", center, CENTERS)
+    check_shapes(score=score, label=label, weight=weight, mask=mask)
+    score, label, weight = day.widen(score, label, weight)
+    real = day.labelled(label, mask)
+    low, high = day.extent(label, real)
+    real = real & ~day.is_narrow(low, high)
+    weight = torch.where(real, weight, 0.0)
+    total = weight.sum(dim=1, keepdim=True)
+    share = weight / torch.where(total == 0, 1.0, total)
+    if center == "plain":
+        return day.plain_pearson(score, label, share, real)
+    score_units, _ = day.standardise(score, share, real, *day.extent(score, real))
+    label_units, label_flat = day.standardise(label, share, real, low, high)
+    return (share * score_units * torch.where(label_flat, 0.0, label_units)).sum(dim=1)
+
+
+def information_coefficient(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Correlate score and target day by day, all stocks alike (Pearson): the IC.
+
+    Args:
+        score: (B, N) any unit.
+        target: (B, N) any unit.
+        mask: (B, N) bool, True = real.
+
+    Returns:
+        (B,) in [-1, 1]; degenerate days and constant scores as in ``weighted_pearson``.
+
+    """
+    check_shapes(score=score, target=target, mask=mask)
+    (target,) = day.widen(target)
+    return weighted_pearson(score, target, torch.ones_like(target), mask)
+
+
+def concordance(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Measure agreement day by day: 2 cov / (var p + var r + (mean p - mean r)^2), moments over n.
+
+    Source: Lin (1989), concordance correlation coefficient. Unlike the IC it asks for the target's level and
+    scale.
+
+    Args:
+        score: (B, N) in the target's unit.
+        target: (B, N) any unit.
+        mask: (B, N) bool, True = real.
+
+    Returns:
+        (B,) in [-1, 1]; 0 without gradient where fewer than two stocks are labelled or all targets are equal.
+
+    """
+    check_shapes(score=score, target=target, mask=mask)
+    score, target = day.widen(score, target)
+    real = day.labelled(target, mask)
+    real = real & ~day.is_flat(target, real)
+    score_mean, score_gap = day.mean_and_gap(score, real)
+    target_mean, target_gap = day.mean_and_gap(target, real)
+    count = real.sum(dim=1).clamp(min=1)
+    covariance = (score_gap * target_gap).sum(dim=1) / count
+    spread = (score_gap**2 + target_gap**2).sum(dim=1) / count + (score_mean - target_mean)[:, 0] ** 2
+    return 2.0 * covariance / torch.where(real.any(dim=1), spread, 1.0)
+
+
+def mean_squared_error(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Average (score - target)^2 over each day's labelled stocks. Source: slides, page 1.
+
+    Args:
+        score: (B, N) in the target's unit.
+        target: (B, N) any unit.
+        mask: (B, N) bool, True = real.
+
+    Returns:
+        (B,) in the target's unit squared; 0 without gradient on a day without labelled stocks.
+
+    """
+    check_shapes(score=score, target=target, mask=mask)
+    score, target = day.widen(score, target)
+    real = day.labelled(target, mask)
+    error = torch.where(real, score, 0.0) - torch.where(real, target, 0.0)
+    return (error**2).sum(dim=1) / real.sum(dim=1).clamp(min=1)

@@ -1,0 +1,124 @@
+"""The market's state from a provider and from files, the (D, M) frame of a DayPanel. Private to `data.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from qlib.config import C
+from qlib.data import D
+from qlib.log import get_module_logger
+
+from qlib_ext.panel import OFFICIAL_INDICES, MacroState, MarketState, read_macro
+from qlib_ext.provider import binary_folder, read_fields
+from qlib_ext.rules import is_index
+
+logger = get_module_logger("qlib_ext.data")
+
+
+def load_state(market: MarketState | None, macro: MacroState | None, days: pd.DatetimeIndex) -> pd.DataFrame | None:
+    """Load the market features of the days, (D, M), index features first; None where none are wanted.
+
+    Raises: ValueError for missing indices, turnover, history or series; FileNotFoundError for a missing file.
+
+    """
+    parts = []
+    if market is not None:
+        parts.append(index_features(market, days))
+    if macro is not None:
+        table = read_macro([find_file(path) for path in macro.path])
+        frame, notices = macro.compute(table, pd.DatetimeIndex(D.calendar()), days)
+        for notice in notices:
+            logger.warning(f"macro_state: {notice}")
+        parts.append(frame)
+    return pd.concat(parts, axis=1) if parts else None
+
+
+def state_names(market: MarketState | None, macro: MacroState | None) -> list[str]:
+    """Names of the M market features that `load_state` loads."""
+    own = market.names(chosen_indices(market.indices, known_indices(market.indices))) if market else []
+    return own + (macro.names() if macro else [])
+
+
+def index_features(state: MarketState, days: pd.DatetimeIndex) -> pd.DataFrame:
+    """Load the index features of the days, (D, M).
+
+    Raises: ValueError for an index that the provider lacks, missing turnover, or a short history.
+
+    """
+    known = known_indices(state.indices)
+    indices = chosen_indices(state.indices, known)
+    gone = [code for code in OFFICIAL_INDICES if state.indices is None and code not in indices]
+    if gone:
+        logger.warning(f"market_state: {', '.join(gone)} left out, the provider has {', '.join(known)}")
+    raw = read_fields(indices, ["$close", "$amount", "$volume"], days[0], days[-1], lead=state.lead)
+    close = raw["$close"].astype(float)
+    return state.compute(close, _turnover(state, raw, close), days)
+
+
+def _turnover(state: MarketState, raw: dict[str, pd.DataFrame], close: pd.DataFrame) -> pd.DataFrame:
+    """Turnover of each index, in whatever unit; a notice where the volume stands for it."""
+    kind = state.turnover
+    if kind == "auto":
+        kind = "amount" if (raw["$amount"] > 0).any().all() else "volume"
+        if kind == "volume":
+            logger.info("market_state: an index has no $amount, its $volume stands for it (turnover: volume)")
+    table = raw["$amount"] if kind == "amount" else raw["$volume"]
+    lacking = [str(code) for code in table.columns if not (table[code] > 0).any()]
+    if lacking:
+        field = "$amount" if kind == "amount" else "$volume"
+        other = [n for n in ("amount", "volume") if n != field[1:] and (raw[f"${n}"][lacking] > 0).any().all()]
+        cure = f"set turnover: {other[0]}" if other else "choose other indices"
+        raise ValueError(f"market_state: {', '.join(lacking)} has no {field} between the days: {cure}")
+    return table * close if kind == "close_volume" else table
+
+
+def chosen_indices(wanted: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """Return the indices to use: those wanted, or the official ones that are known.
+
+    Raises: ValueError for a missing one, naming what the provider has.
+
+    """
+    there = f"the provider has {', '.join(known) or 'no index'}"
+    if wanted is None:
+        found = [code for code in OFFICIAL_INDICES if code in known]
+        if not found:
+            raise ValueError(f"market_state: none of {', '.join(OFFICIAL_INDICES)}; {there}: give indices: [...]")
+        return found
+    missing = [code for code in wanted if code not in known]
+    if missing:
+        raise ValueError(f"market_state: no index {', '.join(missing)}; {there}: choose among them or add the data")
+    return list(wanted)
+
+
+def known_indices(named: Sequence[str] | None = None) -> list[str]:
+    """Codes of the indices that the provider has, sorted; they need not stand in a list of instruments.
+
+    Args:
+        named: codes in capitals that are taken for indices whatever `is_index` says, such as SH930050.
+
+    """
+    own = set(named or ())
+    folder = binary_folder(OFFICIAL_INDICES)
+    if folder is not None and folder.is_dir():
+        there = (p for p in folder.iterdir() if is_index(p.name) or p.name.upper() in own)
+        return sorted(p.name.upper() for p in there if any(p.glob("close.*")))
+    return sorted(c for c in D.list_instruments(D.instruments("all"), as_list=True) if is_index(c) or c.upper() in own)
+
+
+def find_file(path: str) -> Path:
+    """Find a file: as it is given, or in the provider's folder.
+
+    Raises: FileNotFoundError naming both places.
+
+    """
+    given = Path(path).expanduser()
+    folders = [Path(str(uri)).expanduser() for uri in C.dpm.provider_uri.values()]
+    for place in (given, *(folder / given for folder in folders)):
+        if place.is_file():
+            return place
+    raise FileNotFoundError(
+        f"macro_state: no file {path!r} here ({Path.cwd()}) nor in {', '.join(map(str, folders))}; "
+        "give its path, a CSV or Parquet file as workflows/macro_example.csv"
+    )

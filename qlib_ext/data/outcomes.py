@@ -1,0 +1,80 @@
+"""Grids of the panel beside features and label: age, volatility, locked days, steps. Private to `data.py`.
+
+Legend: `D` days, `N` stocks; frames are day x stock, prices adjusted unless they are called raw.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from qlib.data import D
+from qlib.log import get_module_logger
+
+from qlib_ext.provider import ages, first_closes
+from qlib_ext.rules import limit_up_price, price_limit, st_mask
+
+logger = get_module_logger("qlib_ext.data")
+
+NEAR_LIMIT = 0.003  # below the limit: a return from here on counts as locked where no raw price is known
+
+
+def trailing_volatility(close: pd.DataFrame, window: int) -> pd.DataFrame:
+    """Trail the standard deviation of daily returns, as Std($close/Ref($close, 1) - 1, window) of qlib."""
+    price = close.astype(np.float64)
+    returns = price / price.shift(1) - 1
+    return returns.rolling(window, min_periods=1).std()
+
+
+def listed_days(instruments: list[str], days: pd.DatetimeIndex) -> npt.NDArray[np.float64]:
+    """Trading days since listing (D, N), 1 on the day of the first close; inf for stocks older than the calendar."""
+    return ages(first_closes(instruments), pd.DatetimeIndex(D.calendar()).get_indexer(days))
+
+
+def step_returns(price: pd.DataFrame, entry: int) -> pd.DataFrame:
+    """One-day return that follows the entry, `entry` days after d, in the price's own field; suspensions are flat.
+
+    The product of 1 + the steps of days d to d+h-1 is 1 + the label of d, of h days and in one field.
+    """
+    return price.astype(np.float64).ffill().pct_change(fill_method=None).shift(-entry - 1)
+
+
+def locked_up(
+    close: pd.DataFrame,
+    factor: pd.DataFrame,
+    age: npt.NDArray[np.float64],
+    *,
+    price: pd.DataFrame | None = None,
+    st: Any = None,
+) -> npt.NDArray[np.bool_]:
+    """Tell (D, N) where a price of the day (its close) is the limit-up price, by the rules of the board and the date.
+
+    The raw price is close / factor, the reference the previous traded close in today's shares. Gaps of $factor are
+    filled forward; where a stock has none yet, its return is compared with the limit less 0.3%.
+
+    Args:
+        close: day x stock.
+        factor: the same, NaN where not known.
+        age: (D, N) trading days since listing, see `listed_days`.
+        price: that is looked at; None: the close.
+        st: spells of special treatment, as `rules.st_mask` takes them; None: every stock has its board's limit.
+
+    """
+    codes, days = [str(c) for c in close.columns], pd.DatetimeIndex(close.index)
+    special = None if st is None else st_mask(st, codes, days)
+    limit = price_limit(codes, days, listed_days=np.where(np.isfinite(age), age, 10**6).clip(min=1), st=special)
+    before, known = close.astype(np.float64).ffill().shift(1), factor.astype(np.float64).ffill()
+    deal = (close if price is None else price).astype(np.float64)
+    reference, raw = (np.round((grid / known).to_numpy(), 2) for grid in (before, deal))
+    move, blind = (deal / before - 1).to_numpy(), ~np.isfinite(known.to_numpy())
+    lacks = blind & np.isfinite(move)
+    if lacks.any():
+        some = [codes[n] for n in np.flatnonzero(lacks.any(axis=0))]
+        logger.warning(
+            f"no $factor on some days of {len(some)} of {len(codes)} stocks, {some[:3]} among them: whether they are "
+            f"locked is judged by a return within {NEAR_LIMIT:.1%} of the limit"
+        )
+    with np.errstate(invalid="ignore"):
+        return np.where(blind, move >= limit - NEAR_LIMIT, raw >= limit_up_price(reference, limit) - 1e-6)

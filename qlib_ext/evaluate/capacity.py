@@ -1,0 +1,301 @@
+"""How much capital a score can carry: the same ranking placed at 10 million to 10 billion yuan, after costs.
+
+``D`` days, ``N`` stocks, ``C`` capitals; yuan, returns as fractions (0.01 = 1%). Under a cap by participation the
+impact of a trade hardly depends on the capital (a bought stock takes 5% of its turnover at any capital that fills it):
+capital is felt by going further down the ranking and, where the whole market is full, by cash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from qlib_ext.evaluate.diagnostics import newey_west
+from qlib_ext.evaluate.metrics import headline, sleeve_returns
+from qlib_ext.portfolio import PARTICIPATION, fill_capitals, impact_cost, rebalancing
+
+Grid = NDArray[np.float64]
+
+CAPITALS = (10e6, 20e6, 30e6, 50e6, 100e6, 150e6, 300e6, 500e6, 1e9, 2e9, 3e9, 5e9, 10e9)  # yuan
+
+CAPACITY_DEFINITIONS = {
+    "capital": "yuan placed each day",
+    "gross": "compounded annual return on the whole capital, cash included, which earns 0; no costs",
+    "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
+    "net_impact": "net less impact: b * volatility * (share of the day's turnover) ** exponent, a trade; where "
+    "turnover or volatility is not known yet, the day's median, or the first known one, stands for it",
+    "gross_excess": "gross less the benchmark day by day, compounded; the benchmark is the mean stock with a score "
+    "unless an index is given",
+    "net_excess": "net less the benchmark day by day, compounded",
+    "net_impact_excess": "net_impact less the benchmark day by day, compounded",
+    "daily_excess": "mean daily return of net_impact_excess, not compounded",
+    "daily_excess_error": "Newey-West standard error of daily_excess",
+    "cash_share": "mean over days of the share of the capital that is not placed",
+    "names_held": "mean number of stocks held",
+    "turnover": "mean over days of yuan bought and sold, as a share of the capital (2: all is sold and bought anew)",
+    "participation": "mean share of a stock's daily turnover that a trade takes, weighted by the trade's yuan",
+    "days": "days with a known return; all columns are over these",
+}
+
+
+def capacity_curve(
+    score: ArrayLike,
+    liquidity: ArrayLike,
+    step_return: ArrayLike,
+    volatility: ArrayLike,
+    *,
+    buy_rate: ArrayLike,
+    sell_rate: ArrayLike,
+    buyable: ArrayLike | None = None,
+    capitals: Sequence[float] = CAPITALS,
+    participation: float = PARTICIPATION,
+    top_n: int | None = None,
+    impact: float = 1.0,
+    impact_exponent: float = 0.5,
+    benchmark: ArrayLike | None = None,
+    horizon: int = 1,
+) -> pd.DataFrame:
+    """Judge one score at many capitals, rebalanced daily, without a backtest.
+
+    Each row is what ``fill_top_n`` and ``money_returns`` give at that capital; the ranking is shared. What cannot be
+    bought stays cash that day. Days count as following each other.
+
+    Args:
+        score: (D, N) NaN where there is none.
+        liquidity: (D, N) yuan a day, known at the close of the signal day.
+        step_return: (D, N) one-day return from the entry of day d to that of day d+1, NaN where unknown (counts as 0).
+        volatility: (D, N) standard deviation of daily returns (0.02 = 2%). For trades on days without liquidity or
+            volatility see ``last_known``.
+        buy_rate: fees as a fraction of what is bought; a number or (D,).
+        sell_rate: fees (stamp duty included) as a fraction of what is sold; a number or (D,).
+        buyable: (D, N) bool, True = the entry was possible; None: everything was.
+        capitals: yuan, C of them, in any order.
+        participation: largest share of a stock's liquidity; a larger capital goes to more names.
+        top_n: None, or a fixed number of names as in ``fill_top_n``; a larger capital then stays cash.
+        impact: b of ``impact_cost``.
+        impact_exponent: exponent of ``impact_cost``.
+        benchmark: (D,) daily returns; None: the mean over the stocks with a score and a return.
+        horizon: days of the label; so many sleeves of capital / horizon.
+
+    Returns:
+        One row a capital, rising (the index), columns as in ``CAPACITY_DEFINITIONS``.
+        An annual return is -1 where a day loses
+        the whole capital.
+
+    Raises:
+        ValueError: for shapes, options out of range, an infinite score, or no known return.
+
+    """
+    ranked, traded, step, sigma, can_buy = _grids(score, liquidity, step_return, volatility, buyable)
+    amounts = _amounts(capitals)
+    known = np.flatnonzero(np.isfinite(step).any(axis=1))
+    if not len(known):
+        raise ValueError(f"no return is known on the {len(step)} days: end the period earlier")
+    market = mean_return(ranked, step) if benchmark is None else _benchmark(benchmark, len(step))
+    quiet, moving = last_known(traded), last_known(sigma)
+    rows = []
+    fills = fill_capitals(ranked, traded, amounts, participation=participation, top_n=top_n)
+    for capital, yuan in zip(amounts, fills, strict=True):
+        yuan *= can_buy
+        held = np.flatnonzero(yuan.any(axis=0))  # a small capital touches few stocks
+        parts = (grid[:, held] for grid in (yuan, step, quiet, moving))
+        daily = _daily(
+            *parts,
+            capital=capital,
+            rates=(buy_rate, sell_rate),
+            impact=(impact, impact_exponent),
+            horizon=horizon,
+        )
+        rows.append(_row(daily.iloc[known], market[known], horizon))
+    return pd.DataFrame(rows, index=pd.Index(amounts, name="capital"))
+
+
+def capital_at_zero(curve: pd.DataFrame, column: str = "net_impact_excess") -> float:
+    """Find the capital at which a return of the curve vanishes, by interpolation linear in the log of the capital.
+
+    Args:
+        curve: of ``capacity_curve``; or any frame with rising capitals (yuan) as index.
+        column: a return, larger is better.
+
+    Returns:
+        Yuan at the first fall to zero from the smallest capital on. 0.0 where the return is not above zero at the
+        smallest capital already (what lies below it is not known); inf where it stays above zero on the whole curve.
+
+    Raises:
+        ValueError: for an unknown column, capitals that do not rise, or NaN.
+
+    """
+    if column not in curve.columns:
+        raise ValueError(f"the curve has no column {column!r}; there are {', '.join(map(str, curve.columns))}")
+    capital, value = curve.index.to_numpy(dtype=np.float64), curve[column].to_numpy(dtype=np.float64)
+    if not len(capital) or not np.isfinite(value).all() or (capital <= 0).any() or (np.diff(capital) <= 0).any():
+        raise ValueError(
+            f"wanted capitals (index) that rise from above 0, and finite {column}; got {dict(curve[column])}"
+        )
+    if value[0] <= 0:
+        return 0.0
+    if (value > 0).all():
+        return math.inf
+    after = int(np.argmax(value <= 0))
+    way = value[after - 1] / (value[after - 1] - value[after])
+    low, high = np.log(capital[after - 1 : after + 1])
+    return float(np.exp(low + way * (high - low)))
+
+
+def zero_capitals(curve: pd.DataFrame) -> dict[str, float]:
+    """Tell `capital_at_zero` of the excess before costs (gross), after fees (net) and after impact too (net_impact)."""
+    return {name: capital_at_zero(curve, f"{name}_excess") for name in ("gross", "net", "net_impact")}
+
+
+def capacity_words(curve: pd.DataFrame) -> str:
+    """Say in one line at which capital the excess returns of a curve vanish."""
+    low, high = (f"{curve.index[end] / 1e6:,.0f}" for end in (0, -1))
+    words = {0.0: f"below {low}", math.inf: f"above {high}"}
+    shown = [f"{name} {words.get(at, f'{at / 1e6:,.0f}')}" for name, at in zero_capitals(curve).items()]
+    return f"  capital at which the excess over the mean stock vanishes, million yuan: {', '.join(shown)}"
+
+
+def last_known(grid: Grid) -> Grid:
+    """Carry each stock's last positive value on, (D, N); before its first one, the day's median of the others.
+
+    Of liquidity or volatility: what is sold after a stock has vanished still pays for moving its price; trades before
+    the first value are small. On days that know no value of any stock (the first ones of a calendar have no
+    volatility) the first known median stands for it, though it is a later day's: it prices the impact, and decides
+    nothing. NaN where none is known at all.
+    """
+    frame = pd.DataFrame(grid).where(grid > 0).ffill()
+    return np.asarray(frame.T.fillna(frame.median(axis=1).bfill()).T.to_numpy())
+
+
+def money_returns(
+    held: Grid,
+    step: Grid,
+    liquidity: Grid,
+    volatility: Grid,
+    *,
+    capital: float,
+    rates: tuple[ArrayLike, ArrayLike],
+    impact: tuple[float, float],
+    horizon: int,
+) -> tuple[dict[str, Grid], Grid]:
+    """Compute what one allocation earns on the whole capital, rebalanced daily; cash earns 0.
+
+    Args:
+        held: (D, N) yuan placed on each day.
+        step: (D, N) one-day return that follows the entry, NaN counts as 0.
+        liquidity: (D, N) yuan a day, without gaps where it is traded; see ``last_known``.
+        volatility: (D, N) of daily returns, without gaps where it is traded; not looked at where b is 0.
+        capital: yuan.
+        rates: fees of buying and of selling, as in ``fee_cost``.
+        impact: b and exponent of ``impact_cost``.
+        horizon: days of the label; so many sleeves.
+
+    Returns:
+        Daily returns (D,) gross, net (less ``fee_cost``) and net_impact (and ``impact_cost``); and the trades (D, N),
+        yuan, sales negative.
+
+    """
+    gross = sleeve_returns(held, step, horizon, capital=capital)
+    average = held if horizon == 1 else pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
+    trade = rebalancing(average, step)
+    net = gross - _fees(trade, *rates) / capital
+    b, exponent = impact
+    moved = np.zeros(len(held))
+    if b != 0:
+        moved = impact_cost(trade, liquidity, volatility, b=b, exponent=exponent).sum(axis=1)
+    return {"gross": gross, "net": net, "net_impact": net - moved / capital}, trade
+
+
+def mean_return(score: Grid, step: Grid) -> Grid:
+    """Mean return (D,) of the stocks with a score and a return; 0 on days without any."""
+    seen = np.isfinite(step) & np.isfinite(score)
+    return np.where(seen, step, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
+
+
+# --- one capital
+
+
+def _daily(held: Grid, step: Grid, liquidity: Grid, volatility: Grid, *, capital: float, **terms: Any) -> pd.DataFrame:
+    """Compute ``money_returns`` of one allocation (D, n), and what it holds and trades, day by day."""
+    returns, trade = money_returns(held, step, liquidity, volatility, capital=capital, **terms)
+    size = np.abs(trade)
+    return pd.DataFrame(
+        returns
+        | {
+            "cash_share": np.maximum(1.0 - held.sum(axis=1) / capital, 0.0),
+            "names_held": (held > 0).sum(axis=1),
+            "traded": size.sum(axis=1),
+            "turnover": size.sum(axis=1) / capital,
+            "weighted": (size * (size / np.where(size > 0, liquidity, 1.0))).sum(axis=1),
+        }
+    )
+
+
+def _row(daily: pd.DataFrame, market: Grid, horizon: int) -> dict[str, float]:
+    """Sum up the days of one capital: the columns of ``CAPACITY_DEFINITIONS`` but the capital."""
+    names = ("gross", "net", "net_impact")
+    row = {name: _annual(daily[name].to_numpy()) for name in names}
+    row |= {f"{name}_excess": _annual(daily[name].to_numpy() - market) for name in names}
+    row["daily_excess"], row["daily_excess_error"], _ = newey_west(daily["net_impact"] - market, horizon=horizon)
+    row |= {name: float(daily[name].mean()) for name in ("cash_share", "names_held", "turnover")}
+    traded = float(daily["traded"].sum())
+    return row | {"participation": float(daily["weighted"].sum()) / traded if traded else math.nan, "days": len(daily)}
+
+
+def _annual(daily: Grid) -> float:
+    """Compounded annual return; -1 where a day loses all."""
+    return -1.0 if (daily <= -1.0).any() else headline(daily)["annual_return"]
+
+
+def _fees(trade: Grid, buy_rate: ArrayLike, sell_rate: ArrayLike) -> Grid:
+    """Fees (D,) in yuan of trades (D, n), as ``fee_cost`` charges those that it lists anew."""
+    buys, sells = trade.clip(min=0.0).sum(axis=1), (-trade).clip(min=0.0).sum(axis=1)
+    return buys * _rate("buy_rate", buy_rate, len(trade)) + sells * _rate("sell_rate", sell_rate, len(trade))
+
+
+# --- checks
+
+
+def _grids(*given: Any) -> tuple[Grid, Grid, Grid, Grid, NDArray[np.bool_]]:
+    """Bring the inputs to float64 (D, N), buyable to bool."""
+    score, liquidity, step, volatility = (np.array(grid, dtype=np.float64) for grid in given[:4])
+    buyable = np.ones(score.shape, dtype=bool) if given[4] is None else np.asarray(given[4])
+    if buyable.dtype != bool:
+        raise ValueError(f"buyable must be bool with True = can be bought, got {buyable.dtype}; pass buyable > 0")
+    names = ("score", "liquidity", "step_return", "volatility", "buyable")
+    shapes = {name: grid.shape for name, grid in zip(names, (score, liquidity, step, volatility, buyable), strict=True)}
+    if score.ndim != 2 or len(set(shapes.values())) != 1:
+        raise ValueError(f"shapes must be one and the same (D, N) = (days, stocks), got {shapes}")
+    return score, liquidity, step, volatility, buyable
+
+
+def _rate(name: str, given: ArrayLike, days: int) -> Grid:
+    rate = np.asarray(given, dtype=np.float64)
+    if rate.shape not in ((), (days,)) or not np.isfinite(rate).all():
+        raise ValueError(
+            f"{name} must be a number or {days} of them, one a day, all finite; got shape {rate.shape} with "
+            f"{int((~np.isfinite(rate)).sum())} not finite"
+        )
+    return rate
+
+
+def _amounts(capitals: Sequence[float]) -> list[float]:
+    amounts = sorted({float(capital) for capital in capitals})
+    if not amounts or not all(0 < capital < math.inf for capital in amounts):
+        raise ValueError(f"capitals must be finite numbers > 0 (yuan, e.g. 150e6), got {list(capitals)!r}")
+    return amounts
+
+
+def _benchmark(benchmark: ArrayLike, days: int) -> Grid:
+    market = np.asarray(benchmark, dtype=np.float64)
+    if market.shape != (days,) or not np.isfinite(market).all():
+        raise ValueError(
+            f"benchmark must be {days} finite daily returns, (D,), got shape {market.shape} with "
+            f"{int((~np.isfinite(market)).sum())} not finite; fill unknown days with 0"
+        )
+    return market

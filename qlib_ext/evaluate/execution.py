@@ -1,0 +1,351 @@
+"""What a backtest traded, what that cost, what it could not reach, and what each assumption takes: plain frames.
+
+Every function is pure and takes the tables of `AShareExchange` (`fills`, `blocked`, `settled`), of qlib's report or of
+`LiquidityTopNStrategy.daily_log`. `EXECUTION_DEFINITIONS` says in words what stands in each table.
+Legend: `D` days, `N` stocks; yuan; shares and returns as fractions (0.01 = 1%).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qlib_ext.evaluate.benchmark import has_benchmark, known_benchmark
+from qlib_ext.evaluate.execution_words import EXECUTION_DEFINITIONS
+from qlib_ext.evaluate.metrics import DAYS_A_YEAR, headline_table, sleeve_returns
+from qlib_ext.evaluate.metrics import DEFINITIONS as HEADLINE
+from qlib_ext.portfolio import fill_top_n
+
+Grid = npt.NDArray[np.float64]
+
+PARTS = ("commission", "transfer", "stamp_duty", "impact")
+EDGES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.25, 1.0)
+HORIZONS = (1, 2, 5, 10)  # days
+SLACK = 1e-5  # of a bin's edge: a trade at its cap belongs to the bin that ends there
+_LOG_COLUMNS = ("date", "target", "value", "held", "cash", "unreached", "unreached_names", "share_reached", "names")
+
+
+# --- what was earned
+
+
+def performance(report: pd.DataFrame) -> pd.DataFrame:
+    """Put the account's returns into the deck's table.
+
+    Args:
+        report: qlib's report, a row a day: `return` (before costs), `cost`, and `bench` (all NaN or 0: no benchmark).
+
+    Returns: columns of `evaluate.DEFINITIONS`; rows gross, net and, with a benchmark, benchmark, excess_gross and
+        excess_net (see `EXECUTION_DEFINITIONS`).
+
+    Raises: ValueError for a missing column or no day, and as `known_benchmark`.
+
+    """
+    _need("report", report, ("return", "cost"))
+    gross = report["return"].astype(float)
+    net = gross - report["cost"].astype(float)
+    rows = {"gross": gross, "net": net}
+    if has_benchmark(report):
+        bench = known_benchmark(report["bench"].astype(float))
+        rows |= {"benchmark": bench, "excess_gross": gross - bench, "excess_net": net - bench}
+    return headline_table(rows).drop(columns="mean_ic")
+
+
+def turnover(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Measure what was traded each day, of the account.
+
+    Args:
+        fills: day, side ("buy" or "sell"), yuan.
+        value: (D,) the account's value at the close before each day of the backtest, by day, yuan.
+        settled: day, yuan received for delisted holdings, which counts as sold; None: there are none.
+
+    Returns: (D, 4) buy, sell, one_way, two_way; see `EXECUTION_DEFINITIONS`.
+
+    Raises: ValueError for a missing column, or a fill or settlement on a day that `value` lacks.
+
+    """
+    _need("fills", fills, ("day", "side", "yuan"))
+    _check_days("fills", fills["day"], value.index)
+    yuan = fills.pivot_table(index="day", columns="side", values="yuan", aggfunc="sum")
+    yuan = yuan.reindex(index=value.index, columns=["buy", "sell"]).fillna(0.0)
+    yuan.columns.name = None
+    if settled is not None:
+        _need("settled", settled, ("day", "yuan"))
+        _check_days("settled", settled["day"], value.index)
+        yuan["sell"] += settled.groupby("day")["yuan"].sum().reindex(value.index).fillna(0.0).astype(float)
+    smaller, both = yuan.min(axis=1), yuan.sum(axis=1)
+    return yuan.assign(one_way=smaller / value, two_way=both / value)
+
+
+def cost_split(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Split the cost into its parts.
+
+    Args:
+        fills: yuan and the parts commission, transfer, stamp_duty, impact (yuan).
+        value: (D,) the account's value on each day of the backtest, yuan.
+        settled: yuan received, cost and lost (yuan) of delisted holdings; None: there are none.
+
+    Returns: rows: the parts, delisting, total; columns yuan, bp_of_traded (NaN where nothing was), share_a_year.
+
+    Raises: ValueError for a missing column, or a value without days.
+
+    """
+    _need("fills", fills, ("yuan", *PARTS))
+    if not len(value):
+        raise ValueError("value has no day; give the account's value on each day of the backtest")
+    yuan = {name: float(fills[name].sum()) for name in PARTS}
+    yuan["delisting"] = 0.0 if settled is None else float(settled["cost"].sum() + settled["lost"].sum())
+    yuan["total"] = sum(yuan.values())
+    table = pd.DataFrame({"yuan": pd.Series(yuan)})
+    traded = float(fills["yuan"].sum()) + (0.0 if settled is None else float(settled["yuan"].sum()))
+    table["bp_of_traded"] = table["yuan"] / traded * 1e4 if traded > 0 else np.nan
+    table["share_a_year"] = table["yuan"] / float(value.mean()) / len(value) * DAYS_A_YEAR
+    return table
+
+
+# --- liquidity
+
+
+def participation_histogram(fills: pd.DataFrame, edges: Sequence[float] = EDGES) -> pd.DataFrame:
+    """Count the trades by the share of the stock's turnover that they took.
+
+    Args:
+        fills: day, code, yuan and used (yuan / liquidity).
+        edges: increasing shares from 0; a bin is (low, high], the last one open to infinity.
+
+    Returns: a row a bin, and one with low and high NaN where the share is not known: low, high, trades, yuan, share.
+
+    Raises: ValueError for a missing column or edges that do not increase.
+
+    """
+    _need("fills", fills, ("day", "code", "yuan", "used"))
+    bounds = np.append(np.asarray(edges, dtype=float), np.inf)
+    if bounds[0] != 0 or not (np.diff(bounds) > 0).all():
+        raise ValueError(f"edges={list(edges)}; they must begin at 0 and increase, such as {list(EDGES)}")
+    daily = fills.groupby(["day", "code"])[["yuan", "used"]].sum(min_count=1)
+    known = np.isfinite(daily["used"].to_numpy(dtype=float))
+    used, yuan = daily["used"].to_numpy(dtype=float)[known], daily["yuan"].to_numpy(dtype=float)
+    place = np.searchsorted(bounds[1:-1] * (1.0 + SLACK), used, side="left")
+    count = len(bounds) - 1
+    table = pd.DataFrame(
+        {
+            "low": bounds[:-1],
+            "high": bounds[1:],
+            "trades": np.bincount(place, minlength=count),
+            "yuan": np.bincount(place, weights=yuan[known], minlength=count),
+        }
+    )
+    if not known.all():
+        table.loc[count] = [np.nan, np.nan, int((~known).sum()), yuan[~known].sum()]
+    total = float(yuan.sum())
+    return table.astype({"trades": int}).assign(share=table["yuan"] / total if total > 0 else np.nan)
+
+
+def days_to_liquidate(
+    positions: pd.DataFrame, liquidity: pd.DataFrame, participation: float, horizons: Sequence[int] = HORIZONS
+) -> pd.DataFrame:
+    """Tell how long it takes to sell each day's book at a share of each stock's turnover.
+
+    Args:
+        positions: (D, N) yuan held at the close, by day and code; NaN and 0: not held.
+        liquidity: yuan a day, by day and code, known at the close; days and codes it lacks are unknown.
+        participation: share of the turnover that is sold a day.
+        horizons: days after which the sold share is told.
+
+    Returns: (D, ...) mean_days, max_days, gone_1, ..., unknown; NaN on days without holdings (mean_days also where no
+        holding's turnover is known); max_days is inf where one's is not. In `attrs["definitions"]` what each means.
+
+    Raises: ValueError for a participation that is not above 0.
+
+    """
+    if not 0 < participation < np.inf:
+        raise ValueError(f"participation={participation!r} must be above 0, for example 0.05")
+    yuan = positions.fillna(0.0).to_numpy(dtype=float)
+    traded = liquidity.reindex(index=positions.index, columns=positions.columns).to_numpy(dtype=float)
+    known = np.isfinite(traded) & (traded > 0)
+    room = np.where(known, participation * np.where(known, traded, 1.0), 0.0)
+    held, seen = yuan.sum(axis=1), np.where(known, yuan, 0.0)
+    days = np.where(known, yuan / np.where(known, room, 1.0), np.where(yuan > 0, np.inf, 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = {
+            "mean_days": (seen * np.where(known, days, 0.0)).sum(axis=1) / seen.sum(axis=1),
+            "max_days": np.where(held > 0, days.max(axis=1, initial=0.0), np.nan),
+        }
+        out |= {f"gone_{k}": np.minimum(yuan, k * room).sum(axis=1) / held for k in horizons}
+        out["unknown"] = np.where(known, 0.0, yuan).sum(axis=1) / held
+    table, words = pd.DataFrame(out, index=positions.index), EXECUTION_DEFINITIONS["liquidation"]
+    share = f"{100.0 * participation:g}%"
+    table.attrs["definitions"] = words | {"mean_days": words["mean_days"].replace("`participation`", share)}
+    return table
+
+
+# --- what was not reached
+
+
+def target_reached(daily_log: pd.DataFrame) -> pd.DataFrame:
+    """Sum up how far the orders got towards the targets.
+
+    Args:
+        daily_log: of LiquidityTopNStrategy: a row a step with target, value, held, cash, unreached (yuan),
+            unreached_names, share_reached, names.
+
+    Returns: rows share_reached, unreached, unreached_names, cash, held, names; columns mean, median, worst (the
+        smallest of share_reached, held and names, the largest of the others), over the steps with a target.
+
+    Raises: ValueError for a missing column.
+
+    """
+    _need("daily_log", daily_log, _LOG_COLUMNS)
+    log = daily_log[daily_log["target"] > 0]
+    numbers = pd.DataFrame(
+        {
+            "share_reached": log["share_reached"],
+            "unreached": log["unreached"] / log["target"],
+            "unreached_names": log["unreached_names"],
+            "cash": log["cash"] / log["value"],
+            "held": log["held"] / log["value"],
+            "names": log["names"],
+        }
+    ).astype(float)
+    worst = numbers.max().where(~numbers.columns.isin(["share_reached", "held", "names"]), numbers.min())
+    return pd.DataFrame({"mean": numbers.mean(), "median": numbers.median(), "worst": worst})
+
+
+def blocked_by_reason(blocked: pd.DataFrame) -> pd.DataFrame:
+    """Sum up what each reason cut.
+
+    Args:
+        blocked: a row a cut: side, reason, wanted (yuan before it), dealt (yuan after it); wanted may be NaN where
+            there is no price.
+
+    Returns: by (reason, side), the largest cut first: cuts, wanted, cut, share.
+
+    Raises: ValueError for a missing column.
+
+    """
+    _need("blocked", blocked, ("side", "reason", "wanted", "dealt"))
+    rows = blocked.assign(cut=blocked["wanted"] - blocked["dealt"], cuts=1)
+    table = rows.groupby(["reason", "side"])[["cuts", "wanted", "cut"]].sum().sort_values("cut", ascending=False)
+    total = float(table["cut"].sum())
+    return table.astype({"cuts": int}).assign(share=table["cut"] / total if total > 0 else np.nan)
+
+
+# --- the waterfall
+
+STAGES = {
+    "paper": "the score's portfolio on every day at the label's entry price: all can be bought, nothing costs, the "
+    "capital is made up to its sum every day (the judge's capped_paper_gross, with top_n: topn_paper_gross); what the "
+    "account has beyond the capital is cash",
+    "buyable": "and what is locked at limit-up at the entry stays cash that day (capped_buyable_gross)",
+    "account": "and one account lives with its gains and losses: it places its value, at most the capital",
+    "limits": "and a backtest at the label's entry price: price limits of both sides, suspensions, lots, T+1, "
+    "delistings; no trade cap, no costs, no rank buffer, no minimum holding period",
+    "price": "and the run's own deal price",
+    "buffer": "and the run's rank buffer and minimum holding period",
+    "caps": "and the trade caps over days, of the strategy and of the exchange",
+    "costs": "and commission, transfer fee, stamp duty",
+    "impact": "and market impact: the run's own backtest",
+}
+
+
+def paper_returns(
+    score: Grid, liquidity: Grid, step_return: Grid, buyable: npt.NDArray[np.bool_], **caps: Any
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Give the daily returns of the waterfall's first two stages, `paper` and `buyable`, (D,) each.
+
+    Args:
+        score: (D, N) NaN where there is none.
+        liquidity: (D, N) yuan a day, known at the close of the signal day.
+        step_return: (D, N) one-day return that follows the entry; NaN counts as 0.
+        buyable: (D, N) bool, the entry was possible.
+        caps: capital, participation and top_n of `fill_top_n`.
+
+    """
+    yuan = fill_top_n(score, liquidity, **caps)
+    held = {"paper": yuan, "buyable": np.where(buyable, yuan, 0.0)}
+    return {name: sleeve_returns(grid, step_return, 1, capital=caps["capital"]) for name, grid in held.items()}
+
+
+def account_returns(
+    score: Grid,
+    liquidity: Grid,
+    step_return: Grid,
+    buyable: npt.NDArray[np.bool_],
+    *,
+    account: float,
+    capital: float | None,
+    **caps: Any,
+) -> npt.NDArray[np.float64]:
+    """Give the daily returns (D,) of an account that lives with its gains and losses: the stage `account`.
+
+    Each day it places its value, at most `capital` (None: all of it), by `fill_top_n`; what is not buyable stays cash.
+
+    Args:
+        score: (D, N) as in `paper_returns`, like the next three.
+        liquidity: (D, N).
+        step_return: (D, N).
+        buyable: (D, N).
+        account: yuan on the first day.
+        capital: most that is placed, yuan.
+        caps: participation and top_n of `fill_top_n`.
+
+    """
+    step, value, returns = np.nan_to_num(step_return), float(account), np.zeros(len(score))
+    for day, earned in enumerate(step):
+        placed = value if capital is None else min(capital, value)
+        if placed <= 0:
+            break
+        yuan = fill_top_n(score[day], liquidity[day], capital=placed, **caps)
+        gain = float(np.where(buyable[day], yuan * earned, 0.0).sum())
+        returns[day], value = gain / value, value + gain
+    return returns
+
+
+def waterfall(returns: Mapping[str, pd.Series], skipped: Collection[str] = ()) -> pd.DataFrame:
+    """Put the stages under each other: what each assumption takes from the return.
+
+    Args:
+        returns: stage, of `STAGES` and in their order -> daily returns (D,) over the same days.
+        skipped: stages that change nothing in this run (no buffer): they repeat the one above.
+
+    Returns: by stage: annual_return, mean_return (cumulative), change (of annual_return from the row above; NaN on the
+        first), annual_volatility, max_drawdown, days; in `attrs["definitions"]` what each row and column means.
+
+    Raises: ValueError for unknown stages, or days that differ.
+
+    """
+    names = [name for name in STAGES if name in returns or name in skipped]
+    wrong = sorted(set(returns) - set(STAGES))
+    if wrong or not names or names[0] in skipped:
+        raise ValueError(f"stages are {list(STAGES)}; got {list(returns)}, skipped {list(skipped)}")
+    first, filled = returns[names[0]], dict[str, pd.Series]()
+    for above, name in zip([names[0], *names], names, strict=False):
+        filled[name] = filled[above] if name in skipped else returns[name]
+        if not filled[name].index.equals(first.index):
+            raise ValueError(f"stage {name!r} has other days than {names[0]!r}: bring all to the backtest's days")
+    table = headline_table(filled)[["annual_return", "mean_return", "annual_volatility", "max_drawdown"]]
+    table.insert(2, "change", table["annual_return"].diff())
+    table["days"] = len(first)
+    columns = {name: HEADLINE[name] for name in ("annual_return", "mean_return", "annual_volatility", "max_drawdown")}
+    told = {name: STAGES[name] + (" (changes nothing in this run)" if name in skipped else "") for name in names}
+    told["change"] = "annual_return less that of the row above: what the one assumption takes"
+    table.attrs["definitions"] = told | columns | {"days": "trading days of the backtest, the same for all rows"}
+    return table
+
+
+# --- checks
+
+
+def _need(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    lacks = [column for column in columns if column not in frame]
+    if lacks:
+        raise ValueError(f"{name} lacks {lacks}; it has {list(frame.columns)}")
+
+
+def _check_days(name: str, days: pd.Series, known: pd.Index) -> None:
+    wrong = set(days) - set(known)
+    if wrong:
+        raise ValueError(f"{name} has {len(wrong)} days, {min(wrong)} among them, that the backtest lacks")

@@ -1,0 +1,207 @@
+"""The rules of each day, laid over the bars. Private to `exchange.py`.
+
+Legend: `D` days of the backtest, `N` stocks; prices are adjusted unless they are called raw.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from qlib.log import get_module_logger
+
+from qlib_ext import rules
+from qlib_ext.exchange.options import Options
+from qlib_ext.exchange.quote import Bars, Grid, forward, trailing, turnover
+
+logger = get_module_logger("qlib_ext.exchange")
+
+NEW = 5  # days after listing that may have limits of their own
+SCALE = 1e-8  # a price below it is none, as for qlib
+
+
+class Fees:
+    """Fees of each day: `of` gives a trade's parts, `highest` the largest whole rate (buy, sell) of the period."""
+
+    def __init__(self, days: pd.DatetimeIndex, options: Options) -> None:
+        given = (options.open_cost, options.close_cost)
+        self.least = rules.commission_minimum(days) if options.min_cost is None else options.min_cost
+        zero = np.zeros(len(days))
+        self._rates = [(zero + (rate or 0.0), zero, zero) for rate in given]
+        if None in given:
+            rules.fee_rates(days, commission=options.commission)  # says what is wrong with the commission
+            known = rules.fee_rates(days, commission=0.0)
+            transfer = known["buy"].to_numpy()
+            for side, stamp in enumerate((zero, (known["sell"] - known["buy"]).to_numpy())):
+                if given[side] is None:
+                    self._rates[side] = (zero + options.commission, transfer, stamp)
+        self.highest = tuple(float(np.add.reduce(parts).max()) for parts in self._rates)
+
+    def of(self, row: int, yuan: float, *, sell: bool) -> tuple[float, float, float]:
+        """Commission (at least the minimum), transfer fee and stamp duty in yuan; one's own rate is all commission."""
+        commission, transfer, stamp = (float(part[row]) for part in self._rates[sell])
+        return max(commission * yuan, self.least), transfer * yuan, stamp * yuan
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the exchange knows of each day and stock.
+
+    `data`: field -> (D, N) of the quote. (D, N): `suspended`, `unknown_limit` bool; `reference` raw yuan, the previous
+    close after ex-rights adjustment; `liquidity` yuan and `sigma`, known at the previous close; `last_close`.
+    `lots`: see `rules.Lots`. (N,): `listed`, `gone`: row of the first day, and of the first as delisted. (D,):
+    `settles`, T+1 is in force. `adjusted`: no factor, so no lots. `profile`: how turnover came by.
+    """
+
+    days: pd.DatetimeIndex
+    data: dict[str, Grid]
+    suspended: Grid
+    unknown_limit: Grid
+    reference: Grid
+    liquidity: Grid
+    sigma: Grid
+    last_close: Grid
+    lots: rules.Lots
+    listed: Grid
+    gone: Grid
+    settles: Grid
+    adjusted: bool
+    profile: str
+    scopes: list[str]
+
+    def unknown(self, place: tuple[int, int], options: Options) -> str:
+        """Liquidity or volatility (no history yet), where a cap or the impact needs it and it is not known; else ""."""
+        traded = float(self.liquidity[place])
+        needed = options.participation is not None or options.impact > 0
+        if needed and not (math.isfinite(traded) and traded > 0):
+            return "unknown_liquidity"
+        return "unknown_volatility" if options.impact > 0 and not math.isfinite(self.sigma[place]) else ""
+
+    def refusal(self, place: tuple[int, int], *, buys: bool) -> str:
+        """Why an order that cannot be dealt cannot (see `AShareExchange.blocked`)."""
+        if place[0] >= self.gone[place[1]]:
+            return "delisted"
+        if self.suspended[place]:
+            return "not_listed" if place[0] < self.listed[place[1]] else "suspended"
+        if self.unknown_limit[place]:
+            return "limit_unknown"
+        return "limit_up" if buys else "limit_down"
+
+
+def whole_shares(amount: float, factor: float, least: float, step: float) -> float:
+    """Round adjusted shares down to whole lots of raw shares (amount * factor).
+
+    Args:
+        amount: adjusted shares, at least 0.
+        factor: raw shares of an adjusted one.
+        least: raw shares of the smallest order.
+        step: raw shares between two orders.
+
+    Returns:
+        Adjusted shares; 0 where that is below the smallest order.
+
+    """
+    shares = amount * factor
+    whole = (shares + 1e-6 + 1e-9 * shares) // step * step  # qlib adds 0.1 share, which can overdraw the cash
+    return whole / factor if whole >= least else 0.0
+
+
+def lay(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Options) -> Ground:
+    """Lay the rules of each day over the bars; `wanted`: fields of the quote, `deal`: (buy, sell) price."""
+    lead, days = bars.lead, bars.days[bars.lead :]
+    data = {name: bars.fields[name][lead:] for name in wanted}
+    if not (data["$volume"] > 0).any():
+        raise ValueError("AShareExchange: the provider has no $volume, so suspensions are not known; add the field.")
+    for name in sorted(wanted - {"$change", "$factor"}):
+        if not np.isfinite(data[name].astype(np.float64)).any():
+            raise ValueError(f"AShareExchange: {name} is not known on any day from {days[0]:%Y-%m-%d} on")
+    suspended = ~(np.isfinite(data["$close"]) & (data["$volume"] > 0))
+    close = bars.fields["$close"].astype(np.float64)
+    yuan, profile = turnover(bars, options.liquidity)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = close / np.vstack([np.full_like(close[:1], np.nan), close[:-1]]) - 1.0
+    gone = np.maximum(bars.last - lead + options.delisted_after, 0)
+    data["$factor"], adjusted = _factor(bars.codes, data["$factor"], suspended, options)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reference = np.round(forward(close, before=True)[lead:] / data["$factor"], 2)
+    data["limit_buy"], data["limit_sell"], unknown = _limits(bars, data, suspended, reference, deal, options)
+    if options.delisted == "write_off":
+        data["$close"] = np.where(np.arange(len(days))[:, None] >= gone, np.float32(0.0), data["$close"])
+    return Ground(
+        days,
+        data,
+        suspended,
+        unknown,
+        reference,
+        trailing(yuan, options.liquidity_window, of="mean")[lead:],
+        trailing(step, options.volatility_window, of="std")[lead:],
+        forward(close)[lead:],
+        rules.lot_rule(bars.codes, days),
+        bars.first - lead,
+        gone,
+        rules.settles_next_day(days) & options.t_plus_1,
+        adjusted,
+        profile,
+        [rules.scope_of(code) for code in bars.codes],
+    )
+
+
+def _factor(codes: tuple[str, ...], factor: Grid, suspended: Grid, options: Options) -> tuple[Grid, bool]:
+    """Factor with its gaps filled, and whether it is missing; an error where a rule needs a missing one."""
+    known = forward(factor.astype(np.float64))
+    lacks = (~suspended & ~np.isfinite(known)).any(axis=0)
+    if lacks.any() and (options.limit_threshold == "rules" or options.trade_unit is not None):
+        some = [codes[n] for n in np.flatnonzero(lacks)[:3]]
+        raise ValueError(
+            f"AShareExchange: {int(lacks.sum())} stocks, {some} among them, have no $factor: raw prices and lots are "
+            "not known. Give limit_threshold: null (or qlib's float) and trade_unit: null, or leave these stocks out."
+        )
+    return known, bool(lacks.any())
+
+
+def _limits(
+    bars: Bars, data: dict[str, Grid], suspended: Grid, reference: Grid, deal: tuple[str, str], options: Options
+) -> tuple[Grid, Grid, Grid]:
+    """(D, N) bool each: no buy possible, no sell possible, and the limit is not known."""
+    unknown = np.zeros_like(suspended)
+    limit = options.limit
+    if options.limit_threshold == "rules":
+        lead = min(bars.lead, NEW)  # the regime of a new stock is that of its first day, maybe before the backtest
+        days, age = bars.days[bars.lead - lead :], bars.age[bars.lead - lead :]
+        mask = None if options.st is None else _special(options.st, bars.codes, days)
+        listed = np.where(np.isfinite(age), age, 10**6)
+        rise, fall = (
+            rules.price_limit(bars.codes, days, listed_days=listed, st=mask, side=s)[lead:] for s in ("up", "down")
+        )
+        free = np.isinf(rise)
+        up, down = rules.limit_up_price(reference, rise), rules.limit_down_price(reference, fall)
+        buy, sell = (_raw(data, field) for field in deal)
+        blocks = (~free & ~(buy < up - 1e-6), ~free & ~(sell > down + 1e-6))
+        unknown = ~free & ~np.isfinite(up)
+    elif limit is None:
+        blocks = (unknown, unknown)
+    elif isinstance(limit, float):
+        blocks = (data["$change"] >= limit, data["$change"] <= -limit)
+    else:
+        blocks = (data[limit[0]].astype(bool), data[limit[1]].astype(bool))
+    return blocks[0] | suspended, blocks[1] | suspended, unknown
+
+
+def _special(spells: Any, codes: tuple[str, ...], days: pd.DatetimeIndex) -> Grid:
+    """(D, N) special treatment by the user's list; logs how much of it is here."""
+    mask = rules.st_mask(spells, codes, days)
+    logger.info(
+        f"special treatment: {int(mask.any(axis=0).sum())} stocks of {len(codes)} are under it, {int(mask.sum())} days "
+        "in all"
+    )
+    return mask
+
+
+def _raw(data: dict[str, Grid], field: str) -> Grid:
+    """Raw price in whole cents, (D, N); the close where the field has none, as qlib deals."""
+    price = np.where(data[field] > SCALE, data[field], data["$close"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.round(price / data["$factor"], 2))

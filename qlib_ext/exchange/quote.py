@@ -1,0 +1,240 @@
+"""Bars of a market for `exchange.py`: one quick load, cached; trailing liquidity and volatility; a dense quote.
+
+Private to `exchange.py`. Legend: `P` trading days with the lead before the first, `D` days of the backtest, `N` stocks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from qlib.backtest.high_performance_ds import BaseQuote
+from qlib.config import C
+from qlib.data import D
+from qlib.data.data import FeatureD
+from qlib.utils import code_to_fname
+from qlib.utils.index_data import SingleData
+
+from qlib_ext import rules
+from qlib_ext.provider import ages, binary_folder, field_grid, first_closes, wide
+
+LEAD = 250  # trading days before the first: for trailing means and for the last close before a long suspension
+CACHED = 2  # loads kept in memory
+_PLAIN = re.compile(r"\$\w+")
+
+Grid = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Fields of N stocks over P days; the first `lead` days come before the backtest.
+
+    `fields`: expression -> (P, N) float32, NaN where not known. `first`, `last` (N,): row (may lie outside) of the
+    stock's first close, and of the last day of its series. `age` (P, N): trading days since listing, 1 on the first;
+    inf for stocks older than the calendar. `rest`: trading days that the calendar goes on after the last row.
+    """
+
+    codes: tuple[str, ...]
+    days: pd.DatetimeIndex
+    lead: int
+    fields: dict[str, Grid]
+    first: Grid
+    last: Grid
+    age: Grid
+    rest: int
+
+
+_cache: OrderedDict[tuple[Any, ...], Bars] = OrderedDict()
+
+
+def load_bars(codes: Sequence[str], fields: Iterable[str], start: Any, end: Any) -> Bars:
+    """Load the fields of the stocks from LEAD days before `start` to `end`, once for the same arguments.
+
+    Raises: ValueError where the span has no trading day.
+
+    """
+    calendar = pd.DatetimeIndex(D.calendar(freq="day"))
+    begin, stop = (
+        int(calendar.searchsorted(pd.Timestamp(start))),
+        int(calendar.searchsorted(pd.Timestamp(end), "right")),
+    )
+    if begin >= stop:
+        have = f"{calendar[0].date()} to {calendar[-1].date()}" if len(calendar) else "nothing"
+        raise ValueError(f"AShareExchange: no trading day from {start} to {end}; the calendar has {have}.")
+    wanted = tuple(sorted(set(fields)))
+    key = (str(C["provider_uri"]), len(calendar), tuple(codes), begin, stop, wanted)
+    if key in _cache:
+        _cache.move_to_end(key)
+        return _cache[key]
+    bars = _cache[key] = _load(tuple(codes), wanted, calendar, begin, stop)
+    while len(_cache) > CACHED:
+        _cache.popitem(last=False)
+    return bars
+
+
+def clear_cache() -> None:
+    """Forget the loads kept in memory (for data that changed on disk)."""
+    _cache.clear()
+
+
+def _load(codes: tuple[str, ...], fields: tuple[str, ...], calendar: pd.DatetimeIndex, begin: int, stop: int) -> Bars:
+    lead = min(LEAD, begin)
+    origin = begin - lead
+    days = calendar[origin:stop]
+    plain = [field for field in fields if _PLAIN.fullmatch(field)]
+    folder = binary_folder(codes)
+    if folder is not None:
+        out = {name: field_grid(folder, codes, name, origin, stop) for name in plain}
+    else:
+        frames = wide(list(codes), plain, days[0], days[-1])
+        out = {name: np.asarray(f, dtype=np.float32) for name, f in zip(plain, frames, strict=True)}
+    first, last = first_closes(codes), _last(codes)
+    others = [field for field in fields if field not in plain]
+    if others:
+        frames = wide(list(codes), others, days[0], days[-1])
+        out |= {name: frame.to_numpy(dtype=np.float32) for name, frame in zip(others, frames, strict=True)}
+    age = ages(first, np.arange(origin, stop))
+    return Bars(codes, days, lead, out, first - origin, last - origin, age, len(calendar) - stop)
+
+
+def _last(codes: tuple[str, ...]) -> Grid:
+    """Calendar position (N,) of the last day of each series, through qlib's storage; NaN days of it count."""
+    ends = [_store(code, "close").end_index for code in codes]
+    return np.array([-1 if end is None else end for end in ends], dtype=np.int64)
+
+
+def having(codes: Sequence[str], name: str) -> Iterator[str]:
+    """Yield the stocks that have the field (with its $)."""
+    folder = binary_folder(codes)
+    for code in codes:
+        if folder is None:
+            there = _store(code, name[1:]).start_index is not None
+        else:  # ten times as quick, of a whole market
+            there = (folder / code_to_fname(code).lower() / f"{name[1:].lower()}.day.bin").is_file()
+        if there:
+            yield code
+
+
+def known_fields(codes: Sequence[str]) -> list[str]:
+    """Fields (with their $) of the first of the stocks that has a folder; none where the storage is not qlib's own."""
+    folder = binary_folder(codes)
+    if folder is None:
+        return []
+    for code in codes:
+        files = (folder / code_to_fname(code).lower()).glob("*.day.bin")
+        found = sorted(f"${file.name.split('.')[0]}" for file in files)
+        if found:
+            return found
+    return []
+
+
+def _store(code: str, field: str) -> Any:
+    return FeatureD.backend_obj(instrument=code_to_fname(code), field=field, freq="day")
+
+
+# --- what is known at the previous close
+
+
+def turnover_fields(liquidity: str) -> list[str]:
+    """Fields that the turnover by the option `liquidity`, and its check, need; errors as of `units.fields_of`."""
+    own = rules.fields_of(liquidity, owner="AShareExchange")
+    return list(dict.fromkeys([*own, *rules.fields_of("auto", owner="AShareExchange")]))
+
+
+def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
+    """Turnover of each day in yuan, (P, N) float64, and the profile or expression that it came by.
+
+    "auto" is decided by all rows of the bars.
+
+    Raises: ValueError where no unit profile fits, or for wrong units (see `units.check_turnover`).
+
+    """
+    fields = {name: bars.fields[name].astype(np.float64) for name in turnover_fields(liquidity)}
+    profile = liquidity
+    if profile == "auto":
+        profile = rules.decide(fields["$amount"], fields["$close"] * fields["$volume"])
+    yuan = rules.turnover_in_yuan(profile, fields)
+    share = rules.share_of_amount(yuan, fields)
+    rules.check_turnover(
+        yuan[bars.lead :], rules.PROFILES.get(profile, profile), share=share, named=liquidity != "auto"
+    )
+    return yuan, profile
+
+
+def trailing(yuan: Grid, window: int, *, of: str) -> Grid:
+    """Trailing mean or standard deviation (`of`) over `window` rows, as known at the close before, (P, N).
+
+    The last known value is carried through suspensions, as in the strategy; a mean of 0 is not one.
+    """
+    rolling = pd.DataFrame(yuan).rolling(window, min_periods=1)
+    frame = rolling.mean().where(lambda mean: mean > 0) if of == "mean" else rolling.std()
+    return np.asarray(forward(frame.to_numpy(), before=True))
+
+
+def forward(values: Grid, *, before: bool = False) -> Grid:
+    """Carry the last finite value of each column (P, N) forward; `before`: as it stood a row earlier."""
+    row = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
+    np.maximum.accumulate(row, axis=0, out=row)
+    out = np.where(row >= 0, np.take_along_axis(values, np.maximum(row, 0), axis=0), np.nan)
+    if before:
+        out = np.vstack([np.full_like(out[:1], np.nan), out[:-1]])
+    return out
+
+
+# --- the quote
+
+
+class DayQuote(BaseQuote):
+    """qlib's quote over dense (D, N) arrays; a time within a day is answered by that day."""
+
+    def __init__(self, codes: Sequence[str], days: pd.DatetimeIndex, data: dict[str, Grid]) -> None:
+        super().__init__(quote_df=None, freq="day")
+        self.days, self.data = days, data
+        self.codes = list(codes)
+        self.column = {code: n for n, code in enumerate(codes)}
+        self.row = {day: n for n, day in enumerate(days)}
+
+    def get_all_stock(self) -> Iterable[str]:
+        """Codes of all stocks."""
+        return self.column.keys()
+
+    def rows(self, start: Any, end: Any) -> range:
+        """Rows of the days from `start` to `end`, both included; a step that begins within a day is that day's.
+
+        qlib ends the last bar of a day at the next morning.
+        """
+        first, last = pd.Timestamp(start).normalize(), pd.Timestamp(end).normalize()
+        if first == last or first != pd.Timestamp(start):
+            one = self.row.get(first)
+            return range(0) if one is None else range(one, one + 1)
+        return range(int(self.days.searchsorted(first)), int(self.days.searchsorted(last, side="right")))
+
+    def get_data(self, stock_id: str, start_time: Any, end_time: Any, field: str, method: str | None = None) -> Any:
+        """Value of a field, by `method` over several days; None where there is no such stock or day."""
+        column, rows = self.column.get(stock_id), self.rows(start_time, end_time)
+        if column is None or not len(rows):
+            return None
+        if len(rows) == 1:
+            return self.data[field][rows.start, column].item()
+        values = self.data[field][rows.start : rows.stop, column]
+        values = values if values.dtype == np.bool_ else values.astype(np.float64)
+        if method is None:
+            return SingleData(values, index=list(self.days[rows.start : rows.stop]))
+        if method == "ts_data_last":
+            known = values[~np.isnan(values)]
+            return known[-1] if len(known) else None
+        plain: dict[str, Callable[[Grid], Any]] = {
+            "sum": np.nansum,
+            "mean": np.nanmean,
+            "all": np.all,
+            "last": lambda v: v[-1],
+        }
+        if method not in plain:
+            raise ValueError(f"method {method!r} is not supported; there are {sorted(plain)} and ts_data_last")
+        return plain[method](values)

@@ -1,0 +1,285 @@
+"""FastAlpha158 and FastAlpha360: qlib's handlers with the same arguments and numbers, at a small part of the time.
+
+In YAML: `class: FastAlpha158, module_path: qlib_ext.handler`, with the arguments of qlib's Alpha158 (Alpha360). The
+raw fields are read once a stock through qlib's storage and the factors computed by `qlib_ext.alpha` straight into the
+one array that the frame then shows without a copy. Whatever this path does not serve goes through qlib's own loader,
+with a notice: numba missing, another frequency than "day", inst_processors, other feature expressions; and labels that
+are no raw simple return (see `labels.label_prices`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from qlib.contrib.data.handler import Alpha158, Alpha360
+from qlib.contrib.data.loader import Alpha158DL, Alpha360DL
+from qlib.data import D
+from qlib.data.data import Cal, DatasetProvider, FeatureD
+from qlib.data.dataset.handler import DataHandlerLP
+from qlib.data.dataset.loader import QlibDataLoader
+from qlib.data.storage.file_storage import FileFeatureStorage
+from qlib.log import get_module_logger
+from qlib.utils import code_to_fname
+
+from qlib_ext.features import factors as alpha
+from qlib_ext.features.kernels import Float32
+from qlib_ext.options import argument_names, refuse_unknown
+from qlib_ext.panel import DEFAULT_LABEL, label_prices
+from qlib_ext.provider import read_series
+
+logger = get_module_logger("qlib_ext.handler")
+
+LABEL = DEFAULT_LABEL  # of qlib's handlers
+_CLOSE = alpha.FIELDS.index("close")
+
+
+class FastAlphaLoader(QlibDataLoader):
+    """QlibDataLoader that computes the Alpha158 or Alpha360 features itself; arguments as for QlibDataLoader.
+
+    The rows, index and columns are qlib's; the values are float32 and agree as `qlib_ext.alpha` tells. A row stands
+    for a day within the span of a stock's own six fields: a label of fields that span more days adds none.
+    """
+
+    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Load the frame (datetime, instrument) x (group, name) of the instruments, from start to end."""
+        names, reason = self._served()
+        calendar = D.calendar(start_time, end_time, freq="day") if names else []
+        if not names or not len(calendar):
+            logger.warning(f"qlib's own loader is used, the fast one does not serve this: {reason or 'no trading day'}")
+            return super().load(instruments, start_time, end_time)
+        market = "all" if instruments is None else instruments
+        if isinstance(market, str):
+            market = D.instruments(market, filter_pipe=self.filter_pipe)
+        spans = DatasetProvider.get_instruments_d(market, "day")
+        spans = spans if isinstance(spans, dict) else dict.fromkeys(spans)
+        return self._frame(dict(sorted(spans.items())), names, pd.DatetimeIndex(calendar))
+
+    def _served(self) -> tuple[tuple[str, ...], str]:
+        """Names of the factors to compute, or () and the reason why not."""
+        group = self.fields["feature"] if self.is_group and next(iter(self.fields)) == "feature" else None
+        known = {
+            alpha.ALPHA158_NAMES: Alpha158DL.get_feature_config()[0],
+            alpha.ALPHA360_NAMES: Alpha360DL.get_feature_config()[0],
+        }
+        for names, expressions in known.items():
+            if group is not None and list(group[0]) == expressions and list(group[1]) == list(names):
+                break
+        else:
+            return (), "the features are not those of Alpha158 or Alpha360"
+        if self.freq != "day" or self.inst_processors or not self.swap_level:
+            return (), f"freq={self.freq!r}, inst_processors={self.inst_processors!r}, swap_level={self.swap_level!r}"
+        if not hasattr(FeatureD, "backend_obj"):
+            return (), "the feature provider has no local storage"
+        try:
+            alpha.require_numba()
+        except ImportError as error:
+            return (), str(error)
+        return names, ""
+
+    def _frame(self, spans: dict[str, Any], names: tuple[str, ...], days: pd.DatetimeIndex) -> pd.DataFrame:
+        """Frame of the stocks in `spans`: code, in order, -> spans of membership, or None for always."""
+        begin = Cal.locate_index(days[0], days[-1], freq="day", future=False)[2]
+        returns = {group: _returns(self.fields[group][0]) for group in list(self.fields)[1:]}
+        ahead = max((day for some in returns.values() for ends in some or () for day in ends), default=0)
+        codes, extra = list(spans), -np.ones((len(spans), ahead), dtype=np.int64)
+        bars, first, last, odd = read_bars(codes, begin - alpha.LEAD, alpha.LEAD + len(days) + ahead)
+        wanted = _wanted(spans, days, first - alpha.LEAD, last - alpha.LEAD)
+        if not wanted.any():
+            return pd.concat({g: self._by_qlib(g, spans, days[0], days[-1]) for g in self.fields}, axis=1)
+        rows = np.where(wanted, wanted.T.ravel().cumsum().reshape(wanted.T.shape).T - 1, -1)
+        index = _index(wanted, days, codes)
+        columns = [(group, name) for group, (_, every) in self.fields.items() for name in every]
+        values = np.empty((len(index), len(columns)), dtype=np.float32)
+        alpha.fill(values, bars, first, np.hstack([rows, extra]), names)
+        place = len(names)
+        for group, ends in returns.items():
+            width = len(self.fields[group][1])
+            if ends is None:
+                logger.warning(f"qlib's own loader is used for {group}, no raw simple return: {self.fields[group][0]}")
+                self._copy(group, spans, index, values[:, place : place + width])
+            for number, prices in enumerate(ends or ()):
+                values[rows[wanted], place + number] = _forward(bars, prices, len(days))[wanted]
+            place += width
+        if odd.any():
+            self._repair(values, index, {codes[n]: spans[codes[n]] for n in np.flatnonzero(odd)}, rows[odd])
+        return pd.DataFrame(values, index, pd.MultiIndex.from_tuples(columns), copy=False)
+
+    def _copy(self, group: str, spans: dict[str, Any], index: pd.MultiIndex, out: npt.NDArray[np.float32]) -> None:
+        """Load a group by qlib's expressions into `out`, (rows of `index`, columns of the group)."""
+        days: Any = index.levels[0]
+        frame = self._by_qlib(group, spans, days[0], days[-1])
+        out[:] = frame.reindex(index).to_numpy(dtype=np.float32)
+
+    def _repair(
+        self, values: npt.NDArray[np.float32], index: pd.MultiIndex, spans: dict[str, Any], rows: npt.NDArray[Any]
+    ) -> None:
+        """Overwrite the rows of stocks whose fields begin or end on different days by qlib's own values."""
+        logger.info(f"{len(spans)} stocks whose fields differ in length are computed by qlib: {list(spans)[:6]}")
+        days: Any = index.levels[0]
+        parts = {group: self._by_qlib(group, spans, days[0], days[-1]) for group in self.fields}
+        at = np.sort(rows[rows >= 0])
+        values[at] = pd.concat(parts, axis=1).reindex(index[at]).to_numpy(dtype=np.float32)
+
+    def _by_qlib(self, group: str, spans: dict[str, Any], start: Any, end: Any) -> pd.DataFrame:
+        expressions, names = self.fields[group]
+        instruments = list(spans) if None in spans.values() else spans
+        frame = D.features(instruments, expressions, start, end, freq="day")
+        frame.columns = names
+        return frame.swaplevel().sort_index()
+
+
+class _FastLoading(DataHandlerLP):
+    """Stands between a handler of qlib's and its base: a FastAlphaLoader by the loader's configuration, `drop_raw`."""
+
+    _data: pd.DataFrame
+
+    def __init__(self, *args: Any, data_loader: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, data_loader=FastAlphaLoader(**data_loader["kwargs"]), **kwargs)
+
+    def process_data(self, with_fit: bool = False) -> None:
+        """Process as qlib does; with `drop_raw` the raw labels are kept, which take little and which records need."""
+        label = self._data["label"].copy() if self.drop_raw and "label" in self._data else None
+        super().process_data(with_fit=with_fit)
+        if label is not None:
+            self._data = pd.concat({"label": label}, axis=1)
+
+    def _get_df_by_key(self, data_key: str = DataHandlerLP.DK_I) -> pd.DataFrame:
+        """Give the frame of a key; qlib refuses DK_R after `drop_raw`, here it holds the labels."""
+        if data_key == self.DK_R and hasattr(self, "_data"):
+            return self._data
+        return super()._get_df_by_key(data_key)
+
+
+class _Strict:
+    """Stands before a handler of qlib's, which would pass a misspelt argument on to its base."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        names = [name for name in argument_names(*type(self).__mro__) if name != "data_loader"]
+        refuse_unknown(type(self), kwargs, (*names, "label"))
+        super().__init__(*args, **kwargs)
+
+
+class FastAlpha158(_Strict, Alpha158, _FastLoading):
+    """qlib's Alpha158, quick; the same arguments (`label` and the other keyword arguments included).
+
+    With `drop_raw: true` the raw features go once they are processed, half of the memory, and the raw labels stay:
+    `label.pkl` and all of qlib_ext need no more of DK_R. (qlib's own handler drops them too: no label, no analysis.)
+
+    Raises: TypeError for an unknown argument, with the close ones.
+
+    """
+
+
+class FastAlpha360(_Strict, Alpha360, _FastLoading):
+    """qlib's Alpha360, quick; the same arguments, and `drop_raw` as FastAlpha158 has it.
+
+    Raises: TypeError for an unknown argument, with the close ones.
+
+    """
+
+
+def _returns(expressions: Sequence[str]) -> list[dict[int, str]] | None:
+    """Entry and exit of each label (see `labels.label_prices`), None where one of them is no raw simple return."""
+    try:
+        return [label_prices(expression) for expression in expressions]
+    except ValueError:
+        return None
+
+
+def _forward(bars: Float32, prices: dict[int, str], days: int) -> Float32:
+    """Compute a label of N stocks and D days, (N, D), in float32 as qlib does; `bars` as from `read_bars`."""
+    entry, reach = (
+        bars[alpha.FIELDS.index(field), :, alpha.LEAD + day : alpha.LEAD + day + days] for day, field in prices.items()
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(reach / entry - 1)
+
+
+def read_bars(
+    codes: list[str], begin: int, length: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Read the six raw fields of N stocks through qlib's storage, once each.
+
+    Args:
+        codes: N codes.
+        begin: position in the calendar of the first row; below 0 such rows are NaN.
+        length: P, rows to read.
+
+    Returns:
+        bars (6, N, P) float32, NaN where not known; the first and the last row (N,) of each series within it, P and -1
+        where it has none; (N,) True where the fields of a stock do not share one span (or there is no close).
+
+    """
+    bars = np.full((len(alpha.FIELDS), len(codes), length), np.nan, dtype=np.float32)
+    first, last = np.full(len(codes), length, dtype=np.int64), np.full(len(codes), -1, dtype=np.int64)
+    odd = np.zeros(len(codes), dtype=np.bool_)
+    read = _reader(codes[0] if codes else "")
+    for n, code in enumerate(codes):
+        ends, priced = [], False
+        for f, series in enumerate(read(code, max(begin, 0), begin + length)):
+            if len(series[1]):
+                at = series[0] - begin
+                bars[f, n, at : at + len(series[1])] = series[1]
+                priced |= f == _CLOSE
+                ends.append((at, at + len(series[1]) - 1))
+        if ends:
+            first[n], last[n] = min(a for a, _ in ends), max(b for _, b in ends)
+            odd[n] = len(set(ends)) > 1 or not priced
+    return bars, first, last, odd
+
+
+def _reader(code: str) -> Callable[[str, int, int], list[tuple[int, npt.NDArray[np.float32]]]]:
+    """Choose how to read (code, begin, end) by the storage of `code`: qlib's binary files directly, others by slices.
+
+    The reader gives each field's values within the calendar positions [begin, end), with the position of the first.
+    """
+    sample = FeatureD.backend_obj(instrument=code_to_fname(code), field="close", freq="day")
+
+    def slices(code: str, begin: int, end: int) -> list[tuple[int, npt.NDArray[np.float32]]]:
+        name = code_to_fname(code)
+        parts = [FeatureD.backend_obj(instrument=name, field=f, freq="day")[begin:end] for f in alpha.FIELDS]
+        return [(int(s.index[0]) if len(s) else 0, s.to_numpy(np.float32)) for s in parts]
+
+    if type(sample) is not FileFeatureStorage:
+        return slices
+    root = sample.uri.parents[1]
+
+    def files(code: str, begin: int, end: int) -> list[tuple[int, npt.NDArray[np.float32]]]:
+        out, folder = [], root / code_to_fname(code).lower()
+        for field in alpha.FIELDS:
+            start, values = read_series(folder / f"{field}.day.bin")
+            skip = max(begin - start, 0)
+            out.append((start + skip, values[skip : max(end - start, 0)]))
+        return out
+
+    return files
+
+
+def _wanted(
+    spans: dict[str, Any], days: pd.DatetimeIndex, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Tell (N, D) which rows the frame has: within the stock's series and within one of its spans of membership."""
+    number = np.arange(len(days))
+    wanted = (number >= first[:, None]) & (number <= last[:, None])
+    for n, some in enumerate(spans.values()):
+        if some is not None:
+            inside = np.zeros(len(days), dtype=np.bool_)
+            for start, end in some:
+                inside[days.searchsorted(pd.Timestamp(start)) : days.searchsorted(pd.Timestamp(end), side="right")] = (
+                    True
+                )
+            wanted[n] &= inside
+    return wanted
+
+
+def _index(wanted: npt.NDArray[np.bool_], days: pd.DatetimeIndex, codes: list[str]) -> pd.MultiIndex:
+    """Index (datetime, instrument) of the wanted rows (N, D), sorted; no day or code without a row."""
+    day, stock = np.nonzero(wanted.T)
+    levels: Any = [days, pd.Index(codes)]
+    places: Any = [day, stock]
+    index = pd.MultiIndex(levels, places, names=["datetime", "instrument"])
+    return index.remove_unused_levels()

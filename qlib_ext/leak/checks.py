@@ -1,0 +1,391 @@
+"""Leak checks of a whole workflow: the future perturbed, the market shuffled, the parts' days compared pair by pair.
+
+`check_leak(workflow)` runs all three and returns a table; `qlib-ext check-leak WORKFLOW` prints it.
+
+- future: the workflow is built, trained, scored and traded twice, on its provider and on a copy in which everything
+  after a day is changed. Whatever is known at the close of that day, or before, must be the same.
+- shuffled: the same on a copy in which each day's returns are dealt out at random among the stocks. There is nothing to
+  predict there, so the IC over the test days is 0 within its error, unless something knows the label.
+- overlap: no training label or window meets a validation or test label; brute force over all pairs of days.
+
+Every side runs in a fresh process of its own: qlib keeps its configuration and caches per process.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from qlib.cli.run import render_template, sys_config
+from qlib.model.base import BaseModel
+from qlib.utils import get_callable_kwargs, init_instance_by_config
+from qlib.utils.data import update_config
+from ruamel.yaml import YAML, YAMLError
+
+from qlib_ext.data import LabelSpan, bounds, check_segments, label_days_of, label_span, segment_rows
+from qlib_ext.leak.compare import Finding, judge_features, judge_ic, judge_parts
+from qlib_ext.leak.copies import calendar_of, perturb_provider, shuffle_provider
+from qlib_ext.leak.replay import Job, Side, compare_sides, run_side
+from qlib_ext.model import FoldEnsemble, WalkForwardModel, fold_days
+from qlib_ext.panel import DayPanel
+from qlib_ext.recorder import check_folder
+
+__all__ = [
+    "CHECKS",
+    "check_future",
+    "check_leak",
+    "check_overlap",
+    "check_shuffled",
+    "load_workflow",
+    "perturb_provider",
+    "shuffle_provider",
+]
+
+CHECKS = ("overlap", "future", "shuffled")
+COLUMNS = ("check", "item", "compared", "changed", "passed", "detail", "proves")
+
+Rows = npt.NDArray[np.int64]
+Say = Callable[[str], None]
+
+
+def check_leak(
+    workflow: str | Path | dict[str, Any],
+    *,
+    after: Any = None,
+    epochs: int | None = 1,
+    stocks: int | Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
+    seed: int = 0,
+    isolated: bool = True,
+    say: Say | None = None,
+) -> pd.DataFrame:
+    """Check a workflow for leaks; a row each of what was compared.
+
+    Args:
+        workflow: a YAML file, rendered as qrun does, or its configuration.
+        after: last day that stays as it is, a day of the test segment; None: its middle.
+        epochs: most epochs of the model's training; None: as configured.
+        stocks: stocks to perturb: None for all, codes, or a number to draw.
+        only: of CHECKS; None: all.
+        seed: of the perturbation and the shuffle.
+        isolated: run each side in a process of its own. False is quicker, and leaves qlib initialised on a folder that
+            is gone: initialise it again.
+        say: called with a line of progress.
+
+    Returns: frame of COLUMNS; `changed` counts what differs, meets or fails among `compared`, `passed` is bool. Where
+        it is False, `proves` tells a leak (True) from what could not be compared or proves nothing (False).
+
+    Raises: ValueError for what cannot be checked (a cached handler, no trained model, days outside the data), OSError
+        for missing files.
+
+    """
+    wanted = CHECKS if only is None else tuple(only)
+    unknown = sorted(set(wanted) - set(CHECKS))
+    if unknown or not wanted:
+        raise ValueError(f"no check {', '.join(unknown) or '(none named)'}; there are {', '.join(CHECKS)}")
+    config = workflow if isinstance(workflow, dict) else load_workflow(workflow)
+    options: dict[str, Any] = {"epochs": epochs, "seed": seed, "isolated": isolated, "say": say}
+    findings = check_overlap(config) if "overlap" in wanted else []
+    refused = any(finding.item in ("segments", "folds") and not finding.passed for finding in findings)
+    for name in (n for n in CHECKS[1:] if n in wanted):
+        if refused:
+            words = "not run: the days are refused, see overlap"
+            findings.append(Finding(name, "all", 0, 0, False, words, proves=False))
+        elif name == "future":
+            findings += check_future(config, after, stocks=stocks, **options)
+        else:
+            findings += check_shuffled(config, **options)
+    return pd.DataFrame([vars(finding) for finding in findings], columns=list(COLUMNS))
+
+
+def check_future(
+    config: dict[str, Any],
+    after: Any = None,
+    *,
+    epochs: int | None = 1,
+    stocks: int | Sequence[str] | None = None,
+    seed: int = 0,
+    isolated: bool = True,
+    say: Say | None = None,
+) -> list[Finding]:
+    """Perturb everything after a day; compare what was known up to it.
+
+    Features, presence, liquidity, volatility and market state of all days up to `after`, labels that end by then, the
+    test scores, the yuan that `fill_top_n` places by them, and the orders and positions of the workflow's backtest,
+    which runs on for BEYOND days. The model is trained on both sides (in float32); scores that agree but for rounding
+    are taken as equal before trading, so that ties do not fall differently. A workflow without PortAnaRecord, or
+    without liquidity, has a row that says so. That the perturbation reaches the features of later days at all is
+    checked too.
+
+    What looks k days ahead shows on the last k days up to `after`. Orders rest on the day before, so a strategy is
+    caught from two days on; what it may know of the day it trades on (the deal price, but not the day's volume) this
+    check cannot tell apart.
+    """
+    speak = say or (lambda line: None)
+    provider, calendar, plan = _plan(config)
+    turn = _turn(after, plan, calendar)
+    span = _label_span(config).reach
+    last_known = calendar[: int(calendar.searchsorted(turn, side="right"))]
+    _check_trained_before(plan, span, turn, calendar)
+    with tempfile.TemporaryDirectory(prefix="qlib_ext_leak_") as temp:
+        folder = Path(temp)
+        job = Job(config, str(provider), str(folder / "old"), "future", str(turn), epochs, span)
+        speak(f"future: building, training and trading on {provider}")
+        run_side(job, isolated)
+        speak(f"future: perturbing everything after {turn.date()}")
+        names = perturb_provider(provider, folder / "market", turn, stocks=stocks, seed=seed)
+        speak(f"future: the same with {len(names)} perturbed stocks")
+        other = Job(config, str(folder / "market"), str(folder / "new"), "future", str(turn), epochs, span, job.folder)
+        run_side(other, isolated)
+        speak("future: comparing")
+        return compare_sides(Side(Path(job.folder)), Side(Path(other.folder)), turn, last_known, span, config)
+
+
+def check_shuffled(
+    config: dict[str, Any],
+    *,
+    epochs: int | None = 1,
+    seed: int = 0,
+    isolated: bool = True,
+    say: Say | None = None,
+) -> list[Finding]:
+    """Train and score on a market whose returns are shuffled within days; the IC must be 0 within its error.
+
+    The shuffle is done at the source (`shuffle_provider`), for training, validation and test alike: shuffling the
+    label column alone could not show a feature that contains the label, which would keep the true one. Two numbers are
+    judged: the mean IC of the scores over the test days (3 standard errors), and the IC of every single feature over
+    all days of the segments (5 standard errors, as there are many), which names the feature. Labels of h days overlap:
+    every h-th day is judged.
+    """
+    speak = say or (lambda line: None)
+    provider, _, _ = _plan(config)
+    with tempfile.TemporaryDirectory(prefix="qlib_ext_leak_") as temp:
+        folder = Path(temp)
+        speak("shuffled: dealing out each day's returns")
+        shuffle_provider(provider, folder / "market", seed=seed)
+        speak("shuffled: building, training and scoring on it")
+        span = _label_span(config)
+        job = Job(config, str(folder / "market"), str(folder / "side"), "shuffled", "", epochs, span.reach)
+        run_side(job, isolated)
+        found = pickle.loads((folder / "side" / "ic.pkl").read_bytes())
+    features = judge_features(found["features"], found["names"], span.horizon)
+    return [judge_ic(found["scores"], span.horizon), features]
+
+
+def check_overlap(config: dict[str, Any]) -> list[Finding]:
+    """Compare every pair of days of two parts (train, valid, test), for the segments or for each fold.
+
+    Day t has the label days t+1 to t+reach and the window t-step_len+1 to t. See `judge_parts` for what is an error
+    (labels that meet, a training window over a validation label, in folds also a training label within a validation
+    window) and what is only reported. The segments are purged as the models of qlib_ext do; other models take them as
+    they stand. Segments that overlap, and folds that the model refuses, are one failed row ("segments", "folds"); it
+    proves nothing where the workflow could not be run with them at all.
+    """
+    _, calendar, plan = _plan(config)
+    segments, reach = plan["segments"], _label_span(config).reach
+    kind, data = (_class_of(config["task"][part])[0] for part in ("model", "dataset"))
+    own = _is_ours(kind)
+    refuses = own or _is_ours(data)
+    try:
+        check_segments(segments)
+    except ValueError as error:  # what would be refused cannot leak
+        return [Finding("overlap", "segments", len(segments), int(not refuses), False, str(error), not refuses)]
+    panel, window = _bare_panel(config, calendar), _window(config)
+    if issubclass(kind, FoldEnsemble | WalkForwardModel):
+        try:
+            folds = _fold_parts(_model_of(config), panel, segments, reach, window)
+        except ValueError as error:
+            return [Finding("overlap", "folds", 0, 0, False, str(error), proves=False)]
+    else:
+        parts = {
+            name: segment_rows(panel, segments, name, reach) if own else panel.rows(*bounds(segments[name]))
+            for name in ("train", "valid", "test")
+            if name in segments
+        }
+        folds = {"": (parts, False)}
+    findings = []
+    for fold, (parts, strict) in folds.items():
+        names = list(parts)
+        for i, first in enumerate(names):
+            for second in names[i + 1 :]:
+                item = f"{fold}{first}/{second}"
+                rows = parts[first], parts[second]
+                days = pd.DatetimeIndex(panel.days)
+                findings.append(judge_parts(item, *rows, days, reach=reach, window=window, strict=strict))
+    return findings
+
+
+def _is_ours(kind: Any) -> bool:
+    """Whether a class is of qlib_ext or builds on one."""
+    return any(base.__module__.startswith("qlib_ext.") for base in kind.__mro__)
+
+
+# --- workflow
+
+
+def load_workflow(path: str | Path) -> dict[str, Any]:
+    """Read a workflow as qrun does: jinja with environment variables, BASE_CONFIG_PATH, the folders of `sys`.
+
+    Raises: OSError for a missing file, ValueError for a template or YAML error, or a workflow without a task.
+
+    """
+    try:
+        config = YAML(typ="safe", pure=True).load(render_template(str(path)))
+        base = config.get("BASE_CONFIG_PATH") if isinstance(config, dict) else None
+        if base:
+            beside = Path(path).absolute().parent / base
+            text = (Path(base) if Path(base).exists() else beside).read_text(encoding="utf-8")
+            config = update_config(YAML(typ="safe", pure=True).load(text), config)
+    except (jinja2.TemplateError, YAMLError) as error:
+        raise ValueError(f"{path} is no workflow: {' '.join(str(error).split())}") from error
+    for key in ("qlib_init", "task"):
+        if not isinstance(config, dict) or not isinstance(config.get(key), dict):
+            raise ValueError(f"{path} is no workflow: it has no section {key}")
+    for key in ("model", "dataset"):
+        if not isinstance(config["task"].get(key), dict):
+            raise ValueError(f"{path} is no workflow: its task has no {key}")
+    sys_config(config, str(path))
+    return config
+
+
+def _plan(config: dict[str, Any]) -> tuple[Path, pd.DatetimeIndex, dict[str, Any]]:
+    """Return the provider's folder (the embedded market is built where it is asked for), calendar, dataset kwargs."""
+    uri = config["qlib_init"].get("provider_uri", "~/.qlib/qlib_data/cn_data")
+    if isinstance(uri, dict):
+        uri = uri.get("day", next(iter(uri.values())))
+    provider = Path(str(uri)).expanduser()
+    check_folder(provider)
+    kwargs = config["task"]["dataset"].get("kwargs") or {}
+    if not isinstance(kwargs.get("segments"), dict) or "test" not in kwargs["segments"]:
+        raise ValueError("the dataset's kwargs have no segments with a test segment: there is nothing to check")
+    if isinstance(kwargs.get("handler"), str):
+        raise ValueError(
+            f"handler: {kwargs['handler']!r} is a cached file, which no change of the data reaches: "
+            "give the handler's class and kwargs"
+        )
+    _model_of(config)  # a misspelt option is an error now, not after the data are built
+    return provider.resolve(), calendar_of(provider), kwargs
+
+
+def _model_of(config: dict[str, Any]) -> Any:
+    """Return the workflow's model, untrained."""
+    model = copy.deepcopy(config["task"]["model"])
+    _class_of(model)
+    try:
+        return init_instance_by_config(model, accept_types=BaseModel)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _turn(after: Any, plan: dict[str, Any], calendar: pd.DatetimeIndex) -> pd.Timestamp:
+    """Return the last unperturbed day: the given one, or the middle of the test segment."""
+    start, end = bounds(plan["segments"]["test"])
+    days = calendar[(calendar >= start) & (calendar <= end)]
+    if len(days) < 2:
+        raise ValueError(f"the test segment holds {len(days)} days of {calendar[0].date()} to {calendar[-1].date()}")
+    if after is None:
+        return pd.Timestamp(days[(len(days) - 1) // 2])
+    try:
+        turn = pd.Timestamp(after)
+    except ValueError as error:
+        raise ValueError(f"after={after!r} is no day; give one such as {days[len(days) // 2].date()}") from error
+    if not days[0] <= turn < days[-1]:
+        raise ValueError(
+            f"after={turn.date()} must be a day of the test segment before its last: {days[0].date()} to "
+            f"{days[-2].date()}"
+        )
+    return turn
+
+
+def _check_trained_before(plan: dict[str, Any], reach: int, turn: pd.Timestamp, calendar: pd.DatetimeIndex) -> None:
+    for name in ("train", "valid"):
+        if name in plan["segments"]:
+            last = int(calendar.searchsorted(bounds(plan["segments"][name])[1], side="right")) - 1
+            limit = int(calendar.searchsorted(turn, side="right")) - 1
+            if last + reach > limit:
+                raise ValueError(
+                    f"labels of the segment {name!r} reach beyond after={turn.date()}, so that the model may change: "
+                    "give a later day (--after)"
+                )
+
+
+def _class_of(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the class and keyword arguments of a part of the workflow."""
+    try:
+        kind, kwargs = get_callable_kwargs(config)
+    except (KeyError, AttributeError, ImportError) as error:
+        raise ValueError(f"the workflow's {config.get('class')!r} cannot be loaded: {error}") from error
+    return kind, kwargs or {}
+
+
+def _label_span(config: dict[str, Any]) -> LabelSpan:
+    """Days after t that its label touches, read from the configuration of dataset and handler."""
+    plan = config["task"]["dataset"]["kwargs"]
+    days = label_days_of(plan.get("label_days"))
+    if days is not None:
+        return days
+    handler = plan.get("handler")
+    kwargs = (handler.get("kwargs") or {}) if isinstance(handler, dict) else {}
+    found = plan.get("label") or kwargs.get("label")
+    if not found and isinstance(kwargs.get("data_loader"), dict):
+        loader = (kwargs["data_loader"].get("kwargs") or {}).get("config")
+        found = loader.get("label") if isinstance(loader, dict) else None
+    if not found and isinstance(handler, dict):
+        default = getattr(_class_of(handler)[0], "get_label_config", None)
+        found = default(None) if default is not None else None
+    while isinstance(found, list | tuple) and found:
+        found = found[0]
+    if not found:
+        raise ValueError("the workflow does not tell its label: give the dataset label=<its expression> or label_days")
+    return label_span(str(found))
+
+
+def _window(config: dict[str, Any]) -> int:
+    """T, days in a window; 1 where the model, or what an ensemble is made of, looks at the day alone."""
+    model, options = _class_of(config["task"]["model"])
+    while isinstance(options.get("model"), dict):
+        model, options = _class_of(options["model"])
+    if not getattr(model, "needs_window", True):
+        return 1
+    kind, kwargs = _class_of(config["task"]["dataset"])
+    default = inspect.signature(kind.__init__).parameters.get("step_len")
+    return int(kwargs.get("step_len", default.default if default is not None else 1))
+
+
+def _bare_panel(config: dict[str, Any], calendar: pd.DatetimeIndex) -> DayPanel:
+    """Return a panel that holds the handler's days and no stock: enough to cut segments and folds."""
+    handler = config["task"]["dataset"]["kwargs"].get("handler")
+    kwargs = (handler.get("kwargs") or {}) if isinstance(handler, dict) else {}
+    start, end = bounds((kwargs.get("start_time"), kwargs.get("end_time")))
+    days = calendar[(calendar >= start) & (calendar <= end)]
+    if not len(days):
+        raise ValueError(f"the handler's days, {start} to {end}, are outside the calendar")
+    none = torch.zeros((len(days), 0))
+    return DayPanel(days.to_numpy(), np.empty(0, dtype=object), [], none[:, :, None], none.bool(), none)
+
+
+def _fold_parts(
+    model: FoldEnsemble | WalkForwardModel, panel: DayPanel, segments: dict[str, Any], reach: int, window: int
+) -> dict[str, tuple[dict[str, Rows], bool]]:
+    """Return the parts of each fold as the model cuts them: prefix -> (part -> rows, strict)."""
+    parts = {
+        f"fold {fold.number} ": (dict(zip(("train", "valid", "test"), fold.parts, strict=False)), True)
+        for fold in model.folds(panel, segments, window, reach)
+    }
+    if isinstance(model, WalkForwardModel):
+        return parts
+    test = segment_rows(panel, segments, "test", reach)
+    if model.n_splits == 1:
+        ((rows, _),) = parts.values()
+        return {"": (rows | {"test": test}, False)}
+    return parts | {"": ({"folds": fold_days(panel, segments, reach), "test": test}, False)}

@@ -1,0 +1,245 @@
+"""Arithmetic of the leak checks: grids compared cell by cell, labels that meet, features that know the label.
+
+Private to `leak.py`; no qlib. Sizes: `D` days, `N` stocks, `F` features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import norm as normal
+from scipy.stats import t as student
+
+from qlib_ext.splits import LOOKBACK, feature_overlap
+
+Rows = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+
+TOLERANCE = 1e-6  # of a value and of its feature's mean size: float32 noise, far below what a leak does
+ERRORS = 3.0  # standard errors of the score's IC in the shuffled market, as for a normal one
+FEATURE_ERRORS = 5.0  # of a single feature's: there are many of them
+MIN_DAYS = 20  # of a feature's IC
+FEWEST = 3  # days that are judged
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the report: `compared` numbers, of which `changed` differ (met, or failed), and what to know.
+
+    `proves`: False where the comparison could not be made or says nothing either way; it has not passed then.
+    """
+
+    check: str
+    item: str
+    compared: int
+    changed: int
+    passed: bool
+    detail: str = ""
+    proves: bool = True
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values (D, N) or (D, N, F) with their days (D,), stocks (N,) and the names of the last axis (F,)."""
+
+    values: Array
+    days: Array
+    stocks: Array
+    names: list[str]
+
+    @classmethod
+    def of_series(cls, series: pd.Series, name: str) -> Grid:
+        """Spread a series by (datetime, instrument), NaN where it has no row."""
+        wide = series.unstack()
+        return cls(wide.to_numpy(dtype=np.float64), wide.index.to_numpy(), wide.columns.to_numpy(dtype=object), [name])
+
+
+def compare(
+    check: str,
+    item: str,
+    old: Grid,
+    new: Grid,
+    *,
+    fill: Any = np.nan,
+    tolerance: float = TOLERANCE,
+    note: str = "",
+) -> Finding:
+    """Compare two grids on all their days and stocks; a cell that one of them lacks counts as `fill` there.
+
+    Two numbers are equal where both are NaN or differ by no more than `tolerance` of the value and of the mean size of
+    the feature. The detail names the features concerned, by how much they differ, and the first examples.
+    """
+    days = np.union1d(old.days, new.days)
+    stocks = np.union1d(old.stocks.astype(str), new.stocks.astype(str))
+    scale = _scale(old.values)
+    counts = np.zeros(len(old.names), dtype=np.int64)
+    examples: list[str] = []
+    cells = 0
+    for day, a, b in zip(days, _by_day(old, days, stocks, fill), _by_day(new, days, stocks, fill), strict=True):
+        wrong = _differs(a, b, scale, tolerance)
+        cells += wrong.size
+        if wrong.any():
+            counts += wrong.sum(axis=0)
+            for n, f in np.argwhere(wrong)[: 3 - len(examples)]:
+                which = f" {old.names[f]}" if len(old.names) > 1 else ""
+                examples.append(f"{str(day)[:10]} {stocks[n]}{which}: {a[n, f]:.6g} -> {b[n, f]:.6g}")
+    detail = note
+    if counts.any():
+        named = [f"{old.names[f]} ({counts[f]})" for f in np.argsort(-counts, kind="stable") if counts[f]]
+        more = f" and {len(named) - 12} more" if len(named) > 12 else ""
+        detail = f"{', '.join(named[:12])}{more}; first {'; '.join(examples)}"
+    return Finding(check, item, cells, int(counts.sum()), not counts.any(), detail)
+
+
+def changed_share(old: Grid, new: Grid) -> float:
+    """Share of the cells that both grids have that differ; 0 without a common cell."""
+    days, stocks = np.intersect1d(old.days, new.days), np.intersect1d(old.stocks.astype(str), new.stocks.astype(str))
+    scale = _scale(old.values)
+    pairs = zip(_by_day(old, days, stocks, np.nan), _by_day(new, days, stocks, np.nan), strict=True)
+    shares = [float(_differs(a, b, scale).mean()) for a, b in pairs] if len(stocks) else []
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def meetings(train: Rows, valid: Rows, *, reach: int, window: int) -> dict[str, npt.NDArray[np.bool_]]:
+    """Tell for every pair (training day, validation day), (n, m), what of the one meets what of the other.
+
+    Day t has the label days t+1 to t+reach and the window t-window+1 to t (the days whose features are inputs). Every
+    pair is looked at; nothing is assumed about the order of the parts.
+
+    Returns: "label-label" (the labels share a day), "window-label" (a training window holds a day of a validation
+        label), "label-window" (a training label holds a day of a validation window).
+
+    """
+    t, v = np.asarray(train)[:, None], np.asarray(valid)[None, :]
+
+    def meet(a: tuple[Array, Array], b: tuple[Array, Array]) -> npt.NDArray[np.bool_]:
+        return np.asarray((a[0] <= b[1]) & (b[0] <= a[1]))
+
+    label, window_ = (lambda d: (d + 1, d + reach)), (lambda d: (d - window + 1, d))
+    return {
+        "label-label": meet(label(t), label(v)),
+        "window-label": meet(window_(t), label(v)),
+        "label-window": meet(label(t), window_(v)),
+    }
+
+
+def judge_parts(
+    item: str, train: Rows, valid: Rows, days: pd.DatetimeIndex, *, reach: int, window: int, strict: bool
+) -> Finding:
+    """Judge one pair of parts by all pairs of their days.
+
+    An error is a training day that is also a validation day, a training label that shares a day with a validation
+    label, and a training window that holds a day of a validation label. A training label within a validation window
+    is an error where `strict` (folds, whose gap must keep the two apart); else it is only counted: what was earned up
+    to yesterday is known today. The share of validation days whose features share an input day with the training days
+    is reported, never an error.
+    """
+    found = meetings(train, valid, reach=reach, window=window)
+    wrong = found["label-label"] | found["window-label"]
+    if strict:
+        wrong |= found["label-window"]
+    counts = ", ".join(f"{name} {int(pairs.sum())}" for name, pairs in found.items())
+    shared = feature_overlap(train, valid, LOOKBACK + window - 1) if len(valid) else math.nan
+    detail = f"{len(train)} x {len(valid)} days; pairs that meet: {counts}; features share input days on {shared:.0%}"
+    if wrong.any():
+        t, v = np.argwhere(wrong)[0]
+        pair = f"{days[train[t]].date()} and {days[valid[v]].date()}"
+        detail += f"; first {pair}: a gap of {reach + (window - 1 if strict else 0)} trading days keeps them apart"
+    return Finding("overlap", item, wrong.size, int(wrong.sum()), not wrong.any(), detail)
+
+
+def judge_ic(ic: Array, horizon: int = 1) -> Finding:
+    """Judge the daily IC (D,) of the scores in the shuffled market: within ERRORS standard errors of 0.
+
+    Labels of `horizon` days overlap, and so every horizon-th day is judged, see `_mean_error`.
+    """
+    mean, error, bound, days = _mean_error(ic, horizon, ERRORS)
+    text = f"IC {mean:.4f}, standard error {error:.4f}, t {mean / error if error > 0 else math.nan:.2f}"
+    text += f" (at most {bound:.1f}) over {days} days" + (f", every {horizon}th" if horizon > 1 else "")
+    proves = bool(error > 0 or (error == 0 and mean != 0))
+    if not proves:
+        text += "; that proves nothing: the scores are constant or the days too few (raise epochs, lengthen test)"
+    passed = bool(error > 0 and abs(mean) < bound * error)
+    return Finding("shuffled", "scores", days, int(proves and not passed), passed, text, proves)
+
+
+def feature_ic(x: Array, label: Array, present: Array) -> npt.NDArray[np.float64]:
+    """Correlate every feature with the label of the day, over present stocks with a label: (D, F), NaN if constant."""
+    out = np.full((len(x), x.shape[2]), np.nan)
+    for d in range(len(x)):
+        at = present[d] & np.isfinite(label[d])
+        if at.sum() > 2:
+            a, b = x[d][at].astype(np.float64), label[d][at].astype(np.float64)
+            a, b = a - a.mean(axis=0), b - b.mean()
+            size = np.sqrt((a**2).sum(axis=0) * (b**2).sum())
+            out[d] = np.where(size > 1e-12, (a * b[:, None]).sum(axis=0) / np.maximum(size, 1e-12), np.nan)
+    return out
+
+
+def judge_features(ic: Array, names: list[str], horizon: int = 1) -> Finding:
+    """Judge the daily IC (D, F) of single features in the shuffled market: within FEATURE_ERRORS of 0.
+
+    Of the days, every horizon-th, as in `judge_ic`; features with fewer than MIN_DAYS known days are left out.
+    """
+    t, bound, means = np.full((3, len(names)), np.nan)
+    for f in range(len(names)):
+        if np.isfinite(ic[:, f]).sum() >= MIN_DAYS:
+            mean, error, bound[f], _ = _mean_error(ic[:, f], horizon, FEATURE_ERRORS)
+            if math.isfinite(error):
+                means[f], t[f] = mean, mean / error if error > 0 else math.copysign(math.inf, mean) if mean else 0.0
+    bad = np.abs(t) > bound
+    order = [f for f in np.argsort(-np.nan_to_num(np.abs(t), nan=-1.0), kind="stable") if np.isfinite(means[f])]
+    shown = [f for f in order if bad[f]][:12] or order[:1]
+    words = ", ".join(f"{names[f]} (IC {means[f]:.4f}, t {t[f]:.1f})" for f in shown)
+    if not order:
+        words = f"no feature has an IC on {MIN_DAYS} days, {FEWEST} of them {horizon} days apart: lengthen the segments"
+        return Finding("shuffled", "features", 0, 0, False, words, proves=False)
+    detail = f"features that know the label: {words}" if bad.any() else f"largest {words}"
+    return Finding("shuffled", "features", len(order), int(bad.sum()), not bad.any(), detail)
+
+
+def _mean_error(ic: Array, horizon: int, errors: float) -> tuple[float, float, float, int]:
+    """Average a daily IC (D,) over every horizon-th day, whose labels have no day in common.
+
+    Returns: mean, its standard error, how many of them are as likely by chance as `errors` of a normal number
+        (Student's t: more where the days are few), and the days; NaN with fewer than FEWEST.
+
+    """
+    values = ic[::horizon]
+    values = values[np.isfinite(values)]
+    days = len(values)
+    if days < FEWEST:
+        return math.nan, math.nan, math.nan, days
+    bound = float(student.isf(normal.sf(errors), days - 1))
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(days)), bound, days
+
+
+def _scale(values: Array) -> Array:
+    """Mean size of each feature (F,) over at most some 200 days."""
+    some = np.abs(np.asarray(values[:: max(1, len(values) // 200)], dtype=np.float64))
+    some = some.reshape(-1, values.shape[2] if values.ndim == 3 else 1)
+    known = np.isfinite(some)
+    return np.where(known, some, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+
+
+def _by_day(grid: Grid, days: Array, stocks: Array, fill: Any) -> Any:
+    """Give (N, F) float64 of each day, on the given stocks."""
+    row = pd.Index(grid.days).get_indexer(pd.Index(days))
+    column = pd.Index(grid.stocks.astype(str)).get_indexer(pd.Index(stocks))
+    for r in row:
+        out = np.full((len(stocks), len(grid.names)), float(fill))
+        if r >= 0:
+            day = np.asarray(grid.values[r], dtype=np.float64).reshape(len(grid.stocks), -1)
+            out[column >= 0] = day[column[column >= 0]]
+        yield out
+
+
+def _differs(a: Array, b: Array, scale: Array, tolerance: float = TOLERANCE) -> npt.NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        near = (np.abs(a - b) <= tolerance * (scale + np.abs(a))) | (a == b)
+    return np.asarray(~near & ~(np.isnan(a) & np.isnan(b)))

@@ -1,0 +1,41 @@
+"""Losses over one day's stocks: the deck's WPCC and LIQ-WPCC, and IC, CCC and MSE beside them."""
+
+from qlib_ext.losses.day_loss import (
+    ALPHA,
+    BASE,
+    CENTERS,
+    LOSSES,
+    OPTIONS,
+    TARGETS,
+    TIES,
+    WEIGHT_SOURCES,
+    WEIGHTED,
+    DayLoss,
+    concordance,
+    information_coefficient,
+    liquidity_weight,
+    mean_squared_error,
+    rank_weight,
+    target_transform,
+    weighted_pearson,
+)
+
+__all__ = [
+    "ALPHA",
+    "BASE",
+    "CENTERS",
+    "DayLoss",
+    "LOSSES",
+    "OPTIONS",
+    "TARGETS",
+    "TIES",
+    "WEIGHTED",
+    "WEIGHT_SOURCES",
+    "concordance",
+    "information_coefficient",
+    "liquidity_weight",
+    "mean_squared_error",
+    "rank_weight",
+    "target_transform",
+    "weighted_pearson",
+]

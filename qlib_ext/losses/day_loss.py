@@ -1,0 +1,394 @@
+r"""Losses over one day's stocks: the deck's WPCC and LIQ-WPCC, and IC, CCC and MSE beside them.
+
+A batch holds ``B`` days of ``N`` stocks. ``mask`` is True where a stock is real; a real stock whose label is
+not finite carries no weight either ("labelled" = real with a finite label), so padding, suspended stocks and
+unknown outcomes change nothing, whatever stands in their places. A score that is not finite at a labelled
+stock makes its day's loss NaN on purpose: the trainer stops on it. Sources: slides, page 2 (listing, WPCC)
+and page 4 (LIQ-WPCC).
+
+Known difficulty: weights taken from the outcome pay for volatility
+-------------------------------------------------------------------
+Over all functions p of the features x, the weighted correlation of p with r is highest for
+
+    p*(x) = E[w r | x] / E[w | x]          (weighted regression; and every positive affine map of it)
+
+With w fixed by x this is mu(x) = E[r | x], as wanted. When w is a rising function of the outcome r itself, it
+is not. Let r have mean mu and variance sigma^2 given x, both small.
+
+- LIQ-WPCC: sigmoid(z) ~ 1/2 + z/4, hence w = 0.5 + 0.5 sigmoid(alpha l r) ~ 0.75 + alpha l r / 8, and
+  p* ~ mu + (alpha l / 8) / 0.75 * sigma^2 = mu + (alpha / 6) l sigma^2 = mu + (20/3) l sigma^2 at alpha = 40.
+- WPCC: w = base ** (1 - F(r)) with F the day's distribution function and f its density at the centre; F(r) ~
+  1/2 + f r gives w ~ const * (1 + ln(1/base) f r), and p* ~ mu + ln(1/base) f sigma^2. A normal day with a
+  dispersion of 2.5% has f = 16: at base 0.5 the factor is 11, above the 20/3 * l of LIQ-WPCC.
+
+For a symmetric r with mu = 0 the optimal score is the variance: between sigma = 2% and 4% at l = 1 the second
+term differs by 0.8% a day, more than the means do. Capped returns may still be earned that way, a rank
+correlation may not. Remedies, none of which changes the deck's forms (``DayLoss`` weighs
+by the label and correlates with the raw return unless told otherwise):
+
+- ``weight_by="score"``: decreasing weights by the rank of the detached score. Given x they are fixed, so p* =
+  mu: no bias by construction, and the top of the model's own ranking is what gets the weight.
+- ``target="volatility", weight_by="target"``: returns over trailing volatility as outcome and as source of
+  the weights; the second term is then (nearly) the same for all stocks and drops out.
+- ``target="rank"`` or ``"volatility"`` with ``weight_by="label"``: the correlation's target no longer carries
+  the tails; the bias gets smaller (it goes with sigma instead of sigma^2 for "volatility"), but stays.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qlib_ext import cross_section
+from qlib_ext.cross_section import (
+    CENTERS,
+    check_shapes,
+    concordance,
+    information_coefficient,
+    mean_squared_error,
+    weighted_pearson,
+)
+from qlib_ext.options import check_choice, refuse_unknown
+
+__all__ = [
+    "ALPHA",
+    "BASE",
+    "CENTERS",
+    "LOSSES",
+    "OPTIONS",
+    "TARGETS",
+    "TIES",
+    "WEIGHTED",
+    "WEIGHT_SOURCES",
+    "DayLoss",
+    "concordance",
+    "information_coefficient",
+    "liquidity_weight",
+    "mean_squared_error",
+    "rank_weight",
+    "target_transform",
+    "weighted_pearson",
+]
+
+LOSSES = ("wpcc", "liq_wpcc", "ic", "ccc", "mse")
+TARGETS = ("raw", "rank", "volatility")
+WEIGHT_SOURCES = ("label", "score", "target")
+TIES = ("stable", "average")
+BASE = 0.5
+ALPHA = 40.0
+
+WEIGHTED = ("wpcc", "liq_wpcc")
+# option of DayLoss -> its default, the losses that use it
+OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "target": ("raw", LOSSES),
+    "weight_by": ("label", WEIGHTED),
+    "base": (BASE, ("wpcc",)),
+    "alpha": (ALPHA, ("liq_wpcc",)),
+    "center": ("weighted", WEIGHTED),
+    "ties": ("stable", ("wpcc",)),
+}
+
+
+# --- weights
+
+
+def rank_weight(label: Tensor, mask: Tensor, *, base: float = BASE, ties: str = "stable") -> Tensor:
+    """Weight a day's stocks by the rank of their outcome: base ** ((j-1)/(n-1)) for the j-th highest of n.
+
+    Source: slides, page 2 (the listing). The top stock weighs 1, the last one ``base``.
+
+    Args:
+        label: (B, N) values to rank, any unit; ignored where not labelled.
+        mask: (B, N) bool, True = real.
+        base: weight of the last stock, in (0, 1]; 1 weighs all alike.
+        ties: "stable" ranks equal labels by position, "average" gives them their mean rank.
+
+    Returns:
+        (B, N) weights, 0 where not labelled; a day with one labelled stock has weight 0 everywhere.
+
+    Raises:
+        ValueError: for shapes, ``base`` or ``ties`` that are not allowed.
+
+    """
+    check_base(base)
+    check_choice("ties", ties, TIES)
+    check_shapes(label=label, mask=mask)
+    (label,) = cross_section.widen(label)
+    real = cross_section.labelled(label, mask)
+    count = real.sum(dim=1, keepdim=True)
+    exponent = cross_section.position(label, real, ties=ties) / (count - 1).clamp(min=1)
+    weight = torch.exp2(math.log2(base) * exponent)  # several times as fast as base**exponent
+    return torch.where(real & (count > 1), weight, 0.0)
+
+
+def liquidity_weight(label: Tensor, liquidity: Tensor, mask: Tensor, *, alpha: float = ALPHA) -> Tensor:
+    """Weight by outcome and liquidity: 0.5 + 0.5 * sigmoid(alpha * l * r), l = the day's min-max of the log.
+
+    Source: slides, page 4. The limits of a day keep alpha * l * r within [-4, 4] at 10%, so ``label`` is the
+    raw return, never a normalised one. A stock with l = 0 weighs 0.75 whatever its return.
+
+    Args:
+        label: (B, N) raw forward return (0.01 = 1%).
+        liquidity: (B, N) yuan a day, known at the close. A stock whose liquidity is not positive and finite gets
+            l = 0 and is left out of the minimum and maximum.
+        mask: (B, N) bool, True = real; the minimum and maximum run over the labelled stocks.
+        alpha: steepness, at least 0.
+
+    Returns:
+        (B, N) weights in (0.5, 1), 0 where not labelled. Where all liquidity is equal l = 0, as sklearn's
+        ``MinMaxScaler`` has it, and every weight is 0.75.
+
+    Raises:
+        ValueError: for shapes or an ``alpha`` that are not allowed.
+
+    """
+    check_alpha(alpha)
+    check_shapes(label=label, liquidity=liquidity, mask=mask)
+    label, liquidity = cross_section.widen(label, liquidity)
+    real = cross_section.labelled(label, mask)
+    level = cross_section.log_min_max(liquidity, real)
+    weight = 0.5 + 0.5 * torch.sigmoid(alpha * level * torch.where(real, label, 0.0))
+    return torch.where(real, weight, 0.0)
+
+
+# --- target
+
+
+def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volatility: Tensor | None = None) -> Tensor:
+    """Turn raw returns into what the score is correlated with (module docstring: why one may want to).
+
+    - "raw": the label itself.
+    - "rank": the day's ascending ranks, mean 0 and variance (over n) 1; equal labels share their average
+      rank.
+    - "volatility": label * (day's median volatility) / volatility, so still a return. The volatility is
+      floored at a tenth of the median; a missing one (not finite, or negative) is the median. The median runs
+      over the labelled stocks with a positive volatility; without any the label stays as it is.
+
+    Args:
+        label: (B, N) raw forward return.
+        mask: (B, N) bool, True = real.
+        target: "raw", "rank" or "volatility".
+        volatility: (B, N) standard deviation of past daily returns, known at the close; for "volatility" only.
+
+    Returns:
+        (B, N), NaN where not labelled.
+
+    Raises:
+        ValueError: for shapes or a ``target`` that are not allowed, or a volatility that is needed and not given.
+
+    """
+    check_choice("target", target, TARGETS)
+    check_shapes(label=label, mask=mask)
+    (label,) = cross_section.widen(label)
+    real = cross_section.labelled(label, mask)
+    if target == "rank":
+        label = cross_section.unit_ranks(label, real)
+    elif target == "volatility":
+        if volatility is None:
+            raise ValueError(
+                "target='volatility' got volatility=None: pass a (B, N) tensor with each stock's trailing "
+                "volatility (standard deviation of past daily returns, known at the close), or choose "
+                "target='raw' or 'rank'"
+            )
+        check_shapes(label=label, volatility=volatility, mask=mask)
+        (volatility,) = cross_section.widen(volatility)
+        label = label * cross_section.volatility_factor(volatility, real).to(label.dtype)
+    return torch.where(real, label, torch.nan)
+
+
+# --- DayLoss
+
+
+class DayLoss:
+    """One of the losses by name, over batches of days: smaller is better, degenerate days count for nothing.
+
+    Source: slides, pages 1, 2 and 4; with its defaults "wpcc" and "liq_wpcc" take the deck's weights.
+
+    Args:
+        name: "wpcc", "liq_wpcc", "ic", "ccc" (minus the correlation) or "mse".
+        target: what the score is compared with, see ``target_transform``.
+        weight_by: wpcc, liq_wpcc: where the weights come from. "label": the raw outcome, as in the deck. "score": the
+            same decreasing weights by the rank of the detached score; in liq_wpcc the day's raw returns,
+            sorted, are dealt to the stocks in the order of their scores, so the set of returns in the weights
+            stays the day's own. "target": the transformed target; not with liq_wpcc and target="rank", whose
+            weights need returns.
+        base: wpcc: see ``rank_weight``.
+        alpha: liq_wpcc: see ``liquidity_weight``.
+        center: wpcc, liq_wpcc: see ``weighted_pearson``; "plain" is the deck's listing to the letter.
+        ties: wpcc: see ``rank_weight``.
+        **unknown: none is accepted; they are named in the error together with the close ones.
+
+    Raises:
+        TypeError: for an option that does not exist.
+        ValueError: for a value that is not allowed, or one that would have no effect on the named loss.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        target: str = "raw",
+        weight_by: str = "label",
+        base: float = BASE,
+        alpha: float = ALPHA,
+        center: str = "weighted",
+        ties: str = "stable",
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown("DayLoss", unknown, ("name", *OPTIONS))
+        check_choice("loss", name, LOSSES)
+        check_choice("target", target, TARGETS)
+        check_choice("weight_by", weight_by, WEIGHT_SOURCES)
+        check_choice("center", center, CENTERS)
+        check_choice("ties", ties, TIES)
+        check_base(base)
+        check_alpha(alpha)
+        self.name, self.target, self.weight_by = name, target, weight_by
+        self.base, self.alpha, self.center, self.ties = base, alpha, center, ties
+        self._check_effect()
+
+    def __repr__(self) -> str:
+        """Name the loss and the options it uses."""
+        used = [f"{key}={getattr(self, key)!r}" for key, (_, names) in OPTIONS.items() if self.name in names]
+        return f"DayLoss({', '.join([repr(self.name), *used])})"
+
+    @property
+    def needs_liquidity(self) -> bool:
+        """Whether ``liquidity`` must be passed."""
+        return self.name == "liq_wpcc"
+
+    @property
+    def needs_volatility(self) -> bool:
+        """Whether ``volatility`` must be passed."""
+        return self.target == "volatility"
+
+    def valid_days(self, label: Tensor, mask: Tensor, liquidity: Tensor | None = None) -> Tensor:
+        """Tell the days that can be learnt from.
+
+        Args:
+            label: (B, N) raw forward return, NaN where unknown.
+            mask: (B, N) bool, True = real (present).
+            liquidity: (B, N) yuan a day; needed by liq_wpcc.
+
+        Returns: (B,) bool, False with fewer than two labelled stocks, with labels all equal (within 8 float
+            steps) and, for liq_wpcc, without any positive finite liquidity among the labelled stocks.
+
+        """
+        check_shapes(label=label, mask=mask)
+        (label,) = cross_section.widen(label)
+        real = cross_section.labelled(label, mask)
+        valid = ~cross_section.is_flat(label, real)[:, 0]
+        if self.needs_liquidity:
+            valid = valid & (real & cross_section.is_positive(self._liquidity(liquidity, label))).any(dim=1)
+        return valid
+
+    def per_day(
+        self,
+        score: Tensor,
+        label: Tensor,
+        mask: Tensor,
+        liquidity: Tensor | None = None,
+        volatility: Tensor | None = None,
+    ) -> Tensor:
+        """Compute each day's loss.
+
+        Args:
+            score: (B, N) the model's scores; gradients flow here and nowhere else.
+            label: (B, N) raw forward return, NaN where unknown.
+            mask: (B, N) bool, True = real (present).
+            liquidity: (B, N) yuan a day; needed by liq_wpcc.
+            volatility: (B, N) trailing volatility; needed by target="volatility".
+
+        Returns:
+            (B,) minus the correlation, or the squared error; 0 without gradient on degenerate days.
+
+        Raises:
+            ValueError: for unequal shapes, or an input that the loss needs and did not get.
+
+        """
+        check_shapes(score=score, label=label, mask=mask)
+        return self._per_day(score, label, mask, liquidity, volatility, self.valid_days(label, mask, liquidity))
+
+    def _per_day(
+        self,
+        score: Tensor,
+        label: Tensor,
+        mask: Tensor,
+        liquidity: Tensor | None,
+        volatility: Tensor | None,
+        valid: Tensor,
+    ) -> Tensor:
+        """Compute ``per_day`` of checked shapes with the valid days (B,) given."""
+        score, label = cross_section.widen(score, label.detach())
+        real = cross_section.labelled(label, mask) & valid[:, None]
+        target = target_transform(label, real, target=self.target, volatility=volatility)
+        if self.name == "mse":
+            return mean_squared_error(score, target, real)
+        if self.name == "ccc":
+            return -concordance(score, target, real)
+        if self.name == "ic":
+            return -information_coefficient(score, target, real)
+        weight = self._weight(score.detach(), label, target, real, liquidity)
+        return -weighted_pearson(score, target, weight, real, center=self.center)
+
+    def __call__(
+        self,
+        score: Tensor,
+        label: Tensor,
+        mask: Tensor,
+        liquidity: Tensor | None = None,
+        volatility: Tensor | None = None,
+    ) -> Tensor:
+        """Average ``per_day`` over the valid days: a scalar, 0 with zero gradients where no day is valid."""
+        check_shapes(score=score, label=label, mask=mask)
+        valid = self.valid_days(label, mask, liquidity)
+        return self._per_day(score, label, mask, liquidity, volatility, valid).sum() / valid.sum().clamp(min=1)
+
+    def _weight(self, score: Tensor, label: Tensor, target: Tensor, real: Tensor, liquidity: Tensor | None) -> Tensor:
+        source = {"label": label, "score": score, "target": target}[self.weight_by]
+        if self.name == "wpcc":
+            return rank_weight(source, real, base=self.base, ties=self.ties)
+        if self.weight_by == "score":
+            source = cross_section.deal(label, score, real)
+        return liquidity_weight(source, self._liquidity(liquidity, label), real, alpha=self.alpha)
+
+    def _liquidity(self, liquidity: Tensor | None, label: Tensor) -> Tensor:
+        if liquidity is None:
+            raise ValueError(
+                f"loss {self.name!r} got liquidity=None: pass a (B, N) tensor in yuan a day (DayDatasetH has "
+                "it), or choose 'wpcc', 'ic', 'ccc' or 'mse', which need none"
+            )
+        check_shapes(label=label, liquidity=liquidity)
+        return liquidity
+
+    def _check_effect(self) -> None:
+        for key, (default, names) in OPTIONS.items():
+            value = getattr(self, key)
+            if self.name not in names and value != default:
+                raise ValueError(
+                    f"{key}={value!r} has no effect on the loss {self.name!r}; it belongs to: "
+                    f"{', '.join(names)}. Remove {key} or choose one of these losses"
+                )
+        if (self.name, self.weight_by, self.target) == ("liq_wpcc", "target", "rank"):
+            raise ValueError(
+                "liq_wpcc with weight_by='target' and target='rank' would put normalised ranks where its "
+                "weights need returns (alpha * l * r would saturate): use weight_by='label' or 'score', or "
+                "target='volatility'"
+            )
+
+
+# --- checks
+
+
+def check_base(base: Any) -> None:
+    """Raise ValueError for a weight of the last stock that is no number in (0, 1]."""
+    if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base <= 1:
+        raise ValueError(f"base must be a number in (0, 1], got {base!r}; the deck's is {BASE}, 1 weighs all alike")
+
+
+def check_alpha(alpha: Any) -> None:
+    """Raise ValueError for a steepness that is no finite number from 0 on."""
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha must be a finite number >= 0, got {alpha!r}; the deck's is {ALPHA}")

@@ -1,0 +1,18 @@
+"""qlib models that train on days: MLPModel, MASTERModel, and ensembles over folds and over time."""
+
+from qlib_ext.model.day_model import DayModel, MASTERModel, MLPModel
+from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
+from qlib_ext.model.folds import combined, day_ranks, day_standardised, fitted_processors, fold_days
+
+__all__ = [
+    "DayModel",
+    "FoldEnsemble",
+    "MASTERModel",
+    "MLPModel",
+    "WalkForwardModel",
+    "combined",
+    "day_ranks",
+    "day_standardised",
+    "fitted_processors",
+    "fold_days",
+]

@@ -1,0 +1,302 @@
+"""MLPModel and MASTERModel: qlib models that train on day cross-sections; FoldEnsemble and WalkForwardModel of them."""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from qlib.log import get_module_logger
+from qlib.model.base import Model
+from torch import nn
+from tqdm import tqdm
+
+from qlib_ext.data import bounds, panel_of
+from qlib_ext.features import ALPHA158_NAMES
+from qlib_ext.losses import DayLoss
+from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
+from qlib_ext.model.folds import (
+    check_features,
+    curves_frame,
+    first_difference,
+    refuse_fitted,
+    refuse_reweighter,
+    score_series,
+)
+from qlib_ext.model.members import report, save_folds, window_of
+from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
+from qlib_ext.options import refuse_unknown
+from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
+from qlib_ext.training import History, Rows, Trainer, seeded
+
+__all__ = ["DayModel", "FoldEnsemble", "MASTERModel", "MLPModel", "WalkForwardModel"]
+
+logger = get_module_logger("qlib_ext.model")
+
+MAX_STEPS = 100  # of the authors' table of positions
+
+LOSS_OPTIONS = tuple(p for p in inspect.signature(DayLoss.__init__).parameters if p not in ("self", "name", "unknown"))
+TRAINER_OPTIONS = tuple(
+    p for p in inspect.signature(Trainer.__init__).parameters if p not in ("self", "net", "loss", "step_len")
+)
+
+
+class DayModel(Model):
+    """What both models share; options are those of DayLoss and Trainer, any other name is an error.
+
+    Predictions are a Series by (datetime, instrument), sorted, of the stocks present on each day. A kind of model whose
+    network looks at the day alone says so by `needs_window = False`, and gets no more than it.
+    """
+
+    needs_window = True
+
+    def __init__(self, *, loss: str = "liq_wpcc", **options: Any) -> None:
+        own = [name for name in own_options(type(self)) if name not in options]
+        refuse_unknown(type(self), options, (*own, *LOSS_OPTIONS, *TRAINER_OPTIONS))
+        self.loss = DayLoss(loss, **{k: v for k, v in options.items() if k in LOSS_OPTIONS})
+        self.options = {k: v for k, v in options.items() if k in TRAINER_OPTIONS}
+        Trainer(nn.Identity(), self.loss, **self.options)  # an option that cannot be is an error now, not after loading
+        self.trainer: Trainer | None = None
+        self.history: History | None = None
+        self.features: list[str] = []
+        self.market_features: list[str] = []
+
+    def _try_to_build(self) -> None:
+        """Build a small network without memory: a size that cannot be is an error now, not after loading."""
+        with torch.device("meta"):
+            self.build(4, 1)
+
+    def build(self, d_feat: int, d_gate: int) -> nn.Module:
+        """Build the network for d_feat features and d_gate market features."""
+        raise TypeError(f"{type(self).__name__} builds no network: use MLPModel or MASTERModel")
+
+    def fit(self, dataset: Any, *, reweighter: Any = None) -> None:
+        """Train on the segment "train", select on "valid"; artifact `folds/curves.pkl` where an experiment runs.
+
+        Raises: ValueError for a reweighter (days are weighted by the loss) or what the loss or metric lacks.
+
+        """
+        refuse_reweighter(reweighter)
+        panel, step_len, rows = panel_of(dataset)
+        refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
+        history = self.fit_rows(panel, step_len, rows("train"), rows("valid"))
+        save_folds(curves=curves_frame([(0, int(self.options.get("seed", 0)), history)]))
+
+    def fit_rows(
+        self,
+        panel: DayPanel,
+        step_len: int,
+        train_rows: Rows,
+        valid_rows: Rows,
+        *,
+        prefix: str = "",
+        keep_checkpoint: bool = False,
+    ) -> History:
+        """Train on any days of a panel, which need not follow each other, and select on others.
+
+        The network stays on the device it was trained on.
+
+        Args:
+            panel: the market.
+            step_len: T, days in a window.
+            train_rows: rows in the panel to learn from. A window looks back over whatever days come before its own:
+                that the two parts share no label is for the caller to see to (`splits.overlap`).
+            valid_rows: rows in the panel to stop and select on.
+            prefix: put before the names of the recorded metrics.
+            keep_checkpoint: leave the option `checkpoint`'s file at the end.
+
+        """
+        step_len = window_of(type(self), step_len)
+        with seeded(int(self.options.get("seed", 0))):
+            net = self.build(len(panel.features), 0 if panel.market is None else panel.market.shape[1])
+        self.features = list(panel.features)
+        self.market_features = []
+        if isinstance(gate := getattr(net, "gate", None), Gate) and panel.market is not None:
+            self.market_features = list(panel.market_features)
+            gate.fit(panel.market[torch.as_tensor(train_rows)])
+        self.trainer = Trainer(net, self.loss, step_len=step_len, **self.options)
+        name, days = type(self).__name__, f"{len(train_rows)} + {len(valid_rows)} days"
+        logger.info(f"{prefix}{name}: {days}, {len(panel.stocks)} stocks, {self.loss}")
+        if self.trainer.checkpoint is not None and Path(self.trainer.checkpoint).exists():
+            logger.info(f"{prefix}{self.trainer.checkpoint} exists: the training goes on where it was left")
+        h = self.history = self.trainer.fit(
+            panel,
+            train_rows,
+            valid_rows,
+            on_epoch=partial(report, prefix),
+            progress=_progress,
+            facts={option: getattr(self, option, None) for option in own_options(type(self)) if option != "loss"},
+            keep_checkpoint=keep_checkpoint,
+        )
+        logger.info(f"{prefix}best epoch {h.best_epoch}: {self.trainer.metric} {h.best_value:.5f}")
+        if h.degenerate_days:
+            logger.warning(f"{prefix}{h.degenerate_days} training days could not be learnt from and were counted out")
+        return h
+
+    def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
+        """Score a segment: Series `score` by (datetime, instrument), sorted."""
+        if self.trainer is None:
+            raise ValueError("the model is not trained: call fit first")
+        panel, _, rows = panel_of(dataset)
+        check_features(self.features, panel, self.market_features)
+        chosen = panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows(segment)
+        return score_series(panel, chosen, self.trainer.predict(panel, chosen))
+
+
+def own_options(kind: type[DayModel]) -> list[str]:
+    """Names of the keyword options of a model and of those it is made of, its own first."""
+    makers = [one.__init__ for one in kind.__mro__ if issubclass(one, DayModel)]
+    given = [p for maker in makers for p in inspect.signature(maker).parameters.values()]
+    return list(dict.fromkeys(p.name for p in given if p.kind is p.KEYWORD_ONLY))
+
+
+class MLPModel(DayModel):
+    """The deck's baseline: three linear layers on one day's cross-section, of whatever window the dataset has.
+
+    Args:
+        hidden: widths of the two hidden layers.
+        dropout: between the layers.
+        loss, options: see DayLoss and Trainer.
+
+    """
+
+    needs_window = MLP.needs_window
+
+    def __init__(
+        self, *, hidden: Sequence[int] = (256, 128), dropout: float = 0.0, loss: str = "liq_wpcc", **options: Any
+    ) -> None:
+        super().__init__(loss=loss, **options)
+        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+            raise ValueError(f"hidden={hidden!r} must be a list of widths, such as [256, 128]")
+        self.hidden, self.dropout = tuple(hidden), dropout
+        self._try_to_build()
+
+    def build(self, d_feat: int, d_gate: int) -> nn.Module:
+        """Build the MLP; it has no gate."""
+        return MLP(d_feat, self.hidden, dropout=self.dropout)
+
+
+class MASTERModel(DayModel):
+    """MASTER (Li et al., AAAI 2024) over day cross-sections; the gate is off by default.
+
+    Args:
+        d_model, t_heads, s_heads, dropout, attention_dropout, key_dropout, beta, variant: see nets.MASTER.
+        gate: feed the panel's market features to the gate, scaled by the training days (see nets.Gate).
+        init_from: a checkpoint of MASTER's authors to start from. Sizes, heads and the gate must be those of the
+            checkpoint; with 158 features they must be Alpha158's, in qlib's order, and with 63 market features those
+            of `market_state: true` with all three indices. Set beta: 5 for the CSI300 checkpoints, 2 for those of
+            CSI800; it is in no file. The authors' inputs were scaled by RobustZScoreNorm(clip_outlier) and Fillna on
+            the training days; CSNormalise scales by the day's cross-section, so that training has to bridge the two.
+        loss, options: see DayLoss and Trainer.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int = 256,
+        t_heads: int = 4,
+        s_heads: int = 2,
+        dropout: float = 0.5,
+        attention_dropout: float | None = None,
+        key_dropout: float = 0.0,
+        beta: float = 5.0,
+        variant: str = "official",
+        gate: bool = False,
+        init_from: str | None = None,
+        loss: str = "liq_wpcc",
+        **options: Any,
+    ) -> None:
+        super().__init__(loss=loss, **options)
+        if not isinstance(gate, bool):
+            raise ValueError(f"gate={gate!r}; allowed: true, false")
+        self.init_from, self.max_steps = init_from, MAX_STEPS
+        self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
+        self.attention_dropout, self.key_dropout = attention_dropout, key_dropout
+        self.beta, self.variant, self.gate = beta, variant, gate
+        self._try_to_build()
+
+    def build(self, d_feat: int, d_gate: int) -> nn.Module:
+        """Build MASTER; with the gate on, the dataset must have market features."""
+        if self.gate and not d_gate:
+            raise ValueError(
+                "gate: true but the dataset has no market features: give DayDatasetH(market_state=true) or a "
+                "macro_state, or set gate: false"
+            )
+        if self.init_from is not None:
+            return self._official(d_feat, d_gate if self.gate else 0)
+        return MASTER(
+            d_feat,
+            self.d_model,
+            self.t_heads,
+            self.s_heads,
+            self.dropout,
+            d_gate if self.gate else 0,
+            self.beta,
+            attention_dropout=self.attention_dropout,
+            key_dropout=self.key_dropout,
+            variant=self.variant,  # type: ignore[arg-type]
+            max_steps=self.max_steps,
+        )
+
+    def fit_rows(self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, **options: Any) -> History:
+        """Train as `DayModel.fit_rows`; a start from the authors' weights needs their features by name."""
+        if self.init_from is not None and len(panel.features) == len(ALPHA158_NAMES):
+            refuse_others("features", ALPHA158_NAMES, panel.features, "Alpha158 or FastAlpha158")
+        if self.init_from is not None and self.gate and len(panel.market_features) == len(OFFICIAL_NAMES):
+            cure = "market_state: true with all three indices"
+            refuse_others("market features", OFFICIAL_NAMES, panel.market_features, cure)
+        self.max_steps = max(MAX_STEPS, step_len)
+        return super().fit_rows(panel, step_len, train_rows, valid_rows, **options)
+
+    def _try_to_build(self) -> None:
+        if self.init_from is None:
+            super()._try_to_build()
+        else:
+            self._official(None, None)
+
+    def _official(self, d_feat: int | None, d_gate: int | None) -> MASTER:
+        """Build the authors' network with our dropout; None: any number of features.
+
+        Raises: ValueError naming all that does not fit the checkpoint.
+
+        """
+        path = str(self.init_from)
+        known = load_official_master(path, beta=self.beta, t_heads=self.t_heads, s_heads=self.s_heads)
+        sizes: dict[str, tuple[Any, Any]] = {
+            "d_model": (self.d_model, known.head.in_features),
+            "gate": (self.gate, known.d_gate > 0),
+        }
+        sizes |= {"variant": (self.variant, "official")}
+        if d_feat is not None:
+            sizes |= {"number of features": (d_feat, known.d_feat)}
+            sizes |= {"number of market features": (d_gate, known.d_gate)}
+        wrong = [f"{name} is {ours}, the checkpoint's is {its}" for name, (ours, its) in sizes.items() if ours != its]
+        if wrong:
+            raise ValueError(f"init_from={path!r} does not fit: {'; '.join(wrong)}")
+        rates: dict[str, Any] = {"attention_dropout": self.attention_dropout, "key_dropout": self.key_dropout}
+        heads, steps = (known.head.in_features, self.t_heads, self.s_heads), max(known.max_steps, self.max_steps)
+        net = MASTER(known.d_feat, *heads, self.dropout, known.d_gate, self.beta, max_steps=steps, **rates)
+        net.load_state_dict(known.state_dict())
+        return net
+
+
+def refuse_others(what: str, known: Sequence[str], names: Sequence[str], cure: str) -> None:
+    """Raise ValueError unless the names are those of the authors' checkpoints, in their order."""
+    if list(known) != list(names):
+        raise ValueError(
+            f"init_from: the dataset's {what} are not those of the authors' checkpoints; "
+            f"{first_difference(known, names)}. Use {cure}"
+        )
+
+
+def _progress(batches: Iterator[Batch], total: int) -> Iterator[Batch]:
+    """Show a bar on a terminal; several processes would write over each other's."""
+    quiet = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
+    yield from tqdm(batches, total=total, leave=False, disable=quiet)

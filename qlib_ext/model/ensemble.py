@@ -1,0 +1,359 @@
+"""FoldEnsemble and WalkForwardModel: one model trained on many cuts of the days, as a qlib Model.
+
+The members are models of `qlib_ext.model`, which imports this module and shows both names too: in YAML
+`module_path: qlib_ext.model`. Out-of-fold scores come from members that were stopped, though never trained, on the
+block they score: right for comparing models, slightly kind as a headline. The walk-forward's test blocks are untouched.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.multiprocessing
+from qlib.log import get_module_logger
+from qlib.model.base import Model
+
+from qlib_ext.data import bounds, panel_of, segment_rows
+from qlib_ext.model.folds import (
+    Fold,
+    Grid,
+    Rows,
+    check_features,
+    combined,
+    curves_frame,
+    distinct_seeds,
+    fitted_processors,
+    fold_days,
+    label_reach,
+    members_frame,
+    refuse_reweighter,
+    score_series,
+    whole_segment,
+)
+from qlib_ext.model.members import (
+    check_shared_memory,
+    member_checkpoint,
+    new_member,
+    pickled_member,
+    prefix_of,
+    report,
+    save_folds,
+    train_member,
+    window_of,
+)
+from qlib_ext.options import refuse_unknown
+from qlib_ext.panel import DayPanel
+from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
+
+__all__ = ["FoldEnsemble", "WalkForwardModel"]
+
+logger = get_module_logger("qlib_ext.ensemble")
+
+COMBINE = ("mean", "rank")
+
+
+class _Members(Model):
+    """What both ensembles share: one member for each fold and seed, their training, scores and records.
+
+    After fit: `models` (by fold, then by seed), `members` (a row each), `curves` (a row each epoch), `fold_map`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: dict[str, Any],
+        seeds: Sequence[int],
+        gap: int | None,
+        combine: str,
+        strict: bool,
+        processes: int,
+    ) -> None:
+        if combine not in COMBINE:
+            raise ValueError(f"combine={combine!r}; allowed: {', '.join(COMBINE)}")
+        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+            raise ValueError(f"processes={processes!r} must be a whole number >= 1")
+        self.model, self.seeds, self.gap = model, distinct_seeds(seeds), gap
+        self.combine, self.strict, self.processes = combine, strict, processes
+        self.kind = type(new_member(model, self.seeds[0]))  # a configuration that cannot be is an error now, not later
+        self.models: list[Any] = []
+        self.members: pd.DataFrame | None = None
+        self.curves: pd.DataFrame | None = None
+        self.fold_map: pd.DataFrame | None = None
+
+    def _fit_folds(self, panel: DayPanel, step_len: int, reach: int, folds: list[Fold], axis: Rows) -> list[Grid]:
+        """Train all members; return each fold's combined scores of its valid block, (len(valid), N)."""
+        for fold in folds:
+            self._log_fold(panel, fold, reach, step_len)
+        jobs = [(fold, seed) for fold in folds for seed in self.seeds]
+        trained = list(self._train(panel, step_len, jobs))
+        for fold, seed in jobs:  # kept until here: a run that was cut short does not train its finished members anew
+            if (file := member_checkpoint(self.model, fold, seed)) is not None:
+                file.unlink(missing_ok=True)
+        self.models = [model for model, _ in trained]
+        runs = [(fold, seed, model.history) for (fold, seed), model in zip(jobs, self.models, strict=True)]
+        self.members = members_frame(
+            panel, [(*run, m.trainer.metric) for run, m in zip(runs, self.models, strict=True)]
+        )
+        self.curves = curves_frame([(fold.number, seed, history) for fold, seed, history in runs])
+        places = [tuple(np.searchsorted(axis, part) for part in fold.parts) for fold in folds]
+        self.fold_map = fold_map(places, panel.days[axis])
+        size = len(self.seeds)
+        return [
+            combined([score for _, score in trained[i : i + size]], self.combine) for i in range(0, len(trained), size)
+        ]
+
+    def _train(self, panel: DayPanel, step_len: int, jobs: list[tuple[Fold, int]]) -> Iterator[tuple[Any, Grid]]:
+        """Train the members in the order of the jobs, here or in processes that share the panel's memory."""
+        if self.processes == 1:
+            for fold, seed in jobs:
+                yield train_member(panel, step_len, self.model, fold, seed)
+            return
+        check_shared_memory(panel)
+        count = min(self.processes, len(jobs))
+        threads = max(1, torch.get_num_threads() // count)
+        context = torch.multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(count, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            folds, seeds = zip(*jobs, strict=True)
+            done = pool.map(partial(pickled_member, panel, step_len, self.model), folds, seeds)
+            for (fold, seed), raw in zip(jobs, done, strict=True):
+                member, score = pickle.loads(raw)
+                for epoch, row in enumerate(member.history.epochs, 1):  # the other process has no recorder
+                    report(prefix_of(fold, seed), epoch, row)
+                yield member, score
+
+    def _log_fold(self, panel: DayPanel, fold: Fold, reach: int, step_len: int) -> None:
+        shared = overlap(fold.train, fold.valid, reach=reach, window=step_len)
+        soft = feature_overlap(fold.train, fold.valid, LOOKBACK + step_len - 1)
+        first, last = (str(d)[:10] for d in panel.days[fold.valid[[0, -1]]])
+        logger.info(
+            f"fold {fold.number}: {len(fold.train)} training days, valid {first} to {last}, overlap {shared}, "
+            f"feature_overlap {soft:.0%} ({LOOKBACK + step_len - 1} days)"
+        )
+        if shared and not self.strict:
+            logger.warning(f"fold {fold.number}: {shared} pairs of days share a label or window (strict: false)")
+
+    def _refuse_fitted(self, handler: Any, until: Any = None) -> None:
+        """Refuse (strict) or report a handler with processors that were fitted over days held out here.
+
+        Args:
+            handler: of the dataset.
+            until: last day that every member may know; None: there is none.
+
+        Raises: ValueError naming them and the cure.
+
+        """
+        names = fitted_processors(handler, until)
+        if not names:
+            return
+        text = (
+            f"{', '.join(names)} in the handler's processors is fitted over time and saw days that are held out here: "
+            "use CSNormalise (module_path qlib_ext.processor), which fits nothing, or the model's `scale: robust`, "
+            "which is fitted on each fold's own training days"
+        )
+        if self.strict:
+            raise ValueError(f"{text}; or set strict: false to keep it")
+        logger.warning(text)
+
+    def _scores(self, panel: DayPanel, rows: Rows, models: Sequence[Any]) -> Grid:
+        """Combine the scores of some members, (len(rows), N)."""
+        check_features(models[0].features, panel, getattr(models[0], "market_features", ()))
+        return combined([model.trainer.predict(panel, rows) for model in models], self.combine)
+
+    def _trained_or_raise(self) -> None:
+        if not self.models:
+            raise ValueError("the model is not trained: call fit first")
+
+
+class FoldEnsemble(_Members):
+    """Members trained on hv-blocked folds of the segments "train" and "valid" together; their mean scores `test`.
+
+    Each fold's members train on the days outside the block and its gap, and stop on the block. With n_splits=1 it is
+    an ensemble of seeds on the segments "train" and "valid" as they are.
+
+    Args:
+        model: configuration (class, module_path, kwargs) of an MLPModel or MASTERModel; its seed is set from `seeds`,
+            and a `checkpoint` becomes a file for each fold and seed (`run.fold0.seed0.pt`), kept until all are trained.
+        n_splits: blocks; "valid" may be absent with 2 or more.
+        gap: trading days removed on each side of a block; None: reach + window - 1. Not with n_splits=1.
+        seeds: of the members of each fold.
+        combine: "mean" of the scores, each standardised over the day's stocks, or of the daily "rank" (0 to 1).
+        strict: refuse a shorter gap, and processors that were fitted over time; False: warn.
+        processes: train so many members at a time, in processes that share the panel.
+
+    After fit: `oof`, `members`, `curves`, `fold_map`; artifacts `folds/*.pkl` where an experiment runs.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        model: dict[str, Any],
+        n_splits: int = 5,
+        gap: int | None = None,
+        seeds: Sequence[int] = (0,),
+        combine: str = "mean",
+        strict: bool = True,
+        processes: int = 1,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown(type(self), unknown, ("model", "n_splits", "gap", "seeds", "combine", "strict", "processes"))
+        super().__init__(model=model, seeds=seeds, gap=gap, combine=combine, strict=strict, processes=processes)
+        self.n_splits = n_splits
+        if n_splits == 1 and gap is not None:
+            raise ValueError(
+                f"gap={gap} does nothing with n_splits=1, the segments are taken as they are: leave it out"
+            )
+        if n_splits != 1:
+            HVBlockedKFold(n_splits, strict=strict)
+        self._oof: pd.Series | None = None  # many rows, an artifact of its own: qlib leaves "_" out of the pickle
+
+    @property
+    def oof(self) -> pd.Series:
+        """Out-of-fold scores: Series `score` by (datetime, instrument), sorted; of every day that a block holds."""
+        scores = getattr(self, "_oof", None)
+        if scores is None:
+            raise ValueError("no out-of-fold scores here: call fit, or load folds/oof.pkl from the run's recorder")
+        return scores
+
+    def fit(self, dataset: Any, *, reweighter: Any = None) -> None:
+        """Train one member for each fold and seed.
+
+        Raises: ValueError for a reweighter, a gap that leaks, or processors that saw held-out days.
+
+        """
+        refuse_reweighter(reweighter)
+        panel, asked, _ = panel_of(dataset)
+        step_len, reach = window_of(self.kind, asked), label_reach(dataset)
+        self._refuse_fitted(dataset.handler, None if self.n_splits != 1 else bounds(dataset.segments["train"])[1])
+        folds = self.folds(panel, dataset.segments, step_len, reach)
+        used = np.unique(np.concatenate([part for fold in folds for part in fold.parts]))
+        axis = np.arange(used[0], used[-1] + 1) if self.n_splits == 1 else used
+        grids = self._fit_folds(panel, step_len, reach, folds, axis)
+        self._oof = score_series(panel, np.concatenate([fold.valid for fold in folds]), np.concatenate(grids))
+        save_folds(oof=self._oof, members=self.members, curves=self.curves, fold_map=self.fold_map)
+
+    def folds(self, panel: DayPanel, segments: dict[str, Any], step_len: int, reach: int) -> list[Fold]:
+        """Cut the days of "train" and "valid" as `fit` does; errors as of `fold_days` and HVBlockedKFold."""
+        if self.n_splits == 1:
+            return [Fold(0, *(segment_rows(panel, segments, name, reach) for name in ("train", "valid")))]
+        axis = fold_days(panel, segments, reach)
+        cut = HVBlockedKFold(self.n_splits, self.gap, reach=reach, window=step_len, strict=self.strict)
+        return [Fold(i, axis[t], axis[v]) for i, (t, v) in enumerate(cut.split(panel.days[axis]))]
+
+    def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
+        """Score a segment by the mean of all members: Series `score` by (datetime, instrument), sorted."""
+        self._trained_or_raise()
+        panel, _, rows = panel_of(dataset)
+        chosen = panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows(segment)
+        return score_series(panel, chosen, self._scores(panel, chosen, self.models))
+
+
+class WalkForwardModel(_Members):
+    """Rolling retraining: the segment "test" is walked in blocks, each scored by members trained before it.
+
+    The segments are those of the first block, as for qlib's RollingGen: block i is the next `step` trading days of
+    "test", and its "train" and "valid" are the given ones, i * step days later. Days within `gap` of the next segment
+    are left out.
+
+    Args:
+        model: configuration (class, module_path, kwargs) of an MLPModel or MASTERModel; its seed is set from `seeds`,
+            and a `checkpoint` becomes a file for each fold and seed (`run.fold0.seed0.pt`), kept until all are trained.
+        step: trading days of a test block.
+        expanding: training starts at the first day of "train" for every block instead of rolling.
+        gap: trading days between train and valid, valid and test; None: reach + window - 1.
+        strict, seeds, combine, processes: as for FoldEnsemble; processors may be fitted on the first training days.
+
+    After fit: `members`, `curves`, `fold_map`; artifacts `folds/*.pkl` where an experiment runs.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        model: dict[str, Any],
+        step: int,
+        expanding: bool = False,
+        gap: int | None = None,
+        strict: bool = True,
+        seeds: Sequence[int] = (0,),
+        combine: str = "mean",
+        processes: int = 1,
+        **unknown: Any,
+    ) -> None:
+        allowed = ("model", "step", "expanding", "gap", "strict", "seeds", "combine", "processes")
+        refuse_unknown(type(self), unknown, allowed)
+        super().__init__(model=model, seeds=seeds, gap=gap, combine=combine, strict=strict, processes=processes)
+        WalkForward(1, 1, 1, step, expanding=expanding, strict=strict)
+        self.step, self.expanding = step, expanding
+        self.starts: list[pd.Timestamp] = []  # first day of each test block
+        self.end: pd.Timestamp | None = None  # last day of the last one
+
+    def fit(self, dataset: Any, *, reweighter: Any = None) -> None:
+        """Train the members of every test block.
+
+        Raises: ValueError for a reweighter, a gap that leaks, segments out of order, or processors that saw later days.
+
+        """
+        refuse_reweighter(reweighter)
+        panel, asked, _ = panel_of(dataset)
+        step_len, reach = window_of(self.kind, asked), label_reach(dataset)
+        folds = self.folds(panel, dataset.segments, step_len, reach)
+        self._refuse_fitted(dataset.handler, panel.days[folds[0].train[-1]])
+        blocks = [fold.test for fold in folds if fold.test is not None]
+        axis = np.arange(folds[0].train[0], blocks[-1][-1] + 1)
+        self._fit_folds(panel, step_len, reach, folds, axis)
+        self.starts = [pd.Timestamp(panel.days[block[0]]) for block in blocks]
+        self.end = pd.Timestamp(panel.days[blocks[-1][-1]])
+        save_folds(members=self.members, curves=self.curves, fold_map=self.fold_map)
+
+    def folds(self, panel: DayPanel, segments: dict[str, Any], step_len: int, reach: int) -> list[Fold]:
+        """Cut the test segment into blocks and shift the other two along with them, as `fit` does.
+
+        Raises: ValueError for a gap that leaks, or segments out of order.
+
+        """
+        gap = WalkForward(1, 1, 1, self.step, self.gap, reach=reach, window=step_len, strict=self.strict).gap
+        train, valid, test = (whole_segment(panel, segments, name, reach) for name in ("train", "valid", "test"))
+        if train[-1] >= valid[0] or valid[-1] >= test[0]:
+            raise ValueError(f"the segments train, valid and test must follow each other in time; they are {segments}")
+        train, valid = train[train < valid[0] - gap], valid[valid < test[0] - gap]
+        if not len(train) or not len(valid):
+            raise ValueError(f"gap={gap} leaves no day of train ({len(train)}) or valid ({len(valid)}): lengthen them")
+        folds = []
+        for number, shift in enumerate(range(0, len(test), self.step)):
+            start = train[0] if self.expanding else train[0] + shift
+            block = test[shift : shift + self.step]
+            folds.append(Fold(number, np.arange(start, train[-1] + shift + 1), valid + shift, block))
+        return folds
+
+    def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
+        """Score each test day by the members of its block: Series `score` by (datetime, instrument), sorted.
+
+        Raises: ValueError for another segment, or days for which no block was trained.
+
+        """
+        self._trained_or_raise()
+        if not isinstance(segment, slice) and segment != "test":
+            raise ValueError(f"segment={segment!r}: a walk-forward scores 'test' only, its members train on the others")
+        panel, _, rows = panel_of(dataset)
+        chosen = panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows("test")
+        days = pd.DatetimeIndex(panel.days[chosen])
+        if not len(days) or self.end is None or days[0] < self.starts[0] or days[-1] > self.end:
+            asked = f"{days[0].date()} to {days[-1].date()}" if len(days) else "no day"
+            raise ValueError(
+                f"members were trained for {self.starts[0].date()} to {self.end and self.end.date()}, asked were "
+                f"{asked}: fit on the dataset whose test segment is to be scored"
+            )
+        block = pd.DatetimeIndex(self.starts).searchsorted(days, side="right") - 1
+        score = np.full((len(chosen), len(panel.stocks)), np.nan, dtype=np.float32)
+        for number in np.unique(block):
+            own = self.models[number * len(self.seeds) : (number + 1) * len(self.seeds)]
+            score[block == number] = self._scores(panel, chosen[block == number], own)
+        return score_series(panel, chosen, score)

@@ -1,0 +1,400 @@
+"""MacroState: macro series on their own calendars, as they were known at the close of each Chinese trading day.
+
+A value enters on the first trading day at whose close it is published, and is carried forward from there. Sizes: D
+days, M features. Scaling is not done here: the gate fits it on its own training days.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qlib_ext.options import close_names, refuse_unknown
+from qlib_ext.panel.macro_file import read_dates, read_macro
+from qlib_ext.panel.market_state import options_of, whole_number
+
+__all__ = ["MacroSeries", "MacroState", "read_macro"]
+
+Array = npt.NDArray[np.float64]
+
+TRANSFORMS = ("level", "log_return", "difference", "zscore")
+LIMITS = {"daily": 5, "monthly": 50}  # trading days that a value may be carried on; monthly: the Chinese New Year
+SEVERITIES = ("error", "warn")
+FEWEST_MOVES = 8  # below it no move is unusual
+
+
+@dataclass(frozen=True)
+class MacroSeries:
+    """One series.
+
+    Args:
+        foreign: published after the Chinese market has closed on its date (any American or European market).
+        lag: trading days from the date to the first close at which the value is used. 0: on the date itself (or the
+            first trading day after it), 1: on the first trading day after the date, and so on. None: 1 where foreign,
+            else 0. A foreign series needs at least 1.
+        transform: one or more of "level", "log_return", "difference" and "zscore"; each is a feature. Daily series are
+            transformed along the trading days (a day without news has a return of 0, the first one after a holiday the
+            whole of it), monthly ones from release to release.
+        window: trading days (monthly: releases) of the z-score, the day itself included.
+        frequency: "daily" or "monthly".
+        release: monthly: the column with the dates of release; "date": the file's dates are dates of release.
+        release_lag: monthly: calendar days from the file's date to the release, where no dates are known. Every release
+            must fall after the end of its date's month: at least 31 where the dates are the first days of months, at
+            least 1 where they are the last ones. What is known within its month needs its dates of release.
+        limit: trading days that a value may be carried on; None: 5 (daily) or 50 (monthly).
+        jump: a change of more than so many times the usual one (1.4826 median absolute deviations of the moves, or the
+            median absolute move where that is larger: rates that move in steps) is reported, from 8 moves on.
+
+    """
+
+    foreign: bool
+    lag: int | None = None
+    transform: tuple[str, ...] = ("level",)
+    window: int = 60
+    frequency: str = "daily"
+    release: str | None = None
+    release_lag: int | None = None
+    limit: int | None = None
+    jump: float = 25.0
+
+    def __post_init__(self) -> None:
+        """Check the options. Raises ValueError naming what is allowed."""
+        if not isinstance(self.foreign, bool):
+            raise ValueError(f"foreign={self.foreign!r}; wanted true or false")
+        whole_number("lag", self.days_late, 0)
+        if self.foreign and self.days_late < 1:
+            raise ValueError(f"lag={self.lag} of a foreign series, whose value is published after the close: 1 or more")
+        named = (self.transform,) if isinstance(self.transform, str) else tuple(self.transform)
+        if not named or set(named) - set(TRANSFORMS) or len(set(named)) < len(named):
+            raise ValueError(f"transform={self.transform!r}; allowed: {', '.join(TRANSFORMS)}, or a list of them")
+        object.__setattr__(self, "transform", named)
+        whole_number("window", self.window, 2)
+        if self.frequency not in LIMITS:
+            raise ValueError(f"frequency={self.frequency!r}; allowed: {', '.join(LIMITS)}")
+        whole_number("limit", self.carried, 0)
+        if not isinstance(self.jump, int | float) or isinstance(self.jump, bool) or not 0 < self.jump:
+            raise ValueError(f"jump={self.jump!r} must be above 0")
+        told = [name for name in ("release", "release_lag") if getattr(self, name) is not None]
+        if (self.frequency == "monthly") != (len(told) == 1):
+            raise ValueError(
+                f"frequency={self.frequency} with {' and '.join(told) or 'no release'}: a monthly series needs either "
+                "release (a column of dates) or release_lag (calendar days), a daily one neither"
+            )
+        if self.release_lag is not None:
+            whole_number("release_lag", self.release_lag, 0)
+
+    @property
+    def days_late(self) -> int:
+        """The lag, never None."""
+        return int(self.foreign) if self.lag is None else self.lag
+
+    @property
+    def carried(self) -> int:
+        """The limit, never None."""
+        return LIMITS[self.frequency] if self.limit is None else self.limit
+
+
+@dataclass(frozen=True)
+class MacroState:
+    """Macro features of a day, `<series>_<transform>`, in the order of the configuration.
+
+    Args:
+        path: a CSV or Parquet file with a column `date` and one for each series, or a list of such files; a missing
+            value is a day without one. Lines of a CSV that begin with # are left out.
+        series: name -> options of MacroSeries; `foreign` must be told.
+        gaps: "error" stops where a series is stale for longer than its limit (a gap, or its end); "warn" carries the
+            last value on and says so.
+        jumps: "warn" or "error" for an implausible jump. Nothing is ever removed: that would need tomorrow's value.
+
+    """
+
+    path: tuple[str, ...]
+    series: dict[str, MacroSeries]
+    gaps: str = "error"
+    jumps: str = "warn"
+
+    def __post_init__(self) -> None:
+        """Check the options. Raises ValueError naming what is allowed."""
+        for name in ("gaps", "jumps"):
+            if getattr(self, name) not in SEVERITIES:
+                raise ValueError(f"macro_state: {name}={getattr(self, name)!r}; allowed: {', '.join(SEVERITIES)}")
+        paths = (self.path,) if isinstance(self.path, str | Path) else tuple(self.path)
+        object.__setattr__(self, "path", tuple(str(p) for p in paths))
+        if not paths or not self.series:
+            raise ValueError("macro_state needs a path and at least one series")
+
+    @classmethod
+    def of(cls, value: Any) -> MacroState | None:
+        """Read the option `macro_state`: null, false or a mapping of options.
+
+        Raises: TypeError for an unknown option, ValueError for a value that is not allowed; both name the series.
+
+        """
+        if value is None or value is False or isinstance(value, cls):
+            return value or None
+        if not isinstance(value, Mapping) or not {"path", "series"} <= set(value):
+            raise ValueError(f"macro_state={value!r}; wanted path, series and, if wished, gaps and jumps")
+        refuse_unknown("macro_state", value, options_of(cls))
+        given = dict(value)
+        if not isinstance(given["series"], Mapping):
+            raise ValueError(f"macro_state: series={given['series']!r}; wanted name: {{foreign: true, ...}}")
+        return cls(**given | {"series": {str(k): _series_of(str(k), v) for k, v in given["series"].items()}})
+
+    def names(self) -> list[str]:
+        """Names of the M features."""
+        return [f"{name}_{how}" for name, one in self.series.items() for how in one.transform]
+
+    def compute(
+        self, table: pd.DataFrame, calendar: pd.DatetimeIndex, days: pd.DatetimeIndex
+    ) -> tuple[pd.DataFrame, list[str]]:
+        """Compute the features.
+
+        Args:
+            table: by date, a column for each series (see `read_macro`).
+            calendar: the trading days. Before the first one weekdays stand for them.
+            days: (D,) trading days, the days wanted.
+
+        Returns:
+            (D, M) float64, and what is to be said to the user.
+
+        Raises:
+            ValueError: an absent column, a series that begins too late, ends or has a gap, an impossible logarithm, a
+                value that would be published before its month is over.
+        """
+        axis = _before(calendar, table.index[0]) if len(table) else calendar
+        columns: dict[str, pd.Series] = {}
+        notices: list[str] = []
+        for name, one in self.series.items():
+            value, released = _observations(name, one, table)
+            ready = _places(released, one.days_late, axis)
+            first, last = (int(axis.searchsorted(day)) for day in days[[0, -1]])
+            _check_logarithm(name, one, value.iloc[_used(one, ready, first, last, 1)])
+            frame = _features(one, value, ready, axis).reindex(days)
+            _check_start(name, frame, one, axis, ready)
+            stale = _stale(name, one, _age(ready, len(axis)), axis, days, value.index[-1])
+            notices += self._reported(stale, self.gaps, "; or set gaps: warn to carry the last value on")
+            back = one.window if "zscore" in one.transform else 0
+            jumps = _jumps(name, one, value, _used(one, ready, first, last, back))
+            notices += self._reported(jumps, self.jumps, "; or set jumps: warn")
+            columns |= {f"{name}_{how}": frame[how] for how in one.transform}
+        return pd.DataFrame(columns, index=days), notices
+
+    @staticmethod
+    def _reported(problems: list[str], severity: str, cure: str) -> list[str]:
+        if problems and severity == "error":
+            raise ValueError(f"macro_state: {problems[0]}{cure}")
+        return problems
+
+
+def _series_of(name: str, value: Any) -> MacroSeries:
+    if isinstance(value, MacroSeries):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"macro_state: series {name}: {value!r}; wanted options such as {{foreign: true, lag: 1}}")
+    refuse_unknown(f"macro_state: series {name}", value, options_of(MacroSeries))
+    given = dict(value)
+    if "foreign" not in given:
+        raise ValueError(
+            f"macro_state: series {name} must tell foreign: true (its value of a day is published after the Chinese "
+            "market has closed, so that it is used from the next trading day on) or foreign: false"
+        )
+    try:
+        return MacroSeries(**given)
+    except ValueError as error:
+        raise ValueError(f"macro_state: series {name}: {error}") from error
+
+
+# --- what was known when
+
+
+def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.Series, pd.DatetimeIndex]:
+    """Values of a series by date, without the missing ones, and the dates on which they were published.
+
+    They come in the order of publication; a value of an older month than one published before it is left out.
+    """
+    for column in (name, one.release if one.release != "date" else None):
+        if column is not None and column not in table:
+            known = [str(c) for c in table.columns]
+            raise ValueError(
+                f"macro_state: no column {column!r}; close: {close_names(column, known)}; the file has "
+                f"{', '.join(known)}; add it, or leave the series {name} out of the configuration"
+            )
+    value = pd.to_numeric(table[name], errors="coerce").astype(float)
+    strange = table[name].notna() & ~np.isfinite(value)
+    if strange.any():
+        raise ValueError(f"macro_state: {name} is {table[name][strange].iloc[0]!r} on {table.index[strange][0].date()}")
+    value = value.dropna()
+    if value.empty:
+        raise ValueError(f"macro_state: {name} has no value at all")
+    dates = pd.DatetimeIndex(value.index)
+    if one.release_lag is not None:
+        return value, _released_after(name, one.release_lag, dates)
+    if one.release is None or one.release == "date":
+        return value, dates
+    released = read_dates(table[one.release], one.release).reindex(dates)
+    if released.isna().any() or (released < dates).any():
+        bad = dates[(released.isna() | (released < dates)).to_numpy()][0].date()
+        raise ValueError(f"macro_state: {name} of {bad} has no date in {one.release}, or one before its own")
+    order = np.argsort(released.to_numpy(), kind="stable")
+    month = dates.to_numpy()[order]
+    order = order[month >= np.maximum.accumulate(month)]
+    return value.iloc[order], pd.DatetimeIndex(released.iloc[order])
+
+
+def _released_after(name: str, lag: int, dates: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """Dates of release by a lag in calendar days. Raises ValueError where a value would be out before its month is."""
+    released, over = dates + pd.Timedelta(days=lag), dates + pd.offsets.MonthEnd(0)
+    early = released <= over
+    if early.any():
+        least = int((over - dates).days.max()) + 1
+        raise ValueError(
+            f"macro_state: {name} of {dates[early][0].date()} with release_lag={lag} would be published on "
+            f"{released[early][0].date()}, before its month is over; {least} is the smallest lag of this file's dates, "
+            "and most series come later (40 after the first day of the month, for example); or give release: a column "
+            "with the dates of release (release: date where the dates already are those)"
+        )
+    return released
+
+
+def _before(calendar: pd.DatetimeIndex, first: pd.Timestamp) -> pd.DatetimeIndex:
+    """Return the calendar with the weekdays from `first` on put before it."""
+    if first >= calendar[0]:
+        return calendar
+    early = pd.bdate_range(first, calendar[0] - pd.Timedelta(days=1))
+    return pd.DatetimeIndex(early.append(calendar))
+
+
+def _places(released: pd.DatetimeIndex, lag: int, axis: pd.DatetimeIndex) -> npt.NDArray[np.int64]:
+    """Place on the axis of the first day at whose close each value is known; len(axis) or more: none yet."""
+    if lag == 0:
+        return np.asarray(axis.searchsorted(released, side="left"), dtype=np.int64)
+    return np.asarray(axis.searchsorted(released, side="right"), dtype=np.int64) + lag - 1
+
+
+def _carry(value: pd.Series, ready: npt.NDArray[np.int64], axis: pd.DatetimeIndex) -> Array:
+    """Carry values on from the day on which each is known; the later one of a day wins. NaN before the first."""
+    out = np.full(len(axis), np.nan)
+    inside = ready < len(axis)
+    out[ready[inside]] = value.to_numpy(dtype=float)[inside]
+    return pd.Series(out).ffill().to_numpy(dtype=np.float64)
+
+
+def _age(ready: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Trading days since the last value became known, (size,); large before the first."""
+    new = np.full(size, -(10**6))
+    inside = ready[ready < size]
+    new[inside] = inside
+    return np.arange(size) - np.maximum.accumulate(new)
+
+
+def _used(one: MacroSeries, ready: npt.NDArray[np.int64], first: int, last: int, back: int) -> slice:
+    """Observations in force on the places first to last of the axis, or `back` days (monthly: releases) before."""
+    monthly = one.frequency == "monthly"
+    begin = int(np.searchsorted(ready, first if monthly else first - back, side="right")) - 1
+    begin -= back if monthly else 0
+    return slice(max(0, begin), int(np.searchsorted(ready, last, side="right")))
+
+
+def _check_logarithm(name: str, one: MacroSeries, value: pd.Series) -> None:
+    """Raise ValueError where a value that is used has no logarithm, but is to have one."""
+    if "log_return" in one.transform and (value <= 0).any():
+        at = value.index[(value <= 0).to_numpy()][0]
+        raise ValueError(
+            f"macro_state: {name} is {value[at]:g} on {at.date()}, of which there is no logarithm: use difference or "
+            "zscore"
+        )
+
+
+def _features(one: MacroSeries, value: pd.Series, ready: npt.NDArray[np.int64], axis: pd.DatetimeIndex) -> pd.DataFrame:
+    """Features of a series on every day of the axis, a column for each transformation."""
+    if one.frequency == "monthly":
+        grids = {how: _carry(_transformed(value, how, one.window), ready, axis) for how in one.transform}
+    else:
+        level = pd.Series(_carry(value, ready, axis), axis)
+        grids = {how: _transformed(level, how, one.window).to_numpy() for how in one.transform}
+    return pd.DataFrame(grids, index=axis)
+
+
+def _transformed(value: pd.Series, how: str, window: int) -> pd.Series:
+    """Transform a series along its index; NaN where the history is too short."""
+    made: dict[str, Callable[[], pd.Series]] = {
+        "level": lambda: value,
+        "log_return": lambda: np.log(value.where(value > 0)).diff(),
+        "difference": lambda: value.diff(),
+        "zscore": lambda: _zscore(value, window),
+    }
+    return made[how]()
+
+
+def _zscore(value: pd.Series, window: int) -> pd.Series:
+    """(last - mean) / std over the trailing window; 0 where nothing moved in it. No running sums, so no residue."""
+    out = np.full(len(value), np.nan)
+    if len(value) >= window:
+        past = np.lib.stride_tricks.sliding_window_view(value.to_numpy(dtype=np.float64), window)
+        mean, std = past.mean(axis=1), past.std(axis=1, ddof=1)
+        moved = past.max(axis=1) > past.min(axis=1)
+        out[window - 1 :] = np.where(moved | np.isnan(mean), (past[:, -1] - mean) / np.where(moved, std, 1.0), 0.0)
+    return pd.Series(out, value.index)
+
+
+# --- reports
+
+
+def _check_start(
+    name: str, frame: pd.DataFrame, one: MacroSeries, axis: pd.DatetimeIndex, ready: npt.NDArray[np.int64]
+) -> None:
+    """Raise ValueError where a feature is not known on the first days."""
+    missing = frame.index[frame.isna().any(axis=1).to_numpy()]
+    if len(missing):
+        known = axis[ready[0]].date() if ready[0] < len(axis) else "never"
+        late = frame.index[frame.notna().all(axis=1).to_numpy()]
+        cure = f"start the handler and the segments at {late[0].date()} or later" if len(late) else "use other days"
+        raise ValueError(
+            f"macro_state: {name} is known from {known} on and {', '.join(one.transform)} (window {one.window}) is not "
+            f"known on {len(missing)} days, the first {missing[0].date()}: {cure}, or give a longer history"
+        )
+
+
+def _stale(
+    name: str,
+    one: MacroSeries,
+    age: npt.NDArray[np.int64],
+    axis: pd.DatetimeIndex,
+    days: pd.DatetimeIndex,
+    end: pd.Timestamp,
+) -> list[str]:
+    """Say where a series is stale for longer than its limit on the days."""
+    late = pd.Series(age, axis).reindex(days)
+    over = late > one.carried
+    if not over.any():
+        return []
+    first, longest = days[int(np.argmax(over.to_numpy()))], int(late.max())
+    text = f"{longest} trading days without a new value, its limit is {one.carried}: {int(over.sum())} days, the first "
+    what = f"{name} ends on {pd.Timestamp(end).date()}" if over.iloc[-1] else f"{name} has a gap"
+    return [f"{what}: {text}{first.date()}; shorten the segments, complete the file or raise its limit"]
+
+
+def _jumps(name: str, one: MacroSeries, value: pd.Series, used: slice) -> list[str]:
+    """Say where a used value is implausibly far from the one before, by all that was known; in logs where positive."""
+    seen = value.iloc[: used.stop]
+    change = (np.log(seen) if (seen > 0).all() else seen).diff()
+    moved = change[change.notna() & (change != 0)]
+    if len(moved) < FEWEST_MOVES:
+        return []
+    middle = moved.median()
+    usual = max(1.4826 * float((moved - middle).abs().median()), float(moved.abs().median()))
+    size = ((change - middle).abs() / usual).to_numpy()
+    far = used.start + np.flatnonzero(size[used] > one.jump)
+    if not len(far):
+        return []
+    at = int(far[0])
+    return [
+        f"{name} jumps from {seen.iloc[at - 1]:g} to {seen.iloc[at]:g} on {seen.index[at].date()}, "
+        f"{size[at]:.0f} times its usual move ({len(far)} jumps over {one.jump:g}); check the file"
+    ]

@@ -1,0 +1,23 @@
+"""The one allocation, and what trading it costs."""
+
+from qlib_ext.portfolio.allocation import (
+    CAPITAL,
+    PARTICIPATION,
+    affordable,
+    fee_cost,
+    fill_capitals,
+    fill_top_n,
+    impact_cost,
+    rebalancing,
+)
+
+__all__ = [
+    "CAPITAL",
+    "PARTICIPATION",
+    "affordable",
+    "fee_cost",
+    "fill_capitals",
+    "fill_top_n",
+    "impact_cost",
+    "rebalancing",
+]

@@ -1,0 +1,56 @@
+"""qlib records: the judge's tables, the backtest, the gate, the page."""
+
+from qlib_ext.record.backtest import PortAnaRecord, holdings, judged_stages
+from qlib_ext.record.facts import keep_facts, package_versions, run_facts
+from qlib_ext.record.gate import GateRecord, gate_weights, regimes
+from qlib_ext.record.judgement import (
+    FACTOR_DEFINITIONS,
+    ROW_DEFINITIONS,
+    SERIES,
+    TABLE_DEFINITIONS,
+    Money,
+    capacity,
+    fold_table,
+    index_returns,
+    judge,
+    one_day,
+    past_return,
+    table_row,
+)
+from qlib_ext.record.records import BaselineRecord, FoldRecord, LiquidityRecord, selections
+from qlib_ext.record.report import ReportRecord, context_of
+from qlib_ext.record.tables import all_blocked
+from qlib_ext.record.words import block_rows, volatility_warning
+
+__all__ = [
+    "ROW_DEFINITIONS",
+    "FACTOR_DEFINITIONS",
+    "TABLE_DEFINITIONS",
+    "keep_facts",
+    "package_versions",
+    "run_facts",
+    "BaselineRecord",
+    "FoldRecord",
+    "GateRecord",
+    "LiquidityRecord",
+    "Money",
+    "PortAnaRecord",
+    "ReportRecord",
+    "SERIES",
+    "all_blocked",
+    "block_rows",
+    "capacity",
+    "context_of",
+    "fold_table",
+    "gate_weights",
+    "holdings",
+    "index_returns",
+    "judge",
+    "judged_stages",
+    "one_day",
+    "past_return",
+    "regimes",
+    "selections",
+    "table_row",
+    "volatility_warning",
+]

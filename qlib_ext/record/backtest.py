@@ -1,0 +1,399 @@
+"""PortAnaRecord: qlib's backtest record with what was traded, what it cost and what each assumption takes.
+
+The tables are those of `execution`; here they are filled from qlib's objects.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from qlib.backtest import backtest, get_exchange
+from qlib.backtest.executor import BaseExecutor, NestedExecutor
+from qlib.data import D
+from qlib.log import get_module_logger
+from qlib.strategy.base import BaseStrategy
+from qlib.utils import fill_placeholder, init_instance_by_config
+from qlib.utils.data import deepcopy_basic_type
+from qlib.workflow import record_temp
+
+from qlib_ext import evaluate
+from qlib_ext.data import DayDatasetH
+from qlib_ext.evaluate import known_benchmark
+from qlib_ext.exchange import AShareExchange, prices
+from qlib_ext.options import refuse_unknown
+from qlib_ext.portfolio import PARTICIPATION
+from qlib_ext.record.judgement import one_day, part
+from qlib_ext.record.tables import (
+    REPORT,
+    all_blocked,
+    book_liquidity,
+    decided_profile,
+    flat,
+    holdings,
+    log_metrics,
+    log_tables,
+    make_tables,
+    shown,
+)
+from qlib_ext.runs import names_class
+from qlib_ext.strategy import LiquidityTopNStrategy
+
+__all__ = ["PortAnaRecord", "holdings", "judged_stages"]
+
+logger = get_module_logger("qlib_ext.backtest")
+
+OF_QLIB = ("risk_analysis_freq", "indicator_analysis_freq", "indicator_analysis_method", "skip_existing")
+DAY = pd.Timedelta(days=1)
+ACCOUNT, INDEX = 1e9, "SH000300"  # what qlib takes where a backtest names no account (yuan) or benchmark
+UNCAPPED = 1e9  # trade cap in multiples of liquidity
+NO_BUFFER = {"rank_buffer": 1.0, "min_holding": 0}
+NO_FEES = {"open_cost": 0.0, "close_cost": 0.0, "min_cost": 0.0, "impact": 0.0}
+NO_CAPS = {"participation": None, "volume_threshold": None}
+# What a stage of the waterfall changes in the run's own options, of strategy and exchange; for `limits` see `_stages`.
+SIMPLER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "limits": ({"trade_participation": UNCAPPED, **NO_BUFFER}, {"deal_price": "$close", **NO_CAPS, **NO_FEES}),
+    "price": ({"trade_participation": UNCAPPED, **NO_BUFFER}, NO_CAPS | NO_FEES),
+    "buffer": ({"trade_participation": UNCAPPED}, NO_CAPS | NO_FEES),
+    "caps": ({}, NO_FEES),
+    "costs": ({}, {"impact": 0.0}),
+    "impact": ({}, {}),
+}
+
+
+class PortAnaRecord(record_temp.PortAnaRecord):
+    """qlib's PortAnaRecord, which also keeps what the exchange and the strategy wrote down, and says what it means.
+
+    The backtest ends a day before the calendar does: qlib asks for the day after the last one (qlib issue 2278). A
+    LiquidityTopNStrategy and an AShareExchange that name no `liquidity`, `liquidity_window` (the exchange also:
+    `volatility_window`) take the dataset's: one definition for loss, records, strategy and exchange. An AShareExchange
+    that names no start_time or end_time takes the backtest's. A typical one is
+
+        exchange_kwargs:
+          exchange: {class: AShareExchange, module_path: qlib_ext.exchange, kwargs: {participation: 0.05}}
+
+    Artifacts in `portfolio_analysis/` beside qlib's own: of AShareExchange `blocked.pkl, fills.pkl, settled.pkl,
+    rules_citations.pkl`; of LiquidityTopNStrategy `daily_log.pkl, daily_targets.pkl`; of a daily backtest
+    `execution.pkl` (a dict of frames, see `execution`), `waterfall.pkl` and `waterfall_daily.pkl` (daily returns of its
+    stages), and `definitions.pkl` (what each number means).
+
+    `benchmark: null` means none: qlib, which would take SH000300, is given 0 for every day, so that its files keep
+    their columns; our tables and the page have no benchmark then.
+
+    Args:
+        recorder, config: as for qlib.
+        dataset, model: filled in by qlib.
+        waterfall: run the backtests of the waterfall (four or five more). None: where the run has what they need, an
+            AShareExchange, a LiquidityTopNStrategy with signal <PRED>, daily steps, an account in cash, and a
+            DayDatasetH with liquidity whose label enters a day after its signal; true: an error where it has not.
+        kw: as for qlib: risk_analysis_freq, indicator_analysis_freq, indicator_analysis_method, skip_existing.
+
+    Raises:
+        ValueError: options beside `exchange` that qlib would ignore, an exchange whose span is shorter than the
+            backtest's, a benchmark that lacks more than 5% of the days, or `waterfall: true` without what it needs.
+
+    """
+
+    strategy_config: Any
+    executor_config: Any
+    backtest_config: Any
+
+    def __init__(
+        self,
+        recorder: Any,
+        config: Any = None,
+        *,
+        dataset: Any = None,
+        model: Any = None,
+        waterfall: bool | None = None,
+        **kw: Any,
+    ) -> None:
+        refuse_unknown(type(self), [name for name in kw if name not in OF_QLIB], ("config", "waterfall", *OF_QLIB))
+        super().__init__(recorder, config, **kw)
+        self.dataset, self.waterfall = dataset, waterfall
+        self._exchange = _named(self._exchange_kwargs().get("exchange"), "AShareExchange")
+        given = (self._exchange or {}).get("kwargs", {})
+        self._open = [name for name in ("start_time", "end_time") if given.get(name) is None]
+        self._span_exchange()
+        if self._exchange is not None:
+            self._one_definition("exchange", given, ("liquidity", "liquidity_window", "volatility_window"))
+        strategy = _named(self.strategy_config, "LiquidityTopNStrategy")
+        if strategy is not None:
+            self._one_definition("strategy", strategy["kwargs"], ("liquidity", "liquidity_window"))
+        self._logs = strategy is not None
+
+    def _exchange_kwargs(self) -> dict[str, Any]:
+        options: dict[str, Any] = self.backtest_config.get("exchange_kwargs") or {}
+        ignored = sorted(set(options) - {"exchange"})
+        if options.get("exchange") is not None and ignored:
+            raise ValueError(
+                f"exchange_kwargs has {ignored} beside exchange, which qlib ignores: move them into the exchange's own "
+                "options, exchange_kwargs: {exchange: {class, module_path, kwargs: {...}}}, or take them out"
+            )
+        return options
+
+    def _one_definition(self, whose: str, options: dict[str, Any], names: tuple[str, ...]) -> None:
+        """Fill the options in from the dataset; warn where the user's own differ."""
+        if not isinstance(self.dataset, DayDatasetH) or self.dataset.liquidity is None:
+            return
+        for name in names:
+            own, given = getattr(self.dataset, name), options.setdefault(name, getattr(self.dataset, name))
+            if own != given:
+                logger.warning(f"the {whose}'s {name} is {given!r}, the dataset's {own!r}: two definitions in one run")
+
+    def _span_exchange(self) -> None:
+        """Give the exchange the backtest's start and end, where it has none of its own and they are known."""
+        if self._exchange is None:
+            return
+        for name in self._open:
+            if self.backtest_config.get(name) is not None:
+                self._exchange["kwargs"][name] = self.backtest_config[name]
+
+    def list(self) -> list[str]:
+        """Name the artifacts."""
+        names = list(super().list())
+        if self._exchange is not None:
+            names += ["blocked.pkl", "fills.pkl", "settled.pkl", "rules_citations.pkl"]
+        return names + (["daily_log.pkl", "daily_targets.pkl"] if self._logs else [])
+
+    # --- the backtest
+
+    def _generate(self, **kwargs: Any) -> Any:
+        pred = self.load("pred.pkl")
+        self._set_span(pd.DatetimeIndex(pred.index.get_level_values("datetime")))
+        self._check_benchmark()
+        strategy, executor, exchange = self._build(pred)
+        if (why := self._no_waterfall(strategy, exchange)) and self.waterfall:
+            raise ValueError(f"waterfall: true, but {why}: change that, or set waterfall: false")
+        kept = self.strategy_config, self.executor_config, self.backtest_config
+        self.strategy_config, self.executor_config = _ready(strategy), _ready(executor)
+        self.backtest_config = kept[2] | {"exchange_kwargs": {"exchange": exchange}} | self._no_benchmark()
+        try:
+            artifacts: dict[str, Any] = super()._generate(**kwargs)
+        finally:
+            self.strategy_config, self.executor_config, self.backtest_config = kept
+        for made in (exchange, *_strategies(strategy, executor)):
+            if isinstance(made, AShareExchange | LiquidityTopNStrategy):
+                artifacts |= made.artifacts()
+        if isinstance(exchange, AShareExchange) and "daily_targets.pkl" in artifacts:
+            artifacts["blocked.pkl"] = all_blocked(artifacts["blocked.pkl"], artifacts["daily_targets.pkl"], exchange)
+        report = artifacts.get(REPORT)
+        if report is None:
+            return artifacts
+        liquidity = book_liquidity(report.index, exchange, strategy) if isinstance(exchange, AShareExchange) else None
+        tables = make_tables(artifacts, exchange, strategy, liquidity)
+        log_tables(self.recorder, tables)
+        artifacts["execution.pkl"] = tables
+        artifacts["definitions.pkl"] = flat(evaluate.EXECUTION_DEFINITIONS)
+        if why or liquidity is None or self.waterfall is False:
+            if isinstance(exchange, AShareExchange) and self.waterfall is None:
+                logger.info(f"no waterfall: {why}")
+            return artifacts
+        table, daily = self._waterfall(pred, report, exchange, liquidity)
+        artifacts["definitions.pkl"] |= {f"waterfall.{k}": v for k, v in table.attrs["definitions"].items()}
+        return artifacts | {"waterfall.pkl": table, "waterfall_daily.pkl": daily}
+
+    def _set_span(self, scored: pd.DatetimeIndex) -> None:
+        """Set start and end of the backtest and of the exchange; the end at most a day before the calendar's."""
+        calendar, config = pd.DatetimeIndex(D.calendar()), self.backtest_config
+        if config.get("start_time") is None:
+            config["start_time"] = scored.min()
+        if config.get("end_time") is None:
+            config["end_time"] = calendar[min(int(calendar.searchsorted(scored.max(), "right")), len(calendar) - 1)]
+        if pd.Timestamp(config["end_time"]) >= calendar[-1]:
+            logger.info(f"the backtest ends on {calendar[-2].date()}: qlib needs the day after its last one")
+            config["end_time"] = calendar[-2]
+        self._span_exchange()
+        self._check_span(calendar)
+
+    def _check_span(self, calendar: pd.DatetimeIndex) -> None:
+        """Stop where the exchange's own span lacks trading days of the backtest: nothing would trade on them."""
+        given = self._exchange_kwargs().get("exchange")
+        own = vars(given.options) if isinstance(given, AShareExchange) else (self._exchange or {}).get("kwargs", {})
+        for name in ("start_time", "end_time"):
+            mine, needed = own.get(name), self.backtest_config[name]
+            if mine is None:
+                continue
+            at, wanted = pd.Timestamp(mine).normalize(), pd.Timestamp(needed).normalize()
+            first, last = (wanted, at - DAY) if name == "start_time" else (at + DAY, wanted)
+            lacks = (calendar >= first) & (calendar <= last)
+            if lacks.any():
+                raise ValueError(
+                    f"the exchange's {name} is {mine}, the backtest's {needed}: it would not trade on the "
+                    f"{lacks.sum()} days between. Leave it out (it is then the backtest's), or make the span wider"
+                )
+
+    def _check_benchmark(self) -> None:
+        """Look at the benchmark itself: qlib makes 0 of the days that it lacks before its report shows them."""
+        given, calendar = self.backtest_config.get("benchmark", INDEX), pd.DatetimeIndex(D.calendar())
+        first, last = (pd.Timestamp(self.backtest_config[name]) for name in ("start_time", "end_time"))
+        if given is None:
+            return
+        if not isinstance(given, pd.Series):
+            codes = [given] if isinstance(given, str) else given
+            found = D.features(codes, ["$close/Ref($close, 1) - 1"], first, last)
+            if found.empty:
+                return  # of which qlib tells
+            given = found.iloc[:, 0].groupby(level="datetime").mean().rename(", ".join(codes))
+        later = calendar[1:]  # the calendar's first day has no return
+        known_benchmark(given.reindex(later[(later >= first) & (later <= last)]))
+
+    def _no_benchmark(self) -> dict[str, Any]:
+        """Return the option that says `benchmark: null` to qlib; empty where there is a benchmark."""
+        if self.backtest_config.get("benchmark", INDEX) is not None:
+            return {}
+        logger.info("benchmark: null, none: what qlib calls excess returns are the account's own")
+        days = D.calendar(self.backtest_config["start_time"], self.backtest_config["end_time"])
+        return {"benchmark": pd.Series(0.0, pd.DatetimeIndex(days))}
+
+    def _build(self, pred: pd.DataFrame) -> tuple[Any, Any, Any]:
+        """Build strategy, executor and exchange, to ask them afterwards."""
+        span = {name: self.backtest_config[name] for name in ("start_time", "end_time")}
+        exchange = get_exchange(**(span | self._exchange_kwargs()))
+        config = self._filled(self.strategy_config, pred)
+        if (named := _named(config, "LiquidityTopNStrategy")) is not None:
+            named["kwargs"]["liquidity"] = decided_profile(named["kwargs"].get("liquidity", "auto"), exchange)
+        strategy = init_instance_by_config(config, accept_types=BaseStrategy)
+        executor = init_instance_by_config(self._filled(self.executor_config, pred), accept_types=BaseExecutor)
+        return strategy, executor, exchange
+
+    @staticmethod
+    def _filled(config: Any, pred: pd.DataFrame) -> Any:
+        if not isinstance(config, dict):
+            return config
+        return fill_placeholder(deepcopy_basic_type(config), {"<PRED>": pred})
+
+    # --- the waterfall
+
+    def _no_waterfall(self, strategy: Any, exchange: Any) -> str:
+        """Tell what the waterfall lacks, "" where it can be made."""
+        dataset, config = self.dataset, self.strategy_config
+        if not isinstance(exchange, AShareExchange) or not isinstance(strategy, LiquidityTopNStrategy):
+            return "it needs an AShareExchange and a LiquidityTopNStrategy"
+        if not isinstance(config, dict) or not isinstance(config["kwargs"].get("signal"), str):
+            return "the strategy's signal is not <PRED>"
+        if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
+            return "the dataset is no DayDatasetH with liquidity"
+        if dataset.span.entry != 1:
+            return f"the label enters {dataset.span.entry} days after its signal, the strategy after 1"
+        if not isinstance(self.executor_config, dict) or self.executor_config["kwargs"]["time_per_step"] != "day":
+            return "the strategy's steps are no days"
+        if isinstance(self.backtest_config.get("account"), dict):
+            return "the account begins with holdings"
+        return ""
+
+    def _waterfall(
+        self, pred: pd.DataFrame, report: pd.DataFrame, exchange: AShareExchange, liquidity: pd.DataFrame
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Make the table of the stages, and their daily returns (D, stages); one load of liquidity serves all."""
+        config = self._filled(self.strategy_config, pred)
+        config["kwargs"].setdefault("liquidity_frame", liquidity)
+        mine = vars(exchange.options) | {"deal_price": prices(exchange.options.deal_price)}
+        options = {"trade_participation": PARTICIPATION, **NO_BUFFER, **config["kwargs"]}, mine
+        own = _chosen(options, SIMPLER["impact"])
+        account = float(self.backtest_config.get("account", ACCOUNT))
+        series = judged_stages(self.dataset, pred, pd.DatetimeIndex(report.index), account, config["kwargs"])
+        skipped, above = [], None
+        for stage, changes in _stages(self.dataset).items():
+            made = _chosen(options, changes)
+            if made == above:
+                skipped.append(stage)
+            elif made == own:
+                series[stage] = report["return"] - report["cost"]
+            else:
+                began = time.perf_counter()
+                found = self._again(pred, config, options, changes, report, exchange)
+                series[stage] = found["return"] - found["cost"]
+                logger.info(f"waterfall: backtest of {stage!r}, {time.perf_counter() - began:.1f} s")
+            above = made
+        table = evaluate.waterfall(series, skipped)
+        log_metrics(self.recorder, "waterfall", table.drop(columns="days"))
+        words = "\n".join(f"  {name}: {text}" for name, text in table.attrs["definitions"].items())
+        logger.info(f"from paper to the account, {len(report)} days\n{shown(table)}\n{words}")
+        return table, pd.DataFrame(series)
+
+    def _again(
+        self, pred: pd.DataFrame, config: Any, options: Any, changes: Any, report: pd.DataFrame, exchange: Any
+    ) -> pd.DataFrame:
+        """Report of the same backtest with some options changed."""
+        mine = {name: config[name] for name in ("class", "module_path") if name in config}
+        strategy = mine | {"kwargs": config["kwargs"] | changes[0]}
+        other = type(exchange)(**(options[1] | changes[1]))
+        own = {"exchange_kwargs": {"exchange": other}, "benchmark": report["bench"].fillna(0.0)}
+        same = deepcopy_basic_type(self.backtest_config) | own
+        portfolio, _ = backtest(strategy=strategy, executor=self._filled(self.executor_config, pred), **same)
+        return portfolio["1day"][0]
+
+
+def judged_stages(
+    dataset: DayDatasetH, pred: pd.DataFrame, days: pd.DatetimeIndex, account: float, options: Mapping[str, Any]
+) -> dict[str, pd.Series]:
+    """Give the waterfall's stages that need no backtest, `paper`, `buyable` and `account`, over a backtest's days.
+
+    The score of the close of d places the capital at the entry of d+1 and earns until d+2, in the backtest's way of
+    counting; on the first day of the backtest nothing is held. A label of several days is not used: the one-day
+    returns are, as the strategy trades every day.
+
+    Args:
+        dataset: whose panel has label, liquidity and buyable.
+        pred: scores by (datetime, instrument), first column.
+        days: (D,) of the backtest.
+        account: yuan on the first day.
+        options: of the strategy: capital, participation, top_n.
+
+    """
+    panel, calendar = dataset.panel, pd.DatetimeIndex(D.calendar())
+    place = calendar.get_indexer(days[1:]) - 2
+    signal = calendar[place.clip(min=0)]
+    at = np.where(place < 0, -1, pd.DatetimeIndex(panel.days).get_indexer(signal))
+    given = pred.iloc[:, 0].unstack("instrument").reindex(index=signal, columns=panel.stocks).to_numpy(dtype=float)
+    score = np.where(at[:, None] < 0, np.nan, given)
+    row, grids = at.clip(min=0), (panel.liquidity, one_day(panel), panel.buyable)
+    liquidity, earned, buyable = (part(grid, row) for grid in grids)
+    known = score, liquidity, earned, buyable > 0
+    capital = options.get("capital")
+    caps = {"participation": options.get("participation", PARTICIPATION), "top_n": options.get("top_n")}
+    placed = account if capital is None else min(capital, account)
+    paper = evaluate.paper_returns(*known, capital=placed, **caps)
+    found = {name: values * (placed / account) for name, values in paper.items()}
+    found["account"] = evaluate.account_returns(*known, account=account, capital=capital, **caps)
+    return {name: pd.Series(np.r_[0.0, values], index=days) for name, values in found.items()}
+
+
+# --- configurations
+
+
+def _named(config: Any, name: str) -> dict[str, Any] | None:
+    """Return a configuration that names a class, with its kwargs; None for another, or an instance."""
+    if not names_class(config, name):
+        return None
+    if config.get("kwargs") is None:
+        config["kwargs"] = {}
+    return config
+
+
+def _ready(made: Any) -> dict[str, Any]:
+    """Wrap an instance so that qlib, which fills placeholders in a dict, takes it."""
+    return {"class": lambda: made}
+
+
+def _strategies(strategy: Any, executor: Any) -> Iterator[Any]:
+    """Yield the strategies of a nested backtest, inner ones first (the outermost has the last word)."""
+    if isinstance(executor, NestedExecutor):
+        yield from _strategies(executor.inner_strategy, executor.inner_executor)
+    yield strategy
+
+
+def _stages(dataset: DayDatasetH) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """`SIMPLER`, with the price of the stages on paper in `limits`: that of the label's entry."""
+    bare, free = SIMPLER["limits"]
+    return SIMPLER | {"limits": (bare, free | {"deal_price": prices(dataset.entry_field)})}
+
+
+def _chosen(options: Any, changes: Any) -> list[dict[str, Any]]:
+    """Options that any stage changes, as a stage has them."""
+    names = [set().union(*(stage[i] for stage in SIMPLER.values())) for i in (0, 1)]
+    return [{name: (options[i] | changes[i])[name] for name in names[i]} for i in (0, 1)]

@@ -1,0 +1,84 @@
+"""What a run was (units, stocks, days, seeds, device, versions), kept as an artifact and told in its page's header."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from qlib.log import get_module_logger
+from qlib.workflow.recorder import Recorder
+
+from qlib_ext import __version__
+from qlib_ext.data import DayDatasetH
+from qlib_ext.runs import FACTS, load_if_there
+from qlib_ext.training import Trainer
+
+logger = get_module_logger("qlib_ext.record")
+
+PACKAGES = ("pyqlib", "torch", "numpy", "pandas", "marina-rules")
+
+
+def keep_facts(recorder: Any, dataset: Any, model: Any) -> None:
+    """Save `run_facts.pkl`, once and before the run is finished: later, devices and versions may be others."""
+    if getattr(recorder, "status", None) != Recorder.STATUS_FI and load_if_there(recorder, FACTS) is None:
+        recorder.save_objects(**{FACTS: run_facts(dataset, model)})
+
+
+def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
+    """Gather what a run was; what its dataset and model do not tell is left out.
+
+    Args:
+        dataset: a DayDatasetH tells units, stocks and days; any other, nothing.
+        model: a trained model of `qlib_ext.model` tells the rest; any other, nothing.
+
+    Returns: units (profile or expression of turnover in yuan, None: no liquidity), stocks (number), days (part ->
+        (first, last, number of days) after purging, of folds those of all together), folds (number), seeds, devices,
+        precisions (of each member, in their order), versions (package -> version).
+
+    """
+    facts: dict[str, Any] = {"versions": package_versions(("Python", "qlib_ext", *PACKAGES))}
+    members = getattr(model, "models", None) or [model]
+    trainers = [made for member in members if isinstance(made := getattr(member, "trainer", None), Trainer)]
+    if trainers:
+        facts["seeds"] = [trainer.seed for trainer in trainers]
+        facts["devices"] = [str(trainer.device) for trainer in trainers]
+        facts["precisions"] = [trainer.precision for trainer in trainers]
+    if isinstance(dataset, DayDatasetH):
+        try:
+            facts |= _of_dataset(dataset, getattr(model, "fold_map", None))
+        except ValueError as error:
+            logger.warning(f"{FACTS} lacks units, stocks and days: {error}")
+    return facts
+
+
+def package_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Versions of the packages in use, of Python and qlib_ext among them; a dash for one that is not there."""
+    found = {}
+    for name in names:
+        try:
+            own = {"Python": platform.python_version(), "qlib_ext": __version__}
+            found[name] = own.get(name) or metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "–"
+    return found
+
+
+def _of_dataset(dataset: DayDatasetH, fold_map: pd.DataFrame | None) -> dict[str, Any]:
+    """Units, stocks and days; those of train and valid as the folds have them, where there are folds."""
+    panel, cut = dataset.panel, {}
+    if fold_map is not None:
+        parts = fold_map[fold_map["part"].isin(["train", "valid"])]
+        cut = {str(name): np.unique(lines["day"]) for name, lines in parts.groupby("part")}
+    days = {
+        name: cut[name] if name in cut else panel.days[dataset.rows(name)]
+        for name in dict.fromkeys([*cut, *dataset.segments])
+    }
+    facts: dict[str, Any] = {
+        "units": dataset.unit_profile,
+        "stocks": len(panel.stocks),
+        "days": {n: (str(found[0])[:10], str(found[-1])[:10], len(found)) for n, found in days.items() if len(found)},
+    }
+    return facts if fold_map is None else facts | {"folds": int(fold_map["fold"].nunique())}

@@ -1,0 +1,289 @@
+"""What the header of a run's page says: its task, its facts and its costs, in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from qlib_ext.data import DEFAULT_LABEL, label_span
+from qlib_ext.evaluate import has_benchmark
+from qlib_ext.exchange import Options, prices
+from qlib_ext.record.facts import package_versions
+from qlib_ext.record.judgement import Money
+from qlib_ext.report import Context, Text, plain, words
+from qlib_ext.runs import names_class, options_of
+
+_REPORT, _QLIB_INDEX = "portfolio_analysis/report_normal_1day.pkl", "SH000300"
+_PACKAGES = ("qlib_ext", "pyqlib", "torch", "pandas", "numpy", "plotly")
+_OWN_LABELS = {  # of handlers that are given none
+    **dict.fromkeys(("Alpha158", "Alpha360", "FastAlpha158", "FastAlpha360"), DEFAULT_LABEL),
+    **dict.fromkeys(("Alpha158vwap", "Alpha360vwap"), DEFAULT_LABEL.replace("$close", "$vwap")),
+}
+UNKNOWN = words("not recorded")
+
+
+def context_of(
+    task: Mapping[str, Any],
+    artifacts: Mapping[str, Any],
+    run: Mapping[str, str],
+    *,
+    provider: str,
+    facts: Mapping[str, Any] | None = None,
+    title: str | None = None,
+    label: str | None = None,
+) -> Context:
+    """Gather what the header says of the run; what is not known is said to be not recorded, never assumed.
+
+    Args:
+        task: the task that qlib recorded: model, dataset, record.
+        artifacts: by path.
+        run: experiment, run (id) and started, as texts.
+        provider: folder of the data.
+        facts: the run's artifact `run_facts.pkl`; None: it has none.
+        title: of the page; None: the experiment's name.
+        label: expression, where it is known better than by the task.
+
+    """
+    known, model, dataset = facts or {}, task.get("model", {}), options_of(task.get("dataset"))
+    given = dataset.get("handler")
+    handler: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    inner = options_of(handler)
+    record = _record(task, "LiquidityRecord")
+    expression, horizon = label or _label(dataset, handler), None
+    if (span := dataset.get("label_days")) is not None:
+        horizon = int(span[1]) - int(span[0])
+    elif expression is not None:
+        horizon = _horizon(expression)
+    rows: list[tuple[Text, Text | str]] = [
+        (words(name), run[name]) for name in ("experiment", "run", "started") if run.get(name)
+    ]
+    rows += [(words(name), value) for name, value in _model_facts(model).items()]
+    rows.append((words("seeds"), seeds_words(known, _seeds(model))))
+    rows.append((words("data"), provider))
+    rows.append((words("universe"), _universe(inner.get("instruments", "?"))))
+    rows += _segment_facts(dataset.get("segments", {}))
+    rows += [(words("features"), str(handler.get("class", "?"))), (words("label"), expression or words("not recorded"))]
+    rows += fact_rows(known)
+    rows.append((words("liquidity"), _liquidity(task.get("dataset"), known)))
+    money, costs = None, words("costs are not known")
+    if record is not None:
+        money = Money(**{f.name: record[f.name] for f in dataclasses.fields(Money) if f.name in record})
+        costs = cost_words(money)
+    benchmark = None if record is None else record.get("benchmark", "SH000300")
+    rows += _money_facts(money, benchmark)
+    if (said := _backtest(_record(task, "PortAnaRecord"), artifacts)) is not None:
+        rows.append((words("backtest"), said))
+    rows.append(
+        (words("units"), words("money in yuan, returns as per cent of the capital unless a day's account is named"))
+    )
+    version = known.get("versions", {}).get("marina-rules") or words("(version not recorded)")
+    rows.append((words("rules"), _rules(artifacts, version)))
+    rows.append((words("versions of this page"), versions_words(package_versions(_PACKAGES))))
+    return Context(
+        title=title or run.get("experiment", "qlib_ext"),
+        facts=tuple(rows),
+        universe=_universe(inner.get("instruments", "?")),
+        capital=None if money is None else float(money.capital),
+        costs=costs,
+        benchmark=benchmark,
+        horizon=horizon,
+    )
+
+
+def _money_facts(money: Money | None, benchmark: str | None) -> list[tuple[Text, Text | str]]:
+    """Capital, costs and benchmark of the run's LiquidityRecord; None: it has none."""
+    if money is None:
+        return [(words(name), words("not recorded")) for name in ("capital", "costs", "benchmark")]
+    amount = words("{million:,.0f} million yuan, at most {participation:.1%} of a stock's liquidity",
+                   million=money.capital / 1e6, participation=money.participation)  # fmt: skip
+    index = words("none, the universe mean alone") if benchmark is None else benchmark
+    return [(words("capital"), amount), (words("costs"), cost_words(money)), (words("benchmark"), index)]
+
+
+def _backtest(record: Mapping[str, Any] | None, artifacts: Mapping[str, Any]) -> Text | None:
+    """Say what PortAnaRecord's backtest deals with; None where it has no AShareExchange."""
+    config = _part(_part(record, "config"), "backtest")
+    exchange = _part(_part(config, "exchange_kwargs"), "exchange")
+    if not names_class(exchange, "AShareExchange"):
+        return None
+    options: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Options)}
+    options |= options_of(exchange)
+    account, share = config.get("account", 1e9), options["participation"]
+    own = options["commission"], options["open_cost"], options["close_cost"]
+    cap = words("no cap on a day's share of turnover")
+    commission, buy, sell = (None if rate is None else float(rate) for rate in own)
+    return words(
+        "account {million:,g} million yuan, dealt at {price}, {cap}; buys pay {buy}, "
+        "sells {sell}; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade; benchmark: "
+        "{benchmark}",
+        million=float(account["cash"] if isinstance(account, Mapping) else account) / 1e6,
+        price=" / ".join(dict.fromkeys(prices(options["deal_price"]))),
+        cap=cap if share is None else words("at most {share:.1%} of a stock's turnover a day", share=float(share)),
+        buy=words("{rate:.3%} and transfer fee", rate=commission) if buy is None else f"{buy:.3%}",
+        sell=words("{rate:.3%}, transfer fee and stamp duty", rate=commission) if sell is None else f"{sell:.3%}",
+        impact=float(options["impact"]),
+        power=float(options["impact_exponent"]),
+        benchmark=_benchmark(config.get("benchmark", _QLIB_INDEX), artifacts.get(_REPORT)),
+    )
+
+
+def _benchmark(given: Any, report: pd.DataFrame | None) -> Text | str:
+    """Name the backtest's benchmark; runs of before took qlib's index for `null`, and their report shows it."""
+    if given is None:
+        return words("none") if report is None or not has_benchmark(report) else _QLIB_INDEX
+    if isinstance(given, pd.Series):
+        return words("a series of its own")
+    return given if isinstance(given, str) else ", ".join(map(str, given))
+
+
+def _part(of: Any, name: str) -> Mapping[str, Any]:
+    found = of.get(name) if isinstance(of, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _liquidity(dataset: Any, facts: Mapping[str, Any]) -> Text:
+    """Say what liquidity is, by the run's facts or the dataset's configuration."""
+    options = options_of(dataset)
+    if "units" in facts:
+        profile = facts["units"]
+    elif "liquidity" not in options and not names_class(dataset, "DayDatasetH"):
+        return UNKNOWN
+    else:
+        profile = options.get("liquidity", "auto")
+        profile = words("auto, its outcome not recorded") if profile == "auto" else profile
+    if profile is None:
+        return words("none")
+    return words("trailing mean turnover in yuan, unit profile {profile}", profile=profile)
+
+
+def provider_folder(uri: Any) -> str:
+    """Name the provider's folder; qlib keeps one for each frequency, most often one and the same."""
+    return ", ".join(dict.fromkeys(map(str, uri.values()))) if isinstance(uri, Mapping) else str(uri)
+
+
+def cost_words(money: Money) -> Text:
+    """Say what the net rows charge."""
+    if money.buy_rate is not None and money.sell_rate is not None:
+        return words(
+            "net: {buy:.3%} of buys and {sell:.3%} of sells; net of impact: also {impact:g} × volatility × "
+            "sqrt(share of turnover) a trade", buy=money.buy_rate, sell=money.sell_rate, impact=money.impact,
+        )  # fmt: skip
+    return words(
+        "net: commission {commission:.3%} each way, transfer fee and stamp duty of the day; net of impact: also "
+        "{impact:g} × volatility × sqrt(share of turnover) a trade",
+        commission=money.commission,
+        impact=money.impact,
+    )
+
+
+def _rules(artifacts: Mapping[str, Any], version: Text | str) -> Text:
+    cited = artifacts.get("portfolio_analysis/rules_citations.pkl")
+    if cited:
+        return words("marina-rules {version}; {n} records cited below", version=version, n=len(cited))
+    return words("marina-rules {version}", version=version)
+
+
+def _model_facts(model: Mapping[str, Any]) -> dict[str, str]:
+    """Class and loss; of an ensemble also of its members."""
+    inner, member = _member(model)
+    kind = str(model.get("class", "?"))
+    facts = {"model": f"{kind} ({inner.get('class', '?')})" if inner else kind}
+    for name, key in (("loss", "loss"), ("target", "target"), ("weights by", "weight_by"), ("metric", "metric")):
+        if key in member:
+            facts[name] = str(member[key])
+    return facts
+
+
+def _seeds(model: Mapping[str, Any]) -> Any:
+    """Seeds as the workflow states them; None: it leaves them out."""
+    return options_of(model).get("seeds", _member(model)[1].get("seed"))
+
+
+def _member(model: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
+    """Give the configuration of an ensemble's member (None: no ensemble) and the options of what is trained."""
+    options = options_of(model)
+    inner = options.get("model") if isinstance(options.get("model"), Mapping) else None
+    return inner, options_of(inner) if inner else options
+
+
+def _segment_facts(segments: Mapping[str, Any]) -> list[tuple[Text, Text | str]]:
+    spans = {
+        name: " – ".join(str(day)[:10] for day in span)
+        for name, span in segments.items()
+        if isinstance(span, list | tuple)
+    }
+    return [(words(name), span) for name, span in spans.items()]
+
+
+def _label(dataset: Mapping[str, Any], handler: Mapping[str, Any]) -> str | None:
+    """Find the label's expression: as the dataset or the handler is given it, or the handler's own; None: not known."""
+    options = options_of(handler)
+    loader = options_of(options.get("data_loader")).get("config")
+    of_loader = loader.get("label") if isinstance(loader, Mapping) else None
+    found = dataset.get("label") or options.get("label") or of_loader
+    while isinstance(found, list | tuple) and found:  # qlib's ([expression], [name])
+        found = found[0]
+    if found:
+        return str(found)
+    home = str(handler.get("module_path") or "qlib").partition(".")[0]
+    return _OWN_LABELS.get(str(handler.get("class"))) if home in ("qlib", "qlib_ext") else None
+
+
+def _horizon(expression: str) -> int | None:
+    """Days of the label; None for one that is not understood."""
+    try:
+        return label_span(expression).horizon
+    except ValueError:
+        return None
+
+
+def _universe(instruments: Any) -> str:
+    return f"{len(instruments)} stocks given by code" if isinstance(instruments, list | tuple) else str(instruments)
+
+
+def _record(task: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """Options of the first of the task's records of a class; None where it has none."""
+    records = task.get("record") or []
+    every = [records] if isinstance(records, Mapping) else records
+    return next((options_of(record) for record in every if names_class(record, name)), None)
+
+
+def seeds_words(facts: Mapping[str, Any], configured: Any) -> Text:
+    """Say the members' seeds: as they were recorded, or as the workflow states them."""
+    listed = configured if isinstance(configured, list | tuple) else [] if configured is None else [configured]
+    members = facts.get("seeds", listed)
+    seeds = plain(", ".join(dict.fromkeys(map(str, members))))
+    if not members:
+        return UNKNOWN
+    return seeds if len(members) == len(set(members)) else words("{seeds} ({n} members)", seeds=seeds, n=len(members))
+
+
+def fact_rows(facts: Mapping[str, Any]) -> list[tuple[Text, Text | str]]:
+    """Make the header's rows of a run's facts: stocks, days, device and versions, each as far as it is recorded."""
+    device, told = UNKNOWN, facts.get("versions")
+    if "devices" in facts:
+        pairs = zip(facts["devices"], facts["precisions"], strict=True)
+        device = plain(", ".join(dict.fromkeys(f"{name} {precision}" for name, precision in pairs)))
+    return [
+        (words("stocks"), f"{facts['stocks']:,}" if "stocks" in facts else UNKNOWN),
+        (words("days used"), _days(facts) if "days" in facts else UNKNOWN),
+        (words("device"), device),
+        (words("versions"), versions_words(told) if told else UNKNOWN),
+    ]
+
+
+def versions_words(versions: Mapping[str, str]) -> Text:
+    """List packages and their versions."""
+    return plain(", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _days(facts: Mapping[str, Any]) -> Text:
+    parts = [
+        words("{name} {first} – {last} ({n} days)", name=words(name), first=first, last=last, n=count)
+        for name, (first, last, count) in facts["days"].items()
+    ]
+    days = Text("; ".join(part.en for part in parts), "；".join(part.zh for part in parts))
+    return words("{days}, in {n} folds", days=days, n=facts["folds"]) if facts.get("folds", 1) > 1 else days

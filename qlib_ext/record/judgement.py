@@ -1,0 +1,350 @@
+"""The one judge of a score: what it would have earned with real money, in the rows of one table.
+
+Sizes: d days judged, N stocks; grids (d, N), yuan, returns as fractions.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from qlib.data import D
+
+from qlib_ext import evaluate
+from qlib_ext.data import LabelSpan
+from qlib_ext.evaluate import (
+    CAPITALS,
+    capacity_curve,
+    daily_metrics,
+    headline_table,
+    known_benchmark,
+    last_known,
+    mean_return,
+    money_returns,
+    newey_west,
+    rank_correlation,
+)
+from qlib_ext.panel import DayPanel
+from qlib_ext.portfolio import fill_top_n
+from qlib_ext.provider import read_fields
+from qlib_ext.rules import fee_rates
+
+Grid = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+Series1 = npt.NDArray[np.float64]  # (d,)
+
+SERIES = {
+    "gross": "capped_buyable_gross",
+    "net": "capped_buyable_net",
+    "net_over_market": "capped_buyable_net_over_market",
+}
+MONEY_KEYS = ("mean_return", "annual_return", "annual_volatility", "sharpe", "max_drawdown")
+TABLE_DEFINITIONS = {
+    "gross": (
+        "capital placed in full under the caps, no costs; what is locked at limit-up at the entry stays cash that day: "
+        "a holding in it counts as sold; a sale at limit-down is taken to succeed (the backtest carries such positions)"
+    ),
+    "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
+    "net_over_market": "net less the mean return of the stocks with a score",
+    "mean_ic": "mean over days of the correlation of score and label across stocks",
+    "ic_error": "Newey-West standard error of mean_ic; of the mean over folds: deviation of the folds / sqrt(folds)",
+    "rank_ic": "mean over days of the correlation of the ranks of score and label across stocks",
+    "rank_ic_error": "Newey-West standard error of rank_ic; of the mean over folds as ic_error",
+    "volatility_exposure": "mean over days of the rank correlation of score and trailing volatility",
+    "mean over folds": "each column's mean over the folds; of ..._mean_return it is the deck's 'mean return'",
+    "selected": "what was chosen by looking at the days of the row",
+}
+ROW_DEFINITIONS = {  # of the rows of `Judgement.table`, by the part of their names
+    "gross": TABLE_DEFINITIONS["gross"],
+    "net": TABLE_DEFINITIONS["net"],
+    "net_impact": "net less impact: b * volatility * sqrt(share of the day's turnover), a trade; where turnover or "
+    "volatility is not known yet, the day's median, or the first known one, stands for it",
+    "net_over_market": TABLE_DEFINITIONS["net_over_market"],
+}
+FACTOR_DEFINITIONS = {
+    "exposure.volatility": "trailing standard deviation of daily returns",
+    "exposure.liquidity": "trailing mean turnover in yuan; no market value is known, so turnover stands for size too",
+    "exposure.reversal": f"minus the return of the last {evaluate.REVERSAL_DAYS} days",
+}
+
+
+@dataclass(frozen=True)
+class Money:
+    """How the capital is placed and what trading costs.
+
+    Attributes:
+        capital: yuan.
+        participation: largest share of a stock's liquidity.
+        top_n: names of the fixed-n variant.
+        commission: of both sides; transfer fee and stamp duty are those in force on the day.
+        impact: b of `portfolio.impact_cost` in the rows `..._net_impact`: a trade of share s of a day's turnover pays
+            impact * volatility * sqrt(s); 0: none, and no volatility is asked for.
+        buy_rate: fees as a share of what is bought, in place of those by date (for days before 2015-08, whose fees are
+            not on record); needs `sell_rate` too.
+        sell_rate: the same of what is sold.
+
+    Raises: ValueError for a number out of bounds.
+
+    """
+
+    capital: float = 150e6
+    participation: float = 0.05
+    top_n: int = 30
+    commission: float = 0.0003
+    impact: float = 1.0
+    buy_rate: float | None = None
+    sell_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is trained."""
+        for name, value in vars(self).items():
+            if value is None and name.endswith("rate"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name}={value!r} must be a number")
+            least = 0.0 if name in ("commission", "impact", "buy_rate", "sell_rate") else 1e-12
+            if value < least or (name == "top_n" and (not isinstance(value, int) or value < 1)):
+                raise ValueError(f"{name}={value!r} is too small, or no whole number where one is needed")
+        if not self.commission <= 0.003:
+            raise ValueError(f"commission={self.commission!r}; allowed is a fraction from 0 to 0.003 (0.3%)")
+        if (self.buy_rate is None) != (self.sell_rate is None):
+            raise ValueError("give both buy_rate and sell_rate, or neither")
+
+    def rates(self, days: pd.DatetimeIndex) -> tuple[Series1, Series1]:
+        """Fees of buying and selling on each day, (d,) each."""
+        if self.buy_rate is not None and self.sell_rate is not None:
+            return np.full(len(days), self.buy_rate), np.full(len(days), self.sell_rate)
+        fees = fee_rates(days, commission=self.commission)
+        return fees["buy"].to_numpy(), fees["sell"].to_numpy()
+
+    @property
+    def caps(self) -> dict[str, Any]:
+        """Options of `daily_metrics`."""
+        return {"capital": self.capital, "participation": self.participation, "top_n": self.top_n}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What `judge` found.
+
+    Attributes:
+        daily: metrics of each day asked for, see `evaluate.daily_metrics`, and volatility_exposure.
+        returns: daily returns by name, over the days with a known outcome.
+        table: `headline_table` of the returns.
+        positions: by (datetime, instrument): yuan, weight of the capital, liquidity in yuan (capped, buyable).
+        days: those with a known outcome.
+        horizon: days of the label.
+
+    """
+
+    daily: pd.DataFrame
+    returns: dict[str, pd.Series]
+    table: pd.DataFrame
+    positions: pd.DataFrame
+    days: pd.DatetimeIndex
+    horizon: int
+
+
+def judge(
+    panel: DayPanel, rows: Rows, score: Grid, money: Money, span: LabelSpan, benchmark: pd.Series | None = None
+) -> Judgement:
+    """Place the capital by a score under liquidity limits, and measure score and money day by day.
+
+    Args:
+        panel: the market, with liquidity, volatility and buyable.
+        rows: (d,) increasing rows of the panel, the days to judge; they count as following each other.
+        score: (d, N) of these days, NaN where there is none.
+        money: how it is placed.
+        span: of the label.
+        benchmark: returns by day of an index from entry to entry, named by its code; missing days count as 0, see
+            `known_benchmark`.
+
+    Raises: ValueError where the panel lacks a grid, where no day has a known outcome, and where the benchmark lacks
+        more than 5% of the days that have one.
+
+    """
+    days = pd.DatetimeIndex(panel.days[rows])
+    label, liquidity, buyable, volatility = (
+        part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
+    )
+    can_buy = buyable > 0
+    daily = daily_metrics(score, label, liquidity, can_buy, **money.caps).set_index(days)
+    daily["volatility_exposure"] = rank_correlation(score, volatility)
+    step = part(one_day(panel), rows)
+    known = np.flatnonzero(np.isfinite(step).any(axis=1))
+    if not len(known):
+        raise ValueError(
+            f"no return is known on the {len(days)} days from {days[0].date()}: end the test period earlier"
+        )
+    dealt = pd.DatetimeIndex(panel.days[np.minimum(rows + span.entry, len(panel.days) - 1)])  # the fees are those then
+    returns: dict[str, Grid] = {}
+    positions: dict[str, Grid] = {}
+    friction = (last_known(liquidity), last_known(volatility))
+    terms: dict[str, Any] = {"capital": money.capital, "rates": money.rates(dealt), "impact": (money.impact, 0.5)}
+    for kind, count in (("capped", None), ("topn", money.top_n)):
+        yuan: Grid = fill_top_n(score, liquidity, capital=money.capital, participation=money.participation, top_n=count)
+        positions[kind] = np.where(can_buy, yuan, 0.0)
+        for basis, held in (("buyable", positions[kind]), ("paper", yuan)):
+            made, _ = money_returns(held, step, *friction, horizon=span.horizon, **terms)
+            returns |= {f"{kind}_{basis}_{name}": value for name, value in made.items()}
+    if benchmark is not None:
+        benchmark = known_benchmark(benchmark.reindex(days[known])).reindex(days)
+    returns |= _excess(returns, step, score, benchmark)
+    series = {name: pd.Series(value[known], index=days[known]) for name, value in returns.items()}
+    unscored = ("market", *([] if benchmark is None else [str(benchmark.name)]))
+    return Judgement(
+        daily=daily,
+        returns=series,
+        table=headline_table(series, ic=daily["ic"].to_numpy()[known], unscored=unscored),
+        positions=_long(positions["capped"], liquidity, days, panel.stocks, money.capital),
+        days=days[known],
+        horizon=span.horizon,
+    )
+
+
+def capacity(
+    panel: DayPanel, rows: Rows, score: Grid, money: Money, span: LabelSpan, *, top_n: int | None = None
+) -> pd.DataFrame:
+    """Draw the capacity curve of a score on the days that `judge` takes, over the universe's mean.
+
+    That is `capacity_curve` at `CAPITALS` and at the capital of `money`, where it says what the rows capped_buyable of
+    `judge` say (with `top_n`, capped or topn_buyable). Other arguments as for `judge`.
+    """
+    liquidity, buyable, volatility = (part(grid, rows) for grid in (panel.liquidity, panel.buyable, panel.volatility))
+    dealt = pd.DatetimeIndex(panel.days[np.minimum(rows + span.entry, len(panel.days) - 1)])
+    buy_rate, sell_rate = money.rates(dealt)
+    return capacity_curve(
+        score,
+        liquidity,
+        part(one_day(panel), rows),
+        volatility,
+        buy_rate=buy_rate,
+        sell_rate=sell_rate,
+        buyable=buyable > 0,
+        capitals=[*CAPITALS, money.capital],
+        participation=money.participation,
+        top_n=top_n,
+        impact=money.impact,
+        horizon=span.horizon,
+    )
+
+
+def table_row(found: Judgement) -> dict[str, Any]:
+    """Put a judgement into one row: days, IC and RankIC with errors, exposure, and the deck's numbers for `SERIES`."""
+    daily = found.daily.loc[found.days]
+    row: dict[str, Any] = {"days": len(found.days), "first": found.days[0], "last": found.days[-1]}
+    for name, column in (("mean_ic", "ic"), ("rank_ic", "rank_ic")):
+        value, error, _ = newey_west(daily[column], horizon=found.horizon)
+        row |= {name: value, f"{name.removeprefix('mean_')}_error": error}
+    row["volatility_exposure"] = float(daily["volatility_exposure"].mean())
+    for short, series in SERIES.items():
+        line = found.table.T[series]
+        row |= {f"{short}_{key}": float(line[key]) for key in MONEY_KEYS}
+    return row
+
+
+def fold_table(folds: Sequence[Judgement], rest: Mapping[str, Judgement], selected: Mapping[str, str]) -> pd.DataFrame:
+    """Put blocks under each other, their mean, and other judgements.
+
+    Args:
+        folds: of each block; rows "fold 0", "fold 1", ...
+        rest: rows below "mean over folds", by name.
+        selected: by row, what was chosen on its days ("fold" and "mean over folds" for the blocks and their mean).
+
+    Returns:
+        Columns of `table_row`, and `selected`; see `TABLE_DEFINITIONS`.
+
+    """
+    rows = {f"fold {i}": table_row(found) | {"selected": selected["fold"]} for i, found in enumerate(folds)}
+    blocks = pd.DataFrame.from_dict(rows, orient="index")
+    numbers = blocks.drop(columns=["first", "last", "selected"])
+    mean: dict[str, Any] = {str(name): value for name, value in numbers.mean().items()}
+    mean |= {"days": int(blocks["days"].sum()), "first": blocks["first"].min(), "last": blocks["last"].max()}
+    for name, error in (("mean_ic", "ic_error"), ("rank_ic", "rank_ic_error")):
+        mean[error] = float(blocks[name].std(ddof=1)) / math.sqrt(len(blocks))
+    rows["mean over folds"] = mean | {"selected": selected["mean over folds"]}
+    rows |= {name: table_row(found) | {"selected": selected[name]} for name, found in rest.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def index_returns(code: str | None, span: LabelSpan, days: pd.DatetimeIndex, *, field: str) -> pd.Series | None:
+    """Daily returns of an index from the entry of each day to that of the next, by day; None without a code.
+
+    Args:
+        code: of the index.
+        span: of the label.
+        days: (D,) of the signal.
+        field: price of the label's entry, `DayDatasetH.entry_field`: close, open, ... Where the index has no such
+            price, its close, with a warning.
+
+    Raises: ValueError where the provider does not have it.
+
+    """
+    if code is None:
+        return None
+
+    def step(price: str) -> str:  # of a lag of 0 qlib would take the first day of all
+        now, then = (f"Ref(${price}, -{lag})" if lag else f"${price}" for lag in (span.entry, span.entry + 1))
+        return f"{then}/{now} - 1"
+
+    index = D.features([code], [step(field), step("close")], days[0], days[-1])
+    if index.empty:
+        raise ValueError(f"benchmark {code!r} is not in the provider: name another or set null")
+    own, close = (index.iloc[:, n].droplevel("instrument").rename(code) for n in (0, 1))
+    if own.isna().all() and close.notna().any():
+        warnings.warn(f"the benchmark {code} has no ${field}, the label's entry: its close is taken", stacklevel=2)
+        return close
+    return own
+
+
+def past_return(stocks: npt.NDArray[np.object_], days: pd.DatetimeIndex) -> Grid:
+    """Return of the last `baseline.REVERSAL_DAYS` days up to each day's close, (d, N)."""
+    close = read_fields(list(stocks), ["$close"], days[0], days[-1], lead=evaluate.REVERSAL_DAYS)["$close"]
+    price = close.astype(np.float64)
+    return np.asarray((price / price.shift(evaluate.REVERSAL_DAYS) - 1).reindex(days).to_numpy())
+
+
+# --- arithmetic
+
+
+def _excess(returns: Mapping[str, Grid], step: Grid, score: Grid, benchmark: pd.Series | None) -> dict[str, Grid]:
+    """Excess over the mean of the scored universe, and over the benchmark where there is one; and these two."""
+    against = {"market": mean_return(score, step)}
+    if benchmark is not None:
+        against[str(benchmark.name)] = benchmark.to_numpy(dtype=np.float64)
+    excess = {
+        f"{name}_over_{base}": value - other
+        for name, value in returns.items()
+        if "buyable" in name
+        for base, other in against.items()
+    }
+    return excess | against
+
+
+def one_day(panel: DayPanel) -> torch.Tensor:
+    """Return of each day from its entry to the next day's, (D, N): the panel's own, or the label where it is that."""
+    return panel.label if panel.step_return is None else panel.step_return
+
+
+def part(grid: torch.Tensor | None, rows: Rows) -> Grid:
+    """Rows of a grid of the panel, (d, N); ValueError where the panel lacks it."""
+    if grid is None:
+        raise ValueError("the panel lacks a grid that the record needs: use DayDatasetH with liquidity")
+    return np.asarray(grid[torch.as_tensor(rows)].numpy(), dtype=np.float64)
+
+
+def _long(
+    yuan: Grid, liquidity: Grid, days: pd.DatetimeIndex, stocks: npt.NDArray[np.object_], capital: float
+) -> pd.DataFrame:
+    """List the holdings: yuan, weight and liquidity by (datetime, instrument)."""
+    day, stock = np.nonzero(yuan)
+    index = pd.MultiIndex.from_arrays([days[day], stocks[stock]], names=["datetime", "instrument"])
+    held = yuan[day, stock]
+    return pd.DataFrame({"yuan": held, "weight": held / capital, "liquidity": liquidity[day, stock]}, index=index)

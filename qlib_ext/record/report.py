@@ -1,0 +1,95 @@
+"""ReportRecord: the run's page as an artifact, and what its header says; by `qlib-ext report` for older runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from qlib.config import C
+from qlib.log import get_module_logger
+from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
+
+from qlib_ext.data import label_expression
+from qlib_ext.options import refuse_unknown
+from qlib_ext.record.facts import keep_facts
+from qlib_ext.record.header import context_of, provider_folder
+from qlib_ext.runs import FACTS, load_if_there
+
+logger = get_module_logger("qlib_ext.report")
+
+PAGE = "report.html"
+
+
+class ReportRecord(ACRecordTemp):
+    """Write `report.html`, one page of all that the records before this one found; put it last into `record`.
+
+    It opens offline and in the artifacts' view of the mlflow UI. Sections appear when their artifacts exist: those of
+    LiquidityRecord, FoldRecord, BaselineRecord, PortAnaRecord, the folds' and the gate's. One that is there and cannot
+    be read is an error. The header states the run's `run_facts.pkl`, which this record saves where none before it has.
+
+    Args:
+        recorder, dataset, model: filled in by qlib.
+        title: of the page; None: the experiment's name.
+        skip_existing: leave the page of an earlier run as it is.
+
+    """
+
+    depend_cls = SignalRecord
+
+    def __init__(
+        self,
+        recorder: Any,
+        dataset: Any = None,
+        model: Any = None,
+        *,
+        title: str | None = None,
+        skip_existing: bool = False,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown(type(self), unknown, ("title", "skip_existing"))
+        super().__init__(recorder=recorder, skip_existing=skip_existing)
+        if title is not None and (not isinstance(title, str) or not title):
+            raise ValueError(f"ReportRecord: title={title!r} must be a text, or null for the experiment's name")
+        self.dataset, self.model, self.title = dataset, model, title
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Keep the run's facts, where no record before has; then as qlib does."""
+        keep_facts(self.recorder, self.dataset, self.model)
+        return super().generate(*args, **kwargs)
+
+    def list(self) -> list[str]:
+        """Name the artifact."""
+        return [PAGE]
+
+    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
+        try:
+            from qlib_ext.report import PATHS, report_html
+        except ImportError as error:
+            logger.warning(f"no {PAGE}: {error}. {need_plotly()}, then `qlib-ext report {self.recorder.id}`")
+            return {}
+        artifacts = {path: value for path in PATHS if (value := load_if_there(self.recorder, path)) is not None}
+        task = load_if_there(self.recorder, "task") or {}
+        run = {"run": str(self.recorder.id), "started": str(self.recorder.start_time or "")[:19]}
+        experiment = str(getattr(self.recorder, "experiment_name", None) or _experiment_name(self.recorder))
+        run["experiment"] = experiment
+        label = getattr(self.dataset, "label", None) or label_expression(getattr(self.dataset, "handler", None))
+        told = {"facts": load_if_there(self.recorder, FACTS), "title": self.title, "label": label}
+        made = context_of(task, artifacts, run, provider=provider_folder(C["provider_uri"]), **told)
+        with TemporaryDirectory() as folder:
+            page = Path(folder) / PAGE
+            page.write_text(report_html(artifacts, made), encoding="utf-8")
+            size = page.stat().st_size
+            self.recorder.save_objects(local_path=str(page), artifact_path=None)
+        logger.info(f"report ({size / 1e6:.1f} MB): {Path(self.recorder.get_local_dir()) / 'artifacts' / PAGE}")
+        return {}
+
+
+def need_plotly() -> str:
+    """Say how to get what draws the page."""
+    return "Install plotly: pip install 'qlib_ext[report]'"
+
+
+def _experiment_name(recorder: Any) -> str:
+    client, number = getattr(recorder, "client", None), recorder.experiment_id
+    return str(number) if client is None else str(client.get_experiment(number).name)

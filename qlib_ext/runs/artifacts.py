@@ -1,0 +1,41 @@
+"""Artifacts and metrics of a run's recorder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+FACTS = "run_facts.pkl"  # what a run was, see `record.keep_facts`
+
+
+def load_if_there(recorder: Any, path: str) -> Any:
+    """Load an artifact of a run; None where the run has none of that path.
+
+    Raises:
+        ValueError: it is there and cannot be read (of both qlib says the same).
+    """
+    from qlib.utils.exceptions import LoadObjectError
+
+    try:
+        return recorder.load_object(path)
+    except LoadObjectError as error:
+        if path not in recorder.list_artifacts(path.rpartition("/")[0] or None):
+            return None
+        raise ValueError(
+            f"the run's artifact {path} is there but cannot be read: {error}. It is damaged, or was written by another "
+            "version: run the record that writes it again, or the whole run"
+        ) from error
+
+
+def log_finite(recorder: Any, metrics: Mapping[str, float], step: int | None = None) -> None:
+    """Log those of the metrics that are finite, at a step where one is given: one bad value would end qlib's thread.
+
+    Args:
+        recorder: of qlib, or `R`.
+        metrics: by name.
+        step: such as the epoch.
+    """
+    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    if finite:
+        recorder.log_metrics(**({} if step is None else {"step": step}), **finite)

@@ -1,0 +1,284 @@
+"""What an order list is made from: a recorded run, the holdings, the market at the close. Private to `orders.py`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from qlib.data import D
+
+from qlib_ext.data import listed_days, load_liquidity, trailing_volatility
+from qlib_ext.provider import read_fields
+from qlib_ext.rules import is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
+from qlib_ext.runs import DEFAULT_URI, LATEST, find_run, list_runs, load_artifacts, names_class, options_of
+
+LOOKBACK = 250  # trading days within which a price is looked for
+NEW = 5  # days after listing that may be free of limits
+
+
+# --- the run
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A recorded run's scores, and how they were made.
+
+    Attributes:
+        identifier: of the recorder.
+        scores: by (datetime, instrument), sorted, without indices.
+        task: configuration of the task (model, dataset, record).
+        qlib_init: the workflow's options of `qlib.init`, empty where they are not recorded.
+
+    """
+
+    identifier: str
+    scores: pd.Series
+    task: dict[str, Any]
+    qlib_init: dict[str, Any]
+
+    def score(self, day: str | None) -> tuple[pd.Timestamp, pd.Series]:
+        """Return a day, the last scored one by default, and its scores (N,).
+
+        Raises: ValueError where the day has none.
+
+        """
+        days = self.scores.index.get_level_values("datetime").unique()
+        try:
+            wanted = days[-1] if day is None else pd.Timestamp(day)
+        except ValueError as error:
+            raise ValueError(f"--date {day!r} is no date; write it as {days[-1]:%Y-%m-%d}") from error
+        if pd.isna(wanted):
+            raise ValueError(f"--date {day!r} is no date; write it as {days[-1]:%Y-%m-%d}")
+        if wanted not in days:
+            raise ValueError(
+                f"run {self.identifier} has no scores for {wanted:%Y-%m-%d}; it has {len(days)} days, "
+                f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}"
+            )
+        return wanted, self.scores.xs(wanted, level="datetime")
+
+
+def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None) -> ScoredRun:
+    """Read a run: scores, task, and how qlib was started.
+
+    Args:
+        name: as for `runs.find_run`: a run's id or the first letters of it, an experiment's name (its latest finished
+            run), or "latest": the last finished run of the experiment.
+        uri: sqlite:///FILE of the runs.
+        experiment: look only there; needed by "latest" where several have finished runs.
+
+    Raises:
+        ValueError: no such run, or several, one without scores, or an artifact that cannot be read.
+        FileNotFoundError: the file of `uri` is not there.
+
+    """
+    if name == LATEST and experiment is None:
+        _refuse_several(uri)
+    run = find_run(name, uri=uri, experiment=experiment)
+    found = load_artifacts(run, ["pred.pkl", "task", "config"])
+    if "pred.pkl" not in found or "task" not in found:
+        raise ValueError(f"run {run.id} has no pred.pkl and task: it needs a SignalRecord, and an end")
+    scores, config = found["pred.pkl"], found.get("config", {})  # qrun writes it; a run made in Python has none
+    if isinstance(scores, pd.DataFrame):
+        scores = scores.iloc[:, 0]
+    codes = scores.index.get_level_values("instrument")
+    scores = scores[~codes.map(lambda code: is_index(str(code))).to_numpy(dtype=bool)].sort_index()
+    if not len(scores):
+        raise ValueError(f"run {run.id} has no scores of stocks in pred.pkl")
+    return ScoredRun(run.id, scores, found["task"], dict(config.get("qlib_init", {})))
+
+
+def _refuse_several(uri: str) -> None:
+    """Raise ValueError where finished runs of several experiments could be the latest: orders cost money."""
+    names = sorted({run.experiment for run in list_runs(uri=uri) if run.status == "FINISHED"})
+    if len(names) > 1:
+        raise ValueError(f"{LATEST} of which experiment? Add --experiment with one of {', '.join(names)}")
+
+
+def strategy_options(task: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the options of the LiquidityTopNStrategy that a task records, the outermost one; None where it has none.
+
+    `liquidity` and `liquidity_window` are the dataset's where the strategy names none, as `PortAnaRecord` has it.
+    """
+    for config in _backtests(task):
+        strategies, executor = [config.get("strategy")], config.get("executor")
+        while isinstance(executor, dict):
+            inner = executor.get("kwargs") or {}
+            strategies.append(inner.get("inner_strategy"))
+            executor = inner.get("inner_executor")
+        for strategy in strategies:
+            if names_class(strategy, "LiquidityTopNStrategy"):
+                options = options_of(strategy)
+                options.pop("signal", None)
+                return dataset_liquidity(task) | options
+    return None
+
+
+def exchange_options(task: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the options of the AShareExchange that a task records; None where it has none.
+
+    `volatility_window` is the dataset's where the exchange names none, as `PortAnaRecord` has it.
+    """
+    for config in _backtests(task):
+        exchange = ((config.get("backtest") or {}).get("exchange_kwargs") or {}).get("exchange")
+        if names_class(exchange, "AShareExchange"):
+            return _of_dataset(task, "volatility_window") | options_of(exchange)
+    return None
+
+
+def _backtests(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the configurations (strategy, executor, backtest) of the task's records."""
+    records = task.get("record", [])
+    found = [
+        (record.get("kwargs") or {}).get("config") for record in (records if isinstance(records, list) else [records])
+    ]
+    return [config for config in found if isinstance(config, dict)]
+
+
+def dataset_liquidity(task: dict[str, Any]) -> dict[str, Any]:
+    """Return `liquidity` and `liquidity_window` of a task's dataset, as far as it names them."""
+    return _of_dataset(task, "liquidity", "liquidity_window")
+
+
+def _of_dataset(task: dict[str, Any], *names: str) -> dict[str, Any]:
+    options = options_of(task.get("dataset"))
+    return {name: options[name] for name in names if options.get(name) is not None}
+
+
+# --- the holdings
+
+
+def read_holdings(path: str | Path | None) -> pd.DataFrame:
+    """Read holdings: columns code (the index), shares (raw shares) and, where the file has it, bought (date).
+
+    None: nothing is held. Raises: ValueError for a file that is no such table.
+
+    """
+    if path is None:
+        return pd.DataFrame({"shares": []}, index=pd.Index([], name="code"), dtype=float)
+    try:
+        table = pd.read_csv(path, dtype={"code": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV file with the columns code,shares: {error}") from error
+    missing = {"code", "shares"} - set(table.columns)
+    if missing:
+        raise ValueError(
+            f"{path} has no column {', '.join(sorted(missing))}; wanted are code,shares, it has {list(table)}"
+        )
+    table["code"] = table["code"].str.strip().str.upper()
+    shares = pd.to_numeric(table["shares"], errors="coerce")
+    if table["code"].isna().any() or shares.isna().any():
+        row = int(np.argmax(table["code"].isna() | shares.isna()))
+        raise ValueError(f"{path}: row {row + 1} has no code, or shares that are no number: {dict(table.iloc[row])}")
+    table["shares"] = shares
+    return table.set_index("code")
+
+
+def check_holdings(holdings: pd.DataFrame, priced: pd.Index) -> pd.DataFrame:
+    """Return the holdings of more than no shares; the others need no price.
+
+    Raises: ValueError for a code that is repeated, an index or without a price, and shares that cannot be.
+
+    """
+    shares = holdings["shares"].to_numpy(dtype=float)
+    wrong = ~(np.isfinite(shares) & (shares >= 0) & (shares == np.floor(shares)))
+    if wrong.any():
+        code, number = holdings.index[wrong][0], shares[wrong][0]
+        raise ValueError(f"holdings: {code} has {number:g} shares; allowed are whole numbers from 0 on (raw shares)")
+    held = holdings[shares > 0]
+    codes = held.index
+    if codes.has_duplicates:
+        raise ValueError(f"holdings: {codes[codes.duplicated()][0]} stands twice; add its rows up")
+    for code in codes:
+        if is_index(str(code)):
+            raise ValueError(f"holdings: {code} is an index; only stocks can be held")
+        if code not in priced:
+            form = re.fullmatch(r"(\d{6})\.?(SH|SZ|BJ)", str(code))
+            hint = f"write {form[2]}{form[1]}" if form else "correct the code, or leave it out and trade it yourself"
+            raise ValueError(
+                f"holdings: no price of {code}: not in the provider, or no trade in the last {LOOKBACK} trading days; "
+                f"{hint}"
+            )
+    return held
+
+
+# --- the market
+
+
+def next_day(day: pd.Timestamp) -> tuple[pd.Timestamp, bool]:
+    """Return the trading day after a day, and whether the calendar tells it; else it is the next weekday."""
+    calendar = pd.DatetimeIndex(D.calendar())
+    after = calendar[calendar > day]
+    return (after[0], True) if len(after) else (day + pd.offsets.BDay(1), False)
+
+
+def read_market(
+    codes: list[str],
+    day: pd.Timestamp,
+    date: pd.Timestamp,
+    *,
+    profile: str,
+    window: int,
+    volatility_window: int = 20,
+    st: Any = None,
+) -> pd.DataFrame:
+    """Read what is known of N stocks at the close of `day`, and the rules for `date`, the day after.
+
+    Args:
+        codes: N codes.
+        day: of the signal.
+        date: of the trade.
+        profile: unit profile, as in `load_liquidity`.
+        window: days of the trailing mean.
+        volatility_window: days of the trailing standard deviation.
+        st: spells of special treatment, as in `rules.st_mask`; None: not known.
+
+    Returns:
+        By code: `price` (yuan, last close over today's factor), `suspended` (no trade on `day`), `liquidity` (yuan a
+        day, NaN where not known that day), `known_liquidity` (the last one known), `volatility` (of daily
+        returns, the last one known), `limit_up` and `limit_down` (yuan; inf and 0 without a limit), `least` and `step`
+        (shares: smallest buy order, and step above it).
+
+    Raises: ValueError without raw prices, for wrong units, and codes that are no A shares.
+
+    """
+    raw = read_fields(codes, ["$close", "$factor", "$volume"], day, day, lead=LOOKBACK)
+    close, factor, volume = (raw[name].astype(np.float64) for name in ("$close", "$factor", "$volume"))
+    if not np.isfinite(factor.to_numpy()).any():
+        raise ValueError("the provider has no $factor: raw prices, which an order needs, are not known")
+    price = (close.ffill().iloc[-1] / factor.ffill().iloc[-1]).round(2)
+    dealt = (volume.iloc[-1] > 0) if np.isfinite(volume.to_numpy()).any() else True
+    start = day - pd.Timedelta(days=2 * window + 30)
+    liquidity = load_liquidity(codes, start, day, profile=profile, window=window)
+    up, down = (_limits(codes, day, date, side, st) for side in ("up", "down"))
+    lots = lot_rule(codes, [date])
+    return pd.DataFrame(
+        {
+            "price": price,
+            "suspended": ~(close.iloc[-1].notna() & dealt),
+            "liquidity": liquidity.loc[day],
+            "known_liquidity": liquidity.where(liquidity > 0).ffill().iloc[-1],
+            "volatility": trailing_volatility(close, volatility_window).ffill().iloc[-1],
+            "limit_up": limit_up_price(price.to_numpy(), up),
+            "limit_down": limit_down_price(price.to_numpy(), down),
+            "least": lots.minimum[0],
+            "step": lots.step[0],
+        },
+        index=pd.Index(codes, name="code"),
+    )
+
+
+def _limits(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, side: str, st: Any) -> npt.NDArray[np.float64]:
+    """Price limits of `date` (N,), with those of the first days after listing and of special treatment."""
+    calendar = pd.DatetimeIndex(D.calendar())
+    days = calendar[calendar <= day][-NEW:]
+    age = listed_days(codes, days)
+    age = np.where(np.isfinite(age), age, 10**6).clip(min=0)
+    ages = np.concatenate([age, age[-1:] + 1])
+    dates = days.append(pd.DatetimeIndex([date]))
+    special = None if st is None else st_mask(st, codes, dates)
+    return price_limit(codes, dates, listed_days=ages, st=special, side=side)[-1]

@@ -1,0 +1,324 @@
+"""Tomorrow's order list of a recorded run: what LiquidityTopNStrategy would send, in raw shares and words.
+
+The targets are the strategy's, and so is the way from targets to orders (caps, lots, sells before buys, cash): here it
+only sees the last close in place of the next day's prices. So the list is a plan: a price that opens elsewhere, a limit
+that locks, a dividend or split of the next day are not in it. Buys are sized by what the run's exchange would charge,
+its estimate of the impact among it; the yuan of the list are shares times price alone. Yuan; raw shares; prices in raw
+yuan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from qlib.data import D
+
+from qlib_ext.exchange import Options
+from qlib_ext.rules import board_of
+from qlib_ext.strategy.last_close import COMMISSION, Fees, LastClose
+from qlib_ext.strategy.order_inputs import (
+    ScoredRun,
+    check_holdings,
+    dataset_liquidity,
+    exchange_options,
+    next_day,
+    read_holdings,
+    read_market,
+    read_run,
+    strategy_options,
+)
+from qlib_ext.strategy.planner import Line, Planner, make_lines
+from qlib_ext.strategy.quotes import Market
+from qlib_ext.strategy.rank_buffer import ranks
+from qlib_ext.strategy.strategy import LiquidityTopNStrategy
+
+__all__ = [
+    "COLUMNS",
+    "Fees",
+    "ScoredRun",
+    "days_held",
+    "make_orders",
+    "next_day",
+    "plan_orders",
+    "read_holdings",
+    "read_run",
+]
+
+COLUMNS = (
+    "date", "signal_date", "code", "side", "shares", "price", "yuan", "target_yuan", "held_shares", "cap_yuan",
+    "cap_used", "limit_up", "limit_down", "rank", "score", "reason",
+)  # fmt: skip
+_NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["datetime", "instrument"]))
+_SIDES = ("sell", "buy", "none")
+
+
+def make_orders(
+    score: pd.Series,
+    market: pd.DataFrame,
+    holdings: pd.DataFrame,
+    *,
+    strategy: LiquidityTopNStrategy,
+    capital: float,
+    day: pd.Timestamp,
+    date: pd.Timestamp,
+    fees: Fees,
+    cash: float | None = None,
+    young: Collection[str] = (),
+) -> pd.DataFrame:
+    """List the orders from holdings to the strategy's targets, and what is not traded, with the reason.
+
+    Args:
+        score: (N,) by code, of `day`; NaN where there is none.
+        market: by code, for all of `score` and `holdings`: the columns of `read_market`, `volatility` for an impact.
+        holdings: by code, column `shares` (raw).
+        strategy: gives `target_yuan` and the trade cap.
+        capital: yuan to place; no buy lifts the holdings above it.
+        day: of the signal.
+        date: of the trade.
+        fees: of a trade.
+        cash: yuan at hand before the orders; None: capital less the value of the holdings. What is sold adds to it.
+        young: codes that `min_holding` keeps from being sold.
+
+    Returns:
+        Columns `COLUMNS`, sells first (what leaves, then by rank), then buys by rank, then `side` none with 0 shares:
+        holdings, targets and higher ranked stocks that are not traded. `yuan` = shares * price (last close);
+        `cap_yuan`: most yuan to trade of the stock that day, `cap_used` = yuan / cap_yuan; `limit_up`, `limit_down`:
+        yuan, NaN where none or not known; `rank`: 1 for the highest score.
+
+    Raises:
+        ValueError: for holdings, capital or cash that cannot be, no score at all, or a stock that `market` lacks.
+
+    """
+    held = check_holdings(holdings, market.index[market["price"] > 0])
+    cash = _cash(capital, cash, float((held["shares"] * market["price"].reindex(held.index)).sum()))
+    if not score.notna().any():
+        raise ValueError(f"no stock has a score on {day:%Y-%m-%d}")
+    if not score.index.isin(market.index).all():
+        raise ValueError(f"market lacks {score.index[~score.index.isin(market.index)][0]}, which has a score")
+    values = score.to_numpy(dtype=float)
+    rank = pd.Series(ranks(values), score.index)
+    target = strategy.target_yuan(score, market["liquidity"], capital, list(held.index))
+    chosen = target.iloc[(-values).argsort(kind="stable")][lambda yuan: yuan > 0]
+    shares, caps = _by_code(held["shares"]), _by_code(strategy.trade_participation * market["known_liquidity"])
+    lines = make_lines(chosen, _by_code(rank), shares, shares, caps, set(young).__contains__)
+    exchange = LastClose(market, fees)
+    Planner(Market(exchange, (date, date), {}), exchange.get_deal_price, cash, capital).plan(lines)
+    lines += _passed_over(rank, market, {line.code for line in lines}, lines)
+    rows = [_row(line, exchange.rows[line.code], score.get(line.code, math.nan), day) for line in lines]
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).assign(date=date, signal_date=day)
+    order = table["side"].map(_SIDES.index).argsort(kind="stable")
+    return table.iloc[order].reset_index(drop=True)
+
+
+def days_held(bought: pd.Series, date: pd.Timestamp, calendar: pd.DatetimeIndex) -> pd.Series:
+    """Trading days from the first buy to `date`, by code; inf where the day is not told.
+
+    Raises: ValueError for what is no date.
+
+    """
+    try:
+        first = pd.to_datetime(bought)
+    except ValueError as error:
+        raise ValueError(f"holdings: the column bought holds what is no date: {error}") from error
+    days = calendar[calendar < date].append(pd.DatetimeIndex([date]))
+    count = len(days) - np.searchsorted(days, first.to_numpy(dtype="datetime64[ns]"), side="right")
+    return pd.Series(np.where(first.isna(), np.inf, count), bought.index)
+
+
+def plan_orders(
+    run: ScoredRun,
+    holdings: pd.DataFrame,
+    *,
+    capital: float,
+    cash: float | None = None,
+    day: str | None = None,
+    commission: float | None = None,
+    **changed: Any,
+) -> pd.DataFrame:
+    """Make the order list of a run; qlib must be initialised on the provider.
+
+    Of the run's AShareExchange it takes `commission`, `min_cost`, `open_cost`, `close_cost`, `impact` (by the
+    strategy's liquidity), `volatility_window`, `st` and `participation`: the smaller of the strategy's trade cap and
+    the exchange's holds. Without one there is no impact.
+
+    Args:
+        run: scores and settings.
+        holdings: as `read_holdings` gives them.
+        capital: yuan to place.
+        cash: see `make_orders`.
+        day: of the signal; None: the last scored one.
+        commission: of both sides, with the rule's other fees; None: the run's rates, or 0.0003.
+        changed: options of LiquidityTopNStrategy in place of the run's.
+
+    Returns:
+        As `make_orders`.
+
+    Raises:
+        ValueError, TypeError: as `make_orders`, and for options that cannot be.
+
+    """
+    options = strategy_options(run.task)
+    options = (dataset_liquidity(run.task) if options is None else options) | changed
+    strategy = LiquidityTopNStrategy(signal=_NOTHING, **options)
+    dealt = exchange_options(run.task)
+    signal_day, score = run.score(day)
+    date, _ = next_day(signal_day)
+    cap, fees = _of_exchange(dealt, date, commission)
+    strategy.trade_participation = min(strategy.trade_participation, cap)
+    holdings = holdings[holdings["shares"] != 0]
+    wanted = score.index.union([code for code in holdings.index if _is_code(code)]).astype(str)
+    market = read_market(
+        list(wanted),
+        signal_day,
+        date,
+        profile=strategy.liquidity,
+        window=strategy.liquidity_window,
+        volatility_window=(dealt or {}).get("volatility_window", Options.volatility_window),
+        st=(dealt or {}).get("st"),
+    )
+    return make_orders(
+        score,
+        market,
+        holdings,
+        strategy=strategy,
+        capital=capital,
+        day=signal_day,
+        date=date,
+        fees=fees,
+        cash=cash,
+        young=_young(holdings, strategy.min_holding, date),
+    )
+
+
+# --- pieces
+
+
+def _of_exchange(options: Mapping[str, Any] | None, date: pd.Timestamp, commission: float | None) -> tuple[float, Fees]:
+    """Trade cap (inf: none) and fees of a run's AShareExchange; a commission of the user's own goes first."""
+    if options is None:
+        return math.inf, Fees.on(date, COMMISSION if commission is None else commission)
+    own = (None, None) if commission is not None else (options.get("open_cost"), options.get("close_cost"))
+    rate = options.get("commission", Options.commission) if commission is None else commission
+    moved = {"impact": "impact", "exponent": "impact_exponent"}
+    found = {name: float(options.get(key, getattr(Options, key))) for name, key in moved.items()}
+    cap = options.get("participation", Options.participation)
+    fees = replace(Fees.on(date, rate, options.get("min_cost"), own), **found)
+    return math.inf if cap is None else cap, fees
+
+
+def _cash(capital: float, cash: float | None, value: float) -> float:
+    """Yuan at hand; ValueError for sums that cannot be."""
+    if not 0 < capital < math.inf:
+        raise ValueError(f"capital is {capital!r}; it must be yuan above 0")
+    if cash is not None:
+        if not 0 <= cash < math.inf:
+            raise ValueError(f"cash is {cash!r}; it must be yuan from 0 on")
+        return cash
+    if value > capital:
+        raise ValueError(
+            f"the holdings are worth {value:,.0f} yuan, more than the capital of {capital:,.0f}: say what cash there "
+            "is (0 to sell down to the capital), or give a larger capital"
+        )
+    return capital - value
+
+
+def _by_code(values: pd.Series) -> dict[str, float]:
+    return {str(code): float(value) for code, value in values.items()}
+
+
+def _young(holdings: pd.DataFrame, min_holding: int, date: pd.Timestamp) -> set[str]:
+    """Codes that may not be sold yet."""
+    if min_holding == 0 or not len(holdings):
+        return set()
+    if "bought" not in holdings:
+        raise ValueError(
+            f"the run holds a stock for at least {min_holding} days (min_holding): give the holdings a column bought, "
+            "the day of the first buy (empty: long ago)"
+        )
+    held = days_held(holdings["bought"], date, pd.DatetimeIndex(D.calendar()))
+    return set(held.index[held < min_holding])
+
+
+def _passed_over(rank: pd.Series, market: pd.DataFrame, there: set[str], lines: list[Line]) -> list[Line]:
+    """Lines of the stocks that rank above the last target and got none, for want of liquidity."""
+    worst = max((line.rank for line in lines if line.target > 0), default=0.0)
+    unknown = ~(market["liquidity"].reindex(rank.index) > 0)
+    codes = [code for code in rank.index[(rank < worst) & unknown] if code not in there]
+    return [Line(str(code), float(rank[code]), 0.0, 0.0, 0.0, math.nan, reason="unknown_liquidity") for code in codes]
+
+
+def _row(line: Line, at: Mapping[str, Any], score: float, day: pd.Timestamp) -> dict[str, Any]:
+    """Put a line of the plan into a row of the table."""
+    price = float(at["price"])
+    shares = round(abs(line.ordered) / line.price) if line.ordered else 0
+    yuan = shares * price if shares else 0.0
+    return {
+        "code": line.code,
+        "side": _SIDES[2] if not shares else _SIDES[line.ordered > 0],
+        "shares": shares,
+        "price": price,
+        "yuan": round(yuan, 2),
+        "target_yuan": round(line.target, 2),
+        "held_shares": int(line.amount),
+        "cap_yuan": round(line.cap, 2),
+        "cap_used": yuan / line.cap if line.cap > 0 else math.nan,
+        "limit_up": at["limit_up"] if at["limit_up"] < math.inf else math.nan,
+        "limit_down": at["limit_down"] if at["limit_up"] < math.inf else math.nan,
+        "rank": line.rank,
+        "score": score,
+        "reason": _reason(line, at, day),
+    }
+
+
+def _reason(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
+    """Say in words why the stock is traded, and why not more."""
+    what = _motive(line, at, day)
+    kept = _kept(line, at, day)
+    return what if not kept else f"{what}; {kept}"
+
+
+def _motive(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
+    if line.target == 0.0:
+        if math.isnan(line.rank):
+            return f"leave: no score on {day:%Y-%m-%d}"
+        if not at["liquidity"] > 0:
+            return f"{'leave' if line.amount else 'passed over'} at rank {line.rank:.0f}: no liquidity known that day"
+        return f"leave: fell to rank {line.rank:.0f}"
+    if line.amount == 0:
+        return f"enter at rank {line.rank:.0f}"
+    if line.target < line.amount * at["price"]:
+        return f"reduce to target at rank {line.rank:.0f}"
+    return f"increase to target at rank {line.rank:.0f}"
+
+
+def _kept(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
+    """Say what kept the order from the target, "" where nothing did."""
+    least = f"{at['least']:.0f} shares"
+    words = {
+        "blocked_buy": f"not traded: suspended on {day:%Y-%m-%d}",
+        "blocked_sell": f"not traded: suspended on {day:%Y-%m-%d}",
+        "unknown_liquidity": "not traded: liquidity never known" if line.target or line.amount else "",
+        "unknown_volatility": "not traded: volatility, which the impact goes by, not known yet",
+        "below_lot": f"not traded: below the smallest order ({least})",
+        "trade_cap": "capped by participation, the rest on later days",
+        "cash_clipped": "cash is short" if line.ordered else "not traded: cash is short",
+        "capital_clipped": "holdings leave no more room in the capital",
+        "held_back": "not sold: bought less than min_holding days ago",
+    }
+    if line.reason == "":
+        return "" if line.ordered else "nothing to do: the difference is below a lot"
+    return words[line.reason]
+
+
+def _is_code(code: Any) -> bool:
+    """Whether a code has the form of a share's; what has not is named by `check_holdings`."""
+    try:
+        board_of(str(code))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,396 @@
+"""The embedded market: a synthetic A-share market with a planted signal, written as a qlib provider folder.
+
+For examples, tests and benchmarks without a download. **Everything in it is invented**; codes are drawn at
+random. What is real in it: the boards and their price limits by date, listings, suspensions, delistings,
+splits and dividends, heavy tails, locked days, log-normal turnover that goes with size, an index with
+point-in-time members.
+
+Units are the community's (chenditc/investment_data): `$volume` adjusted lots of 100 shares, `$amount`
+thousand yuan unadjusted, prices adjusted with the first close scaled to 1 (raw = `$close / $factor`),
+`$change` a fraction, `$adjclose` = raw close x cumulative adjustment. Identity: `$volume * $vwap = 10 *
+$amount`.
+
+The planted signal, for stock i and day t:
+
+    s[t]  = rho * s[t-1] + sqrt(1 - rho^2) * e[t]             latent, standard normal, rho = 0.9
+    g(s)  = s + 0.5 * max(s, 0)^2                              convex: stronger at the top of the ranking
+    m[t]  = signal * (1.5 - q[t]) * (g(s[t]) - E g) / sd g     q: rank of liquidity, 0 (least) to 1 (most)
+    r[t+2] = beta * market + sector + m[t] + own part          the label of day t is r[t+2]
+
+so that `signal` is the standard deviation of the label's mean, in return a day, at the median liquidity; it
+does not depend on the stock's volatility. The own part is Student-t with a slowly varying log-normal
+volatility, plus news; a move that a limit cuts off partly comes on the next day. Liquidity is an
+exponential mean (20 days) of turnover. The signal shows in each day's intraday shape only, under much noise
+(sigma: the stock's daily volatility, n: noise):
+
+    log(close / open)                    = 0.6 * r[t] + sigma * (0.08 * s[t] + 0.30 * n1)   KMID
+    log(lower shadow / upper shadow) / 2 = 0.16 * s[t] + 0.70 * n2 + ...                     KSFT, KSFT2
+    log(typical price / vwap)            = sigma * (0.05 * s[t] + 0.25 * n3)                 VWAP0
+
+With `regime=True` there are two latent signals: s shows in the body and the shadows, a second one s' in VWAP0, and an
+invented macro series (`vix` of `macro.csv`, as known at the close of day t: of the foreign day before) decides which of
+them works; the other one misleads:
+
+    m[t] = signal * (1.5 - q[t]) * (g(s) - g(s')) / (sd g * sqrt(2))     calm; the other sign when stressed
+
+One day shows s with a correlation of about 0.3, the mean of the last eight days with about 0.5: a temporal
+model finds more than a cross-sectional one. The **oracle** scores every stock with m[t]; what it reaches is
+in `oracle.json`.
+"""
+
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qlib_ext.synthetic.files import (
+    check_target,
+    read_oracle,
+    replace,
+    spans_of,
+    write_fields,
+    write_lists,
+    write_notes,
+)
+from qlib_ext.synthetic.listings import MAX_STOCKS, BoolArray, FloatArray, Setup, build_setup, trading_days
+from qlib_ext.synthetic.macro import known_regime, macro_table, macro_text
+from qlib_ext.synthetic.process import Process
+
+__all__ = [
+    "DEFAULT_PATH",
+    "Market",
+    "ensure_market",
+    "is_market",
+    "make_market",
+    "oracle",
+    "read_oracle",
+    "simulate",
+]
+
+VERSION = 1  # of the embedded market; a change of the process raises it and `ensure_market` rebuilds
+DEFAULT_PATH = Path("~/.qlib/qlib_data/qlib_ext_demo").expanduser()
+INDEX = "SH000300"
+MACRO = "macro.csv"  # in the market's folder
+FIELDS = ("open", "high", "low", "close", "vwap", "factor", "volume", "amount", "change", "adjclose")
+_BLOCK = 256  # stocks whose fields are held in memory at once while writing
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Market:
+    """A simulated market in raw units; `D` days, `N` stocks.
+
+    `bars`: name -> (D, N) float64, NaN where the stock does not trade: open, high, low, close, vwap (raw
+    yuan), lots (100 shares), reference (previous close after ex-rights, raw yuan), latent (s) and expected
+    (m); NaN only where it is not listed: adjustment (cumulative, 1 at first) and cap (yuan). `members` (D,
+    N) bool: in the index csi300. `index`: field -> (D,) of SH000300.
+    """
+
+    setup: Setup
+    bars: dict[str, FloatArray]
+    members: BoolArray
+    index: dict[str, FloatArray]
+    parameters: dict[str, Any]
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Codes of the N stocks, sorted."""
+        return self.setup.codes
+
+    @property
+    def days(self) -> npt.NDArray[np.datetime64]:
+        """The D trading days."""
+        return self.setup.days
+
+    def label(self) -> FloatArray:
+        """Ref($close,-2)/Ref($close,-1)-1, (D, N): NaN where a price is missing or d is not listed."""
+        close = self.bars["close"] * self.bars["adjustment"]
+        out = np.full_like(close, np.nan)
+        out[:-2] = close[2:] / close[1:-1] - 1.0
+        return np.where(np.isfinite(self.bars["adjustment"]), out, np.nan)
+
+    def fields(self, stocks: slice = slice(None)) -> dict[str, FloatArray]:
+        """Give the provider's fields, name -> (D, n); NaN on suspended days in all but `factor`."""
+        bars = {name: values[:, stocks] for name, values in self.bars.items()}
+        raw, adjustment = bars["close"], bars["adjustment"]
+        start = self.setup.first[stocks]
+        factor = adjustment / (raw * adjustment)[start, np.arange(raw.shape[1])]
+        out = {name: bars[name] * factor for name in ("open", "high", "low", "close", "vwap")}
+        out["factor"] = factor
+        out["volume"] = bars["lots"] / factor
+        out["amount"] = bars["lots"] * bars["vwap"] / 10.0
+        out["change"] = raw / bars["reference"] - 1.0
+        out["adjclose"] = raw * adjustment
+        return out
+
+
+def simulate(
+    *,
+    n_stocks: int = 300,
+    start: str = "2020-01-02",
+    years: float = 3,
+    seed: int = 7,
+    signal: float = 0.003,
+    rho: float = 0.9,
+    regime: bool = False,
+    say: Say | None = None,
+) -> Market:
+    """Simulate a market (pure; the same arguments give the same numbers).
+
+    Args:
+        n_stocks: all stocks that are ever listed in the period, 10 to 5,500.
+        start: first calendar day, ISO date from 1997 on.
+        years: length of the calendar, at least 0.25.
+        seed: of all randomness.
+        signal: standard deviation of the label's planted mean at the median liquidity; 0 plants nothing.
+        rho: autocorrelation of the latent signal from day to day, in [0, 1).
+        regime: plant two signals, of which the macro state decides which one works (see above).
+        say: called with a line on the progress.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    given = {"n_stocks": n_stocks, "start": start, "years": years, "seed": seed, "signal": signal, "rho": rho}
+    parameters = _checked(**given, regime=regime)
+    rng = np.random.default_rng(parameters["seed"])
+    size = {name: parameters[name] for name in ("n_stocks", "start", "years")}
+    setup = build_setup(rng, **size)
+    state: dict[str, Any] = {}
+    if regime:
+        own = parameters["seed"]
+        state = {"regime": known_regime(setup.days, own), "extra": np.random.default_rng([own, 3])}
+    bars = Process(setup, rng, signal=signal, rho=rho, **state).run(say or _quiet)
+    members = _index_members(setup, bars["cap"])
+    return Market(setup, bars, members, _index_bars(bars, members), parameters)
+
+
+def oracle(market: Market) -> dict[str, float | int]:
+    """Score every stock with m[d] = E[label of d | state at the close of d] and say what that reaches.
+
+    Over days with at least 30 stocks that trade on d and have a label: mean daily IC and RankIC, mean label
+    of the tenth with the highest m, of the same among the more liquid half, and of all stocks. Limits are
+    not accounted for in m. NaN where there is no such day or, for the correlations, no signal.
+    """
+    label = market.label()
+    known = np.isfinite(market.bars["expected"]) & np.isfinite(label)
+    days = known.sum(axis=1) >= 30
+    known, label = known[days], np.where(known, label, np.nan)[days]
+    score = np.where(known, market.bars["expected"][days], np.nan)
+    turnover = pd.DataFrame((market.bars["lots"] * market.bars["vwap"])[days])
+    ranks, label_ranks = (pd.DataFrame(values).rank(axis=1) for values in (score, label))
+    liquid = turnover.where(known).rank(axis=1, pct=True).to_numpy() > 0.5
+    liquid_rank = pd.DataFrame(np.where(liquid, score, np.nan)).rank(axis=1, pct=True).to_numpy()
+    top = (ranks.rank(axis=1, pct=True) > 0.9).to_numpy()
+    return {
+        "days": int(days.sum()),
+        "ic": _mean_correlation(score, label),
+        "rank_ic": _mean_correlation(ranks.to_numpy(), label_ranks.to_numpy()),
+        "top_decile_return": _mean_of_days(label, top),
+        "top_decile_return_liquid_half": _mean_of_days(label, liquid_rank > 0.9),
+        "market_return": _mean_of_days(label, known),
+    }
+
+
+def make_market(
+    path: str | Path,
+    *,
+    n_stocks: int = 300,
+    start: str = "2020-01-02",
+    years: float = 3,
+    seed: int = 7,
+    signal: float = 0.003,
+    rho: float = 0.9,
+    regime: bool = False,
+    say: Say | None = None,
+) -> Path:
+    """Simulate a market and write it to `path` as a qlib provider folder, replacing an embedded market there.
+
+    Arguments as in `simulate`. Written beside `path` and renamed at the end, so that an interrupted build
+    is never taken for a complete one and builds at the same time do no harm. The same arguments give
+    identical files.
+
+    Raises:
+        ValueError: a bad argument, or `path` holds something else than an embedded market.
+    """
+    target = Path(path).expanduser().resolve()
+    check_target(target)
+    size = {"n_stocks": n_stocks, "start": start, "years": years, "seed": seed}
+    market = simulate(**size, signal=signal, rho=rho, regime=regime, say=say)  # type: ignore[arg-type]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    build = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        _write(market, build, say or _quiet)
+        replace(build, target)
+    finally:
+        shutil.rmtree(build, ignore_errors=True)
+    return target
+
+
+def is_market(path: str | Path) -> bool:
+    """Whether `path` holds a complete embedded market of this version."""
+    return read_oracle(path).get("version") == VERSION and (Path(path).expanduser() / MACRO).is_file()
+
+
+def write_macro(folder: str | Path, parameters: dict[str, Any]) -> Path:
+    """Write the macro series that go with the parameters of a market to `macro.csv` in `folder`."""
+    days = trading_days(parameters["start"], parameters["years"])
+    target = Path(folder) / MACRO
+    build = target.with_name(f".{MACRO}.{uuid.uuid4().hex[:12]}")
+    build.write_text(macro_text(macro_table(days, parameters["seed"])), encoding="utf-8", newline="\n")
+    return build.replace(target)
+
+
+def ensure_market(path: str | Path = DEFAULT_PATH, *, say: Say | None = None, **kwargs: Any) -> Path:
+    """Build the embedded market at `path` unless a complete one of this version is there.
+
+    Args:
+        path: provider folder.
+        say: called with a line on the progress of a build.
+        kwargs: arguments of `make_market`; a market there that was built with others is an error, not
+            replaced.
+    """
+    target = Path(path).expanduser().resolve()
+    if read_oracle(target).get("version") != VERSION:
+        return make_market(target, say=say, **kwargs)
+    there = {"regime": False} | read_oracle(target)["parameters"]
+    if not is_market(target):  # of a release before the macro series, which need nothing but the parameters
+        write_macro(target, there)
+    unknown = sorted(set(kwargs) - set(there))
+    if unknown:
+        raise TypeError(f"ensure_market: unknown {', '.join(unknown)}; allowed are {', '.join(there)}.")
+    wanted = _checked(**(there | kwargs))
+    differs = {name: there[name] for name in kwargs if there[name] != wanted.get(name, False)}
+    if differs:
+        raise ValueError(
+            f"{target} holds an embedded market built with {differs}, asked for is {kwargs}; give another folder, or "
+            "add --force (in Python: make_market) to replace it."
+        )
+    return target
+
+
+def _quiet(_line: str) -> None:
+    """Say nothing."""
+
+
+def _write(market: Market, folder: Path, tell: Say) -> None:
+    """Write a provider folder; `oracle.json`, which marks it complete, comes last."""
+    setup, days = market.setup, market.days
+    listed = zip(market.codes, setup.first, setup.last, strict=True)
+    everything = [(code, str(days[first]), str(days[last])) for code, first, last in listed]
+    members = [
+        (code, *span) for column, code in enumerate(market.codes) for span in spans_of(days, market.members[:, column])
+    ]
+    write_lists(folder, days, {"all": everything, "csi300": members})
+    for begin in range(0, len(market.codes), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        fields = {name: np.ascontiguousarray(values.T) for name, values in market.fields(block).items()}
+        for row, code in enumerate(market.codes[block]):
+            first, last = int(setup.first[begin + row]), int(setup.last[begin + row])
+            own = {name: fields[name][row, first : last + 1] for name in FIELDS}
+            write_fields(folder, code, first, own)
+        tell(f"{min(begin + _BLOCK, len(market.codes))} of {len(market.codes)} stocks written")
+    write_fields(folder, INDEX, 0, {name: market.index[name] for name in FIELDS})
+    write_macro(folder, market.parameters)
+    tell("scoring the oracle")
+    facts = {"parameters": market.parameters, "first": str(days[0]), "last": str(days[-1])}
+    write_notes(folder, version=VERSION, facts=facts, oracle=oracle(market))
+
+
+def _checked(**parameters: Any) -> dict[str, Any]:
+    """Check the arguments of `simulate` and return them, in plain types."""
+    n_stocks, years = parameters["n_stocks"], parameters["years"]
+    try:
+        start = pd.Timestamp(parameters["start"])
+    except ValueError as error:
+        raise ValueError(f"start is {parameters['start']!r}; give an ISO date such as 2020-01-02.") from error
+    rules = {
+        "n_stocks": (
+            10 <= n_stocks <= MAX_STOCKS and n_stocks == int(n_stocks),
+            f"a whole number, 10 to {MAX_STOCKS}",
+        ),
+        "years": (0.25 <= years <= 30, "0.25 to 30"),
+        "start": (pd.Timestamp("1997-01-01") <= start < pd.Timestamp("2100-01-01"), "a date from 1997 on"),
+        "seed": (
+            0 <= parameters["seed"] < 2**63 and parameters["seed"] == int(parameters["seed"]),
+            "a whole number from 0 on",
+        ),
+        "signal": (0.0 <= parameters["signal"] <= 0.02, "0 (nothing to find) to 0.02"),
+        "rho": (0.0 <= parameters["rho"] < 1.0, "at least 0 and below 1"),
+    }
+    for name, (valid, allowed) in rules.items():
+        if not valid:
+            raise ValueError(f"{name} is {parameters[name]!r}; allowed is {allowed}.")
+    if not isinstance(parameters["regime"], bool):
+        raise ValueError(f"regime is {parameters['regime']!r}; allowed is true or false.")
+    if len(trading_days(parameters["start"], years)) < 40:
+        raise ValueError(f"years is {years!r}: fewer than 40 trading days; make it longer.")
+    return {
+        "n_stocks": int(n_stocks),
+        "start": str(start.date()),
+        "years": float(years),
+        "seed": int(parameters["seed"]),
+        "signal": float(parameters["signal"]),
+        "rho": float(parameters["rho"]),
+        **({"regime": True} if parameters["regime"] else {}),
+    }
+
+
+def _index_members(setup: Setup, cap: FloatArray) -> BoolArray:
+    """Members of csi300, (D, N): the largest min(300, 40%), known before mid June and mid December."""
+    days = pd.DatetimeIndex(setup.days)
+    cuts = {0}
+    for year in range(days[0].year, days[-1].year + 1):
+        cuts |= {int(days.searchsorted(pd.Timestamp(year, month, 15))) for month in (6, 12)}
+    starts = sorted(cut for cut in cuts if cut < len(days))
+    main = ~np.char.startswith(setup.codes, "BJ")
+    members = np.zeros(cap.shape, dtype=bool)
+    for begin, end in zip(starts, [*starts[1:], len(days)], strict=True):
+        known = max(begin - 10, 0)  # sizes of two weeks before
+        eligible = main & np.isfinite(cap[known]) & ((setup.age[known] > 60) | (begin == 0))
+        size = np.where(eligible & (setup.last >= begin), cap[known], -1.0)
+        n_members = min(300, round(0.4 * int(eligible.sum())))
+        members[begin:end, np.argsort(-size, kind="stable")[:n_members]] = True
+    return members & np.isfinite(cap)
+
+
+def _index_bars(bars: dict[str, FloatArray], members: BoolArray) -> dict[str, FloatArray]:
+    """SH000300, name -> (D,): members weighted by size, a suspended one unchanged; it starts from 4000."""
+    trades = members & np.isfinite(bars["close"])
+    reference = bars["reference"]
+    moves = {name: np.where(trades, bars[name] / reference - 1.0, 0.0) for name in ("open", "high", "low", "close")}
+    weight = np.where(members, bars["cap"], 0.0) / (1.0 + moves["close"])
+    weight /= weight.sum(axis=1, keepdims=True)
+    mean = {name: (weight * move).sum(axis=1) for name, move in moves.items()}
+    close = 4000.0 * np.cumprod(1.0 + mean["close"])
+    before = close / (1.0 + mean["close"])
+    out = {"open": before * (1.0 + mean["open"]), "close": close, "change": mean["close"]}
+    upper, lower = np.maximum(out["open"], close), np.minimum(out["open"], close)
+    out["high"] = upper + 0.4 * (before * (1.0 + mean["high"]) - upper)  # members peak at different times
+    out["low"] = lower + 0.4 * (before * (1.0 + mean["low"]) - lower)
+    out["volume"] = np.where(trades, bars["lots"], 0.0).sum(axis=1)
+    out["amount"] = np.where(trades, bars["lots"] * bars["vwap"], 0.0).sum(axis=1) / 10.0
+    out["vwap"] = 10.0 * out["amount"] / out["volume"]
+    return out | {"factor": np.ones(len(close)), "adjclose": close}
+
+
+def _mean_correlation(left: FloatArray, right: FloatArray) -> float:
+    """Mean over days of the correlation over stocks, (D, N) both, NaN in the same places; or NaN."""
+    if len(left) == 0 or not np.nanmax(np.abs(left)) > 0.0:
+        return float("nan")
+    x, y = (np.nan_to_num(v - np.nanmean(v, axis=1, keepdims=True)) for v in (left, right))
+    with np.errstate(invalid="ignore"):
+        daily = (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    return float(daily[np.isfinite(daily)].mean()) if np.isfinite(daily).any() else float("nan")
+
+
+def _mean_of_days(label: FloatArray, chosen: BoolArray) -> float:
+    """Mean over days of the mean label of the chosen stocks; NaN if there is none."""
+    count = chosen.sum(axis=1)
+    total = np.where(chosen, np.nan_to_num(label), 0.0).sum(axis=1)
+    return float((total[count > 0] / count[count > 0]).mean()) if (count > 0).any() else float("nan")

@@ -1,0 +1,168 @@
+"""The file that a training leaves after each epoch, from which a run of the same configuration goes on.
+
+It is read without running any code in it (`torch.load` with `weights_only`). Private to `trainer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from qlib_ext.panel import DayPanel
+from qlib_ext.training.device import generator_states, set_generator_states
+
+if TYPE_CHECKING:
+    from qlib_ext.training.trainer import History
+
+FORMAT = "qlib_ext.trainer 1"
+SHOWN = 60  # letters of a fact in an error
+
+
+@dataclass
+class Run:
+    """Everything that the next epoch depends on; `best` is the network's best state so far."""
+
+    net: nn.Module
+    scaler: nn.Module | None
+    optimiser: torch.optim.Optimizer
+    order: np.random.Generator
+    device: torch.device
+    history: History
+    best: dict[str, Tensor]
+
+
+class Checkpoint:
+    """A file of one run.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+        facts: what the run is, name -> text; another run's file is refused.
+
+    Raises: ValueError for a folder.
+
+    """
+
+    def __init__(self, path: str, facts: Mapping[str, str]) -> None:
+        self.path, self.facts = Path(path), dict(facts)
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint={path!r} is a folder: name a file in it")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(self, run: Run) -> None:
+        """Write the run's state; the file is the old one or the new one at any time, never half of it."""
+        content = {
+            "format": FORMAT,
+            "facts": self.facts,
+            "net": run.net.state_dict(),
+            "scaler": None if run.scaler is None else run.scaler.state_dict(),
+            "optimiser": run.optimiser.state_dict(),
+            "order": json.dumps(run.order.bit_generator.state),
+            "generators": generator_states(run.device),
+            "best": run.best,
+            "history": vars(run.history),
+        }
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def load(self, run: Run) -> bool:
+        """Put the run where the file left it; False where there is no file.
+
+        Raises: ValueError for a file that is no checkpoint, or that of another run: what differs, and the cure.
+
+        """
+        if not self.path.exists():
+            return False
+        content = self._read()
+        run.net.load_state_dict(content["net"])
+        if run.scaler is not None:
+            run.scaler.load_state_dict(content["scaler"])
+        run.optimiser.load_state_dict(content["optimiser"])
+        run.order.bit_generator.state = json.loads(content["order"])
+        set_generator_states(content["generators"], run.device)
+        run.best = content["best"]
+        vars(run.history).update(content["history"])
+        return True
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, Any]:
+        cure = f"delete {self.path} or name another file (checkpoint: ...)"
+        try:
+            content: Any = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{self.path} is no checkpoint of a training ({type(error).__name__}): {cure}") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"{self.path} is no checkpoint of this version's trainings: {cure}")
+        known = content["facts"]
+        wrong = [name for name in {**self.facts, **known} if self.facts.get(name) != known.get(name)]
+        if wrong:
+            told = "; ".join(_difference(name, self.facts.get(name), known.get(name)) for name in wrong[:3])
+            raise ValueError(f"{self.path} is the checkpoint of another training: {told}. To start anew {cure}")
+        return content
+
+
+def facts_of(
+    options: Mapping[str, Any], net: nn.Module, panel: DayPanel, train: npt.NDArray[Any], valid: npt.NDArray[Any]
+) -> dict[str, str]:
+    """Say what a training is: its options, network, days and data; lists have a line an item.
+
+    The data are told by a digest of all that the days' labels, masks and money are made of, and of the features of the
+    first and the last training day. The network's first weights are not told: they come from the options.
+    """
+    shapes = [f"{name} {tuple(value.shape)}" for name, value in net.state_dict().items()]
+    return {
+        **{name: str(value) for name, value in options.items()},
+        "network": "\n".join([repr(net), *shapes]),
+        "features": "\n".join(panel.features),
+        "market features": "\n".join(panel.market_features),
+        "training days": _days_words(panel, train),
+        "validation days": _days_words(panel, valid),
+        "stocks": "\n".join(map(str, panel.stocks)),
+        "data (digest)": _digest(panel, train, valid),
+    }
+
+
+def _days_words(panel: DayPanel, rows: npt.NDArray[Any]) -> str:
+    days = panel.days[rows]
+    digest = hashlib.blake2b(days.astype("datetime64[ns]").tobytes(), digest_size=4).hexdigest()
+    return f"{len(days)}, {str(days[0])[:10]} to {str(days[-1])[:10]} ({digest})"
+
+
+def _digest(panel: DayPanel, train: npt.NDArray[Any], valid: npt.NDArray[Any]) -> str:
+    grids = (panel.label, panel.present, panel.liquidity, panel.volatility, panel.buyable, panel.market)
+    rows, ends = torch.as_tensor(np.concatenate([train, valid])), torch.as_tensor(train[[0, -1]])
+    parts = [panel.x[ends.to(panel.x.device)], *(grid[rows.to(grid.device)] for grid in grids if grid is not None)]
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part.contiguous().cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def _difference(name: str, here: str | None, there: str | None) -> str:
+    """Say the first line in which a fact differs, or that one of the two lacks it."""
+    ours, its = ("not given" if fact is None else fact for fact in (here, there))
+    places = zip(ours.splitlines(), its.splitlines(), strict=False)
+    first = next(((a, b) for a, b in places if a != b), None)
+    if first is None:
+        return f"{name}: {len(ours.splitlines())} here, {len(its.splitlines())} in the file"
+    return f"{name} is {first[0].strip()[:SHOWN]} here, {first[1].strip()[:SHOWN]} in the file"

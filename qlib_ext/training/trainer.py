@@ -1,0 +1,388 @@
+"""Trainer: one epoch function for training and validation, early stop by what real money would have earned."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from qlib_ext.cross_section import centre_and_spread
+from qlib_ext.evaluate import RATIOS, average, daily_columns, daily_metrics
+from qlib_ext.losses import DayLoss
+from qlib_ext.panel import Batch, DayPanel
+from qlib_ext.training.checkpoint import Checkpoint, Run, facts_of
+from qlib_ext.training.device import PRECISIONS, nearest_device, pick_device, pick_precision, seeded
+from qlib_ext.training.options import check_amounts, check_counts, check_panel, check_rest
+
+__all__ = ["PRECISIONS", "History", "RobustScale", "Rows", "Trainer", "pick_device", "pick_precision"]
+
+Rows = npt.NDArray[np.int64]
+OnEpoch = Callable[[int, dict[str, float]], None]
+Progress = Callable[[Iterator[Batch], int], Iterator[Batch]]
+GPU_WIDTH, CPU_WIDTH = 128, 64  # stocks a batch is padded to a multiple of; on a CPU at most a 32nd of the market
+MONEY = ("capped_excess", "capped_return", "capped_names_held", "capped_cash_share")  # logged beside the metric
+
+
+class RobustScale(nn.Module):
+    """(x - median) / spread, clipped to +-3, fitted on training days only; kept in the state dict.
+
+    The spread is 1.4826 MAD, or the standard deviation where half of the values are equal, as in `nets.Gate`.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, d_feat: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(d_feat))
+        self.register_buffer("scale", torch.ones(d_feat))
+
+    def fit(self, panel: DayPanel, rows: Rows) -> None:
+        """Fit on the present stocks of the given days; a constant feature keeps scale 1."""
+        at = torch.as_tensor(rows)
+        mask = panel.present[at]
+        for f in range(panel.x.shape[2]):
+            centre, spread = centre_and_spread(panel.x[at, :, f][mask])
+            self.center[f], self.scale[f] = centre, torch.where(spread > 0, spread, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (..., F)."""
+        return ((x - self.center) / self.scale).clamp(-3.0, 3.0)
+
+
+@dataclass
+class History:
+    """What every epoch did: rows of metrics, the best epoch (1-based) and the days left out as degenerate.
+
+    `resumed_from` is the last epoch (1-based) that came from a checkpoint, 0 where there was none.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float = -math.inf
+    degenerate_days: int = 0
+    resumed_from: int = 0
+
+
+class Trainer:
+    """Train a network on days of a panel.
+
+    Args:
+        net: maps x (B, T, N, F), present (B, T, N), market (B, M) to scores (B, N).
+        loss: a DayLoss, smaller is better.
+        metric: name of an evaluator metric (`evaluate.METRICS`), larger is better, that stops and selects.
+        step_len: T, window length in days.
+        epochs, patience: most epochs, and epochs without a better metric before the stop.
+        lr, weight_decay, clip: Adam's rate and decay, and the largest gradient norm.
+        batch_days: days a step.
+        seed: seeds the order of days and dropout, without touching the global generator's later use.
+        capital, participation, top_n: yuan, share of liquidity and names of the money metrics.
+        scale: "robust" fits RobustScale on the training days, None trusts the features as they come.
+        device: "cpu", "cuda" or "auto". On a GPU the panel is copied there once.
+        precision: of the network's matrix products: "float32", "bfloat16" (autocast; scores, losses and metrics stay
+            in float32), or "auto": bfloat16 where the hardware multiplies it natively.
+        compile: run the network through torch.compile; pays on a GPU over many epochs of a whole market.
+        checkpoint: file that keeps the state after each epoch. Where it exists, `fit` goes on from it and ends with the
+            numbers of a run without a break; where it is of other options or days, that is an error. It is removed at
+            the end of the training.
+
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: DayLoss,
+        *,
+        metric: str = "capped_excess",
+        step_len: int = 1,
+        epochs: int = 20,
+        patience: int = 5,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        clip: float = 3.0,
+        batch_days: int = 4,
+        seed: int = 0,
+        capital: float = 150e6,
+        participation: float = 0.05,
+        top_n: int = 30,
+        scale: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        compile: bool = False,
+        checkpoint: str | None = None,
+    ) -> None:
+        check_counts(epochs=epochs, patience=patience, batch_days=batch_days, top_n=top_n)
+        check_amounts(lr=lr, clip=clip, capital=capital, participation=participation)
+        rest = {"seed": seed, "weight_decay": weight_decay, "compile": compile, "scale": scale}
+        check_rest(metric=metric, checkpoint=checkpoint, **rest)
+        if step_len > 1 and not getattr(net, "needs_window", True):
+            warnings.warn(f"{type(net).__name__} looks at the day alone: step_len={step_len} becomes 1", stacklevel=2)
+            step_len = 1
+        self.net, self.loss, self.metric, self.step_len = net, loss, metric, step_len
+        self.epochs, self.patience, self.batch_days, self.seed = epochs, patience, batch_days, seed
+        self.lr, self.weight_decay, self.clip, self.scale = lr, weight_decay, clip, scale
+        self.money: dict[str, Any] = {"capital": capital, "participation": participation, "top_n": top_n}
+        self.asked = (device, precision)
+        self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
+        self.scaler: RobustScale | None = None
+        self.compile, self.checkpoint = compile, checkpoint
+        self._compiled: Callable[..., Tensor] | None = None  # of self.net, whose parameters it shares
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without what torch compiled, and with what was learnt on the CPU, so that it loads anywhere."""
+        kept = self.__dict__ | {"_compiled": None}
+        if self.device.type != "cpu":
+            kept |= {name: copy.deepcopy(kept[name]).cpu() for name in ("net", "scaler") if kept[name] is not None}
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load; the device and precision that were asked for are chosen anew, the nearest where the GPU is absent."""
+        self.__dict__.update(state)
+        device, precision = self.asked
+        self.device = nearest_device(device)
+        self.precision = pick_precision(precision, self.device)
+
+    def fit(
+        self,
+        panel: DayPanel,
+        train: Rows,
+        valid: Rows,
+        *,
+        on_epoch: OnEpoch | None = None,
+        progress: Progress | None = None,
+        facts: Mapping[str, Any] | None = None,
+        keep_checkpoint: bool = False,
+    ) -> History:
+        """Train on the rows `train`, select on `valid`; the network ends with its best state.
+
+        Args:
+            panel: the market.
+            train: rows to learn from.
+            valid: rows to select on.
+            on_epoch: called with the epoch (1-based) and its metrics, after its checkpoint is written.
+            progress: wraps the batches of a training epoch and their number.
+            facts: what else a checkpoint must agree in, such as where the network's first weights came from.
+            keep_checkpoint: leave the file at the end, from which another `fit` returns at once.
+
+        Raises: ValueError without a usable day, for a metric that is never defined, or a checkpoint that is not of this
+            training; FloatingPointError where loss or scores stop being finite.
+
+        """
+        train, valid, history = self._usable(panel, train, valid)
+        file = None
+        if self.checkpoint is not None:
+            file = Checkpoint(
+                self.checkpoint, facts_of({**self._facts(), **(facts or {})}, self.net, panel, train, valid)
+            )
+        with seeded(self.seed, self.device):
+            self._epochs(panel, train, valid, self._start(panel, train, history, file), file, on_epoch, progress)
+        if file is not None and not keep_checkpoint:
+            file.remove()
+        return history
+
+    def _facts(self) -> dict[str, Any]:
+        """Tell the options that change a training's numbers; epochs and patience only end it."""
+        names = ("metric", "step_len", "batch_days", "lr", "weight_decay", "clip", "seed", "scale", "precision")
+        own = {name: getattr(self, name) for name in (*names, "compile")}
+        return {"loss": self.loss, **own, **self.money, "device": self.device.type}
+
+    def _start(self, panel: DayPanel, train: Rows, history: History, file: Checkpoint | None) -> Run:
+        """Set up the training where the checkpoint left it, or at its beginning."""
+        if self.scale == "robust":
+            self.scaler = RobustScale(panel.x.shape[2])
+            self.scaler.fit(panel, train)
+            self.scaler.to(self.device)
+        self.net.to(self.device)
+        self._compiled = torch.compile(self.net) if self.compile else None
+        optimiser = torch.optim.Adam(self.net.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        order, best = np.random.default_rng(self.seed), copy.deepcopy(self.net.state_dict())
+        run = Run(self.net, self.scaler, optimiser, order, self.device, history, best)
+        if file is not None and file.load(run):
+            history.resumed_from = len(history.epochs)
+        return run
+
+    def _epochs(
+        self,
+        panel: DayPanel,
+        train: Rows,
+        valid: Rows,
+        run: Run,
+        file: Checkpoint | None,
+        on_epoch: OnEpoch | None,
+        progress: Progress | None,
+    ) -> None:
+        """Run the epochs until the metric stops rising; write them into the history, end with the best state."""
+        panel, history = panel.to(self.device), run.history
+        for epoch in range(len(history.epochs) + 1, self.epochs + 1):
+            if epoch - 1 - history.best_epoch >= self.patience:
+                break
+            train_loss, _ = self.run_epoch(panel, run.order.permutation(train), run.optimiser, progress=progress)
+            valid_loss, score = self.run_epoch(panel, valid)
+            row = {"train_loss": train_loss, "valid_loss": valid_loss, **self._judge(panel, valid, score)}
+            history.epochs.append(row)
+            if row[self.metric] > history.best_value:  # an undefined ratio is not
+                history.best_value, history.best_epoch = row[self.metric], epoch
+                run.best = copy.deepcopy(self.net.state_dict())
+            if file is not None:
+                file.save(run)
+            if on_epoch is not None:
+                on_epoch(epoch, row)
+        if not history.best_epoch:
+            raise ValueError(
+                f"the metric {self.metric} is defined in none of {len(history.epochs)} epochs: each has the same "
+                f"{RATIOS.get(self.metric, self.metric)} on all validation days; choose metric: ic or lengthen valid"
+            )
+        self.net.load_state_dict(run.best)
+
+    def predict(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
+        """Score days: (len(rows), N), NaN where a stock is not present."""
+        self.net.to(self.device)
+        if self.scaler is not None:
+            self.scaler.to(self.device)
+        score = np.full((len(rows), len(panel.stocks)), np.nan, dtype=np.float32)
+        known = np.isin(rows, panel.with_stocks(rows))
+        if known.any():
+            score[known] = self._scores(panel, rows[known])
+        return score
+
+    def _scores(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
+        """Score days without asking for labels, liquidity or the loss."""
+        self.net.eval()
+        scores = _Scores(len(rows), panel, self.device)
+        with torch.no_grad():
+            for i in range(0, len(rows), self.batch_days):
+                batch = self._batch(panel, rows[i : i + self.batch_days]).to(self.device)
+                scores.add(batch, self._forward(batch))
+        return scores.numpy()
+
+    def run_epoch(
+        self,
+        panel: DayPanel,
+        rows: Rows,
+        optimiser: torch.optim.Optimizer | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> tuple[float, npt.NDArray[np.float32]]:
+        """Pass once over the days in the given order; learn where an optimiser is given.
+
+        Returns: the mean loss over valid days (NaN without one), and the scores (len(rows), N) of a pass that does
+            not learn, NaN where absent.
+
+        """
+        learn = optimiser is not None
+        self.net.train(learn)
+        valid = self._learnable(panel, rows)
+        total = torch.zeros((), device=self.device)
+        scores = None if learn else _Scores(len(rows), panel, self.device)
+        starts = range(0, len(rows), self.batch_days)
+        batches: Iterator[Batch] = (self._batch(panel, rows[i : i + self.batch_days]) for i in starts)
+        if progress is not None:
+            batches = progress(batches, len(starts))
+        context: AbstractContextManager[object] = nullcontext() if learn else torch.no_grad()
+        with context:
+            for i, batch in zip(starts, batches, strict=True):
+                days = int(valid[i : i + self.batch_days].sum())
+                here = batch.to(self.device)
+                output = self._forward(here)
+                loss = self.loss(output, here.label, here.mask, here.liquidity, here.volatility)
+                if optimiser is not None and days:
+                    self._learn(loss, optimiser)
+                total = total + loss.detach() * days
+                if scores is not None:
+                    scores.add(here, output)
+        count = int(valid.sum())
+        mean = float(total) / count if count else math.nan
+        if count and not math.isfinite(mean):
+            raise FloatingPointError(f"the loss became {mean}: lower lr ({self.lr}) or clean the features")
+        return mean, np.empty((0, len(panel.stocks)), np.float32) if scores is None else scores.numpy()
+
+    def _learnable(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Tell (len(rows),) which days count for the loss; asked once an epoch, so that no step waits for a GPU."""
+        at = torch.as_tensor(rows, device=panel.label.device)
+        liquidity = None if panel.liquidity is None else panel.liquidity[at]
+        return self.loss.valid_days(panel.label[at], panel.present[at], liquidity).cpu().numpy()
+
+    def _batch(self, panel: DayPanel, rows: Rows) -> Batch:
+        """Gather days in few different widths.
+
+        A GPU plans a kernel anew for each shape. On a CPU freed memory is used again where sizes repeat; else it stays
+        in pieces: 11 GB of them in half an epoch of the whole market.
+        """
+        narrow = max(1, min(CPU_WIDTH, len(panel.stocks) // 32))
+        return panel.batch(rows, step_len=self.step_len, multiple=GPU_WIDTH if self.device.type == "cuda" else narrow)
+
+    def _forward(self, batch: Batch) -> Tensor:
+        """Score a batch that lies on the device: (B, N) float32."""
+        x = batch.x if self.scaler is None else self.scaler(batch.x)
+        market = batch.market if getattr(self.net, "d_gate", 0) else None
+        low = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+            output: Tensor = (self._compiled or self.net)(x, batch.present, market)
+        return output.float()
+
+    def _learn(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+        optimiser.step()
+
+    def _judge(self, panel: DayPanel, rows: Rows, score: npt.NDArray[np.float32]) -> dict[str, float]:
+        """Compute the validation metrics of one epoch, the chosen one with its standard error over days."""
+        at = torch.as_tensor(rows, device=panel.label.device)
+
+        def grid(value: Tensor | None) -> npt.NDArray[np.generic] | None:
+            return None if value is None else value[at].cpu().numpy()
+
+        names = ["ic", "rank_ic"] + (list(MONEY) if panel.liquidity is not None else [])
+        names = list(dict.fromkeys([*names, *daily_columns(self.metric)]))
+        options = self.money | {"base": self.loss.base, "alpha": self.loss.alpha}
+        label, *grids = panel.label[at].cpu().numpy(), grid(panel.liquidity), grid(panel.buyable)
+        daily = daily_metrics(score, label, *grids, names=names, **options)
+        row = {name: average(daily, name)[0] for name in names}
+        row[self.metric], row[f"{self.metric}_se"] = average(daily, self.metric)
+        if not math.isfinite(row[self.metric]) and self.metric not in RATIOS:
+            raise ValueError(f"the metric {self.metric} is {row[self.metric]} on the validation days: no label there?")
+        return row
+
+    def _usable(self, panel: DayPanel, train: Rows, valid: Rows) -> tuple[Rows, Rows, History]:
+        valid = panel.with_stocks(valid)
+        check_panel(panel, self.loss, self.metric, self.scale, self.step_len, valid)
+        good = self._learnable(panel, train)
+        if not good.any() or not len(valid):
+            raise ValueError(
+                f"{int(good.sum())} of {len(train)} training days can be learnt from (two or more labelled stocks with "
+                f"different labels), {len(valid)} validation days have stocks: check segments, universe and label"
+            )
+        return train[good], valid, History(degenerate_days=int((~good).sum()))
+
+
+class _Scores:
+    """Scores of a pass (days, N), gathered on the device, so that only their end waits for it."""
+
+    def __init__(self, days: int, panel: DayPanel, device: torch.device) -> None:
+        self.value = torch.full((days, len(panel.stocks)), torch.nan, device=device)
+        self.strange = torch.zeros((), dtype=torch.bool, device=device)
+        self.filled = 0
+
+    def add(self, batch: Batch, output: Tensor) -> None:
+        """Write the scores of the next days; a padded place is the column of an absent stock and stays NaN."""
+        here = self.value[self.filled : self.filled + len(batch.days)]
+        here.scatter_(1, batch.stock, torch.where(batch.mask, output, torch.nan))
+        self.strange |= (batch.mask & ~torch.isfinite(output)).any()
+        self.filled += len(batch.days)
+
+    def numpy(self) -> npt.NDArray[np.float32]:
+        """Return the scores (days, N), NaN where a stock is not present."""
+        if bool(self.strange):
+            raise FloatingPointError("the network returned a score that is not finite: lower lr or clean the features")
+        return self.value.cpu().numpy()

@@ -1,0 +1,373 @@
+"""Write a workflow for a provider folder: what can be found out is found out, and told with the reason.
+
+The files are read directly; qlib is not needed. The text is that of `workflows/master_liq.yaml` and `mlp_liq.yaml`,
+which are not installed with the package; a test keeps them in step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qlib_ext.check_data import Market, Provider, Span, Tally, check_calendar, open_provider, read_block, stocks_of
+from qlib_ext.rules import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, PROFILES, is_index, turnover_in_yuan
+from qlib_ext.workflow.template import MODELS, TEMPLATE
+
+__all__ = ["Survey", "Universe", "describe", "survey", "workflow_text"]
+
+REACH = 2  # days after d that the label Ref($close, -2)/Ref($close, -1) - 1 touches
+LOOK_BACK = 60  # days of Alpha158's longest window
+LEAST_DAYS = 150  # from which three parts make sense
+MOST_YEARS, DAYS_A_YEAR = 6, 243  # a first run needs no more
+MOST_ROWS = 1_500_000  # stock days of a first run
+SMALL_MARKET = 1000  # stocks a day up to which two cores train in minutes
+LEAST_STOCKS = 30  # a day, of a universe that can be ranked
+SAMPLE = 200  # stocks that units and fields are judged by
+BLOCK = 50  # of them read at once
+MEANS = 100  # stocks whose mean stands in for an index
+SETTLED = 60  # days before test, by which they are chosen
+FEATURES = 158
+BENCHMARKS = ("SH000300", "SH000906", "SH000905", "SH000852", "SH000001", "SZ399300", "SZ399106")
+CAPITAL, PARTICIPATION = 150e6, 0.05  # of the template
+FEWEST = 20  # names of median liquidity that take the capital; with fewer, its return says little about a ranking
+LIQUIDITY_DAYS = 20
+OPTIONAL = ("vwap", "factor", "amount", "change")
+Dates = tuple[pd.Timestamp, pd.Timestamp]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Universe:
+    """A list of instruments: codes in it that are stocks with data, indices, and mean stocks a day of the span."""
+
+    name: str
+    stocks: int
+    indices: int
+    daily: float
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a provider holds and what was chosen; `benchmark` is a code, or None with the stocks `stand_in`.
+
+    `turnover`: mean of a stock and day in yuan, whole provider; `liquidity`: median of the universe's members, 20-day
+    mean in yuan, over train and valid (the test days choose nothing).
+    """
+
+    folder: Path
+    calendar: Dates
+    bars: Dates
+    universes: list[Universe]
+    universe: Universe
+    reason: str
+    profile: str
+    turnover: float
+    liquidity: float
+    missing: list[str]
+    benchmark: str | None
+    stand_in: list[str]
+    segments: dict[str, Dates]
+    days: dict[str, int]
+
+    @property
+    def names(self) -> int:
+        """Names of median liquidity that take the whole capital."""
+        return math.ceil(CAPITAL / (PARTICIPATION * self.liquidity))
+
+    @property
+    def metric(self) -> str:
+        """Metric that chooses the epoch: the capital's return, or RankIC where few names take it all."""
+        return "capped_excess" if self.names >= FEWEST else "rank_ic"
+
+
+def survey(
+    provider_uri: str | Path,
+    *,
+    universe: str | None = None,
+    model: str = "master",
+    say: Say | None = None,
+) -> Survey:
+    """Look at a provider folder and choose what a first workflow needs.
+
+    Args:
+        provider_uri: the folder, with calendars/, instruments/ and features/.
+        universe: a list in instruments/; None: chosen by its size.
+        model: "master" or "mlp", which decides the window.
+        say: called with a line on the progress.
+
+    Raises: ValueError for no provider, an unknown universe or model, units that make no sense, or too few days.
+
+    """
+    if model not in MODELS:
+        raise ValueError(f"model {model!r}; there are {', '.join(MODELS)}")
+    tell = say or (lambda _line: None)
+    provider = open_provider(Path(provider_uri).expanduser().resolve(), Tally())
+    if not check_calendar(provider.days, None, Tally()):
+        raise ValueError(f"{provider.folder}: the calendar is out of order; see qlib-ext check-data")
+    tell(f"looking at {provider.folder}")
+    market, missing = _sample(provider, universe, tell)
+    profile, turnover = _units(market)
+    begin, end = _bars(market)
+    lists = [name for name in provider.lists if not universe or name == universe]
+    found = []
+    for name in lists:
+        found.append(_measure(provider, name, begin, end))
+        tell(f"universes: {name} measured, {len(found)} of {len(lists)}")
+    chosen, reason = choose_universe(found, asked=universe is not None)
+    window = int(MODELS[model]["WINDOW"])
+    rows = split_days(begin, end, stocks=chosen.daily, window=window)
+    segments = {name: (provider.days[a], provider.days[b]) for name, (a, b) in rows.items()}
+    tell(f"turnover and benchmark of {chosen.name}")
+    benchmark = next((code for code in BENCHMARKS if _has_bars(provider, code, rows["test"])), None)
+    return Survey(
+        folder=provider.folder,
+        calendar=(provider.days[0], provider.days[-1]),
+        bars=(provider.days[begin], provider.days[end]),
+        universes=sorted(found, key=lambda u: -u.daily),
+        universe=chosen,
+        reason=reason,
+        profile=profile,
+        turnover=turnover,
+        liquidity=_liquidity(provider, chosen.name, profile, (rows["train"][0], rows["valid"][1])),
+        missing=missing,
+        benchmark=benchmark,
+        stand_in=[] if benchmark else _stand_in(provider, chosen.name, rows["test"][0]),
+        segments=segments,
+        days={name: b - a + 1 for name, (a, b) in rows.items()},
+    )
+
+
+def choose_universe(found: list[Universe], *, asked: bool = False) -> tuple[Universe, str]:
+    """Choose a universe and say why: the largest without indices that two cores can train on in minutes.
+
+    Raises: ValueError where none has enough stocks.
+
+    """
+    fit = [u for u in found if u.daily >= LEAST_STOCKS]
+    if not fit:
+        sizes = ", ".join(f"{u.name} {u.daily:.0f}" for u in found) or "none"
+        raise ValueError(f"no universe with {LEAST_STOCKS} stocks a day or more (there are: {sizes}): add a list")
+    if asked:
+        return fit[0], "as asked for"
+    clean = [u for u in fit if not u.indices] or fit
+    small = [u for u in clean if u.daily <= SMALL_MARKET]
+    words = "without indices" if not clean[0].indices else "though indices are in it, which DayDatasetH leaves out"
+    largest = max(clean, key=lambda u: u.daily)
+    if not small:
+        smallest = min(clean, key=lambda u: u.daily)
+        return smallest, f"the smallest universe {words}; all have more than {SMALL_MARKET:,} stocks a day"
+    best = max(small, key=lambda u: u.daily)
+    if best is largest:
+        return best, f"the largest universe {words}"
+    return best, (
+        f"the largest universe {words} that two cores train on in minutes (up to {SMALL_MARKET:,} stocks a day). "
+        f"150 million yuan are a lot for few names: --universe {largest.name} takes {largest.daily:,.0f} stocks a day"
+    )
+
+
+def split_days(begin: int, end: int, *, stocks: float, window: int) -> dict[str, tuple[int, int]]:
+    """Calendar positions (first, last) of train, valid and test in bars from `begin` to `end`.
+
+    Half of the days, a sixth, and a third; `REACH` + window - 1 days lie between two parts, and `REACH` after the last.
+    The first `LOOK_BACK` days are left to the features. At most `MOST_YEARS` years and `MOST_ROWS` stock days.
+
+    Raises: ValueError for too few days.
+
+    """
+    if end - begin + 1 < LEAST_DAYS:
+        raise ValueError(f"{end - begin + 1} days with bars are too few to train on; {LEAST_DAYS} are needed")
+    most = min(MOST_YEARS * DAYS_A_YEAR, max(int(MOST_ROWS / max(stocks, 1.0)), LEAST_DAYS))
+    stop = end - REACH
+    start = max(begin + min(LOOK_BACK, (end - begin) // 4), stop - most + 1)
+    count, gap = stop - start + 1, REACH + window - 1
+    valid, test = start + count // 2, start + count * 2 // 3
+    return {"train": (start, valid - gap - 1), "valid": (valid, test - gap - 1), "test": (test, stop)}
+
+
+def workflow_text(found: Survey, model: str) -> str:
+    """Write the workflow of a survey as YAML for qrun.
+
+    Raises: ValueError for an unknown model.
+
+    """
+    if model not in MODELS:
+        raise ValueError(f"model {model!r}; there are {', '.join(MODELS)}")
+    traded = found.benchmark or "[" + ", ".join(found.stand_in) + "]  # no index: the mean of these stocks"
+    words = {f"{name.upper()}_DATES": f"{a.date()},{b.date()}" for name, (a, b) in found.segments.items()}
+    words |= {
+        "NAME": f"{model}_liq_{found.universe.name}",
+        "PROVIDER": json.dumps(str(found.folder), ensure_ascii=False),
+        "UNIVERSE": json.dumps(found.universe.name, ensure_ascii=False),
+        "PROFILE": f"{found.profile}: turnover in yuan is {PROFILES[found.profile]}",
+        "BENCHMARK": found.benchmark or "null",
+        "TRADED_BENCHMARK": traded,
+    }
+    text = TEMPLATE
+    metric = {"METRIC": f"{_metric_words(found)}\n      metric: {found.metric}"}  # stands in the model's part
+    for key, value in (words | MODELS[model] | metric).items():
+        text = text.replace(f"@{key}@", value)
+    return text
+
+
+def _metric_words(found: Survey) -> str:
+    """Comment on the metric: how many names take the capital."""
+    share = found.names / max(found.universe.daily, 1.0)
+    order = f"{CAPITAL / 1e6:.0f} million yuan at {PARTICIPATION:.0%} of a day's turnover"
+    first = f"# {order} fit into {found.names} names of median liquidity"
+    second = (
+        f"# ({found.liquidity / 1e6:,.0f} million yuan a day), {share:.0%} of {found.universe.daily:,.0f} stocks a day"
+    )
+    if found.metric == "rank_ic":
+        second += f": fewer than {FEWEST}, too few to choose an epoch by their return"
+    return f"{first}\n      {second}"
+
+
+def describe(found: Survey) -> str:
+    """Say what was found and chosen, in lines."""
+    (first, last), (begin, end) = found.calendar, found.bars
+    lines = [
+        f"Provider   {found.folder}",
+        f"Calendar   {first.date()} to {last.date()}; bars from {begin.date()} to {end.date()}",
+        f"Units      {found.profile}: turnover in yuan = {PROFILES[found.profile]}, "
+        f"{found.turnover / 1e6:,.0f} million a stock and day",
+        "Universes  " + "; ".join(_sizes(u) for u in found.universes),
+        f"Chosen     {found.universe.name}: {found.reason}",
+    ]
+    lines += [
+        f"{name:11}{a.date()} to {b.date()}, {found.days[name]:,} days" for name, (a, b) in found.segments.items()
+    ]
+    whole = sum(found.days.values()) * found.universe.daily
+    lines.append(f"Size       {whole:,.0f} stock days, {whole * FEATURES * 4 / 1e9:.1f} GB of features")
+    lines.append(
+        f"Capacity   {found.names} names of median liquidity, {found.liquidity / 1e6:,.0f} million yuan a day, take "
+        f"{CAPITAL / 1e6:.0f} million at {PARTICIPATION:.0%}: epochs are chosen by {found.metric}"
+    )
+    index = found.benchmark or f"none has bars; the backtest is held against the mean of {len(found.stand_in)} stocks"
+    lines.append(f"Benchmark  {index}")
+    lines += [f"Missing    {_LACKS[name]}" for name in found.missing]
+    return "\n".join(lines)
+
+
+_LACKS = {
+    "vwap": "$vwap: the feature VWAP0 will be 0",
+    "factor": "$factor: limits and lots will be approximate",
+    "amount": "$amount: turnover is $close * $volume",
+    "change": "$change: not needed here, but by qlib's own exchange",
+}
+
+
+def _sizes(universe: Universe) -> str:
+    indices = f" and {universe.indices} indices" if universe.indices else ""
+    return f"{universe.name} {universe.stocks:,} stocks{indices} ({universe.daily:,.0f} a day)"
+
+
+def _sample(provider: Provider, universe: str | None, tell: Say) -> tuple[Market, list[str]]:
+    """Sum up some stocks over the whole calendar, and name the optional fields that most of them lack."""
+    codes = _spread(stocks_of(provider, universe), SAMPLE)
+    market = Market(provider.days)
+    known = dict.fromkeys(OPTIONAL, 0)
+    for n in range(0, len(codes), BLOCK):
+        block = read_block(provider, codes[n : n + BLOCK], 0, len(provider.days), Tally())
+        market.add(block)
+        for name in OPTIONAL:
+            known[name] += int(np.isfinite(block.fields[name]).any(axis=0).sum())
+        tell(f"units: {len(market.codes)} of {len(codes)} stocks read")
+    return market, [name for name in OPTIONAL if known[name] < 0.5 * len(codes)]
+
+
+def _units(market: Market) -> tuple[str, float]:
+    """Tell the unit profile and mean turnover of a stock and day in yuan.
+
+    Raises: ValueError where no profile fits, or no $amount tells whether an unusual turnover is yuan.
+
+    """
+    profile, traded = market.profile, market.traded.sum()
+    mean = float(market.turnover.sum() / traded) if traded else float("nan")
+    low, high = PLAUSIBLE_TURNOVER
+    if profile is None or not (low <= mean <= high or (mean > 0 and profile in AMOUNT_IN_YUAN)):
+        raise ValueError(
+            f"the units make no sense: profile {profile or 'unknown'}, {mean:.4g} yuan a stock and day (usual are "
+            f"{low:.0e} to {high:.0e}): run qlib-ext check-data, and repair $volume or $amount"
+        )
+    return profile, mean
+
+
+def _liquidity(provider: Provider, universe: str, profile: str, rows: tuple[int, int]) -> float:
+    """Median over members and days of the mean turnover of `LIQUIDITY_DAYS` days, in yuan, from some of the members.
+
+    Raises: ValueError where no member trades.
+
+    """
+    codes = _spread(stocks_of(provider, universe), SAMPLE)
+    begin = max(rows[0] - LIQUIDITY_DAYS + 1, 0)
+    block = read_block(provider, codes, begin, rows[1] + 1, Tally())
+    fields = {f"${name}": values for name, values in (block.fields | {"close": block.close}).items()}
+    traded = turnover_in_yuan(profile, fields)
+    mean = pd.DataFrame(traded).rolling(LIQUIDITY_DAYS, min_periods=5).mean().to_numpy()
+    member = np.zeros(mean.shape, dtype=bool)
+    column = {code: n for n, code in enumerate(codes)}
+    for code, first, last in provider.lists[universe]:
+        if code in column:
+            member[(block.days >= first) & (block.days <= last), column[code]] = True
+    known = mean[member & block.trades & (mean > 0) & (np.arange(len(mean)) >= rows[0] - begin)[:, None]]
+    if not len(known):
+        raise ValueError(f"no stock of {universe} trades from {block.days[0].date()} to {block.days[-1].date()}")
+    return float(np.median(known))
+
+
+def _spread(codes: list[str], most: int) -> list[str]:
+    """Up to `most` of the codes, evenly spread."""
+    return [codes[n] for n in sorted({int(n) for n in np.linspace(0, len(codes) - 1, most)})]
+
+
+def _bars(market: Market) -> tuple[int, int]:
+    """First and last calendar position at which at least 30% of the most stocks ever traded have a bar."""
+    good = np.flatnonzero(market.traded >= 0.3 * market.traded.max())
+    return int(good[0]), int(good[-1])
+
+
+def _measure(provider: Provider, name: str, begin: int, end: int) -> Universe:
+    """Count a list's codes and its mean stocks a day over the last `MOST_YEARS` years with bars."""
+    spans = provider.lists[name]
+    codes = {code for code, _, _ in spans}
+    stocks = {code for code in codes if code in provider.places and not is_index(code)}
+    days = provider.days[max(begin, end - MOST_YEARS * DAYS_A_YEAR + 1) : end + 1]
+    return Universe(name, len(stocks), sum(map(is_index, codes)), _daily([s for s in spans if s[0] in stocks], days))
+
+
+def _daily(spans: list[Span], days: pd.DatetimeIndex) -> float:
+    """Mean spans in force on the days."""
+    if not spans:
+        return 0.0
+    first = days.searchsorted(pd.DatetimeIndex([start for _, start, _ in spans]))
+    stop = days.searchsorted(pd.DatetimeIndex([end for _, _, end in spans]), side="right")
+    return float((stop - first).clip(0).sum() / len(days))
+
+
+def _has_bars(provider: Provider, code: str, rows: tuple[int, int]) -> bool:
+    """Whether nine tenths of the days have a close of the code."""
+    if code not in provider.places:
+        return False
+    trades = read_block(provider, [code], rows[0], rows[1] + 1, Tally()).trades
+    return bool(trades.mean() >= 0.9)
+
+
+def _stand_in(provider: Provider, universe: str, test: int) -> list[str]:
+    """Up to `MEANS` stocks, spread over the codes, by what is known the day before the position `test`.
+
+    That are members of the universe on that day with a close on most of the `SETTLED` days up to it. Whether they trade
+    on later does not count: means of those that do would flatter the benchmark.
+    """
+    eve = provider.days[test - 1]
+    members = {code for code, first, last in provider.lists[universe] if first <= eve <= last}
+    codes = [code for code in stocks_of(provider, universe) if code in members] or stocks_of(provider, universe)
+    some = _spread(codes, 2 * MEANS)
+    trades = read_block(provider, some, max(test - SETTLED, 0), test, Tally()).trades
+    known = [code for code, share in zip(some, trades.mean(axis=0), strict=True) if share >= 0.9]
+    return _spread(known or some, MEANS)

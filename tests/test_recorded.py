@@ -1,0 +1,73 @@
+"""Runs recorded by version 0.1.0, before its modules moved, open in `report`, `compare` and `orders`.
+
+`recorded/runs_of_0_1_0.tar.xz` holds what that version left in a folder: `mlruns.db`, the artifacts of a FoldEnsemble
+of MASTER and of an MLPModel (`a.yaml`, `b.yaml`), and what its `compare` and `orders` then printed (`expected/`). The
+market is made anew from its seed.
+"""
+
+import sqlite3
+import tarfile
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import qlib
+
+from qlib_ext import cli
+from qlib_ext.runs import find_run, load_artifacts
+from qlib_ext.synthetic import make_market
+
+ARCHIVE = Path(__file__).parent / "recorded" / "runs_of_0_1_0.tar.xz"
+HOME = "/tmp/recorded"  # where they were recorded
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of that day: database, artifacts and market."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    with sqlite3.connect(folder / "mlruns.db") as database:
+        database.execute("update runs set artifact_uri = replace(artifact_uri, ?, ?)", (HOME, str(folder)))
+        database.execute(
+            "update experiments set artifact_location = replace(artifact_location, ?, ?)", (HOME, str(folder))
+        )
+    make_market(folder / "market", n_stocks=20, start="2020-01-02", years=0.6, seed=3)
+    return folder
+
+
+@pytest.fixture
+def there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_compare_says_what_it_said(there, capsys):
+    assert cli.main(["compare", "master_liq_hvkfold", "mlp_liq"]) == 0
+    assert capsys.readouterr().out == (there / "expected" / "compare.txt").read_text()
+
+
+@pytest.mark.parametrize("run", ["master_liq_hvkfold", "mlp_liq"])
+def test_the_page_is_written_anew(there, run):
+    assert cli.main(["report", run, "--out", f"{run}.html"]) == 0
+    page = (there / f"{run}.html").read_text()
+    assert "0.1.0" in page and len(page) > 2_000_000
+    sections = ("headline", "quantiles", "backtest", "waterfall", "capacity", *(["folds"] if "fold" in run else []))
+    assert all(f'id="{name}"' in page for name in sections)
+
+
+def test_orders_are_those_of_that_day(there):
+    qlib.init(provider_uri=str(there / "market"), region="cn")
+    order = ["orders", "mlp_liq", "--capital", "1500000", "--provider-uri", "market"]
+    assert cli.main([*order, "--out", "o.csv"]) == 0
+    pd.testing.assert_frame_equal(pd.read_csv("o.csv"), pd.read_csv("expected/orders.csv"), rtol=1e-9)
+
+
+def test_models_and_datasets_come_out_of_their_pickles(there):
+    run = find_run("master_liq_hvkfold")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = load_artifacts(run, ["params.pkl", "dataset"])
+    assert type(found["params.pkl"]).__name__ == "FoldEnsemble" and len(found["params.pkl"].models) == 2
+    assert type(found["dataset"]).__name__ == "DayDatasetH"
