@@ -1,10 +1,11 @@
-"""Options and choices by name: a misspelt one is an error that names it and the close ones."""
+"""Checks at the doors: options by name, numbers by interval, shapes; inside, functions trust each other."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections.abc import Iterable
+from math import inf
 from numbers import Integral, Real
 from typing import Any
 
@@ -59,3 +60,49 @@ def is_number(value: object) -> bool:
 def is_whole(value: object) -> bool:
     """Whether it is a whole number (5, not 5.0)."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_number(what: str, value: Any, within: str, *, whole: bool = False, hint: str = "") -> None:
+    """Refuse what is not a number of an interval.
+
+    Args:
+        what: name of the option.
+        value: what came.
+        within: interval in words, such as "[0, 1)" or "(0, inf)"; inf itself never passes.
+        whole: whether it must be a whole number (5, not 5.0).
+        hint: what to do, put behind the message.
+
+    Raises: ValueError that says what came and what is allowed.
+
+    >>> check_number("participation", 0.05, "(0, 1]")
+    >>> check_number("epochs", 0, "[1, inf)", whole=True, hint="; the workflows have 12")
+    Traceback (most recent call last):
+    ValueError: epochs is 0; allowed: a whole number in [1, inf); the workflows have 12
+
+    """
+    low, high = (float(end) for end in within[1:-1].split(","))
+    fits = (is_whole(value) if whole else is_number(value)) and low <= value <= high and abs(value) < inf
+    open_end = fits and (within[0] == "(" and value == low or within[-1] == ")" and value == high)
+    if not fits or open_end:
+        raise ValueError(f"{what} is {value!r}; allowed: a {'whole ' * whole}number in {within}{hint}")
+
+
+def check_flag(what: str, value: Any) -> None:
+    """Raise ValueError for what is neither true nor false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{what} is {value!r}; allowed: true or false")
+
+
+def check_shapes(legend: str, **arrays: Any) -> None:
+    """Raise ValueError unless all arrays (None counts as absent) have one and the same shape, told as `legend`.
+
+    >>> import numpy as np
+    >>> check_shapes("(D, N) = (days, stocks)", score=np.zeros((2, 3)), label=np.zeros((2, 3)), mask=None)
+
+    """
+    shapes = {name: tuple(array.shape) for name, array in arrays.items() if array is not None}
+    if len(set(shapes.values())) > 1 or any(
+        len(shape) != legend.split("=")[0].count(",") + 1 for shape in shapes.values()
+    ):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"shapes must be one and the same {legend}, got {listed}")

@@ -7,14 +7,14 @@ from qlib_ext.check_data.table import CHECKS, Tally
 from qlib_ext.check_data.units import Market
 
 __all__ = [
-    "Provider",
-    "Span",
-    "open_provider",
-    "read_block",
     "CHECKS",
     "Market",
+    "Provider",
+    "Span",
     "Tally",
     "check_calendar",
     "check_data",
+    "open_provider",
+    "read_block",
     "stocks_of",
 ]

@@ -25,8 +25,6 @@ from qlib_ext.check_data.table import Tally
 from qlib_ext.check_data.units import Market, check_market
 from qlib_ext.rules import is_index
 
-__all__ = ["check_data", "stocks_of"]
-
 BLOCK = 256  # stocks in memory at once
 Say = Callable[[str], None]
 

@@ -3,4 +3,4 @@
 from qlib_ext.cli.commands import build_parser, main
 from qlib_ext.cli.help import CLOSING, DESCRIPTION, EXAMPLES
 
-__all__ = ["build_parser", "CLOSING", "DESCRIPTION", "EXAMPLES", "main"]
+__all__ = ["CLOSING", "DESCRIPTION", "EXAMPLES", "build_parser", "main"]

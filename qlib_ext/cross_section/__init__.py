@@ -27,10 +27,10 @@ from qlib_ext.cross_section.scale import centre_and_spread
 
 __all__ = [
     "CENTERS",
-    "check_shapes",
     "FLAT_STEPS",
     "ascending",
     "centre_and_spread",
+    "check_shapes",
     "concordance",
     "deal",
     "descending",

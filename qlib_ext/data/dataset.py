@@ -17,7 +17,7 @@ from qlib.log import get_module_logger
 from qlib_ext.data.market_features import load_state, state_names
 from qlib_ext.data.options import check_options, label_days_of
 from qlib_ext.data.outcomes import listed_days, locked_up, step_returns, trailing_volatility
-from qlib_ext.data.segments import bounds, check_segments, segment_rows
+from qlib_ext.data.segments import check_segments, segment_rows
 from qlib_ext.options import argument_names, refuse_unknown
 from qlib_ext.panel import (
     DEFAULT_LABEL,
@@ -30,21 +30,10 @@ from qlib_ext.panel import (
     label_span,
 )
 from qlib_ext.provider import (
-    load_liquidity,
     profiled_liquidity,
     read_fields,
-    turnover_expression,
-    turnover_of,
-    unit_profile,
 )
-from qlib_ext.rules import PLAUSIBLE_TURNOVER, PROFILES, check_turnover, is_index
-
-__all__ = [
-    "DEFAULT_LABEL", "PLAUSIBLE_TURNOVER", "PROFILES", "DayDatasetH", "LabelSpan", "bounds", "check_segments",
-    "check_turnover", "handler_frames", "known_label", "label_expression", "label_prices", "label_span",
-    "listed_days", "load_liquidity", "locked_up", "panel_of", "segment_rows", "trailing_volatility",
-    "turnover_expression", "turnover_of", "unit_profile",
-]  # fmt: skip
+from qlib_ext.rules import is_index
 
 logger = get_module_logger("qlib_ext.data")
 

@@ -1,5 +1,6 @@
 """What scores, returns and fills are worth, in numbers: plain arrays and frames in, frames out."""
 
+from qlib_ext.cross_section import ascending
 from qlib_ext.evaluate.baselines import BASELINES, REVERSAL_DAYS, LightGBM, check_names, free_score, long_scores
 from qlib_ext.evaluate.benchmark import has_benchmark, known_benchmark
 from qlib_ext.evaluate.capacity import (
@@ -8,7 +9,6 @@ from qlib_ext.evaluate.capacity import (
     capacity_curve,
     capacity_words,
     capital_at_zero,
-    fill_capitals,
     last_known,
     mean_return,
     money_returns,
@@ -24,9 +24,9 @@ from qlib_ext.evaluate.comparison import (
     compare,
     seed_shares,
 )
+from qlib_ext.evaluate.day_grids import BLOCK_DAYS, TOP_SHARE, DayGrids
 from qlib_ext.evaluate.diagnostics import DIAGNOSTICS_DEFINITIONS, exposures, newey_west, quantile_returns, summary
 from qlib_ext.evaluate.execution import (
-    EXECUTION_DEFINITIONS,
     account_returns,
     blocked_by_reason,
     cost_split,
@@ -38,8 +38,8 @@ from qlib_ext.evaluate.execution import (
     turnover,
     waterfall,
 )
+from qlib_ext.evaluate.execution_words import EXECUTION_DEFINITIONS
 from qlib_ext.evaluate.metrics import (
-    BLOCK_DAYS,
     COLUMNS,
     CORRELATIONS,
     DAYS_A_YEAR,
@@ -50,9 +50,6 @@ from qlib_ext.evaluate.metrics import (
     RATIOS,
     RETURNS,
     TOP_N,
-    TOP_SHARE,
-    DayGrids,
-    ascending,
     average,
     daily_columns,
     daily_metrics,
@@ -62,6 +59,7 @@ from qlib_ext.evaluate.metrics import (
     rank_correlation,
     sleeve_returns,
 )
+from qlib_ext.portfolio import fill_capitals
 
 __all__ = [
     "BASELINES",

@@ -19,8 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from qlib_ext import losses
-from qlib_ext.evaluate import metrics as evaluate
-from qlib_ext.evaluate.metrics import RATIOS, TOP_N, TOP_SHARE, daily_metrics, rank_correlation
+from qlib_ext.cross_section import ascending
+from qlib_ext.evaluate.day_grids import TOP_SHARE, DayGrids
+from qlib_ext.evaluate.metrics import CORRELATIONS, RATIOS, TOP_N, daily_metrics, rank_correlation
 
 QUANTILES = 10
 FACTORS = ("volatility", "size", "liquidity", "reversal")
@@ -149,8 +150,8 @@ def summary(
 
     """
     _whole("top_n", top_n, least=1)
-    names = [name for name in evaluate.CORRELATIONS if name != "liq_wpcc" or liquidity is not None]
-    days = evaluate.DayGrids(score, label, liquidity, buyable)
+    names = [name for name in CORRELATIONS if name != "liq_wpcc" or liquidity is not None]
+    days = DayGrids(score, label, liquidity, buyable)
     daily = daily_metrics(score, label, liquidity, names=names, base=base, alpha=alpha)
     series: dict[str, NDArray[np.float64]] = {}
     for name in names:
@@ -193,7 +194,7 @@ def quantile_returns(score: ArrayLike | Tensor, label: ArrayLike | Tensor, quant
 
     """
     _whole("quantiles", quantiles, least=2)
-    days = evaluate.DayGrids(score, label)
+    days = DayGrids(score, label)
     scored = ~torch.isnan(days.score)
     count = scored.sum(dim=1, keepdim=True)
     group = _places(days.score, scored) * quantiles // count.clamp(min=1)  # 0 = the highest scores
@@ -263,7 +264,7 @@ def _estimate(daily: NDArray[np.float64], ratio: bool, lags: int | None, horizon
     return value, error, len(values)
 
 
-def _top_errors(days: evaluate.DayGrids, ic: Tensor) -> dict[str, NDArray[np.float64]]:
+def _top_errors(days: DayGrids, ic: Tensor) -> dict[str, NDArray[np.float64]]:
     """Compute top20_mse and top20_mse_fitted (D,); ``ic`` (D,) is the day's, NaN where it has none."""
     top, label = days.top(), _z(days.label, days.real)
     score = _z(days.score, days.real)
@@ -275,7 +276,7 @@ def _top_errors(days: evaluate.DayGrids, ic: Tensor) -> dict[str, NDArray[np.flo
     return errors
 
 
-def _precision(days: evaluate.DayGrids, top_n: int) -> dict[str, NDArray[np.float64]]:
+def _precision(days: DayGrids, top_n: int) -> dict[str, NDArray[np.float64]]:
     """Compute precision_top and precision_chance (D,), and both as paper where ``buyable`` is given.
 
     NaN on days with fewer than two real stocks or with equal labels, and where no pick has a label.
@@ -295,7 +296,7 @@ def _precision(days: evaluate.DayGrids, top_n: int) -> dict[str, NDArray[np.floa
 
 def _places(value: Tensor, real: Tensor) -> Tensor:
     """Place (D, N) of each real value from the top, 0 for the highest, ties by position; others come last."""
-    order = torch.from_numpy(evaluate.ascending(-value.numpy(), real.numpy()))
+    order = torch.from_numpy(ascending(-value.numpy(), real.numpy()))
     return torch.empty_like(order).scatter_(1, order, torch.arange(value.shape[1]).expand_as(order))
 
 

@@ -17,10 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from qlib_ext import losses
-from qlib_ext.cross_section import ascending
 from qlib_ext.evaluate.day_grids import (
-    BLOCK_DAYS,
-    TOP_SHARE,
     DayGrids,
     by_block,
     check_shapes,
@@ -31,31 +28,6 @@ from qlib_ext.evaluate.day_grids import (
 )
 from qlib_ext.options import check_choice
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
-
-__all__ = [
-    "BLOCK_DAYS",
-    "COLUMNS",
-    "CORRELATIONS",
-    "DAYS_A_YEAR",
-    "DEFINITIONS",
-    "HOLDINGS",
-    "METRICS",
-    "NEED_LIQUIDITY",
-    "RATIOS",
-    "RETURNS",
-    "TOP_N",
-    "TOP_SHARE",
-    "DayGrids",
-    "ascending",
-    "average",
-    "daily_columns",
-    "daily_metrics",
-    "headline",
-    "headline_table",
-    "metric_value",
-    "rank_correlation",
-    "sleeve_returns",
-]
 
 TOP_N = 30
 DAYS_A_YEAR = 252

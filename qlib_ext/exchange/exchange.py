@@ -28,10 +28,8 @@ from qlib_ext import rules
 from qlib_ext.exchange.day_rules import SCALE, Fees, Ground, lay, whole_shares
 from qlib_ext.exchange.ledger import Ledger
 from qlib_ext.exchange.options import check_fields, prices, read_options, stocks, thresholds
-from qlib_ext.exchange.quote import DayQuote, clear_cache, load_bars, turnover_fields
+from qlib_ext.exchange.quote import DayQuote, load_bars, turnover_fields
 from qlib_ext.portfolio import affordable, impact_cost
-
-__all__ = ["AShareExchange", "clear_cache"]
 
 logger = get_module_logger("qlib_ext.exchange")
 

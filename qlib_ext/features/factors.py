@@ -25,8 +25,6 @@ import numpy.typing as npt
 from qlib_ext.features import kernels
 from qlib_ext.features.kernels import LEAD, WINDOWS, Array, Float32
 
-__all__ = ["ALPHA158_NAMES", "ALPHA360_NAMES", "LEAD", "TOLERANCE", "alpha158", "alpha360", "fill", "require_numba"]
-
 FIELDS = ("open", "high", "low", "close", "vwap", "volume")
 _KBAR = ("KMID", "KLEN", "KMID2", "KUP", "KUP2", "KLOW", "KLOW2", "KSFT", "KSFT2")
 _PRICE = ("OPEN0", "HIGH0", "LOW0", "VWAP0")

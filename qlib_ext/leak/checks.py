@@ -40,17 +40,6 @@ from qlib_ext.model import FoldEnsemble, WalkForwardModel, fold_days
 from qlib_ext.panel import DayPanel
 from qlib_ext.recorder import check_folder
 
-__all__ = [
-    "CHECKS",
-    "check_future",
-    "check_leak",
-    "check_overlap",
-    "check_shuffled",
-    "load_workflow",
-    "perturb_provider",
-    "shuffle_provider",
-]
-
 CHECKS = ("overlap", "future", "shuffled")
 COLUMNS = ("check", "item", "compared", "changed", "passed", "detail", "proves")
 

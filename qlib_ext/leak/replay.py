@@ -68,7 +68,7 @@ def run_side(job: Job, isolated: bool) -> None:
         return
     (folder / "job.pkl").write_bytes(pickle.dumps(job))
     setup = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
-    code = setup + "from qlib_ext._leak_side import _main; _main(sys.argv[1])"
+    code = setup + "from qlib_ext.leak.replay import _main; _main(sys.argv[1])"
     paths = json.dumps([str(Path(p).absolute()) for p in sys.path])
     environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8")}
     with (folder / "log.txt").open("w", encoding="utf-8") as log:

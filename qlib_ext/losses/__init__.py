@@ -1,9 +1,9 @@
 """Losses over one day's stocks: the deck's WPCC and LIQ-WPCC, and IC, CCC and MSE beside them."""
 
+from qlib_ext.cross_section import CENTERS, concordance, information_coefficient, mean_squared_error, weighted_pearson
 from qlib_ext.losses.day_loss import (
     ALPHA,
     BASE,
-    CENTERS,
     LOSSES,
     OPTIONS,
     TARGETS,
@@ -11,13 +11,9 @@ from qlib_ext.losses.day_loss import (
     WEIGHT_SOURCES,
     WEIGHTED,
     DayLoss,
-    concordance,
-    information_coefficient,
     liquidity_weight,
-    mean_squared_error,
     rank_weight,
     target_transform,
-    weighted_pearson,
 )
 
 __all__ = [

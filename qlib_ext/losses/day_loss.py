@@ -51,26 +51,6 @@ from qlib_ext.cross_section import (
 )
 from qlib_ext.options import check_choice, refuse_unknown
 
-__all__ = [
-    "ALPHA",
-    "BASE",
-    "CENTERS",
-    "LOSSES",
-    "OPTIONS",
-    "TARGETS",
-    "TIES",
-    "WEIGHTED",
-    "WEIGHT_SOURCES",
-    "DayLoss",
-    "concordance",
-    "information_coefficient",
-    "liquidity_weight",
-    "mean_squared_error",
-    "rank_weight",
-    "target_transform",
-    "weighted_pearson",
-]
-
 LOSSES = ("wpcc", "liq_wpcc", "ic", "ccc", "mse")
 TARGETS = ("raw", "rank", "volatility")
 WEIGHT_SOURCES = ("label", "score", "target")

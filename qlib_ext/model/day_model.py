@@ -20,7 +20,6 @@ from tqdm import tqdm
 from qlib_ext.data import bounds, panel_of
 from qlib_ext.features import ALPHA158_NAMES
 from qlib_ext.losses import DayLoss
-from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.model.folds import (
     check_features,
     curves_frame,
@@ -34,8 +33,6 @@ from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
 from qlib_ext.options import refuse_unknown
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
 from qlib_ext.training import History, Rows, Trainer, seeded
-
-__all__ = ["DayModel", "FoldEnsemble", "MASTERModel", "MLPModel", "WalkForwardModel"]
 
 logger = get_module_logger("qlib_ext.model")
 

@@ -52,8 +52,6 @@ from qlib_ext.options import refuse_unknown
 from qlib_ext.panel import DayPanel
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
 
-__all__ = ["FoldEnsemble", "WalkForwardModel"]
-
 logger = get_module_logger("qlib_ext.ensemble")
 
 COMBINE = ("mean", "rank")

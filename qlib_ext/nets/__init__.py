@@ -1,18 +1,8 @@
 """Networks that score one day's whole market: MLP and MASTER."""
 
+from qlib_ext.nets.attention import Aggregation, Attention, Dropout, TemporalAttention, Variant, sinusoidal_positions
 from qlib_ext.nets.kernels import attend
-from qlib_ext.nets.master import (
-    MASTER,
-    MLP,
-    Aggregation,
-    Attention,
-    Dropout,
-    Gate,
-    TemporalAttention,
-    Variant,
-    load_official_master,
-    sinusoidal_positions,
-)
+from qlib_ext.nets.master import MASTER, MLP, Gate, load_official_master
 
 __all__ = [
     "Aggregation",

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from qlib_ext.cross_section import centre_and_spread
 from qlib_ext.nets.attention import (
     Aggregation,
-    Attention,
     Dropout,
     TemporalAttention,
     Variant,
@@ -30,19 +29,6 @@ from qlib_ext.nets.attention import (
     check_sizes,
     sinusoidal_positions,
 )
-
-__all__ = [
-    "MASTER",
-    "MLP",
-    "Aggregation",
-    "Attention",
-    "Dropout",
-    "Gate",
-    "TemporalAttention",
-    "Variant",
-    "load_official_master",
-    "sinusoidal_positions",
-]
 
 
 def _check_input(x: Tensor, present: Tensor | None, market: Tensor | None, d_feat: int, d_gate: int) -> None:

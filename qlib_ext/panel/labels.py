@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DEFAULT_LABEL", "PRICES", "LabelSpan", "check_raw_return", "label_prices", "label_span"]
-
 DEFAULT_LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
 PRICES = ("open", "high", "low", "close", "vwap")
 MOST_A_DAY = 0.31  # a day's largest return by any board's limit, but for the first days after a listing

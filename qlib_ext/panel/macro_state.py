@@ -16,10 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.options import close_names, refuse_unknown
-from qlib_ext.panel.macro_file import read_dates, read_macro
+from qlib_ext.panel.macro_file import read_dates
 from qlib_ext.panel.market_state import options_of, whole_number
-
-__all__ = ["MacroSeries", "MacroState", "read_macro"]
 
 Array = npt.NDArray[np.float64]
 

@@ -1,8 +1,9 @@
 """qlib records: the judge's tables, the backtest, the gate, the page."""
 
-from qlib_ext.record.backtest import PortAnaRecord, holdings, judged_stages
+from qlib_ext.record.backtest import PortAnaRecord, judged_stages
 from qlib_ext.record.facts import keep_facts, package_versions, run_facts
 from qlib_ext.record.gate import GateRecord, gate_weights, regimes
+from qlib_ext.record.header import context_of
 from qlib_ext.record.judgement import (
     FACTOR_DEFINITIONS,
     ROW_DEFINITIONS,
@@ -17,26 +18,23 @@ from qlib_ext.record.judgement import (
     past_return,
     table_row,
 )
-from qlib_ext.record.records import BaselineRecord, FoldRecord, LiquidityRecord, selections
-from qlib_ext.record.report import ReportRecord, context_of
-from qlib_ext.record.tables import all_blocked
-from qlib_ext.record.words import block_rows, volatility_warning
+from qlib_ext.record.records import BaselineRecord, FoldRecord, LiquidityRecord
+from qlib_ext.record.report import ReportRecord
+from qlib_ext.record.tables import all_blocked, holdings
+from qlib_ext.record.words import block_rows, selections, volatility_warning
 
 __all__ = [
-    "ROW_DEFINITIONS",
-    "FACTOR_DEFINITIONS",
-    "TABLE_DEFINITIONS",
-    "keep_facts",
-    "package_versions",
-    "run_facts",
     "BaselineRecord",
+    "FACTOR_DEFINITIONS",
     "FoldRecord",
     "GateRecord",
     "LiquidityRecord",
     "Money",
     "PortAnaRecord",
+    "ROW_DEFINITIONS",
     "ReportRecord",
     "SERIES",
+    "TABLE_DEFINITIONS",
     "all_blocked",
     "block_rows",
     "capacity",
@@ -47,9 +45,12 @@ __all__ = [
     "index_returns",
     "judge",
     "judged_stages",
+    "keep_facts",
     "one_day",
+    "package_versions",
     "past_return",
     "regimes",
+    "run_facts",
     "selections",
     "table_row",
     "volatility_warning",

@@ -33,7 +33,6 @@ from qlib_ext.record.tables import (
     book_liquidity,
     decided_profile,
     flat,
-    holdings,
     log_metrics,
     log_tables,
     make_tables,
@@ -41,8 +40,6 @@ from qlib_ext.record.tables import (
 )
 from qlib_ext.runs import names_class
 from qlib_ext.strategy import LiquidityTopNStrategy
-
-__all__ = ["PortAnaRecord", "holdings", "judged_stages"]
 
 logger = get_module_logger("qlib_ext.backtest")
 

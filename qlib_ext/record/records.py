@@ -29,7 +29,6 @@ from qlib_ext.evaluate import (
 )
 from qlib_ext.options import refuse_unknown
 from qlib_ext.panel import DayPanel
-from qlib_ext.record.backtest import PortAnaRecord
 from qlib_ext.record.facts import keep_facts
 from qlib_ext.record.judgement import (
     FACTOR_DEFINITIONS,
@@ -50,8 +49,6 @@ from qlib_ext.record.judgement import (
 from qlib_ext.record.words import block_rows, listed, selections, shown, volatility_warning
 from qlib_ext.report import draw_fold_map
 from qlib_ext.runs import load_if_there, log_finite
-
-__all__ = ["BaselineRecord", "FoldRecord", "LiquidityRecord", "PortAnaRecord"]
 
 logger = get_module_logger("qlib_ext.record")
 

@@ -2,9 +2,10 @@
 
 from qlib_ext.report.compare import compare_html, headlines
 from qlib_ext.report.fold_map import COLOURS, draw_fold_map
+from qlib_ext.report.holdings import packed_holdings
 from qlib_ext.report.page import Chart, Text, cell, embedded, kind_of, note, plain, said, words
-from qlib_ext.report.report import PATHS, Artifacts, packed_holdings, report_html, sections, series_words
-from qlib_ext.report.score import Context
+from qlib_ext.report.report import PATHS, report_html, sections
+from qlib_ext.report.score import Artifacts, Context, series_words
 from qlib_ext.report.trades import SETTLED
 
 __all__ = [

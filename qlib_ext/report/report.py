@@ -11,11 +11,8 @@ from html import escape
 from qlib_ext.report import holdings as _report_holdings
 from qlib_ext.report import score as _report_sections
 from qlib_ext.report import trades as _report_trades
-from qlib_ext.report.holdings import packed_holdings
 from qlib_ext.report.page import Section, Text, page, said, words
-from qlib_ext.report.score import Artifacts, Context, series_words
-
-__all__ = ["PATHS", "Artifacts", "Context", "packed_holdings", "report_html", "sections", "series_words"]
+from qlib_ext.report.score import Artifacts, Context
 
 PATHS = (
     "label.pkl",

@@ -19,22 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = [
-    "Lots",
-    "board_of",
-    "citations",
-    "commission_minimum",
-    "fee_rates",
-    "is_index",
-    "limit_down_price",
-    "limit_up_price",
-    "lot_rule",
-    "price_limit",
-    "scope_of",
-    "settles_next_day",
-    "st_mask",
-]
-
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 

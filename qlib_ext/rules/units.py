@@ -15,19 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = [
-    "AMOUNT_IN_YUAN",
-    "PLAUSIBLE_TURNOVER",
-    "PROFILES",
-    "RATIOS",
-    "check_turnover",
-    "decide",
-    "fields_of",
-    "profile_of",
-    "share_of_amount",
-    "turnover_in_yuan",
-]
-
 PROFILES = {"community": "$amount * 1000", "yuan": "$amount", "adjusted_shares": "$close * $volume"}
 AMOUNT_IN_YUAN = {"community": 1000.0, "yuan": 1.0}  # of $amount, in the profiles that have it
 # $amount / ($close * $volume): thousand yuan over lots, yuan over shares, yuan over lots

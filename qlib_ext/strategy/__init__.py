@@ -1,20 +1,17 @@
 """From scores to orders: LiquidityTopNStrategy, and tomorrow's order list of a recorded run."""
 
 from qlib_ext.strategy.book import Book
-from qlib_ext.strategy.last_close import LastClose
-from qlib_ext.strategy.order_inputs import exchange_options, read_market
-from qlib_ext.strategy.order_list import (
-    COLUMNS,
-    Fees,
+from qlib_ext.strategy.last_close import Fees, LastClose
+from qlib_ext.strategy.order_inputs import (
     ScoredRun,
-    days_held,
-    make_orders,
+    exchange_options,
     next_day,
-    plan_orders,
     read_holdings,
+    read_market,
     read_run,
     strategy_options,
 )
+from qlib_ext.strategy.order_list import COLUMNS, days_held, make_orders, plan_orders
 from qlib_ext.strategy.planner import Line, Planner, summary
 from qlib_ext.strategy.quotes import Market, whole_lots
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy

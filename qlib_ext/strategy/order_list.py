@@ -27,27 +27,13 @@ from qlib_ext.strategy.order_inputs import (
     dataset_liquidity,
     exchange_options,
     next_day,
-    read_holdings,
     read_market,
-    read_run,
     strategy_options,
 )
 from qlib_ext.strategy.planner import Line, Planner, make_lines
 from qlib_ext.strategy.quotes import Market
 from qlib_ext.strategy.rank_buffer import ranks
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
-
-__all__ = [
-    "COLUMNS",
-    "Fees",
-    "ScoredRun",
-    "days_held",
-    "make_orders",
-    "next_day",
-    "plan_orders",
-    "read_holdings",
-    "read_run",
-]
 
 COLUMNS = (
     "date", "signal_date", "code", "side", "shares", "price", "yuan", "target_yuan", "held_shares", "cap_yuan",

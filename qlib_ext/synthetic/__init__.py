@@ -1,6 +1,6 @@
 """The embedded market: a synthetic A-share market with a planted signal, as a provider folder."""
 
-from qlib_ext.synthetic.files import write_fields, write_lists
+from qlib_ext.synthetic.files import read_oracle, write_fields, write_lists
 from qlib_ext.synthetic.macro import known_regime, macro_table, macro_text
 from qlib_ext.synthetic.market import (
     DEFAULT_PATH,
@@ -12,7 +12,6 @@ from qlib_ext.synthetic.market import (
     is_market,
     make_market,
     oracle,
-    read_oracle,
     simulate,
 )
 

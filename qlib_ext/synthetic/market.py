@@ -62,17 +62,6 @@ from qlib_ext.synthetic.listings import MAX_STOCKS, BoolArray, FloatArray, Setup
 from qlib_ext.synthetic.macro import known_regime, macro_table, macro_text
 from qlib_ext.synthetic.process import Process
 
-__all__ = [
-    "DEFAULT_PATH",
-    "Market",
-    "ensure_market",
-    "is_market",
-    "make_market",
-    "oracle",
-    "read_oracle",
-    "simulate",
-]
-
 VERSION = 1  # of the embedded market; a change of the process raises it and `ensure_market` rebuilds
 DEFAULT_PATH = Path("~/.qlib/qlib_data/qlib_ext_demo").expanduser()
 INDEX = "SH000300"

@@ -1,6 +1,6 @@
 """Trainer: one epoch function for training and validation; checkpoints, scaling, device."""
 
-from qlib_ext.training.device import seeded
-from qlib_ext.training.trainer import PRECISIONS, History, RobustScale, Rows, Trainer, pick_device, pick_precision
+from qlib_ext.training.device import PRECISIONS, pick_device, pick_precision, seeded
+from qlib_ext.training.trainer import History, RobustScale, Rows, Trainer
 
 __all__ = ["History", "PRECISIONS", "RobustScale", "Rows", "Trainer", "pick_device", "pick_precision", "seeded"]

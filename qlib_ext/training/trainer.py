@@ -20,10 +20,8 @@ from qlib_ext.evaluate import RATIOS, average, daily_columns, daily_metrics
 from qlib_ext.losses import DayLoss
 from qlib_ext.panel import Batch, DayPanel
 from qlib_ext.training.checkpoint import Checkpoint, Run, facts_of
-from qlib_ext.training.device import PRECISIONS, nearest_device, pick_device, pick_precision, seeded
+from qlib_ext.training.device import nearest_device, pick_device, pick_precision, seeded
 from qlib_ext.training.options import check_amounts, check_counts, check_panel, check_rest
-
-__all__ = ["PRECISIONS", "History", "RobustScale", "Rows", "Trainer", "pick_device", "pick_precision"]
 
 Rows = npt.NDArray[np.int64]
 OnEpoch = Callable[[int, dict[str, float]], None]

@@ -19,8 +19,6 @@ from qlib_ext.check_data import Market, Provider, Span, Tally, check_calendar, o
 from qlib_ext.rules import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, PROFILES, is_index, turnover_in_yuan
 from qlib_ext.workflow.template import MODELS, TEMPLATE
 
-__all__ = ["Survey", "Universe", "describe", "survey", "workflow_text"]
-
 REACH = 2  # days after d that the label Ref($close, -2)/Ref($close, -1) - 1 touches
 LOOK_BACK = 60  # days of Alpha158's longest window
 LEAST_DAYS = 150  # from which three parts make sense
