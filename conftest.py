@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def small_market(request, doctest_namespace, tmp_path_factory):
-    """Offer `provider` (a small embedded market, qlib started on it) and `dataset` (a DayDatasetH of it; its `panel`)."""
+    """Offer `provider` (a small embedded market that qlib is started on), `dataset` (a DayDatasetH) and its `panel`."""
     if not any(isinstance(item, pytest.DoctestItem) for item in request.session.items):
         return
     import qlib
