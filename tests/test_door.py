@@ -1,0 +1,34 @@
+"""`import qlib_ext as qx`: ten names, loaded when they are asked for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qlib_ext as qx
+
+
+def test_importing_loads_nothing_heavy():
+    code = "import sys, qlib_ext; sys.exit(any(name in sys.modules for name in ('torch', 'qlib', 'pandas', 'mlflow')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", qx.__all__)
+def test_each_name_is_that_of_its_room(name):
+    thing = getattr(qx, name)
+    assert thing.__name__ == name and callable(thing) and name in dir(qx)
+    assert thing.__module__.startswith(f"qlib_ext.{qx._ROOMS[name]}.")
+
+
+def test_completion_knows_the_same_names():
+    tree = ast.parse(Path(qx.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    typed = {alias.name: node.module.split(".")[1] for node in block.body for alias in node.names}
+    assert typed == qx._ROOMS and set(qx.__all__) == set(typed) and len(typed) == 10
+
+
+def test_another_name_says_what_there_is():
+    with pytest.raises(AttributeError, match="fill_top_k.*fill_top_n"):
+        _ = qx.fill_top_k
