@@ -52,6 +52,16 @@ def argument_names(*kinds: type) -> list[str]:
     return [name for name in dict.fromkeys(found) if name != "self"]
 
 
+def init_names(kind: type) -> list[str]:
+    """Names that a class can be built with: of its `__init__`, and of its bases' as far as **kwargs reach."""
+    names: list[str] = []
+    for base in (base for base in kind.__mro__ if "__init__" in vars(base)):
+        names += argument_names(base)
+        if all(p.kind != p.VAR_KEYWORD for p in inspect.signature(vars(base)["__init__"]).parameters.values()):
+            break
+    return names
+
+
 def is_number(value: object) -> bool:
     """Whether it is a number; neither text nor true or false are."""
     return isinstance(value, Real) and not isinstance(value, bool)

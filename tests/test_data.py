@@ -25,6 +25,7 @@ import qlib_ext.features.processor as processor_module
 from qlib_ext.data import (
     PROFILES,
     DayDatasetH,
+    dated_handler,
     label_span,
     load_liquidity,
     trailing_volatility,
@@ -131,6 +132,55 @@ def fitted(dataset):
 
 def frame_of(panel, grid):
     return pd.DataFrame(np.asarray(grid), pd.DatetimeIndex(panel.days), panel.stocks)
+
+
+# --- days of the handler
+
+
+class Dated(DataHandlerLP):
+    """Takes days to fit on, behind **kwargs of a child, as Alpha158 does."""
+
+    def __init__(self, *, fit_start_time=None, fit_end_time=None, **kwargs):
+        self.fitted = fit_start_time, fit_end_time
+        super().__init__(**kwargs)
+
+
+class Child(Dated):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+
+def handler_config(kind, **kwargs):
+    fields = {"feature": (["$close/$open"], ["KMID"]), "label": ([LABEL], ["LABEL0"])}
+    config = {"class": "QlibDataLoader", "module_path": "qlib.data.dataset.loader", "kwargs": {"config": fields}}
+    return {"class": kind, "kwargs": {"instruments": "all", "data_loader": config, **kwargs}}
+
+
+@pytest.mark.parametrize("kind", [Dated, Child])
+def test_handler_takes_its_days_from_the_segments(market, kind):
+    config = handler_config(kind)
+    handler = DayDatasetH(config, SEGMENTS).handler
+    assert (handler.start_time, handler.end_time) == (pd.Timestamp(START), pd.Timestamp(END))
+    assert handler.fitted == tuple(map(pd.Timestamp, SEGMENTS["train"]))
+    assert "start_time" not in config["kwargs"]
+
+
+def test_days_that_the_user_names_and_open_ends_stay(market):
+    own = {"start_time": "2020-03-02", "fit_end_time": None}
+    handler = DayDatasetH(handler_config(Dated, **own), SEGMENTS | {"test": ("2020-10-08", None)}).handler
+    assert (handler.start_time, handler.end_time) == ("2020-03-02", None)
+    assert handler.fitted == (pd.Timestamp(START), None)
+    assert dated_handler("file://handler.pkl", SEGMENTS) == "file://handler.pkl"
+    assert "fit_start_time" not in dated_handler(handler_config(DataHandlerLP), SEGMENTS)["kwargs"]
+
+
+def test_days_of_the_segments_give_the_same_panel(market, panel):
+    features = {"feature": (list(FEATURES.values()), list(FEATURES)), "label": ([LABEL], ["LABEL0"])}
+    loader = {"class": "QlibDataLoader", "module_path": "qlib.data.dataset.loader", "kwargs": {"config": features}}
+    clean = {"class": "CSNormalise", "module_path": "qlib_ext.processor"}
+    kwargs = {"data_loader": loader, "infer_processors": [clean], "learn_processors": []}
+    same = DayDatasetH(handler_config(DataHandlerLP, **kwargs), SEGMENTS, step_len=4).panel
+    assert torch.equal(same.x, panel.x) and torch.equal(same.present, panel.present)
 
 
 # --- the panel

@@ -285,6 +285,14 @@ def test_a_clean_workflow_passes(config):
     assert "IC" in detail(table, "scores").tolist()[-1] and len(lines) == 6
 
 
+def test_a_workflow_without_days_of_the_handler_is_read_as_one_with_them(config):
+    named = quick(config, only=["overlap", "future"])
+    for name in ("start_time", "end_time"):
+        del dataset_of(config)["handler"]["kwargs"][name]
+    left_out = quick(config, only=["overlap", "future"])
+    assert named.equals(left_out) and left_out["passed"].all()
+
+
 def test_a_feature_that_contains_the_label_is_caught_by_both_checks(config):
     plant_feature(config, "Ref($close, -5)/Ref($close, -1)")  # the label's day and three more, seen five days early
     table = quick(config, epochs=None)

@@ -4,7 +4,7 @@ from qlib_ext.data.dataset import DayDatasetH, handler_frames, known_label, labe
 from qlib_ext.data.market_features import known_indices, load_state
 from qlib_ext.data.options import label_days_of
 from qlib_ext.data.outcomes import listed_days, locked_up, trailing_volatility
-from qlib_ext.data.segments import bounds, check_segments, segment_rows
+from qlib_ext.data.segments import bounds, check_segments, dated_handler, segment_rows
 from qlib_ext.panel import DEFAULT_LABEL, LabelSpan, MacroState, MarketState, label_prices, label_span
 from qlib_ext.provider import load_liquidity, turnover_expression, turnover_of, unit_profile
 from qlib_ext.rules import PLAUSIBLE_TURNOVER, PROFILES, check_turnover
@@ -20,6 +20,7 @@ __all__ = [
     "bounds",
     "check_segments",
     "check_turnover",
+    "dated_handler",
     "handler_frames",
     "known_indices",
     "known_label",

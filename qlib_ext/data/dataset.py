@@ -17,7 +17,7 @@ from qlib.log import get_module_logger
 from qlib_ext.data.market_features import load_state, state_names
 from qlib_ext.data.options import check_options, label_days_of
 from qlib_ext.data.outcomes import listed_days, locked_up, step_returns, trailing_volatility
-from qlib_ext.data.segments import check_segments, segment_rows
+from qlib_ext.data.segments import check_segments, dated_handler, segment_rows
 from qlib_ext.options import argument_names, refuse_unknown
 from qlib_ext.panel import (
     DEFAULT_LABEL,
@@ -43,7 +43,8 @@ class DayDatasetH(DatasetH):
 
     Args:
         handler, segments: as for DatasetH. Segments must not overlap; where two touch, the earlier one loses the days
-            whose label reaches into the later one, with a notice.
+            whose label reaches into the later one, with a notice. A handler's configuration may leave out `start_time`
+            and `end_time` (then those of all segments) and `fit_start_time` and `fit_end_time` (then those of train).
         step_len: T, days in a window.
         liquidity: "auto", "community", "yuan", "adjusted_shares", an expression of a day's turnover in yuan, or None.
         liquidity_window, volatility_window: days of the trailing means.
@@ -94,7 +95,7 @@ class DayDatasetH(DatasetH):
         self.market_state, self.macro_state = MarketState.of(market_state), MacroState.of(macro_state)
         self._panel: DayPanel | None = None
         check_segments(segments)
-        super().__init__(handler=handler, segments=segments, fetch_kwargs=fetch_kwargs or {})
+        super().__init__(handler=dated_handler(handler, segments), segments=segments, fetch_kwargs=fetch_kwargs or {})
 
     def config(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Configure as DatasetH does, with the same check of the segments as at the start."""

@@ -32,7 +32,16 @@ from qlib.utils import get_callable_kwargs, init_instance_by_config
 from qlib.utils.data import update_config
 from ruamel.yaml import YAML, YAMLError
 
-from qlib_ext.data import LabelSpan, bounds, check_segments, label_days_of, label_span, segment_rows
+from qlib_ext.data import (
+    DayDatasetH,
+    LabelSpan,
+    bounds,
+    check_segments,
+    dated_handler,
+    label_days_of,
+    label_span,
+    segment_rows,
+)
 from qlib_ext.leak.compare import Finding, judge_features, judge_ic, judge_parts
 from qlib_ext.leak.copies import calendar_of, perturb_provider, shuffle_provider
 from qlib_ext.leak.replay import Job, Side, compare_sides, run_side
@@ -353,7 +362,10 @@ def _window(config: dict[str, Any]) -> int:
 
 def _bare_panel(config: dict[str, Any], calendar: pd.DatetimeIndex) -> DayPanel:
     """Return a panel that holds the handler's days and no stock: enough to cut segments and folds."""
-    handler = config["task"]["dataset"]["kwargs"].get("handler")
+    kind, plan = _class_of(config["task"]["dataset"])
+    handler = plan.get("handler")
+    if issubclass(kind, DayDatasetH):
+        handler = dated_handler(handler, plan["segments"])
     kwargs = (handler.get("kwargs") or {}) if isinstance(handler, dict) else {}
     start, end = bounds((kwargs.get("start_time"), kwargs.get("end_time")))
     days = calendar[(calendar >= start) & (calendar <= end)]
