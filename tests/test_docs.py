@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import importlib
+import operator
 import re
 import shlex
 from pathlib import Path
@@ -147,3 +149,22 @@ def test_make_targets_exist():
 )
 def test_files_exist(path, page):
     assert (ROOT / path).is_file(), f"{page} names {path}"
+
+
+def architecture_names():
+    """Names such as `losses.DayLoss` or `panel.DayPanel.batch` in the page about the rooms."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in (ROOT / "qlib_ext").glob("*/__init__.py")}
+    return sorted({name for name in re.findall(r"`([a-z_]+(?:\.\w+)+)`", text) if name.split(".")[0] in rooms})
+
+
+@pytest.mark.parametrize("name", architecture_names())
+def test_every_name_in_the_way_of_a_day_is_there(name):
+    room, *rest = name.split(".")
+    door = importlib.import_module(f"qlib_ext.{room}")
+    assert rest[0] in door.__all__
+    operator.attrgetter(".".join(rest))(door)
+
+
+def test_the_way_of_a_day_passes_through_the_rooms():
+    assert len({name.split(".")[0] for name in architecture_names()}) >= 14
