@@ -8,41 +8,49 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+# old module -> where its names are, the first place that has one; a room alone is its door
 MOVED = {
     "_attention": "nets.attention",
-    "alpha": "features.factors",
-    "backtest": "record.backtest",
+    "alpha": "features features.factors",
+    "backtest": "record.backtest record.tables",
     "baseline": "evaluate.baselines",
     "capacity": "evaluate.capacity",
     "compare": "evaluate.comparison",
     "diagnostics": "evaluate.diagnostics",
     "ensemble": "model.ensemble",
     "execution": "evaluate.execution",
-    "init_workflow": "workflow.findings",
+    "init_workflow": "workflow",
     "judge": "record.judgement",
-    "labels": "panel.labels",
-    "macro": "panel.macro_state",
-    "market": "panel.market_state",
-    "orders": "strategy.order_list",
-    "storage": "provider.storage",
-    "trainer": "training.trainer",
-    "units": "rules.units",
+    "labels": "panel panel.labels",
+    "macro": "panel panel.macro_state panel.macro_file",
+    "market": "panel panel.market_state",
+    "orders": "strategy strategy.order_list",
+    "storage": "provider provider.storage",
+    "trainer": "training training.trainer training.device",
+    "units": "rules rules.units",
 }
 
 
 class _Moved(MetaPathFinder, Loader):
-    """Answer an old name with the module that took its place."""
+    """Answer an old name with a module that takes its names from where they are now."""
 
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Know the names of the table only."""
+        """Answer for the names of the table only."""
         package, _, old = fullname.rpartition(".")
         return ModuleSpec(fullname, self) if package == "qlib_ext" and old in MOVED else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the real module in the place of the new, empty one."""
-        place = f"qlib_ext.{MOVED[module.__name__.rpartition('.')[2]]}"
-        warnings.warn(f"{module.__name__} is now {place}", DeprecationWarning, stacklevel=2)
-        sys.modules[module.__name__] = importlib.import_module(place)
+        """Let the module look a name up in the places of the table, when it is asked for."""
+        places = [f"qlib_ext.{place}" for place in MOVED[module.__name__.rpartition(".")[2]].split()]
+        warnings.warn(f"{module.__name__} is now {places[0]}", DeprecationWarning, stacklevel=2)
+
+        def look_up(name: str) -> Any:
+            for place in [] if name.startswith("__") else places:
+                if hasattr(importlib.import_module(place), name):
+                    return getattr(sys.modules[place], name)
+            raise AttributeError(f"{module.__name__} is now {' and '.join(places)}; there is no {name}")
+
+        vars(module)["__getattr__"] = look_up
 
 
 def install() -> None:

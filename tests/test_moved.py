@@ -1,0 +1,37 @@
+"""What version 0.1.0 offered, module by module, is still imported by its name of that day."""
+
+import importlib
+import warnings
+from pathlib import Path
+
+import pytest
+
+NAMES = dict(
+    line.split(": ") for line in (Path(__file__).parent / "recorded" / "names_of_0_1_0.txt").read_text().splitlines()
+)
+# not taken along: no workflow, document or example named them
+GONE = {
+    "figures": "draw_fold_map",
+    "gate_record": "gate_weights regimes",
+    "handler": "read_bars",
+    "recorder": "load_if_there log_finite",
+    "report_record": "context_of cost_words need_plotly provider_folder",
+}
+
+
+@pytest.mark.parametrize("module", sorted(NAMES))
+def test_every_name_is_where_it_was(module):
+    wanted = set(NAMES[module].split()) - set(GONE.get(module, "").split())
+    if not wanted:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        place = importlib.import_module(f"qlib_ext.{module}")
+    assert {name for name in wanted if not hasattr(place, name)} == set()
+
+
+def test_a_name_that_never_was_says_where_the_module_is():
+    with pytest.warns(DeprecationWarning, match="is now qlib_ext.features"):
+        place = importlib.reload(importlib.import_module("qlib_ext.alpha"))
+    with pytest.raises(AttributeError, match=r"qlib_ext\.features.*no alpha999"):
+        place.alpha999()
