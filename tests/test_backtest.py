@@ -34,6 +34,7 @@ from qlib_ext.exchange import SETTLED, AShareExchange
 from qlib_ext.record import Money, PortAnaRecord, all_blocked, holdings, judge, judged_stages
 from qlib_ext.record import backtest as record
 from qlib_ext.rules import is_index
+from qlib_ext.strategy import strategy_options
 from qlib_ext.synthetic import make_market
 
 DAYS = pd.DatetimeIndex(["2023-07-03", "2023-07-04", "2023-07-05"])
@@ -516,15 +517,32 @@ def test_qlibs_own_exchange_goes_on_working(market):
         made._generate()
 
 
-def test_without_an_account_it_is_qlib_s_milliard(market):
-    test_data.start_qlib(market[0], market[1])
-    config = configuration(capital=CASH)
-    del config["backtest"]["account"]
-    got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)._generate()
-    report = got["report_normal_1day.pkl"]
-    first = report.iloc[0]
-    assert first["account"] / (1 + first["return"] - first["cost"]) == pytest.approx(1e9)
-    assert got["waterfall_daily.pkl"]["paper"].abs().max() < 0.1 * CASH / 1e9  # the rest is cash
+@pytest.mark.parametrize("own", [None, {}, {"backtest": {"exchange_kwargs": {}}}, {"strategy": None}])
+def test_what_a_workflow_leaves_out(market, own):
+    """It is what the workflows wrote in full."""
+    caps = {"participation": 0.05, "trade_participation": 0.05}
+    whole = configuration({"deal_price": "close", "participation": 0.05}, capital=150e6, **caps)
+    whole["backtest"] |= {"start_time": "2020-06-01", "end_time": "2020-07-07", "account": 150e6}
+    names = ("strategy_config", "executor_config", "backtest_config")
+    full, bare = (PortAnaRecord(None, config, dataset=market[2]) for config in (whole, own))
+    assert [getattr(bare, name) for name in names] == [getattr(full, name) for name in names]
+    assert bare.list() == full.list() and bare.strategy_config["kwargs"]["liquidity"] == "community"
+
+
+def test_a_workflow_states_what_differs(market):
+    own = {"strategy": {"kwargs": {"top_n": 5}}, "backtest": {"account": 1e6, "exchange_kwargs": {"min_cost": 5}}}
+    made = PortAnaRecord(None, own, dataset=market[2])
+    assert made.strategy_config["kwargs"]["top_n"] == 5 and made.strategy_config["kwargs"]["rank_buffer"] == 2.0
+    assert made.backtest_config["exchange_kwargs"] == {"min_cost": 5}  # of qlib's exchange
+    named = {"strategy": {"class": "LiquidityTopNStrategy", "kwargs": {"signal": "<PRED>"}}}
+    assert "rank_buffer" not in PortAnaRecord(None, named, dataset=market[2]).strategy_config["kwargs"]
+    with pytest.raises(TypeError, match="'strategie'.*'strategy'"):
+        PortAnaRecord(None, {"strategie": {}}, dataset=market[2])
+    task = {"record": {"class": "PortAnaRecord", "module_path": "qlib_ext.record", "kwargs": {"config": own}}}
+    assert strategy_options(task)["top_n"] == 5 and strategy_options(task)["capital"] == 150e6
+    assert (
+        strategy_options({"record": task["record"] | {"module_path": "qlib.workflow.record_temp"}}) is None
+    )  # qlib's own
 
 
 def test_no_benchmark_is_none(market, monkeypatch):

@@ -530,7 +530,7 @@ def test_the_strategy_takes_the_datasets_liquidity(monkeypatch):
     warned = []
     monkeypatch.setattr(backtest, "logger", SimpleNamespace(warning=warned.append, info=warned.append))
     dataset = DayDatasetH.__new__(DayDatasetH)
-    dataset.liquidity, dataset.liquidity_window = "$amount * 10", 5
+    dataset.liquidity, dataset.liquidity_window, dataset.volatility_window = "$amount * 10", 5, 20
     strategy = {"class": "LiquidityTopNStrategy", "module_path": "qlib_ext.strategy", "kwargs": {"signal": "<PRED>"}}
     config = {"strategy": strategy, "backtest": {"start_time": None, "end_time": None}}
     made = PortAnaRecord(None, config, dataset=dataset, model=None).strategy_config["kwargs"]

@@ -33,6 +33,7 @@ from qlib_ext.leak.compare import Finding, Grid, changed_share, compare, feature
 from qlib_ext.model import DayModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import fill_top_n
+from qlib_ext.runs import backtests_of, options_of
 
 BEYOND = 5  # trading days after `after` that are kept, to see that the perturbation arrived
 SCORE_TOLERANCE = 1e-4  # of a score and of the mean size of scores: rounding of another batch width
@@ -193,7 +194,8 @@ def _trade(task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, aft
     record = _portfolio_record(task)
     if record is None:
         return None
-    made = init_instance_by_config(record, default_module="qlib.workflow.record_temp", recorder=None)
+    asked = {"model": model, "dataset": dataset}
+    made = init_instance_by_config(record, default_module="qlib.workflow.record_temp", try_kwargs=asked, recorder=None)
     objects = {"<PRED>": score.to_frame("score"), "<MODEL>": model, "<DATASET>": dataset}
     strategy, executor = (fill_placeholder(part, objects) for part in (made.strategy_config, made.executor_config))
     options = dict(made.backtest_config)
@@ -312,8 +314,7 @@ def _compare_yuan(old: Side, new: Side, turn: pd.Timestamp, config: dict[str, An
     liquidity = old.grid("liquidity", turn), new.grid("liquidity", turn)
     if liquidity[0] is None or liquidity[1] is None:
         return [Finding("future", "target yuan", 0, 0, True, "not checked: the dataset has no liquidity")]
-    record = _portfolio_record(config["task"]) or {}
-    chosen = ((record.get("kwargs") or {}).get("config") or {}).get("strategy", {}).get("kwargs") or {}
+    chosen = options_of(next(backtests_of(config["task"]), {}).get("strategy"))
     options = {"capital": chosen.get("capital") or 150e6, "participation": chosen.get("participation") or 0.05}
     scores = old.score, _steady(new.score, old.score)
     placed = []

@@ -38,14 +38,13 @@ from qlib_ext.record.tables import (
     make_tables,
     shown,
 )
-from qlib_ext.runs import names_class
+from qlib_ext.runs import complete_backtest, names_class
 from qlib_ext.strategy import LiquidityTopNStrategy
 
 logger = get_module_logger("qlib_ext.backtest")
 
 OF_QLIB = ("risk_analysis_freq", "indicator_analysis_freq", "indicator_analysis_method", "skip_existing")
 DAY = pd.Timedelta(days=1)
-ACCOUNT, INDEX = 1e9, "SH000300"  # what qlib takes where a backtest names no account (yuan) or benchmark
 UNCAPPED = 1e9  # trade cap in multiples of liquidity
 NO_BUFFER = {"rank_buffer": 1.0, "min_holding": 0}
 NO_FEES = {"open_cost": 0.0, "close_cost": 0.0, "min_cost": 0.0, "impact": 0.0}
@@ -67,10 +66,22 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     The backtest ends a day before the calendar does: qlib asks for the day after the last one (qlib issue 2278). A
     LiquidityTopNStrategy and an AShareExchange that name no `liquidity`, `liquidity_window` (the exchange also:
     `volatility_window`) take the dataset's: one definition for loss, records, strategy and exchange. An AShareExchange
-    that names no start_time or end_time takes the backtest's. A typical one is
+    that names no start_time or end_time takes the backtest's.
 
-        exchange_kwargs:
-          exchange: {class: AShareExchange, module_path: qlib_ext.exchange, kwargs: {participation: 0.05}}
+    `config` may be left out, or say what differs (qlib would take it in place of its own default, whole); see
+    `runs.complete_backtest`. By default 150 million yuan follow the scores through a LiquidityTopNStrategy (at most 5%
+    of a stock's liquidity held and traded a day, rank_buffer 2) and an AShareExchange (at the close, at most 5% of a
+    day's turnover) over the dataset's test segment, against SH000300:
+
+    >>> config = {"strategy": {"kwargs": {"rank_buffer": 1.5}}, "backtest": {"benchmark": None}}
+    >>> record = PortAnaRecord(None, config, dataset=dataset)
+    >>> record.strategy_config["kwargs"]["rank_buffer"], record.strategy_config["kwargs"]["capital"]
+    (1.5, 150000000.0)
+    >>> record.backtest_config["account"], record.backtest_config["start_time"]
+    (150000000.0, '2020-06-01')
+
+    What names a class stands for itself, with that class's defaults. start_time and end_time that are null are, as in
+    qlib, the first scored day and the day after the last one.
 
     Artifacts in `portfolio_analysis/` beside qlib's own: of AShareExchange `blocked.pkl, fills.pkl, settled.pkl,
     rules_citations.pkl`; of LiquidityTopNStrategy `daily_log.pkl, daily_targets.pkl`; of a daily backtest
@@ -81,7 +92,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     their columns; our tables and the page have no benchmark then.
 
     Args:
-        recorder, config: as for qlib.
+        recorder: as for qlib.
+        config: strategy, executor and backtest, as far as they differ from the above.
         dataset, model: filled in by qlib.
         waterfall: run the backtests of the waterfall (four or five more). None: where the run has what they need, an
             AShareExchange, a LiquidityTopNStrategy with signal <PRED>, daily steps, an account in cash, and a
@@ -89,6 +101,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         kw: as for qlib: risk_analysis_freq, indicator_analysis_freq, indicator_analysis_method, skip_existing.
 
     Raises:
+        TypeError: an option, or a key of `config`, that there is not.
         ValueError: options beside `exchange` that qlib would ignore, an exchange whose span is shorter than the
             backtest's, a benchmark that lacks more than 5% of the days, or `waterfall: true` without what it needs.
 
@@ -109,7 +122,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         **kw: Any,
     ) -> None:
         refuse_unknown(type(self), [name for name in kw if name not in OF_QLIB], ("config", "waterfall", *OF_QLIB))
-        super().__init__(recorder, config, **kw)
+        refuse_unknown("PortAnaRecord's config", config or (), ("strategy", "executor", "backtest"))
+        super().__init__(recorder, complete_backtest(config, getattr(dataset, "segments", None)), **kw)
         self.dataset, self.waterfall = dataset, waterfall
         self._exchange = _named(self._exchange_kwargs().get("exchange"), "AShareExchange")
         given = (self._exchange or {}).get("kwargs", {})
@@ -225,7 +239,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
     def _check_benchmark(self) -> None:
         """Look at the benchmark itself: qlib makes 0 of the days that it lacks before its report shows them."""
-        given, calendar = self.backtest_config.get("benchmark", INDEX), pd.DatetimeIndex(D.calendar())
+        given, calendar = self.backtest_config["benchmark"], pd.DatetimeIndex(D.calendar())
         first, last = (pd.Timestamp(self.backtest_config[name]) for name in ("start_time", "end_time"))
         if given is None:
             return
@@ -240,7 +254,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
     def _no_benchmark(self) -> dict[str, Any]:
         """Return the option that says `benchmark: null` to qlib; empty where there is a benchmark."""
-        if self.backtest_config.get("benchmark", INDEX) is not None:
+        if self.backtest_config["benchmark"] is not None:
             return {}
         logger.info("benchmark: null, none: what qlib calls excess returns are the account's own")
         days = D.calendar(self.backtest_config["start_time"], self.backtest_config["end_time"])
@@ -291,7 +305,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         mine = vars(exchange.options) | {"deal_price": prices(exchange.options.deal_price)}
         options = {"trade_participation": PARTICIPATION, **NO_BUFFER, **config["kwargs"]}, mine
         own = _chosen(options, SIMPLER["impact"])
-        account = float(self.backtest_config.get("account", ACCOUNT))
+        account = float(self.backtest_config["account"])
         series = judged_stages(self.dataset, pred, pd.DatetimeIndex(report.index), account, config["kwargs"])
         skipped, above = [], None
         for stage, changes in _stages(self.dataset).items():

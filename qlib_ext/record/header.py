@@ -14,9 +14,9 @@ from qlib_ext.exchange import Options, prices
 from qlib_ext.record.facts import package_versions
 from qlib_ext.record.judgement import Money
 from qlib_ext.report import Context, Text, plain, words
-from qlib_ext.runs import names_class, options_of
+from qlib_ext.runs import BENCHMARK, backtests_of, names_class, options_of
 
-_REPORT, _QLIB_INDEX = "portfolio_analysis/report_normal_1day.pkl", "SH000300"
+_REPORT = "portfolio_analysis/report_normal_1day.pkl"
 _PACKAGES = ("qlib_ext", "pyqlib", "torch", "pandas", "numpy", "plotly")
 _OWN_LABELS = {  # of handlers that are given none
     **dict.fromkeys(("Alpha158", "Alpha360", "FastAlpha158", "FastAlpha360"), DEFAULT_LABEL),
@@ -72,9 +72,9 @@ def context_of(
     if record is not None:
         money = Money(**{f.name: record[f.name] for f in dataclasses.fields(Money) if f.name in record})
         costs = cost_words(money)
-    benchmark = None if record is None else record.get("benchmark", "SH000300")
+    benchmark = None if record is None else record.get("benchmark", BENCHMARK)
     rows += _money_facts(money, benchmark)
-    if (said := _backtest(_record(task, "PortAnaRecord"), artifacts)) is not None:
+    if (said := _backtest(next(backtests_of(task), {}), artifacts)) is not None:
         rows.append((words("backtest"), said))
     rows.append(
         (words("units"), words("money in yuan, returns as per cent of the capital unless a day's account is named"))
@@ -103,10 +103,10 @@ def _money_facts(money: Money | None, benchmark: str | None) -> list[tuple[Text,
     return [(words("capital"), amount), (words("costs"), cost_words(money)), (words("benchmark"), index)]
 
 
-def _backtest(record: Mapping[str, Any] | None, artifacts: Mapping[str, Any]) -> Text | None:
+def _backtest(whole: Mapping[str, Any], artifacts: Mapping[str, Any]) -> Text | None:
     """Say what PortAnaRecord's backtest deals with; None where it has no AShareExchange."""
-    config = _part(_part(record, "config"), "backtest")
-    exchange = _part(_part(config, "exchange_kwargs"), "exchange")
+    config = whole.get("backtest") or {}
+    exchange = (config.get("exchange_kwargs") or {}).get("exchange")
     if not names_class(exchange, "AShareExchange"):
         return None
     options: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Options)}
@@ -126,22 +126,17 @@ def _backtest(record: Mapping[str, Any] | None, artifacts: Mapping[str, Any]) ->
         sell=words("{rate:.3%}, transfer fee and stamp duty", rate=commission) if sell is None else f"{sell:.3%}",
         impact=float(options["impact"]),
         power=float(options["impact_exponent"]),
-        benchmark=_benchmark(config.get("benchmark", _QLIB_INDEX), artifacts.get(_REPORT)),
+        benchmark=_benchmark(config.get("benchmark", BENCHMARK), artifacts.get(_REPORT)),
     )
 
 
 def _benchmark(given: Any, report: pd.DataFrame | None) -> Text | str:
     """Name the backtest's benchmark; runs of before took qlib's index for `null`, and their report shows it."""
     if given is None:
-        return words("none") if report is None or not has_benchmark(report) else _QLIB_INDEX
+        return words("none") if report is None or not has_benchmark(report) else BENCHMARK
     if isinstance(given, pd.Series):
         return words("a series of its own")
     return given if isinstance(given, str) else ", ".join(map(str, given))
-
-
-def _part(of: Any, name: str) -> Mapping[str, Any]:
-    found = of.get(name) if isinstance(of, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 def _liquidity(dataset: Any, facts: Mapping[str, Any]) -> Text:

@@ -48,7 +48,7 @@ from qlib_ext.record.judgement import (
 )
 from qlib_ext.record.words import block_rows, listed, selections, shown, volatility_warning
 from qlib_ext.report import draw_fold_map
-from qlib_ext.runs import load_if_there, log_finite
+from qlib_ext.runs import BENCHMARK, load_if_there, log_finite
 
 logger = get_module_logger("qlib_ext.record")
 
@@ -71,7 +71,7 @@ class _MoneyRecord(ACRecordTemp):
         capital: float = Money.capital,
         participation: float = Money.participation,
         top_n: int = Money.top_n,
-        benchmark: str | None = "SH000300",
+        benchmark: str | None = BENCHMARK,
         commission: float = Money.commission,
         impact: float = Money.impact,
         buy_rate: float | None = None,

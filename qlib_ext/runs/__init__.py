@@ -1,14 +1,18 @@
 """Recorded runs: found, read, logged to. Where they are kept stands in `qlib_ext.recorder`, which needs qlib."""
 
 from qlib_ext.runs.artifacts import FACTS, load_if_there, log_finite
+from qlib_ext.runs.backtest import BENCHMARK, backtests_of, complete_backtest
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
 from qlib_ext.runs.task import names_class, options_of
 
 __all__ = [
+    "BENCHMARK",
     "DEFAULT_URI",
     "FACTS",
     "LATEST",
     "Run",
+    "backtests_of",
+    "complete_backtest",
     "find_run",
     "list_runs",
     "load_artifacts",

@@ -15,7 +15,16 @@ from qlib.data import D
 from qlib_ext.data import listed_days, load_liquidity, trailing_volatility
 from qlib_ext.provider import read_fields
 from qlib_ext.rules import is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
-from qlib_ext.runs import DEFAULT_URI, LATEST, find_run, list_runs, load_artifacts, names_class, options_of
+from qlib_ext.runs import (
+    DEFAULT_URI,
+    LATEST,
+    backtests_of,
+    find_run,
+    list_runs,
+    load_artifacts,
+    names_class,
+    options_of,
+)
 
 LOOKBACK = 250  # trading days within which a price is looked for
 NEW = 5  # days after listing that may be free of limits
@@ -104,7 +113,7 @@ def strategy_options(task: dict[str, Any]) -> dict[str, Any] | None:
 
     `liquidity` and `liquidity_window` are the dataset's where the strategy names none, as `PortAnaRecord` has it.
     """
-    for config in _backtests(task):
+    for config in backtests_of(task):
         strategies, executor = [config.get("strategy")], config.get("executor")
         while isinstance(executor, dict):
             inner = executor.get("kwargs") or {}
@@ -123,20 +132,11 @@ def exchange_options(task: dict[str, Any]) -> dict[str, Any] | None:
 
     `volatility_window` is the dataset's where the exchange names none, as `PortAnaRecord` has it.
     """
-    for config in _backtests(task):
+    for config in backtests_of(task):
         exchange = ((config.get("backtest") or {}).get("exchange_kwargs") or {}).get("exchange")
         if names_class(exchange, "AShareExchange"):
             return _of_dataset(task, "volatility_window") | options_of(exchange)
     return None
-
-
-def _backtests(task: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the configurations (strategy, executor, backtest) of the task's records."""
-    records = task.get("record", [])
-    found = [
-        (record.get("kwargs") or {}).get("config") for record in (records if isinstance(records, list) else [records])
-    ]
-    return [config for config in found if isinstance(config, dict)]
 
 
 def dataset_liquidity(task: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""The backtest of a run, whole: what its record leaves out is filled in, for record, page and orders alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qlib_ext.runs.task import names_class, options_of
+
+BENCHMARK = "SH000300"  # where a record names none
+
+
+def default_backtest() -> dict[str, Any]:
+    """Strategy, executor, account, benchmark and exchange of a PortAnaRecord that names none."""
+    from qlib_ext.portfolio import CAPITAL, PARTICIPATION
+
+    caps = {"participation": PARTICIPATION, "trade_participation": PARTICIPATION}
+    strategy = {"signal": "<PRED>", "capital": CAPITAL, **caps, "rank_buffer": 2.0}
+    steps = {"time_per_step": "day", "generate_portfolio_metrics": True}
+    exchange = {"deal_price": "close", "participation": PARTICIPATION}
+    return {
+        "strategy": {"class": "LiquidityTopNStrategy", "module_path": "qlib_ext.strategy", "kwargs": strategy},
+        "executor": {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor", "kwargs": steps},
+        "backtest": {
+            "account": CAPITAL,
+            "benchmark": BENCHMARK,
+            "exchange_kwargs": {
+                "exchange": {"class": "AShareExchange", "module_path": "qlib_ext.exchange", "kwargs": exchange}
+            },
+        },
+    }
+
+
+def complete_backtest(config: Mapping[str, Any] | None, segments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Fill in what a PortAnaRecord's `config` leaves out; what it says is never changed.
+
+    What names a `class` is taken whole, with that class's own defaults; without one, its `kwargs` change those of the
+    default. `exchange_kwargs` without `exchange` are those of qlib's Exchange, and taken whole too.
+
+    Args:
+        config: strategy, executor and backtest, each as far as it differs from `default_backtest`; None: nothing does.
+        segments: of the dataset; its test segment gives start_time and end_time where `backtest` does not have them.
+
+    >>> own = {"strategy": {"kwargs": {"rank_buffer": 3.0}}}
+    >>> config = complete_backtest(own, segments={"test": ["2022-01-04", "2022-12-23"]})
+    >>> config["strategy"]["class"], config["strategy"]["kwargs"]["rank_buffer"], config["backtest"]["end_time"]
+    ('LiquidityTopNStrategy', 3.0, '2022-12-23')
+
+    """
+    default, own = default_backtest(), dict(config or {})
+    test = (segments or {}).get("test")
+    first, last = test if isinstance(test, list | tuple) else (None, None)
+    default["backtest"] |= {"start_time": first, "end_time": last}
+    options = (own.get("backtest") or {}).get("exchange_kwargs") or {}
+    if options and "exchange" not in options:
+        del default["backtest"]["exchange_kwargs"]
+    return _over(default, {name: part for name, part in own.items() if part is not None})
+
+
+def backtests_of(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give the backtests (strategy, executor, backtest) of a task's records; those of our PortAnaRecord complete."""
+    records, segments = task.get("record") or [], options_of(task.get("dataset")).get("segments")
+    for record in [records] if isinstance(records, Mapping) else records:
+        config = options_of(record).get("config")
+        if names_class(record, "PortAnaRecord") and _home(record) == "qlib_ext":
+            yield complete_backtest(config, segments)
+        elif isinstance(config, Mapping):
+            yield dict(config)
+
+
+def _over(default: Any, own: Any) -> Any:
+    """Put options over the default ones, key by key."""
+    if not isinstance(default, Mapping) or not isinstance(own, Mapping) or "class" in own:
+        return own
+    return {**default, **{key: _over(default.get(key), value) for key, value in own.items()}}
+
+
+def _home(config: Mapping[str, Any]) -> str:
+    """Name the package that a configuration's class is of; qlib's where it tells none."""
+    called = config["class"]
+    path = called if isinstance(called, str) and "." in called else getattr(called, "__module__", None)
+    return str(config.get("module_path") or path or "qlib").partition(".")[0]
