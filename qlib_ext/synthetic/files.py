@@ -1,6 +1,6 @@
 """Files of the embedded market: a qlib provider folder, written beside its place and renamed into it.
 
-Private to `synthetic.py`. Legend: `D` trading days.
+Legend: `D` trading days.
 """
 
 import json
@@ -32,7 +32,7 @@ raw close times the cumulative adjustment. `$volume * $vwap = 10 * $amount`. Sus
 field but `$factor`. `instruments/all.txt` lists the stocks, `csi300.txt` the index members point in time;
 SH000300 is the index. `macro.csv` holds invented macro series on calendars of their own.
 
-A signal is planted (strength {signal}; equations in the docstring of `qlib_ext/synthetic.py`). The best
+A signal is planted (strength {signal}; equations: `help(qlib_ext.synthetic)`). The best
 possible score reaches on `Ref($close,-2)/Ref($close,-1)-1` a mean daily IC of {ic} and RankIC of {rank_ic};
 its top tenth earns {top_decile_return} a day, paper return before costs. `oracle.json` holds these figures
 and all parameters.
@@ -40,12 +40,17 @@ and all parameters.
 
 
 def read_oracle(path: str | Path) -> dict[str, Any]:
-    """Read `oracle.json` of an embedded market of any version; empty where there is none."""
+    """Read `oracle.json` of an embedded market of any version; empty where there is none.
+
+    >>> sorted(read_oracle(provider))
+    ['definition', 'first', 'kind', 'label', 'last', 'oracle', 'parameters', 'version']
+
+    """
     try:
-        found = json.loads((Path(path).expanduser() / "oracle.json").read_text(encoding="utf-8"))
+        content = json.loads((Path(path).expanduser() / "oracle.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return {}
-    return found if isinstance(found, dict) and found.get("kind") == KIND else {}
+    return content if isinstance(content, dict) and content.get("kind") == KIND else {}
 
 
 def check_target(target: Path) -> None:
@@ -91,8 +96,8 @@ def write_notes(folder: Path, *, version: int, facts: Mapping[str, Any], oracle:
     """Write README.md and, last of all, oracle.json, which marks the folder complete. NaN becomes null."""
     clean = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in oracle.items()}
     shown = {key: "none" if v is None else f"{v:.4g}" for key, v in clean.items()}
-    words = dict(facts) | shown | {"version": version, "path": "DIR", **facts["parameters"]}
-    (folder / "README.md").write_text(README.format(**words), encoding="utf-8", newline="\n")
+    values = dict(facts) | shown | {"version": version, "path": "DIR", **facts["parameters"]}
+    (folder / "README.md").write_text(README.format(**values), encoding="utf-8", newline="\n")
     content = {
         "kind": KIND,
         "version": version,

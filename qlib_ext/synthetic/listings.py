@@ -1,6 +1,6 @@
 """What is fixed before the first day of the embedded market: calendar, codes, listings, corporate actions.
 
-Private to `synthetic.py`. Legend: `D` trading days, `N` stocks.
+Legend: `D` trading days, `N` stocks.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.rules import limit_down_price, limit_up_price, price_limit
+from qlib_ext.rules import price_limit
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -54,23 +54,13 @@ class Setup:
     limit_down: FloatArray
     actions: dict[int, tuple[IntArray, FloatArray, FloatArray]]
 
-    def up_price(self, day: int, reference: FloatArray) -> FloatArray:
-        """Highest price of a day in raw yuan, (N,), from the ex-rights reference (N,)."""
-        return limit_up_price(reference, self.limit_up[day])
-
-    def down_price(self, day: int, reference: FloatArray) -> FloatArray:
-        """Lowest price of a day in raw yuan, (N,), at least one tick."""
-        return np.maximum(limit_down_price(reference, self.limit_down[day]), 0.01)
-
 
 def trading_days(start: str, years: float) -> npt.NDArray[np.datetime64]:
     """Weekdays from `start` over `years` without the Chinese public holidays (no make-up days), (D,)."""
     first = pd.Timestamp(start)
     last = first + pd.Timedelta(days=round(365.25 * years) - 1)
     days = pd.bdate_range(first, last)
-    closed: set[pd.Timestamp] = set()
-    for year in range(first.year, last.year + 1):
-        closed |= _holidays(year)
+    closed = set().union(*(_holidays(year) for year in range(first.year, last.year + 1)))
     return days[~days.isin(pd.DatetimeIndex(sorted(closed)))].to_numpy().astype("datetime64[D]")
 
 
@@ -98,20 +88,21 @@ def build_setup(rng: np.random.Generator, *, n_stocks: int, start: str, years: f
 
 def _holidays(year: int) -> set[pd.Timestamp]:
     """Give the closed days of one year, weekends among them; a single day on a weekend moves to Monday."""
-    stamps = [pd.Timestamp(day) for day in _NEW_YEAR]
-    spring = next((day for day in stamps if day.year == year), pd.Timestamp(year, 2, 4))
-    dragon = spring + pd.Timedelta(days=122)
-    if dragon < pd.Timestamp(year, 5, 28):  # a leap month lies between
-        dragon += pd.Timedelta(days=29)
-    moon = spring + pd.Timedelta(days=221)
-    if moon < pd.Timestamp(year, 9, 7):
-        moon += pd.Timedelta(days=29)
+    spring = pd.Timestamp(next((day for day in _NEW_YEAR if day.startswith(f"{year}-")), f"{year}-02-04"))
+    dragon = _festival(spring, 122, pd.Timestamp(year, 5, 28))
+    moon = _festival(spring, 221, pd.Timestamp(year, 9, 7))
     closed = set(pd.date_range(spring - pd.Timedelta(days=1), spring + pd.Timedelta(days=6)))
-    closed |= set(pd.date_range(f"{year}-05-01", f"{year}-05-05"))
-    closed |= set(pd.date_range(f"{year}-10-01", f"{year}-10-07"))
+    for week in ((f"{year}-05-01", f"{year}-05-05"), (f"{year}-10-01", f"{year}-10-07")):
+        closed |= set(pd.date_range(*week))
     for day in (pd.Timestamp(year, 1, 1), pd.Timestamp(year, 4, 5), dragon, moon):
-        closed.add(day + pd.Timedelta(days=max(0, 7 - day.weekday()) if day.weekday() >= 5 else 0))
+        closed.add(day + pd.Timedelta(days=7 - day.weekday() if day.weekday() >= 5 else 0))
     return closed
+
+
+def _festival(spring: pd.Timestamp, days: int, earliest: pd.Timestamp) -> pd.Timestamp:
+    """Give the day so many days after the Spring Festival, a month later where a leap month lies between."""
+    day = spring + pd.Timedelta(days=days)
+    return day if day >= earliest else day + pd.Timedelta(days=29)
 
 
 def _listings(
@@ -154,24 +145,17 @@ def _actions(
 ) -> dict[int, tuple[IntArray, FloatArray, FloatArray]]:
     """Ex-rights days, at most one a year, May to July: cash (60%), stock dividends or splits (12%)."""
     month = days.astype("datetime64[M]").astype(int) % 12 + 1
-    year = days.astype("datetime64[Y]").astype(int)
-    found: dict[int, list[tuple[int, float, float]]] = {}
-    for value in np.unique(year):
+    year, n_stocks = days.astype("datetime64[Y]").astype(int), len(first)
+    actions = {}
+    for value in np.unique(year[(month >= 5) & (month <= 7)]):
         season = np.flatnonzero((year == value) & (month >= 5) & (month <= 7))
-        if len(season) == 0:
-            continue
-        n_stocks = len(first)
         ex_day = rng.choice(season, n_stocks)
         size = 0.015 * np.exp(0.6 * rng.standard_normal(n_stocks))
         cash = np.where(rng.random(n_stocks) < 0.6, size, 0.0)
         bonus = rng.choice([1.2, 1.3, 1.4, 1.5, 1.8, 2.0], n_stocks)
         ratio = np.where(rng.random(n_stocks) < 0.12, bonus, 1.0)
         use = ((cash > 0) | (ratio > 1)) & (ex_day > first + 60) & (ex_day <= last)
-        for stock in np.flatnonzero(use):
-            event = (int(stock), float(ratio[stock]), float(cash[stock]))
-            found.setdefault(int(ex_day[stock]), []).append(event)
-    out = {}
-    for day, events in sorted(found.items()):
-        stocks, ratios, yields = zip(*events, strict=True)
-        out[day] = (np.array(stocks), np.array(ratios), np.array(yields))
-    return out
+        for day in np.unique(ex_day[use]):
+            stocks = np.flatnonzero(use & (ex_day == day))
+            actions[int(day)] = (stocks, ratio[stocks], cash[stocks])
+    return actions

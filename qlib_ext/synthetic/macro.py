@@ -1,4 +1,4 @@
-"""Invented macro series of the embedded market, and the regime that they show. Private to `synthetic.py`.
+"""Invented macro series of the embedded market, and the regime that they show.
 
 A two-state Markov chain (calm +1, stressed -1, REGIME_DAYS trading days a spell on average) moves `vix`, which is the
 only series that shows it. All series come from a generator of their own: prices do not depend on them, unless the
@@ -38,7 +38,7 @@ def regime_path(days: npt.NDArray[np.datetime64], seed: int) -> pd.Series:
     return pd.Series(np.where(np.cumsum(turns) % 2 == 0, 1.0, -1.0), dates)
 
 
-def known_regime(days: npt.NDArray[np.datetime64], seed: int) -> FloatArray:
+def regime_at_close(days: npt.NDArray[np.datetime64], seed: int) -> FloatArray:
     """Regime as known at the close of each trading day, (D,): of the last foreign day **before** it."""
     path = regime_path(days, seed)
     at = path.index.searchsorted(pd.DatetimeIndex(days), side="left") - 1

@@ -1,42 +1,4 @@
-"""The embedded market: a synthetic A-share market with a planted signal, written as a qlib provider folder.
-
-For examples, tests and benchmarks without a download. **Everything in it is invented**; codes are drawn at
-random. What is real in it: the boards and their price limits by date, listings, suspensions, delistings,
-splits and dividends, heavy tails, locked days, log-normal turnover that goes with size, an index with
-point-in-time members.
-
-Units are the community's (chenditc/investment_data): `$volume` adjusted lots of 100 shares, `$amount`
-thousand yuan unadjusted, prices adjusted with the first close scaled to 1 (raw = `$close / $factor`),
-`$change` a fraction, `$adjclose` = raw close x cumulative adjustment. Identity: `$volume * $vwap = 10 *
-$amount`.
-
-The planted signal, for stock i and day t:
-
-    s[t]  = rho * s[t-1] + sqrt(1 - rho^2) * e[t]             latent, standard normal, rho = 0.9
-    g(s)  = s + 0.5 * max(s, 0)^2                              convex: stronger at the top of the ranking
-    m[t]  = signal * (1.5 - q[t]) * (g(s[t]) - E g) / sd g     q: rank of liquidity, 0 (least) to 1 (most)
-    r[t+2] = beta * market + sector + m[t] + own part          the label of day t is r[t+2]
-
-so that `signal` is the standard deviation of the label's mean, in return a day, at the median liquidity; it
-does not depend on the stock's volatility. The own part is Student-t with a slowly varying log-normal
-volatility, plus news; a move that a limit cuts off partly comes on the next day. Liquidity is an
-exponential mean (20 days) of turnover. The signal shows in each day's intraday shape only, under much noise
-(sigma: the stock's daily volatility, n: noise):
-
-    log(close / open)                    = 0.6 * r[t] + sigma * (0.08 * s[t] + 0.30 * n1)   KMID
-    log(lower shadow / upper shadow) / 2 = 0.16 * s[t] + 0.70 * n2 + ...                     KSFT, KSFT2
-    log(typical price / vwap)            = sigma * (0.05 * s[t] + 0.25 * n3)                 VWAP0
-
-With `regime=True` there are two latent signals: s shows in the body and the shadows, a second one s' in VWAP0, and an
-invented macro series (`vix` of `macro.csv`, as known at the close of day t: of the foreign day before) decides which of
-them works; the other one misleads:
-
-    m[t] = signal * (1.5 - q[t]) * (g(s) - g(s')) / (sd g * sqrt(2))     calm; the other sign when stressed
-
-One day shows s with a correlation of about 0.3, the mean of the last eight days with about 0.5: a temporal
-model finds more than a cross-sectional one. The **oracle** scores every stock with m[t]; what it reaches is
-in `oracle.json`.
-"""
+"""The embedded market as a whole: simulated, scored by its oracle, written to a folder."""
 
 import shutil
 import uuid
@@ -49,17 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.synthetic.files import (
-    check_target,
-    read_oracle,
-    replace,
-    spans_of,
-    write_fields,
-    write_lists,
-    write_notes,
-)
+from qlib_ext.options import check_flag, check_number, refuse_unknown
+from qlib_ext.synthetic import files
 from qlib_ext.synthetic.listings import MAX_STOCKS, BoolArray, FloatArray, Setup, build_setup, trading_days
-from qlib_ext.synthetic.macro import known_regime, macro_table, macro_text
+from qlib_ext.synthetic.macro import macro_table, macro_text, regime_at_close
 from qlib_ext.synthetic.process import Process
 
 VERSION = 1  # of the embedded market; a change of the process raises it and `ensure_market` rebuilds
@@ -67,6 +22,13 @@ DEFAULT_PATH = Path("~/.qlib/qlib_data/qlib_ext_demo").expanduser()
 INDEX = "SH000300"
 MACRO = "macro.csv"  # in the market's folder
 FIELDS = ("open", "high", "low", "close", "vwap", "factor", "volume", "amount", "change", "adjclose")
+_NUMBERS: dict[str, tuple[str, type]] = {  # option -> what is allowed
+    "n_stocks": (f"[10, {MAX_STOCKS}]", int),
+    "years": ("[0.25, 30]", float),
+    "seed": ("[0, inf)", int),
+    "signal": ("[0, 0.02]", float),
+    "rho": ("[0, 1)", float),
+}
 _BLOCK = 256  # stocks whose fields are held in memory at once while writing
 Say = Callable[[str], object]
 
@@ -119,41 +81,29 @@ class Market:
         return out
 
 
-def simulate(
-    *,
-    n_stocks: int = 300,
-    start: str = "2020-01-02",
-    years: float = 3,
-    seed: int = 7,
-    signal: float = 0.003,
-    rho: float = 0.9,
-    regime: bool = False,
-    say: Say | None = None,
-) -> Market:
+def simulate(*, say: Say | None = None, **options: Any) -> Market:
     """Simulate a market (pure; the same arguments give the same numbers).
 
     Args:
-        n_stocks: all stocks that are ever listed in the period, 10 to 5,500.
-        start: first calendar day, ISO date from 1997 on.
-        years: length of the calendar, at least 0.25.
-        seed: of all randomness.
-        signal: standard deviation of the label's planted mean at the median liquidity; 0 plants nothing.
-        rho: autocorrelation of the latent signal from day to day, in [0, 1).
-        regime: plant two signals, of which the macro state decides which one works (see above).
         say: called with a line on the progress.
+        options: `n_stocks`, `start`, `years`, `seed`, `signal`, `rho`, `regime`, as of `make_market`.
 
     Raises:
-        ValueError: an argument out of its range.
+        TypeError: an unknown option.
+        ValueError: an option out of its range.
+
+    >>> market = simulate(n_stocks=12, years=0.25, seed=1)
+    >>> market.bars["close"].shape == (len(market.days), len(market.codes))
+    True
+
     """
-    given = {"n_stocks": n_stocks, "start": start, "years": years, "seed": seed, "signal": signal, "rho": rho}
-    parameters = _checked(**given, regime=regime)
-    rng = np.random.default_rng(parameters["seed"])
-    size = {name: parameters[name] for name in ("n_stocks", "start", "years")}
-    setup = build_setup(rng, **size)
+    parameters = _checked(options)
+    signal, rho, seed = parameters["signal"], parameters["rho"], parameters["seed"]
+    rng = np.random.default_rng(seed)
+    setup = build_setup(rng, **{name: parameters[name] for name in ("n_stocks", "start", "years")})
     state: dict[str, Any] = {}
-    if regime:
-        own = parameters["seed"]
-        state = {"regime": known_regime(setup.days, own), "extra": np.random.default_rng([own, 3])}
+    if "regime" in parameters:
+        state = {"regime": regime_at_close(setup.days, seed), "extra": np.random.default_rng([seed, 3])}
     bars = Process(setup, rng, signal=signal, rho=rho, **state).run(say or _quiet)
     members = _index_members(setup, bars["cap"])
     return Market(setup, bars, members, _index_bars(bars, members), parameters)
@@ -167,22 +117,21 @@ def oracle(market: Market) -> dict[str, float | int]:
     not accounted for in m. NaN where there is no such day or, for the correlations, no signal.
     """
     label = market.label()
-    known = np.isfinite(market.bars["expected"]) & np.isfinite(label)
-    days = known.sum(axis=1) >= 30
-    known, label = known[days], np.where(known, label, np.nan)[days]
-    score = np.where(known, market.bars["expected"][days], np.nan)
+    scored = np.isfinite(market.bars["expected"]) & np.isfinite(label)
+    days = scored.sum(axis=1) >= 30
+    scored, label = scored[days], np.where(scored, label, np.nan)[days]
+    score = np.where(scored, market.bars["expected"][days], np.nan)
     turnover = pd.DataFrame((market.bars["lots"] * market.bars["vwap"])[days])
     ranks, label_ranks = (pd.DataFrame(values).rank(axis=1) for values in (score, label))
-    liquid = turnover.where(known).rank(axis=1, pct=True).to_numpy() > 0.5
+    liquid = turnover.where(scored).rank(axis=1, pct=True).to_numpy() > 0.5
     liquid_rank = pd.DataFrame(np.where(liquid, score, np.nan)).rank(axis=1, pct=True).to_numpy()
-    top = (ranks.rank(axis=1, pct=True) > 0.9).to_numpy()
     return {
         "days": int(days.sum()),
         "ic": _mean_correlation(score, label),
         "rank_ic": _mean_correlation(ranks.to_numpy(), label_ranks.to_numpy()),
-        "top_decile_return": _mean_of_days(label, top),
+        "top_decile_return": _mean_of_days(label, (ranks.rank(axis=1, pct=True) > 0.9).to_numpy()),
         "top_decile_return_liquid_half": _mean_of_days(label, liquid_rank > 0.9),
-        "market_return": _mean_of_days(label, known),
+        "market_return": _mean_of_days(label, scored),
     }
 
 
@@ -200,22 +149,40 @@ def make_market(
 ) -> Path:
     """Simulate a market and write it to `path` as a qlib provider folder, replacing an embedded market there.
 
-    Arguments as in `simulate`. Written beside `path` and renamed at the end, so that an interrupted build
-    is never taken for a complete one and builds at the same time do no harm. The same arguments give
-    identical files.
+    Written beside `path` and renamed at the end, so that an interrupted build is never taken for a complete one and
+    builds at the same time do no harm. The same arguments give identical files.
+
+    Args:
+        path: provider folder, new, empty or an embedded market.
+        n_stocks: all stocks that are ever listed in the period, 10 to 5,500.
+        start: first calendar day, ISO date from 1997 on.
+        years: length of the calendar, 0.25 to 30.
+        seed: of all randomness.
+        signal: standard deviation of the label's planted mean at the median liquidity; 0 (plants nothing) to 0.02.
+        rho: autocorrelation of the latent signal from day to day, in [0, 1).
+        regime: plant two signals, of which the macro state decides which one works.
+        say: called with a line on the progress.
+
+    Returns: the folder.
 
     Raises:
-        ValueError: a bad argument, or `path` holds something else than an embedded market.
+        ValueError: an argument out of its range, or `path` holds something else than an embedded market.
+
+    >>> import tempfile
+    >>> folder = make_market(tempfile.mkdtemp(), n_stocks=12, years=0.25)
+    >>> sorted(place.name for place in folder.iterdir())
+    ['README.md', 'calendars', 'features', 'instruments', 'macro.csv', 'oracle.json']
+
     """
     target = Path(path).expanduser().resolve()
-    check_target(target)
+    files.check_target(target)
     size = {"n_stocks": n_stocks, "start": start, "years": years, "seed": seed}
-    market = simulate(**size, signal=signal, rho=rho, regime=regime, say=say)  # type: ignore[arg-type]
+    market = simulate(**size, signal=signal, rho=rho, regime=regime, say=say)
     target.parent.mkdir(parents=True, exist_ok=True)
     build = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
     try:
         _write(market, build, say or _quiet)
-        replace(build, target)
+        files.replace(build, target)
     finally:
         shutil.rmtree(build, ignore_errors=True)
     return target
@@ -223,7 +190,7 @@ def make_market(
 
 def is_market(path: str | Path) -> bool:
     """Whether `path` holds a complete embedded market of this version."""
-    return read_oracle(path).get("version") == VERSION and (Path(path).expanduser() / MACRO).is_file()
+    return files.read_oracle(path).get("version") == VERSION and (Path(path).expanduser() / MACRO).is_file()
 
 
 def write_macro(folder: str | Path, parameters: dict[str, Any]) -> Path:
@@ -235,29 +202,29 @@ def write_macro(folder: str | Path, parameters: dict[str, Any]) -> Path:
     return build.replace(target)
 
 
-def ensure_market(path: str | Path = DEFAULT_PATH, *, say: Say | None = None, **kwargs: Any) -> Path:
+def ensure_market(path: str | Path = DEFAULT_PATH, *, say: Say | None = None, **options: Any) -> Path:
     """Build the embedded market at `path` unless a complete one of this version is there.
 
     Args:
         path: provider folder.
         say: called with a line on the progress of a build.
-        kwargs: arguments of `make_market`; a market there that was built with others is an error, not
-            replaced.
+        options: of `make_market`; a market there that was built with others is an error, not replaced.
+
+    Returns: the folder.
+
     """
     target = Path(path).expanduser().resolve()
-    if read_oracle(target).get("version") != VERSION:
-        return make_market(target, say=say, **kwargs)
-    there = {"regime": False} | read_oracle(target)["parameters"]
+    if files.read_oracle(target).get("version") != VERSION:
+        return make_market(target, say=say, **options)
+    there = files.read_oracle(target)["parameters"]
     if not is_market(target):  # of a release before the macro series, which need nothing but the parameters
         write_macro(target, there)
-    unknown = sorted(set(kwargs) - set(there))
-    if unknown:
-        raise TypeError(f"ensure_market: unknown {', '.join(unknown)}; allowed are {', '.join(there)}.")
-    wanted = _checked(**(there | kwargs))
-    differs = {name: there[name] for name in kwargs if there[name] != wanted.get(name, False)}
+    wanted = {"regime": False} | _checked(there | options)
+    there = {"regime": False} | there
+    differs = {name: there[name] for name in options if there[name] != wanted[name]}
     if differs:
         raise ValueError(
-            f"{target} holds an embedded market built with {differs}, asked for is {kwargs}; give another folder, or "
+            f"{target} holds an embedded market built with {differs}, asked for is {options}; give another folder, or "
             "add --force (in Python: make_market) to replace it."
         )
     return target
@@ -267,67 +234,48 @@ def _quiet(_line: str) -> None:
     """Say nothing."""
 
 
-def _write(market: Market, folder: Path, tell: Say) -> None:
+def _write(market: Market, folder: Path, say: Say) -> None:
     """Write a provider folder; `oracle.json`, which marks it complete, comes last."""
     setup, days = market.setup, market.days
     listed = zip(market.codes, setup.first, setup.last, strict=True)
     everything = [(code, str(days[first]), str(days[last])) for code, first, last in listed]
-    members = [
-        (code, *span) for column, code in enumerate(market.codes) for span in spans_of(days, market.members[:, column])
-    ]
-    write_lists(folder, days, {"all": everything, "csi300": members})
+    stays = zip(market.codes, market.members.T, strict=True)
+    members = [(code, *span) for code, inside in stays for span in files.spans_of(days, inside)]
+    files.write_lists(folder, days, {"all": everything, "csi300": members})
     for begin in range(0, len(market.codes), _BLOCK):
         block = slice(begin, begin + _BLOCK)
         fields = {name: np.ascontiguousarray(values.T) for name, values in market.fields(block).items()}
         for row, code in enumerate(market.codes[block]):
             first, last = int(setup.first[begin + row]), int(setup.last[begin + row])
             own = {name: fields[name][row, first : last + 1] for name in FIELDS}
-            write_fields(folder, code, first, own)
-        tell(f"{min(begin + _BLOCK, len(market.codes))} of {len(market.codes)} stocks written")
-    write_fields(folder, INDEX, 0, {name: market.index[name] for name in FIELDS})
+            files.write_fields(folder, code, first, own)
+        say(f"{min(begin + _BLOCK, len(market.codes))} of {len(market.codes)} stocks written")
+    files.write_fields(folder, INDEX, 0, {name: market.index[name] for name in FIELDS})
     write_macro(folder, market.parameters)
-    tell("scoring the oracle")
+    say("scoring the oracle")
     facts = {"parameters": market.parameters, "first": str(days[0]), "last": str(days[-1])}
-    write_notes(folder, version=VERSION, facts=facts, oracle=oracle(market))
+    files.write_notes(folder, version=VERSION, facts=facts, oracle=oracle(market))
 
 
-def _checked(**parameters: Any) -> dict[str, Any]:
-    """Check the arguments of `simulate` and return them, in plain types."""
-    n_stocks, years = parameters["n_stocks"], parameters["years"]
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """Check the options of `make_market`; returns all of them in plain types, `regime` only where it is true."""
+    defaults = {name: value for name, value in make_market.__kwdefaults__.items() if name != "say"}
+    refuse_unknown("the embedded market", options, defaults)
+    wanted = defaults | options
+    for name, (within, kind) in _NUMBERS.items():
+        check_number(name, wanted[name], within, whole=kind is int)
+        wanted[name] = kind(wanted[name])
+    check_flag("regime", wanted["regime"])
     try:
-        start = pd.Timestamp(parameters["start"])
+        start = pd.Timestamp(wanted["start"])
     except ValueError as error:
-        raise ValueError(f"start is {parameters['start']!r}; give an ISO date such as 2020-01-02.") from error
-    rules = {
-        "n_stocks": (
-            10 <= n_stocks <= MAX_STOCKS and n_stocks == int(n_stocks),
-            f"a whole number, 10 to {MAX_STOCKS}",
-        ),
-        "years": (0.25 <= years <= 30, "0.25 to 30"),
-        "start": (pd.Timestamp("1997-01-01") <= start < pd.Timestamp("2100-01-01"), "a date from 1997 on"),
-        "seed": (
-            0 <= parameters["seed"] < 2**63 and parameters["seed"] == int(parameters["seed"]),
-            "a whole number from 0 on",
-        ),
-        "signal": (0.0 <= parameters["signal"] <= 0.02, "0 (nothing to find) to 0.02"),
-        "rho": (0.0 <= parameters["rho"] < 1.0, "at least 0 and below 1"),
-    }
-    for name, (valid, allowed) in rules.items():
-        if not valid:
-            raise ValueError(f"{name} is {parameters[name]!r}; allowed is {allowed}.")
-    if not isinstance(parameters["regime"], bool):
-        raise ValueError(f"regime is {parameters['regime']!r}; allowed is true or false.")
-    if len(trading_days(parameters["start"], years)) < 40:
-        raise ValueError(f"years is {years!r}: fewer than 40 trading days; make it longer.")
-    return {
-        "n_stocks": int(n_stocks),
-        "start": str(start.date()),
-        "years": float(years),
-        "seed": int(parameters["seed"]),
-        "signal": float(parameters["signal"]),
-        "rho": float(parameters["rho"]),
-        **({"regime": True} if parameters["regime"] else {}),
-    }
+        raise ValueError(f"start is {wanted['start']!r}; give an ISO date such as 2020-01-02.") from error
+    if not pd.Timestamp("1997-01-01") <= start < pd.Timestamp("2100-01-01"):
+        raise ValueError(f"start is {wanted['start']!r}; allowed: a date from 1997 to 2099.")
+    if len(trading_days(wanted["start"], wanted["years"])) < 40:
+        raise ValueError(f"years is {wanted['years']!r}: fewer than 40 trading days; make it longer.")
+    wanted["start"] = str(start.date())
+    return {name: value for name, value in wanted.items() if name != "regime" or value}
 
 
 def _index_members(setup: Setup, cap: FloatArray) -> BoolArray:
@@ -340,9 +288,9 @@ def _index_members(setup: Setup, cap: FloatArray) -> BoolArray:
     main = ~np.char.startswith(setup.codes, "BJ")
     members = np.zeros(cap.shape, dtype=bool)
     for begin, end in zip(starts, [*starts[1:], len(days)], strict=True):
-        known = max(begin - 10, 0)  # sizes of two weeks before
-        eligible = main & np.isfinite(cap[known]) & ((setup.age[known] > 60) | (begin == 0))
-        size = np.where(eligible & (setup.last >= begin), cap[known], -1.0)
+        review = max(begin - 10, 0)  # sizes of two weeks before
+        eligible = main & np.isfinite(cap[review]) & ((setup.age[review] > 60) | (begin == 0))
+        size = np.where(eligible & (setup.last >= begin), cap[review], -1.0)
         n_members = min(300, round(0.4 * int(eligible.sum())))
         members[begin:end, np.argsort(-size, kind="stable")[:n_members]] = True
     return members & np.isfinite(cap)

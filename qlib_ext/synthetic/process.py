@@ -1,8 +1,7 @@
 """The day loop of the embedded market: from the setup to raw bars, liquidity and the planted signal.
 
-Private to `synthetic.py`, whose docstring states the equations. Everything is vectorised over stocks;
-the loop runs over days, since a price limit binds on the price of the day before. Prices are raw yuan.
-Legend: `D` days, `N` stocks.
+The equations stand in the docstring of `qlib_ext.synthetic`. Everything is vectorised over stocks; the loop runs over
+days, since a price limit binds on the price of the day before. Prices are raw yuan. Legend: `D` days, `N` stocks.
 """
 
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from qlib_ext.rules import limit_down_price, limit_up_price
 from qlib_ext.synthetic.listings import DAYS_A_YEAR, BoolArray, FloatArray, IntArray, Setup
 
 CONVEXITY = 0.5  # b in g(s) = s + b * max(s, 0)^2
@@ -28,19 +28,7 @@ CARRY = 0.3  # of a move cut off at the limit comes on the next day
 MAGNET = 3.0  # a move beyond 70% of the limit is drawn towards it
 TRACE_BODY, TRACE_SHADOW, TRACE_VWAP = 0.08, 0.16, 0.05  # how much of s a day's shape shows
 NOISE_BODY, NOISE_SHADOW, NOISE_VWAP = 0.30, 0.70, 0.25
-BAR_FIELDS = (
-    "open",
-    "high",
-    "low",
-    "close",
-    "vwap",
-    "lots",
-    "adjustment",
-    "reference",
-    "cap",
-    "latent",
-    "expected",
-)
+BAR_FIELDS = ("open", "high", "low", "close", "vwap", "lots", "adjustment", "reference", "cap", "latent", "expected")
 
 
 @dataclass(frozen=True)
@@ -146,12 +134,12 @@ class Process:
         self.comeback = np.zeros(n_stocks)  # length of the one that ended the day before
         self.liquidity = np.exp(self.traits.level)
 
-    def run(self, tell: Callable[[str], object]) -> dict[str, FloatArray]:
-        """Simulate every day and return the bars; `tell` hears of each day."""
+    def run(self, say: Callable[[str], object]) -> dict[str, FloatArray]:
+        """Simulate every day and return the bars; `say` hears of each day."""
         count = len(self.setup.days)
         for day in range(count):
             self._step(day)
-            tell(f"day {day + 1} of {count} simulated")
+            say(f"day {day + 1} of {count} simulated")
         return self.bars
 
     def _step(self, day: int) -> None:
@@ -225,7 +213,8 @@ class Process:
     def _prices(self, day: int, wanted: FloatArray, sigma: FloatArray) -> dict[str, FloatArray]:
         """Raw bar of the day within its limits; body, shadows and vwap carry the trace of the signal."""
         reference, n_stocks = self.reference, len(sigma)
-        top, bottom = self.setup.up_price(day, reference), self.setup.down_price(day, reference)
+        top = limit_up_price(reference, self.setup.limit_up[day])
+        bottom = np.maximum(limit_down_price(reference, self.setup.limit_down[day]), 0.01)
         close = np.clip(_cent(reference * (1.0 + wanted)), bottom, top)
         noise = self.rng.standard_normal((3, n_stocks))
         shadow = sigma * 0.5 * self.rng.gamma(1.5, 1 / 1.5, (2, n_stocks))
