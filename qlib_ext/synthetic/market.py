@@ -259,7 +259,8 @@ def _write(market: Market, folder: Path, say: Say) -> None:
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
     """Check the options of `make_market`; returns all of them in plain types, `regime` only where it is true."""
-    defaults = {name: value for name, value in make_market.__kwdefaults__.items() if name != "say"}
+    defaults = dict(make_market.__kwdefaults__ or {})
+    del defaults["say"]
     refuse_unknown("the embedded market", options, defaults)
     wanted = defaults | options
     for name, (within, kind) in _NUMBERS.items():
