@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlib_ext import evaluate
+from qlib_ext import cross_section, evaluate
 from qlib_ext.evaluate import DIAGNOSTICS_DEFINITIONS, diagnostics, exposures, newey_west, quantile_returns, summary
 from qlib_ext.evaluate import day_grids as _grids
 
@@ -407,14 +407,18 @@ def test_blocks_of_days_change_nothing():
 
 
 @pytest.mark.parametrize("kind", ["exact", "rough", "huge"])
-def test_ascending_is_a_stable_argsort(kind):
+def test_ranks_agree_with_a_stable_sort_and_with_pandas(kind):
     rng = np.random.default_rng(0)
     value = rng.normal(size=(6, 80)).round(1) * {"exact": 1.0, "rough": math.pi, "huge": 1e300}[kind]
     value[1] = 1 + 1e-12 * rng.integers(0, 9, 80)  # float32 cannot tell these apart
     if kind == "exact":
         value = value.astype("f4").astype(float)
         value[0, :6] = [0.0, -0.0, 0.0, -1e-40, 3e38, -3e38]
-    real = rng.random(value.shape) < 0.8
-    value[~real] = np.nan
-    want = np.where(real, value, np.inf).argsort(axis=1, kind="stable")
-    np.testing.assert_array_equal(evaluate.ascending(value, real), want)
+    value[rng.random(value.shape) < 0.2] = np.nan
+    frame, numbers = pd.DataFrame(value), torch.from_numpy(value)
+    want = np.where(np.isnan(value), np.inf, -value).argsort(axis=1, kind="stable")
+    np.testing.assert_array_equal(cross_section.descending(numbers, ~numbers.isnan()), want)
+    np.testing.assert_array_equal(cross_section.ranks(value), frame.rank(axis=1, ascending=False, method="first"))
+    average = frame.rank(axis=1, ascending=False)
+    np.testing.assert_array_equal(cross_section.ranks(value, ties="average"), average)
+    np.testing.assert_array_equal(cross_section.rank_shares(value), frame.rank(axis=1, pct=True))

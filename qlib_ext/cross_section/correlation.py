@@ -1,13 +1,16 @@
-"""How well a day's scores agree with the outcome, differentiable. Private to `losses.py`, which has them all.
+"""How well a day's scores agree with the outcome: with gradients, to learn from, and without, to judge by.
 
 ``B`` days of ``N`` stocks; ``mask`` is True where a stock is real. Sources: slides, page 2 (listing).
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qlib_ext.cross_section import masked as day
 from qlib_ext.cross_section.masked import check_shapes
+from qlib_ext.cross_section.ranks import places
 from qlib_ext.options import check_choice
 
 CENTERS = ("weighted", "plain")
@@ -117,3 +120,50 @@ def mean_squared_error(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     real = day.labelled(target, mask)
     error = torch.where(real, score, 0.0) - torch.where(real, target, 0.0)
     return (error**2).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+# --- of finished scores, without gradients: in float64, several times as fast
+
+
+def pearson(score: Tensor, label: Tensor, real: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Correlate day by day as ``information_coefficient`` does, (D,); NaN where the labels are all equal.
+
+    Args:
+        score: (D, N) float64 on the CPU; a constant one gives 0.
+        label: (D, N) likewise.
+        real: (D, N) bool, the stocks that have both.
+        valid: (D,) the ``varied_days`` of the label, where they are at hand.
+
+    """
+    valid = day.varied_days(label, real) if valid is None else valid
+    gaps = (_unit_gap(value, real) for value in (score, label))
+    return torch.where(valid, _cosine(*gaps), torch.nan)
+
+
+def spearman(score: Tensor, label: Tensor, real: Tensor) -> Tensor:
+    """Correlate ranks day by day, average ranks for ties, (D,); NaN where the labels are all equal."""
+    half = (real.sum(dim=1, keepdim=True) - 1) / 2.0
+    left, right = (
+        torch.where(real, half - places(value, real, ties="average"), 0.0).numpy() for value in (score, label)
+    )
+    return torch.where(torch.from_numpy(right.any(axis=1)), _cosine(left, right), torch.nan)
+
+
+def _cosine(left: NDArray[np.float64], right: NDArray[np.float64]) -> Tensor:
+    """Cosine (D,) of the angle between each day's deviations (D, N), 0 where one side has none."""
+    cross, left_square, right_square = (
+        np.einsum("dn,dn->d", x, y) for x, y in ((left, right), (left, left), (right, right))
+    )
+    scale = np.sqrt(left_square * right_square)
+    return torch.from_numpy(np.where(scale > 0, cross / np.where(scale > 0, scale, 1.0), 0.0))
+
+
+def _unit_gap(value: Tensor, real: Tensor) -> NDArray[np.float64]:
+    """Deviations (D, N) of each day's real values from their mean in units of their range; 0 on flat days."""
+    low, high = day.extent(value, real)
+    flat = day.is_narrow(low, high)
+    unit = torch.where(real, value, high).numpy()
+    unit -= high.numpy()
+    unit /= torch.where(flat, 1.0, high - low).numpy()
+    unit -= unit.sum(axis=1, keepdims=True) / real.sum(dim=1, keepdim=True).clamp(min=1).numpy()
+    return np.where((real & ~flat).numpy(), unit, 0.0)

@@ -1,13 +1,16 @@
 """Arithmetic of the losses over masked days: (B, N) = (days, stocks), True = real, results 0 where nothing is real."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from qlib_ext.cross_section.ranks import descending
+from qlib_ext.cross_section.ranks import places
 
 FLAT_STEPS = 8.0  # a day whose values lie within so many float steps of each other counts as constant
 DECK_GUARD = 1e-8  # inside the roots of the deck's listing
 VOLATILITY_FLOOR = 0.1  # share of the day's median volatility
+MAD_TO_STD = 1.4826  # of a normal distribution
 
 
 def check_shapes(**tensors: Tensor) -> None:
@@ -64,6 +67,11 @@ def is_narrow(low: Tensor, high: Tensor) -> Tensor:
     return high - low <= noise
 
 
+def varied_days(value: Tensor, real: Tensor) -> Tensor:
+    """Tell the days (B,) with two or more real, finite values that are not all equal within float noise."""
+    return ~is_flat(value, labelled(value, real))[:, 0]
+
+
 def standardise(value: Tensor, share: Tensor, real: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Deviations (B, N) from the weighted mean in weighted standard deviations, and the flat days (B, 1).
 
@@ -96,32 +104,26 @@ def mean_and_gap(value: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(real, value - mean, 0.0)
 
 
-def position(value: Tensor, real: Tensor, *, ties: str) -> Tensor:
-    """Place (B, N) of each real value from the top, 0 for the highest; meaningless elsewhere."""
-    order, stocks = descending(value, real), value.shape[1]
-    place = torch.arange(stocks, device=value.device, dtype=value.dtype).expand_as(value)
-    if ties == "average":
-        ordered = torch.where(real, value, -torch.inf).gather(1, order)
-        edge = torch.ones_like(real[:, :1])
-        change = ordered[:, 1:] != ordered[:, :-1]
-        opens, closes = torch.cat([edge, change], dim=1), torch.cat([change, edge], dim=1)
-        first = torch.where(opens, place, 0.0).cummax(dim=1).values
-        last = torch.where(closes, place, float(stocks)).flip(1).cummin(dim=1).values.flip(1)
-        place = (first + last) / 2
-    return torch.empty_like(value).scatter_(1, order, place)
-
-
 def deal(label: Tensor, score: Tensor, real: Tensor) -> Tensor:
     """Deal the day's labels (B, N), highest first, to the real stocks in the order of their scores."""
     best_first = torch.where(real, label, -torch.inf).sort(dim=1, descending=True).values
-    return best_first.gather(1, position(score, real, ties="stable").long())
+    return best_first.gather(1, places(score, real).long())
+
+
+def standardised(value: Tensor, real: Tensor) -> Tensor:
+    """Each day's real values less their mean, over their standard deviation (over n); (B, N), 0 elsewhere.
+
+    A flat day is 0 everywhere.
+    """
+    flat = is_flat(value, real)
+    _, gap = mean_and_gap(value, real & ~flat)
+    variance = (gap**2).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
+    return gap / torch.where(variance > 0, variance, 1.0).sqrt()
 
 
 def unit_ranks(label: Tensor, real: Tensor) -> Tensor:
     """Rank each day's labels upwards (B, N), mean 0 and variance 1 over the real stocks, ties at their mean rank."""
-    _, gap = mean_and_gap(-position(label, real, ties="average"), real)
-    variance = (gap**2).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
-    return gap / torch.where(variance > 0, variance, 1.0).sqrt()
+    return standardised(-places(label, real, ties="average"), real)
 
 
 def log_min_max(liquidity: Tensor, real: Tensor) -> Tensor:
@@ -152,3 +154,39 @@ def middle(value: Tensor, real: Tensor) -> Tensor:
     lower = ordered.gather(1, (count - 1).clamp(min=0) // 2)
     upper = ordered.gather(1, count // 2)
     return torch.where(count > 0, (lower + upper) / 2, 0.0)
+
+
+def centre_and_spread(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Median and 1.4826 MAD of values (n,) or (n, M) over n: () or (M,) each.
+
+    Where half of the values are equal the spread is the standard deviation, of a constant feature exactly 0.
+    """
+    centre = value.median(0).values
+    mad = MAD_TO_STD * (value - centre).abs().median(0).values
+    spread = mad.where(mad > 0, value.std(0, correction=0))
+    return centre, spread.where(value.amax(0) > value.amin(0), 0.0)
+
+
+def cross_section_zscore(value: NDArray[np.float64], clip: float) -> NDArray[np.float64]:
+    """Z-scores of one day's features over its stocks, clipped; not finite becomes 0, so does a constant feature.
+
+    A feature is computed from prices, so its noise is wider than that of a score: constant is what varies by less than
+    1e-12 of its mean.
+
+    Args:
+        value: (N, F) of one day; written over.
+        clip: bound in standard deviations.
+
+    Returns:
+        (N, F), the array that came in.
+
+    """
+    strange = ~np.isfinite(value)
+    value[strange] = 0.0
+    count = np.maximum(len(value) - strange.sum(axis=0), 1)
+    mean = value.sum(axis=0) / count
+    value -= mean
+    value[strange] = 0.0
+    std = np.sqrt(np.einsum("nf,nf->f", value, value) / count)
+    value /= np.where(std > 1e-12 * np.maximum(np.abs(mean), 1e-300), std, np.inf)
+    return np.clip(value, -clip, clip, out=value)

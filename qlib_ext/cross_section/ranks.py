@@ -1,4 +1,4 @@
-"""Rankings of a day's stocks: positions (..., N) in the order of their values, ties by position."""
+"""Rankings of a day's stocks, (..., N) under a mask: orders, places, ranks. One definition for all rooms."""
 
 import sys
 from typing import Any
@@ -24,18 +24,61 @@ def descending(value: Tensor, real: Tensor, head: int | None = None) -> Tensor:
     return torch.from_numpy(_rising(torch.where(real, -value.detach(), torch.inf).numpy(), head)[0])
 
 
-def ascending(value: NDArray[np.float64], real: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Order (..., N) of each day's real values from the lowest up, ties by position; the others come last."""
-    return rising(np.where(real, value, np.inf))[0]
+def places(value: Tensor, real: Tensor, *, ties: str = "stable") -> Tensor:
+    """Place (..., N) of each real value from the top, 0 for the highest; meaningless elsewhere.
+
+    Args:
+        value: (..., N) floats on any device; NaN only where not real.
+        real: (..., N) bool.
+        ties: "stable" by position; "average": equal values share their mean place.
+
+    """
+    if ties == "average":
+        return _mean_places(torch.where(real, -value.detach(), torch.inf))
+    place = torch.arange(value.shape[-1], device=value.device, dtype=value.dtype).expand_as(value)
+    return torch.empty_like(value).scatter_(-1, descending(value, real), place)
 
 
-def rising(value: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Order (D, N) of floats from the lowest up, ties by position, and where the next one in the order is equal."""
-    order, integers = _rising(value)
-    key: NDArray[Any] = np.take_along_axis(value, order, axis=-1) if integers is None else integers
-    same = np.zeros(order.shape, dtype=bool)
-    np.equal(key[:, 1:], key[:, :-1], out=same[:, :-1])
-    return order, same
+def ranks(score: NDArray[np.floating], *, ties: str = "stable") -> NDArray[np.float64]:
+    """Rank (..., N) of each number, 1 for the highest, ties as in `places`; NaN where there is none.
+
+    >>> import numpy as np
+    >>> ranks(np.array([0.1, 0.3, np.nan, 0.3])).tolist()
+    [3.0, 1.0, nan, 2.0]
+
+    """
+    value = torch.from_numpy(np.require(score, np.float64, "W"))
+    real = ~torch.isnan(value)
+    return torch.where(real, places(value, real, ties=ties) + 1, torch.nan).numpy()
+
+
+def rank_shares(score: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Average rank from the bottom over the number of the day's stocks, (D, N) in (0, 1]; NaN where there is none."""
+    count = np.count_nonzero(~np.isnan(score), axis=-1)[..., None]
+    return (count + 1 - ranks(score, ties="average")) / np.maximum(count, 1)
+
+
+def _mean_places(value: Tensor) -> Tensor:
+    """Place (..., N) of each value from the lowest, equal values at their mean place."""
+    if value.device.type != "cpu":
+        ordered = value.sort(dim=-1).values
+        first, behind = (torch.searchsorted(ordered, value, right=right) for right in (False, True))
+        return ((first + behind - 1) / 2).to(value.dtype)
+    order, integers = _rising(value.numpy())
+    key: NDArray[Any] = np.take_along_axis(value.numpy(), order, axis=-1) if integers is None else integers
+    same = np.zeros(key.shape, dtype=bool)  # the next one in the order is equal
+    np.equal(key[..., 1:], key[..., :-1], out=same[..., :-1])
+    place = np.empty(key.shape, dtype=value.numpy().dtype)
+    place[...] = np.arange(key.shape[-1])
+    edge = np.flatnonzero(np.diff(same.ravel(), prepend=False))  # first and last of each run of equals, by turns
+    if len(edge):
+        run = same.copy()
+        run[..., 1:] |= same[..., :-1]
+        flat = place.ravel()
+        place[run] = np.repeat((flat[edge[::2]] + flat[edge[1::2]]) / 2, edge[1::2] - edge[::2] + 1)
+    out = np.empty_like(place)
+    np.put_along_axis(out, order, place, axis=-1)
+    return torch.from_numpy(out)
 
 
 def _rising(value: NDArray[np.floating], head: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int32] | None]:

@@ -1,6 +1,5 @@
 """What scores, returns and fills are worth, in numbers: plain arrays and frames in, frames out."""
 
-from qlib_ext.cross_section import ascending
 from qlib_ext.evaluate.baselines import BASELINES, REVERSAL_DAYS, LightGBM, check_names, free_score, long_scores
 from qlib_ext.evaluate.benchmark import has_benchmark, known_benchmark
 from qlib_ext.evaluate.capacity import (
@@ -87,7 +86,6 @@ __all__ = [
     "TOP_N",
     "TOP_SHARE",
     "account_returns",
-    "ascending",
     "average",
     "block_length",
     "blocked_by_reason",

@@ -7,11 +7,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from qlib_ext import losses
-from qlib_ext.cross_section import FLAT_STEPS, descending, rising
+from qlib_ext.cross_section import descending, pearson, spearman, varied_days
 
 TOP_SHARE = 5  # top20_ic looks at the best 1 / TOP_SHARE of the scores
 BLOCK_DAYS = 32
@@ -48,7 +47,7 @@ class DayGrids:
     @cached_property
     def valid(self) -> Tensor:
         """Tell the days (D,) with two or more real stocks whose labels are not all equal."""
-        return losses.DayLoss("ic").valid_days(self.label, self.real)
+        return varied_days(self.label, self.real)
 
     def market(self) -> Tensor:
         """Average the label over the stocks with a score and a label: (D, 1)."""
@@ -104,78 +103,15 @@ def correlations(days: DayGrids, *, base: float, alpha: float) -> dict[str, Call
 
     def top() -> Tensor:
         order, among = days.best()
-        return _pearson(score.gather(1, order), label.gather(1, order), among)
+        return pearson(score.gather(1, order), label.gather(1, order), among)
 
     return {
-        "ic": lambda: _pearson(score, label, real, days.valid),
+        "ic": lambda: pearson(score, label, real, days.valid),
         "rank_ic": lambda: spearman(score, label, real),
         "wpcc": lambda: weighted(losses.rank_weight(label, real, base=base), days.valid),
         "liq_wpcc": by_liquidity,
         "top20_ic": top,
     }
-
-
-# --- arithmetic
-
-
-def _pearson(score: Tensor, label: Tensor, real: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Correlate day by day as ``losses.information_coefficient`` does; NaN on the days that are not valid (D,)."""
-    if valid is None:
-        valid = losses.DayLoss("ic").valid_days(label, real)
-    left, flat = _unit_gap(score.numpy(), real.numpy())
-    right, _ = _unit_gap(label.numpy(), real.numpy())
-    cross, left_square, right_square = (
-        np.einsum("dn,dn->d", x, y) for x, y in ((left, right), (left, left), (right, right))
-    )
-    scale = np.sqrt(left_square * right_square)
-    value = np.where(flat | (scale == 0), 0.0, cross / np.where(scale == 0, 1.0, scale))
-    return torch.where(valid, torch.from_numpy(value), torch.nan)
-
-
-def _unit_gap(value: NDArray[np.float64], real: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Deviations (D, N) of each day's real values from their mean in units of their range, and the flat days (D,)."""
-    high = np.where(real, value, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
-    high = np.where(high > -np.inf, high, 0.0)
-    unit = np.where(real, value, high)
-    low = unit.min(axis=1, keepdims=True, initial=np.inf)
-    spread = high - low
-    flat = spread <= FLAT_STEPS * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
-    unit -= high
-    unit /= np.where(flat, 1.0, spread)
-    unit -= unit.sum(axis=1, keepdims=True) / np.maximum(np.count_nonzero(real, axis=1)[:, None], 1)
-    return np.where(real, unit, 0.0), flat[:, 0]
-
-
-def spearman(score: Tensor, label: Tensor, real: Tensor) -> Tensor:
-    """Correlate ranks day by day."""
-    mask = real.numpy()
-    left, right = _rank_gap(score.numpy(), mask), _rank_gap(label.numpy(), mask)
-    cross, left_square, right_square = (
-        np.einsum("dn,dn->d", x, y) for x, y in ((left, right), (left, left), (right, right))
-    )
-    scale = np.sqrt(left_square * right_square)
-    result = np.where(scale > 0, cross / np.where(scale > 0, scale, 1.0), 0.0)
-    return torch.from_numpy(np.where(right_square > 0, result, np.nan))
-
-
-def _rank_gap(value: NDArray[np.float64], real: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Rank each day's real values, average ranks for ties, less the mean rank: (D, N), 0 elsewhere."""
-    days, stocks = value.shape
-    cell, same = rising(np.where(real, value, np.inf))
-    count = np.count_nonzero(real, axis=1)
-    place = np.arange(stocks) - (count[:, None] - 1) / 2
-    place[np.arange(stocks) >= count[:, None]] = 0.0  # where nothing is real
-    same[:, :-1] &= np.arange(1, stocks) < count[:, None]
-    edge = np.flatnonzero(np.diff(same.ravel(), prepend=False))  # first and last of each run of equals, by turns
-    if len(edge):
-        first, last = edge[::2], edge[1::2]
-        run = same.copy()
-        run[:, 1:] |= same[:, :-1]
-        flat = place.ravel()
-        place[run] = np.repeat((flat[first] + flat[last]) / 2, last - first + 1)
-    rank = np.empty((days, stocks))
-    np.put_along_axis(rank, cell, place, axis=1)
-    return rank
 
 
 # --- checks

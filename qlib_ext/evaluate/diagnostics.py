@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from qlib_ext import losses
-from qlib_ext.cross_section import ascending
+from qlib_ext.cross_section import places, standardised
 from qlib_ext.evaluate.day_grids import TOP_SHARE, DayGrids
 from qlib_ext.evaluate.metrics import CORRELATIONS, RATIOS, TOP_N, daily_metrics, rank_correlation
 
@@ -197,7 +197,7 @@ def quantile_returns(score: ArrayLike | Tensor, label: ArrayLike | Tensor, quant
     days = DayGrids(score, label)
     scored = ~torch.isnan(days.score)
     count = scored.sum(dim=1, keepdim=True)
-    group = _places(days.score, scored) * quantiles // count.clamp(min=1)  # 0 = the highest scores
+    group = places(days.score, scored).long() * quantiles // count.clamp(min=1)  # 0 = the highest scores
     use = days.real & (count >= quantiles)
     total, members = torch.zeros(2, len(count), quantiles, dtype=torch.float64)
     total.scatter_add_(1, group.clamp(max=quantiles - 1), torch.where(use, days.label, 0.0))
@@ -266,8 +266,8 @@ def _estimate(daily: NDArray[np.float64], ratio: bool, lags: int | None, horizon
 
 def _top_errors(days: DayGrids, ic: Tensor) -> dict[str, NDArray[np.float64]]:
     """Compute top20_mse and top20_mse_fitted (D,); ``ic`` (D,) is the day's, NaN where it has none."""
-    top, label = days.top(), _z(days.label, days.real)
-    score = _z(days.score, days.real)
+    top, label = days.top(), standardised(days.label, days.real)
+    score = standardised(days.score, days.real)
     count = top.sum(dim=1)
     errors = {}
     for name, fit in (("top20_mse", score), ("top20_mse_fitted", ic.nan_to_num()[:, None] * score)):
@@ -281,10 +281,10 @@ def _precision(days: DayGrids, top_n: int) -> dict[str, NDArray[np.float64]]:
 
     NaN on days with fewer than two real stocks or with equal labels, and where no pick has a label.
     """
-    picks = (_places(days.score, ~torch.isnan(days.score)) < top_n) & days.real
-    best = (_places(days.label, days.real) < ((days.count + TOP_SHARE - 1) // TOP_SHARE)[:, None]) & days.real
+    picks = (places(days.score, ~torch.isnan(days.score)) < top_n) & days.real
+    best = (places(days.label, days.real) < ((days.count + TOP_SHARE - 1) // TOP_SHARE)[:, None]) & days.real
     hits = {"": best} if days.buyable is None else {"": best & days.buyable, "_paper": best}
-    valid = _varied(days.label, days.real)
+    valid = days.valid
     shares = {}
     for suffix, hit in hits.items():
         for name, among in (("precision_top", picks), ("precision_chance", days.real)):
@@ -292,27 +292,6 @@ def _precision(days: DayGrids, top_n: int) -> dict[str, NDArray[np.float64]]:
             share = (hit & among).sum(dim=1) / size.clamp(min=1)
             shares[name + suffix] = torch.where(valid & (size > 0), share.double(), torch.nan).numpy()
     return shares
-
-
-def _places(value: Tensor, real: Tensor) -> Tensor:
-    """Place (D, N) of each real value from the top, 0 for the highest, ties by position; others come last."""
-    order = torch.from_numpy(ascending(-value.numpy(), real.numpy()))
-    return torch.empty_like(order).scatter_(1, order, torch.arange(value.shape[1]).expand_as(order))
-
-
-def _z(value: Tensor, real: Tensor) -> Tensor:
-    """Standardise each day's real values to mean 0 and variance (over n) 1: (D, N); 0 elsewhere and on flat days."""
-    varied = _varied(value, real)[:, None]
-    count = real.sum(dim=1, keepdim=True).clamp(min=1)
-    filled = torch.where(real, value, 0.0)
-    gap = torch.where(real & varied, filled - filled.sum(dim=1, keepdim=True) / count, 0.0)
-    variance = (gap**2).sum(dim=1, keepdim=True) / count
-    return gap / torch.where(varied, variance, 1.0).sqrt()
-
-
-def _varied(value: Tensor, real: Tensor) -> Tensor:
-    """Tell the days (D,) with two or more real values that are not all equal, as ``evaluate`` does for labels."""
-    return losses.DayLoss("ic").valid_days(value, real)
 
 
 def _lags(lags: int | None, days: int, horizon: int) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from qlib_ext import losses
+from qlib_ext.cross_section import spearman
 from qlib_ext.evaluate.day_grids import (
     DayGrids,
     by_block,
@@ -24,7 +25,6 @@ from qlib_ext.evaluate.day_grids import (
     correlations,
     flags,
     matrix,
-    spearman,
 )
 from qlib_ext.options import check_choice
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n

@@ -12,6 +12,7 @@ import torch
 from qlib.data.dataset.processor import Processor, get_group_columns
 from qlib.log import get_module_logger
 
+from qlib_ext.cross_section import cross_section_zscore
 from qlib_ext.options import argument_names, refuse_unknown
 
 logger = get_module_logger("qlib_ext.processor")
@@ -71,28 +72,6 @@ class CSNormalise(Processor):
                 frame.insert(i, name, rest.to_numpy(copy=True))
         frame.columns = df.columns
         return frame
-
-
-def cross_section_zscore(value: npt.NDArray[np.float64], clip: float) -> npt.NDArray[np.float64]:
-    """Z-scores of one day over its stocks, clipped; not finite becomes 0, so does a constant feature.
-
-    Args:
-        value: (N, F) of one day; written over.
-        clip: bound in standard deviations.
-
-    Returns:
-        (N, F), the array that came in.
-
-    """
-    strange = ~np.isfinite(value)
-    value[strange] = 0.0
-    count = np.maximum(len(value) - strange.sum(axis=0), 1)
-    mean = value.sum(axis=0) / count
-    value -= mean
-    value[strange] = 0.0
-    std = np.sqrt(np.einsum("nf,nf->f", value, value) / count)
-    value /= np.where(std > 1e-12 * np.maximum(np.abs(mean), 1e-300), std, np.inf)
-    return np.clip(value, -clip, clip, out=value)
 
 
 def _days(index: pd.Index) -> list[Any]:

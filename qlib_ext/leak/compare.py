@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from scipy.stats import norm as normal
 from scipy.stats import t as student
 
+from qlib_ext.cross_section import pearson, varied_days
 from qlib_ext.splits import LOOKBACK, feature_overlap
 
 Rows = npt.NDArray[np.int64]
@@ -170,14 +172,11 @@ def judge_ic(ic: Array, horizon: int = 1) -> Finding:
 
 def feature_ic(x: Array, label: Array, present: Array) -> npt.NDArray[np.float64]:
     """Correlate every feature with the label of the day, over present stocks with a label: (D, F), NaN if constant."""
+    target, real = torch.from_numpy(label.astype(np.float64)), torch.from_numpy(present & np.isfinite(label))
     out = np.full((len(x), x.shape[2]), np.nan)
-    for d in range(len(x)):
-        at = present[d] & np.isfinite(label[d])
-        if at.sum() > 2:
-            a, b = x[d][at].astype(np.float64), label[d][at].astype(np.float64)
-            a, b = a - a.mean(axis=0), b - b.mean()
-            size = np.sqrt((a**2).sum(axis=0) * (b**2).sum())
-            out[d] = np.where(size > 1e-12, (a * b[:, None]).sum(axis=0) / np.maximum(size, 1e-12), np.nan)
+    for f in range(x.shape[2]):
+        value = torch.from_numpy(x[:, :, f].astype(np.float64))
+        out[:, f] = torch.where(varied_days(value, real), pearson(value, target, real), torch.nan).numpy()
     return out
 
 

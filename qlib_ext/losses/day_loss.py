@@ -97,7 +97,7 @@ def rank_weight(label: Tensor, mask: Tensor, *, base: float = BASE, ties: str = 
     (label,) = cross_section.widen(label)
     real = cross_section.labelled(label, mask)
     count = real.sum(dim=1, keepdim=True)
-    exponent = cross_section.position(label, real, ties=ties) / (count - 1).clamp(min=1)
+    exponent = cross_section.places(label, real, ties=ties) / (count - 1).clamp(min=1)
     weight = torch.exp2(math.log2(base) * exponent)  # several times as fast as base**exponent
     return torch.where(real & (count > 1), weight, 0.0)
 

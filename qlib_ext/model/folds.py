@@ -13,7 +13,7 @@ import torch
 from qlib.data.dataset.processor import Processor
 from qlib.log import get_module_logger
 
-from qlib_ext.cross_section import extent, is_narrow
+from qlib_ext.cross_section import is_flat, rank_shares, standardised
 from qlib_ext.data import DEFAULT_LABEL, DayDatasetH, label_expression, label_span, segment_rows
 from qlib_ext.panel import DayPanel
 from qlib_ext.training import History
@@ -146,26 +146,20 @@ def combined(scores: Sequence[Grid], combine: str) -> Grid:
 
 def day_standardised(score: Grid) -> npt.NDArray[np.float64]:
     """(score - mean) / std over the day's stocks, (D, N); a constant day becomes 0 (correlations give no scale)."""
-    known = np.isfinite(score)
-    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
-    value = np.where(known, score, 0.0).astype(np.float64)
-    mean = value.sum(axis=1, keepdims=True) / count
-    gap = np.where(known, value - mean, 0.0)
-    std = np.sqrt((gap**2).sum(axis=1, keepdims=True) / count)
-    flat = flat_days(score) | (std == 0)
-    return np.where(known, np.where(flat, 0.0, gap / np.where(flat, 1.0, std)), np.nan)
+    value, flat = torch.from_numpy(np.asarray(score, dtype=np.float64)), flat_days(score)
+    known = torch.isfinite(value)
+    return torch.where(known, standardised(value, known & ~flat), torch.nan).numpy()
 
 
 def day_ranks(score: Grid) -> npt.NDArray[np.float64]:
     """Average rank over the day's stocks divided by their number, (D, N); on a constant day all stocks tie."""
-    level = np.where(flat_days(score) & np.isfinite(score), 0.0, score)
-    return np.array(pd.DataFrame(level).rank(axis=1, pct=True), dtype=np.float64)
+    return rank_shares(np.where(flat_days(score).numpy() & np.isfinite(score), 0.0, score))
 
 
-def flat_days(score: Grid) -> npt.NDArray[np.bool_]:
+def flat_days(score: Grid) -> torch.Tensor:
     """Tell the days (D, 1) whose scores are equal within float32's noise: the losses' rule of a constant."""
     value = torch.from_numpy(np.array(score, dtype=np.float32))
-    return np.asarray(is_narrow(*extent(value, torch.isfinite(value))).numpy())
+    return is_flat(value, torch.isfinite(value))
 
 
 def score_series(panel: DayPanel, rows: Rows, score: Grid) -> pd.Series:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from qlib.data import D
 
+from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import Options
 from qlib_ext.rules import board_of
 from qlib_ext.strategy.last_close import COMMISSION, Fees, LastClose
@@ -32,7 +33,6 @@ from qlib_ext.strategy.order_inputs import (
 )
 from qlib_ext.strategy.planner import Line, Planner, make_lines
 from qlib_ext.strategy.quotes import Market
-from qlib_ext.strategy.rank_buffer import ranks
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
 
 COLUMNS = (

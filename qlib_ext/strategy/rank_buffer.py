@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from qlib_ext.cross_section import ranks
 from qlib_ext.options import is_number
 
 Buffer = float | tuple[int, int]
@@ -33,14 +34,6 @@ def read_buffer(given: float | Sequence[int]) -> Buffer:
     if not is_number(given) or not 1 <= given < math.inf:
         raise wrong
     return float(given)
-
-
-def ranks(score: Vector) -> Vector:
-    """Rank (N,) of each score, from 1; NaN where there is none."""
-    known = ~np.isnan(score)
-    rank = np.empty(len(score))
-    rank[np.argsort(np.where(known, -score, np.inf), kind="stable")] = np.arange(1, len(score) + 1)
-    return np.where(known, rank, np.nan)
 
 
 def buffered(score: Vector, held: npt.NDArray[np.bool_], buffer: Buffer) -> Vector:

@@ -15,6 +15,7 @@ from qlib.data import D
 from qlib.log import get_module_logger
 
 from qlib_ext import rules
+from qlib_ext.cross_section import ranks
 from qlib_ext.data import load_liquidity
 from qlib_ext.options import argument_names, is_number, is_whole, refuse_unknown
 from qlib_ext.portfolio import fill_top_n
@@ -22,7 +23,7 @@ from qlib_ext.rules import is_index
 from qlib_ext.strategy.book import Book
 from qlib_ext.strategy.planner import COLUMNS, Planner, make_lines, summary, table
 from qlib_ext.strategy.quotes import Market, Span
-from qlib_ext.strategy.rank_buffer import buffered, ranks, read_buffer
+from qlib_ext.strategy.rank_buffer import buffered, read_buffer
 
 logger = get_module_logger("qlib_ext.strategy")
 DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
+from qlib_ext.cross_section import pearson, rank_shares, spearman
 from qlib_ext.options import check_flag, check_number, refuse_unknown
 from qlib_ext.synthetic import files
 from qlib_ext.synthetic.listings import MAX_STOCKS, BoolArray, FloatArray, Setup, build_setup, trading_days
@@ -121,15 +123,15 @@ def oracle(market: Market) -> dict[str, float | int]:
     days = scored.sum(axis=1) >= 30
     scored, label = scored[days], np.where(scored, label, np.nan)[days]
     score = np.where(scored, market.bars["expected"][days], np.nan)
-    turnover = pd.DataFrame((market.bars["lots"] * market.bars["vwap"])[days])
-    ranks, label_ranks = (pd.DataFrame(values).rank(axis=1) for values in (score, label))
-    liquid = turnover.where(scored).rank(axis=1, pct=True).to_numpy() > 0.5
-    liquid_rank = pd.DataFrame(np.where(liquid, score, np.nan)).rank(axis=1, pct=True).to_numpy()
+    turnover = np.where(scored, (market.bars["lots"] * market.bars["vwap"])[days], np.nan)
+    liquid_rank = rank_shares(np.where(rank_shares(turnover) > 0.5, score, np.nan))
+    top = rank_shares(score) > 0.9
+    grids = [torch.from_numpy(grid) for grid in (label, score, scored)]  # no signal: NaN, as for equal labels
     return {
         "days": int(days.sum()),
-        "ic": _mean_correlation(score, label),
-        "rank_ic": _mean_correlation(ranks.to_numpy(), label_ranks.to_numpy()),
-        "top_decile_return": _mean_of_days(label, (ranks.rank(axis=1, pct=True) > 0.9).to_numpy()),
+        "ic": _mean(pearson(*grids)),
+        "rank_ic": _mean(spearman(*grids)),
+        "top_decile_return": _mean_of_days(label, top),
         "top_decile_return_liquid_half": _mean_of_days(label, liquid_rank > 0.9),
         "market_return": _mean_of_days(label, scored),
     }
@@ -317,14 +319,9 @@ def _index_bars(bars: dict[str, FloatArray], members: BoolArray) -> dict[str, Fl
     return out | {"factor": np.ones(len(close)), "adjclose": close}
 
 
-def _mean_correlation(left: FloatArray, right: FloatArray) -> float:
-    """Mean over days of the correlation over stocks, (D, N) both, NaN in the same places; or NaN."""
-    if len(left) == 0 or not np.nanmax(np.abs(left)) > 0.0:
-        return float("nan")
-    x, y = (np.nan_to_num(v - np.nanmean(v, axis=1, keepdims=True)) for v in (left, right))
-    with np.errstate(invalid="ignore"):
-        daily = (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-    return float(daily[np.isfinite(daily)].mean()) if np.isfinite(daily).any() else float("nan")
+def _mean(daily: torch.Tensor) -> float:
+    """Mean over the days (D,) that have a number; NaN without one."""
+    return float(daily.nanmean())
 
 
 def _mean_of_days(label: FloatArray, chosen: BoolArray) -> float:
