@@ -734,6 +734,7 @@ def test_the_main_job_runs(market, tmp_path):
     assert short.count("epochs: 1\n") == 1 and short.count("d_model: 16\n") == 1
     workflow = tmp_path / "master_liq.yaml"
     workflow.write_text(short, encoding="utf-8")
+    shutil.copy(ROOT / "workflows" / "qlib_ext_base.yml", tmp_path)
     shown = run_workflow(workflow, market, tmp_path)
     score = pd.read_pickle(shown / "pred.pkl")["score"]
     assert (score.groupby("datetime").std() > 0).all()

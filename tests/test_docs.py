@@ -168,3 +168,9 @@ def test_every_name_in_the_way_of_a_day_is_there(name):
 
 def test_the_way_of_a_day_passes_through_the_rooms():
     assert len({name.split(".")[0] for name in architecture_names()}) >= 14
+
+
+def test_workflows_are_short():
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "workflows").glob("*.yaml")}
+    assert len(texts) >= 11 and sum(len(text.splitlines()) for text in texts.values()) <= 37 * len(texts)
+    assert all("BASE_CONFIG_PATH: qlib_ext_base.yml" in text for text in texts.values())

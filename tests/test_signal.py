@@ -3,23 +3,22 @@
 from dataclasses import replace
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 import pytest
 import qlib
 import torch
-import yaml
 from qlib.utils import init_instance_by_config
 
 from qlib_ext.evaluate import metric_value
+from qlib_ext.leak import load_workflow
 from qlib_ext.synthetic import make_market
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 
 
 def config_of(name):
-    return yaml.safe_load(jinja2.Template((WORKFLOWS / f"{name}.yaml").read_text()).render())["task"]
+    return load_workflow(WORKFLOWS / f"{name}.yaml")["task"]
 
 
 @pytest.fixture(scope="module")

@@ -239,7 +239,7 @@ def load_workflow(path: str | Path) -> dict[str, Any]:
     """
     try:
         config = YAML(typ="safe", pure=True).load(render_template(str(path)))
-        base = config.get("BASE_CONFIG_PATH") if isinstance(config, dict) else None
+        base = config.pop("BASE_CONFIG_PATH", None) if isinstance(config, dict) else None
         if base:
             beside = Path(path).absolute().parent / base
             text = (Path(base) if Path(base).exists() else beside).read_text(encoding="utf-8")
