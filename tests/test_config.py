@@ -4,8 +4,8 @@ import pytest
 
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.record import PortAnaRecord, context_of
-from qlib_ext.runs import names_class, options_of
-from qlib_ext.strategy import LiquidityTopNStrategy, exchange_options, strategy_options
+from qlib_ext.runs import Task, names_class, options_of
+from qlib_ext.strategy import LiquidityTopNStrategy
 
 NAME = "LiquidityTopNStrategy"
 
@@ -46,7 +46,7 @@ def test_orders_backtest_and_page_read_a_run_alike(form):
         "backtest": {"start_time": None, "end_time": None, "account": 1e8, "exchange_kwargs": {"exchange": exchange}},
     }
     task = {"record": [{"class": named(PortAnaRecord), "kwargs": {"config": config}}]}
-    assert strategy_options(task) == {"top_n": 7} and exchange_options(task) == {"participation": 0.01}
+    assert Task(task).strategy == {"top_n": 7} and Task(task).exchange == {"participation": 0.01}
     assert "daily_log.pkl" in (names := PortAnaRecord(None, config).list()) and "fills.pkl" in names
     (said,) = (value.en for key, value in context_of(task, {}, {}, provider="p").facts if key.en == "backtest")
     assert "at most 1.0% of a stock's turnover" in said

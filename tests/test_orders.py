@@ -19,7 +19,7 @@ from qlib_ext import cli
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.leak import perturb_provider
 from qlib_ext.recorder import SqliteExpManager
-from qlib_ext.runs import find_run
+from qlib_ext.runs import Task, find_run
 from qlib_ext.strategy import (
     COLUMNS,
     Fees,
@@ -27,14 +27,12 @@ from qlib_ext.strategy import (
     LiquidityTopNStrategy,
     ScoredRun,
     days_held,
-    exchange_options,
     make_orders,
     next_day,
     plan_orders,
     read_holdings,
     read_market,
     read_run,
-    strategy_options,
 )
 from qlib_ext.synthetic import make_market
 
@@ -261,10 +259,10 @@ def test_the_options_of_a_recorded_strategy():
         "dataset": {"kwargs": {"liquidity": "auto", "liquidity_window": 10}},
         "record": [{"class": "SignalRecord"}, {"class": "PortAnaRecord", "kwargs": portfolio}],
     }
-    assert strategy_options(task) == {"capital": 1.0, "liquidity": "auto", "liquidity_window": 5}
-    assert strategy_options({"record": {"class": "SignalRecord"}}) is None
+    assert Task(task).strategy == {"capital": 1.0, "liquidity": "auto", "liquidity_window": 5}
+    assert Task({"record": {"class": "SignalRecord"}}).strategy is None
     other = {"config": {"strategy": {"class": "TopkDropoutStrategy", "kwargs": {"topk": 5}}}}
-    assert strategy_options({"record": [{"class": "PortAnaRecord", "kwargs": other}]}) is None
+    assert Task({"record": [{"class": "PortAnaRecord", "kwargs": other}]}).strategy is None
     inner = {"inner_strategy": portfolio["config"]["strategy"], "inner_executor": {"class": "SimulatorExecutor"}}
     middle = {
         "inner_strategy": {"class": "TWAPStrategy"},
@@ -272,10 +270,10 @@ def test_the_options_of_a_recorded_strategy():
     }
     other["config"]["executor"] = {"class": "NestedExecutor", "kwargs": middle}
     nested = {"record": [{"class": "PortAnaRecord", "kwargs": other}]}
-    assert strategy_options(nested) == {"capital": 1.0, "liquidity_window": 5} and exchange_options(nested) is None
+    assert Task(nested).strategy == {"capital": 1.0, "liquidity_window": 5} and Task(nested).exchange is None
     own = {"class": "AShareExchange", "kwargs": {"participation": 0.01}}
     other["config"]["backtest"] = {"exchange_kwargs": {"exchange": own}}
-    assert exchange_options(nested) == {"participation": 0.01}
+    assert Task(nested).exchange == {"participation": 0.01}
 
 
 # --- on the embedded market

@@ -365,7 +365,8 @@ class Recorder:
 MEMBER = {"class": "MLPModel", "kwargs": {"loss": "liq_wpcc"}}
 TASK = {
     "model": {"class": "FoldEnsemble", "kwargs": {"seeds": [0, 1], "model": MEMBER}},
-    "dataset": {"kwargs": {"handler": {"class": "FastAlpha158", "kwargs": {"instruments": "csi300"}},
+    "dataset": {"kwargs": {"handler": {"class": "FastAlpha158", "module_path": "qlib_ext.handler",
+                                       "kwargs": {"instruments": "csi300"}},
                            "segments": {"test": ["2022-01-04", "2022-12-23"]}, "liquidity": "auto"}},
     "record": [{"class": "LiquidityRecord", "kwargs": {"capital": 2e8, "commission": 0.0005, "benchmark": None}}],
 }  # fmt: skip

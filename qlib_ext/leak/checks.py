@@ -17,7 +17,7 @@ import copy
 import inspect
 import pickle
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from qlib_ext.leak.replay import Job, Side, compare_sides, run_side
 from qlib_ext.model import FoldEnsemble, WalkForwardModel, fold_days
 from qlib_ext.panel import DayPanel
 from qlib_ext.recorder import check_folder
+from qlib_ext.runs import Task, options_of
 
 CHECKS = ("overlap", "future", "shuffled")
 COLUMNS = ("check", "item", "compared", "changed", "passed", "detail", "proves")
@@ -317,10 +318,10 @@ def _check_trained_before(plan: dict[str, Any], reach: int, turn: pd.Timestamp, 
                 )
 
 
-def _class_of(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _class_of(config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the class and keyword arguments of a part of the workflow."""
     try:
-        kind, kwargs = get_callable_kwargs(config)
+        kind, kwargs = get_callable_kwargs(dict(config))
     except (KeyError, AttributeError, ImportError) as error:
         raise ValueError(f"the workflow's {config.get('class')!r} cannot be loaded: {error}") from error
     return kind, kwargs or {}
@@ -328,32 +329,18 @@ def _class_of(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def _label_span(config: dict[str, Any]) -> LabelSpan:
     """Days after t that its label touches, read from the configuration of dataset and handler."""
-    plan = config["task"]["dataset"]["kwargs"]
-    days = label_days_of(plan.get("label_days"))
+    days = label_days_of(Task(config["task"]).dataset.get("label_days"))
     if days is not None:
         return days
-    handler = plan.get("handler")
-    kwargs = (handler.get("kwargs") or {}) if isinstance(handler, dict) else {}
-    found = plan.get("label") or kwargs.get("label")
-    if not found and isinstance(kwargs.get("data_loader"), dict):
-        loader = (kwargs["data_loader"].get("kwargs") or {}).get("config")
-        found = loader.get("label") if isinstance(loader, dict) else None
-    if not found and isinstance(handler, dict):
-        default = getattr(_class_of(handler)[0], "get_label_config", None)
-        found = default(None) if default is not None else None
-    while isinstance(found, list | tuple) and found:
-        found = found[0]
-    if not found:
+    label = Task(config["task"]).label
+    if label is None:
         raise ValueError("the workflow does not tell its label: give the dataset label=<its expression> or label_days")
-    return label_span(str(found))
+    return label_span(label)
 
 
 def _window(config: dict[str, Any]) -> int:
     """T, days in a window; 1 where the model, or what an ensemble is made of, looks at the day alone."""
-    model, options = _class_of(config["task"]["model"])
-    while isinstance(options.get("model"), dict):
-        model, options = _class_of(options["model"])
-    if not getattr(model, "needs_window", True):
+    if not getattr(_class_of(Task(config["task"]).models[-1])[0], "needs_window", True):
         return 1
     kind, kwargs = _class_of(config["task"]["dataset"])
     default = inspect.signature(kind.__init__).parameters.get("step_len")
@@ -362,12 +349,12 @@ def _window(config: dict[str, Any]) -> int:
 
 def _bare_panel(config: dict[str, Any], calendar: pd.DatetimeIndex) -> DayPanel:
     """Return a panel that holds the handler's days and no stock: enough to cut segments and folds."""
-    kind, plan = _class_of(config["task"]["dataset"])
-    handler = plan.get("handler")
-    if issubclass(kind, DayDatasetH):
-        handler = dated_handler(handler, plan["segments"])
-    kwargs = (handler.get("kwargs") or {}) if isinstance(handler, dict) else {}
-    start, end = bounds((kwargs.get("start_time"), kwargs.get("end_time")))
+    task = Task(config["task"])
+    handler = task.handler
+    if issubclass(_class_of(config["task"]["dataset"])[0], DayDatasetH):
+        handler = dated_handler(handler, task.segments)
+    options = options_of(handler)
+    start, end = bounds((options.get("start_time"), options.get("end_time")))
     days = calendar[(calendar >= start) & (calendar <= end)]
     if not len(days):
         raise ValueError(f"the handler's days, {start} to {end}, are outside the calendar")

@@ -33,7 +33,7 @@ from qlib_ext.leak.compare import Finding, Grid, changed_share, compare, feature
 from qlib_ext.model import DayModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import fill_top_n
-from qlib_ext.runs import backtests_of, options_of
+from qlib_ext.runs import Task
 
 BEYOND = 5  # trading days after `after` that are kept, to see that the perturbation arrived
 SCORE_TOLERANCE = 1e-4  # of a score and of the mean size of scores: rounding of another batch width
@@ -180,22 +180,15 @@ def _steady(score: pd.Series, known: pd.Series) -> pd.Series:
     return score.where(~near, other)
 
 
-def _portfolio_record(task: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the configuration of the workflow's first PortAnaRecord."""
-    records = task.get("record") or []
-    for record in [records] if isinstance(records, dict) else records:
-        if str(record.get("class", "")).split(".")[-1].endswith("PortAnaRecord"):
-            return record
-    return None
-
-
 def _trade(task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, after: pd.Timestamp) -> Any:
     """Run the workflow's backtest to some days past `after`; return orders and positions up to it, or None."""
-    record = _portfolio_record(task)
-    if record is None:
+    records = Task(task).trading_records
+    if not records:
         return None
-    asked = {"model": model, "dataset": dataset}
-    made = init_instance_by_config(record, default_module="qlib.workflow.record_temp", try_kwargs=asked, recorder=None)
+    parts = {"model": model, "dataset": dataset}
+    made = init_instance_by_config(
+        records[0], default_module="qlib.workflow.record_temp", try_kwargs=parts, recorder=None
+    )
     objects = {"<PRED>": score.to_frame("score"), "<MODEL>": model, "<DATASET>": dataset}
     strategy, executor = (fill_placeholder(part, objects) for part in (made.strategy_config, made.executor_config))
     options = dict(made.backtest_config)
@@ -314,7 +307,7 @@ def _compare_yuan(old: Side, new: Side, turn: pd.Timestamp, config: dict[str, An
     liquidity = old.grid("liquidity", turn), new.grid("liquidity", turn)
     if liquidity[0] is None or liquidity[1] is None:
         return [Finding("future", "target yuan", 0, 0, True, "not checked: the dataset has no liquidity")]
-    chosen = options_of(next(backtests_of(config["task"]), {}).get("strategy"))
+    chosen = Task(config["task"]).strategy or {}
     options = {"capital": chosen.get("capital") or 150e6, "participation": chosen.get("participation") or 0.05}
     scores = old.score, _steady(new.score, old.score)
     placed = []

@@ -8,20 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from qlib_ext.data import DEFAULT_LABEL, label_span
+from qlib_ext.data import label_span
 from qlib_ext.evaluate import has_benchmark
 from qlib_ext.exchange import Options, prices
 from qlib_ext.record.facts import package_versions
 from qlib_ext.record.judgement import Money
 from qlib_ext.report import Context, Text, plain, words
-from qlib_ext.runs import BENCHMARK, backtests_of, names_class, options_of
+from qlib_ext.runs import BENCHMARK, Task, class_name, options_of
 
 _REPORT = "portfolio_analysis/report_normal_1day.pkl"
 _PACKAGES = ("qlib_ext", "pyqlib", "torch", "pandas", "numpy", "plotly")
-_OWN_LABELS = {  # of handlers that are given none
-    **dict.fromkeys(("Alpha158", "Alpha360", "FastAlpha158", "FastAlpha360"), DEFAULT_LABEL),
-    **dict.fromkeys(("Alpha158vwap", "Alpha360vwap"), DEFAULT_LABEL.replace("$close", "$vwap")),
-}
 UNKNOWN = words("not recorded")
 
 
@@ -47,34 +43,35 @@ def context_of(
         label: expression, where it is known better than by the task.
 
     """
-    known, model, dataset = facts or {}, task.get("model", {}), options_of(task.get("dataset"))
-    given = dataset.get("handler")
-    handler: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-    inner = options_of(handler)
-    record = _record(task, "LiquidityRecord")
-    expression, horizon = label or _label(dataset, handler), None
-    if (span := dataset.get("label_days")) is not None:
+    known, plan = facts or {}, Task(task)
+    universe = _universe(options_of(plan.handler).get("instruments", "?"))
+    record = plan.record("LiquidityRecord")
+    expression, horizon = label or plan.label, None
+    if (span := plan.dataset.get("label_days")) is not None:
         horizon = int(span[1]) - int(span[0])
     elif expression is not None:
         horizon = _horizon(expression)
     rows: list[tuple[Text, Text | str]] = [
         (words(name), run[name]) for name in ("experiment", "run", "started") if run.get(name)
     ]
-    rows += [(words(name), value) for name, value in _model_facts(model).items()]
-    rows.append((words("seeds"), seeds_words(known, _seeds(model))))
+    rows += [(words(name), value) for name, value in _model_facts(plan).items()]
+    rows.append((words("seeds"), seeds_words(known, _seeds(plan))))
     rows.append((words("data"), provider))
-    rows.append((words("universe"), _universe(inner.get("instruments", "?"))))
-    rows += _segment_facts(dataset.get("segments", {}))
-    rows += [(words("features"), str(handler.get("class", "?"))), (words("label"), expression or words("not recorded"))]
+    rows.append((words("universe"), universe))
+    rows += _segment_facts(plan.segments)
+    rows += [
+        (words("features"), str(plan.handler.get("class", "?"))),
+        (words("label"), expression or words("not recorded")),
+    ]
     rows += fact_rows(known)
-    rows.append((words("liquidity"), _liquidity(task.get("dataset"), known)))
+    rows.append((words("liquidity"), _liquidity(plan, known)))
     money, costs = None, words("costs are not known")
     if record is not None:
         money = Money(**{f.name: record[f.name] for f in dataclasses.fields(Money) if f.name in record})
         costs = cost_words(money)
     benchmark = None if record is None else record.get("benchmark", BENCHMARK)
     rows += _money_facts(money, benchmark)
-    if (said := _backtest(next(backtests_of(task), {}), artifacts)) is not None:
+    if (said := _backtest(plan, artifacts)) is not None:
         rows.append((words("backtest"), said))
     rows.append(
         (words("units"), words("money in yuan, returns as per cent of the capital unless a day's account is named"))
@@ -85,7 +82,7 @@ def context_of(
     return Context(
         title=title or run.get("experiment", "qlib_ext"),
         facts=tuple(rows),
-        universe=_universe(inner.get("instruments", "?")),
+        universe=universe,
         capital=None if money is None else float(money.capital),
         costs=costs,
         benchmark=benchmark,
@@ -103,15 +100,12 @@ def _money_facts(money: Money | None, benchmark: str | None) -> list[tuple[Text,
     return [(words("capital"), amount), (words("costs"), cost_words(money)), (words("benchmark"), index)]
 
 
-def _backtest(whole: Mapping[str, Any], artifacts: Mapping[str, Any]) -> Text | None:
+def _backtest(plan: Task, artifacts: Mapping[str, Any]) -> Text | None:
     """Say what PortAnaRecord's backtest deals with; None where it has no AShareExchange."""
-    config = whole.get("backtest") or {}
-    exchange = (config.get("exchange_kwargs") or {}).get("exchange")
-    if not names_class(exchange, "AShareExchange"):
+    if plan.exchange is None:
         return None
-    options: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Options)}
-    options |= options_of(exchange)
-    account, share = config.get("account", 1e9), options["participation"]
+    options: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Options)} | plan.exchange
+    account, share = plan.backtest.get("account", 1e9), options["participation"]
     own = options["commission"], options["open_cost"], options["close_cost"]
     cap = words("no cap on a day's share of turnover")
     commission, buy, sell = (None if rate is None else float(rate) for rate in own)
@@ -126,7 +120,7 @@ def _backtest(whole: Mapping[str, Any], artifacts: Mapping[str, Any]) -> Text | 
         sell=words("{rate:.3%}, transfer fee and stamp duty", rate=commission) if sell is None else f"{sell:.3%}",
         impact=float(options["impact"]),
         power=float(options["impact_exponent"]),
-        benchmark=_benchmark(config.get("benchmark", BENCHMARK), artifacts.get(_REPORT)),
+        benchmark=_benchmark(plan.backtest.get("benchmark", BENCHMARK), artifacts.get(_REPORT)),
     )
 
 
@@ -139,12 +133,12 @@ def _benchmark(given: Any, report: pd.DataFrame | None) -> Text | str:
     return given if isinstance(given, str) else ", ".join(map(str, given))
 
 
-def _liquidity(dataset: Any, facts: Mapping[str, Any]) -> Text:
+def _liquidity(plan: Task, facts: Mapping[str, Any]) -> Text:
     """Say what liquidity is, by the run's facts or the dataset's configuration."""
-    options = options_of(dataset)
+    options = plan.dataset
     if "units" in facts:
         profile = facts["units"]
-    elif "liquidity" not in options and not names_class(dataset, "DayDatasetH"):
+    elif "liquidity" not in options and class_name(plan.config.get("dataset")) != "DayDatasetH":
         return UNKNOWN
     else:
         profile = options.get("liquidity", "auto")
@@ -181,27 +175,21 @@ def _rules(artifacts: Mapping[str, Any], version: Text | str) -> Text:
     return words("marina-rules {version}", version=version)
 
 
-def _model_facts(model: Mapping[str, Any]) -> dict[str, str]:
+def _model_facts(plan: Task) -> dict[str, str]:
     """Class and loss; of an ensemble also of its members."""
-    inner, member = _member(model)
-    kind = str(model.get("class", "?"))
-    facts = {"model": f"{kind} ({inner.get('class', '?')})" if inner else kind}
+    kind, *inner = (str(model.get("class", "?")) for model in plan.models or [{}])
+    facts = {"model": f"{kind} ({inner[-1]})" if inner else kind}
+    member = options_of(plan.models[-1]) if plan.models else {}
     for name, key in (("loss", "loss"), ("target", "target"), ("weights by", "weight_by"), ("metric", "metric")):
         if key in member:
             facts[name] = str(member[key])
     return facts
 
 
-def _seeds(model: Mapping[str, Any]) -> Any:
+def _seeds(plan: Task) -> Any:
     """Seeds as the workflow states them; None: it leaves them out."""
-    return options_of(model).get("seeds", _member(model)[1].get("seed"))
-
-
-def _member(model: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
-    """Give the configuration of an ensemble's member (None: no ensemble) and the options of what is trained."""
-    options = options_of(model)
-    inner = options.get("model") if isinstance(options.get("model"), Mapping) else None
-    return inner, options_of(inner) if inner else options
+    options = [options_of(model) for model in plan.models] or [{}]
+    return options[0].get("seeds", options[-1].get("seed"))
 
 
 def _segment_facts(segments: Mapping[str, Any]) -> list[tuple[Text, Text | str]]:
@@ -211,20 +199,6 @@ def _segment_facts(segments: Mapping[str, Any]) -> list[tuple[Text, Text | str]]
         if isinstance(span, list | tuple)
     }
     return [(words(name), span) for name, span in spans.items()]
-
-
-def _label(dataset: Mapping[str, Any], handler: Mapping[str, Any]) -> str | None:
-    """Find the label's expression: as the dataset or the handler is given it, or the handler's own; None: not known."""
-    options = options_of(handler)
-    loader = options_of(options.get("data_loader")).get("config")
-    of_loader = loader.get("label") if isinstance(loader, Mapping) else None
-    found = dataset.get("label") or options.get("label") or of_loader
-    while isinstance(found, list | tuple) and found:  # qlib's ([expression], [name])
-        found = found[0]
-    if found:
-        return str(found)
-    home = str(handler.get("module_path") or "qlib").partition(".")[0]
-    return _OWN_LABELS.get(str(handler.get("class"))) if home in ("qlib", "qlib_ext") else None
 
 
 def _horizon(expression: str) -> int | None:
@@ -237,13 +211,6 @@ def _horizon(expression: str) -> int | None:
 
 def _universe(instruments: Any) -> str:
     return f"{len(instruments)} stocks given by code" if isinstance(instruments, list | tuple) else str(instruments)
-
-
-def _record(task: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """Options of the first of the task's records of a class; None where it has none."""
-    records = task.get("record") or []
-    every = [records] if isinstance(records, Mapping) else records
-    return next((options_of(record) for record in every if names_class(record, name)), None)
 
 
 def seeds_words(facts: Mapping[str, Any], configured: Any) -> Text:

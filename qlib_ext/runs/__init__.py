@@ -1,9 +1,9 @@
 """Recorded runs: found, read, logged to. Where they are kept stands in `qlib_ext.recorder`, which needs qlib."""
 
 from qlib_ext.runs.artifacts import FACTS, load_if_there, log_finite
-from qlib_ext.runs.backtest import BENCHMARK, backtests_of, complete_backtest
+from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
-from qlib_ext.runs.task import names_class, options_of
+from qlib_ext.runs.task import Task, class_name, names_class, options_of
 
 __all__ = [
     "BENCHMARK",
@@ -11,7 +11,8 @@ __all__ = [
     "FACTS",
     "LATEST",
     "Run",
-    "backtests_of",
+    "Task",
+    "class_name",
     "complete_backtest",
     "find_run",
     "list_runs",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from qlib_ext.runs.task import names_class, options_of
 
 BENCHMARK = "SH000300"  # where a record names none
 
@@ -57,26 +55,8 @@ def complete_backtest(config: Mapping[str, Any] | None, segments: Mapping[str, A
     return _over(default, {name: part for name, part in own.items() if part is not None})
 
 
-def backtests_of(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give the backtests (strategy, executor, backtest) of a task's records; those of our PortAnaRecord complete."""
-    records, segments = task.get("record") or [], options_of(task.get("dataset")).get("segments")
-    for record in [records] if isinstance(records, Mapping) else records:
-        config = options_of(record).get("config")
-        if names_class(record, "PortAnaRecord") and _home(record) == "qlib_ext":
-            yield complete_backtest(config, segments)
-        elif isinstance(config, Mapping):
-            yield dict(config)
-
-
 def _over(default: Any, own: Any) -> Any:
     """Put options over the default ones, key by key."""
     if not isinstance(default, Mapping) or not isinstance(own, Mapping) or "class" in own:
         return own
     return {**default, **{key: _over(default.get(key), value) for key, value in own.items()}}
-
-
-def _home(config: Mapping[str, Any]) -> str:
-    """Name the package that a configuration's class is of; qlib's where it tells none."""
-    called = config["class"]
-    path = called if isinstance(called, str) and "." in called else getattr(called, "__module__", None)
-    return str(config.get("module_path") or path or "qlib").partition(".")[0]

@@ -1,24 +1,176 @@
-"""Configurations as qlib takes them, {class, module_path, kwargs}: which class one names, and its options."""
+"""A task as qlib takes it, parts of {class, module_path, kwargs}: its configuration is read here and nowhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from qlib_ext.runs.backtest import complete_backtest
+
+
+def class_name(config: Any) -> str:
+    """Name of the class of a configuration, without its module; "" where it is no configuration, or names none.
+
+    Args:
+        config: its `class` is a name, a path such as qlib_ext.strategy.LiquidityTopNStrategy, or the class itself.
+
+    """
+    kind = config.get("class") if isinstance(config, Mapping) else None
+    return str(getattr(kind, "__name__", kind or "")).rpartition(".")[2]
 
 
 def names_class(config: Any, name: str) -> bool:
-    """Whether a configuration names a class.
-
-    Args:
-        config: its `class` is a name, a path such as qlib_ext.strategy.LiquidityTopNStrategy, or the class itself;
-            what is no configuration names none.
-        name: of the class, without its module.
-
-    """
-    called = config.get("class") if isinstance(config, Mapping) else None
-    return str(getattr(called, "__name__", called)).rpartition(".")[2] == name
+    """Whether a configuration (see `class_name`) names a class."""
+    return class_name(config) == name
 
 
 def options_of(config: Any) -> dict[str, Any]:
     """Return a copy of the kwargs of a configuration; empty where it has none, or is no configuration."""
     return dict(config.get("kwargs") or {}) if isinstance(config, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """The section `task` of a workflow, or the artifact of that name of a run; what it lacks reads as empty or None.
+
+    Attributes:
+        config: model, dataset and record(s).
+
+    >>> dataset = {"class": "DayDatasetH", "kwargs": {"step_len": 8, "label": "Ref($close, -2)/Ref($close, -1) - 1"}}
+    >>> task = Task({"dataset": dataset, "record": {"class": "LiquidityRecord", "kwargs": {"top_n": 30}}})
+    >>> task.dataset["step_len"], task.label, task.record("LiquidityRecord"), task.strategy
+    (8, 'Ref($close, -2)/Ref($close, -1) - 1', {'top_n': 30}, None)
+
+    """
+
+    config: Mapping[str, Any]
+
+    @property
+    def models(self) -> list[Mapping[str, Any]]:
+        """The model's configuration and, of an ensemble, that of its members; the innermost stands last."""
+        found, model = [], self.config.get("model")
+        while isinstance(model, Mapping):
+            found.append(model)
+            model = options_of(model).get("model")
+        return found
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """Options of the dataset."""
+        return options_of(self.config.get("dataset"))
+
+    @property
+    def segments(self) -> dict[str, Any]:
+        """First and last day by segment."""
+        return _part(self.dataset, "segments")
+
+    @property
+    def handler(self) -> dict[str, Any]:
+        """Configuration of the handler; empty where it is a file or an object."""
+        return _part(self.dataset, "handler")
+
+    @property
+    def label(self) -> str | None:
+        """Expression of the label: as dataset or handler have it as an option, else the handler class's own."""
+        options = options_of(self.handler)
+        loader = _part(options_of(options.get("data_loader")), "config")
+        label = self.dataset.get("label") or options.get("label") or loader.get("label") or _own_label(self.handler)
+        while isinstance(label, list | tuple) and label:  # qlib's ([expression], [name])
+            label = label[0]
+        return str(label) if label else None
+
+    @property
+    def records(self) -> list[Any]:
+        """Configurations of the records."""
+        records = self.config.get("record") or []
+        return [records] if isinstance(records, Mapping) else list(records)
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """Options of the first record of a class; None where there is none."""
+        return next((options_of(record) for record in self.records if names_class(record, name)), None)
+
+    @property
+    def trading_records(self) -> list[dict[str, Any]]:
+        """Configurations of the records that trade: PortAnaRecord and what is named after it."""
+        return [dict(record) for record in self.records if class_name(record).endswith("PortAnaRecord")]
+
+    @property
+    def backtests(self) -> list[dict[str, Any]]:
+        """Strategy, executor and backtest of each record that trades; of our PortAnaRecord complete."""
+        return [
+            complete_backtest(options_of(record).get("config"), self.segments)
+            if names_class(record, "PortAnaRecord") and _home(record) == "qlib_ext"
+            else _part(options_of(record), "config")
+            for record in self.trading_records
+        ]
+
+    @property
+    def backtest(self) -> dict[str, Any]:
+        """Options of the first backtest (account, benchmark, exchange_kwargs, ...)."""
+        return next((_part(plan, "backtest") for plan in self.backtests), {})
+
+    @property
+    def strategy(self) -> dict[str, Any] | None:
+        """Options of the LiquidityTopNStrategy, the outermost one, without `signal`; None where there is none.
+
+        `liquidity` and `liquidity_window` are the dataset's where the strategy names none, as `PortAnaRecord` has it.
+        """
+        for strategy in (strategy for plan in self.backtests for strategy in _strategies(plan)):
+            if names_class(strategy, "LiquidityTopNStrategy"):
+                options = options_of(strategy)
+                options.pop("signal", None)
+                return self.liquidity | options
+        return None
+
+    @property
+    def exchange(self) -> dict[str, Any] | None:
+        """Options of the AShareExchange; None where there is none.
+
+        `volatility_window` is the dataset's where the exchange names none, as `PortAnaRecord` has it.
+        """
+        for plan in self.backtests:
+            exchange = _part(_part(plan, "backtest"), "exchange_kwargs").get("exchange")
+            if names_class(exchange, "AShareExchange"):
+                return self._of_dataset("volatility_window") | options_of(exchange)
+        return None
+
+    @property
+    def liquidity(self) -> dict[str, Any]:
+        """`liquidity` and `liquidity_window` of the dataset, as far as it names them."""
+        return self._of_dataset("liquidity", "liquidity_window")
+
+    def _of_dataset(self, *names: str) -> dict[str, Any]:
+        options = self.dataset
+        return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def _part(options: Any, name: str) -> dict[str, Any]:
+    part = options.get(name) if isinstance(options, Mapping) else None
+    return dict(part) if isinstance(part, Mapping) else {}
+
+
+def _strategies(plan: Mapping[str, Any]) -> Iterator[Any]:
+    """Strategies of a nested backtest, the outermost first."""
+    yield plan.get("strategy")
+    executor = options_of(plan.get("executor"))
+    while executor:
+        yield executor.get("inner_strategy")
+        executor = options_of(executor.get("inner_executor"))
+
+
+def _home(config: Mapping[str, Any]) -> str:
+    """Package that a configuration's class is of; qlib's where it tells none."""
+    kind = config["class"]
+    path = kind if isinstance(kind, str) and "." in kind else getattr(kind, "__module__", None)
+    return str(config.get("module_path") or path or "qlib").partition(".")[0]
+
+
+def _own_label(handler: Mapping[str, Any]) -> Any:
+    """Label that a handler's class has of its own; None where it has none, or cannot be loaded."""
+    from qlib.utils import get_callable_kwargs
+
+    try:
+        return get_callable_kwargs(dict(handler), "qlib.contrib.data.handler")[0].get_label_config(None)
+    except (KeyError, ImportError, AttributeError, TypeError, ValueError):
+        return None

@@ -2,15 +2,7 @@
 
 from qlib_ext.strategy.book import Book
 from qlib_ext.strategy.last_close import Fees, LastClose
-from qlib_ext.strategy.order_inputs import (
-    ScoredRun,
-    exchange_options,
-    next_day,
-    read_holdings,
-    read_market,
-    read_run,
-    strategy_options,
-)
+from qlib_ext.strategy.order_inputs import ScoredRun, next_day, read_holdings, read_market, read_run
 from qlib_ext.strategy.order_list import COLUMNS, days_held, make_orders, plan_orders
 from qlib_ext.strategy.planner import Line, Planner, summary
 from qlib_ext.strategy.quotes import Market, whole_lots
@@ -27,14 +19,12 @@ __all__ = [
     "Planner",
     "ScoredRun",
     "days_held",
-    "exchange_options",
     "make_orders",
     "next_day",
     "plan_orders",
     "read_holdings",
     "read_market",
     "read_run",
-    "strategy_options",
     "summary",
     "whole_lots",
 ]

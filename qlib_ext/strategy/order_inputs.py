@@ -15,16 +15,7 @@ from qlib.data import D
 from qlib_ext.data import listed_days, load_liquidity, trailing_volatility
 from qlib_ext.provider import read_fields
 from qlib_ext.rules import is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
-from qlib_ext.runs import (
-    DEFAULT_URI,
-    LATEST,
-    backtests_of,
-    find_run,
-    list_runs,
-    load_artifacts,
-    names_class,
-    options_of,
-)
+from qlib_ext.runs import DEFAULT_URI, LATEST, find_run, list_runs, load_artifacts
 
 LOOKBACK = 250  # trading days within which a price is looked for
 NEW = 5  # days after listing that may be free of limits
@@ -106,47 +97,6 @@ def _refuse_several(uri: str) -> None:
     names = sorted({run.experiment for run in list_runs(uri=uri) if run.status == "FINISHED"})
     if len(names) > 1:
         raise ValueError(f"{LATEST} of which experiment? Add --experiment with one of {', '.join(names)}")
-
-
-def strategy_options(task: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the options of the LiquidityTopNStrategy that a task records, the outermost one; None where it has none.
-
-    `liquidity` and `liquidity_window` are the dataset's where the strategy names none, as `PortAnaRecord` has it.
-    """
-    for config in backtests_of(task):
-        strategies, executor = [config.get("strategy")], config.get("executor")
-        while isinstance(executor, dict):
-            inner = executor.get("kwargs") or {}
-            strategies.append(inner.get("inner_strategy"))
-            executor = inner.get("inner_executor")
-        for strategy in strategies:
-            if names_class(strategy, "LiquidityTopNStrategy"):
-                options = options_of(strategy)
-                options.pop("signal", None)
-                return dataset_liquidity(task) | options
-    return None
-
-
-def exchange_options(task: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the options of the AShareExchange that a task records; None where it has none.
-
-    `volatility_window` is the dataset's where the exchange names none, as `PortAnaRecord` has it.
-    """
-    for config in backtests_of(task):
-        exchange = ((config.get("backtest") or {}).get("exchange_kwargs") or {}).get("exchange")
-        if names_class(exchange, "AShareExchange"):
-            return _of_dataset(task, "volatility_window") | options_of(exchange)
-    return None
-
-
-def dataset_liquidity(task: dict[str, Any]) -> dict[str, Any]:
-    """Return `liquidity` and `liquidity_window` of a task's dataset, as far as it names them."""
-    return _of_dataset(task, "liquidity", "liquidity_window")
-
-
-def _of_dataset(task: dict[str, Any], *names: str) -> dict[str, Any]:
-    options = options_of(task.get("dataset"))
-    return {name: options[name] for name in names if options.get(name) is not None}
 
 
 # --- the holdings

@@ -21,16 +21,9 @@ from qlib.data import D
 from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import Options
 from qlib_ext.rules import board_of
+from qlib_ext.runs import Task
 from qlib_ext.strategy.last_close import COMMISSION, Fees, LastClose
-from qlib_ext.strategy.order_inputs import (
-    ScoredRun,
-    check_holdings,
-    dataset_liquidity,
-    exchange_options,
-    next_day,
-    read_market,
-    strategy_options,
-)
+from qlib_ext.strategy.order_inputs import ScoredRun, check_holdings, next_day, read_market
 from qlib_ext.strategy.planner import Line, Planner, make_lines
 from qlib_ext.strategy.quotes import Market
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
@@ -148,10 +141,10 @@ def plan_orders(
         ValueError, TypeError: as `make_orders`, and for options that cannot be.
 
     """
-    options = strategy_options(run.task)
-    options = (dataset_liquidity(run.task) if options is None else options) | changed
+    task = Task(run.task)
+    options = (task.liquidity if task.strategy is None else task.strategy) | changed
     strategy = LiquidityTopNStrategy(signal=_NOTHING, **options)
-    dealt = exchange_options(run.task)
+    dealt = task.exchange
     signal_day, score = run.score(day)
     date, _ = next_day(signal_day)
     cap, fees = _of_exchange(dealt, date, commission)
