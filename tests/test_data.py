@@ -28,15 +28,14 @@ from qlib_ext.data import (
     dated_handler,
     label_span,
     load_liquidity,
-    trailing_volatility,
-    turnover_of,
     unit_profile,
 )
 from qlib_ext.evaluate import daily_metrics, metric_value
 from qlib_ext.model import MASTERModel, MLPModel
 from qlib_ext.portfolio import fill_top_n
 from qlib_ext.processor import CSNormalise, cross_section_zscore
-from qlib_ext.provider import read_fields
+from qlib_ext.provider import read_fields, trailing_mean, trailing_volatility
+from qlib_ext.rules import turnover_in_yuan
 from qlib_ext.strategy import LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market, simulate
 
@@ -343,7 +342,7 @@ def test_quick_grids_equal_qlibs_expressions(profile, market):
     listed = pd.DataFrame({code: place <= last for code, last in lasts.items()}, index=days)
     assert close.isna().where(listed, False).any(axis=None)  # suspended, or not yet listed
     fields = read_fields(codes, ["$amount", "$close", "$volume"], start, end, lead=6)
-    quick = turnover_of(PROFILES[profile], fields).rolling(7, min_periods=1).mean().loc[days]
+    quick = trailing_mean(turnover_in_yuan(profile, fields), 7).loc[days]
     np.testing.assert_allclose(quick.where(listed), mean, rtol=1e-5)
     if profile == "community":
         np.testing.assert_allclose(load_liquidity(codes, start, end, profile=profile, window=7), quick)
@@ -403,7 +402,7 @@ def test_label_days_stand_for_a_label_that_is_not_understood(market):
     dataset = DayDatasetH(handler, segments, label_days=[1, 5])
     assert (dataset.span.entry, dataset.span.reach) == (1, 5)
     assert dataset.rows("train")[-1] == dataset.rows("test")[0] - 6
-    with pytest.raises(ValueError, match=r"label_days=\[5, 1\]"):
+    with pytest.raises(ValueError, match=r"label_days is \[5, 1\]"):
         DayDatasetH(handler, segments, label_days=[5, 1])
 
 

@@ -137,7 +137,7 @@ def test_the_capital_decides_the_metric(market):
         yuan = pd.Series(raw[1:].astype(float) * 1000, index=days[int(raw[0]) : int(raw[0]) + len(raw) - 1]).reindex(
             days
         )
-        own = yuan.rolling(20, min_periods=5).mean()[yuan.notna()].reindex(days)
+        own = yuan.rolling(20, min_periods=1).mean()[yuan.notna()].reindex(days)
         means.append(own[(days >= first) & (days <= last)].reindex(days).iloc[rows])
     median = np.nanmedian(np.concatenate(means))
     assert found.liquidity == pytest.approx(median, rel=1e-6)

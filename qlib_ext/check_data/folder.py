@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.check_data.table import Tally
+from qlib_ext.provider import fill_row, read_calendar, read_numbers
 from qlib_ext.rules import board_of, price_limit
 
 FloatArray = npt.NDArray[np.float64]
@@ -113,14 +114,7 @@ def open_provider(folder: Path, tally: Tally) -> Provider:
             f"{folder} has no {', '.join(missing)}: give a qlib provider folder (with calendars/, instruments/ and "
             "features/) by --provider-uri or QLIB_EXT_PROVIDER_URI"
         )
-    text = (folder / "calendars" / "day.txt").read_text(encoding="utf-8")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    try:
-        days = pd.DatetimeIndex(pd.to_datetime(lines)).as_unit("ns")
-    except ValueError as error:
-        raise ValueError(f"{folder / 'calendars' / 'day.txt'} is no list of ISO dates: {error}") from error
-    if not len(days):
-        raise ValueError(f"{folder / 'calendars' / 'day.txt'} is empty: nothing to check")
+    days = read_calendar(folder)
     places: dict[str, Path] = {}
     twice: list[str] = []
     for place in sorted(p for p in (folder / "features").iterdir() if p.is_dir()):
@@ -150,13 +144,12 @@ def read_list(file: Path, tally: Tally) -> list[Span]:
     return spans
 
 
-def read_series(file: Path, count: int, tally: Tally) -> tuple[int, npt.NDArray[np.float32]] | None:
+def sound_series(file: Path, count: int, tally: Tally) -> tuple[int, npt.NDArray[np.float32]] | None:
     """Start and values of a file in a calendar of `count` days, cut to it; None where it is absent or unusable."""
-    try:
-        size, raw = file.stat().st_size, np.fromfile(file, dtype="<f4")
-    except FileNotFoundError:
+    raw = read_numbers(file)
+    if raw is None:
         return None
-    name = f"{file.parent.name}/{file.name}"
+    name, size = f"{file.parent.name}/{file.name}", file.stat().st_size
     odd = size % 4 != 0 or len(raw) < 2
     start = int(raw[0]) if len(raw) and np.isfinite(raw[0]) else -1
     lost = bool(len(raw)) and not (raw[0] == start and 0 <= start < count)
@@ -185,7 +178,7 @@ def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tall
         spans: dict[str, tuple[int, int]] = {}
         closes = 0
         for name in FIELDS:
-            series = read_series(provider.places[code] / f"{name}.day.bin", count, tally)
+            series = sound_series(provider.places[code] / f"{name}.day.bin", count, tally)
             if series is None:
                 missing[name].append(code)
                 continue
@@ -196,9 +189,7 @@ def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tall
                 missing[name].append(code)
             if name == "close" and known.any():
                 closes, first[n] = int(known.sum()), start + int(known.argmax())
-            low, high = max(start, begin), min(start + len(values), stop)
-            if low < high:
-                grids[name][n, low - begin : high - begin] = values[low - start : high - start]
+            fill_row(grids[name][n], begin, start, values)
         if len(set(spans.values())) > 1:
             differ.append(f"{code}: " + ", ".join(f"{k} {a}+{b}" for k, (a, b) in spans.items()))
     tally.each("field_span", differ, len(codes))

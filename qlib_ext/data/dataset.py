@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from qlib.data import D
 from qlib.data.dataset import DatasetH
-from qlib.data.dataset.handler import DataHandlerLP
 from qlib.log import get_module_logger
 
+from qlib_ext import rules
+from qlib_ext.data.handlers import dated_handler, handler_frames, label_days_of, label_expression, told_prices
 from qlib_ext.data.market_features import load_state, state_names
-from qlib_ext.data.options import check_options, label_days_of
-from qlib_ext.data.outcomes import listed_days, locked_up, step_returns, trailing_volatility
-from qlib_ext.data.segments import check_segments, dated_handler, segment_rows
-from qlib_ext.options import argument_names, refuse_unknown
+from qlib_ext.data.outcomes import locked_up, step_returns
+from qlib_ext.data.segments import check_segments, segment_rows
+from qlib_ext.options import argument_names, check_number, refuse_unknown
 from qlib_ext.panel import (
     DEFAULT_LABEL,
     DayPanel,
@@ -29,13 +28,11 @@ from qlib_ext.panel import (
     label_prices,
     label_span,
 )
-from qlib_ext.provider import (
-    profiled_liquidity,
-    read_fields,
-)
-from qlib_ext.rules import is_index
+from qlib_ext.provider import calendar, listed_days, profiled_liquidity, read_fields, trailing_volatility
 
 logger = get_module_logger("qlib_ext.data")
+
+LEAST = {"step_len": 1, "liquidity_window": 1, "volatility_window": 2, "listing_age": 0}  # whole days
 
 
 class DayDatasetH(DatasetH):
@@ -57,6 +54,15 @@ class DayDatasetH(DatasetH):
             start, end. The mask `buyable` then knows their limits; null: every stock has its board's.
         market_state, macro_state: what feeds MASTER's gate: true or options of `market.MarketState`, options of
             `macro.MacroState`. Both together stand side by side, the indices first.
+
+    In YAML: `class: DayDatasetH, module_path: qlib_ext.data`.
+
+    >>> dataset.panel
+    DayPanel(92 days 2020-02-03 to 2020-06-24, 12 stocks, 2 features, 1077 cells)
+    >>> dataset.rows("valid")  # the last two, whose labels reach into test, are left out
+    array([1])
+    >>> dataset.span
+    LabelSpan(entry=1, reach=2)
 
     """
 
@@ -88,14 +94,25 @@ class DayDatasetH(DatasetH):
         refuse_unknown("DayDatasetH", unknown, argument_names(DayDatasetH))
         self.step_len, self.liquidity, self.liquidity_window = step_len, liquidity, liquidity_window
         self.volatility_window, self.listing_age, self.label, self.st = volatility_window, listing_age, label, st
-        names = ("step_len", "liquidity", "liquidity_window", "volatility_window", "listing_age", "label", "st")
-        check_options(**{name: getattr(self, name) for name in names})
+        self._check_options()
         if label_days is not None:
             self.label_days = label_days_of(label_days)
         self.market_state, self.macro_state = MarketState.of(market_state), MacroState.of(macro_state)
         self._panel: DayPanel | None = None
         check_segments(segments)
         super().__init__(handler=dated_handler(handler, segments), segments=segments, fetch_kwargs=fetch_kwargs or {})
+
+    def _check_options(self) -> None:
+        for name, least in LEAST.items():
+            within = f"[{least}, inf)"
+            check_number(f"DayDatasetH: {name}", getattr(self, name), within, whole=True, hint=" (trading days)")
+        if self.liquidity is not None:
+            rules.fields_of(self.liquidity, owner="DayDatasetH")
+        if not (self.label is None or isinstance(self.label, str)):
+            raise ValueError(f"DayDatasetH: label is {self.label!r}; it must be the label's expression, or null.")
+        if not (self.st is None or isinstance(self.st, str | Path | pd.DataFrame)):
+            columns = "the columns code, start, end"
+            raise ValueError(f"DayDatasetH: st is {self.st!r}; it must be a CSV file with {columns}, or null.")
 
     def config(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Configure as DatasetH does, with the same check of the segments as at the start."""
@@ -129,17 +146,7 @@ class DayDatasetH(DatasetH):
     @property
     def _prices(self) -> dict[int, str]:
         """Entry and exit, days after d -> field."""
-        days, told = self.label_days, self.label or label_expression(self.handler)
-        if days is None:
-            return label_prices(known_label(self.handler, self.label))
-        prices = {days.entry: "close", days.reach: "close"}
-        try:
-            found = label_prices(told) if told else prices
-        except ValueError:  # it is for such labels that there are label_days
-            return prices
-        if found != prices:
-            raise ValueError(f"label_days={[*prices]}, closes, but the label is {told!r}: drop label_days")
-        return prices
+        return told_prices(self.handler, self.label, self.label_days)
 
     @property
     def panel(self) -> DayPanel:
@@ -163,10 +170,10 @@ class DayDatasetH(DatasetH):
         if self.label_days or label_expression(self.handler) is None:
             check_raw_return(label.to_numpy(), self.span.horizon)
         codes = sorted(str(c) for c in feature.index.get_level_values("instrument").unique())
-        indices = [c for c in codes if is_index(c)]
+        indices = [c for c in codes if rules.is_index(c)]
         if indices:
             logger.warning(f"{len(indices)} indices among the instruments are left out: {indices[:6]}")
-            codes = [c for c in codes if not is_index(c)]
+            codes = [c for c in codes if not rules.is_index(c)]
         day = pd.DatetimeIndex(feature.index.get_level_values("datetime"))
         grids = self._grids(codes, day.min(), day.max())
         state = load_state(self.market_state, self.macro_state, pd.DatetimeIndex(day.unique().sort_values()))
@@ -176,11 +183,11 @@ class DayDatasetH(DatasetH):
         return panel
 
     def _grids(self, codes: list[str], start: pd.Timestamp, end: pd.Timestamp) -> dict[str, pd.DataFrame]:
-        calendar = pd.DatetimeIndex(D.calendar())
-        last = min(len(calendar) - 1, int(calendar.searchsorted(end)) + self.span.reach)
+        every = calendar()
+        last = min(len(every) - 1, int(every.searchsorted(end)) + self.span.reach)
         lead = max(20, self.volatility_window, self.liquidity_window - 1)
         fields = list(dict.fromkeys(["$close", "$factor", f"${self.entry_field}"]))
-        raw = read_fields(codes, fields, start, calendar[last], lead=lead)
+        raw = read_fields(codes, fields, start, every[last], lead=lead)
         close, price = raw["$close"], raw[f"${self.entry_field}"]
         age = listed_days(codes, pd.DatetimeIndex(close.index))
         locked = pd.DataFrame(
@@ -212,52 +219,15 @@ class DayDatasetH(DatasetH):
         return self.span.horizon > 1 or exit_field != self.entry_field
 
 
-def label_expression(handler: Any) -> str | None:
-    """Return the label's expression where the handler's loader tells it."""
-    fields = getattr(getattr(handler, "data_loader", None), "fields", None)
-    if isinstance(fields, dict) and "label" in fields:
-        return str(fields["label"][0][0])
-    return None
+def label_reach(dataset: Any) -> int:
+    """Days after d that the label touches, of a DayDatasetH or a plain dataset, whose handler may tell its label.
 
-
-def known_label(handler: Any, named: str | None = None) -> str:
-    """Return the label's expression, of the handler or as named by the user.
-
-    Raises: ValueError where both say different things, or neither says anything.
+    Raises: ValueError for a label that is not understood (see `label_span`).
 
     """
-    found = label_expression(handler)
-    if named and found and named.replace(" ", "") != found.replace(" ", ""):
-        raise ValueError(f"label={named!r} but the handler's label is {found!r}: drop the one, or change the other")
-    if not (named or found):
-        raise ValueError(
-            "the handler cannot tell its label, and purging depends on it: give DayDatasetH(label='Ref($close, -2)/"
-            "Ref($close, -1) - 1'), the expression that the label was made by, or label_days=[1, 2]"
-        )
-    return str(named or found)
-
-
-def handler_frames(handler: Any) -> tuple[pd.DataFrame, pd.Series]:
-    """Features of the inference data and the raw label of a handler, each by (datetime, instrument).
-
-    Raises: ValueError where the handler dropped its raw data or has no label.
-
-    """
-    try:
-        feature = handler.fetch(col_set="feature", data_key=DataHandlerLP.DK_I)
-    except AttributeError as error:
-        raise ValueError(
-            "the handler holds no data (a dataset loaded from a recorder): call "
-            'dataset.setup_data(handler_kwargs={"init_type": DataHandlerLP.IT_LS}) first'
-        ) from error
-    try:
-        label = handler.fetch(col_set="label", data_key=DataHandlerLP.DK_R)
-    except (AttributeError, KeyError) as error:
-        raise ValueError(
-            "no raw label: give the handler a label, and set drop_raw: false (FastAlpha158 and FastAlpha360 keep the "
-            "labels under drop_raw: true, qlib's own handlers do not)"
-        ) from error
-    return feature, label.iloc[:, 0]
+    if isinstance(dataset, DayDatasetH):
+        return dataset.span.reach
+    return label_span(label_expression(dataset.handler) or DEFAULT_LABEL).reach
 
 
 def panel_of(dataset: Any) -> tuple[DayPanel, int, Any]:
@@ -278,7 +248,7 @@ def panel_of(dataset: Any) -> tuple[DayPanel, int, Any]:
         logger.warning(
             f"the handler cannot tell its label; it is taken to be {DEFAULT_LABEL} (use DayDatasetH(label=))"
         )
-    reach = label_span(expression or DEFAULT_LABEL).reach
+    reach = label_reach(dataset)
     try:
         label_prices(expression or DEFAULT_LABEL)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The market's state from a provider and from files, the (D, M) frame of a DayPanel. Private to `data.py`."""
+"""The market's state from a provider and from files, the (D, M) frame of a DayPanel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qlib.data import D
 from qlib.log import get_module_logger
 
 from qlib_ext.panel import OFFICIAL_INDICES, MacroState, MarketState, read_macro
-from qlib_ext.provider import binary_folder, read_fields
+from qlib_ext.provider import binary_folder, calendar, read_fields
 from qlib_ext.rules import is_index
 
 logger = get_module_logger("qlib_ext.data")
@@ -28,7 +28,7 @@ def load_state(market: MarketState | None, macro: MacroState | None, days: pd.Da
         parts.append(index_features(market, days))
     if macro is not None:
         table = read_macro([find_file(path) for path in macro.path])
-        frame, notices = macro.compute(table, pd.DatetimeIndex(D.calendar()), days)
+        frame, notices = macro.compute(table, calendar(), days)
         for notice in notices:
             logger.warning(f"macro_state: {notice}")
         parts.append(frame)

@@ -1,4 +1,4 @@
-"""Grids of the panel beside features and label: age, volatility, locked days, steps. Private to `data.py`.
+"""Outcomes, known only after the day: whether the entry is locked, and the steps that mark a position.
 
 Legend: `D` days, `N` stocks; frames are day x stock, prices adjusted unless they are called raw.
 """
@@ -10,27 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from qlib.data import D
 from qlib.log import get_module_logger
 
-from qlib_ext.provider import ages, first_closes
 from qlib_ext.rules import limit_up_price, price_limit, st_mask
 
 logger = get_module_logger("qlib_ext.data")
 
 NEAR_LIMIT = 0.003  # below the limit: a return from here on counts as locked where no raw price is known
-
-
-def trailing_volatility(close: pd.DataFrame, window: int) -> pd.DataFrame:
-    """Trail the standard deviation of daily returns, as Std($close/Ref($close, 1) - 1, window) of qlib."""
-    price = close.astype(np.float64)
-    returns = price / price.shift(1) - 1
-    return returns.rolling(window, min_periods=1).std()
-
-
-def listed_days(instruments: list[str], days: pd.DatetimeIndex) -> npt.NDArray[np.float64]:
-    """Trading days since listing (D, N), 1 on the day of the first close; inf for stocks older than the calendar."""
-    return ages(first_closes(instruments), pd.DatetimeIndex(D.calendar()).get_indexer(days))
 
 
 def step_returns(price: pd.DataFrame, entry: int) -> pd.DataFrame:

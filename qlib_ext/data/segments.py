@@ -1,4 +1,4 @@
-"""Segments of a dataset: their bounds, whether they overlap, their rows of a panel. Private to `data.py`."""
+"""Segments of a dataset: their bounds, whether they overlap, their rows of a panel."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from qlib.log import get_module_logger
-from qlib.utils import get_callable_kwargs
 
-from qlib_ext.options import init_names
 from qlib_ext.panel import DayPanel
 
 logger = get_module_logger("qlib_ext.data")
@@ -55,24 +53,6 @@ def check_segments(segments: dict[str, Any]) -> None:
             raise ValueError(f"segments {name!r} and {later!r} overlap from {start.date()}: let {name!r} end earlier")
 
 
-def dated_handler(handler: Any, segments: dict[str, Any]) -> Any:
-    """Give a handler's configuration the days that it leaves out: those of the segments, fitted on train.
-
-    `start_time` and `end_time` are the first and last day of all segments, `fit_start_time` and `fit_end_time` those of
-    "train"; each only where the handler's class takes it, the configuration does not name it, and the end is not open.
-    What is no configuration (a handler, a file's path) stays as it is; so does the configuration that came.
-    """
-    if not isinstance(handler, dict):
-        return handler
-    kwargs = dict(handler.get("kwargs") or {})
-    every, train = [bounds(segment) for segment in segments.values()], bounds(segments.get("train", (None, None)))
-    days = {"start_time": min(every)[0], "end_time": max(end for _, end in every)} if every else {}
-    days |= {"fit_start_time": train[0], "fit_end_time": train[1]}
-    taken = set(init_names(get_callable_kwargs(handler)[0])) - set(kwargs)
-    open_ends = (pd.Timestamp.min, pd.Timestamp.max)
-    return handler | {"kwargs": kwargs | {n: day for n, day in days.items() if n in taken and day not in open_ends}}
-
-
 def segment_rows(panel: DayPanel, segments: dict[str, Any], name: str, reach: int) -> npt.NDArray[np.int64]:
     """Rows of a segment, purged by the label's reach before the next segment (train and valid only).
 
@@ -92,13 +72,10 @@ def segment_rows(panel: DayPanel, segments: dict[str, Any], name: str, reach: in
             f"segment {name!r} ({start.date()} to {end.date()}) is outside the data, {first.date()} to {last.date()}: "
             "change the segment or the handler's start_time and end_time"
         )
-    if name == "test":
+    later = [first for first, _ in map(bounds, segments.values()) if first > start]
+    if name == "test" or not later:
         return rows
-    later = [bounds(s)[0] for other, s in segments.items() if other != name and bounds(s)[0] > start]
-    if later:
-        limit = int(panel.rows(min(later), None)[0]) if len(panel.rows(min(later), None)) else len(panel.days)
-        kept = rows[rows + reach < limit]
-        if len(kept) < len(rows):
-            logger.info(f"segment {name!r}: {len(rows) - len(kept)} last days purged, their label reaches {reach} days")
-        return kept
-    return rows
+    kept = rows[rows + reach < len(panel.days) - len(panel.rows(min(later), None))]
+    if len(kept) < len(rows):
+        logger.info(f"segment {name!r}: {len(rows) - len(kept)} last days purged, their label reaches {reach} days")
+    return kept

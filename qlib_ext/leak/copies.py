@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.provider import read_series
+from qlib_ext.provider import fill_row, read_calendar, read_series
 from qlib_ext.rules import is_index
 
 Values = npt.NDArray[np.float32]
@@ -34,8 +34,7 @@ def calendar_of(provider: str | Path) -> pd.DatetimeIndex:
     Raises: FileNotFoundError where it has no daily calendar.
 
     """
-    text = (Path(provider).expanduser() / "calendars" / "day.txt").read_text(encoding="utf-8")
-    return pd.DatetimeIndex(pd.to_datetime(text.split())).as_unit("ns")
+    return read_calendar(Path(provider).expanduser())
 
 
 def perturb_provider(
@@ -168,9 +167,7 @@ def _matrix(origin: Path, names: Sequence[str], field: str, count: int) -> Matri
     """Read a field as (D, N), NaN where not known."""
     out = np.full((count, len(names)), np.nan)
     for n, name in enumerate(names):
-        start, values = read_series(origin / "features" / name / f"{field}{_SUFFIX}")
-        part = values[: max(count - start, 0)]
-        out[start : start + len(part), n] = part
+        fill_row(out[:, n], 0, *read_series(origin / "features" / name / f"{field}{_SUFFIX}"))
     return out
 
 

@@ -20,7 +20,7 @@ import torch.multiprocessing
 from qlib.log import get_module_logger
 from qlib.model.base import Model
 
-from qlib_ext.data import bounds, panel_of, segment_rows
+from qlib_ext.data import bounds, label_reach, panel_of, segment_rows
 from qlib_ext.model.folds import (
     Fold,
     Grid,
@@ -31,7 +31,6 @@ from qlib_ext.model.folds import (
     distinct_seeds,
     fitted_processors,
     fold_days,
-    label_reach,
     members_frame,
     refuse_reweighter,
     score_series,

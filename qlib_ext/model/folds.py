@@ -14,7 +14,7 @@ from qlib.data.dataset.processor import Processor
 from qlib.log import get_module_logger
 
 from qlib_ext.cross_section import is_flat, rank_shares, standardised
-from qlib_ext.data import DEFAULT_LABEL, DayDatasetH, label_expression, label_span, segment_rows
+from qlib_ext.data import segment_rows
 from qlib_ext.panel import DayPanel
 from qlib_ext.training import History
 
@@ -40,13 +40,6 @@ class Fold:
 
 
 # --- days
-
-
-def label_reach(dataset: Any) -> int:
-    """Days after d that the dataset's label touches."""
-    if isinstance(dataset, DayDatasetH):
-        return dataset.span.reach
-    return label_span(label_expression(dataset.handler) or DEFAULT_LABEL).reach
 
 
 def whole_segment(panel: DayPanel, segments: dict[str, Any], name: str, reach: int) -> Rows:

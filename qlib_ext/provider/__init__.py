@@ -1,35 +1,47 @@
-"""A qlib provider folder read as day x stock grids, and what is trailing over them."""
+"""A qlib provider folder read as day x stock grids, and what is trailing over them; imports without qlib."""
 
+from qlib_ext.provider.files import fill_row, first_known, read_calendar, read_numbers, read_series
 from qlib_ext.provider.storage import (
     ages,
     binary_folder,
+    calendar,
     field_grid,
     first_closes,
+    listed_days,
     read_days,
     read_fields,
-    read_series,
     wide,
 )
 from qlib_ext.provider.trailing import (
     load_liquidity,
     profiled_liquidity,
+    trailing_mean,
+    trailing_std,
+    trailing_volatility,
     turnover_expression,
-    turnover_of,
     unit_profile,
 )
 
 __all__ = [
     "ages",
     "binary_folder",
+    "calendar",
     "field_grid",
+    "fill_row",
     "first_closes",
+    "first_known",
+    "listed_days",
     "load_liquidity",
     "profiled_liquidity",
+    "read_calendar",
     "read_days",
     "read_fields",
+    "read_numbers",
     "read_series",
+    "trailing_mean",
+    "trailing_std",
+    "trailing_volatility",
     "turnover_expression",
-    "turnover_of",
     "unit_profile",
     "wide",
 ]

@@ -1,4 +1,4 @@
-"""Turnover and liquidity in yuan by unit profiles, read through qlib. Private to `data.py`, which shows the names."""
+"""Turnover, liquidity and volatility as known at the close of a day: trailing means over a stock's own rows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,33 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from qlib.data import D
-from qlib.log import get_module_logger
 
 from qlib_ext import rules
-from qlib_ext.provider.storage import read_days, read_fields, wide
+from qlib_ext.provider.storage import calendar, read_days, read_fields, wide
 from qlib_ext.rules import AMOUNT_IN_YUAN, PROFILES, check_turnover
 
-logger = get_module_logger("qlib_ext.data")
-
-_NAMED = {text: name for name, text in PROFILES.items()}
+_PROFILE_OF = {text: name for name, text in PROFILES.items()}
 DECIDED_BY = 5  # days spread over the span, by which "auto" decides
 
 Fields = Mapping[str, pd.DataFrame]
+
+
+def trailing_mean(values: pd.DataFrame | npt.NDArray[np.float64], window: int) -> pd.DataFrame:
+    """Mean of each column over what is known of the last `window` rows, at least one; as Mean(x, window) of qlib."""
+    return pd.DataFrame(values).rolling(window, min_periods=1).mean()
+
+
+def trailing_std(values: pd.DataFrame | npt.NDArray[np.float64], window: int) -> pd.DataFrame:
+    """Deviation of each column over what is known of the last `window` rows, at least two; as Std(x, window)."""
+    return pd.DataFrame(values).rolling(window, min_periods=1).std()
+
+
+def trailing_volatility(close: pd.DataFrame, window: int) -> pd.DataFrame:
+    """Trail the standard deviation of daily returns, as Std($close/Ref($close, 1) - 1, window) of qlib."""
+    price = close.astype(np.float64)
+    return trailing_std(price / price.shift(1) - 1, window)
 
 
 def unit_profile(instruments: list[str], start: Any, end: Any) -> str:
@@ -29,6 +42,9 @@ def unit_profile(instruments: list[str], start: Any, end: Any) -> str:
     yuan over adjusted shares and 100 for yuan over lots. Without $amount, close * volume must be a plausible turnover.
 
     Raises: ValueError where no profile fits, with the expression to use instead.
+
+    >>> unit_profile(list(panel.stocks), "2020-02-03", "2020-06-24")
+    'community'
 
     """
     raw = _some_days(instruments, start, end)
@@ -41,7 +57,7 @@ def unit_profile(instruments: list[str], start: Any, end: Any) -> str:
 
 def _some_days(instruments: list[str], start: Any, end: Any) -> dict[str, pd.DataFrame]:
     """Read the fields that tell the units on a few days of the span, in float64."""
-    days = pd.DatetimeIndex(D.calendar(start_time=start, end_time=end))
+    days = calendar(start, end)
     if not len(days):
         raise ValueError(f"no trading day from {start} to {end}: no unit profile can be told")
     picks = days[sorted({int(i) for i in np.linspace(0, len(days) - 1, DECIDED_BY)})]
@@ -54,11 +70,17 @@ def turnover_expression(profile: str, instruments: list[str], start: Any, end: A
 
     Raises: ValueError for a profile that is none of these, or, with "auto", where none fits (see `unit_profile`).
 
+    >>> turnover_expression("auto", list(panel.stocks), "2020-02-03", "2020-06-24")
+    '$amount * 1000'
+
     """
     rules.fields_of(profile, owner="turnover")
     if profile == "auto":
+        from qlib.log import get_module_logger
+
         profile = unit_profile(instruments, start, end)
-        logger.info(f"unit profile: {profile} (turnover in yuan = {PROFILES[profile]})")
+        words = f"unit profile: {profile} (turnover in yuan = {PROFILES[profile]})"
+        get_module_logger("qlib_ext.data").info(words)
     return PROFILES.get(profile, profile)
 
 
@@ -69,7 +91,11 @@ def load_liquidity(
 
     As Mean(turnover, window) of qlib on all days of a stock's series; it goes on for window - 1 days after its end.
 
-    Raises: ValueError for an unknown profile, or for wrong units (see `units.check_turnover`).
+    Raises: ValueError for an unknown profile, or for wrong units (see `rules.check_turnover`).
+
+    >>> liquidity = load_liquidity(list(panel.stocks), "2020-06-22", "2020-06-24")
+    >>> liquidity.shape
+    (2, 12)
 
     """
     return profiled_liquidity(instruments, start, end, profile=profile, window=window)[0]
@@ -83,15 +109,14 @@ def profiled_liquidity(
     `known`: raw fields of the instruments from window - 1 days before `start` on, which are not read again.
     """
     expression = turnover_expression(profile, instruments, start, end)
-    name = _NAMED.get(expression, expression)
-    if expression in _NAMED:
-        rows = len(D.calendar(start_time=start, end_time=end)) + window - 1
+    name = _PROFILE_OF.get(expression, expression)
+    if name in PROFILES:
+        rows = len(calendar(start, end)) + window - 1
         fields = {field: frame.loc[: pd.Timestamp(end)].tail(rows) for field, frame in (known or {}).items()}
         lacking = [field for field in rules.fields_of(name, owner="load_liquidity") if field not in fields]
         if lacking:
             fields |= read_fields(instruments, lacking, start, end, lead=window - 1)
-        turnover = turnover_of(expression, fields)
-        mean = turnover.rolling(window, min_periods=1).mean().loc[pd.Timestamp(start) :]
+        mean = trailing_mean(rules.turnover_in_yuan(name, fields), window).loc[pd.Timestamp(start) :]
     else:
         (mean,) = wide(instruments, [f"Mean({expression}, {window})"], start, end)
     if not np.isfinite(mean.to_numpy()).any():
@@ -102,8 +127,3 @@ def profiled_liquidity(
         share = rules.share_of_amount(mean.reindex_like(some["$close"]), some)
     check_turnover(mean, expression, share=share, named=profile != "auto")
     return mean, name
-
-
-def turnover_of(expression: str, raw: Fields) -> pd.DataFrame:
-    """Day's turnover in yuan (day x instrument) by the expression of a unit profile."""
-    return rules.turnover_in_yuan(_NAMED[expression], raw)

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from qlib.data import D
 
-from qlib_ext.data import listed_days, load_liquidity, trailing_volatility
-from qlib_ext.provider import read_fields
+from qlib_ext.provider import listed_days, load_liquidity, read_fields, trailing_volatility
 from qlib_ext.rules import is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
 from qlib_ext.runs import DEFAULT_URI, LATEST, find_run, list_runs, load_artifacts
 

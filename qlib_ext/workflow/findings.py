@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from qlib_ext.check_data import Market, Provider, Span, Tally, check_calendar, open_provider, read_block, stocks_of
+from qlib_ext.provider import trailing_mean
 from qlib_ext.rules import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, PROFILES, is_index, turnover_in_yuan
 from qlib_ext.workflow.template import MODELS, TEMPLATE
 
@@ -307,7 +308,7 @@ def _liquidity(provider: Provider, universe: str, profile: str, rows: tuple[int,
     block = read_block(provider, codes, begin, rows[1] + 1, Tally())
     fields = {f"${name}": values for name, values in (block.fields | {"close": block.close}).items()}
     traded = turnover_in_yuan(profile, fields)
-    mean = pd.DataFrame(traded).rolling(LIQUIDITY_DAYS, min_periods=5).mean().to_numpy()
+    mean = trailing_mean(traded, LIQUIDITY_DAYS).to_numpy()
     member = np.zeros(mean.shape, dtype=bool)
     column = {code: n for n, code in enumerate(codes)}
     for code, first, last in provider.lists[universe]:
