@@ -103,7 +103,19 @@ def check_flag(what: str, value: Any) -> None:
         raise ValueError(f"{what} is {value!r}; allowed: true or false")
 
 
-def check_shapes(legend: str, **arrays: Any) -> None:
+def describe(thing: Any) -> str:
+    """Tell an object by its class and options, a function by its name: the same text in every process.
+
+    >>> describe(check_flag), describe("ic")
+    ('check_flag', 'ic')
+
+    """
+    if isinstance(thing, str) or type(thing).__repr__ is not object.__repr__:
+        return getattr(thing, "__name__", str(thing))
+    return f"{type(thing).__name__}({', '.join(f'{key}={value!r}' for key, value in vars(thing).items())})"
+
+
+def check_shapes(legend: str, hint: str = "", /, **arrays: Any) -> None:
     """Raise ValueError unless all arrays (None counts as absent) have one and the same shape, told as `legend`.
 
     >>> import numpy as np
@@ -115,4 +127,4 @@ def check_shapes(legend: str, **arrays: Any) -> None:
         len(shape) != legend.split("=")[0].count(",") + 1 for shape in shapes.values()
     ):
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"shapes must be one and the same {legend}, got {listed}")
+        raise ValueError(f"shapes must be one and the same {legend}, got {listed}{hint}")

@@ -13,18 +13,19 @@ from qlib_ext import losses
 from qlib_ext.losses import DayLoss
 
 F64 = torch.float64
+WEIGHTED = ("wpcc", "liq_wpcc")
 WEIGHT_MODES = [
     {"target": target, "weight_by": weight_by} for target in losses.TARGETS for weight_by in losses.WEIGHT_SOURCES
 ]
 CONFIGS = [
     *({"name": "wpcc", "ties": ties, **mode} for mode in WEIGHT_MODES for ties in losses.TIES),
     *({"name": "liq_wpcc", **mode} for mode in WEIGHT_MODES if mode != {"target": "rank", "weight_by": "target"}),
-    *({"name": name, "center": "plain"} for name in losses.WEIGHTED),
+    *({"name": name, "center": "plain"} for name in WEIGHTED),
     {"name": "wpcc", "base": 0.1, "weight_by": "score"},
     {"name": "liq_wpcc", "alpha": 10.0},
     *({"name": name, "target": target} for name in ("ic", "ccc", "mse") for target in losses.TARGETS),
 ]
-PLAIN_SET = [{"name": name, "center": center} for name in losses.WEIGHTED for center in losses.CENTERS] + [
+PLAIN_SET = [{"name": name, "center": center} for name in WEIGHTED for center in losses.CENTERS] + [
     {"name": name} for name in ("ic", "ccc", "mse")
 ]
 
@@ -242,7 +243,7 @@ def test_gradients_against_finite_differences(config):
     assert gradcheck(lambda p: loss.per_day(p, label, mask, liquidity), (score.requires_grad_(),), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", losses.WEIGHTED)
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_weights_by_score_are_constants_to_the_gradient(name):
     score, label, mask, liquidity, _ = market(3, holes=False)
     loss = DayLoss(name, weight_by="score")
@@ -517,13 +518,13 @@ def test_weights_from_the_raw_outcome_pay_for_volatility():
     assert volatility_pay({"name": "wpcc", "base": 0.1}) > 0.2
 
 
-@pytest.mark.parametrize("name", losses.WEIGHTED)
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_weights_by_score_or_volatility_scaled_do_not(name):
     assert abs(volatility_pay({"name": name, "weight_by": "score"})) < 0.004
     assert abs(volatility_pay({"name": name, "weight_by": "target", "target": "volatility"})) < 0.004
 
 
-@pytest.mark.parametrize("name", losses.WEIGHTED)
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_another_target_under_raw_weights_shrinks_the_pay_without_ending_it(name):
     raw = volatility_pay({"name": name})
     assert 0.6 * raw < volatility_pay({"name": name, "target": "rank"}) < 0.9 * raw  # measured: 0.78, 0.75
@@ -552,13 +553,13 @@ def test_wrong_names_are_met_with_the_close_ones():
 
 @pytest.mark.parametrize("base", [0, -1, 1.5, math.nan, "1e-1", True, None])
 def test_base_is_checked(base):
-    with pytest.raises(ValueError, match=r"base must be a number in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"base is .* number in \(0, 1\]"):
         DayLoss("wpcc", base=base)
 
 
 @pytest.mark.parametrize("alpha", [-1, math.nan, math.inf, "40", None])
 def test_alpha_is_checked(alpha):
-    with pytest.raises(ValueError, match="alpha must be a finite number >= 0"):
+    with pytest.raises(ValueError, match="alpha is .*; allowed: a number in .0, inf"):
         DayLoss("liq_wpcc", alpha=alpha)
 
 
@@ -577,7 +578,7 @@ def test_options_without_effect_are_refused(name, option):
     (key,) = option
     with pytest.raises(ValueError, match=f"{key}=.* has no effect on the loss '{name}'; it belongs to: "):
         DayLoss(name, **option)
-    DayLoss(name, **{key: losses.OPTIONS[key][0]})
+    DayLoss(name, **{key: getattr(DayLoss(name), key)})
 
 
 def test_liquidity_weights_never_see_ranks():
@@ -620,5 +621,3 @@ def test_needs_and_repr_and_pickle():
     assert repr(loss) == (
         "DayLoss('wpcc', target='raw', weight_by='score', base=0.1, center='weighted', ties='stable')"
     )
-    for key, (default, _) in losses.OPTIONS.items():
-        assert getattr(DayLoss("wpcc"), key) == default

@@ -11,7 +11,7 @@ from qlib_ext.cross_section.correlation import (
 )
 from qlib_ext.cross_section.masked import (
     centre_and_spread,
-    check_shapes,
+    check_days,
     cross_section_zscore,
     deal,
     extent,
@@ -30,7 +30,7 @@ from qlib_ext.cross_section.ranks import descending, places, rank_shares, ranks
 __all__ = [
     "CENTERS",
     "centre_and_spread",
-    "check_shapes",
+    "check_days",
     "concordance",
     "cross_section_zscore",
     "deal",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qlib_ext.cross_section import masked as day
-from qlib_ext.cross_section.masked import check_shapes
+from qlib_ext.cross_section.masked import check_days
 from qlib_ext.cross_section.ranks import places
 from qlib_ext.options import check_choice
 
@@ -44,7 +44,7 @@ def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor,
 
     """
     check_choice("center", center, CENTERS)
-    check_shapes(score=score, label=label, weight=weight, mask=mask)
+    check_days(score=score, label=label, weight=weight, mask=mask)
     score, label, weight = day.widen(score, label, weight)
     real = day.labelled(label, mask)
     low, high = day.extent(label, real)
@@ -71,7 +71,7 @@ def information_coefficient(score: Tensor, target: Tensor, mask: Tensor) -> Tens
         (B,) in [-1, 1]; degenerate days and constant scores as in ``weighted_pearson``.
 
     """
-    check_shapes(score=score, target=target, mask=mask)
+    check_days(score=score, target=target, mask=mask)
     (target,) = day.widen(target)
     return weighted_pearson(score, target, torch.ones_like(target), mask)
 
@@ -91,7 +91,7 @@ def concordance(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         (B,) in [-1, 1]; 0 without gradient where fewer than two stocks are labelled or all targets are equal.
 
     """
-    check_shapes(score=score, target=target, mask=mask)
+    check_days(score=score, target=target, mask=mask)
     score, target = day.widen(score, target)
     real = day.labelled(target, mask)
     real = real & ~day.is_flat(target, real)
@@ -115,7 +115,7 @@ def mean_squared_error(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         (B,) in the target's unit squared; 0 without gradient on a day without labelled stocks.
 
     """
-    check_shapes(score=score, target=target, mask=mask)
+    check_days(score=score, target=target, mask=mask)
     score, target = day.widen(score, target)
     real = day.labelled(target, mask)
     error = torch.where(real, score, 0.0) - torch.where(real, target, 0.0)

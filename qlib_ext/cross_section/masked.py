@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qlib_ext.cross_section.ranks import places
+from qlib_ext.options import check_shapes
 
 FLAT_STEPS = 8.0  # a day whose values lie within so many float steps of each other counts as constant
 DECK_GUARD = 1e-8  # inside the roots of the deck's listing
@@ -13,15 +14,10 @@ VOLATILITY_FLOOR = 0.1  # share of the day's median volatility
 MAD_TO_STD = 1.4826  # of a normal distribution
 
 
-def check_shapes(**tensors: Tensor) -> None:
+def check_days(**tensors: Tensor) -> None:
     """Raise ValueError unless all are (B, N) of one shape, and a mask is bool."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) != 1 or any(len(shape) != 2 for shape in shapes.values()):
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(
-            f"shapes must be one and the same (B, N) = (days, stocks), got {listed}; "
-            "add the day axis with [None] or drop a trailing axis with [..., 0]"
-        )
+    hint = "; add the day axis with [None] or drop a trailing axis with [..., 0]"
+    check_shapes("(B, N) = (days, stocks)", hint, **tensors)
     mask = tensors.get("mask")
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be bool with True = real, got {mask.dtype}; pass mask.bool()")

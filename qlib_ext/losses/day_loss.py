@@ -35,6 +35,8 @@ by the label and correlates with the raw return unless told otherwise):
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,31 +45,21 @@ from torch import Tensor
 from qlib_ext import cross_section
 from qlib_ext.cross_section import (
     CENTERS,
-    check_shapes,
+    check_days,
     concordance,
     information_coefficient,
     mean_squared_error,
     weighted_pearson,
 )
-from qlib_ext.options import check_choice, refuse_unknown
+from qlib_ext.options import check_choice, check_number, describe, refuse_unknown
 
-LOSSES = ("wpcc", "liq_wpcc", "ic", "ccc", "mse")
 TARGETS = ("raw", "rank", "volatility")
 WEIGHT_SOURCES = ("label", "score", "target")
 TIES = ("stable", "average")
 BASE = 0.5
 ALPHA = 40.0
-
-WEIGHTED = ("wpcc", "liq_wpcc")
-# option of DayLoss -> its default, the losses that use it
-OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "target": ("raw", LOSSES),
-    "weight_by": ("label", WEIGHTED),
-    "base": (BASE, ("wpcc",)),
-    "alpha": (ALPHA, ("liq_wpcc",)),
-    "center": ("weighted", WEIGHTED),
-    "ties": ("stable", ("wpcc",)),
-}
+BASE_HINT = f"; the deck's is {BASE}, 1 weighs all alike"
+ALPHA_HINT = f"; the deck's is {ALPHA}"
 
 
 # --- weights
@@ -90,10 +82,14 @@ def rank_weight(label: Tensor, mask: Tensor, *, base: float = BASE, ties: str = 
     Raises:
         ValueError: for shapes, ``base`` or ``ties`` that are not allowed.
 
+    >>> import torch
+    >>> rank_weight(torch.tensor([[0.03, -0.01, 0.01]]), torch.ones(1, 3, dtype=torch.bool))
+    tensor([[1.0000, 0.5000, 0.7071]])
+
     """
-    check_base(base)
+    check_number("base", base, "(0, 1]", hint=BASE_HINT)
     check_choice("ties", ties, TIES)
-    check_shapes(label=label, mask=mask)
+    check_days(label=label, mask=mask)
     (label,) = cross_section.widen(label)
     real = cross_section.labelled(label, mask)
     count = real.sum(dim=1, keepdim=True)
@@ -122,9 +118,14 @@ def liquidity_weight(label: Tensor, liquidity: Tensor, mask: Tensor, *, alpha: f
     Raises:
         ValueError: for shapes or an ``alpha`` that are not allowed.
 
+    >>> import torch
+    >>> liquidity = torch.tensor([[1e6, 1e7, 1e8]])
+    >>> liquidity_weight(torch.tensor([[0.1, -0.05, 0.05]]), liquidity, torch.ones(1, 3, dtype=torch.bool))
+    tensor([[0.7500, 0.6345, 0.9404]])
+
     """
-    check_alpha(alpha)
-    check_shapes(label=label, liquidity=liquidity, mask=mask)
+    check_number("alpha", alpha, "[0, inf)", hint=ALPHA_HINT)
+    check_days(label=label, liquidity=liquidity, mask=mask)
     label, liquidity = cross_section.widen(label, liquidity)
     real = cross_section.labelled(label, mask)
     level = cross_section.log_min_max(liquidity, real)
@@ -159,7 +160,7 @@ def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volati
 
     """
     check_choice("target", target, TARGETS)
-    check_shapes(label=label, mask=mask)
+    check_days(label=label, mask=mask)
     (label,) = cross_section.widen(label)
     real = cross_section.labelled(label, mask)
     if target == "rank":
@@ -171,22 +172,99 @@ def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volati
                 "volatility (standard deviation of past daily returns, known at the close), or choose "
                 "target='raw' or 'rank'"
             )
-        check_shapes(label=label, volatility=volatility, mask=mask)
+        check_days(label=label, volatility=volatility, mask=mask)
         (volatility,) = cross_section.widen(volatility)
         label = label * cross_section.volatility_factor(volatility, real).to(label.dtype)
     return torch.where(real, label, torch.nan)
 
 
-# --- DayLoss
+# --- the losses
+
+
+@dataclass(frozen=True)
+class LossDays:
+    """What a loss sees of a batch of days; what stands where `real` is False is to be ignored.
+
+    Attributes:
+        score: (B, N) the model's scores; gradients flow here and nowhere else.
+        label: (B, N) raw forward return.
+        target: (B, N) the label after ``target_transform``: what the score is compared with.
+        real: (B, N) bool, stocks with a label on days that count.
+        liquidity, volatility: (B, N) or None, as they were given.
+
+    """
+
+    score: Tensor
+    label: Tensor
+    target: Tensor
+    real: Tensor
+    liquidity: Tensor | None = None
+    volatility: Tensor | None = None
+
+    def source(self, weight_by: str) -> Tensor:
+        """Take what weights are made of: (B, N), a constant to the gradient."""
+        return {"label": self.label, "score": self.score.detach(), "target": self.target}[weight_by]
+
+
+def wpcc(days: LossDays, *, weight_by: str, base: float, center: str, ties: str) -> Tensor:
+    """Minus the correlation under weights that fall with the rank of the outcome, (B,)."""
+    weight = rank_weight(days.source(weight_by), days.real, base=base, ties=ties)
+    return -weighted_pearson(days.score, days.target, weight, days.real, center=center)
+
+
+def liq_wpcc(days: LossDays, *, weight_by: str, alpha: float, center: str) -> Tensor:
+    """Minus the correlation under weights that rise with outcome times liquidity, (B,)."""
+    returns = days.source(weight_by)
+    if weight_by == "score":
+        returns = cross_section.deal(days.label, returns, days.real)
+    weight = liquidity_weight(returns, needed_liquidity(days.liquidity, days.label), days.real, alpha=alpha)
+    return -weighted_pearson(days.score, days.target, weight, days.real, center=center)
+
+
+def needed_liquidity(liquidity: Tensor | None, label: Tensor) -> Tensor:
+    """Return the liquidity of a loss that needs it, of the label's shape."""
+    if liquidity is None:
+        raise ValueError(
+            "this loss got liquidity=None: pass a (B, N) tensor in yuan a day (DayDatasetH has it), or choose 'wpcc', "
+            "'ic', 'ccc' or 'mse', which need none"
+        )
+    check_days(label=label, liquidity=liquidity)
+    return liquidity
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One row of `LOSSES`.
+
+    Attributes:
+        per_day: ``LossDays`` and the options by name -> (B,), smaller is better; of a class of your own its `__call__`.
+        options: those of ``DayLoss`` that it takes, beside `target`, which all do.
+        needs_liquidity: whether a day without any counts for nothing.
+
+    """
+
+    per_day: Callable[..., Tensor]
+    options: tuple[str, ...] = ()
+    needs_liquidity: bool = False
+
+
+LOSSES = {
+    "wpcc": Loss(wpcc, ("weight_by", "base", "center", "ties")),
+    "liq_wpcc": Loss(liq_wpcc, ("weight_by", "alpha", "center"), needs_liquidity=True),
+    "ic": Loss(lambda days: -information_coefficient(days.score, days.target, days.real)),
+    "ccc": Loss(lambda days: -concordance(days.score, days.target, days.real)),
+    "mse": Loss(lambda days: mean_squared_error(days.score, days.target, days.real)),
+}
 
 
 class DayLoss:
-    """One of the losses by name, over batches of days: smaller is better, degenerate days count for nothing.
+    """A loss over batches of days: smaller is better, degenerate days count for nothing.
 
     Source: slides, pages 1, 2 and 4; with its defaults "wpcc" and "liq_wpcc" take the deck's weights.
 
     Args:
-        name: "wpcc", "liq_wpcc", "ic", "ccc" (minus the correlation) or "mse".
+        name: "wpcc", "liq_wpcc", "ic", "ccc" (minus the correlation) or "mse"; or a function of ``LossDays`` -> (B,) of
+            your own, its result 0 where a day has nothing real (`needs_liquidity = True` on it where it does).
         target: what the score is compared with, see ``target_transform``.
         weight_by: wpcc, liq_wpcc: where the weights come from. "label": the raw outcome, as in the deck. "score": the
             same decreasing weights by the rank of the detached score; in liq_wpcc the day's raw returns,
@@ -203,11 +281,16 @@ class DayLoss:
         TypeError: for an option that does not exist.
         ValueError: for a value that is not allowed, or one that would have no effect on the named loss.
 
+    >>> import torch
+    >>> score, label = torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0.03, 0.01, 0.02]])
+    >>> DayLoss("ic")(score, label, torch.ones(1, 3, dtype=torch.bool))
+    tensor(-0.5000)
+
     """
 
     def __init__(
         self,
-        name: str,
+        name: str | Callable[[LossDays], Tensor],
         *,
         target: str = "raw",
         weight_by: str = "label",
@@ -217,27 +300,43 @@ class DayLoss:
         ties: str = "stable",
         **unknown: Any,
     ) -> None:
-        refuse_unknown("DayLoss", unknown, ("name", *OPTIONS))
-        check_choice("loss", name, LOSSES)
+        refuse_unknown("DayLoss", unknown, ("name", *DayLoss._defaults()))
+        if not callable(name):
+            check_choice("loss", name, LOSSES)
         check_choice("target", target, TARGETS)
         check_choice("weight_by", weight_by, WEIGHT_SOURCES)
         check_choice("center", center, CENTERS)
         check_choice("ties", ties, TIES)
-        check_base(base)
-        check_alpha(alpha)
+        check_number("base", base, "(0, 1]", hint=BASE_HINT)
+        check_number("alpha", alpha, "[0, inf)", hint=ALPHA_HINT)
         self.name, self.target, self.weight_by = name, target, weight_by
         self.base, self.alpha, self.center, self.ties = base, alpha, center, ties
         self._check_effect()
 
     def __repr__(self) -> str:
         """Name the loss and the options it uses."""
-        used = [f"{key}={getattr(self, key)!r}" for key, (_, names) in OPTIONS.items() if self.name in names]
-        return f"DayLoss({', '.join([repr(self.name), *used])})"
+        used = [f"{key}={value!r}" for key, value in self._used().items()]
+        name = repr(self.name) if isinstance(self.name, str) else describe(self.name)
+        return f"DayLoss({', '.join([name, *used])})"
+
+    @staticmethod
+    def _defaults() -> dict[str, Any]:
+        return DayLoss.__init__.__kwdefaults__ or {}
+
+    @property
+    def _row(self) -> Loss:
+        if isinstance(self.name, str):
+            return LOSSES[self.name]
+        return Loss(self.name, needs_liquidity=getattr(self.name, "needs_liquidity", False))
+
+    def _used(self) -> dict[str, Any]:
+        """Options that the loss uses, in the order of the signature."""
+        return {key: getattr(self, key) for key in self._defaults() if key == "target" or key in self._row.options}
 
     @property
     def needs_liquidity(self) -> bool:
         """Whether ``liquidity`` must be passed."""
-        return self.name == "liq_wpcc"
+        return self._row.needs_liquidity
 
     @property
     def needs_volatility(self) -> bool:
@@ -256,12 +355,12 @@ class DayLoss:
             steps) and, for liq_wpcc, without any positive finite liquidity among the labelled stocks.
 
         """
-        check_shapes(label=label, mask=mask)
+        check_days(label=label, mask=mask)
         (label,) = cross_section.widen(label)
         real = cross_section.labelled(label, mask)
-        valid = ~cross_section.is_flat(label, real)[:, 0]
+        valid = cross_section.varied_days(label, real)
         if self.needs_liquidity:
-            valid = valid & (real & cross_section.is_positive(self._liquidity(liquidity, label))).any(dim=1)
+            valid = valid & (real & cross_section.is_positive(needed_liquidity(liquidity, label))).any(dim=1)
         return valid
 
     def per_day(
@@ -288,7 +387,7 @@ class DayLoss:
             ValueError: for unequal shapes, or an input that the loss needs and did not get.
 
         """
-        check_shapes(score=score, label=label, mask=mask)
+        check_days(score=score, label=label, mask=mask)
         return self._per_day(score, label, mask, liquidity, volatility, self.valid_days(label, mask, liquidity))
 
     def _per_day(
@@ -304,14 +403,9 @@ class DayLoss:
         score, label = cross_section.widen(score, label.detach())
         real = cross_section.labelled(label, mask) & valid[:, None]
         target = target_transform(label, real, target=self.target, volatility=volatility)
-        if self.name == "mse":
-            return mean_squared_error(score, target, real)
-        if self.name == "ccc":
-            return -concordance(score, target, real)
-        if self.name == "ic":
-            return -information_coefficient(score, target, real)
-        weight = self._weight(score.detach(), label, target, real, liquidity)
-        return -weighted_pearson(score, target, weight, real, center=self.center)
+        days = LossDays(score, label, target, real, liquidity, volatility)
+        options = {key: value for key, value in self._used().items() if key != "target"}
+        return self._row.per_day(days, **options)
 
     def __call__(
         self,
@@ -322,34 +416,17 @@ class DayLoss:
         volatility: Tensor | None = None,
     ) -> Tensor:
         """Average ``per_day`` over the valid days: a scalar, 0 with zero gradients where no day is valid."""
-        check_shapes(score=score, label=label, mask=mask)
+        check_days(score=score, label=label, mask=mask)
         valid = self.valid_days(label, mask, liquidity)
         return self._per_day(score, label, mask, liquidity, volatility, valid).sum() / valid.sum().clamp(min=1)
 
-    def _weight(self, score: Tensor, label: Tensor, target: Tensor, real: Tensor, liquidity: Tensor | None) -> Tensor:
-        source = {"label": label, "score": score, "target": target}[self.weight_by]
-        if self.name == "wpcc":
-            return rank_weight(source, real, base=self.base, ties=self.ties)
-        if self.weight_by == "score":
-            source = cross_section.deal(label, score, real)
-        return liquidity_weight(source, self._liquidity(liquidity, label), real, alpha=self.alpha)
-
-    def _liquidity(self, liquidity: Tensor | None, label: Tensor) -> Tensor:
-        if liquidity is None:
-            raise ValueError(
-                f"loss {self.name!r} got liquidity=None: pass a (B, N) tensor in yuan a day (DayDatasetH has "
-                "it), or choose 'wpcc', 'ic', 'ccc' or 'mse', which need none"
-            )
-        check_shapes(label=label, liquidity=liquidity)
-        return liquidity
-
     def _check_effect(self) -> None:
-        for key, (default, names) in OPTIONS.items():
-            value = getattr(self, key)
-            if self.name not in names and value != default:
+        for key, default in self._defaults().items():
+            if getattr(self, key) != default and key not in self._used():
+                names = ", ".join(name for name, row in LOSSES.items() if key in row.options)
                 raise ValueError(
-                    f"{key}={value!r} has no effect on the loss {self.name!r}; it belongs to: "
-                    f"{', '.join(names)}. Remove {key} or choose one of these losses"
+                    f"{key}={getattr(self, key)!r} has no effect on the loss {self.name!r}; it belongs to: {names}. "
+                    f"Remove {key} or choose one of these losses"
                 )
         if (self.name, self.weight_by, self.target) == ("liq_wpcc", "target", "rank"):
             raise ValueError(
@@ -357,18 +434,3 @@ class DayLoss:
                 "weights need returns (alpha * l * r would saturate): use weight_by='label' or 'score', or "
                 "target='volatility'"
             )
-
-
-# --- checks
-
-
-def check_base(base: Any) -> None:
-    """Raise ValueError for a weight of the last stock that is no number in (0, 1]."""
-    if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base <= 1:
-        raise ValueError(f"base must be a number in (0, 1], got {base!r}; the deck's is {BASE}, 1 weighs all alike")
-
-
-def check_alpha(alpha: Any) -> None:
-    """Raise ValueError for a steepness that is no finite number from 0 on."""
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
-        raise ValueError(f"alpha must be a finite number >= 0, got {alpha!r}; the deck's is {ALPHA}")
