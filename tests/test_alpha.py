@@ -13,15 +13,14 @@ from qlib.data import D
 from qlib.data.data import FeatureD
 from qlib.utils import init_instance_by_config
 
-import qlib_ext.features.handler as handler_module
 from qlib_ext.data import handler_frames, label_expression
-from qlib_ext.features import ALPHA158_NAMES, ALPHA360_NAMES, alpha158, alpha360
-from qlib_ext.features import factors as alpha
+from qlib_ext.features import ALPHA158_NAMES, ALPHA360_NAMES, TOLERANCE, alpha158, alpha360
 from qlib_ext.handler import LABEL, FastAlpha158, FastAlpha360, FastAlphaLoader
 from qlib_ext.synthetic import make_market
 
 SHORT = {"start_time": "2020-09-01", "end_time": "2020-10-30"}
 PRICES = ("open", "high", "low", "close", "vwap")
+FIELDS = (*PRICES, "volume")
 RAW = {"infer_processors": [], "learn_processors": []}
 
 
@@ -54,12 +53,12 @@ def market(tmp_path_factory):
     stocks = sorted(p for p in (path / "features").iterdir() if not p.name.startswith("sh000"))
     whole = [p for p in stocks if (p / "close.day.bin").stat().st_size == 4 * 246]
     rewrite(whole[0], PRICES, flat)
-    rewrite(whole[1], alpha.FIELDS, halt)
+    rewrite(whole[1], FIELDS, halt)
     rewrite(whole[2], ["volume"], idle)
     (whole[3] / "vwap.day.bin").unlink()
     rewrite(whole[4], ["vwap"], lambda values: values[:200])
-    rewrite(whole[5], alpha.FIELDS, lambda values: values[150:], first=150)
-    rewrite(whole[6], alpha.FIELDS, lambda values: values[:190])
+    rewrite(whole[5], FIELDS, lambda values: values[150:], first=150)
+    rewrite(whole[6], FIELDS, lambda values: values[:190])
     (whole[7] / "high.day.bin").unlink()
     codes = [p.name.upper() for p in whole[:8]]
     spans = [(codes[1], "2020-01-02", "2020-09-11"), (codes[1], "2020-10-12", "2020-12-31")]
@@ -79,7 +78,7 @@ def check_values(got, want, names):
     got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
     assert got.shape == want.shape and len(want) > 80
     for k, name in enumerate(names):
-        close = np.isclose(got[:, k], want[:, k], rtol=1e-4, atol=alpha.TOLERANCE.get(name, 0.0), equal_nan=True)
+        close = np.isclose(got[:, k], want[:, k], rtol=1e-4, atol=TOLERANCE.get(name, 0.0), equal_nan=True)
         assert close.all(), (name, (~close).sum(), got[~close, k][:4], want[~close, k][:4])
 
 
@@ -92,9 +91,9 @@ def check_frames(got, want):
 
 def grids(codes):
     """(D, N) raw fields of some stocks and the row at which each series begins."""
-    raw = D.features(codes, [f"${f}" for f in alpha.FIELDS])
+    raw = D.features(codes, [f"${f}" for f in FIELDS])
     days = pd.DatetimeIndex(D.calendar())
-    wide = [raw[f"${f}"].unstack("instrument").reindex(index=days, columns=codes).to_numpy() for f in alpha.FIELDS]
+    wide = [raw[f"${f}"].unstack("instrument").reindex(index=days, columns=codes).to_numpy() for f in FIELDS]
     first = [FeatureD.backend_obj(instrument=c, field="close", freq="day").start_index for c in codes]
     return wide, np.array(first), days
 
@@ -161,21 +160,54 @@ OTHER_LABELS = (
 def test_labels_of_other_fields_and_reach_equal_qlibs_to_the_bit(market, labels, span, monkeypatch):
     kwargs = {"instruments": "all", **span, "label": (list(labels), [f"L{n}" for n in range(len(labels))]), **RAW}
     want = Alpha158(**kwargs)._data
-    notes, through_qlib = [], []
-    monkeypatch.setattr(handler_module.logger, "warning", notes.append)
-    monkeypatch.setattr(FastAlphaLoader, "_copy", lambda *args: through_qlib.append(args))
+    notes = []
+    monkeypatch.setattr("qlib_ext.features.handler.logger.warning", notes.append)
     got = FastAlpha158(**kwargs)._data
     check_frames(got, want)
     np.testing.assert_array_equal(got["label"].to_numpy(), want["label"].to_numpy())
-    assert got["label"].notna().to_numpy().any() and not notes and not through_qlib
+    assert got["label"].notna().to_numpy().any() and not notes  # no label went through qlib
 
 
 def test_another_label_goes_through_qlib_with_a_notice(market, monkeypatch):
     notes = []
-    monkeypatch.setattr(handler_module.logger, "warning", notes.append)
+    monkeypatch.setattr("qlib_ext.features.handler.logger.warning", notes.append)
     kwargs = {"instruments": "all", **SHORT, "label": (["Log(Ref($close, -2)/Ref($close, -1))"], ["L0"]), **RAW}
     check_frames(FastAlpha158(**kwargs)._data, Alpha158(**kwargs)._data)
     assert len(notes) == 1 and "qlib's own loader is used for label" in notes[0]
+
+
+OPERATOR = """
+import numpy as np
+from qlib.data.ops import ElemOperator
+
+class Root(ElemOperator):
+    def _load_internal(self, instrument, *args):
+        series = self.feature.load(instrument, *args)
+        return np.sign(series) * np.abs(series) ** 0.5
+"""
+
+
+@pytest.mark.parametrize("njit", [True, False])
+def test_a_factor_is_a_row_of_the_workflow_and_its_operator_a_class_of_ones_own(market, tmp_path, monkeypatch, njit):
+    (tmp_path / "mine.py").write_text(OPERATOR)
+    provider = FeatureD.backend_obj(instrument=market[0].lower(), field="close", freq="day").uri.parents[2]
+    operators = [{"class": "Root", "module_path": str(tmp_path / "mine.py")}]
+    qlib.init(provider_uri=str(provider), region="cn", kernels=1, custom_ops=operators)
+    factors = {"TURN20": "$volume/Mean($volume, 20)", "ROOT5": "Root($close/Ref($close, 5) - 1)"}
+    kwargs = {"instruments": market[:5], **SHORT, "factors": factors, **RAW}
+    if not njit:
+        monkeypatch.setattr("qlib_ext.features.kernels.njit", None)
+    frame = init_instance_by_config(
+        {"class": "FastAlpha158", "module_path": "qlib_ext.handler", "kwargs": kwargs}
+    )._data
+    assert [*frame.columns[158:]] == [("feature", "TURN20"), ("feature", "ROOT5"), ("label", "LABEL0")]
+    alone = FastAlpha158(**(kwargs | {"factors": None}))._data
+    pd.testing.assert_frame_equal(frame[alone.columns], alone)
+    want = D.features(market[:5], [*factors.values()], *SHORT.values()).swaplevel().reindex(frame.index)
+    np.testing.assert_array_equal(frame["feature"][[*factors]].to_numpy(), want.to_numpy(np.float32))
+    assert frame["feature", "ROOT5"].notna().any()
+    with pytest.raises(ValueError, match="factors has MA5, which the handler has already"):
+        FastAlpha158(**(kwargs | {"factors": {"MA5": "$close"}}))
 
 
 def test_filter_pipe_and_a_list_of_stocks(market, reference):
@@ -200,14 +232,14 @@ def test_the_default_processors_and_the_yaml_form(market):
 
 def test_what_is_not_served_goes_through_qlib(market, reference, monkeypatch):
     notes = []
-    monkeypatch.setattr(handler_module.logger, "warning", notes.append)
+    monkeypatch.setattr("qlib_ext.features.handler.logger.warning", notes.append)
     config = {"feature": Alpha158DL.get_feature_config()}
     other = {"feature": (["$close"], ["CLOSE"])}
     assert FastAlphaLoader(config)._served()[0] == ALPHA158_NAMES
     assert "freq" in FastAlphaLoader(config, freq="1min")._served()[1]
     assert "inst_processors" in FastAlphaLoader(config, inst_processors=[{"class": "X"}])._served()[1]
     assert FastAlphaLoader(other).load(market[:1], **SHORT).shape[1] == 1 and "features" in notes[-1]
-    monkeypatch.setattr(alpha.kernels, "njit", None)
+    monkeypatch.setattr("qlib_ext.features.kernels.njit", None)
     frame = FastAlpha158(instruments=market[:1], **SHORT, **RAW)._data
     assert "numba" in notes[-1] and len(notes) == 2
     own = reference.loc[(slice(*SHORT.values()), market[0]), :]
@@ -251,17 +283,17 @@ def test_without_numba_the_module_imports_and_tells_the_cure():
 
 def test_an_empty_file_is_a_field_that_is_not_known(market):
     file = FeatureD.backend_obj(instrument=market[0].lower(), field="vwap", freq="day").uri
-    kept, vwap = file.read_bytes(), alpha.FIELDS.index("vwap")
-    whole = handler_module.read_bars(market[:2], 0, 200)
+    content, kwargs = file.read_bytes(), {"instruments": market[:2], **RAW}
+    whole = FastAlpha158(**kwargs)._data
     file.write_bytes(b"")
     try:
-        bars, *rest = handler_module.read_bars(market[:2], 0, 200)
+        frame = FastAlpha158(**kwargs)._data
     finally:
-        file.write_bytes(kept)
-    assert np.isnan(bars[vwap, 0]).all() and np.isfinite(whole[0][vwap, 0]).any()
-    bars[vwap, 0] = whole[0][vwap, 0]
-    for got, want in zip((bars, *rest), whole, strict=True):
-        np.testing.assert_array_equal(got, want)
+        file.write_bytes(content)
+    vwap = ("feature", "VWAP0")
+    assert whole[vwap].notna().any() and frame.loc[(slice(None), market[0]), [vwap]].isna().all(axis=None)
+    frame[vwap] = whole[vwap]
+    pd.testing.assert_frame_equal(frame, whole, check_exact=True)
 
 
 @pytest.mark.parametrize("factors", [alpha158, alpha360])

@@ -1,15 +1,15 @@
 """FastAlpha158 and FastAlpha360: qlib's handlers with the same arguments and numbers, at a small part of the time.
 
-In YAML: `class: FastAlpha158, module_path: qlib_ext.handler`, with the arguments of qlib's Alpha158 (Alpha360). The
-raw fields are read once a stock through qlib's storage and the factors computed by `qlib_ext.alpha` straight into the
-one array that the frame then shows without a copy. Whatever this path does not serve goes through qlib's own loader,
-with a notice: numba missing, another frequency than "day", inst_processors, other feature expressions; and labels that
-are no raw simple return (see `labels.label_prices`).
+In YAML: `class: FastAlpha158, module_path: qlib_ext.handler`, with the arguments of qlib's Alpha158 (Alpha360) and
+`factors`, more of them by expression. The raw fields are read once a stock through qlib's storage and the factors
+computed straight into the one array that the frame then shows without a copy. Whatever this path does not serve goes
+through qlib's own loader, with a notice: numba missing, another frequency than "day", inst_processors, a feature set
+that does not begin with one of the two; and labels that are no raw simple return (see `panel.label_prices`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,9 @@ class FastAlphaLoader(QlibDataLoader):
 
     def _served(self) -> tuple[tuple[str, ...], str]:
         """Names of the factors to compute, or () and the reason why not."""
-        group = self.fields["feature"] if self.is_group and next(iter(self.fields)) == "feature" else None
-        known = {
-            alpha.ALPHA158_NAMES: Alpha158DL.get_feature_config()[0],
-            alpha.ALPHA360_NAMES: Alpha360DL.get_feature_config()[0],
-        }
-        for names, expressions in known.items():
-            if group is not None and list(group[0]) == expressions and list(group[1]) == list(names):
+        group = self.fields["feature"] if self.is_group and next(iter(self.fields)) == "feature" else ((), ())
+        for names, config in ((alpha.ALPHA158_NAMES, Alpha158DL), (alpha.ALPHA360_NAMES, Alpha360DL)):
+            if [list(column[: len(names)]) for column in group] == [*config.get_feature_config()]:
                 break
         else:
             return (), "the features are not those of Alpha158 or Alpha360"
@@ -89,47 +85,30 @@ class FastAlphaLoader(QlibDataLoader):
         bars, first, last, odd = read_bars(codes, begin - alpha.LEAD, alpha.LEAD + len(days) + ahead)
         wanted = _wanted(spans, days, first - alpha.LEAD, last - alpha.LEAD)
         if not wanted.any():
-            return pd.concat({g: self._by_qlib(g, spans, days[0], days[-1]) for g in self.fields}, axis=1)
+            return _by_qlib(self.fields, spans, days)
         rows = np.where(wanted, wanted.T.ravel().cumsum().reshape(wanted.T.shape).T - 1, -1)
         index = _index(wanted, days, codes)
         columns = [(group, name) for group, (_, every) in self.fields.items() for name in every]
         values = np.empty((len(index), len(columns)), dtype=np.float32)
         alpha.fill(values, bars, first, np.hstack([rows, extra]), names)
         place = len(names)
-        for group, ends in returns.items():
-            width = len(self.fields[group][1])
-            if ends is None:
-                logger.warning(f"qlib's own loader is used for {group}, no raw simple return: {self.fields[group][0]}")
-                self._copy(group, spans, index, values[:, place : place + width])
+        for group, (expressions, every) in self.fields.items():
+            skip = len(names) if group == "feature" else 0
+            rest, ends = {group: (expressions[skip:], every[skip:])}, returns.get(group)
+            if ends is None and expressions[skip:]:
+                if group in returns:
+                    logger.warning(f"qlib's own loader is used for {group}, no raw simple return: {expressions}")
+                own = _by_qlib(rest, spans, days).reindex(index)
+                values[:, place : place + own.shape[1]] = own.to_numpy(dtype=np.float32)
             for number, prices in enumerate(ends or ()):
                 values[rows[wanted], place + number] = _forward(bars, prices, len(days))[wanted]
-            place += width
+            place += len(every) - skip
         if odd.any():
-            self._repair(values, index, {codes[n]: spans[codes[n]] for n in np.flatnonzero(odd)}, rows[odd])
+            strange = {codes[n]: spans[codes[n]] for n in np.flatnonzero(odd)}
+            logger.info(f"{len(strange)} stocks whose fields differ in length are computed by qlib: {[*strange][:6]}")
+            at = np.sort(rows[odd][rows[odd] >= 0])
+            values[at] = _by_qlib(self.fields, strange, days).reindex(index[at]).to_numpy(dtype=np.float32)
         return pd.DataFrame(values, index, pd.MultiIndex.from_tuples(columns), copy=False)
-
-    def _copy(self, group: str, spans: dict[str, Any], index: pd.MultiIndex, out: npt.NDArray[np.float32]) -> None:
-        """Load a group by qlib's expressions into `out`, (rows of `index`, columns of the group)."""
-        days: Any = index.levels[0]
-        frame = self._by_qlib(group, spans, days[0], days[-1])
-        out[:] = frame.reindex(index).to_numpy(dtype=np.float32)
-
-    def _repair(
-        self, values: npt.NDArray[np.float32], index: pd.MultiIndex, spans: dict[str, Any], rows: npt.NDArray[Any]
-    ) -> None:
-        """Overwrite the rows of stocks whose fields begin or end on different days by qlib's own values."""
-        logger.info(f"{len(spans)} stocks whose fields differ in length are computed by qlib: {list(spans)[:6]}")
-        days: Any = index.levels[0]
-        parts = {group: self._by_qlib(group, spans, days[0], days[-1]) for group in self.fields}
-        at = np.sort(rows[rows >= 0])
-        values[at] = pd.concat(parts, axis=1).reindex(index[at]).to_numpy(dtype=np.float32)
-
-    def _by_qlib(self, group: str, spans: dict[str, Any], start: Any, end: Any) -> pd.DataFrame:
-        expressions, names = self.fields[group]
-        instruments = list(spans) if None in spans.values() else spans
-        frame = D.features(instruments, expressions, start, end, freq="day")
-        frame.columns = names
-        return frame.swaplevel().sort_index()
 
 
 class _FastLoading(DataHandlerLP):
@@ -137,7 +116,15 @@ class _FastLoading(DataHandlerLP):
 
     _data: pd.DataFrame
 
-    def __init__(self, *args: Any, data_loader: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, data_loader: Any = None, factors: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> None:
+        config = data_loader["kwargs"]["config"]
+        expressions, names = config["feature"]
+        twice = sorted({*names} & {*(factors or ())})
+        if twice:
+            raise ValueError(f"factors has {', '.join(twice)}, which the handler has already; give another name")
+        config["feature"] = [*expressions, *(factors or {}).values()], [*names, *(factors or ())]
         super().__init__(*args, data_loader=FastAlphaLoader(**data_loader["kwargs"]), **kwargs)
 
     def process_data(self, with_fit: bool = False) -> None:
@@ -164,26 +151,51 @@ class _Strict:
 
 
 class FastAlpha158(_Strict, Alpha158, _FastLoading):
-    """qlib's Alpha158, quick; the same arguments (`label` and the other keyword arguments included).
+    """qlib's Alpha158, quick; the same arguments (`label` and the other keyword arguments included), and two more.
 
-    With `drop_raw: true` the raw features go once they are processed, half of the memory, and the raw labels stay:
-    `label.pkl` and all of qlib_ext need no more of DK_R. (qlib's own handler drops them too: no label, no analysis.)
+    Args:
+        factors: more features, name -> expression of qlib's, such as {"TURN20": "$volume/Mean($volume, 20)"}. What
+            expressions cannot say is an operator in Python: a class named to qlib by `custom_ops` (see qlib.init).
+        drop_raw: the raw features go once they are processed, half of the memory, and the raw labels stay: `label.pkl`
+            and all of qlib_ext need no more of DK_R. (qlib's own handler drops them too: no label, no analysis.)
 
-    Raises: TypeError for an unknown argument, with the close ones.
+    Raises:
+        TypeError: an unknown argument, with the close ones.
+        ValueError: a factor by the name of one that is there.
+
+    >>> handler = FastAlpha158(instruments="all", factors={"TURN20": "$volume/Mean($volume, 20)"})
+    >>> handler.fetch(col_set="feature").shape[1]
+    159
 
     """
 
 
 class FastAlpha360(_Strict, Alpha360, _FastLoading):
-    """qlib's Alpha360, quick; the same arguments, and `drop_raw` as FastAlpha158 has it.
+    """qlib's Alpha360, quick; the same arguments, `factors` and `drop_raw` as of FastAlpha158.
 
-    Raises: TypeError for an unknown argument, with the close ones.
+    Raises: as FastAlpha158.
+
+    >>> handler = FastAlpha360(instruments="all", start_time="2020-05-06", infer_processors=[], learn_processors=[])
+    >>> handler.fetch(col_set="feature").columns[-1]
+    'VOLUME0'
 
     """
 
 
+def _by_qlib(
+    fields: Mapping[str, tuple[Sequence[str], Sequence[str]]], spans: dict[str, Any], days: pd.DatetimeIndex
+) -> pd.DataFrame:
+    """Frame of the fields, group -> (expressions, names), by qlib's own engine."""
+    instruments, frames = list(spans) if None in spans.values() else spans, {}
+    for group, (expressions, names) in fields.items():
+        frame = D.features(instruments, list(expressions), days[0], days[-1], freq="day")
+        frame.columns = list(names)
+        frames[group] = frame.swaplevel().sort_index()
+    return pd.concat(frames, axis=1)
+
+
 def _returns(expressions: Sequence[str]) -> list[dict[int, str]] | None:
-    """Entry and exit of each label (see `labels.label_prices`), None where one of them is no raw simple return."""
+    """Entry and exit of each label (see `panel.label_prices`), None where one of them is no raw simple return."""
     try:
         return [label_prices(expression) for expression in expressions]
     except ValueError:
@@ -269,17 +281,14 @@ def _wanted(
         if some is not None:
             inside = np.zeros(len(days), dtype=np.bool_)
             for start, end in some:
-                inside[days.searchsorted(pd.Timestamp(start)) : days.searchsorted(pd.Timestamp(end), side="right")] = (
-                    True
-                )
+                begin = days.searchsorted(pd.Timestamp(start))
+                inside[begin : days.searchsorted(pd.Timestamp(end), side="right")] = True
             wanted[n] &= inside
     return wanted
 
 
 def _index(wanted: npt.NDArray[np.bool_], days: pd.DatetimeIndex, codes: list[str]) -> pd.MultiIndex:
     """Index (datetime, instrument) of the wanted rows (N, D), sorted; no day or code without a row."""
-    day, stock = np.nonzero(wanted.T)
     levels: Any = [days, pd.Index(codes)]
-    places: Any = [day, stock]
-    index = pd.MultiIndex(levels, places, names=["datetime", "instrument"])
-    return index.remove_unused_levels()
+    places: Any = np.nonzero(wanted.T)
+    return pd.MultiIndex(levels, places, names=["datetime", "instrument"]).remove_unused_levels()
