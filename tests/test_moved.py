@@ -14,6 +14,7 @@ GONE = {
     "data": "check_turnover known_label label_prices listed_days trailing_volatility turnover_of",
     "evaluate": "ascending",  # now of cross_section
     "figures": "draw_fold_map",
+    "losses": "OPTIONS WEIGHTED",
     "gate_record": "gate_weights regimes",
     "handler": "read_bars",
     "recorder": "load_if_there log_finite",
