@@ -163,9 +163,7 @@ def test_gross_net_and_impact_are_the_functions_of_portfolio(horizon):
     made, trade = money_returns(held, step, *known, **terms)
     average = np.array([held[max(0, d - horizon + 1) : d + 1].sum(axis=0) / horizon for d in range(15)])
     np.testing.assert_allclose(made["gross"], sleeve_returns(held, step, horizon, capital=3e7))
-    np.testing.assert_allclose(
-        made["gross"] - made["net"], fee_cost(average, step, buy, 0.0013, capital=3e7), atol=1e-15
-    )
+    np.testing.assert_allclose(made["gross"] - made["net"], fee_cost(trade, buy, 0.0013) / 3e7, atol=1e-15)
     np.testing.assert_allclose(trade, rebalancing(average, step), atol=1e-6)
     moved = impact_cost(trade, *known, b=0.7, exponent=0.6).sum(axis=1)
     np.testing.assert_allclose(made["net"] - made["net_impact"], moved / 3e7, atol=1e-15)
@@ -217,8 +215,8 @@ def slow_curve(score, liquidity, step, volatility, buyable, capital, *, particip
                 gross[day] += earned / capital
                 value += earned
     average = np.array([held[max(0, d - horizon + 1) : d + 1].sum(axis=0) / horizon for d in range(days)])
-    net = gross - fee_cost(average, step, buy, sell, capital=capital)
     trade = rebalancing(average, step)
+    net = gross - fee_cost(trade, buy, sell) / capital
     moved = impact_cost(trade, last_known(liquidity), last_known(volatility)).sum(axis=1) / capital
     seen = [np.isfinite(step[d]) & np.isfinite(score[d]) for d in range(days)]
     mean = np.array([step[d][seen[d]].mean() for d in range(days)])

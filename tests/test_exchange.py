@@ -218,6 +218,25 @@ def test_impact_of_a_day_does_not_depend_on_the_slices(hand):
     assert sliced.fills["impact"].iloc[-1] == pytest.approx(one[0] * 0.1**1.5, rel=0.02)
 
 
+class Spread:
+    """A cost from outside of the package: half a spread, whatever the stock."""
+
+    def __init__(self, half):
+        self.half = half
+
+    def __call__(self, trade, liquidity, volatility):
+        return np.abs(trade) * self.half
+
+
+@pytest.mark.parametrize(
+    "rule", [Spread(0.001), {"class": "Spread", "module_path": __name__, "kwargs": {"half": 0.001}}]
+)
+def test_an_impact_of_ones_own(hand, rule):
+    exchange = made(impact=rule)
+    assert deal(exchange, account(), MAIN, 100_000, BUY, 27)[2] == pytest.approx(303 + 10.1 + 1010)
+    assert exchange.fills["impact"].tolist() == pytest.approx([1010])
+
+
 def test_a_stock_that_resumes_has_its_last_known_liquidity(hand):
     """On day 23 the mean of twenty days holds one trade, 5 million shares at 10.00: 2.5 million yuan; then none."""
     for options in ({}, PLAIN):
@@ -368,7 +387,7 @@ def test_what_is_wrong_is_said(hand):
         "subscribe_fields": "$open", "liquidity_window": 2.5, "delisted_after": True, "codes": None, "deal_price": 5,
     }  # fmt: skip
     for name, value in types.items():
-        with pytest.raises(ValueError, match=re.escape(f"AShareExchange: {name} is {value!r}; it must be ")):
+        with pytest.raises(ValueError, match=re.escape(f"AShareExchange: {name} is {value!r}; allowed: ")):
             made(**{"open_cost": 0.0, "close_cost": 0.0, name: value})
     with pytest.raises(ValueError, match="no trading day"):
         made(start_time="2030-01-01", end_time="2030-02-01", codes=[MAIN])

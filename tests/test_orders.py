@@ -16,13 +16,13 @@ from qlib.backtest import backtest
 from qlib.data import D
 
 from qlib_ext import cli
-from qlib_ext.exchange import AShareExchange
+from qlib_ext.exchange import AShareExchange, impact_rule
 from qlib_ext.leak import perturb_provider
 from qlib_ext.recorder import SqliteExpManager
+from qlib_ext.rules import Fees
 from qlib_ext.runs import Task, find_run
 from qlib_ext.strategy import (
     COLUMNS,
-    Fees,
     LastClose,
     LiquidityTopNStrategy,
     ScoredRun,
@@ -71,7 +71,7 @@ def holdings(**shares):
 
 
 def listed(score=None, table=None, held=None, *, capital=200_000.0, fees=None, **options):
-    known = ("cash", "young")
+    known = ("cash", "young", "impact")
     given = {name: options.pop(name) for name in known if name in options}
     plan = {"trade_participation": 0.04} | options
     return make_orders(
@@ -82,7 +82,7 @@ def listed(score=None, table=None, held=None, *, capital=200_000.0, fees=None, *
         capital=capital,
         day=DAY,
         date=DATE,
-        fees=fees or Fees(),
+        fees=fees or Fees([DATE], open_cost=0.0, close_cost=0.0, minimum=0.0),
         **given,
     )
 
@@ -121,33 +121,34 @@ def test_three_stocks_by_hand():
 
 
 def test_cash_and_fees_bound_the_buys():
-    # 10,000 yuan of cash, commission 0.1% but at least 20, transfer 0.1%. 9 lots of MAIN are 9,000 + 20 + 9 = 9,029;
-    # 10 lots 10,030 are too much. 971 left: CHINEXT one lot 700 + 20 + 0.70, 250.30 left; STAR's 200 shares cost 6,600.
-    table = listed(fees=Fees(commission=0.001, minimum=20.0, buy=0.001, sell=0.002), cash=10_000.0)
+    # 10,000 yuan of cash, commission 0.1% but at least 20, transfer 0.002%. 9 lots of MAIN are 9,000 + 20 + 0.18;
+    # 10 lots 10,020.20 are too much. 979.82 left: CHINEXT one lot 700 + 20 + 0.014; STAR's 200 shares cost 6,600.
+    dear = Fees([DATE], commission=0.001, minimum=20.0)
+    table = listed(fees=dear, cash=10_000.0)
     assert dict(zip(table["code"], table["shares"], strict=True)) == {MAIN: 900, CHINEXT: 100, STAR: 0}
     assert table["reason"].tolist() == [
         "enter at rank 1; cash is short",
         "enter at rank 2; cash is short",
         "enter at rank 3; not traded: cash is short",
     ]
-    # Sold: 1,000 yuan pay 20 + 2.
-    assert Fees(commission=0.001, minimum=20.0, buy=0.001, sell=0.002).cost(1_000.0, sell=True) == 22.0
+    # Sold: 1,000 yuan pay 20, a transfer fee of 0.02 and a stamp duty of 1.
+    assert dear.parts(0, 1_000.0, sell=True) == pytest.approx((20.0, 0.02, 1.0))
 
 
 def test_own_rates_and_impact_size_the_buys():
     # 40,100 yuan of cash, all for MAIN, whose cap is 80,000. A buy pays 0.2%, at least 5 yuan, and an impact of
     # 2 * 0.02 * sqrt(x / 2 million) * x: of 39,000 yuan 78 + 217.84, of 40,000 80 + 226.27 = 40,306.27.
-    own = Fees(commission=0.1, minimum=5.0, buy=0.1, sell=0.1, open_cost=0.002, close_cost=0.003, impact=2.0)
-    assert own.cost(39_000.0, sell=False) == 78.0 and own.cost(1_000.0, sell=True) == 5.0
+    own, impact = Fees([DATE], minimum=5.0, open_cost=0.002, close_cost=0.003), impact_rule(2.0, 0.5)
+    assert own.parts(0, 39_000.0, sell=False) == (78.0, 0.0, 0.0) and own.parts(0, 1_000.0, sell=True)[0] == 5.0
     table = market().assign(volatility=0.02)
-    assert LastClose(table, own).trade_cost(MAIN, None, None, 39_000.0, sell=False) == pytest.approx(
+    assert LastClose(table, own, impact).trade_cost(MAIN, None, None, 39_000.0, sell=False) == pytest.approx(
         78.0 + 2 * 0.02 * math.sqrt(39_000 / 2e6) * 39_000
     )
-    (row,) = listed({MAIN: 1.0}, table, fees=own, cash=40_100.0).to_dict("records")
+    (row,) = listed({MAIN: 1.0}, table, fees=own, impact=impact, cash=40_100.0).to_dict("records")
     assert row["shares"] == 3_900 and row["yuan"] == 39_000.0
     (free,) = listed({MAIN: 1.0}, table, cash=40_100.0).to_dict("records")
     assert free["shares"] == 4_000
-    (new,) = listed({MAIN: 1.0}, table.assign(volatility=np.nan), fees=own).to_dict("records")
+    (new,) = listed({MAIN: 1.0}, table.assign(volatility=np.nan), fees=own, impact=impact).to_dict("records")
     assert new["side"] == "none" and new["reason"].endswith("volatility, which the impact goes by, not known yet")
 
 

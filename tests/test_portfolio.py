@@ -231,15 +231,15 @@ def test_grids_are_copied_only_where_they_must_be():
 
 def test_fee_golden():
     # day 0: buys 60 + 40 = 100 at 1% = 1. Day 1: 60 has become 66, 40 has become 40 (NaN);
-    # to 50 and 60: sells 16 at 2% = 0.32, buys 20 at 3% = 0.6. Capital 100.
-    got = fee_cost([[60, 40], [50, 60]], [[0.1, NAN], [0, 0]], [0.01, 0.03], [0.5, 0.02], capital=100)
-    assert got.tolist() == pytest.approx([0.01, 0.0092])
+    # to 50 and 60: sells 16 at 2% = 0.32, buys 20 at 3% = 0.6.
+    trade = rebalancing([[60, 40], [50, 60]], [[0.1, NAN], [0, 0]])
+    assert fee_cost(trade, [0.01, 0.03], [0.5, 0.02]).tolist() == pytest.approx([1.0, 0.92])
 
 
 def test_fee_of_a_holding_that_only_drifts_is_nothing():
     step = np.array([[0.1, -0.05], [0.02, 0.3], [0.0, 0.0]])
     yuan = 50 * np.vstack([np.ones(2), np.cumprod(1 + step[:-1], axis=0)])
-    np.testing.assert_allclose(fee_cost(yuan, step, 0.01, 0.01, capital=100), [0.01, 0, 0], atol=1e-15)
+    np.testing.assert_allclose(fee_cost(rebalancing(yuan, step), 0.01, 0.01), [1, 0, 0], atol=1e-13)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -248,7 +248,7 @@ def test_fee_agrees_with_the_slow_loop(seed):
     yuan, step = rng.uniform(0, 9, (7, 5)), rng.normal(0, 0.05, (7, 5))
     step[rng.random(step.shape) < 0.2] = np.nan
     buy, sell = rng.uniform(0, 0.01, (2, 7))
-    got = fee_cost(yuan, step, buy, sell, capital=30.0)
+    got = fee_cost(rebalancing(yuan, step), buy, sell) / 30.0
     np.testing.assert_allclose(got, slow.fee_cost(yuan, step, buy, sell, capital=30.0), rtol=1e-9)
 
 
@@ -261,11 +261,11 @@ def test_impact_golden():
 
 def test_costs_refuse():
     with pytest.raises(ValueError, match=r"\(D, N\)"):
-        fee_cost(np.ones((2, 3)), np.ones((3, 3)), 0.0, 0.0)
+        rebalancing(np.ones((2, 3)), np.ones((3, 3)))
     with pytest.raises(ValueError, match="yuan must be finite"):
-        fee_cost([[NAN]], [[0.0]], 0.0, 0.0)
+        rebalancing([[NAN]], [[0.0]])
     with pytest.raises(ValueError, match="sell_rate"):
-        fee_cost(np.ones((2, 3)), np.ones((2, 3)), 0.0, np.ones(3))
+        fee_cost(np.ones((2, 3)), 0.0, np.ones(3))
     with pytest.raises(ValueError, match="1 trades have no positive"):
         impact_cost([1.0, 1.0], [0.0, 1.0], [0.1, 0.1])
     with pytest.raises(ValueError, match="exponent"):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.check_data.table import Tally
-from qlib_ext.provider import fill_row, read_calendar, read_numbers
+from qlib_ext.provider import ages, fill_row, read_calendar, read_numbers
 from qlib_ext.rules import board_of, price_limit
 
 FloatArray = npt.NDArray[np.float64]
@@ -85,8 +85,7 @@ class Block:
     def limit(self) -> FloatArray:
         """(D, N) price limit by board, date and age; inf on free days, NaN where no A share's rule is known."""
         shares = [n for n, code in enumerate(self.codes) if is_a_share(code)]
-        age = self.offset + np.arange(len(self.days))[:, None] - self.first[None, :] + 1.0
-        age = np.where(self.first[None, :] == 0, 1e6, age)  # older than the calendar
+        age = ages(self.first, self.offset + np.arange(len(self.days)))
         out = np.full(self.close.shape, np.nan)
         if shares:
             out[:, shares] = price_limit([self.codes[n] for n in shares], self.days, listed_days=age[:, shares])

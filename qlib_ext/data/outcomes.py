@@ -50,7 +50,7 @@ def locked_up(
     """
     codes, days = [str(c) for c in close.columns], pd.DatetimeIndex(close.index)
     special = None if st is None else st_mask(st, codes, days)
-    limit = price_limit(codes, days, listed_days=np.where(np.isfinite(age), age, 10**6).clip(min=1), st=special)
+    limit = price_limit(codes, days, listed_days=age, st=special)
     before, known = close.astype(np.float64).ffill().shift(1), factor.astype(np.float64).ffill()
     deal = (close if price is None else price).astype(np.float64)
     reference, raw = (np.round((grid / known).to_numpy(), 2) for grid in (before, deal))

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.evaluate.diagnostics import newey_west
 from qlib_ext.evaluate.metrics import headline, sleeve_returns
-from qlib_ext.portfolio import PARTICIPATION, fill_capitals, impact_cost, rebalancing
+from qlib_ext.portfolio import PARTICIPATION, fee_cost, fill_capitals, impact_cost, rebalancing
 
 Grid = NDArray[np.float64]
 
@@ -203,7 +203,7 @@ def money_returns(
     gross = sleeve_returns(held, step, horizon, capital=capital)
     average = held if horizon == 1 else pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
     trade = rebalancing(average, step)
-    net = gross - _fees(trade, *rates) / capital
+    net = gross - fee_cost(trade, *rates) / capital
     b, exponent = impact
     moved = np.zeros(len(held))
     if b != 0:
@@ -252,12 +252,6 @@ def _annual(daily: Grid) -> float:
     return -1.0 if (daily <= -1.0).any() else headline(daily)["annual_return"]
 
 
-def _fees(trade: Grid, buy_rate: ArrayLike, sell_rate: ArrayLike) -> Grid:
-    """Fees (D,) in yuan of trades (D, n), as ``fee_cost`` charges those that it lists anew."""
-    buys, sells = trade.clip(min=0.0).sum(axis=1), (-trade).clip(min=0.0).sum(axis=1)
-    return buys * _rate("buy_rate", buy_rate, len(trade)) + sells * _rate("sell_rate", sell_rate, len(trade))
-
-
 # --- checks
 
 
@@ -272,16 +266,6 @@ def _grids(*given: Any) -> tuple[Grid, Grid, Grid, Grid, NDArray[np.bool_]]:
     if score.ndim != 2 or len(set(shapes.values())) != 1:
         raise ValueError(f"shapes must be one and the same (D, N) = (days, stocks), got {shapes}")
     return score, liquidity, step, volatility, buyable
-
-
-def _rate(name: str, given: ArrayLike, days: int) -> Grid:
-    rate = np.asarray(given, dtype=np.float64)
-    if rate.shape not in ((), (days,)) or not np.isfinite(rate).all():
-        raise ValueError(
-            f"{name} must be a number or {days} of them, one a day, all finite; got shape {rate.shape} with "
-            f"{int((~np.isfinite(rate)).sum())} not finite"
-        )
-    return rate
 
 
 def _amounts(capitals: Sequence[float]) -> list[float]:

@@ -3,7 +3,18 @@
 from qlib_ext.exchange.day_rules import lay, whole_shares
 from qlib_ext.exchange.exchange import AShareExchange
 from qlib_ext.exchange.ledger import SETTLED
-from qlib_ext.exchange.options import Options, prices
+from qlib_ext.exchange.options import Impact, Options, impact_rule, prices
 from qlib_ext.exchange.quote import Bars, clear_cache
 
-__all__ = ["AShareExchange", "Bars", "Options", "SETTLED", "clear_cache", "lay", "prices", "whole_shares"]
+__all__ = [
+    "AShareExchange",
+    "Bars",
+    "Impact",
+    "Options",
+    "SETTLED",
+    "clear_cache",
+    "impact_rule",
+    "lay",
+    "prices",
+    "whole_shares",
+]

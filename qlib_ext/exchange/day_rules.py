@@ -19,31 +19,7 @@ from qlib_ext.exchange.quote import Bars, Grid, forward, trailing, turnover
 
 logger = get_module_logger("qlib_ext.exchange")
 
-NEW = 5  # days after listing that may have limits of their own
 SCALE = 1e-8  # a price below it is none, as for qlib
-
-
-class Fees:
-    """Fees of each day: `of` gives a trade's parts, `highest` the largest whole rate (buy, sell) of the period."""
-
-    def __init__(self, days: pd.DatetimeIndex, options: Options) -> None:
-        given = (options.open_cost, options.close_cost)
-        self.least = rules.commission_minimum(days) if options.min_cost is None else options.min_cost
-        zero = np.zeros(len(days))
-        self._rates = [(zero + (rate or 0.0), zero, zero) for rate in given]
-        if None in given:
-            rules.fee_rates(days, commission=options.commission)  # says what is wrong with the commission
-            known = rules.fee_rates(days, commission=0.0)
-            transfer = known["buy"].to_numpy()
-            for side, stamp in enumerate((zero, (known["sell"] - known["buy"]).to_numpy())):
-                if given[side] is None:
-                    self._rates[side] = (zero + options.commission, transfer, stamp)
-        self.highest = tuple(float(np.add.reduce(parts).max()) for parts in self._rates)
-
-    def of(self, row: int, yuan: float, *, sell: bool) -> tuple[float, float, float]:
-        """Commission (at least the minimum), transfer fee and stamp duty in yuan; one's own rate is all commission."""
-        commission, transfer, stamp = (float(part[row]) for part in self._rates[sell])
-        return max(commission * yuan, self.least), transfer * yuan, stamp * yuan
 
 
 @dataclass(frozen=True)
@@ -75,10 +51,10 @@ class Ground:
     def unknown(self, place: tuple[int, int], options: Options) -> str:
         """Liquidity or volatility (no history yet), where a cap or the impact needs it and it is not known; else ""."""
         traded = float(self.liquidity[place])
-        needed = options.participation is not None or options.impact > 0
+        needed = options.participation is not None or options.impact != 0
         if needed and not (math.isfinite(traded) and traded > 0):
             return "unknown_liquidity"
-        return "unknown_volatility" if options.impact > 0 and not math.isfinite(self.sigma[place]) else ""
+        return "unknown_volatility" if options.impact != 0 and not math.isfinite(self.sigma[place]) else ""
 
     def refusal(self, place: tuple[int, int], *, buys: bool) -> str:
         """Why an order that cannot be dealt cannot (see `AShareExchange.blocked`)."""
@@ -169,12 +145,13 @@ def _limits(
     unknown = np.zeros_like(suspended)
     limit = options.limit
     if options.limit_threshold == "rules":
-        lead = min(bars.lead, NEW)  # the regime of a new stock is that of its first day, maybe before the backtest
+        lead = min(
+            bars.lead, rules.NEW_DAYS
+        )  # the regime of a new stock is that of its first day, maybe before the backtest
         days, age = bars.days[bars.lead - lead :], bars.age[bars.lead - lead :]
         mask = None if options.st is None else _special(options.st, bars.codes, days)
-        listed = np.where(np.isfinite(age), age, 10**6)
         rise, fall = (
-            rules.price_limit(bars.codes, days, listed_days=listed, st=mask, side=s)[lead:] for s in ("up", "down")
+            rules.price_limit(bars.codes, days, listed_days=age, st=mask, side=s)[lead:] for s in ("up", "down")
         )
         free = np.isinf(rise)
         up, down = rules.limit_up_price(reference, rise), rules.limit_down_price(reference, fall)

@@ -25,11 +25,11 @@ from qlib.backtest.exchange import Exchange
 from qlib.log import get_module_logger
 
 from qlib_ext import rules
-from qlib_ext.exchange.day_rules import SCALE, Fees, Ground, lay, whole_shares
+from qlib_ext.exchange.day_rules import SCALE, Ground, lay, whole_shares
 from qlib_ext.exchange.ledger import Ledger
-from qlib_ext.exchange.options import check_fields, prices, read_options, stocks, thresholds
+from qlib_ext.exchange.options import check_fields, impact_rule, prices, read_options, stocks, thresholds
 from qlib_ext.exchange.quote import DayQuote, load_bars, turnover_fields
-from qlib_ext.portfolio import affordable, impact_cost
+from qlib_ext.portfolio import affordable
 
 logger = get_module_logger("qlib_ext.exchange")
 
@@ -69,7 +69,8 @@ class AShareExchange(Exchange):
                     number is qlib's whole rate of a buy or sell, with min_cost as its least.
                 impact (1.0), impact_exponent (0.5): b and exponent of `portfolio.impact_cost`, charged as a cost on
                     top, of what is dealt of the stock in the whole day: slices pay together what one order would; 0
-                    turns it off.
+                    turns it off. Or one's own rule, {class, module_path, kwargs}: an object that is called with yuan
+                    traded (n,), liquidity (yuan a day) and volatility and gives yuan (n,), 0 where nothing is traded.
                 participation (0.05): most of a stock's liquidity to deal on a day, buys and sells together; null: no
                     cap.
                 liquidity ("auto"): unit profile, or expression of turnover in yuan, as in `data.load_liquidity`.
@@ -89,6 +90,7 @@ class AShareExchange(Exchange):
         """
         self.options = made = read_options(options)
         self._ledger, self._live = Ledger(), False
+        self._impact = impact_rule(made.impact, made.impact_exponent)
         super().__init__(
             start_time=made.start_time,
             end_time=made.end_time,
@@ -101,8 +103,14 @@ class AShareExchange(Exchange):
             quote_cls=lambda _frame, _freq: self._quote,
         )
         self.limit_threshold = made.limit_threshold
-        self._fees = Fees(self._ground.days, made)
-        self.min_cost, (self.open_cost, self.close_cost) = self._fees.least, self._fees.highest
+        self._fees = rules.Fees(
+            self._ground.days,
+            commission=made.commission,
+            minimum=made.min_cost,
+            open_cost=made.open_cost,
+            close_cost=made.close_cost,
+        )
+        self.min_cost, (self.open_cost, self.close_cost) = self._fees.minimum, self._fees.highest
 
     # --- the market
 
@@ -268,7 +276,7 @@ class AShareExchange(Exchange):
         price = price if math.isfinite(price) else float(position.get_stock_price(code))
         order = Order(code, amount, OrderDir.SELL, day, day)
         order.deal_amount, yuan = amount, amount * price
-        cost = sum(self._fees.of(place[0], yuan, sell=True))
+        cost = sum(self._fees.parts(place[0], yuan, sell=True))
         account.update_order(order, trade_val=yuan, cost=cost, trade_price=price)
         self._ledger.settled.append((day, code, kind, amount, yuan, cost, 0.0))
 
@@ -343,17 +351,16 @@ class AShareExchange(Exchange):
         return whole if whole > 0 else self._cut(order, amount, 0.0, "below_lot")
 
     def _cost(self, place: tuple[int, int], yuan: float, *, sell: bool) -> float:
-        return sum(self._fees.of(place[0], yuan, sell=sell)) + self._moved(place, yuan)
+        return sum(self._fees.parts(place[0], yuan, sell=sell)) + self._moved(place, yuan)
 
     def _moved(self, place: tuple[int, int], yuan: float) -> float:
         """Market impact of a trade, yuan: what it adds to that of all that was dealt of the stock on the day."""
-        made = self.options
-        if made.impact == 0 or yuan <= 0:
+        if self._impact is None or yuan <= 0:
             return 0.0
-        known = self._ground.liquidity[place], self._ground.sigma[place]
         today = self._quote.days[place[0]] == self._ledger.day
         done = self._ledger.dealt.get(self._quote.codes[place[1]], 0.0) if today else 0.0
-        before, after = impact_cost([done, done + yuan], *known, b=made.impact, exponent=made.impact_exponent)
+        trades = np.array([done, done + yuan])
+        before, after = self._impact(trades, self._ground.liquidity[place], self._ground.sigma[place])
         return float(after - before)
 
     # --- the records
@@ -387,7 +394,7 @@ class AShareExchange(Exchange):
         if not sell:
             ledger.bought[order.stock_id] += order.deal_amount
         raw = (order.deal_amount * factor, round(price / factor, 4), float(ground.reference[place]))
-        parts = (*self._fees.of(place[0], yuan, sell=sell), self._moved(place, yuan))
+        parts = (*self._fees.parts(place[0], yuan, sell=sell), self._moved(place, yuan))
         ledger.dealt[order.stock_id] += yuan
         used = yuan / float(ground.liquidity[place])
         who = (ledger.day, order.stock_id, "sell" if sell else "buy")

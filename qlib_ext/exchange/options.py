@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,26 @@ import numpy as np
 import pandas as pd
 from qlib.data import D
 from qlib.log import get_module_logger
+from qlib.utils import init_instance_by_config
 
 from qlib_ext import rules
 from qlib_ext.exchange.quote import having, known_fields
-from qlib_ext.options import is_number, is_whole, refuse_unknown
-from qlib_ext.portfolio import PARTICIPATION
+from qlib_ext.options import check_flag, check_number, is_whole, refuse_unknown
+from qlib_ext.portfolio import PARTICIPATION, impact_cost
 
 logger = get_module_logger("qlib_ext.exchange")
 
+Impact = Callable[[Any, Any, Any], Any]  # (trade in yuan, liquidity, volatility) -> yuan, in the shape of the trade
+_OWNER = "AShareExchange"
+_NULLABLE = ("min_cost", "open_cost", "close_cost", "participation")
+_WHOLE = ("liquidity_window", "volatility_window", "delisted_after")
+_NUMBERS = {
+    **dict.fromkeys(("commission", "min_cost", "open_cost", "close_cost", "impact_exponent"), "[0, inf)"),
+    **{"participation": "(0, inf)", "liquidity_window": "[1, inf)", "volatility_window": "[2, inf)"},
+    "delisted_after": "[1, inf)",
+}
 DELISTED = ("last_price", "write_off")
 _CODES = (str, dict, list, tuple, set, pd.Index, np.ndarray)
-_MARKETS = (str, dict)
 _FIELD = re.compile(r"(?<!\$)\$\w+")
 
 
@@ -45,7 +54,7 @@ class Options:
     min_cost: float | None = None
     open_cost: float | None = None
     close_cost: float | None = None
-    impact: float = 1.0
+    impact: Any = 1.0
     impact_exponent: float = 0.5
     participation: float | None = PARTICIPATION
     liquidity: str = "auto"
@@ -68,50 +77,55 @@ class Options:
                 "AShareExchange needs start_time and end_time of its own: qlib does not forward those of the backtest. "
                 "Give the same: exchange_kwargs: {exchange: {class, module_path, kwargs: {start_time, end_time}}}."
             )
-        limit, unit = self.limit, self.trade_unit
-        whole = isinstance(unit, int) and not isinstance(unit, bool) and unit > 0
-        pair = isinstance(limit, tuple) and len(limit) == 2 and all(isinstance(x, str) for x in limit)
-        _right("freq", self.freq, self.freq == "day", "'day': the bars are daily")
-        _right("codes", self.codes, isinstance(self.codes, _CODES), "the name of a market, or a list of codes")
-        more = self.subscribe_fields
+        for name, within in _NUMBERS.items():
+            if getattr(self, name) is not None or name not in _NULLABLE:
+                hint = ", or null" if name in _NULLABLE else ""
+                check_number(f"{_OWNER}: {name}", getattr(self, name), within, whole=name in _WHOLE, hint=hint)
+        if not (callable(self.impact) or isinstance(self.impact, dict)):
+            hint = ", or a rule of one's own: {class, module_path, kwargs}"
+            check_number(f"{_OWNER}: impact", self.impact, "[0, inf)", hint=hint)
+        check_flag(f"{_OWNER}: t_plus_1", self.t_plus_1)
+        limit, unit, more = self.limit, self.trade_unit, self.subscribe_fields
+        pair = isinstance(limit, tuple) and len(limit) == 2 and all(isinstance(side, str) for side in limit)
         listed = _is_list(more) and all(isinstance(field, str) for field in more)
-        _right("subscribe_fields", more, listed, "a list of fields such as [$open]")
-        _right("liquidity", self.liquidity, isinstance(self.liquidity, str), "a unit profile or an expression")
-        _right("t_plus_1", self.t_plus_1, isinstance(self.t_plus_1, bool), "true or false")
-        _right(
-            "limit_threshold",
-            limit,
-            limit is None or isinstance(limit, float) or pair,
-            "rules, null, a float or two expressions",
-        )
-        _right("trade_unit", unit, unit in ("rules", None) or whole, "rules, null or a number of shares")
-        self._check_numbers()
-        _right("delisted", self.delisted, self.delisted in DELISTED, " or ".join(DELISTED))
-
-    def _check_numbers(self) -> None:
-        for name in ("open_cost", "close_cost", "min_cost"):
-            rate = getattr(self, name)
-            _right(name, rate, rate is None or _at_least(rate, 0), "a number from 0 on, or null")
-        for name in ("commission", "impact", "impact_exponent"):
-            _right(name, getattr(self, name), _at_least(getattr(self, name), 0), "a number from 0 on")
-        share = self.participation
-        above = share is None or (_at_least(share, 0) and share > 0)
-        _right("participation", share, above, "a number above 0, or null")
-        for name, least in (("liquidity_window", 1), ("volatility_window", 2), ("delisted_after", 1)):
-            days = getattr(self, name)
-            _right(name, days, is_whole(days) and days >= least, f"a whole number of days, {least} or more")
+        fits = {
+            "freq": (self.freq == "day", "day: the bars are daily"),
+            "codes": (isinstance(self.codes, _CODES), "the name of a market, or a list of codes"),
+            "subscribe_fields": (listed, "a list of fields such as [$open]"),
+            "liquidity": (isinstance(self.liquidity, str), "a unit profile or an expression"),
+            "limit_threshold": (pair or limit is None or isinstance(limit, float), "rules, null, a float, expressions"),
+            "trade_unit": (unit in ("rules", None) or (is_whole(unit) and unit > 0), "rules, null, a number of shares"),
+            "delisted": (self.delisted in DELISTED, " or ".join(DELISTED)),
+        }
+        for name, (fit, allowed) in fits.items():
+            if not fit:
+                raise _wrong(name, getattr(self, name), allowed)
 
 
-def read_options(given: dict[str, Any]) -> Options:
-    """Options by name.
+def read_options(options: dict[str, Any]) -> Options:
+    """Read options by name.
 
     Raises: TypeError for an unknown name, with the close ones; ValueError for one out of range.
 
     """
-    refuse_unknown("AShareExchange", given, [field.name for field in fields(Options)])
-    options = Options(**given)
-    options.check()
-    return options
+    refuse_unknown(_OWNER, options, [field.name for field in fields(Options)])
+    checked = Options(**options)
+    checked.check()
+    return checked
+
+
+def impact_rule(impact: Any, exponent: float) -> Impact | None:
+    """Market impact of a trade by the options `impact` and `impact_exponent` of AShareExchange; None where it is off.
+
+    >>> impact_rule(1.0, 0.5)(1e6, 25e6, 0.02).item()  # 1 million of 25 million a day at a volatility of 2%
+    4000.0
+
+    """
+    if isinstance(impact, dict):
+        impact = init_instance_by_config(impact)
+    if callable(impact):
+        return impact
+    return None if impact == 0 else partial(impact_cost, b=float(impact), exponent=float(exponent))
 
 
 def stocks(codes: Any, start: Any, end: Any) -> list[str]:
@@ -120,23 +134,23 @@ def stocks(codes: Any, start: Any, end: Any) -> list[str]:
     Raises: ValueError where none is left, or the provider lacks a code of the list.
 
     """
-    given = not isinstance(codes, _MARKETS)
-    if not given:
+    is_market = isinstance(codes, str | dict)
+    if is_market:
         market = D.instruments(codes) if isinstance(codes, str) else codes
-        codes = D.list_instruments(market, start_time=start, end_time=end, as_list=True)
-    found = sorted({str(code) for code in codes})
-    kept = [code for code in found if not rules.is_index(code)]
-    if len(kept) < len(found):
-        logger.info(f"{len(found) - len(kept)} indices among the instruments are left out")
+        names = D.list_instruments(market, start_time=start, end_time=end, as_list=True)
+    else:
+        names = codes
+    names = sorted({str(code) for code in names})
+    kept = [code for code in names if not rules.is_index(code)]
+    if len(kept) < len(names):
+        logger.info(f"{len(names) - len(kept)} indices among the instruments are left out")
     if not kept:
-        raise ValueError(
-            f"AShareExchange: codes is {codes!r}, no stock from {start} to {end}; give a market or a list."
-        )
-    unknown = sorted(set(kept) - set(having(kept, "$close"))) if given else []
+        raise ValueError(f"{_OWNER}: codes is {codes!r}, no stock from {start} to {end}; give a market or a list")
+    unknown = [] if is_market else sorted(set(kept) - set(having(kept, "$close")))
     if unknown:
         raise ValueError(
-            f"AShareExchange: codes names {len(unknown)} stocks that the provider does not have, {unknown[:5]} among "
-            "them; write them as SH600000, or take them out."
+            f"{_OWNER}: codes names {len(unknown)} stocks that the provider does not have, {unknown[:5]} among them; "
+            "write them as SH600000, or take them out"
         )
     return kept
 
@@ -153,7 +167,7 @@ def check_fields(codes: list[str], options: Options, wanted: Iterable[str]) -> N
 
     """
     texts = {*wanted} - {"$change", "$factor", "$volume"}  # what these are needed for has errors of its own
-    own = [] if options.liquidity == "auto" else rules.fields_of(options.liquidity, owner="AShareExchange")
+    own = [] if options.liquidity == "auto" else rules.fields_of(options.liquidity, owner=_OWNER)
     texts |= set(own) - {"$volume"}
     for name in sorted({field for text in texts for field in _FIELD.findall(text)}):
         if next(having(codes, name), None) is None:
@@ -163,30 +177,26 @@ def check_fields(codes: list[str], options: Options, wanted: Iterable[str]) -> N
             raise ValueError(f"AShareExchange: no stock has the field {name}{hint}")
 
 
-def prices(deal_price: Any) -> Any:
-    """Deal price as qlib takes it: "$field" or a pair, each with its $ ("open" is "$open")."""
+def prices(deal_price: Any) -> list[str]:
+    """Deal price as qlib takes it: a pair of fields (buy, sell), each with its $ ("open" is "$open")."""
     both = [deal_price] * 2 if isinstance(deal_price, str) else list(deal_price) if _is_list(deal_price) else []
     if len(both) != 2 or not all(isinstance(price, str) and price for price in both):
-        raise ValueError(f"AShareExchange: deal_price is {deal_price!r}; it must be a field, or [buy, sell].")
+        raise _wrong("deal_price", deal_price, "a field, or [buy, sell]")
     return [price if "$" in price else f"${price}" for price in both]
 
 
-def thresholds(given: Any) -> Any:
+def thresholds(option: Any) -> Any:
     """Volume threshold as qlib takes it: tuples in the place of lists."""
-    if isinstance(given, dict):
-        wrong = sorted(set(given) - {"all", "buy", "sell"})
-        if wrong:
-            raise ValueError(f"AShareExchange: volume_threshold has {wrong}; allowed are all, buy and sell.")
-        return {side: _threshold(pair) for side, pair in given.items()}
-    return None if given is None else _threshold(given)
-
-
-def _threshold(pair: Any) -> tuple[str, str]:
-    made = _tuple(pair)
-    right = isinstance(made, tuple) and len(made) == 2 and made[0] in ("cum", "current")
-    if not (right and isinstance(made[1], str)):
-        raise ValueError(f"AShareExchange: volume_threshold is {pair!r}; it must be [cum or current, expression].")
-    return made
+    if isinstance(option, dict):
+        if wrong := sorted(set(option) - {"all", "buy", "sell"}):
+            raise ValueError(f"{_OWNER}: volume_threshold has {wrong}; allowed: all, buy and sell")
+        return {side: thresholds(pair) for side, pair in option.items()}
+    pair = _tuple(option)
+    if pair is None or (
+        isinstance(pair, tuple) and len(pair) == 2 and pair[0] in ("cum", "current") and isinstance(pair[1], str)
+    ):
+        return pair
+    raise _wrong("volume_threshold", option, "[cum or current, expression]")
 
 
 def _tuple(value: Any) -> Any:
@@ -197,10 +207,5 @@ def _is_list(value: object) -> bool:
     return isinstance(value, list | tuple)
 
 
-def _at_least(value: Any, least: float) -> bool:
-    return is_number(value) and least <= value < math.inf
-
-
-def _right(name: str, value: object, right: bool, allowed: str) -> None:
-    if not right:
-        raise ValueError(f"AShareExchange: {name} is {value!r}; it must be {allowed}.")
+def _wrong(name: str, value: Any, allowed: str) -> ValueError:
+    return ValueError(f"{_OWNER}: {name} is {value!r}; allowed: {allowed}")

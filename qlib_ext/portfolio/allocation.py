@@ -193,38 +193,27 @@ def _shares(
 # --- costs
 
 
-def fee_cost(
-    yuan: ArrayLike,
-    next_return: ArrayLike,
-    buy_rate: ArrayLike,
-    sell_rate: ArrayLike,
-    *,
-    capital: float = CAPITAL,
-) -> NDArray[np.float64]:
-    """Charge the turnover of a portfolio that is rebalanced to ``yuan`` each day at the entry price.
-
-    The trades are those of ``rebalancing``. The last day's holding is not sold.
+def fee_cost(trade: ArrayLike, buy_rate: ArrayLike, sell_rate: ArrayLike) -> NDArray[np.float64]:
+    """Charge trades in proportion: what all of a day's buys and sells pay, without the minimum of an order.
 
     Args:
-        yuan: (D, N) holding after the day's trades.
-        next_return: (D, N) one-day return that the holding of day d earns until the entry of day d+1; NaN
-            counts as 0.
-        buy_rate: fees as a fraction of what is bought; a number or (D,).
+        trade: (D, N) yuan, sells negative, such as those of ``rebalancing``.
+        buy_rate: fees as a fraction of what is bought; a number or (D,), such as ``rules.fee_rates`` gives.
         sell_rate: fees (stamp duty included) as a fraction of what is sold; a number or (D,).
-        capital: yuan that the cost is a fraction of.
 
     Returns:
-        (D,) cost as a fraction of the capital, at least 0 for rates of at least 0.
+        (D,) yuan, at least 0 for rates of at least 0.
 
     Raises:
-        ValueError: for shapes, a holding or rate that is not finite, or a capital not allowed.
+        ValueError: for a rate of another shape, or one that is not finite.
+
+    >>> fee_cost([[60.0, 40.0], [-16.0, 20.0]], [0.01, 0.03], 0.02).round(9).tolist()
+    [1.0, 0.92]
 
     """
-    _check_positive("capital", capital, "yuan, e.g. 150e6")
-    trade = rebalancing(yuan, next_return)
-    buys_at, sells_at = _day_rate("buy_rate", buy_rate, trade), _day_rate("sell_rate", sell_rate, trade)
-    buys, sells = trade.clip(min=0.0).sum(axis=1), (-trade).clip(min=0.0).sum(axis=1)
-    return (buys * buys_at + sells * sells_at) / capital
+    size = np.asarray(trade, dtype=np.float64)
+    buys, sells = size.clip(min=0.0).sum(axis=1), (-size).clip(min=0.0).sum(axis=1)
+    return buys * _day_rate("buy_rate", buy_rate, len(size)) + sells * _day_rate("sell_rate", sell_rate, len(size))
 
 
 def rebalancing(yuan: ArrayLike, next_return: ArrayLike) -> NDArray[np.float64]:
@@ -359,12 +348,13 @@ def _as_mask(mask: Any) -> Tensor:
     return result
 
 
-def _day_rate(name: str, rate: ArrayLike, held: NDArray[np.float64]) -> NDArray[np.float64]:
+def _day_rate(name: str, rate: ArrayLike, days: int) -> NDArray[np.float64]:
     result = np.asarray(rate, dtype=np.float64)
-    if result.shape not in ((), held.shape[:1]):
-        raise ValueError(f"{name} must be a number or (D,) = {held.shape[:1]}, got shape {result.shape}")
-    if not np.isfinite(result).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity; rules.py has the fees by date")
+    if result.shape not in ((), (days,)) or not np.isfinite(result).all():
+        raise ValueError(
+            f"{name} must be a number or {days} of them, one a day, all finite; got shape {result.shape} with "
+            f"{int((~np.isfinite(result)).sum())} not finite (rules.fee_rates has the fees by date)"
+        )
     return result
 
 

@@ -1,11 +1,11 @@
 """China A-share trading rules by date, and the units of a provider's fields."""
 
+from qlib_ext.rules.fees import COMMISSION, Fees, commission_minimum, fee_rates
 from qlib_ext.rules.limits import (
+    NEW_DAYS,
     Lots,
     board_of,
     citations,
-    commission_minimum,
-    fee_rates,
     is_index,
     limit_down_price,
     limit_up_price,
@@ -30,7 +30,10 @@ from qlib_ext.rules.units import (
 
 __all__ = [
     "AMOUNT_IN_YUAN",
+    "COMMISSION",
+    "Fees",
     "Lots",
+    "NEW_DAYS",
     "PLAUSIBLE_TURNOVER",
     "PROFILES",
     "RATIOS",

@@ -1,4 +1,4 @@
-"""China A-share trading rules by date: boards, daily price limits, limit prices, fees, lots, T+1.
+"""China A-share trading rules by date: boards, daily price limits, limit prices, lots, T+1.
 
 The numbers come from the package `marina-rules` (a quoted official source for each record, see `citations`); this
 module only lays them out over days x stocks. The lots alone are a table of our own: marina-rules has no record of them.
@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qlib_ext.options import check_choice, check_shapes
+
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -34,6 +36,7 @@ _LISTING = {
     "beijing": (("ipo_day1_bse", 1),),
 }
 _ST_SCOPES = {"main": "st_main", "chinext": "st_chinext", "star": "st_star", "beijing": "st_bse"}
+NEW_DAYS = 5  # after listing, that may have limits of their own
 _LOTS = {"main": (100, 100), "chinext": (100, 100), "star": (200, 1), "beijing": (100, 1)}
 _LOT_TEXT = (
     "buy orders: main board and ChiNext 100 shares or a multiple; STAR at least 200, then single shares; Beijing at "
@@ -58,6 +61,10 @@ def board_of(code: str) -> str:
     """Board of an A share by the prefix of its qlib code: "main", "star", "chinext" or "beijing".
 
     Raises ValueError for an index, a B share, a fund or anything else.
+
+    >>> board_of("SH600000"), board_of("SZ300001"), board_of("SH688001")
+    ('main', 'chinext', 'star')
+
     """
     name = code.upper()
     digits = name[2:]
@@ -94,10 +101,10 @@ def price_limit(
         codes: N A-share codes.
         dates: D dates, in any form that pandas.DatetimeIndex takes.
         listed_days: (D, N) trading days since listing, 1 on the first day; NaN or < 1 where unknown or not
-            listed. `dates` must then be consecutive trading days, in order. A stock keeps the rules of
-            its own first day: five days without a limit (STAR from 2019-07-22, ChiNext from 2020-08-24, main
-            board from 2023-04-10), one day (Beijing), or +44%/-36% on day one (main board and early ChiNext
-            before; relative to the issue price).
+            listed, inf where longer ago than anybody knows (see `provider.ages`). `dates` must then be consecutive trading days,
+            in order. A stock keeps the rules of its own first day: five days without a limit (STAR from 2019-07-22,
+            ChiNext from 2020-08-24, main board from 2023-04-10), one day (Beijing), or +44%/-36% on day one (main board
+            and early ChiNext before; relative to the issue price).
         st: (D, N) bool, True where the stock is under special treatment (see `st_mask`); None: no stock is.
         side: "up" or "down"; they differ only on such a first day (0.44 and 0.36).
 
@@ -109,32 +116,32 @@ def price_limit(
             (D, N), or, with `listed_days`, dates out of order.
 
     Source: marina-rules `price_limit_pct`.
+
+    >>> price_limit(["SH600000", "SZ300001", "BJ430047"], ["2020-08-21", "2021-11-15"])
+    array([[0.1, 0.1, nan],
+           [0.1, 0.2, 0.3]])
+
     """
-    if side not in ("up", "down"):
-        raise ValueError(f"price_limit: side is {side!r}; allowed are 'up' and 'down'.")
-    days = pd.DatetimeIndex(dates)
+    check_choice("side", side, ("up", "down"))
+    days, shape = pd.DatetimeIndex(dates), "(D, N) = (days, stocks)"
+    out = np.empty((len(days), len(codes)))
+    special, age = (
+        None if grid is None else np.asarray(grid, dtype=kind) for grid, kind in ((st, bool), (listed_days, float))
+    )
+    check_shapes(shape, limits=out, st=special, listed_days=age)
+    if age is not None and not days.is_monotonic_increasing:
+        raise ValueError("price_limit: with listed_days, dates must be consecutive trading days in order; sort them.")
     groups: dict[tuple[str, str], list[int]] = {}
     for column, code in enumerate(codes):
         groups.setdefault((board_of(code), _EXCHANGES[code[:2].upper()]), []).append(column)
-    out = np.empty((len(days), len(codes)))
     for (board, exchange), columns in groups.items():
-        out[:, columns] = _by_date("price_limit_pct", days, _SCOPES[board], exchange, side)[:, None]
-    if st is not None:
-        flagged = np.asarray(st, dtype=bool)
-        if flagged.shape != out.shape:
-            raise ValueError(f"price_limit: st has shape {flagged.shape}; it must be (days, stocks) = {out.shape}.")
-        for (board, exchange), columns in groups.items():
-            under = _by_date("price_limit_pct", days, _ST_SCOPES[board], exchange, side)[:, None]
-            out[:, columns] = np.where(flagged[:, columns], under, out[:, columns])
-    if listed_days is None:
-        return out
-    age = np.asarray(listed_days, dtype=float)
-    if age.shape != out.shape:
-        raise ValueError(f"price_limit: listed_days has shape {age.shape}; it must be (days, stocks) = {out.shape}.")
-    if not days.is_monotonic_increasing:
-        raise ValueError("price_limit: with listed_days, dates must be consecutive trading days in order; sort them.")
-    for (board, exchange), columns in groups.items():
-        _free_days(out, age, days, columns, _LISTING[board], exchange, side)
+        plain = by_date("price_limit_pct", days, _SCOPES[board], exchange, side)[:, None]
+        out[:, columns] = plain
+        if special is not None:
+            under = by_date("price_limit_pct", days, _ST_SCOPES[board], exchange, side)[:, None]
+            out[:, columns] = np.where(special[:, columns], under, plain)
+        if age is not None:
+            _free_days(out, age[:, columns], days, columns, _LISTING[board], exchange, side)
     return out
 
 
@@ -147,6 +154,10 @@ def limit_up_price(prev_close: npt.ArrayLike, limit: npt.ArrayLike) -> FloatArra
         limit: fraction, broadcast against it; inf gives inf (no limit).
 
     The exchanges' floor of one tick, which matters below 0.10 yuan only, is left out.
+
+    >>> limit_up_price([10.0, 3.55], 0.1).tolist(), limit_down_price(10.0, 0.1).item()
+    ([11.0, 3.91], 9.0)
+
     """
     return _limit_price(prev_close, limit, 1.0)
 
@@ -159,55 +170,15 @@ def limit_down_price(prev_close: npt.ArrayLike, limit: npt.ArrayLike) -> FloatAr
     return _limit_price(prev_close, limit, -1.0)
 
 
-def fee_rates(dates: Any, *, commission: float = 0.0003) -> pd.DataFrame:
-    """Proportional fees by date, as fractions of the traded value.
-
-    Args:
-        dates: D dates; marina-rules knows all fees from 2015-08-01 on.
-        commission: broker's rate each way, at most the legal cap of 0.003 (minimum of 5 yuan left out).
-
-    Returns:
-        DataFrame (D rows, index `dates`): `buy` = commission + transfer fee (0.002%; 0.001% from 2022-04-29)
-        and `sell` = the same + stamp duty, paid by sellers only (0.1%, 0.05% from 2023-08-28).
-
-    Raises:
-        ValueError: dates before the first known fees, or a commission below 0 or above the legal cap.
-
-    """
-    days = pd.DatetimeIndex(dates)
-    transfer = _by_date("transfer_fee_each_side", days, "stock", None, "up")
-    stamp = _by_date("stamp_duty_sell", days, "stock", None, "up")
-    unknown = np.isnan(transfer) | np.isnan(stamp)
-    if unknown.any():
-        raise ValueError(
-            f"fee_rates: no fees on record for {days[unknown][0].date()}; known are dates from 2015-08-01 "
-            "on. Start the backtest later or give your own rates."
-        )
-    cap = _by_date("commission_cap", days, "stock", None, "up")
-    if not (0.0 <= commission and bool((commission <= cap).all())):
-        raise ValueError(f"fee_rates: commission is {commission!r}; allowed is a fraction from 0 to 0.003 (0.3%).")
-    buy = commission + transfer
-    return pd.DataFrame({"buy": buy, "sell": buy + stamp}, index=days)
-
-
-def commission_minimum(dates: Any) -> float:
-    """Smallest commission of an order on the dates, yuan (5); marina-rules knows it from 2002-05-01 on.
-
-    Raises: ValueError for earlier dates.
-
-    """
-    days = pd.DatetimeIndex(dates)
-    minimum = _by_date("commission_min_per_order_cny", days, "stock", None, "up")
-    if np.isnan(minimum).any():
-        raise ValueError(f"commission_minimum: none on record for {days[np.isnan(minimum)][0].date()}; give your own.")
-    return float(minimum.max())
-
-
 def lot_rule(codes: Sequence[str], dates: Any) -> Lots:
     """Smallest buy order and step of each stock and day in raw shares; a remainder below it is sold in one order.
 
     Main board and ChiNext 100 and 100, STAR 200 and 1, Beijing 100 and 1. Our own table: marina-rules has no record of
     lots. The largest order allowed is left out (a larger one is split).
+
+    >>> lot_rule(["SH600000", "SH688001"], ["2022-01-04"])
+    Lots(minimum=array([[100., 200.]]), step=array([[100.,   1.]]))
+
     """
     days = pd.DatetimeIndex(dates)
     listed = ~np.isnan(price_limit(codes, days))
@@ -221,7 +192,7 @@ def settles_next_day(dates: Any) -> BoolArray:
     Source: marina-rules `min_holding_days`. Raises ValueError for a day without a record (before 1995).
     """
     days = pd.DatetimeIndex(dates)
-    held = _by_date("min_holding_days", days, "stock", None, "up")
+    held = by_date("min_holding_days", days, "stock")
     if np.isnan(held).any():
         raise ValueError(
             f"settles_next_day: no rule on record for {days[np.isnan(held)][0].date()}; known from 1995 on."
@@ -242,6 +213,11 @@ def st_mask(flags: pd.DataFrame | str | Path, codes: Sequence[str], dates: Any) 
     Raises:
         ValueError: a missing column, a code that is not written as SH600000, a start that is no date, or an end before
             its start.
+
+    >>> spells = pd.DataFrame({"code": ["SH600001"], "start": ["2022-01-05"], "end": [None]})
+    >>> st_mask(spells, ["SH600000", "SH600001"], ["2022-01-04", "2022-01-05"]).tolist()
+    [[False, False], [False, True]]
+
     """
     table = flags if isinstance(flags, pd.DataFrame) else pd.read_csv(flags, dtype=str)
     missing = {"code", "start", "end"} - set(table.columns)
@@ -306,7 +282,7 @@ def citations(dates: Any) -> list[dict[str, Any]]:
     return out
 
 
-def _by_date(rule: str, days: pd.DatetimeIndex, scope: str, market: str | None, side: str) -> FloatArray:
+def by_date(rule: str, days: pd.DatetimeIndex, scope: str, market: str | None = None, side: str = "up") -> FloatArray:
     """Value of a rule on each day, (D,): one look-up per date of change; NaN where no record is in force."""
     records = [r for r in mr.records() if r.rule == rule and r.scope == scope]
     cuts = sorted({str(c) for r in records for c in (r.effective_from, r.effective_to) if c})
@@ -333,13 +309,12 @@ def _free_days(
     side: str,
 ) -> None:
     """Write the limits of the first days after listing into `out`, by the regime of the listing day."""
-    part = age[:, columns]
-    row, col = np.nonzero((part >= 1) & (part <= 5))
-    nth = part[row, col].astype(int)
+    row, col = np.nonzero((age >= 1) & (age <= NEW_DAYS))
+    nth = age[row, col].astype(int)
     first = _days_before(days, row - (nth - 1))
     settled = np.zeros(len(row), dtype=bool)
     for scope, length in regimes:
-        value = _by_date("price_limit_pct", first, scope, exchange, side)
+        value = by_date("price_limit_pct", first, scope, exchange, side)
         in_force = ~np.isnan(value) & ~settled
         use = in_force & (nth <= length)
         out[row[use], np.asarray(columns)[col[use]]] = value[use]

@@ -13,11 +13,10 @@ import pandas as pd
 from qlib.data import D
 
 from qlib_ext.provider import listed_days, load_liquidity, read_fields, trailing_volatility
-from qlib_ext.rules import is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
+from qlib_ext.rules import NEW_DAYS, is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
 from qlib_ext.runs import DEFAULT_URI, LATEST, find_run, list_runs, load_artifacts
 
 LOOKBACK = 250  # trading days within which a price is looked for
-NEW = 5  # days after listing that may be free of limits
 
 
 # --- the run
@@ -224,9 +223,8 @@ def read_market(
 def _limits(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, side: str, st: Any) -> npt.NDArray[np.float64]:
     """Price limits of `date` (N,), with those of the first days after listing and of special treatment."""
     calendar = pd.DatetimeIndex(D.calendar())
-    days = calendar[calendar <= day][-NEW:]
+    days = calendar[calendar <= day][-NEW_DAYS:]
     age = listed_days(codes, days)
-    age = np.where(np.isfinite(age), age, 10**6).clip(min=0)
     ages = np.concatenate([age, age[-1:] + 1])
     dates = days.append(pd.DatetimeIndex([date]))
     special = None if st is None else st_mask(st, codes, dates)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,12 @@ import pandas as pd
 from qlib.data import D
 
 from qlib_ext.cross_section import ranks
-from qlib_ext.exchange import Options
-from qlib_ext.rules import board_of
+from qlib_ext.exchange import Impact, Options, impact_rule
+from qlib_ext.rules import COMMISSION, Fees, board_of
 from qlib_ext.runs import Task
-from qlib_ext.strategy.last_close import COMMISSION, Fees, LastClose
 from qlib_ext.strategy.order_inputs import ScoredRun, check_holdings, next_day, read_market
 from qlib_ext.strategy.planner import Line, Planner, make_lines
-from qlib_ext.strategy.quotes import Market
+from qlib_ext.strategy.quotes import LastClose, Market
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
 
 COLUMNS = (
@@ -46,6 +44,7 @@ def make_orders(
     day: pd.Timestamp,
     date: pd.Timestamp,
     fees: Fees,
+    impact: Impact | None = None,
     cash: float | None = None,
     young: Collection[str] = (),
 ) -> pd.DataFrame:
@@ -59,7 +58,8 @@ def make_orders(
         capital: yuan to place; no buy lifts the holdings above it.
         day: of the signal.
         date: of the trade.
-        fees: of a trade.
+        fees: of an order on `date`.
+        impact: of an order, see `exchange.impact_rule`; None: there is none.
         cash: yuan at hand before the orders; None: capital less the value of the holdings. What is sold adds to it.
         young: codes that `min_holding` keeps from being sold.
 
@@ -85,7 +85,7 @@ def make_orders(
     chosen = target.iloc[(-values).argsort(kind="stable")][lambda yuan: yuan > 0]
     shares, caps = _by_code(held["shares"]), _by_code(strategy.trade_participation * market["known_liquidity"])
     lines = make_lines(chosen, _by_code(rank), shares, shares, caps, set(young).__contains__)
-    exchange = LastClose(market, fees)
+    exchange = LastClose(market, fees, impact)
     Planner(Market(exchange, (date, date), {}), exchange.get_deal_price, cash, capital).plan(lines)
     lines += _passed_over(rank, market, {line.code for line in lines}, lines)
     rows = [_row(line, exchange.rows[line.code], score.get(line.code, math.nan), day) for line in lines]
@@ -147,7 +147,7 @@ def plan_orders(
     dealt = task.exchange
     signal_day, score = run.score(day)
     date, _ = next_day(signal_day)
-    cap, fees = _of_exchange(dealt, date, commission)
+    cap, fees, impact = _of_exchange(dealt, date, commission)
     strategy.trade_participation = min(strategy.trade_participation, cap)
     holdings = holdings[holdings["shares"] != 0]
     wanted = score.index.union([code for code in holdings.index if _is_code(code)]).astype(str)
@@ -169,6 +169,7 @@ def plan_orders(
         day=signal_day,
         date=date,
         fees=fees,
+        impact=impact,
         cash=cash,
         young=_young(holdings, strategy.min_holding, date),
     )
@@ -177,17 +178,23 @@ def plan_orders(
 # --- pieces
 
 
-def _of_exchange(options: Mapping[str, Any] | None, date: pd.Timestamp, commission: float | None) -> tuple[float, Fees]:
-    """Trade cap (inf: none) and fees of a run's AShareExchange; a commission of the user's own goes first."""
+def _of_exchange(
+    options: Mapping[str, Any] | None, date: pd.Timestamp, commission: float | None
+) -> tuple[float, Fees, Impact | None]:
+    """Trade cap (inf: none), fees and impact of a run's AShareExchange; a commission of the user's own goes first."""
     if options is None:
-        return math.inf, Fees.on(date, COMMISSION if commission is None else commission)
-    own = (None, None) if commission is not None else (options.get("open_cost"), options.get("close_cost"))
-    rate = options.get("commission", Options.commission) if commission is None else commission
-    moved = {"impact": "impact", "exponent": "impact_exponent"}
-    found = {name: float(options.get(key, getattr(Options, key))) for name, key in moved.items()}
-    cap = options.get("participation", Options.participation)
-    fees = replace(Fees.on(date, rate, options.get("min_cost"), own), **found)
-    return math.inf if cap is None else cap, fees
+        return math.inf, Fees([date], commission=COMMISSION if commission is None else commission), None
+    dealt = Options(**{name: options[name] for name in options.keys() & Options.__dataclass_fields__.keys()})
+    rates: dict[str, Any] = {
+        "commission": dealt.commission,
+        "open_cost": dealt.open_cost,
+        "close_cost": dealt.close_cost,
+    }
+    if commission is not None:
+        rates = {"commission": commission}
+    fees = Fees([date], minimum=dealt.min_cost, **rates)
+    cap = math.inf if dealt.participation is None else dealt.participation
+    return cap, fees, impact_rule(dealt.impact, dealt.impact_exponent)
 
 
 def _cash(capital: float, cash: float | None, value: float) -> float:

@@ -1,4 +1,4 @@
-"""What an exchange says of a stock at one step, AShareExchange or qlib's own. Private to `strategy.py`."""
+"""What an exchange says of a stock at one step: AShareExchange, qlib's own, or the last close of an order list."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 from qlib.backtest.decision import OrderDir
 
+from qlib_ext.exchange import Impact
 from qlib_ext.portfolio import affordable
+from qlib_ext.rules import Fees
 
 Span = tuple[pd.Timestamp, pd.Timestamp]
 EVEN = 1e-9  # relative: shares this close to a whole step are one
@@ -61,6 +63,56 @@ class Market:
     def affordable(self, code: str, yuan: float, cash: float) -> float:
         """Most yuan, at most `yuan`, that `cash` buys with the costs."""
         return affordable(yuan, cash, lambda value: self.cost(code, value, sell=False))
+
+
+class LastClose:
+    """What the planner asks of an exchange, at the last close; raw shares and prices.
+
+    `fees`: of the one day of the trade. `impact`: of a trade, see `exchange.impact_rule`; None: there is none.
+    """
+
+    def __init__(self, market: pd.DataFrame, fees: Fees, impact: Impact | None = None) -> None:
+        self.rows: dict[str, Any] = {str(code): row for code, row in market.to_dict("index").items()}
+        self.fees, self.impact = fees, impact
+
+    def check_stock_suspended(self, code: str, *span: Any) -> bool:
+        """Whether it is suspended or without a price."""
+        row = self.rows[code]
+        return bool(row["suspended"]) or not (row["price"] > 0 and row["step"] > 0)
+
+    def is_stock_tradable(self, code: str, *span: Any, direction: Any = None) -> bool:
+        """Whether it is not suspended: limits are told beside the order."""
+        return not self.check_stock_suspended(code)
+
+    def get_deal_price(self, code: str, *span: Any) -> float:
+        """Last close, raw yuan."""
+        return float(self.rows[code]["price"])
+
+    def get_amount_of_trade_unit(self, factor: None, code: str, *span: Any) -> float:
+        """Step of the lots in shares."""
+        return float(self.rows[code]["step"])
+
+    def smallest_order(self, code: str, *span: Any) -> float:
+        """Smallest order in shares."""
+        return float(self.rows[code]["least"])
+
+    def trade_cost(self, code: str, start: Any, end: Any, yuan: float, *, sell: bool) -> float:
+        """Fees and impact of a trade in yuan; infinite where the stock cannot be priced."""
+        if self.unknown(code):
+            return math.inf
+        row, fees = self.rows[code], sum(self.fees.parts(0, yuan, sell=sell))
+        if self.impact is None:
+            return fees
+        return fees + float(self.impact(yuan, row["known_liquidity"], row["volatility"]))
+
+    def unknown(self, code: str, *span: Any) -> str:
+        """Tell what the impact would have to know, unknown_liquidity or unknown_volatility; "" for nothing."""
+        row = self.rows[code]
+        if self.impact is None:
+            return ""
+        if not row["known_liquidity"] > 0:
+            return "unknown_liquidity"
+        return "" if math.isfinite(row["volatility"]) else "unknown_volatility"
 
 
 def whole_lots(delta: float, most: float, lots: tuple[float, float]) -> float:
