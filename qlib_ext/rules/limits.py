@@ -101,7 +101,7 @@ def price_limit(
         codes: N A-share codes.
         dates: D dates, in any form that pandas.DatetimeIndex takes.
         listed_days: (D, N) trading days since listing, 1 on the first day; NaN or < 1 where unknown or not
-            listed, inf where longer ago than anybody knows (see `provider.ages`). `dates` must then be consecutive trading days,
+            listed, inf where long ago (see `provider.ages`). `dates` must then be consecutive trading days,
             in order. A stock keeps the rules of its own first day: five days without a limit (STAR from 2019-07-22,
             ChiNext from 2020-08-24, main board from 2023-04-10), one day (Beijing), or +44%/-36% on day one (main board
             and early ChiNext before; relative to the issue price).
