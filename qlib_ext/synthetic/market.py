@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 
-from qlib_ext.cross_section import pearson, rank_shares, spearman
 from qlib_ext.options import check_flag, check_number, refuse_unknown
 from qlib_ext.synthetic import files
 from qlib_ext.synthetic.listings import MAX_STOCKS, BoolArray, FloatArray, Setup, build_setup, trading_days
@@ -118,6 +116,10 @@ def oracle(market: Market) -> dict[str, float | int]:
     of the tenth with the highest m, of the same among the more liquid half, and of all stocks. Limits are
     not accounted for in m. NaN where there is no such day or, for the correlations, no signal.
     """
+    import torch  # here, since the commands start without it
+
+    from qlib_ext.cross_section import pearson, rank_shares, spearman
+
     label = market.label()
     scored = np.isfinite(market.bars["expected"]) & np.isfinite(label)
     days = scored.sum(axis=1) >= 30
@@ -129,8 +131,8 @@ def oracle(market: Market) -> dict[str, float | int]:
     grids = [torch.from_numpy(grid) for grid in (label, score, scored)]  # no signal: NaN, as for equal labels
     return {
         "days": int(days.sum()),
-        "ic": _mean(pearson(*grids)),
-        "rank_ic": _mean(spearman(*grids)),
+        "ic": float(pearson(*grids).nanmean()),
+        "rank_ic": float(spearman(*grids).nanmean()),
         "top_decile_return": _mean_of_days(label, top),
         "top_decile_return_liquid_half": _mean_of_days(label, liquid_rank > 0.9),
         "market_return": _mean_of_days(label, scored),
@@ -317,11 +319,6 @@ def _index_bars(bars: dict[str, FloatArray], members: BoolArray) -> dict[str, Fl
     out["amount"] = np.where(trades, bars["lots"] * bars["vwap"], 0.0).sum(axis=1) / 10.0
     out["vwap"] = 10.0 * out["amount"] / out["volume"]
     return out | {"factor": np.ones(len(close)), "adjclose": close}
-
-
-def _mean(daily: torch.Tensor) -> float:
-    """Mean over the days (D,) that have a number; NaN without one."""
-    return float(daily.nanmean())
 
 
 def _mean_of_days(label: FloatArray, chosen: BoolArray) -> float:
