@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qlib_ext.options import check_flag, check_number
+
 Rows = npt.NDArray[np.int64]
 Pair = tuple[Rows, Rows]
 Triple = tuple[Rows, Rows, Rows]
@@ -49,12 +51,16 @@ class HVBlockedKFold:
 
     Raises: ValueError for anything but whole numbers in these bounds, and for too small a gap.
 
+    >>> [(train.tolist(), valid.tolist()) for train, valid in HVBlockedKFold(3, gap=1, strict=False).split(6)]
+    [([3, 4, 5], [0, 1]), ([0, 5], [2, 3]), ([0, 1, 2], [4, 5])]
+
     """
 
     def __init__(
         self, n_splits: int = 5, gap: int | None = None, *, reach: int = 2, window: int = 1, strict: bool = True
     ) -> None:
-        self.n_splits = _whole("n_splits", n_splits, least=2)
+        check_number("n_splits", n_splits, "[2, inf)", whole=True)
+        self.n_splits = int(n_splits)
         self.gap = _resolve_gap(gap, reach, window, strict=strict)
 
     def __repr__(self) -> str:
@@ -112,6 +118,9 @@ class WalkForward:
 
     Raises: ValueError for anything but whole numbers in these bounds, and for too small a gap.
 
+    >>> [[part.tolist() for part in fold] for fold in WalkForward(3, 1, 2, reach=1).split(10)]
+    [[[0, 1, 2], [4], [6, 7]], [[2, 3, 4], [6], [8, 9]]]
+
     """
 
     def __init__(
@@ -128,18 +137,17 @@ class WalkForward:
         strict: bool = True,
         partial: bool = True,
     ) -> None:
-        self.train = _whole("train", train, least=1)
-        self.valid = _whole("valid", valid, least=1)
-        self.test = _whole("test", test, least=1)
-        self.step = self.test if step is None else _whole("step", step, least=1)
+        step = test if step is None else step
+        _check_days(train=train, valid=valid, test=test, step=step)
+        check_flag("expanding", expanding)
+        check_flag("partial", partial)
+        self.train, self.valid, self.test, self.step = (int(days) for days in (train, valid, test, step))
         self.gap = _resolve_gap(gap, reach, window, strict=strict)
-        self.expanding = _flag("expanding", expanding)
-        self.partial = _flag("partial", partial)
+        self.expanding, self.partial = expanding, partial
 
     def __repr__(self) -> str:
         """Show the settings, with the step and the gap in force."""
-        settings = ", ".join(f"{name}={value}" for name, value in vars(self).items())
-        return f"WalkForward({settings})"
+        return f"WalkForward({', '.join(f'{name}={value}' for name, value in vars(self).items())})"
 
     def split(self, days: npt.ArrayLike) -> Iterator[Triple]:
         """Cut the days into folds, in order of time.
@@ -199,8 +207,8 @@ def overlap(train: npt.ArrayLike, valid: npt.ArrayLike, *, reach: int = 2, windo
     Raises: ValueError for positions that are not whole numbers, or `reach` or `window` below 1.
 
     """
-    apart = _whole("reach", reach, least=1) + _whole("window", window, least=1)
-    return int(_neighbours(_positions("train", train), _positions("valid", valid), apart).sum())
+    _check_days(reach=reach, window=window)
+    return int(_neighbours(_positions("train", train), _positions("valid", valid), reach + window).sum())
 
 
 def feature_overlap(train: npt.ArrayLike, valid: npt.ArrayLike, lookback: int = LOOKBACK) -> float:
@@ -226,8 +234,8 @@ def feature_overlap(train: npt.ArrayLike, valid: npt.ArrayLike, lookback: int = 
     rows = _positions("valid", valid)
     if not len(rows):
         raise ValueError("valid holds no day, and there is no share of none: pass a fold's validation days")
-    near = _neighbours(_positions("train", train), rows, _whole("lookback", lookback, least=1))
-    return float((near > 0).mean())
+    _check_days(lookback=lookback)
+    return float((_neighbours(_positions("train", train), rows, lookback) > 0).mean())
 
 
 def fold_map(splits: Iterable[tuple[Rows, ...]], days: npt.ArrayLike) -> pd.DataFrame:
@@ -307,7 +315,8 @@ def _trading_days(days: Any) -> npt.NDArray[Any]:
         )
     values = np.asarray(days)
     if values.ndim == 0 and np.issubdtype(values.dtype, np.integer):
-        return np.arange(_whole("days", values.item(), least=1), dtype=np.int64)
+        _check_days(days=values.item())
+        return np.arange(values.item(), dtype=np.int64)
     if values.ndim != 1:
         raise ValueError(f"days must be a sequence (D,) of trading days or their count, a whole number; got {days!r}")
     if not len(values):
@@ -323,6 +332,7 @@ def _trading_days(days: Any) -> npt.NDArray[Any]:
 
 
 def _positions(name: str, rows: npt.ArrayLike) -> Rows:
+    """Check places of days (n,)."""
     values = np.asarray(rows)
     if values.ndim != 1 or (len(values) and not np.issubdtype(values.dtype, np.integer)):
         raise ValueError(
@@ -334,23 +344,20 @@ def _positions(name: str, rows: npt.ArrayLike) -> Rows:
 
 def _resolve_gap(gap: int | None, reach: int, window: int, *, strict: bool) -> int:
     """Days to remove on a side; None is the least that keeps footprints apart."""
-    need = _whole("reach", reach, least=1) + _whole("window", window, least=1) - 1
-    given = need if gap is None else _whole("gap", gap, least=0)
-    if _flag("strict", strict) and given < need:
+    _check_days(reach=reach, window=window)
+    check_flag("strict", strict)
+    need = reach + window - 1
+    if gap is None:
+        return need
+    check_number("gap", gap, "[0, inf)", whole=True)
+    if strict and gap < need:
         raise ValueError(
-            f"gap={given} lets training touch validation: a label that reaches {reach} days and a window of {window} "
+            f"gap={gap} lets training touch validation: a label that reaches {reach} days and a window of {window} "
             f"rows need {need} (reach + window - 1). Leave gap out, raise it to {need}, or set strict=False to keep it"
         )
-    return given
+    return int(gap)
 
 
-def _whole(name: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
-    return int(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
-    return value
+def _check_days(**counts: Any) -> None:
+    for name, days in counts.items():
+        check_number(name, days, "[1, inf)", whole=True)

@@ -1,13 +1,15 @@
 """The kernels of attention against softmax(scale * q k^T) v in loops, and which one is used where."""
 
 import math
+from pkgutil import resolve_name
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qlib_ext.nets import attend
-from qlib_ext.nets import kernels as _attend
+
+KERNELS = "qlib_ext.nets.kernels"
 
 
 def oracle(q, k, v, key_mask, scale):
@@ -41,16 +43,17 @@ def hidden(groups, length, seed=0):
 def kernel(request, monkeypatch):
     """Each of the three ways, at small sizes: blocks of 4 queries, so that the last one of 10 is smaller."""
     calls = []
-    fused = _attend.scaled_dot_product_attention
-    monkeypatch.setattr(
-        _attend, "scaled_dot_product_attention", lambda *a, **k: calls.append("torch") or fused(*a, **k)
-    )
-    run = _attend._Blocks.apply
-    monkeypatch.setattr(_attend._Blocks, "apply", lambda *a: calls.append("blocks") or run(*a))
-    monkeypatch.setattr(_attend, "_BLOCK", 4)
-    monkeypatch.setattr(_attend, "_LONG", 10 if request.param == "blocks" else 10**9)
-    monkeypatch.setattr(_attend, "_WHOLE", 2**25 if request.param == "whole" else 0)
-    monkeypatch.setattr(_attend, "_BLOCKED", (torch.bfloat16, torch.float64))
+    fused, run = torch.nn.functional.scaled_dot_product_attention, resolve_name(f"{KERNELS}:_Blocks.apply")
+
+    def told(name, function):
+        return lambda *a, **k: calls.append(name) or function(*a, **k)
+
+    monkeypatch.setattr(f"{KERNELS}.scaled_dot_product_attention", told("torch", fused))
+    monkeypatch.setattr(f"{KERNELS}._Blocks.apply", told("blocks", run))
+    monkeypatch.setattr(f"{KERNELS}._BLOCK", 4)
+    monkeypatch.setattr(f"{KERNELS}._LONG", 10 if request.param == "blocks" else 10**9)
+    monkeypatch.setattr(f"{KERNELS}._WHOLE", 2**25 if request.param == "whole" else 0)
+    monkeypatch.setattr(f"{KERNELS}._BLOCKED", (torch.bfloat16, torch.float64))
     return request.param, calls
 
 
@@ -77,7 +80,7 @@ def test_gradients_are_those_of_finite_differences(kernel):
 
 @pytest.mark.parametrize("length", [512, 1100])
 def test_long_groups_in_bfloat16_go_by_blocks_and_stay_near(length, monkeypatch):
-    monkeypatch.setattr(_attend, "_WHOLE", 0)
+    monkeypatch.setattr(f"{KERNELS}._WHOLE", 0)
     parts = draw(2, 2, length, 16, torch.bfloat16)
     mask = hidden(2, length)
     ours = attend(*parts, mask, dropout=0.0, scale=None)

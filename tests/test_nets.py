@@ -9,7 +9,6 @@ import torch
 
 from qlib_ext import nets
 from qlib_ext.nets import MASTER, MLP, Attention, Dropout, Gate, load_official_master
-from qlib_ext.nets import attention as _attention
 
 F64 = torch.float64
 GOLDEN_NAME = "master_official_csi300.npz"
@@ -214,18 +213,20 @@ def test_many_groups_go_day_by_day(monkeypatch, masked):
     net, (x, present, _) = small(), days()
     present = present if masked else None
     expected = net(x, present)
-    monkeypatch.setattr(_attention, "_MAX_GROUPS", N)
+    monkeypatch.setattr("qlib_ext.nets.attention._MAX_GROUPS", N)
     calls = []
-    attend = _attention.attend
-    monkeypatch.setattr(_attention, "attend", lambda q, *a, **k: calls.append(len(q)) or attend(q, *a, **k))
+    monkeypatch.setattr(
+        "qlib_ext.nets.attention.attend", lambda q, *a, **k: calls.append(len(q)) or nets.attend(q, *a, **k)
+    )
     torch.testing.assert_close(net(x, present), expected)
     assert max(calls) <= N and len(calls) > 2
 
 
 def test_without_a_mask_the_kernel_gets_none(monkeypatch):
     seen = []
-    attend = _attention.attend
-    monkeypatch.setattr(_attention, "attend", lambda *a, **k: seen.append((a[3], k["scale"])) or attend(*a, **k))
+    monkeypatch.setattr(
+        "qlib_ext.nets.attention.attend", lambda *a, **k: seen.append((a[3], k["scale"])) or nets.attend(*a, **k)
+    )
     small()(days()[0])
     small("paper")(days()[0])
     assert seen == [(None, 1.0), (None, None), (None, None), (None, None)]
@@ -462,17 +463,17 @@ def test_mlp_shape_and_dropout():
     [
         ({"d_model": 10}, "d_model=10 is not divisible by t_heads=4"),
         ({"d_model": 12, "s_heads": 8}, "not divisible by s_heads=8"),
-        ({"t_heads": 0}, "t_heads=0"),
-        ({"d_feat": 0}, "d_feat=0"),
-        ({"d_model": 8.0}, "d_model=8.0"),
-        ({"beta": 0.0}, "beta=0.0"),
-        ({"beta": -5.0, "d_gate": 3}, "beta=-5.0"),
-        ({"beta": float("nan")}, "beta=nan"),
-        ({"d_gate": -1}, "d_gate=-1"),
-        ({"dropout": 1.0}, "dropout=1.0"),
-        ({"attention_dropout": -0.1}, "attention_dropout=-0.1"),
-        ({"variant": "authors"}, "'official' and 'paper'"),
-        ({"max_steps": 0}, "max_steps=0"),
+        ({"t_heads": 0}, "t_heads is 0"),
+        ({"d_feat": 0}, "d_feat is 0"),
+        ({"d_model": 8.0}, "d_model is 8.0"),
+        ({"beta": 0.0}, "beta is 0.0"),
+        ({"beta": -5.0, "d_gate": 3}, "beta is -5.0"),
+        ({"beta": float("nan")}, "beta is nan"),
+        ({"d_gate": -1}, "d_gate is -1"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"attention_dropout": -0.1}, "attention_dropout is -0.1"),
+        ({"variant": "authors"}, "official, paper"),
+        ({"max_steps": 0}, "max_steps is 0"),
     ],
 )
 def test_master_refuses_arguments(options, message):
@@ -485,13 +486,11 @@ def test_other_arguments_are_refused():
         MASTER(F, d_modell=64)
     with pytest.raises(TypeError):
         MASTER(F, D, 4, 2, 0.5, 0, 5.0, 0.1)
-    with pytest.raises(ValueError, match=r"hidden\[1\]=0"):
+    with pytest.raises(ValueError, match=r"hidden\[1\] is 0"):
         MLP(F, (4, 0))
-    with pytest.raises(ValueError, match="dropout=2"):
+    with pytest.raises(ValueError, match="dropout is 2"):
         MLP(F, dropout=2)
-    with pytest.raises(ValueError, match="heads=3"):
-        Attention(8, 3)
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(ValueError, match="beta is 0"):
         Gate(2, 2, beta=0)
 
 
@@ -500,19 +499,19 @@ def test_other_arguments_are_refused():
 def test_what_is_no_number_is_refused_by_name(name, value):
     if (name, value) == ("attention_dropout", None):
         return  # as `dropout`
-    with pytest.raises(ValueError, match=rf"{name}=.*in YAML write 0\.1, not 1e-1, which is a text"):
+    with pytest.raises(ValueError, match=rf"{name} is .*in YAML write 0\.1"):
         MASTER(F, D, **{name: value})
     if name == "beta":
-        with pytest.raises(ValueError, match="beta=.*which is a text"):
+        with pytest.raises(ValueError, match="beta is .*which is a text"):
             Gate(2, 2, beta=value)
     if name == "dropout":
-        with pytest.raises(ValueError, match="dropout=.*which is a text"):
+        with pytest.raises(ValueError, match="dropout is .*which is a text"):
             MLP(F, dropout=value)
 
 
 @pytest.mark.parametrize("hidden", [64, "64", None, 6.5])
 def test_hidden_widths_are_a_list(hidden):
-    with pytest.raises(ValueError, match=r"hidden=.*a list of widths is needed, such as \[256, 128\]"):
+    with pytest.raises(ValueError, match="hidden is .*a list of widths"):
         MLP(F, hidden)
 
 
@@ -610,7 +609,7 @@ def test_loader_refuses_other_files(tmp_path):
     path = save(reference_nets.random_checkpoint(F, D), tmp_path / "master.pkl")
     with pytest.raises(ValueError, match="t_heads=3"):
         load_official_master(path, t_heads=3)
-    with pytest.raises(ValueError, match="beta=0"):
+    with pytest.raises(ValueError, match="beta is 0"):
         load_official_master(path, beta=0)
 
 
@@ -671,8 +670,9 @@ def test_scores_are_dispersed_at_the_start(variant):
 
 def test_dropout_is_where_it_is_said_to_be(monkeypatch):
     rates = []
-    attend = _attention.attend
-    monkeypatch.setattr(_attention, "attend", lambda *a, **k: rates.append(k["dropout"]) or attend(*a, **k))
+    monkeypatch.setattr(
+        "qlib_ext.nets.attention.attend", lambda *a, **k: rates.append(k["dropout"]) or nets.attend(*a, **k)
+    )
     x = days()[0]
     for options in ({"dropout": 0.5}, {"dropout": 0.5, "attention_dropout": 0.0}):
         net = small(**options).train()

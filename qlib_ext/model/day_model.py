@@ -30,7 +30,7 @@ from qlib_ext.model.folds import (
 )
 from qlib_ext.model.members import report, save_folds, window_of
 from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
-from qlib_ext.options import refuse_unknown
+from qlib_ext.options import check_flag, refuse_unknown
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
 from qlib_ext.training import History, Rows, Trainer, seeded
 
@@ -169,10 +169,9 @@ class MLPModel(DayModel):
         self, *, hidden: Sequence[int] = (256, 128), dropout: float = 0.0, loss: str = "liq_wpcc", **options: Any
     ) -> None:
         super().__init__(loss=loss, **options)
-        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
-            raise ValueError(f"hidden={hidden!r} must be a list of widths, such as [256, 128]")
-        self.hidden, self.dropout = tuple(hidden), dropout
-        self._try_to_build()
+        self.hidden, self.dropout = hidden, dropout
+        self._try_to_build()  # which checks them
+        self.hidden = tuple(hidden)
 
     def build(self, d_feat: int, d_gate: int) -> nn.Module:
         """Build the MLP; it has no gate."""
@@ -211,8 +210,7 @@ class MASTERModel(DayModel):
         **options: Any,
     ) -> None:
         super().__init__(loss=loss, **options)
-        if not isinstance(gate, bool):
-            raise ValueError(f"gate={gate!r}; allowed: true, false")
+        check_flag("gate", gate)
         self.init_from, self.max_steps = init_from, MAX_STEPS
         self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
         self.attention_dropout, self.key_dropout = attention_dropout, key_dropout

@@ -2,7 +2,8 @@
 
 from qlib_ext.nets.attention import Aggregation, Attention, Dropout, TemporalAttention, Variant, sinusoidal_positions
 from qlib_ext.nets.kernels import attend
-from qlib_ext.nets.master import MASTER, MLP, Gate, load_official_master
+from qlib_ext.nets.master import MASTER, MLP, Gate
+from qlib_ext.nets.official import load_official_master
 
 __all__ = [
     "Aggregation",

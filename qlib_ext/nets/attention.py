@@ -1,11 +1,10 @@
 """The blocks that MASTER is made of: multi-head attention under a mask, feed-forward, temporal aggregation.
 
-Sizes and masks as in `nets`, from where these names are meant to be imported.
+Sizes and masks as in `nets`; sizes and rates are checked by MASTER.
 """
 
 import math
 from itertools import repeat
-from numbers import Real
 from typing import Literal
 
 import torch
@@ -14,28 +13,7 @@ from torch import Tensor, nn
 from qlib_ext.nets.kernels import attend
 
 Variant = Literal["official", "paper"]
-TEXT = " (in YAML write 0.1, not 1e-1, which is a text)"
 _MAX_GROUPS = 65_535  # the grid of CUDA's fused attention; more (16 days x 5,000 stocks) go day by day
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise ValueError for a size that is no whole number of at least 1."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}={size!r}: a whole number of at least 1 is needed")
-
-
-def check_rates(**rates: float) -> None:
-    """Raise ValueError for a dropout rate outside of [0, 1)."""
-    for name, rate in rates.items():
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0.0 <= rate < 1.0:
-            raise ValueError(f"{name}={rate!r}: a dropout probability in [0, 1) is needed{TEXT}")
-
-
-def check_beta(beta: float) -> None:
-    """Raise ValueError for a temperature of the gate that is no finite number above 0."""
-    if isinstance(beta, bool) or not isinstance(beta, Real) or not 0.0 < beta < math.inf:
-        raise ValueError(f"beta={beta!r}: the gate's temperature must be positive{TEXT}")
 
 
 def _with_a_key(mask: Tensor, dim: int) -> Tensor:
@@ -59,10 +37,6 @@ class Attention(nn.Module):
         self, d_model: int, heads: int, *, dropout: float = 0.0, key_dropout: float = 0.0, scale: bool = True
     ) -> None:
         super().__init__()
-        check_sizes(d_model=d_model, heads=heads)
-        check_rates(dropout=dropout, key_dropout=key_dropout)
-        if d_model % heads:
-            raise ValueError(f"d_model={d_model} is not divisible by heads={heads}: choose a multiple")
         self.heads, self.dropout, self.key_dropout, self.scale = heads, dropout, key_dropout, scale
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
 

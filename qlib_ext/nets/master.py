@@ -10,25 +10,29 @@ not present at the last step is exactly 0 and carries no gradient: mask it from 
 """
 
 import math
-import pickle
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from qlib_ext.cross_section import centre_and_spread
-from qlib_ext.nets.attention import (
-    Aggregation,
-    Dropout,
-    TemporalAttention,
-    Variant,
-    check_beta,
-    check_rates,
-    check_sizes,
-    sinusoidal_positions,
-)
+from qlib_ext.nets.attention import Aggregation, Dropout, TemporalAttention, Variant, sinusoidal_positions
+from qlib_ext.options import check_choice, check_number
+
+YAML = " (in YAML write 0.1, not 1e-1, which is a text)"
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError for a size that is no whole number of at least 1."""
+    for name, size in sizes.items():
+        check_number(name, size, "[1, inf)", whole=True)
+
+
+def check_rates(**rates: float) -> None:
+    """Raise ValueError for a dropout rate outside of [0, 1)."""
+    for name, rate in rates.items():
+        check_number(name, rate, "[0, 1)", hint=YAML)
 
 
 def _check_input(x: Tensor, present: Tensor | None, market: Tensor | None, d_feat: int, d_gate: int) -> None:
@@ -55,6 +59,9 @@ class MLP(nn.Module):
         d_feat: F, number of features.
         hidden: widths of the hidden layers, two by default (the third layer is the head).
         dropout: after each hidden ReLU.
+
+    >>> MLP(3, [4])(torch.zeros(2, 5, 3)).shape  # 2 days, 5 stocks, 3 features
+    torch.Size([2, 5])
     """
 
     d_gate = 0
@@ -63,7 +70,7 @@ class MLP(nn.Module):
     def __init__(self, d_feat: int, hidden: Sequence[int] = (256, 128), *, dropout: float = 0.0) -> None:
         super().__init__()
         if not isinstance(hidden, Sequence) or isinstance(hidden, str):
-            raise ValueError(f"hidden={hidden!r}: a list of widths is needed, such as [256, 128]")
+            raise ValueError(f"hidden is {hidden!r}; allowed: a list of widths, such as [256, 128]")
         check_sizes(d_feat=d_feat, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
         check_rates(dropout=dropout)
         self.d_feat = d_feat
@@ -114,6 +121,10 @@ class Gate(nn.Module):
     The weights are positive with mean 1; a large `beta` tends to no gate, a small one selects few features. The market
     state is scaled first once `fit` was called; until then it is taken as it comes. Autocast is off inside: bfloat16
     keeps 8 bits, and the weights would be few and not those that are recorded.
+
+    >>> gate = Gate(d_gate=2, d_feat=3, beta=5.0)
+    >>> round(gate(torch.tensor([[0.1, -0.2]])).mean().item(), 4)  # weights of one day's 3 features
+    1.0
     """
 
     center: Tensor
@@ -123,7 +134,7 @@ class Gate(nn.Module):
     def __init__(self, d_gate: int, d_feat: int, *, beta: float = 5.0) -> None:
         super().__init__()
         check_sizes(d_gate=d_gate, d_feat=d_feat)
-        check_beta(beta)
+        check_number("beta", beta, "(0, inf)", hint=YAML)
         self.beta = beta
         self.proj = nn.Linear(d_gate, d_feat)
         for name, start in (("center", 0.0), ("spread", 1.0), ("limit", math.inf)):
@@ -184,6 +195,11 @@ class MASTER(nn.Module):
 
     Raises:
         ValueError: arguments out of range, heads that do not divide `d_model`.
+
+    >>> net = MASTER(d_feat=3, d_model=8, t_heads=2, s_heads=2)
+    >>> x, present = torch.zeros(1, 4, 5, 3), torch.ones(1, 4, 5, dtype=torch.bool)  # a day, 4 steps, 5 stocks
+    >>> net(x, present).shape
+    torch.Size([1, 5])
     """
 
     positions: Tensor
@@ -210,11 +226,9 @@ class MASTER(nn.Module):
         for name, heads in {"t_heads": t_heads, "s_heads": s_heads}.items():
             if d_model % heads:
                 raise ValueError(f"d_model={d_model} is not divisible by {name}={heads}: choose a multiple")
-        if not isinstance(d_gate, int) or d_gate < 0:
-            raise ValueError(f"d_gate={d_gate!r}: a whole number is needed, 0 for no gate")
-        check_beta(beta)
-        if variant not in ("official", "paper"):
-            raise ValueError(f"variant={variant!r}: allowed are 'official' and 'paper'")
+        check_number("d_gate", d_gate, "[0, inf)", whole=True, hint=", 0 for no gate")
+        check_number("beta", beta, "(0, inf)", hint=YAML)
+        check_choice("variant", variant, get_args(Variant))
         self.d_feat, self.d_gate, self.max_steps = d_feat, d_gate, max_steps
         rates = {"dropout": dropout, "attention_dropout": attention_dropout, "key_dropout": key_dropout}
         self.gate = Gate(d_gate, d_feat, beta=beta) if d_gate else None
@@ -255,104 +269,3 @@ class MASTER(nn.Module):
         z = self.inter(h, present)
         e = self.temporal(z, present)
         return _read_out(self.head, e, None if present is None else present[:, -1])
-
-
-_OFFICIAL_NAMES = {  # our prefix: the authors'
-    "gate.proj.": "feature_gate.trans.",  # the scaling of the market state is ours and in no checkpoint
-    "embed.": "layers.0.",
-    "positions": "layers.1.pe",
-    "intra.": "layers.2.",
-    "inter.": "layers.3.",
-    "temporal.proj.": "layers.4.trans.",
-    "head.": "layers.5.",
-}
-
-_QLIB_NAMES = {  # the authors' second set of names, in their model for qlib: the first
-    "x2y.": "layers.0.",
-    "pe.": "layers.1.",
-    "tatten.": "layers.2.",
-    "satten.": "layers.3.",
-    "temporalatten.": "layers.4.",
-    "decoder.": "layers.5.",
-}
-
-_GATE_SCALE = ("gate.center", "gate.spread", "gate.limit")
-
-
-def _official_names(name: str) -> list[str]:
-    """Names by the authors of one of our tensors: three for a fused projection."""
-    ours = next(prefix for prefix in _OFFICIAL_NAMES if name.startswith(prefix))
-    theirs = _OFFICIAL_NAMES[ours] + name.removeprefix(ours)
-    fused = "attention.qkv." in theirs
-    return [theirs.replace("attention.qkv.", f"{one}trans.") for one in "qkv"] if fused else [theirs]
-
-
-def _first_name(name: str) -> str:
-    """Name of a tensor in the authors' first set of names, without DataParallel's prefix `module.`."""
-    plain = name.removeprefix("module.")
-    second = next((prefix for prefix in _QLIB_NAMES if plain.startswith(prefix)), None)
-    return plain if second is None else _QLIB_NAMES[second] + plain.removeprefix(second)
-
-
-def _read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a plain state dict without running any code in it, by the authors' first set of names."""
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no plain state dict saved by torch.save: {error}") from error
-    entries = state.items() if isinstance(state, dict) else [(None, None)]
-    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict of names and tensors")
-    named = {_first_name(name): value for name, value in state.items()}
-    if len(named) < len(state):
-        twice = [name for name in state if name not in named]
-        raise ValueError(f"{path} has tensors under two names: {', '.join(twice)} and what they stand for")
-    return named
-
-
-def load_official_master(path: str | Path, *, beta: float = 5.0, t_heads: int = 4, s_heads: int = 2) -> MASTER:
-    """Build a MASTER from a checkpoint of the authors (github.com/SJTU-DMTai/MASTER), gate included if any.
-
-    Sizes come from the tensors; `beta` and the heads are in no checkpoint. The authors' network takes one day
-    `a` (N, T, F + M); the same here: `net(a[None, :, :, :F].transpose(1, 2), market=a[:1, -1, F:])`. Their inputs
-    were scaled by qlib's RobustZScoreNorm(clip_outlier) fitted on the training days, then Fillna: not by the day's
-    cross-section, as CSNormalise does. With other inputs the weights are a start, not the authors' model.
-
-    Args:
-        path: a plain state dict saved by torch.save, of either of the authors' sets of names (`layers.0.` or `x2y.`, as
-            in their model for qlib); names may carry DataParallel's prefix `module.`. Half precision is read too.
-        beta: temperature of the gate: 5 for the authors' CSI300 checkpoints, 2 for those of CSI800.
-        t_heads: heads of the intra-stock attention.
-        s_heads: heads of the inter-stock attention.
-
-    Returns:
-        The network (variant "official") in eval mode, float32, on the CPU.
-
-    Raises:
-        ValueError: another kind of file; missing or unexpected names and wrong shapes, each by name.
-    """
-    state = _read_state_dict(path)
-    shape = {name: tuple(value.shape) for name, value in state.items()}
-    if len(shape.get("layers.0.weight", ())) != 2:
-        raise ValueError(f"{path} is no MASTER of the authors: no matrix layers.0.weight among {list(shape)}")
-    d_model, d_feat = shape["layers.0.weight"]
-    d_gate = (0, *shape.get("feature_gate.trans.weight", ()))[-1]
-    steps = (*shape.get("layers.1.pe", ()), 100)[0]
-    net = MASTER(d_feat, d_model, t_heads, s_heads, d_gate=d_gate, beta=beta, max_steps=steps)
-    own = {name: value for name, value in net.state_dict().items() if name in _GATE_SCALE}
-    ours = {name: v for name, v in net.state_dict().items() if name not in own} | {"positions": net.positions}
-    names = {name: _official_names(name) for name in ours}
-    expected = {old: tuple(ours[new].chunk(len(olds))[0].shape) for new, olds in names.items() for old in olds}
-    problems = [f"missing {name}" for name in expected if name not in shape]
-    problems += [f"unexpected {name}" for name in shape if name not in expected]
-    wrong = [name for name in expected if shape.get(name, expected[name]) != expected[name]]
-    problems += [f"{name} is {shape[name]}, expected {expected[name]}" for name in wrong]
-    if problems:
-        raise ValueError(f"{path} is no MASTER of the authors: {'; '.join(problems)}")
-    loaded = {new: torch.cat([state[old] for old in olds]) for new, olds in names.items()}
-    table = loaded.pop("positions")
-    rounding = torch.finfo(table.dtype).eps if table.is_floating_point() else 0.0
-    if not torch.allclose(table.float(), net.positions, atol=max(1e-4, rounding)):
-        raise ValueError(f"{path}: layers.1.pe is not the sinusoidal table of MASTER")
-    net.load_state_dict(loaded | own)
-    return net.eval()
