@@ -112,7 +112,7 @@ def make_full_artifacts():
         ["fold 0", "mean over folds", "all out-of-fold days", "test"]
     )
     return made | {
-        f"{MONEY}selection.pkl": "test 2022-01-04 to 2022-12-23: nothing was selected on it by this run",
+        f"{MONEY}selection.pkl": f"test {DAYS[0].date()} to {DAYS[-1].date()}: nothing was selected on it by this run",
         "fold_analysis/headline_folds.pkl": folds.assign(selected=list(selections(members, walked=False).values())),
         "fold_analysis/definitions.pkl": evaluate.DEFINITIONS | record.TABLE_DEFINITIONS,
         "folds/members.pkl": members,

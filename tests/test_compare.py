@@ -352,21 +352,20 @@ def test_several_seeds_on_the_command_line(here, capsys, tmp_path):
 
 
 def test_runs_on_other_spans_and_features_are_told():
-    from qlib_ext.cli.report import _differing
-    from qlib_ext.report import Context, words
+    from qlib_ext.report import Context, differing_facts, text
 
     def context(**facts):
-        return Context(title="", facts=tuple((words(name), value) for name, value in facts.items()))
+        return Context(title="", facts=tuple((text(name), value) for name, value in facts.items()))
 
     shared = {"data": "here", "seeds": "0", "valid": "2020", "test": "2021"}
     one, other = context(train="2015 – 2019", features="Alpha158", **shared), context(train="2010 – 2019", **shared)
-    said = [line.en for line in _differing({"a": [one], "b": [other]})]
+    said = [line.en for line in differing_facts({"a": [one], "b": [other]})]
     assert said == [
         "the runs differ in features: a: Alpha158; b: ?",
         "the runs differ in train: a: 2015 – 2019; b: 2010 – 2019",
     ]
-    assert _differing({"a": [one], "b": [one]}) == []
-    pooled = [line.en for line in _differing({"a": [one, other], "b": [one, one]})]
+    assert differing_facts({"a": [one], "b": [one]}) == []
+    pooled = [line.en for line in differing_facts({"a": [one, other], "b": [one, one]})]
     assert "the runs differ in train: a: 2015 – 2019 | 2010 – 2019; b: 2015 – 2019" in pooled
     assert "b stands for 2 runs, of which some have the same seed: 0" in pooled
 
@@ -381,6 +380,19 @@ def test_report_on_the_command_line_becomes_an_artifact(here, capsys):
     page = second.folder / "report.html"
     assert str(page) in capsys.readouterr().out
     assert "<title>my page</title>" in page.read_text(encoding="utf-8")
+
+
+def test_the_page_is_written_anew_with_the_sections_of_its_record(here):
+    pytest.importorskip("plotly")
+    from test_report import HELD, OWN
+
+    run = find_run("latest")
+    record = {"class": "ReportRecord", "module_path": "qlib_ext.record", "kwargs": {"sections": [OWN]}}
+    (run.folder / "mine").mkdir()
+    (run.folder / "mine" / "held.pkl").write_bytes(pickle.dumps(HELD))
+    (run.folder / "task").write_bytes(pickle.dumps({"record": [record]}))
+    assert cli.main(["report", "latest"]) == 0
+    assert '<section id="held">' in (run.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_definitions_name_the_columns_of_the_table():

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import string
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 pytest.importorskip("plotly")
 
@@ -24,12 +26,23 @@ from report_page import cards, chart, embedded, tables, visible_text
 from qlib_ext import evaluate, record
 from qlib_ext.evaluate import capacity, diagnostics, execution
 from qlib_ext.record import ReportRecord, context_of
-from qlib_ext.record import report as report_record
-from qlib_ext.report import Context, cell, compare_html, kind_of, note, packed_holdings, report, report_html, words
-from qlib_ext.report import embedded as embed
-from qlib_ext.report import holdings as _report_holdings
-from qlib_ext.report import notes as _report_notes
-from qlib_ext.report import texts as _report_words
+from qlib_ext.report import (
+    SECTIONS,
+    Chart,
+    Context,
+    FigureBuilder,
+    Section,
+    Text,
+    artifact_paths,
+    columns_of,
+    compare_html,
+    report_html,
+    table,
+    text,
+    title,
+)
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +150,12 @@ def test_the_gate_s_table_says_what_moves_each_weight(artifacts, html):
         assert list(tables(report_html(made, CONTEXT))["gate"]["a"]) == ["mean", "standard_deviation", "min", "max"]
 
 
+def packed(positions, label, horizon):
+    """What the page carries of the holdings."""
+    artifacts = {f"{MONEY}positions.pkl": positions, **({} if label is None else {"label.pkl": label})}
+    return embedded(report_html(artifacts, dataclasses.replace(CONTEXT, horizon=horizon)), "json-holdings")
+
+
 def test_holdings_by_hand():
     """Stock B: 60 yuan at +10%, 20 at -5%: mean 40, at most 60% of 100, gain 6 - 1 = 5; A: 30 at +10%: gain 3."""
     days = pd.to_datetime(["2022-01-04", "2022-01-05"])
@@ -146,42 +165,39 @@ def test_holdings_by_hand():
     positions = pd.DataFrame({"yuan": [30.0, 60.0, 20.0], "weight": [0.3, 0.6, 0.2]}, index)
     positions["liquidity"] = [600.0, 1500.0, np.nan]  # 30 / 600 = 5%, 60 / 1500 = 4%
     label = pd.DataFrame({"LABEL0": [0.1, 0.1, -0.05]}, index)
-    found = packed_holdings(positions, label, dataclasses.replace(CONTEXT, horizon=1))
-    assert found["days"] == ["2022-01-04", "2022-01-05"] and found["codes"] == ["A", "B"]
-    assert found["top"] == [[1, 60, 400, 0, 30, 500], [1, 20, -1]] and found["depth"] is None
-    assert found["stocks"] == [[1, 2, 40, 0.6, 0.04, 5], [0, 1, 30, 0.3, 0.05, 3]]
-    twice = packed_holdings(positions, label, dataclasses.replace(CONTEXT, horizon=2))
-    assert [row[-1] for row in twice["stocks"]] == [2, 2]  # 2.5 and 1.5, rounded to the even
-    for labels, context in ((None, CONTEXT), (label, dataclasses.replace(CONTEXT, horizon=None))):
-        assert packed_holdings(positions, labels, context)["stocks"][0][-1] is None
+    held = packed(positions, label, 1)
+    assert held["days"] == ["2022-01-04", "2022-01-05"] and held["codes"] == ["A", "B"]
+    assert held["top"] == [[1, 60, 400, 0, 30, 500], [1, 20, -1]] and held["depth"] is None
+    assert held["stocks"] == [[1, 2, 40, 0.6, 0.04, 5], [0, 1, 30, 0.3, 0.05, 3]]
+    assert [row[-1] for row in packed(positions, label, 2)["stocks"]] == [2, 2]  # 2.5 and 1.5, rounded to the even
+    for labels, horizon in ((None, 1), (label, None)):
+        assert packed(positions, labels, horizon)["stocks"][0][-1] is None
 
 
 def test_numbers_are_written_with_their_unit():
-    assert cell(-0.1234, "percent") == '<td data-v="-0.1234" class="minus">−12.34%</td>'
-    assert cell(1234.5, "yuan") == '<td data-v="1234.5">1,234</td>'
-    kinds = {
-        "net_impact": "percent",
-        "net_impact_excess": "percent",
-        "impact": "yuan",
-        "ic_error": "number",
-        "n_train": "count",
-    }
-    assert {key: kind_of(key, pd.Series([0.5])) for key in kinds} == kinds
-    assert cell(float("nan"), "number") == '<td data-v="nan">–</td>'
-    assert cell(float("inf"), "count") == '<td data-v="inf">∞</td>'
+    frame = pd.DataFrame({"net_impact": [-0.1234], "net_impact_excess": [0.5], "impact": [1234.5], "ic_error": [np.nan],
+                          "n_train": [np.inf], "ic": [0.5], "cost": [0.0]})  # fmt: skip
+    kinds = {column.key: column.kind for column in columns_of(frame)}
+    assert kinds == {
+        "net_impact": "percent", "net_impact_excess": "percent", "impact": "yuan", "ic_error": "number",
+        "n_train": "count", "ic": "number", "cost": "yuan",
+    }  # fmt: skip
+    cells = re.findall("<td.*?</td>", table(frame, key="t"))
+    assert cells[0] == '<td data-v="-0.1234" class="minus">−12.34%</td>'
+    assert cells[2:5] == ['<td data-v="1234.5">1,234</td>', '<td data-v="nan">–</td>', '<td data-v="inf">∞</td>']
 
 
 def test_a_label_of_several_days_is_not_summed_as_if_it_were_daily(artifacts):
     """Labels of 4 days on successive days count each day four times: the sum is a quarter of theirs."""
     quantiles = artifacts[f"{MONEY}quantiles.pkl"]
     gap = quantiles.sub(quantiles.mean(axis=1), axis=0).cumsum()[10].to_numpy()
-    for horizon, title in ((1, "mean label a day (basis points)"), (4, "mean label over 4 days (basis points)")):
+    for horizon, unit in ((1, "mean label a day (basis points)"), (4, "mean label over 4 days (basis points)")):
         html = report_html(artifacts, dataclasses.replace(CONTEXT, horizon=horizon))
         np.testing.assert_allclose(chart(html, "quantile-curves")["quantile 10"][1], gap / horizon, rtol=1e-12)
-        assert embedded(html, "json-quantile-means")["layout"]["yaxis"]["title"]["text"] == title
+        assert embedded(html, "json-quantile-means")["layout"]["yaxis"]["title"]["text"] == unit
         assert ("of label / 4, as labels of 4 days overlap" in html) == (horizon == 4)
     unknown = report_html(artifacts, dataclasses.replace(CONTEXT, horizon=None))
-    assert "sums, not compounded; the label&#x27;s days, not recorded, taken as 1." in unknown
+    assert "sums, not compounded; the label&#39;s days, not recorded, taken as 1." in unknown
 
 
 def test_capacity_is_over_the_days_of_the_headline(artifacts):
@@ -224,16 +240,20 @@ def test_the_table_says_what_it_takes_for_granted(html):
 )
 def test_a_section_appears_with_its_artifact(artifacts, section, path):
     stem = path.removesuffix(".pkl")  # the capacity's two curves make one section
-    every = {made.key for made in report.sections(artifacts, CONTEXT)}
-    fewer = {
-        made.key for made in report.sections({k: v for k, v in artifacts.items() if not k.startswith(stem)}, CONTEXT)
-    }
+    every = sections(report_html(artifacts, CONTEXT))
+    fewer = sections(report_html({k: v for k, v in artifacts.items() if not k.startswith(stem)}, CONTEXT))
     assert section in every
     assert section not in fewer
 
 
+def sections(html):
+    """Keys of the page's sections."""
+    return re.findall(r'<section id="([^"]+)">', html)
+
+
 def test_every_artifact_of_the_test_is_read():
-    assert set(make_artifacts()) <= set(report.PATHS)
+    assert set(make_artifacts()) <= set(artifact_paths())
+    assert len({section.key for section in SECTIONS}) == len(SECTIONS)
 
 
 def test_a_run_without_artifacts_says_what_to_do():
@@ -241,27 +261,81 @@ def test_a_run_without_artifacts_says_what_to_do():
         report_html({"pred.pkl": None}, CONTEXT)
 
 
+# --- sections from outside
+
+
+def stocks_held(least=1):
+    """A section of somebody's own: what the recipe of docs/architecture.md shows."""
+
+    def content(artifacts, context):
+        count = artifacts["mine/held.pkl"]
+        builder = FigureBuilder(text("day"), Text("stocks (number)", "股票数（只）"))
+        builder.line(Text("held", "持有"), count.index, count["held"], "#3b82c4")
+        scope = context.scope(count.index, Text(f"at least {least}", f"不少于 {least}"))
+        return scope, [Chart("held", builder.finish(), title("yuan")), table(count[count["held"] >= least], key="held")]
+
+    return Section("held", Text("Stocks held", "持股"), ("mine/held.pkl",), content)
+
+
+OWN = {"class": "stocks_held", "module_path": "test_report", "kwargs": {"least": 3}}
+HELD = pd.DataFrame({"held": [2, 3, 4]}, DAYS[:3])
+
+
+@pytest.mark.parametrize("section", [OWN, stocks_held(3)])
+def test_a_section_from_outside_is_on_the_page(artifacts, section):
+    html = report_html(artifacts | {"mine/held.pkl": HELD}, CONTEXT, sections=[section])
+    assert sections(html)[-1] == "held" and len(sections(html)) == len(sections(report_html(artifacts, CONTEXT))) + 1
+    assert [row["held"] for row in tables(html)["held"].values()] == [3, 4]
+    np.testing.assert_array_equal(chart(html, "held")["held"][1], HELD["held"])
+    assert "不少于 3" in html and artifact_paths([section])[-1] == "mine/held.pkl"
+    assert "held" not in sections(report_html(artifacts, CONTEXT, sections=[section]))  # without its artifact
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (OWN | {"class": "stocks_hold"}, "stocks_hold.*class, module_path, kwargs"),
+        ({"class": "stocks_held"}, "module_path"),
+        (OWN | {"class": "sections", "kwargs": {"html": ""}}, "Section"),
+        ("stocks_held", "Section"),
+        (dataclasses.replace(stocks_held(), key="folds"), "'folds'.*another"),
+    ],
+)
+def test_what_is_no_section_is_an_error(section, words):
+    with pytest.raises(ValueError, match=words):
+        artifact_paths([section])
+    with pytest.raises(ValueError, match=words):
+        ReportRecord(Recorder({}), sections=[section])
+
+
+def test_the_record_takes_sections_from_outside(artifacts, logged, monkeypatch):
+    monkeypatch.setattr("qlib_ext.record.report.C", {"provider_uri": "a-folder"})
+    recorder = Recorder({**artifacts, "task": TASK, "mine/held.pkl": HELD})
+    ReportRecord(recorder, sections=[OWN])._generate()
+    assert "held" in sections(recorder.objects["report.html"])
+
+
 # --- words
 
+TEXTS = yaml.safe_load((ROOT / "qlib_ext/report/assets/zh.yaml").read_text(encoding="utf-8"))
 
-def calls_of_words():
-    """Literal first arguments of words(...) in the report's modules."""
-    folder = Path(report.__file__).parent
-    files = [*folder.glob("*.py"), *(folder.parent / "record").glob("*.py")]
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "words"
-            if named and isinstance(node.args[0], ast.Constant):
-                yield node.args[0].value
+
+def calls_of_text():
+    """Texts in the report's modules and templates, and in the records."""
+    modules = [*ROOT.glob("qlib_ext/report/*.py"), *ROOT.glob("qlib_ext/record/*.py")]
+    for node in (node for path in modules for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "text" and node.args:
+            yield from (each.value for each in ast.walk(node.args[0]) if isinstance(each, ast.Constant))
+    for path in ROOT.glob("qlib_ext/report/assets/*.html"):
+        yield from re.findall(r'text\("([^"]*)"', path.read_text(encoding="utf-8"))
 
 
 def test_every_text_has_its_chinese():
-    same = {"IC", "ICIR", "RankIC", "RankICIR", "LightGBM", "t"}
-    needed = {*calls_of_words(), *_report_words.LABELS.values()} - same
-    assert len(needed) > 150
-    assert sorted(needed - set(_report_words.ZH)) == []
-    for english, chinese in _report_words.ZH.items():
-        fields = [{name for _, name, _, _ in string.Formatter().parse(text) if name} for text in (english, chinese)]
+    needed = {text for text in calls_of_text() if isinstance(text, str)}
+    assert len(needed) > 150 and "Not held on this day." in needed
+    assert sorted(needed - {*TEXTS["texts"], *(english for english, _ in TEXTS["titles"].values())}) == []
+    for english, chinese in [*TEXTS["texts"].items(), *TEXTS["recorded"].items()]:
+        fields = [{name for _, name, _, _ in string.Formatter().parse(each) if name} for each in (english, chinese)]
         assert fields[0] == fields[1], english
 
 
@@ -271,20 +345,17 @@ def test_every_definition_has_its_chinese():
         *diagnostics.DIAGNOSTICS_DEFINITIONS,
         *record.FACTOR_DEFINITIONS,
         *record.TABLE_DEFINITIONS,
-    }
-    keys |= set(record.ROW_DEFINITIONS)
-    keys |= {f"capacity.{key}" for key in capacity.CAPACITY_DEFINITIONS if key != "capital"}
-    keys |= {f"waterfall.{key}" for key in execution.STAGES} | {
-        f"compare.{key}" for key in evaluate.COMPARE_DEFINITIONS
+        *record.ROW_DEFINITIONS,
+        *(f"capacity.{key}" for key in capacity.CAPACITY_DEFINITIONS if key != "capital"),
+        *(f"waterfall.{key}" for key in execution.STAGES),
+        *(f"compare.{key}" for key in evaluate.COMPARE_DEFINITIONS),
+        *(f"{name}.{key}" for name, of in execution.EXECUTION_DEFINITIONS.items() for key in of if "..." not in key),
     }
     returns = {"paper": pd.Series([0.01, 0.02], pd.bdate_range("2022-01-04", periods=2))}
     keys |= {f"waterfall.{key}" for key in execution.waterfall(returns).attrs["definitions"]}
-    keys |= {f"{table}.{key}" for table, known in execution.EXECUTION_DEFINITIONS.items() for key in known}
-    said = {"liquidation.mean_days"}  # with its participation in it
-    assert sorted(keys - set(_report_notes.NOTES_ZH)) == sorted(said)
-    for share in ("`participation`", "0.2%"):
-        text = execution.EXECUTION_DEFINITIONS["liquidation"]["mean_days"].replace("`participation`", share)
-        assert note("mean_days", text, "liquidation").zh.startswith(f"按各股日均成交额的 {share} 全部卖出")
+    assert sorted(keys - set(TEXTS["definitions"])) == ["liquidation.mean_days"]  # with its participation in it
+    sentence = execution.EXECUTION_DEFINITIONS["liquidation"]["mean_days"]
+    assert sentence.replace("`participation`", "{share}") in TEXTS["recorded"]
 
 
 def test_words_are_the_same_whatever_the_numbers_say(html):
@@ -306,10 +377,12 @@ def test_the_page_needs_nothing_outside(html):
 
 
 def test_text_of_a_run_cannot_end_the_page(artifacts):
-    title = "</script><script>alert(1)</script>"
-    html = report_html(artifacts, Context(title=title, facts=((words("data"), "<img>"),)))
-    assert title not in html and "<img>" not in html and "<b>quoted</b>" not in html
-    assert "</script" not in embed("x", {"a": title}).removesuffix("</script>")
+    evil = "</script><script>alert(1)</script>"
+    html = report_html(artifacts, Context(title=evil, facts=((text("data"), "<img>"),)))
+    assert evil not in html and "<img>" not in html and "<b>quoted</b>" not in html
+    index = pd.MultiIndex.from_tuples([(DAYS[0], evil)], names=["datetime", "instrument"])
+    html = report_html({f"{MONEY}positions.pkl": pd.DataFrame({"yuan": [1.0], "weight": [1.0]}, index)}, CONTEXT)
+    assert evil not in html and embedded(html, "json-holdings")["codes"] == [evil]
 
 
 @pytest.fixture(scope="module")
@@ -326,13 +399,14 @@ def test_three_years_of_the_whole_market_stay_small(large):
 
 def test_holdings_beyond_what_a_page_carries_are_the_largest_and_said_so(artifacts, monkeypatch):
     positions = artifacts[f"{MONEY}positions.pkl"]
-    monkeypatch.setattr(_report_holdings, "MOST_PACKED", len(positions) - 1)
-    monkeypatch.setattr(_report_holdings, "TOP_HOLDINGS", 1)
-    held = packed_holdings(positions, None, CONTEXT)
+    monkeypatch.setattr("qlib_ext.report.trades.MOST_PACKED", len(positions) - 1)
+    monkeypatch.setattr("qlib_ext.report.trades.TOP_HOLDINGS", 1)
+    html = report_html(artifacts, CONTEXT)
+    held = embedded(html, "json-holdings")
     assert held["depth"] == 1 and {len(day) for day in held["top"]} == {3}
     day = positions["yuan"].iloc[:2]
     assert held["codes"][held["top"][0][0]] == day.idxmax()[1]
-    assert "Not among the 1 largest holdings of this day" in report_html(artifacts, CONTEXT)
+    assert "Not among the 1 largest holdings of this day" in html
 
 
 # --- the record
@@ -373,28 +447,35 @@ TASK = {
 
 
 @pytest.fixture
-def said(monkeypatch):
-    texts = []
-    note = SimpleNamespace(info=texts.append, warning=texts.append)
-    monkeypatch.setattr(report_record, "logger", note)
-    return texts
+def logged(monkeypatch):
+    """Lines of the record's logger."""
+    lines = []
+    monkeypatch.setattr("qlib_ext.record.report.logger", SimpleNamespace(info=lines.append, warning=lines.append))
+    return lines
 
 
-def test_the_record_saves_the_page(artifacts, said, monkeypatch):
-    monkeypatch.setattr(report_record, "C", {"provider_uri": "a-folder"})
+def test_the_record_saves_the_page(artifacts, logged, monkeypatch):
+    monkeypatch.setattr("qlib_ext.record.report.C", {"provider_uri": "a-folder"})
     recorder = Recorder({**artifacts, "task": TASK})
     assert ReportRecord(recorder)._generate() == {}
     page = recorder.objects["report.html"]
-    assert "report.html" in said[0] and "<title>an experiment</title>" in page
-    for text in ("abc123", "a-folder", "csi300", "FoldEnsemble (MLPModel)", "0, 1", "200 million yuan", "0.050%"):
-        assert text in page, text
+    assert "report.html" in logged[0] and "<title>an experiment</title>" in page
+    for told in ("abc123", "a-folder", "csi300", "FoldEnsemble (MLPModel)", "0, 1", "200 million yuan", "0.050%"):
+        assert told in page, told
 
 
-def test_without_plotly_the_run_goes_on(said, monkeypatch):
-    monkeypatch.setitem(sys.modules, "qlib_ext.report", None)
+def test_without_plotly_the_run_goes_on(logged, monkeypatch):
+    monkeypatch.setattr("qlib_ext.record.report.find_spec", lambda name: None)
     recorder = Recorder({})
     ReportRecord(recorder)._generate()
-    assert recorder.objects == {} and "pip install" in said[0] and "qlib-ext report abc123" in said[0]
+    assert recorder.objects == {} and "pip install" in logged[0] and "qlib-ext report abc123" in logged[0]
+
+
+def test_only_a_page_needs_plotly():
+    """Records and `compare` without --out run without it."""
+    code = "import sys; sys.modules['plotly'] = None; import qlib_ext.record, qlib_ext.cli, qlib_ext.report as report; "
+    code += "print(report.text('no costs').zh)"
+    assert "不含费用" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
 def test_the_record_refuses_a_bad_title():
@@ -453,8 +534,8 @@ def test_without_a_record_of_money_the_header_claims_none(artifacts):
     assert alone.benchmark is None and fact(alone, "benchmark").startswith("none") and alone.capital == 2e8
 
 
-def test_the_record_asks_its_dataset_for_the_label(artifacts, said, monkeypatch):
-    monkeypatch.setattr(report_record, "C", {"provider_uri": "a-folder"})
+def test_the_record_asks_its_dataset_for_the_label(artifacts, logged, monkeypatch):
+    monkeypatch.setattr("qlib_ext.record.report.C", {"provider_uri": "a-folder"})
     recorder = Recorder({**artifacts, "task": {"dataset": {"kwargs": {"handler": {"class": "MyHandler"}}}}})
     label = "Ref($close, -4)/Ref($close, -1) - 1"
     loader = SimpleNamespace(fields={"label": ([label], ["LABEL0"])})

@@ -12,7 +12,7 @@ from report_artifacts import CONTEXT, DAYS, make_full_artifacts
 
 from qlib_ext import evaluate
 from qlib_ext.evaluate import compare
-from qlib_ext.report import Chart, compare_html, figures, report
+from qlib_ext.report import Chart, compare_html, report_html
 
 UNIT = re.compile(r"[(（](1|%|% of capital|占资金 %|yuan|元|basis points|基点|number|只|笔|million yuan|百万元)[)）]$")
 NAMED = {  # axes of dates, of whole numbers that count off, and of names
@@ -35,10 +35,12 @@ def axes(figure):
             yield "colour bar", trace.colorbar.title.text
 
 
-@pytest.fixture(scope="module")
-def charts():
-    made = report.sections(make_full_artifacts(), CONTEXT)
-    return {part.key: part.figure for section in made for part in section.parts if isinstance(part, Chart)}
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures by their charts' keys, of the pages that a test writes."""
+    figures, html = {}, Chart.__html__
+    monkeypatch.setattr(Chart, "__html__", lambda self: figures.setdefault(self.key, self.figure) and html(self))
+    return figures
 
 
 def check(key, figure):
@@ -50,16 +52,14 @@ def check(key, figure):
             assert UNIT.search(title) and UNIT.search(chinese), f"{key}: no unit in {title!r} or {chinese!r}"
 
 
-def test_every_axis_has_a_title_with_a_unit_in_both_languages(charts):
-    assert len(charts) >= 18 and {"learning", "waterfall", "gate", "names", "capacity_topn"} <= set(charts)
-    for key, figure in charts.items():
+def test_every_axis_has_a_title_with_a_unit_in_both_languages(drawn):
+    report_html(make_full_artifacts(), CONTEXT)
+    assert len(drawn) >= 18 and {"learning", "waterfall", "gate", "names", "capacity_topn"} <= set(drawn)
+    for key, figure in drawn.items():
         check(key, figure)
 
 
-def test_the_axes_of_a_comparison_have_units_too(monkeypatch):
-    drawn = {}
-    html = Chart.html
-    monkeypatch.setattr(Chart, "html", lambda self: drawn.setdefault(self.key, self.figure) and html(self))
+def test_the_axes_of_a_comparison_have_units_too(drawn):
     frames = {
         name: pd.DataFrame({"capped_buyable_net": np.random.default_rng(i).normal(0, 0.01, 45), "rank_ic": 0.1}, DAYS)
         for i, name in enumerate("ab")
@@ -70,23 +70,34 @@ def test_the_axes_of_a_comparison_have_units_too(monkeypatch):
         check(key, figure)
 
 
+def learning(drawn, frame):
+    """The learning chart of members' curves."""
+    report_html({"folds/curves.pkl": frame}, CONTEXT)
+    return drawn.pop("learning")
+
+
 @pytest.mark.parametrize("metric", evaluate.METRICS)
-def test_every_metric_has_an_axis_title_with_its_unit(metric):
-    title, percent = figures.metric_words(metric)
+def test_every_metric_has_an_axis_title_with_its_unit(drawn, metric):
+    losses = {"fold": [0], "seed": 0, "epoch": 1, "train_loss": 1.0, "valid_loss": 2.0}
+    figure = learning(drawn, pd.DataFrame(losses | {metric: 0.1}))
+    title, percent = figure.layout.yaxis2.title.text, figure.layout.yaxis2.tickformat is not None
+    chinese = figure.layout.meta["zh"][title]
     assert percent == ("return" in metric or "excess" in metric)
-    assert title.en.endswith("(%)" if percent else "(1)") and title.zh.endswith("（%）" if percent else "（1）")
-    assert "_" not in title.en and not re.search("[A-Za-z]{2,}", re.sub("RankICIR|RankIC|ICIR|IC", "", title.zh))
+    assert title.endswith("(%)" if percent else "(1)") and chinese.endswith("（%）" if percent else "（1）")
+    assert "_" not in title and not re.search("[A-Za-z]{2,}", re.sub("RankICIR|RankIC|ICIR|IC", "", chinese))
 
 
-def test_a_learning_chart_of_48_members_repeats_no_line():
+def test_a_learning_chart_of_48_members_repeats_no_line(drawn):
     rows = [(fold, seed, epoch, 1.0, 2.0, 0.1) for fold in range(8) for seed in range(6) for epoch in (1, 2)]
     frame = pd.DataFrame(rows, columns=["fold", "seed", "epoch", "train_loss", "valid_loss", "rank_ic"])
-    lines = [t.line for t in figures.learning(frame, "rank_ic").data if t.mode == "lines"]
+    lines = [t.line for t in learning(drawn, frame).data if t.mode == "lines"]
     looks = [(line.color, line.dash, line.width) for line in lines]
     assert len(looks) == 3 * 48 and len(set(looks)) == 3 * 48  # training, validation and metric of each
 
 
-@pytest.mark.parametrize("count", [1, 8, 9, 30])
-def test_colours_differ(count):
-    made = figures.colours(count)
-    assert len(set(made)) == count and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in made)
+@pytest.mark.parametrize("count", [2, 8, 9, 30])
+def test_colours_differ(drawn, count):
+    frames = {str(i): pd.DataFrame({"rank_ic": np.random.default_rng(i).normal(size=45)}, DAYS) for i in range(count)}
+    compare_html(compare(frames, draws=100), CONTEXT)
+    colours = [line.line.color for line in drawn["rank-ic"].data]
+    assert len(set(colours)) == count and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)

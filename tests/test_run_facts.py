@@ -11,11 +11,12 @@ import test_data
 from qlib.workflow.record_temp import ACRecordTemp
 from test_record import Dataset, Recorder, make_panel
 
-from qlib_ext.cli.report import _context, _differing
+from qlib_ext.cli import run_context
 from qlib_ext.data import DayDatasetH, unit_profile
 from qlib_ext.model import FoldEnsemble, MLPModel, WalkForwardModel
 from qlib_ext.record import LiquidityRecord, ReportRecord, context_of, run_facts
 from qlib_ext.record import facts as _run_facts
+from qlib_ext.report import differing_facts
 from qlib_ext.runs import FACTS, Run
 from qlib_ext.synthetic import make_market
 
@@ -190,9 +191,10 @@ def test_the_command_line_reads_them(tmp_path):
         if facts:
             (place / FACTS).write_bytes(pickle.dumps(facts))
         runs[name] = Run(name, "e", pd.Timestamp("2026-01-01", tz="UTC"), "FINISHED", place)
-    told = {name: _context(run, {}) for name, run in runs.items()}
-    assert told["new"][1]["versions"].startswith("Python 3.11.9") and told["old"][1]["versions"] == "not recorded"
-    lines = [line.en for line in _differing({name: [context] for name, (context, _) in told.items()})]
+    contexts = {name: run_context(run) for name, run in runs.items()}
+    assert fact(contexts["new"], "versions").startswith("Python 3.11.9")
+    assert fact(contexts["old"], "versions") == "not recorded"
+    lines = [line.en for line in differing_facts({name: [context] for name, context in contexts.items()})]
     assert any("differ in liquidity" in line and "community" in line for line in lines)
     assert any("differ in versions" in line and "torch 1.2.3" in line for line in lines)
 

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -8,7 +7,6 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from qlib_ext.report import COLOURS, draw_fold_map
 from qlib_ext.splits import HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
 
 
@@ -337,17 +335,3 @@ def test_reports_refuse():
 def test_imports_neither_qlib_nor_torch():
     code = "import sys, qlib_ext.splits; sys.exit(any(m.split('.')[0] in ('qlib', 'torch') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_fold_map_is_drawn_with_every_part_in_its_colour():
-    from matplotlib.image import imread
-
-    days = pd.bdate_range("2020-01-01", periods=40)
-    picture = draw_fold_map(fold_map(list(HVBlockedKFold(4, gap=3).split(days)), days))
-    pixels = (imread(BytesIO(picture))[..., :3] * 255).round().astype(int)
-    flat = {tuple(colour) for colour in pixels.reshape(-1, 3)}
-    for part in ("train", "gap", "valid"):
-        assert tuple(int(COLOURS[part][i : i + 2], 16) for i in (1, 3, 5)) in flat, part
-    assert tuple(int(COLOURS["test"][i : i + 2], 16) for i in (1, 3, 5)) not in flat
-    with pytest.raises(ValueError, match="no rows"):
-        draw_fold_map(fold_map(list(HVBlockedKFold(4).split(days)), days).iloc[:0])

@@ -1,20 +1,20 @@
-"""`qlib-ext report` and `qlib-ext compare`. Private to `cli.py`."""
+"""`qlib-ext report` and `qlib-ext compare`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qlib_ext.runs import DEFAULT_URI, Run, find_run, load_artifacts
+from qlib_ext.runs import DEFAULT_URI, FACTS, Run, Task, find_run, load_artifacts
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from qlib_ext.evaluate import Comparison
-    from qlib_ext.report import Context, Text
+    from qlib_ext.report import Context
 
 _REPORT = """\
 Write one self-contained HTML page of a recorded run: tables, charts, holdings, folds, costs. It opens offline, in
@@ -63,44 +63,45 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     run = find_run(arguments.run_name, uri=arguments.uri, experiment=arguments.experiment)
-    out: Path = _target(arguments.out or run.folder / "report.html")
+    out = _target(arguments.out or run.folder / "report.html")
     _say(f"run {run.id} of {run.experiment}: reading its artifacts")
-    page = _pages()
-    artifacts = load_artifacts(run, page.PATHS)
-    context, _ = _context(run, artifacts, title=arguments.title)
-    out.write_text(page.report_html(artifacts, context), encoding="utf-8")
-    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
-    return 0
+    _need_plotly()
+    from qlib_ext.report import artifact_paths, report_html
+
+    record = Task(load_artifacts(run, ["task"]).get("task", {})).record("ReportRecord")
+    sections = (record or {}).get("sections") or []
+    artifacts = load_artifacts(run, artifact_paths(sections))
+    context = run_context(run, artifacts, title=arguments.title)
+    return _write(out, report_html(artifacts, context, sections=sections))
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     out = None if arguments.out is None else _target(arguments.out)
     if out is not None:
-        _pages()  # an error before the work
+        _need_plotly()  # an error before the work
     from qlib_ext.evaluate import compare
+    from qlib_ext.report import compare_html, compared_context, differing_facts
 
     runs = _named(arguments)
     daily = {name: [_daily(name, run) for run in of] for name, of in runs.items()}
-    contexts = {name: [_context(run, {})[0] for run in of] for name, of in runs.items()}
-    horizons = {name: _longest(context.horizon for context in of) for name, of in contexts.items()}
-    if missing := [name for name, days in horizons.items() if days is None]:
+    contexts = {name: [run_context(run) for run in of] for name, of in runs.items()}
+    horizons = {name: [context.horizon for context in of] for name, of in contexts.items()}
+    if missing := [name for name, days in horizons.items() if None in days]:
         _say(f"note: the days of the label of {', '.join(missing)} are not recorded and taken as 1; or give --block")
     _say(f"{sum(map(len, runs.values()))} runs: drawing {arguments.draws} times")
-    found = compare(
-        daily,
-        against=arguments.against,
-        block=arguments.block,
-        draws=arguments.draws,
-        seed=arguments.seed,
-        horizon=max(days or 1 for days in horizons.values()),
-    )
-    _show(found)
-    differing = _differing(contexts)
-    for line in differing:
-        print(f"note: {line.en}", file=sys.stderr)
-    if out is not None:
-        out.write_text(_comparison_page(found, contexts, differing), encoding="utf-8")
-        print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
+    options = {name: getattr(arguments, name) for name in ("against", "block", "draws", "seed")}
+    comparison = compare(daily, **options, horizon=max(days or 1 for of in horizons.values() for days in of))
+    _show(comparison)
+    for line in differing_facts(contexts):
+        _say(f"note: {line.en}")
+    if out is None:
+        return 0
+    return _write(out, compare_html(comparison, compared_context(contexts, comparison.against)))
+
+
+def _write(out: Path, html: str) -> int:
+    out.write_text(html, encoding="utf-8")
+    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 
@@ -111,137 +112,52 @@ def _named(arguments: argparse.Namespace) -> dict[str, list[Run]]:
     runs: dict[str, list[Run]] = {}
     for text in arguments.run_names:
         name, equals, keys = text.rpartition("=")
-        found = [find_run(key, uri=arguments.uri, experiment=arguments.experiment) for key in keys.split(",")]
-        if len({run.id for run in found}) < len(found):
-            raise ValueError(f"{text!r} names a run twice; each run counts once: {', '.join(run.id for run in found)}")
-        if len(found) > 1 and not equals:
-            raise ValueError(f"{text!r} names {len(found)} runs; give them a name: NAME={text}")
-        name = name if equals else f"{found[0].experiment} {found[0].id[:6]}"
+        named = [find_run(key, uri=arguments.uri, experiment=arguments.experiment) for key in keys.split(",")]
+        if len({run.id for run in named}) < len(named):
+            raise ValueError(f"{text!r} names a run twice; each run counts once: {', '.join(run.id for run in named)}")
+        if len(named) > 1 and not equals:
+            raise ValueError(f"{text!r} names {len(named)} runs; give them a name: NAME={text}")
+        name = name if equals else f"{named[0].experiment} {named[0].id[:6]}"
         if name in runs:
-            raise ValueError(f"two runs are named {name!r}; name them: A={found[0].id[:8]} B=...")
-        runs[name] = found
+            raise ValueError(f"two runs are named {name!r}; name them: A={named[0].id[:8]} B=...")
+        runs[name] = named
     return runs
 
 
 def _daily(name: str, run: Run) -> pd.DataFrame:
     path = "liquidity_analysis/daily.pkl"
-    found = load_artifacts(run, [path])
-    if path not in found:
+    artifacts = load_artifacts(run, [path])
+    if path not in artifacts:
         raise ValueError(
             f"run {name!r} ({run.id}) has no {path}: put LiquidityRecord (qlib_ext.record) into its workflow"
         )
-    return found[path]
+    return artifacts[path]
 
 
-def _context(run: Run, artifacts: dict[str, Any], title: str | None = None) -> tuple[Any, dict[str, str]]:
-    """Context of a run, and its facts in English."""
+def run_context(run: Run, artifacts: Mapping[str, Any] | None = None, *, title: str | None = None) -> Context:
+    """Give what the header of a recorded run's page says (see `record.context_of`)."""
     from qlib_ext.record import context_of
-    from qlib_ext.runs import FACTS
 
     kept = load_artifacts(run, ["task", "config", FACTS])
     provider = str(kept.get("config", {}).get("qlib_init", {}).get("provider_uri", "?"))
-    told = {"experiment": run.experiment, "run": run.id, "started": f"{run.started:%Y-%m-%d %H:%M} UTC"}
-    task, known = kept.get("task", {}), kept.get(FACTS)
-    context = context_of(task, artifacts, told, provider=provider, facts=known, title=title)
-    return context, {name.en: value if isinstance(value, str) else value.en for name, value in context.facts}
+    names = {"experiment": run.experiment, "run": run.id, "started": f"{run.started:%Y-%m-%d %H:%M} UTC"}
+    task, facts = kept.get("task", {}), kept.get(FACTS)
+    return context_of(task, artifacts or {}, names, provider=provider, facts=facts, title=title)
 
 
-def _longest(horizons: Iterable[int | None]) -> int | None:
-    """Longest of the labels; None where one is not known."""
-    days = list(horizons)
-    return None if None in days else max(day for day in days if day is not None)
-
-
-_SHARED = (  # what should be the same where a comparison is one of models
-    *("data", "universe", "features", "label", "train", "valid", "test", "liquidity", "capital", "costs", "versions"),
-)
-
-
-def _values(contexts: Sequence[Context], name: str) -> list[Text]:
-    """Different values of a fact in some runs, each once."""
-    from qlib_ext.report import Text, said
-
-    found: dict[str, Text] = {}
-    for context in contexts:
-        given = next((value for key, value in context.facts if key.en == name), "?")
-        value = given if isinstance(given, Text) else said(given)
-        found.setdefault(value.en, value)
-    return list(found.values())
-
-
-def _differing(contexts: Mapping[str, Sequence[Context]]) -> list[Text]:
-    """Name the facts in which the runs differ and that make a comparison one of more than the models."""
-    from qlib_ext.report import words
-
-    lines = []
-    for name in _SHARED:
-        values = {run: _joined(_values(of, name), " | ") for run, of in contexts.items()}
-        if len({value.en for value in values.values()}) > 1 or any(
-            len(_values(of, name)) > 1 for of in contexts.values()
-        ):
-            listed = _joined([words("{run}: {value}", run=run, value=value) for run, value in values.items()], "; ")
-            lines.append(words("the runs differ in {name}: {values}", name=words(name), values=listed))
-    counts = {run: len(of) for run, of in contexts.items()}
-    if len(set(counts.values())) > 1:
-        listed = _joined([words("{run}: {value}", run=run, value=n) for run, n in counts.items()], "; ")
-        lines.append(words("the names differ in the number of runs; a mean over more of them swings less: {values}",
-                           values=listed))  # fmt: skip
-    for run, of in contexts.items():
-        alike = _values(of, "seeds")
-        if len(of) > 1 and len(alike) < len(of):
-            same = _joined(alike, " | ")
-            lines.append(words("{run} stands for {n} runs, of which some have the same seed: {values}",
-                               run=run, n=len(of), values=same))  # fmt: skip
-    return lines
-
-
-def _joined(texts: Sequence[Text], between: str) -> Text:
-    from qlib_ext.report import Text
-
-    return Text(between.join(text.en for text in texts), between.join(text.zh for text in texts))
-
-
-def _comparison_page(found: Comparison, contexts: Mapping[str, Sequence[Context]], differing: Sequence[Text]) -> str:
-    import dataclasses
-
-    from qlib_ext.report import compare_html, plain, words
-
-    keys = (*("run", "model", "loss", "target", "weights by", "seeds"), *_SHARED)
-    facts: list[tuple[Text, str | Text]] = []
-    for name, of in contexts.items():
-        values = {key: _values(of, key) for key in keys}
-        known = [words("{name} {value}", name=words(key), value=_joined(given, " | "))
-                 for key, given in values.items() if [value.en for value in given] != ["?"]]  # fmt: skip
-        count = [words("mean over {n} runs", n=len(of))] if len(of) > 1 else []
-        facts.append((plain(name), _joined([*count, *known], ", ")))
-    facts += [(words("note"), line) for line in differing]
-    every = [context for of in contexts.values() for context in of]
-    first = contexts[found.against][0]
-    facts += [(name, value) for name, value in first.facts if name.en == "versions of this page"]
-    made = dataclasses.replace(first, title=" / ".join(contexts), facts=tuple(facts))
-    if len({context.universe for context in every}) > 1:
-        listed = [f"{name}: {' | '.join(dict.fromkeys(c.universe for c in of))}" for name, of in contexts.items()]
-        made = dataclasses.replace(made, universe="; ".join(listed))
-    if len({context.costs.en for context in every}) > 1:
-        costs = {name: list(dict.fromkeys(c.costs for c in of)) for name, of in contexts.items()}
-        listed_costs = [words("{run}: {value}", run=n, value=_joined(of, " | ")) for n, of in costs.items()]
-        made = dataclasses.replace(made, costs=_joined(listed_costs, "; "))
-    return compare_html(found, made)
-
-
-def _show(found: Comparison) -> None:
+def _show(comparison: Comparison) -> None:
     """Print the table: percent for returns, plain numbers for correlations and Sharpe ratios."""
-    days = next(iter(found.daily.values())).index
+    days = next(iter(comparison.daily.values())).index
     print(
-        f"{len(days)} common days, {str(days[0])[:10]} to {str(days[-1])[:10]}; {len(found.left_out)} days left out\n"
-        f"standard error and 95% interval: circular block bootstrap, {found.draws} draws, blocks of {found.block} days,"
-        f" seed {found.seed}"
+        f"{len(days)} common days, {str(days[0])[:10]} to {str(days[-1])[:10]}; {len(comparison.left_out)} days left "
+        f"out\nstandard error and 95% interval: circular block bootstrap, {comparison.draws} draws, blocks of "
+        f"{comparison.block} days, seed {comparison.seed}"
     )
-    for name, count in found.seeds.items():
+    for name, count in comparison.seeds.items():
         if count > 1:
             print(f"{name}: daily mean over {count} runs; each draw takes {count - 1} of them anew, with replacement")
-    for run, lines in found.table.groupby(level="run", sort=False):
-        print(f"\n{run} less {found.against}")
+    for run, lines in comparison.table.groupby(level="run", sort=False):
+        print(f"\n{run} less {comparison.against}")
         print(f"  {'':52}{'value':>10}{'other':>10}{'difference':>12}{'error':>10}   95% interval")
         for key, row in zip(lines.index.get_level_values("number"), lines.to_dict("records"), strict=True):
             percent = key.startswith("capped") and not key.endswith("sharpe")
@@ -252,12 +168,11 @@ def _show(found: Comparison) -> None:
             print(f"  {key:52}{cells[0]:>10}{cells[1]:>10}{gap:>12}{error:>10}   {span}")
 
 
-def _pages() -> Any:
+def _need_plotly() -> None:
     try:
-        from qlib_ext import report
+        import plotly  # noqa: F401
     except ImportError as error:
         raise ValueError(f"the page needs plotly ({error}): pip install 'qlib_ext[report]'") from error
-    return report
 
 
 def _target(path: Path) -> Path:

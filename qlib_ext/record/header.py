@@ -13,12 +13,12 @@ from qlib_ext.evaluate import has_benchmark
 from qlib_ext.exchange import Options, prices
 from qlib_ext.record.facts import package_versions
 from qlib_ext.record.judgement import Money
-from qlib_ext.report import Context, Text, plain, words
+from qlib_ext.report import Context, Text, plain, text
 from qlib_ext.runs import BENCHMARK, Task, class_name, options_of
 
 _REPORT = "portfolio_analysis/report_normal_1day.pkl"
 _PACKAGES = ("qlib_ext", "pyqlib", "torch", "pandas", "numpy", "plotly")
-UNKNOWN = words("not recorded")
+UNKNOWN = text("not recorded")
 
 
 def context_of(
@@ -52,33 +52,33 @@ def context_of(
     elif expression is not None:
         horizon = _horizon(expression)
     rows: list[tuple[Text, Text | str]] = [
-        (words(name), run[name]) for name in ("experiment", "run", "started") if run.get(name)
+        (text(name), run[name]) for name in ("experiment", "run", "started") if run.get(name)
     ]
-    rows += [(words(name), value) for name, value in _model_facts(plan).items()]
-    rows.append((words("seeds"), seeds_words(known, _seeds(plan))))
-    rows.append((words("data"), provider))
-    rows.append((words("universe"), universe))
+    rows += [(text(name), value) for name, value in _model_facts(plan).items()]
+    rows.append((text("seeds"), seeds_words(known, _seeds(plan))))
+    rows.append((text("data"), provider))
+    rows.append((text("universe"), universe))
     rows += _segment_facts(plan.segments)
     rows += [
-        (words("features"), str(plan.handler.get("class", "?"))),
-        (words("label"), expression or words("not recorded")),
+        (text("features"), str(plan.handler.get("class", "?"))),
+        (text("label"), expression or text("not recorded")),
     ]
     rows += fact_rows(known)
-    rows.append((words("liquidity"), _liquidity(plan, known)))
-    money, costs = None, words("costs are not known")
+    rows.append((text("liquidity"), _liquidity(plan, known)))
+    money, costs = None, text("costs are not known")
     if record is not None:
         money = Money(**{f.name: record[f.name] for f in dataclasses.fields(Money) if f.name in record})
         costs = cost_words(money)
     benchmark = None if record is None else record.get("benchmark", BENCHMARK)
     rows += _money_facts(money, benchmark)
     if (said := _backtest(plan, artifacts)) is not None:
-        rows.append((words("backtest"), said))
+        rows.append((text("backtest"), said))
     rows.append(
-        (words("units"), words("money in yuan, returns as per cent of the capital unless a day's account is named"))
+        (text("units"), text("money in yuan, returns as per cent of the capital unless a day's account is named"))
     )
-    version = known.get("versions", {}).get("marina-rules") or words("(version not recorded)")
-    rows.append((words("rules"), _rules(artifacts, version)))
-    rows.append((words("versions of this page"), versions_words(package_versions(_PACKAGES))))
+    version = known.get("versions", {}).get("marina-rules") or text("(version not recorded)")
+    rows.append((text("rules"), _rules(artifacts, version)))
+    rows.append((text("versions of this page"), versions_words(package_versions(_PACKAGES))))
     return Context(
         title=title or run.get("experiment", "qlib_ext"),
         facts=tuple(rows),
@@ -93,11 +93,11 @@ def context_of(
 def _money_facts(money: Money | None, benchmark: str | None) -> list[tuple[Text, Text | str]]:
     """Capital, costs and benchmark of the run's LiquidityRecord; None: it has none."""
     if money is None:
-        return [(words(name), words("not recorded")) for name in ("capital", "costs", "benchmark")]
-    amount = words("{million:,.0f} million yuan, at most {participation:.1%} of a stock's liquidity",
+        return [(text(name), text("not recorded")) for name in ("capital", "costs", "benchmark")]
+    amount = text("{million:,.0f} million yuan, at most {participation:.1%} of a stock's liquidity",
                    million=money.capital / 1e6, participation=money.participation)  # fmt: skip
-    index = words("none, the universe mean alone") if benchmark is None else benchmark
-    return [(words("capital"), amount), (words("costs"), cost_words(money)), (words("benchmark"), index)]
+    index = text("none, the universe mean alone") if benchmark is None else benchmark
+    return [(text("capital"), amount), (text("costs"), cost_words(money)), (text("benchmark"), index)]
 
 
 def _backtest(plan: Task, artifacts: Mapping[str, Any]) -> Text | None:
@@ -107,17 +107,17 @@ def _backtest(plan: Task, artifacts: Mapping[str, Any]) -> Text | None:
     options: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Options)} | plan.exchange
     account, share = plan.backtest.get("account", 1e9), options["participation"]
     own = options["commission"], options["open_cost"], options["close_cost"]
-    cap = words("no cap on a day's share of turnover")
+    cap = text("no cap on a day's share of turnover")
     commission, buy, sell = (None if rate is None else float(rate) for rate in own)
-    return words(
+    return text(
         "account {million:,g} million yuan, dealt at {price}, {cap}; buys pay {buy}, "
         "sells {sell}; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade; benchmark: "
         "{benchmark}",
         million=float(account["cash"] if isinstance(account, Mapping) else account) / 1e6,
         price=" / ".join(dict.fromkeys(prices(options["deal_price"]))),
-        cap=cap if share is None else words("at most {share:.1%} of a stock's turnover a day", share=float(share)),
-        buy=words("{rate:.3%} and transfer fee", rate=commission) if buy is None else f"{buy:.3%}",
-        sell=words("{rate:.3%}, transfer fee and stamp duty", rate=commission) if sell is None else f"{sell:.3%}",
+        cap=cap if share is None else text("at most {share:.1%} of a stock's turnover a day", share=float(share)),
+        buy=text("{rate:.3%} and transfer fee", rate=commission) if buy is None else f"{buy:.3%}",
+        sell=text("{rate:.3%}, transfer fee and stamp duty", rate=commission) if sell is None else f"{sell:.3%}",
         impact=float(options["impact"]),
         power=float(options["impact_exponent"]),
         benchmark=_benchmark(plan.backtest.get("benchmark", BENCHMARK), artifacts.get(_REPORT)),
@@ -127,9 +127,9 @@ def _backtest(plan: Task, artifacts: Mapping[str, Any]) -> Text | None:
 def _benchmark(given: Any, report: pd.DataFrame | None) -> Text | str:
     """Name the backtest's benchmark; runs of before took qlib's index for `null`, and their report shows it."""
     if given is None:
-        return words("none") if report is None or not has_benchmark(report) else BENCHMARK
+        return text("none") if report is None or not has_benchmark(report) else BENCHMARK
     if isinstance(given, pd.Series):
-        return words("a series of its own")
+        return text("a series of its own")
     return given if isinstance(given, str) else ", ".join(map(str, given))
 
 
@@ -142,10 +142,10 @@ def _liquidity(plan: Task, facts: Mapping[str, Any]) -> Text:
         return UNKNOWN
     else:
         profile = options.get("liquidity", "auto")
-        profile = words("auto, its outcome not recorded") if profile == "auto" else profile
+        profile = text("auto, its outcome not recorded") if profile == "auto" else profile
     if profile is None:
-        return words("none")
-    return words("trailing mean turnover in yuan, unit profile {profile}", profile=profile)
+        return text("none")
+    return text("trailing mean turnover in yuan, unit profile {profile}", profile=profile)
 
 
 def provider_folder(uri: Any) -> str:
@@ -156,11 +156,11 @@ def provider_folder(uri: Any) -> str:
 def cost_words(money: Money) -> Text:
     """Say what the net rows charge."""
     if money.buy_rate is not None and money.sell_rate is not None:
-        return words(
+        return text(
             "net: {buy:.3%} of buys and {sell:.3%} of sells; net of impact: also {impact:g} × volatility × "
             "sqrt(share of turnover) a trade", buy=money.buy_rate, sell=money.sell_rate, impact=money.impact,
         )  # fmt: skip
-    return words(
+    return text(
         "net: commission {commission:.3%} each way, transfer fee and stamp duty of the day; net of impact: also "
         "{impact:g} × volatility × sqrt(share of turnover) a trade",
         commission=money.commission,
@@ -171,8 +171,8 @@ def cost_words(money: Money) -> Text:
 def _rules(artifacts: Mapping[str, Any], version: Text | str) -> Text:
     cited = artifacts.get("portfolio_analysis/rules_citations.pkl")
     if cited:
-        return words("marina-rules {version}; {n} records cited below", version=version, n=len(cited))
-    return words("marina-rules {version}", version=version)
+        return text("marina-rules {version}; {n} records cited below", version=version, n=len(cited))
+    return text("marina-rules {version}", version=version)
 
 
 def _model_facts(plan: Task) -> dict[str, str]:
@@ -198,7 +198,7 @@ def _segment_facts(segments: Mapping[str, Any]) -> list[tuple[Text, Text | str]]
         for name, span in segments.items()
         if isinstance(span, list | tuple)
     }
-    return [(words(name), span) for name, span in spans.items()]
+    return [(text(name), span) for name, span in spans.items()]
 
 
 def _horizon(expression: str) -> int | None:
@@ -209,8 +209,9 @@ def _horizon(expression: str) -> int | None:
         return None
 
 
-def _universe(instruments: Any) -> str:
-    return f"{len(instruments)} stocks given by code" if isinstance(instruments, list | tuple) else str(instruments)
+def _universe(instruments: Any) -> Text | str:
+    by_code = isinstance(instruments, list | tuple)
+    return text("{n} stocks given by code", n=len(instruments)) if by_code else str(instruments)
 
 
 def seeds_words(facts: Mapping[str, Any], configured: Any) -> Text:
@@ -220,7 +221,7 @@ def seeds_words(facts: Mapping[str, Any], configured: Any) -> Text:
     seeds = plain(", ".join(dict.fromkeys(map(str, members))))
     if not members:
         return UNKNOWN
-    return seeds if len(members) == len(set(members)) else words("{seeds} ({n} members)", seeds=seeds, n=len(members))
+    return seeds if len(members) == len(set(members)) else text("{seeds} ({n} members)", seeds=seeds, n=len(members))
 
 
 def fact_rows(facts: Mapping[str, Any]) -> list[tuple[Text, Text | str]]:
@@ -230,10 +231,10 @@ def fact_rows(facts: Mapping[str, Any]) -> list[tuple[Text, Text | str]]:
         pairs = zip(facts["devices"], facts["precisions"], strict=True)
         device = plain(", ".join(dict.fromkeys(f"{name} {precision}" for name, precision in pairs)))
     return [
-        (words("stocks"), f"{facts['stocks']:,}" if "stocks" in facts else UNKNOWN),
-        (words("days used"), _days(facts) if "days" in facts else UNKNOWN),
-        (words("device"), device),
-        (words("versions"), versions_words(told) if told else UNKNOWN),
+        (text("stocks"), f"{facts['stocks']:,}" if "stocks" in facts else UNKNOWN),
+        (text("days used"), _days(facts) if "days" in facts else UNKNOWN),
+        (text("device"), device),
+        (text("versions"), versions_words(told) if told else UNKNOWN),
     ]
 
 
@@ -244,8 +245,8 @@ def versions_words(versions: Mapping[str, str]) -> Text:
 
 def _days(facts: Mapping[str, Any]) -> Text:
     parts = [
-        words("{name} {first} – {last} ({n} days)", name=words(name), first=first, last=last, n=count)
+        text("{name} {first} – {last} ({n} days)", name=text(name), first=first, last=last, n=count)
         for name, (first, last, count) in facts["days"].items()
     ]
     days = Text("; ".join(part.en for part in parts), "；".join(part.zh for part in parts))
-    return words("{days}, in {n} folds", days=days, n=facts["folds"]) if facts.get("folds", 1) > 1 else days
+    return text("{days}, in {n} folds", days=days, n=facts["folds"]) if facts.get("folds", 1) > 1 else days

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,6 @@ from qlib_ext.record.judgement import (
     table_row,
 )
 from qlib_ext.record.words import block_rows, listed, selections, shown, volatility_warning
-from qlib_ext.report import draw_fold_map
 from qlib_ext.runs import BENCHMARK, load_if_there, log_finite
 
 logger = get_module_logger("qlib_ext.record")
@@ -212,7 +210,7 @@ class FoldRecord(_MoneyRecord):
 
     For runs of FoldEnsemble (blocks: the members' validation days, with out-of-fold scores) and WalkForwardModel
     (blocks: the test days of each retraining). Artifacts in `fold_analysis/`: `headline_folds.pkl` (see `fold_table`;
-    the column `selected` tells what was chosen on a row's days), `definitions.pkl` and `fold_map.png`, the folds drawn.
+    the column `selected` tells what was chosen on a row's days) and `definitions.pkl`.
 
     Args:
         recorder, model, dataset, benchmark, skip_existing: as for LiquidityRecord.
@@ -240,10 +238,6 @@ class FoldRecord(_MoneyRecord):
         rest["test"] = self._judge(test, self._score(test))
         table = fold_table(folds, rest, selections(members, walked=walked))
         self._log(table, len(members))
-        with TemporaryDirectory() as folder:
-            picture = Path(folder) / "fold_map.png"
-            picture.write_bytes(draw_fold_map(fold_map))
-            self.recorder.save_objects(local_path=str(picture), artifact_path=self.artifact_path)
         return {"headline_folds.pkl": table, "definitions.pkl": DEFINITIONS | TABLE_DEFINITIONS}
 
     def _of_folds(self, name: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +16,7 @@ from qlib_ext.data import label_expression
 from qlib_ext.options import refuse_unknown
 from qlib_ext.record.facts import keep_facts
 from qlib_ext.record.header import context_of, provider_folder
+from qlib_ext.report import artifact_paths, report_html
 from qlib_ext.runs import FACTS, load_if_there
 
 logger = get_module_logger("qlib_ext.report")
@@ -31,6 +34,7 @@ class ReportRecord(ACRecordTemp):
     Args:
         recorder, dataset, model: filled in by qlib.
         title: of the page; None: the experiment's name.
+        sections: below the others, each `{class, module_path, kwargs}` of what makes a `qlib_ext.report.Section`.
         skip_existing: leave the page of an earlier run as it is.
 
     """
@@ -44,14 +48,16 @@ class ReportRecord(ACRecordTemp):
         model: Any = None,
         *,
         title: str | None = None,
+        sections: Sequence[Any] | None = None,
         skip_existing: bool = False,
         **unknown: Any,
     ) -> None:
-        refuse_unknown(type(self), unknown, ("title", "skip_existing"))
+        refuse_unknown(type(self), unknown, ("title", "sections", "skip_existing"))
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if title is not None and (not isinstance(title, str) or not title):
             raise ValueError(f"ReportRecord: title={title!r} must be a text, or null for the experiment's name")
-        self.dataset, self.model, self.title = dataset, model, title
+        self.dataset, self.model, self.title, self.sections = dataset, model, title, list(sections or [])
+        artifact_paths(self.sections)  # an error before anything is trained
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Keep the run's facts, where no record before has; then as qlib does."""
@@ -63,12 +69,12 @@ class ReportRecord(ACRecordTemp):
         return [PAGE]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
-        try:
-            from qlib_ext.report import PATHS, report_html
-        except ImportError as error:
-            logger.warning(f"no {PAGE}: {error}. {need_plotly()}, then `qlib-ext report {self.recorder.id}`")
+        if find_spec("plotly") is None:
+            cure = f"pip install 'qlib_ext[report]', then `qlib-ext report {self.recorder.id}`"
+            logger.warning(f"no {PAGE}: it needs plotly, which is not here. {cure}")
             return {}
-        artifacts = {path: value for path in PATHS if (value := load_if_there(self.recorder, path)) is not None}
+        paths = artifact_paths(self.sections)
+        artifacts = {path: value for path in paths if (value := load_if_there(self.recorder, path)) is not None}
         task = load_if_there(self.recorder, "task") or {}
         run = {"run": str(self.recorder.id), "started": str(self.recorder.start_time or "")[:19]}
         experiment = str(getattr(self.recorder, "experiment_name", None) or _experiment_name(self.recorder))
@@ -78,16 +84,11 @@ class ReportRecord(ACRecordTemp):
         made = context_of(task, artifacts, run, provider=provider_folder(C["provider_uri"]), **told)
         with TemporaryDirectory() as folder:
             page = Path(folder) / PAGE
-            page.write_text(report_html(artifacts, made), encoding="utf-8")
+            page.write_text(report_html(artifacts, made, sections=self.sections), encoding="utf-8")
             size = page.stat().st_size
             self.recorder.save_objects(local_path=str(page), artifact_path=None)
         logger.info(f"report ({size / 1e6:.1f} MB): {Path(self.recorder.get_local_dir()) / 'artifacts' / PAGE}")
         return {}
-
-
-def need_plotly() -> str:
-    """Say how to get what draws the page."""
-    return "Install plotly: pip install 'qlib_ext[report]'"
 
 
 def _experiment_name(recorder: Any) -> str:

@@ -1,33 +1,29 @@
 """One self-contained HTML page of a run, or of several compared."""
 
-from qlib_ext.report.compare import compare_html, headlines
-from qlib_ext.report.fold_map import COLOURS, draw_fold_map
-from qlib_ext.report.holdings import packed_holdings
-from qlib_ext.report.page import Chart, Text, cell, embedded, kind_of, note, plain, said, words
-from qlib_ext.report.report import PATHS, report_html, sections
-from qlib_ext.report.score import Artifacts, Context, series_words
-from qlib_ext.report.trades import SETTLED
+from qlib_ext.report.compare import compare_html, compared_context, differing_facts, headlines
+from qlib_ext.report.figures import FigureBuilder
+from qlib_ext.report.page import Chart, Content, Context, Section, columns_of, table
+from qlib_ext.report.report import SECTIONS, artifact_paths, report_html
+from qlib_ext.report.texts import Text, join, plain, text, title
 
 __all__ = [
-    "Artifacts",
-    "COLOURS",
     "Chart",
+    "Content",
     "Context",
-    "PATHS",
-    "SETTLED",
+    "FigureBuilder",
+    "SECTIONS",
+    "Section",
     "Text",
-    "cell",
+    "artifact_paths",
+    "columns_of",
     "compare_html",
-    "draw_fold_map",
-    "embedded",
+    "compared_context",
+    "differing_facts",
     "headlines",
-    "kind_of",
-    "note",
-    "packed_holdings",
+    "join",
     "plain",
     "report_html",
-    "said",
-    "sections",
-    "series_words",
-    "words",
+    "table",
+    "text",
+    "title",
 ]

@@ -1,149 +1,235 @@
-"""The page of `qlib-ext compare`: differences, the same table and the same curves for several runs. Needs plotly."""
+"""The page of several runs: what differs in them, the same numbers with their differences, the same curves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from qlib_ext.evaluate import COMPARE_DEFINITIONS, QUALITY, SERIES, Comparison, headline_table
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
 from qlib_ext.report import figures
-from qlib_ext.report.page import Chart, Column, Section, Text, columns_of, label, note, page, table, words
-from qlib_ext.report.report import facts
-from qlib_ext.report.score import Context, series_words
+from qlib_ext.report.page import (
+    Chart,
+    Column,
+    Content,
+    Context,
+    Section,
+    columns_of,
+    fill,
+    meanings_of,
+    page,
+    part,
+    table,
+)
+from qlib_ext.report.texts import Text, join, plain, series_title, text, title
 
 _KINDS = {"mean": "percent", "annual_return": "percent", "sharpe": "ratio"}
+_MODELS = ("run", "model", "loss", "target", "weights by", "seeds")  # facts in which compared models differ
+_SHARED = (  # what should be the same where a comparison is one of models
+    *("data", "universe", "features", "label", "train", "valid", "test", "liquidity", "capital", "costs", "versions"),
+)
 
 
-def compare_html(found: Comparison, context: Context) -> str:
-    """Write the page.
+def compare_html(comparison: Comparison, context: Context) -> str:
+    """Write the page of several runs.
 
     Args:
-        found: of `compare.compare`.
-        context: title, facts of the runs, universe and costs; the same for all of them.
+        comparison: of `evaluate.compare`.
+        context: title, facts of the runs, universe and costs; the same for all of them (see `compared_context`).
+
+    >>> import numpy as np, pandas as pd
+    >>> from qlib_ext.evaluate import compare
+    >>> days = pd.bdate_range("2022-01-04", periods=60)
+    >>> runs = {seed: pd.DataFrame({"rank_ic": np.random.default_rng(seed).normal(size=60)}, days) for seed in (0, 1)}
+    >>> html = compare_html(compare({"mse": runs[0], "liq": runs[1]}, draws=100), Context("mse / liq"))
+    >>> "liq less mse" in html
+    True
 
     """
-    made = [
-        _differences(found, context),
-        _headlines(found, context),
-        _curves(found, context),
-        _correlation(found, context),
-    ]
-    return page(
-        context.title, words("Several runs on the same days"), facts(context.facts), [s for s in made if s is not None]
+    sections = (
+        Section("differences", text("Differences, day by day"), (), lambda _, c: _differences(comparison, c)),
+        Section("headlines", text("The same table for all"), (), lambda _, c: _headlines(comparison, c)),
+        Section("curves", text("The same curves for all"), (), lambda _, c: _curves(comparison, c)),
+        Section("rank-ic-section", title("rank_ic"), (), lambda _, c: _correlation(comparison, c)),
     )
+    filled = fill(sections, {}, context)
+    return page(context.title, text("Several runs on the same days"), context.facts, filled)
 
 
-def number_words(key: str) -> Text:
-    """Say in words what a number of `compare.numbers` is, such as capped_buyable_net.annual_return."""
+def number_title(key: str) -> Text:
+    """Title of a number of `evaluate.compare`, such as capped_buyable_net.annual_return."""
     column, _, number = key.partition(".")
-    what = label(column) if column in QUALITY else series_words(column)
-    kind = words("mean a day") if number == "mean" else label(number)
-    return Text(f"{what.en}: {kind.en}", f"{what.zh}：{kind.zh}")
+    return join([series_title(column), text("mean a day") if number == "mean" else title(number)], ": ")
 
 
-def _kind(key: str) -> str:
-    column, _, number = key.partition(".")
-    return "number" if column in QUALITY else _KINDS[number]
-
-
-def headlines(found: Comparison) -> pd.DataFrame:
+def headlines(comparison: Comparison) -> pd.DataFrame:
     """Make the deck's table of every run on the common days; index (run, series)."""
-    parts = {}
-    for run, frame in found.daily.items():
+    tables = {}
+    for run, frame in comparison.daily.items():
         returns = {name: frame[name] for name in SERIES if name in frame}
         if returns:
-            parts[run] = headline_table(returns, ic=frame["ic"].to_numpy() if "ic" in frame else None)
-    return pd.concat(parts, names=["run", "series"]) if parts else pd.DataFrame()
+            tables[run] = headline_table(returns, ic=frame["ic"].to_numpy() if "ic" in frame else None)
+    return pd.concat(tables, names=["run", "series"]) if tables else pd.DataFrame()
 
 
-def _differences(found: Comparison, context: Context) -> Section:
-    parts: list[str | Chart] = []
-    days = next(iter(found.daily.values())).index
-    for run, lines in found.table.groupby(level="run", sort=False):
-        title = words("{run} less {against}", run=run, against=found.against)
-        parts.append(f"<h3>{title.html()}</h3>")
-        lines = lines.droplevel("run")
-        columns = [
-            Column(key, label(key), "", note(key, COMPARE_DEFINITIONS[key], "compare")) for key in COMPARE_DEFINITIONS
-        ]
-        parts.append(_mixed(lines, columns, key=f"difference-{run}"))
-    how = words(
+def _days(comparison: Comparison) -> pd.Index:
+    return next(iter(comparison.daily.values())).index
+
+
+def _differences(comparison: Comparison, context: Context) -> Content:
+    parts: list[Any] = []
+    for run, lines in comparison.table.groupby(level="run", sort=False):
+        parts.append(part("heading", text("{run} less {against}", run=run, against=comparison.against)))
+        parts += _by_kind(lines.droplevel("run"), f"difference-{run}")
+    how = text(
         "circular block bootstrap of the days: {draws} draws of blocks of {block} days, seed {seed}; the days of all "
-        "runs are drawn together", draws=found.draws, block=found.block, seed=found.seed,
+        "runs are drawn together", draws=comparison.draws, block=comparison.block, seed=comparison.seed,
     )  # fmt: skip
-    parts.append(f'<p class="scope">{how.html()}</p>')
-    for name, count in found.seeds.items():
-        if count > 1:
-            pooled = words("{run}: daily mean over {n} runs, drawn anew in each draw", run=name, n=count)
-            parts.append(f'<p class="scope">{pooled.html()}</p>')
-    if len(found.left_out):
-        left = words("{n} days that not all runs have", n=len(found.left_out))
-        parts.append(f'<p class="scope">{words("days left out").html()}: {left.html()}</p>')
-    return Section("differences", words("Differences, day by day"), context.scope(days, context.costs), tuple(parts))
+    remarks = [how] + [
+        text("{run}: daily mean over {n} runs, drawn anew in each draw", run=name, n=count)
+        for name, count in comparison.seeds.items()
+        if count > 1
+    ]
+    if len(comparison.left_out):
+        left_out = text("{n} days that not all runs have", n=len(comparison.left_out))
+        remarks.append(text("{run}: {value}", run=text("days left out"), value=left_out))
+    parts += [part("remark", remark) for remark in remarks]
+    return context.scope(_days(comparison), context.costs), parts
 
 
-def _mixed(lines: pd.DataFrame, columns: list[Column], *, key: str) -> str:
-    """Write a table whose rows have units of their own, each row by its number's kind."""
-    shared = {"share_below_zero": "percent"}
-    blocks: list[str] = []
-    for kind in ("number", "percent", "ratio"):
-        part = lines[[_kind(str(name)) == kind for name in lines.index]]
-        if len(part):
-            made = [
-                Column(c.key, c.title, shared.get(str(c.key), kind), c.meaning if not blocks else None) for c in columns
+def _by_kind(lines: pd.DataFrame, key: str) -> list[Any]:
+    """Write rows that have units of their own: a table a unit, the first with what the columns mean."""
+    units = {
+        name: "number" if name.partition(".")[0] in QUALITY else _KINDS[name.partition(".")[2]] for name in lines.index
+    }
+    tables: list[Any] = []
+    for unit in ("number", "percent", "ratio"):
+        rows = lines[[units[name] == unit for name in lines.index]]
+        if len(rows):
+            meanings = {} if tables else meanings_of(COMPARE_DEFINITIONS, "compare")
+            columns = [
+                Column(name, title(name), "percent" if name == "share_below_zero" else unit, meanings.get(name))
+                for name in COMPARE_DEFINITIONS
             ]
-            blocks.append(table(part, made, key=f"{key}-{kind}", rows=[number_words(str(name)) for name in part.index]))
-    return "".join(blocks)
+            tables.append(table(rows, columns, key=f"{key}-{unit}", rows=[number_title(name) for name in rows.index]))
+    return tables
 
 
-def _headlines(found: Comparison, context: Context) -> Section | None:
-    frame = headlines(found)
+def _of_run(run: str, series: str) -> Text:
+    return join([run, series_title(series)], ": ")
+
+
+def _headlines(comparison: Comparison, context: Context) -> Content | None:
+    frame = headlines(comparison)
     if frame.empty:
         return None
-    rows = [
-        Text(f"{run}: {text.en}", f"{run}：{text.zh}")
-        for run, text in ((run, series_words(str(s))) for run, s in frame.index)
-    ]
+    rows = [_of_run(run, series) for run, series in frame.index]
     flat = frame.set_axis([f"{run} {series}" for run, series in frame.index])
-    days = next(iter(found.daily.values())).index
-    listed = table(flat, columns_of(flat, HEADLINE), key="headlines", rows=rows)
-    return Section("headlines", words("The same table for all"), context.scope(days, context.costs), (listed,))
+    listed = table(flat, columns_of(flat, meanings_of(HEADLINE)), key="headlines", rows=rows)
+    return context.scope(_days(comparison), context.costs), [listed]
 
 
-def _curves(found: Comparison, context: Context) -> Section | None:
+def _curves(comparison: Comparison, context: Context) -> Content | None:
+    tints = dict(zip(comparison.daily, figures.colours(len(comparison.daily)), strict=True))
     returns: dict[str, pd.Series] = {}
     names: dict[str, Text] = {}
-    for series in SERIES:
-        for run, frame in found.daily.items():
+    styles: dict[str, tuple[str, str]] = {}
+    for series, dash in zip(SERIES, figures.DASHES, strict=False):
+        for run, frame in comparison.daily.items():
             if series in frame:
-                key, text = f"{run} {series}", series_words(series)
-                returns[key], names[key] = frame[series], Text(f"{run}: {text.en}", f"{run}：{text.zh}")
+                key = f"{run} {series}"
+                returns[key], names[key], styles[key] = frame[series], _of_run(run, series), (tints[run], dash)
     if not returns:
         return None
     shown = [key for key in returns if key.endswith(("capped_buyable_gross", "capped_buyable_net"))]
-    tints = dict(zip(found.daily, figures.colours(len(found.daily)), strict=True))
-    styles = {
-        f"{run} {series}": (tints[run], dash)
-        for run in found.daily
-        for series, dash in zip(SERIES, figures.DASHES, strict=False)
-    }
-    days = next(iter(found.daily.values())).index
-    chart = Chart("curves", figures.curves(returns, names, shown, styles), words("A colour a run, a dash a series."))
-    return Section("curves", words("The same curves for all"), context.scope(days, context.costs), (chart,))
+    chart = Chart("curves", figures.curves(returns, names, shown, styles), text("A colour a run, a dash a series."))
+    return context.scope(_days(comparison), context.costs), [chart]
 
 
-def _correlation(found: Comparison, context: Context) -> Section | None:
-    days = next(iter(found.daily.values())).index
-    known: Mapping[str, pd.DataFrame] = {run: frame for run, frame in found.daily.items() if "rank_ic" in frame}
-    if not known:
-        return None
+def _correlation(comparison: Comparison, context: Context) -> Content | None:
     means = {
-        run: frame["rank_ic"].rolling(figures.SMOOTH, min_periods=figures.SMOOTH // 2).mean()
-        for run, frame in known.items()
+        run: figures.running_mean(frame["rank_ic"]) for run, frame in comparison.daily.items() if "rank_ic" in frame
     }
-    caption = words("{name}, mean of {days} days", name=label("rank_ic"), days=figures.SMOOTH)
-    axis = words("{name}, mean of {days} days (1)", name=label("rank_ic"), days=figures.SMOOTH)
-    chart = Chart("rank-ic", figures.lines(means, axis), caption)
-    return Section("rank-ic-section", label("rank_ic"), context.scope(days, words("no costs")), (chart,))
+    if not means:
+        return None
+    values = {"name": title("rank_ic"), "days": figures.SMOOTH}
+    figure = figures.lines(means, text("{name}, mean of {days} days (1)", **values))
+    chart = Chart("rank-ic", figure, text("{name}, mean of {days} days", **values))
+    return context.scope(_days(comparison), text("no costs")), [chart]
+
+
+# --- what the runs have in common
+
+
+def compared_context(contexts: Mapping[str, Sequence[Context]], against: str) -> Context:
+    """Give the context of a comparison.
+
+    Args:
+        contexts: of the runs under each name.
+        against: name of those that the others are compared with.
+
+    Returns:
+        That of the first run of `against`, with facts of all runs, their differences, and every universe and costs.
+
+    """
+    facts: list[tuple[Text, Text | str]] = []
+    for name, runs in contexts.items():
+        count = [text("mean over {n} runs", n=len(runs))] if len(runs) > 1 else []
+        values = {key: _values(runs, key) for key in (*_MODELS, *_SHARED)}
+        told = [
+            text("{name} {value}", name=text(key), value=join(different, " | "))
+            for key, different in values.items()
+            if different != [plain("?")]
+        ]
+        facts.append((plain(name), join([*count, *told])))
+    facts += [(text("note"), line) for line in differing_facts(contexts)]
+    first = contexts[against][0]
+    facts += [(name, value) for name, value in first.facts if name.en == "versions of this page"]
+    return dataclasses.replace(
+        first,
+        title=" / ".join(contexts),
+        facts=tuple(facts),
+        universe=_common({name: [plain(run.universe) for run in runs] for name, runs in contexts.items()}),
+        costs=_common({name: [run.costs for run in runs] for name, runs in contexts.items()}),
+    )
+
+
+def differing_facts(contexts: Mapping[str, Sequence[Context]]) -> list[Text]:
+    """Name the facts in which the runs differ and that make a comparison one of more than the models."""
+    lines = []
+    for name in _SHARED:
+        values = {run: _values(of, name) for run, of in contexts.items()}
+        if len({value for different in values.values() for value in different}) > 1:
+            lines.append(text("the runs differ in {name}: {values}", name=text(name), values=_listed(values)))
+    counts = {run: [plain(len(of))] for run, of in contexts.items()}
+    if len({len(of) for of in contexts.values()}) > 1:
+        lines.append(text("the names differ in the number of runs; a mean over more of them swings less: {values}",
+                          values=_listed(counts)))  # fmt: skip
+    for run, of in contexts.items():
+        seeds = _values(of, "seeds")
+        if len(seeds) < len(of):
+            lines.append(text("{run} stands for {n} runs, of which some have the same seed: {values}",
+                              run=run, n=len(of), values=join(seeds, " | ")))  # fmt: skip
+    return lines
+
+
+def _values(contexts: Sequence[Context], name: str) -> list[Text]:
+    """Different values of a fact in some runs, each once; ? where a run does not tell it."""
+    told = (next((value for key, value in context.facts if key.en == name), "?") for context in contexts)
+    return list(dict.fromkeys(map(plain, told)))
+
+
+def _listed(values: Mapping[str, Sequence[Text]]) -> Text:
+    """List values by run, each of them once."""
+    return join(
+        [text("{run}: {value}", run=run, value=join(dict.fromkeys(of), " | ")) for run, of in values.items()], "; "
+    )
+
+
+def _common(values: Mapping[str, Sequence[Text]]) -> Text:
+    """Give what all runs have in common, or a list of it by run."""
+    every = {value for of in values.values() for value in of}
+    return every.pop() if len(every) == 1 else _listed(values)

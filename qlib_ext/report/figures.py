@@ -1,7 +1,7 @@
 """Frames become plotly figures. Every function takes a frame and returns a figure; nothing is computed elsewhere.
 
 Axes carry their unit; texts are English and their translations lie in `layout.meta["zh"]`. Returns are fractions.
-Private to `report`; needs plotly >= 6.
+Needs plotly >= 6 when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -9,98 +9,106 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from colorsys import hls_to_rgb
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import plotly.graph_objects as go
 
 from qlib_ext.evaluate import newey_west
-from qlib_ext.report.page import Text, label, plain, words
+from qlib_ext.report.texts import Text, plain, text, title
 from qlib_ext.splits import PARTS
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY, TEAL, BROWN = PALETTE = (
     "#3b82c4", "#e08a1e", "#2a9d6f", "#d1495b", "#8d6bc7", "#8a8f98", "#2aa3b8", "#a9744f",
 )  # fmt: skip
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 PART_COLOURS = {"train": BLUE, "gap": GREY, "valid": RED, "test": GREEN}
+CAPACITY_RETURNS = ("gross", "net", "net_impact", "gross_excess", "net_excess", "net_impact_excess")
 SMOOTH = 20  # days of the running means
+_DAYS = {"tickformat": "%Y-%m-%d", "nticks": 7}
 
 
-class Sketch:
-    """A figure in the making: one or two panels over a shared x axis, and the translations of its texts."""
+class FigureBuilder:
+    """A figure in the making: one or two panels over a shared x axis, and the translations of its texts.
+
+    >>> builder = FigureBuilder(Text("day", "日期"), Text("turnover (%)", "换手（%）"))
+    >>> builder.line(Text("bought", "买入"), ["2022-01-04", "2022-01-05"], [0.1, 0.2], BLUE)
+    >>> builder.percent("yaxis").finish().layout.meta["zh"]["bought"]
+    '买入'
+    """
 
     def __init__(self, x: Text, y: Text, *, y2: Text | None = None, height: int = 360, share: float = 0.34) -> None:
+        import plotly.graph_objects as go
+
         self.zh: dict[str, str] = {}
         self.figure = go.Figure(layout={"template": go.layout.Template(), "height": height})
-        lower = x if y2 is not None else None
         self.figure.update_layout(
             margin={"l": 64, "r": 16, "t": 12, "b": 44},
             legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
             hovermode="x unified",
-            xaxis={"title": {"text": self.say(x)}, "automargin": True},
-            yaxis={"title": {"text": self.say(y)}, "automargin": True},
+            xaxis=self._axis(x),
+            yaxis=self._axis(y),
         )
-        if lower is not None and y2 is not None:
+        if y2 is not None:
             self.figure.update_layout(
                 xaxis={"anchor": "y2"},
                 yaxis={"domain": [share + 0.05, 1.0]},
-                yaxis2={"domain": [0.0, share], "title": {"text": self.say(y2)}, "automargin": True},
+                yaxis2={"domain": [0.0, share]} | self._axis(y2),
             )
 
-    def say(self, text: Text) -> str:
+    def _axis(self, name: Text) -> dict[str, Any]:
+        return {"title": {"text": self.english(name)}, "automargin": True}
+
+    def english(self, wording: Text) -> str:
         """English of a text, its translation kept."""
-        if text.en != text.zh:
-            self.zh[text.en] = text.zh
-        return text.en
+        if wording.en != wording.zh:
+            self.zh[wording.en] = wording.zh
+        return wording.en
 
     def line(
         self, name: Text, x: Any, y: Any, colour: str, *, low: bool = False, hidden: bool = False, **style: Any
     ) -> None:
         """Add a line to the upper (or lower) panel; `hidden`: shown after a click in the legend."""
-        self.figure.add_trace(
-            go.Scatter(
-                name=self.say(name),
-                x=_axis(x),
-                y=_numbers(y),
-                mode=style.pop("mode", "lines"),
-                line={"color": colour, "width": style.pop("width", 2), "dash": style.pop("dash", "solid")},
-                yaxis="y2" if low else "y",
-                visible="legendonly" if hidden else True,
-                **style,
-            )
+        look = {"color": colour, "width": style.pop("width", 2), "dash": style.pop("dash", "solid")}
+        self.figure.add_scatter(
+            name=self.english(name),
+            x=_axis(x),
+            y=_numbers(y),
+            line=look,
+            yaxis="y2" if low else "y",
+            visible="legendonly" if hidden else True,
+            **({"mode": "lines"} | style),
         )
 
-    def bars(
-        self, name: Text, x: Any, y: Any, colour: str, *, low: bool = False, error: Any = None, **style: Any
-    ) -> None:
+    def bars(self, name: Text, x: Any, y: Any, colour: str, *, error: Any = None, **style: Any) -> None:
         """Add bars; `error`: half the length of their error bars."""
-        bars = go.Bar(name=self.say(name), x=_axis(x), y=_numbers(y), yaxis="y2" if low else "y", **style)
-        bars.update(marker={"color": colour})
         if error is not None:
-            bars.update(error_y={"type": "data", "array": _numbers(error), "thickness": 1, "width": 2})
-        self.figure.add_trace(bars)
+            style["error_y"] = {"type": "data", "array": _numbers(error), "thickness": 1, "width": 2}
+        self.figure.add_bar(
+            name=self.english(name), x=_axis(x), y=_numbers(y), yaxis="y", marker={"color": colour}, **style
+        )
 
-    def dates(self) -> Sketch:
+    def dates(self) -> FigureBuilder:
         """Write the x axis as dates, with buttons for the usual spans."""
         steps = [{"count": n, "step": "month", "stepmode": "backward", "label": f"{n}M"} for n in (1, 3, 6)]
         steps.append({"step": "all", "label": "⟷"})
         self.zh |= {f"{n}M": f"{n}个月" for n in (1, 3, 6)}
-        self.figure.update_xaxes(type="date", tickformat="%Y-%m-%d", hoverformat="%Y-%m-%d", nticks=7)
-        self.figure.update_xaxes(
-            rangeselector={"buttons": steps, "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
-        )
+        buttons = {"buttons": steps, "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
+        self.figure.update_xaxes(type="date", hoverformat="%Y-%m-%d", rangeselector=buttons, **_DAYS)
         self.figure.update_layout(margin={"t": 34})
         return self
 
-    def percent(self, *axes: str, digits: int = 0) -> Sketch:
+    def percent(self, *axes: str, digits: int = 0) -> FigureBuilder:
         """Write y axes as per cent."""
-        for axis in axes or ("yaxis",):
+        for axis in axes:
             self.figure.update_layout({axis: {"tickformat": f".{digits}%", "hoverformat": ".2%"}})
         return self
 
-    def done(self, **layout: Any) -> go.Figure:
+    def finish(self, **layout: Any) -> go.Figure:
         """Give the figure, its translations inside."""
         self.figure.update_layout(meta={"zh": self.zh}, **layout)
         return self.figure
@@ -109,8 +117,10 @@ class Sketch:
 def curves(
     returns: Mapping[str, pd.Series],
     names: Mapping[str, Text],
-    shown: Sequence[str],
+    shown: Sequence[str | None],
     styles: Mapping[str, tuple[str, str]] | None = None,
+    *,
+    day: Text | None = None,
 ) -> go.Figure:
     """Cumulative compounded return of daily returns, and below it the fall from the highest point so far.
 
@@ -119,61 +129,57 @@ def curves(
         names: titles by key.
         shown: keys whose lines are visible at first.
         styles: (colour, dash) by key; None: by place.
+        day: title of the x axis; None: the day of the signal.
 
     """
-    sketch = Sketch(words("day of the signal"), words("cumulative return (%)"), y2=words("drawdown (%)"), height=520)
+    x = day or text("day of the signal")
+    builder = FigureBuilder(x, text("cumulative return (%)"), y2=text("drawdown (%)"), height=520)
     for place, (key, series) in enumerate(returns.items()):
         (colour, dash), hidden = style(place) if styles is None else styles[key], key not in shown
         curve = (1.0 + series.fillna(0.0)).cumprod()
-        top = np.maximum(curve.cummax(), 1.0)
-        sketch.line(names[key], curve.index, curve - 1.0, colour, hidden=hidden, legendgroup=key, dash=dash)
-        sketch.line(
-            words("{name}: drawdown", name=names[key]),
-            curve.index,
-            curve / top - 1.0,
-            colour,
-            low=True,
-            hidden=hidden,
-            width=1,
-            legendgroup=key,
-            showlegend=False,
-            dash=dash,
-        )
-    return sketch.dates().percent("yaxis", "yaxis2").done()
+        drawdown = curve / np.maximum(curve.cummax(), 1.0) - 1.0
+        fall = text("{name}: drawdown", name=names[key])
+        look: dict[str, Any] = {"hidden": hidden, "legendgroup": key, "dash": dash}
+        builder.line(names[key], curve.index, curve - 1.0, colour, **look)
+        builder.line(fall, curve.index, drawdown, colour, low=True, width=1, showlegend=False, **look)
+    return builder.dates().percent("yaxis", "yaxis2").finish()
 
 
 def daily_correlation(daily: pd.DataFrame) -> go.Figure:
     """IC and RankIC of each day, and their running means over `SMOOTH` days."""
-    sketch = Sketch(words("day of the signal"), words("correlation (1)"))
+    builder = FigureBuilder(text("day of the signal"), text("correlation (1)"))
     for key, colour in (("ic", BLUE), ("rank_ic", ORANGE)):
-        name = label(key)
-        mean = words("{name}, mean of {days} days", name=name, days=SMOOTH)
-        sketch.line(name, daily.index, daily[key], colour, mode="markers", opacity=0.45, marker={"size": 4})
-        sketch.line(mean, daily.index, daily[key].rolling(SMOOTH, min_periods=SMOOTH // 2).mean(), colour)
-    return sketch.dates().done()
+        mean = text("{name}, mean of {days} days", name=title(key), days=SMOOTH)
+        builder.line(title(key), daily.index, daily[key], colour, mode="markers", opacity=0.45, marker={"size": 4})
+        builder.line(mean, daily.index, running_mean(daily[key]), colour)
+    return builder.dates().finish()
+
+
+def running_mean(series: pd.Series) -> pd.Series:
+    """Mean over the last `SMOOTH` days, of at least half of them."""
+    return series.rolling(SMOOTH, min_periods=SMOOTH // 2).mean()
 
 
 def monthly_correlation(daily: pd.DataFrame) -> go.Figure:
     """Mean IC and RankIC of each month, with std / sqrt(days) as error bars."""
-    sketch = Sketch(words("month"), words("mean correlation (1)"), height=320)
+    builder = FigureBuilder(text("month"), text("mean correlation (1)"), height=320)
     months = daily[["ic", "rank_ic"]].groupby(pd.DatetimeIndex(daily.index).strftime("%Y-%m").to_numpy())
     mean, error = months.mean(), months.std() / months.count() ** 0.5
     for key, colour in (("ic", BLUE), ("rank_ic", ORANGE)):
-        sketch.bars(label(key), mean.index, mean[key], colour, error=error[key])
-    return sketch.done(xaxis={"type": "category"})
+        builder.bars(title(key), mean.index, mean[key], colour, error=error[key])
+    return builder.finish(xaxis={"type": "category"})
 
 
 def quantile_means(quantiles: pd.DataFrame, horizon: int = 1) -> go.Figure:
     """Mean label by quantile of the score, with Newey-West errors; 0.0001 = 1 basis point."""
-    unit = words("mean label a day (basis points)")
+    unit = text("mean label a day (basis points)")
     if horizon > 1:
-        unit = words("mean label over {n} days (basis points)", n=horizon)
-    sketch = Sketch(words("quantile of the score, 1 = lowest"), unit, height=320)
-    found = np.array([newey_west(quantiles[name], horizon=horizon)[:2] for name in quantiles.columns])
-    mean, error = 1e4 * found.T
-    names = [str(name) for name in quantiles.columns]
-    sketch.bars(words("mean label"), names, mean, BLUE, error=error, showlegend=False)
-    return sketch.done(xaxis={"type": "category"})
+        unit = text("mean label over {n} days (basis points)", n=horizon)
+    builder = FigureBuilder(text("quantile of the score, 1 = lowest"), unit, height=320)
+    pairs = np.array([newey_west(quantiles[name], horizon=horizon)[:2] for name in quantiles.columns])
+    mean, error = 1e4 * pairs.T
+    builder.bars(text("mean label"), map(str, quantiles.columns), mean, BLUE, error=error, showlegend=False)
+    return builder.finish(xaxis={"type": "category"})
 
 
 def quantile_curves(quantiles: pd.DataFrame, horizon: int = 1) -> go.Figure:
@@ -181,14 +187,13 @@ def quantile_curves(quantiles: pd.DataFrame, horizon: int = 1) -> go.Figure:
 
     Labels of several days (`horizon`) overlap, and each is divided by their number.
     """
-    sketch = Sketch(words("day of the signal"), words("summed label less the mean of all (%)"))
+    builder = FigureBuilder(text("day of the signal"), text("summed label less the mean of all (%)"))
     gap = quantiles.sub(quantiles.mean(axis=1), axis=0).fillna(0.0).cumsum() / horizon
     last = len(gap.columns) - 1
     for place, name in enumerate(gap.columns):
-        colour = _between(RED, GREEN, place / max(last, 1))
-        edge = place in (0, last)
-        sketch.line(words("quantile {name}", name=name), gap.index, gap[name], colour, width=2.5 if edge else 1)
-    return sketch.dates().percent().done()
+        colour, width = _between(RED, GREEN, place / max(last, 1)), 2.5 if place in (0, last) else 1
+        builder.line(text("quantile {name}", name=name), gap.index, gap[name], colour, width=width)
+    return builder.dates().percent("yaxis").finish()
 
 
 def learning(member_curves: pd.DataFrame, metric: str) -> go.Figure:
@@ -196,38 +201,29 @@ def learning(member_curves: pd.DataFrame, metric: str) -> go.Figure:
 
     A colour and a dash a member: 48 of them differ.
     """
-    unit, percent = metric_words(metric)
-    sketch = Sketch(words("epoch"), words("loss (1)"), y2=unit, height=460, share=0.45)
+    unit, percent = metric_title(metric)
+    builder = FigureBuilder(text("epoch"), text("loss (1)"), y2=unit, height=460, share=0.45)
     for place, ((fold, seed), rows) in enumerate(member_curves.groupby(["fold", "seed"], sort=True)):
-        (colour, dash), group = style(place), f"{fold}-{seed}"
-        for key, width, kind in (("train_loss", 0.8, words("training")), ("valid_loss", 2.4, words("validation"))):
-            name = words("fold {fold}, seed {seed}: ", fold=fold, seed=seed)
-            name = Text(name.en + kind.en, name.zh + kind.zh)
-            sketch.line(name, rows["epoch"], rows[key], colour, dash=dash, width=width, legendgroup=group)
-        sketch.line(
-            unit, rows["epoch"], rows[metric], colour, low=True, dash=dash, legendgroup=group,
-            showlegend=False,
-        )  # fmt: skip
+        colour, dash = style(place)
+        look: dict[str, Any] = {"dash": dash, "legendgroup": f"{fold}-{seed}"}
+        for key, width, kind in (("train_loss", 0.8, text("training")), ("valid_loss", 2.4, text("validation"))):
+            name = text("fold {fold}, seed {seed}: {kind}", fold=fold, seed=seed, kind=kind)
+            builder.line(name, rows["epoch"], rows[key], colour, width=width, **look)
+        below = {"low": True, "showlegend": False} | look
+        builder.line(unit, rows["epoch"], rows[metric], colour, **below)
         best = rows.iloc[int(np.nanargmax(rows[metric]))] if rows[metric].notna().any() else rows.iloc[-1]
-        mark = {"symbol": "star", "size": 11, "color": colour}
-        sketch.line(
-            words("chosen"), [best["epoch"]], [best[metric]], colour, low=True, mode="markers", marker=mark,
-            legendgroup=group, showlegend=False,
-        )  # fmt: skip
+        star = {"mode": "markers", "marker": {"symbol": "star", "size": 11, "color": colour}}
+        builder.line(text("chosen"), [best["epoch"]], [best[metric]], colour, **below | star | {"dash": "solid"})
     if percent:
-        sketch.percent("yaxis2", digits=2)
-    return sketch.done(hovermode="closest", xaxis={"dtick": max(1, int(member_curves["epoch"].max() // 12))})
+        builder.percent("yaxis2", digits=2)
+    return builder.finish(hovermode="closest", xaxis={"dtick": max(1, int(member_curves["epoch"].max() // 12))})
 
 
-def metric_words(metric: str) -> tuple[Text, bool]:
+def metric_title(metric: str) -> tuple[Text, bool]:
     """Axis title of an evaluator's metric, and whether it is a fraction that is written as per cent."""
-    kind, _, rest = metric.partition("_")
-    what, _, basis = rest.partition("_")
-    money = kind in ("capped", "topn") and what in ("return", "excess")
-    parts = [label(f"daily_{what}"), label(kind), *([label(basis)] if basis else [])] if money else [label(metric)]
-    template = "{name}, on validation days (%)" if money else "{name}, on validation days (1)"
-    name = Text(", ".join(part.en for part in parts), "，".join(part.zh for part in parts))
-    return words(template, name=name), money
+    percent = metric.startswith(("capped_return", "capped_excess", "topn_return", "topn_excess"))
+    template = "{name}, on validation days (%)" if percent else "{name}, on validation days (1)"
+    return text(template, name=title(metric)), percent
 
 
 def two_lines(
@@ -235,114 +231,113 @@ def two_lines(
     upper: Mapping[str, Text],
     lower: Mapping[str, Text],
     axes: tuple[Text, Text],
-    percent: str = "yaxis2",
+    percent: Mapping[str, int],
 ) -> go.Figure:
-    """Columns of a frame by day on an upper and a lower panel; `percent`: the axes that are fractions."""
-    sketch = Sketch(words("day"), axes[0], y2=axes[1], height=420, share=0.42)
+    """Columns of a frame by day on an upper and a lower panel; `percent`: digits of the axes that are fractions."""
+    builder = FigureBuilder(text("day"), axes[0], y2=axes[1], height=420, share=0.42)
     for place, (key, name) in enumerate([*upper.items(), *lower.items()]):
-        sketch.line(name, frame.index, frame[key], PALETTE[place], low=key in lower)
-    return sketch.dates().percent(*percent.split()).done()
+        builder.line(name, frame.index, frame[key], PALETTE[place], low=key in lower)
+    for axis, digits in percent.items():
+        builder.percent(axis, digits=digits)
+    return builder.dates().finish()
 
 
-def stacked(months: pd.DataFrame, names: Mapping[Any, Text], unit: Text) -> go.Figure:
+def stacked(months: pd.DataFrame, unit: Text) -> go.Figure:
     """Columns of a frame, indexed by month, stacked as bars."""
-    sketch = Sketch(words("month"), unit, height=360)
+    builder = FigureBuilder(text("month"), unit)
     for place, key in enumerate(months.columns):
-        sketch.bars(names[key], months.index, months[key], PALETTE[place % len(PALETTE)])
-    return sketch.done(barmode="stack", xaxis={"type": "category"})
+        builder.bars(title(key), months.index, months[key], PALETTE[place % len(PALETTE)])
+    return builder.finish(barmode="stack", xaxis={"type": "category"})
 
 
 def histogram(values: npt.ArrayLike, x: Text, y: Text, bins: int = 25) -> go.Figure:
     """Count values (fractions) in equal bins from 0 to the largest one."""
-    sketch = Sketch(x, y, height=320)
-    known = np.asarray(values, dtype=np.float64)
-    known = known[np.isfinite(known)]
-    count, edges = np.histogram(known, bins=bins, range=(0.0, max(float(known.max(initial=0.0)), 1e-12)))
-    sketch.bars(y, (edges[1:] + edges[:-1]) / 2.0, count, BLUE, showlegend=False)
-    return sketch.done(xaxis={"tickformat": ".2%"}, bargap=0.02)
+    builder = FigureBuilder(x, y, height=320)
+    finite = _numbers(values)
+    finite = finite[np.isfinite(finite)]
+    count, edges = np.histogram(finite, bins=bins, range=(0.0, max(float(finite.max(initial=0.0)), 1e-12)))
+    builder.bars(y, (edges[1:] + edges[:-1]) / 2.0, count, BLUE, showlegend=False)
+    return builder.finish(xaxis={"tickformat": ".2%"}, bargap=0.02)
 
 
-def capacity(curve: pd.DataFrame, returns: Sequence[str], cash: str | None) -> go.Figure:
+def capacity(curve: pd.DataFrame) -> go.Figure:
     """Annual returns by capital, and below them the share of the capital that is not placed."""
-    sketch = Sketch(words("capital (million yuan)"), words("a year (%)"), y2=words("cash (%)"), height=460)
-    for place, key in enumerate(returns):
-        sketch.line(label(key), curve.index / 1e6, curve[key], PALETTE[place % len(PALETTE)], mode="lines+markers")
-    if cash is not None:
-        sketch.line(label(cash), curve.index / 1e6, curve[cash], BROWN, low=True, mode="lines+markers")
-    return sketch.percent("yaxis", "yaxis2").done(xaxis={"type": "log"})
+    builder = FigureBuilder(text("capital (million yuan)"), text("a year (%)"), y2=text("cash (%)"), height=460)
+    returns = [key for key in curve if key in CAPACITY_RETURNS]
+    for key, colour in [*zip(returns, PALETTE, strict=False), ("cash_share", BROWN)]:
+        if key in curve:
+            low = key == "cash_share"
+            builder.line(title(key), curve.index / 1e6, curve[key], colour, low=low, mode="lines+markers")
+    return builder.percent("yaxis", "yaxis2").finish(xaxis={"type": "log"})
 
 
 def exposure_lines(exposed: pd.DataFrame) -> go.Figure:
     """Rank correlation of the score with known factors, running means over `SMOOTH` days."""
-    sketch = Sketch(words("day of the signal"), words("rank correlation, mean of {days} days (1)", days=SMOOTH))
+    y = text("rank correlation, mean of {days} days (1)", days=SMOOTH)
+    builder = FigureBuilder(text("day of the signal"), y)
     for place, key in enumerate(exposed.columns):
-        mean = exposed[key].rolling(SMOOTH, min_periods=SMOOTH // 2).mean()
-        sketch.line(label(f"exposure.{key}"), exposed.index, mean, PALETTE[place % len(PALETTE)])
-    return sketch.dates().done(yaxis={"range": [-1, 1]})
+        name, colour = title(f"exposure.{key}"), PALETTE[place % len(PALETTE)]
+        builder.line(name, exposed.index, running_mean(exposed[key]), colour)
+    return builder.dates().finish(yaxis={"range": [-1, 1]})
 
 
 def lines(series: Mapping[str, pd.Series], y: Text) -> go.Figure:
     """One line a name by day."""
-    sketch = Sketch(words("day of the signal"), y)
+    builder = FigureBuilder(text("day of the signal"), y)
     for (name, values), colour in zip(series.items(), colours(len(series)), strict=True):
-        sketch.line(plain(name), values.index, values, colour)
-    return sketch.dates().done()
+        builder.line(plain(name), values.index, values, colour)
+    return builder.dates().finish()
 
 
 def folds(fold_map: pd.DataFrame) -> go.Figure:
     """Draw what each day is used for in each fold: one bar a stretch of days."""
-    sketch = Sketch(words("trading day"), words("fold"))
-    listed: set[str] = set()
-    for fold, rows in fold_map.sort_values("day").groupby("fold", sort=True):
-        kind, day = rows["part"].to_numpy(), pd.DatetimeIndex(rows["day"])
-        starts = np.flatnonzero(np.r_[True, kind[1:] != kind[:-1]])
-        for first, stop in pairwise([*starts.tolist(), len(kind)]):
-            if kind[first] not in PART_COLOURS:
-                continue
-            sketch.line(
-                words(kind[first]), [day[first], _after(day, stop - 1)], [fold, fold], PART_COLOURS[kind[first]],
-                width=16,
-                showlegend=kind[first] not in listed, legendgroup=kind[first],
-            )  # fmt: skip
-            listed.add(kind[first])
-    height = 150 + 34 * int(fold_map["fold"].nunique())
+    builder = FigureBuilder(text("trading day"), text("fold"), height=150 + 34 * int(fold_map["fold"].nunique()))
+    shown = fold_map.sort_values("day")
+    named: set[str] = set()
+    for fold, rows in shown.groupby("fold", sort=True):
+        use, day = rows["part"].to_numpy(), pd.DatetimeIndex(rows["day"])
+        starts = np.flatnonzero(np.r_[True, use[1:] != use[:-1]])
+        for first, stop in pairwise([*starts.tolist(), len(use)]):
+            if (name := use[first]) in PART_COLOURS:
+                builder.line(
+                    text(name), [day[first], _after(day, stop - 1)], [fold, fold], PART_COLOURS[name],
+                    width=16, showlegend=name not in named, legendgroup=name,
+                )  # fmt: skip
+                named.add(name)
     order = {name: place for place, name in enumerate(PARTS)}
-    sketch.figure.data = tuple(sorted(sketch.figure.data, key=lambda t: order.get(t.legendgroup, 9)))
-    sketch.figure.update_xaxes(type="date", tickformat="%Y-%m-%d", nticks=7)
-    return sketch.done(height=height, hovermode="closest", yaxis={"dtick": 1, "autorange": "reversed"})
+    builder.figure.data = tuple(sorted(builder.figure.data, key=lambda t: order[t.legendgroup]))
+    builder.figure.update_xaxes(type="date", **_DAYS)
+    return builder.finish(hovermode="closest", yaxis={"dtick": 1, "autorange": "reversed"})
 
 
 def gate(weights: pd.DataFrame, top: int = 30) -> go.Figure:
     """Gate weights of the features that vary or weigh most, by day; 1 = as an ungated network has it."""
-    sketch = Sketch(words("day of the signal"), words("feature"), height=160 + 18 * min(top, weights.shape[1]))
+    height = 160 + 18 * min(top, weights.shape[1])
+    builder = FigureBuilder(text("day of the signal"), text("feature"), height=height)
     far = (weights - 1.0).abs().mean().sort_values(ascending=False).index[:top]
-    sketch.figure.add_trace(
-        go.Heatmap(
-            x=_axis(weights.index), y=[str(name) for name in far], z=weights[far].to_numpy(dtype=np.float32).T,
-            colorscale="RdBu", zmid=1.0, reversescale=True,
-            colorbar={"title": {"text": sketch.say(words("weight (1)"))}},
-        )
+    builder.figure.add_heatmap(
+        x=_axis(weights.index), y=[str(name) for name in far], z=weights[far].to_numpy(dtype=np.float32).T,
+        colorscale="RdBu", zmid=1.0, reversescale=True,
+        colorbar={"title": {"text": builder.english(text("weight (1)"))}},
     )  # fmt: skip
-    sketch.figure.update_xaxes(type="date", tickformat="%Y-%m-%d", nticks=7)
-    return sketch.done(hovermode="closest", yaxis={"autorange": "reversed", "title": {"standoff": 16}})
+    builder.figure.update_xaxes(type="date", **_DAYS)
+    return builder.finish(hovermode="closest", yaxis={"autorange": "reversed", "title": {"standoff": 16}})
 
 
 def steps(values: pd.Series, names: Sequence[Text], unit: Text) -> go.Figure:
     """Lying bars of neighbouring assumptions, the first on top."""
-    sketch = Sketch(unit, words("what is taken into account"), height=120 + 32 * len(values))
-    named = [sketch.say(name) for name in names]
-    sketch.figure.add_trace(
-        go.Bar(x=_numbers(values), y=named, orientation="h", marker={"color": BLUE}, showlegend=False)
-    )
-    sketch.figure.update_xaxes(tickformat=".0%", hoverformat=".2%")
-    return sketch.done(hovermode="closest", yaxis={"autorange": "reversed", "title": {"standoff": 16}})
+    builder = FigureBuilder(unit, text("what is taken into account"), height=120 + 32 * len(values))
+    y = [builder.english(name) for name in names]
+    builder.figure.add_bar(x=_numbers(values), y=y, orientation="h", marker={"color": BLUE}, showlegend=False)
+    builder.figure.update_xaxes(tickformat=".0%", hoverformat=".2%")
+    return builder.finish(hovermode="closest", yaxis={"autorange": "reversed", "title": {"standoff": 16}})
 
 
 # --- arithmetic
 
 
 def style(place: int) -> tuple[str, str]:
-    """Colour and dash of the line at a place: the dash turns when the colours are used up."""
+    """Colour and dash of the line at a place: the next dash when the colours are used up."""
     return PALETTE[place % len(PALETTE)], DASHES[place // len(PALETTE) % len(DASHES)]
 
 
@@ -350,8 +345,8 @@ def colours(count: int) -> list[str]:
     """As many colours, all different: those of the palette while they last, then hues around the circle."""
     if count <= len(PALETTE):
         return list(PALETTE[:count])
-    made = [hls_to_rgb(place / count, 0.42 + 0.16 * (place % 2), 0.6) for place in range(count)]
-    return ["#" + "".join(f"{round(255 * part):02x}" for part in rgb) for rgb in made]
+    hues = [hls_to_rgb(place / count, 0.42 + 0.16 * (place % 2), 0.6) for place in range(count)]
+    return ["#" + "".join(f"{round(255 * share):02x}" for share in rgb) for rgb in hues]
 
 
 def _after(days: pd.DatetimeIndex, row: int) -> pd.Timestamp:
@@ -363,9 +358,7 @@ def _after(days: pd.DatetimeIndex, row: int) -> pd.Timestamp:
 
 def _axis(values: Any) -> Any:
     """Dates as ISO days, numbers and words as they are."""
-    listed = list(values)
-    dated = bool(listed) and isinstance(listed[0], pd.Timestamp)
-    return [str(day)[:10] for day in listed] if dated else listed
+    return [str(value)[:10] if isinstance(value, pd.Timestamp) else value for value in values]
 
 
 def _numbers(values: Any) -> npt.NDArray[np.float64]:

@@ -1,81 +1,72 @@
-"""Pieces of a page: texts in two languages, tables that keep exact numbers, charts, sections. Private to `report`."""
+"""Pieces of a page: tables that keep exact numbers, charts, sections. The HTML stands in `assets/*.html` (jinja2)."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from qlib_ext.report.notes import NOTES_ZH
-from qlib_ext.report.texts import KINDS, LABELS, SAID, ZH
+from qlib_ext.report.texts import Text, definition, join, plain, text, title
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 DASH = "–"
+KINDS = {  # how a column is written: the first kind with its name, or with one of these at an edge of it
+    kind: tuple(names.split())
+    for kind, names in {
+        "count": "days names names_held unreached_names count cuts trades stocks fold seed n_train n_valid n_test "
+        "best_epoch shares",
+        "ratio": "sharpe sharpe_arithmetic t volatility_exposure",
+        "bp": "bp",
+        "yuan": "yuan wanted dealt cut cost commission transfer stamp_duty impact lost target buy sell",
+        "percent": "return annual annual_return_arithmetic annual_volatility max_drawdown cumulative gross net "
+        "net_impact excess daily_excess_error share participation cash change gone difference low high one_way two_way "
+        "unknown unreached held turnover",
+    }.items()
+}
+_FORMS: dict[str, Callable[[float], str]] = {
+    "percent": lambda v: f"{v:,.2%}",
+    "number": lambda v: f"{v:.4f}",
+    "ratio": lambda v: f"{v:.2f}",
+    "count": lambda v: f"{v:,.0f}" if v == round(v) else f"{v:,.1f}",
+    "yuan": lambda v: f"{v:,.0f}",
+    "bp": lambda v: f"{v:.1f}",
+}
 
 
-@dataclass(frozen=True)
-class Text:
-    """One text in English and Chinese."""
-
-    en: str
-    zh: str
-
-    def html(self) -> str:
-        """Both languages, of which the page's switch shows one."""
-        if self.en == self.zh:
-            return escape(self.en)
-        return f'<span lang="en">{escape(self.en)}</span><span lang="zh">{escape(self.zh)}</span>'
+def written(number: float, kind: str) -> str:
+    """Write a number with its unit: percent, number, ratio, count, yuan or bp (basis points)."""
+    if number == math.inf:
+        return "∞"
+    return _FORMS[kind](number).replace("-", "−") if math.isfinite(number) else DASH
 
 
-def words(template: str, **values: Any) -> Text:
-    """English text with its translation of `_report_words.ZH`; a value that is a Text is filled in by language."""
-    english = {name: value.en if isinstance(value, Text) else value for name, value in values.items()}
-    chinese = {name: value.zh if isinstance(value, Text) else value for name, value in values.items()}
-    return Text(template.format(**english), ZH.get(template, template).format(**chinese))
+@cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("qlib_ext.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals |= {"text": text, "written": written}
+    templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    return templates
 
 
-def plain(value: Any) -> Text:
-    """Text that is the same in both languages: a name, a code, a date."""
-    return Text(str(value), str(value))
-
-
-def said(text: str) -> Text:
-    """Sentence that a record has stored, with its translation; one that `SAID` does not know stays as it is."""
-    for template in SAID:
-        parts = re.split(r"\{(\w+)\}", template)  # text, field, text, field, ..., text
-        pattern = "".join(f"(?P<{part}>.+)" if place % 2 else re.escape(part) for place, part in enumerate(parts))
-        found = re.fullmatch(pattern, text)
-        if found:
-            return words(template, **found.groupdict())
-    return plain(text)
-
-
-def label(key: str) -> Text:
-    """Name of a column or metric by its key; an unknown key is shown as it is, in words."""
-    sold = re.fullmatch(r"gone_(\d+)", str(key))
-    if sold:
-        return words("sold after {n} days (%)", n=sold[1])
-    return words(LABELS[key]) if key in LABELS else plain(str(key).replace("_", " "))
-
-
-def note(key: str, english: str, domain: str = "") -> Text:
-    """Definition of a key in both languages; `domain`: whose it is, where the same key means several things.
-
-    The keys of "gone_1, gone_2, ..." share one definition.
-    """
-    name = f"{domain}.{key}" if domain else key
-    stem = name.rstrip("0123456789")
-    shared = (zh for known, zh in NOTES_ZH.items() if stem != name and known.endswith(", ...") and stem in known)
-    return Text(english, NOTES_ZH.get(name) or next(shared, said(english).zh))
+def part(macro: str, *values: Any) -> Markup:
+    """HTML of a macro of `assets/parts.html`: what it is given is escaped."""
+    return Markup(getattr(_templates().get_template("parts.html").module, macro)(*values))
 
 
 # --- tables
@@ -98,122 +89,83 @@ def kind_of(key: Any, series: pd.Series) -> str:
     if not pd.api.types.is_numeric_dtype(series) or pd.api.types.is_bool_dtype(series):
         return "text"
     name = str(key)
-    exact = next((kind for kind, names in KINDS.items() if name in names), None)
-    if exact is not None:
-        return exact
-    for kind, endings in KINDS.items():
-        if any(name.endswith(f"_{end}") or name.startswith(f"{end}_") for end in endings):
+    for kind, names in KINDS.items():
+        if name in names:
+            return kind
+    for kind, names in KINDS.items():
+        if any(name.endswith(f"_{end}") or name.startswith(f"{end}_") for end in names):
             return kind
     return "count" if pd.api.types.is_integer_dtype(series) else "number"
 
 
-def columns_of(frame: pd.DataFrame, definitions: Mapping[str, str] | None = None, domain: str = "") -> list[Column]:
-    """Describe every column of a frame; `definitions`: by key."""
-    known = definitions or {}
+def columns_of(
+    frame: pd.DataFrame, meanings: Mapping[str, Text] | None = None, table: str = "", **kinds: str
+) -> list[Column]:
+    """Describe every column of a frame.
+
+    Args:
+        frame: of the table.
+        meanings: of the columns, by key.
+        table: whose own titles come first (see `title`).
+        kinds: of columns by key, where `kind_of` would guess wrong.
+
+    """
+    every = meanings or {}
     return [
-        Column(key, label(str(key)), kind_of(key, frame[key]), note(key, known[key], domain) if key in known else None)
+        Column(key, title(key, table), kinds.get(str(key)) or kind_of(key, frame[key]), every.get(str(key)))
         for key in frame.columns
     ]
 
 
-def cell(value: Any, kind: str) -> str:
-    """One cell: the number as a person reads it, and exactly in `data-v`."""
-    if kind in ("text", "date"):
-        shown = str(value)[:10] if kind == "date" else value
-        day = ' class="day"' if kind == "date" else ""
-        return f"<td{day}>{shown.html() if isinstance(shown, Text) else escape(str(shown))}</td>"
-    number = float(value)
-    sign = ' class="minus"' if number < 0 else ""
-    return f'<td data-v="{number!r}"{sign}>{written(number, kind)}</td>'
-
-
-def written(number: float, kind: str) -> str:
-    """Write a number with its unit."""
-    if number == math.inf:
-        return "∞"
-    if not math.isfinite(number):
-        return DASH
-    forms: dict[str, Callable[[float], str]] = {
-        "percent": lambda v: f"{v:,.2%}",
-        "number": lambda v: f"{v:.4f}",
-        "ratio": lambda v: f"{v:.2f}",
-        "count": lambda v: f"{v:,.0f}" if v == round(v) else f"{v:,.1f}",
-        "yuan": lambda v: f"{v:,.0f}",
-        "bp": lambda v: f"{v:.1f}",
-    }
-    return forms[kind](number).replace("-", "−")
+def meanings_of(definitions: Mapping[str, str], table: str = "") -> dict[str, Text]:
+    """Definitions of an artifact with their Chinese, of a table's own keys where it is named."""
+    return {key: definition(key, english, table) for key, english in definitions.items()}
 
 
 def table(
     frame: pd.DataFrame,
-    columns: Sequence[Column],
+    columns: Sequence[Column] | None = None,
     *,
     key: str,
     rows: Sequence[Text] | None = None,
     main: Iterable[Any] | None = None,
-) -> str:
+) -> Markup:
     """Write a table as HTML, its exact numbers in `data-v`, its rows and columns named by `data-row` and `data-col`.
 
     Args:
         frame: one row a line.
-        columns: those shown, in order.
+        columns: those shown, in order; None: all.
         key: name of the table in the page.
         rows: their titles; None: the index.
         main: index values that are always shown; the others hide behind a button. None: all are.
 
     """
-    titles = [plain(name) for name in frame.index] if rows is None else list(rows)
-    shown = None if main is None else set(main)
-    head = "".join(_heading(column) for column in columns)
-    body = []
-    for place, (name, title) in enumerate(zip(frame.index, titles, strict=True)):
-        more = ' class="more"' if shown is not None and name not in shown else ""
-        cells = "".join(cell(frame[c.key].iloc[place], c.kind) for c in columns)
-        body.append(f'<tr data-row="{escape(str(name))}"{more}><th scope="row">{title.html()}</th>{cells}</tr>')
-    button = ""
-    if shown is not None and any(name not in shown for name in frame.index):
-        button = f'<button class="all" type="button">{words("Show all rows").html()}</button>'
-    return _laid(key, head, body) + button + glossary(columns, words("What the columns mean"))
-
-
-def across(frame: pd.DataFrame, columns: Sequence[Column], *, key: str, rows: Sequence[Text]) -> str:
-    """Write it turned: a column of the frame is a line of the table, for frames with many columns and few rows."""
-    head = "".join(
-        f'<th scope="col" data-col="{escape(str(name))}">{title.html()}</th>'
-        for name, title in zip(frame.index, rows, strict=True)
-    )
-    body = [
-        f'<tr data-row="{escape(str(c.key))}"><th scope="row">{c.title.html()}</th>'
-        f"{''.join(cell(value, c.kind) for value in frame[c.key])}</tr>"
-        for c in columns
+    heads = columns_of(frame) if columns is None else columns
+    shown = frame.index if main is None else set(main)
+    values = [list(frame[column.key]) for column in heads]
+    lines = [
+        {
+            "key": name,
+            "title": row,
+            "more": name not in shown,
+            "cells": [(column[place], head.kind) for column, head in zip(values, heads, strict=True)],
+        }
+        for place, (name, row) in enumerate(zip(frame.index, rows or map(plain, frame.index), strict=True))
     ]
-    return _laid(key, head, body) + glossary(columns, words("What the rows mean"))
+    return part("table", key, heads, lines)
 
 
-def _heading(column: Column) -> str:
-    hint = ""
-    if column.meaning:
-        hint = f' title="{escape(column.meaning.en)}" data-title-zh="{escape(column.meaning.zh)}"'
-    return f'<th scope="col" data-col="{escape(str(column.key))}"{hint}>{column.title.html()}</th>'
+def across(frame: pd.DataFrame, columns: Sequence[Column], *, key: str, rows: Sequence[Text]) -> Markup:
+    """Write it turned: a column of the frame is a line of the table, for frames with many columns and few rows."""
+    heads = [Column(name, row, "text") for name, row in zip(frame.index, rows, strict=True)]
+    lines = [vars(c) | {"more": False, "cells": [(value, c.kind) for value in frame[c.key]]} for c in columns]
+    return part("across", key, heads, lines)
 
 
-def _laid(key: str, head: str, body: Sequence[str]) -> str:
-    return (
-        f'<div class="scroll"><table data-table="{escape(key)}"><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def glossary(columns: Sequence[Column], title: Text) -> str:
-    """Say what columns or rows mean, folded in; empty where none has a definition."""
-    lines = "".join(f"<dt>{c.title.html()}</dt><dd>{c.meaning.html()}</dd>" for c in columns if c.meaning)
-    return f"<details><summary>{title.html()}</summary><dl>{lines}</dl></details>" if lines else ""
-
-
-def meanings(definitions: Mapping[str, str], keys: Iterable[str], domain: str = "") -> str:
-    """Definitions of the rows of a table, folded in."""
-    known = [Column(k, label(k), "text", note(k, definitions[k], domain)) for k in keys if k in definitions]
-    return glossary(known, words("What the rows mean"))
+def glossary(meanings: Mapping[str, Text], keys: Iterable[Any], table: str = "") -> Markup:
+    """Definitions of the rows of a table, folded in; empty where none has one."""
+    entries = [Column(key, title(key, table), "text", meanings.get(str(key))) for key in keys]
+    return part("glossary", entries, text("What the rows mean"))
 
 
 # --- sections and the page
@@ -227,65 +179,117 @@ class Chart:
     figure: go.Figure
     caption: Text
 
-    def html(self) -> str:
+    def __html__(self) -> str:
         """Place for the chart, its caption, and its numbers as JSON."""
         height = int(self.figure.layout.height or 360)
-        return (
-            f'<figure><div class="chart" id="chart-{self.key}" data-chart="{self.key}" style="min-height:{height}px">'
-            f"</div><figcaption>{self.caption.html()}</figcaption></figure>"
-            + embedded(f"json-{self.key}", json.loads(self.figure.to_json()))
-        )
+        return part("chart", self.key, height, self.caption, json.loads(self.figure.to_json()))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the numbers of a page have in common.
+
+    Attributes:
+        title: of the page: the experiment, or the run's name.
+        facts: (name, value) rows of the header; a value is a text in both languages, or plain.
+        universe: name of the stock universe, such as "csi300".
+        capital: yuan placed each day, None where not known.
+        costs: what "net" and "net of impact" charge.
+        benchmark: code of the index, or None.
+        horizon: days of the label, None where not known.
+
+    """
+
+    title: str
+    facts: tuple[tuple[Text, Text | str], ...] = ()
+    universe: Text | str = "?"
+    capital: float | None = None
+    costs: Text = field(default_factory=lambda: text("costs are not known"))
+    benchmark: str | None = None
+    horizon: int | None = None
+
+    def scope(self, index: Any, remark: Text | None = None, *, counted: bool = True) -> Text:
+        """Days, their number where they are `counted`, universe and a remark, for the line below a heading."""
+        days = pd.DatetimeIndex(index)
+        fields = {"n": len(days.unique()), "universe": self.universe}
+        if not len(days):
+            scope = text("no days; universe: {universe}", **fields)
+        else:
+            fields |= {"first": str(days.min())[:10], "last": str(days.max())[:10]}
+            with_number = "{n} days, {first} to {last}; universe: {universe}"
+            scope = text(with_number if counted else "{first} to {last}; universe: {universe}", **fields)
+        return scope if remark is None else join([scope, remark], "; ")
+
+
+Artifacts = Mapping[str, Any]  # objects by path, as the records wrote them
+Content = tuple[Text, Sequence[Any]]  # days, stocks and costs that a section is about; its parts: Charts and HTML
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: shown in the menu by its title; `scope` says which days, stocks and costs it is about."""
+    """A section of the page: a row of `SECTIONS`, or one from outside, `{class, module_path, kwargs}`.
+
+    Attributes:
+        key: its name in the page.
+        title: in the menu and above it.
+        needs: artifacts, by path, without which it does not appear.
+        content: makes it of the artifacts that it names and the context; None where there is nothing to show.
+        also: artifacts that it shows where they are.
+
+    """
+
+    key: str
+    title: Text
+    needs: tuple[str, ...]
+    content: Callable[[Any, Any], Content | None]
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A section with its content."""
 
     key: str
     title: Text
     scope: Text
-    parts: tuple[str | Chart, ...]
-
-    def html(self) -> str:
-        """Write the section with its heading."""
-        inner = "".join(part.html() if isinstance(part, Chart) else part for part in self.parts)
-        return (
-            f'<section id="{self.key}"><h2>{self.title.html()}</h2><p class="scope">{self.scope.html()}</p>'
-            f"{inner}</section>"
-        )
+    parts: tuple[Any, ...]
 
 
-def embedded(name: str, value: Any) -> str:
-    """JSON inside the page, which no text in it can end."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{escape(name)}">{text}</script>'
+def fill(sections: Iterable[Section], artifacts: Artifacts, context: Context) -> list[Filled]:
+    """Make the sections whose artifacts are there, each of those that it names."""
+    filled = []
+    for section in sections:
+        own = {path: artifacts[path] for path in (*section.needs, *section.also) if artifacts.get(path) is not None}
+        content = section.content(own, context) if set(section.needs) <= set(own) else None
+        if content is not None:
+            filled.append(Filled(section.key, section.title, content[0], tuple(content[1])))
+    return filled
 
 
-def page(title: str, subtitle: Text, head: str, sections: Sequence[Section]) -> str:
+def page(name: str, subtitle: Text, facts: Iterable[tuple[Text, Any]], sections: Sequence[Filled]) -> str:
     """Put sections into one HTML file that needs nothing outside it.
 
     Args:
-        title: of the document; plain text.
+        name: of the document; plain text.
         subtitle: below it.
-        head: HTML between the title and the sections: the facts of the run.
+        facts: (name, value) rows between the title and the sections.
         sections: in order.
 
     """
     from plotly.offline import get_plotlyjs
 
     assets = resources.files("qlib_ext.report") / "assets"
-    style, script = ((assets / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    menu = "".join(f'<a href="#{s.key}">{s.title.html()}</a>' for s in sections)
-    buttons = (
-        '<button id="language" type="button" aria-label="language / 语言">中文</button>'
-        f'<button id="theme" type="button">{words("dark / light").html()}</button>'
-    )
+    style, script = (Markup((assets / f"report.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js"))
     return (
-        '<!doctype html><html lang="en" data-language="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{style}</style></head><body>'
-        f'<header><div class="bar"><h1>{escape(title)}</h1><div class="buttons">{buttons}</div></div>'
-        f'<p class="scope">{subtitle.html()}</p></header><nav>{menu}</nav><main>{head}'
-        f"{''.join(section.html() for section in sections)}</main>"
-        f'<script type="text/plain" id="plotly">{get_plotlyjs()}</script><script>{script}</script></body></html>'
+        _templates()
+        .get_template("page.html")
+        .render(
+            title=name,
+            subtitle=subtitle,
+            facts=list(facts),
+            sections=sections,
+            style=style,
+            script=script,
+            plotly=Markup(get_plotlyjs()),
+        )
     )

@@ -1,107 +1,67 @@
-"""What a score is worth: artifacts of the run become sections of the page. Private to `report`.
+"""What a score is worth: artifacts of the run become sections of the page.
 
-Every function takes the artifacts by path and the context; it gives a section, or None without its artifacts.
+Every function takes the artifacts by path, those that its row of `SECTIONS` names, and the context.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from qlib_ext.report import figures
 from qlib_ext.report.page import (
+    Artifacts,
     Chart,
     Column,
-    Section,
-    Text,
+    Content,
+    Context,
     across,
     columns_of,
-    kind_of,
-    label,
-    meanings,
-    note,
-    plain,
-    said,
+    glossary,
+    meanings_of,
+    part,
     table,
-    words,
-    written,
 )
+from qlib_ext.report.texts import Text, plain, recorded, series_title, text, title
 
-Artifacts = Mapping[str, Any]
+DAILY = "liquidity_analysis/daily.pkl"
+HEADLINE = "liquidity_analysis/headline.pkl"
+DEFINITIONS = "liquidity_analysis/definitions.pkl"
+DIAGNOSTICS = "liquidity_analysis/diagnostics.pkl"
+QUANTILES = "liquidity_analysis/quantiles.pkl"
+EXPOSURES = "liquidity_analysis/exposures.pkl"
+SELECTION = "liquidity_analysis/selection.pkl"
+FOLD_TABLE = "fold_analysis/headline_folds.pkl"
+FOLD_DEFINITIONS = "fold_analysis/definitions.pkl"
+FOLD_MAP = "folds/fold_map.pkl"
+LEARNING = "folds/curves.pkl"
+MEMBERS = "folds/members.pkl"
+BASELINES = "baselines/baselines.pkl"
+BASELINE_DEFINITIONS = "baselines/definitions.pkl"
+GATE_WEIGHTS = "gate/weights.pkl"
+GATE_REGIMES = "gate/regimes.pkl"
 
-MONEY = "liquidity_analysis/"
 CURVES = ("capped_buyable_gross", "capped_buyable_net", "capped_buyable_net_impact", "capped_buyable_net_over_market")
 
 
-@dataclass(frozen=True)
-class Context:
-    """What the numbers of a page have in common.
-
-    Attributes:
-        title: of the page: the experiment, or the run's name.
-        facts: (name, value) rows of the header; a value is a text in both languages, or plain.
-        universe: name of the stock universe, such as "csi300".
-        capital: yuan placed each day, None where not known.
-        costs: what "net" and "net of impact" charge.
-        benchmark: code of the index, or None.
-        horizon: days of the label, None where not known.
-
-    """
-
-    title: str
-    facts: tuple[tuple[Text, Text | str], ...] = ()
-    universe: str = "?"
-    capital: float | None = None
-    costs: Text = field(default_factory=lambda: words("costs are not known"))
-    benchmark: str | None = None
-    horizon: int | None = None
-
-    def scope(self, index: Any, extra: Text | None = None) -> Text:
-        """Days, universe and a remark, for the line below a heading."""
-        days = pd.DatetimeIndex(index)
-        universe = said(self.universe)
-        text = words("no days; universe: {universe}", universe=universe)
-        if len(days):
-            text = words(
-                "{n} days, {first} to {last}; universe: {universe}",
-                n=len(days.unique()), first=str(days.min())[:10], last=str(days.max())[:10], universe=universe,
-            )  # fmt: skip
-        return text if extra is None else Text(f"{text.en}; {extra.en}", f"{text.zh}；{extra.zh}")
-
-
-def series_words(name: str) -> Text:
-    """Say in words what a series of `judge` is, such as capped_buyable_net_over_market."""
-    body, _, base = name.partition("_over_")
-    kind, _, rest = body.partition("_")
-    basis, _, money = rest.partition("_")
-    if kind not in ("capped", "topn") or basis not in ("buyable", "paper"):
-        return words("universe mean") if name == "market" else plain(name)
-    parts = [label(kind), label(basis), label(f"money.{money}")]
-    if base:
-        parts.append(words("less the universe mean") if base == "market" else words("less {base}", base=base))
-    return Text(", ".join(part.en for part in parts), "，".join(part.zh for part in parts))
-
-
-def headline(artifacts: Artifacts, context: Context) -> Section | None:
+def headline(artifacts: Artifacts, context: Context) -> Content:
     """Show the deck's table, and the cards above it."""
-    frame, daily = artifacts.get(f"{MONEY}headline.pkl"), artifacts.get(f"{MONEY}daily.pkl")
-    if frame is None or daily is None:
-        return None
-    known = artifacts.get(f"{MONEY}definitions.pkl", {})
-    main = [
-        name for name in frame.index if str(name).startswith("capped_buyable") or name in ("market", context.benchmark)
-    ]
-    parts: list[str | Chart] = [_cards(artifacts, frame, daily)]
-    if f"{MONEY}selection.pkl" in artifacts:
-        parts.append(f"<p>{label('selected').html()}: {said(str(artifacts[f'{MONEY}selection.pkl'])).html()}</p>")
-    rows = [series_words(str(name)) for name in frame.index]
-    parts.append(table(frame, columns_of(frame, known), key="headline", rows=rows, main=main))
-    parts.append(meanings(known, ("gross", "net", "net_impact", "net_over_market")))
-    scope = context.scope(judged_days(daily), context.costs)
-    return Section("headline", words("The deck's table"), scope, tuple(parts))
+    frame, daily = artifacts[HEADLINE], artifacts[DAILY]
+    meanings, days = meanings_of(artifacts.get(DEFINITIONS, {})), judged_days(daily)
+    parts: list[Any] = [_cards(artifacts)]
+    if SELECTION in artifacts:
+        first, last = (str(day)[:10] for day in (days.min(), days.max()))
+        chosen = recorded(str(artifacts[SELECTION]), first=first, last=last)
+        parts.append(part("paragraph", Markup("{}: {}").format(title("selected"), chosen)))
+    names = [str(name) for name in frame.index]
+    main = [name for name in names if name.startswith("capped_buyable") or name in ("market", context.benchmark)]
+    rows = [series_title(name) for name in names]
+    parts.append(table(frame, columns_of(frame, meanings), key="headline", rows=rows, main=main))
+    parts.append(glossary(meanings, ("gross", "net", "net_impact", "net_over_market")))
+    return context.scope(days, context.costs), parts
 
 
 def judged_days(daily: pd.DataFrame) -> pd.Index:
@@ -109,257 +69,194 @@ def judged_days(daily: pd.DataFrame) -> pd.Index:
     return daily["capped_buyable_gross"].dropna().index if "capped_buyable_gross" in daily else daily.index
 
 
-def _cards(artifacts: Artifacts, frame: pd.DataFrame, daily: pd.DataFrame) -> str:
+def _cards(artifacts: Artifacts) -> Markup:
     """Show the numbers to look at first, each with what it is."""
-    cards: list[tuple[Text, str, float, Text]] = []
-    quality = artifacts.get(f"{MONEY}diagnostics.pkl")
+    frame, daily, quality = artifacts[HEADLINE], artifacts[DAILY], artifacts.get(DIAGNOSTICS)
+    cards: list[tuple[str, str, float, str, Text]] = []  # key of the title, key, value, kind, remark
     for key in ("ic", "rank_ic"):
         if quality is not None and key in quality.index:
-            value, error = (float(quality[name][key]) for name in ("value", "standard_error"))
-            cards.append((label(key), f"{key}.value", value, words("± {error:.4f} (Newey-West)", error=error)))
+            remark = text("± {error:.4f} (Newey-West)", error=float(quality["standard_error"][key]))
+            cards.append((key, f"{key}.value", float(quality["value"][key]), "number", remark))
     for series in (*CURVES, "market"):
         if series in frame.index:
-            cards.append((label("annual_return"), series, float(frame["annual_return"][series]), series_words(series)))
+            value = float(frame["annual_return"][series])
+            cards.append(("annual_return", series, value, "percent", series_title(series)))
     if "capped_buyable_net" in frame.index:
         fall = float(frame["max_drawdown"]["capped_buyable_net"])
-        cards.append((label("max_drawdown"), "max_drawdown", fall, series_words("capped_buyable_net")))
-    for column in ("capped_cash_share", "capped_names_held", "volatility_exposure"):
-        if column in daily:
-            cards.append((label(column), column, float(daily[column].mean()), words("mean over days")))
-    tiles = []
-    for title, key, value, remark in cards:
-        kind = "number" if "ic" in key.split(".")[0].split("_") else "count" if "names" in key else "percent"
-        kind = "ratio" if key == "volatility_exposure" else kind
-        tiles.append(
-            f'<div class="card"><b>{title.html()}</b><span class="value" data-card="{key}" data-v="{value!r}">'
-            f"{written(value, kind)}</span><small>{remark.html()}</small></div>"
-        )
-    return f'<div class="cards">{"".join(tiles)}</div>'
+        cards.append(("max_drawdown", "max_drawdown", fall, "percent", series_title("capped_buyable_net")))
+    kinds = {"capped_cash_share": "percent", "capped_names_held": "count", "volatility_exposure": "ratio"}
+    for key, kind in kinds.items():
+        if key in daily:
+            cards.append((key, key, float(daily[key].mean()), kind, text("mean over days")))
+    names = ("title", "key", "value", "kind", "remark")
+    return part("cards", [dict(zip(names, (title(first), *rest), strict=True)) for first, *rest in cards])
 
 
-def performance(artifacts: Artifacts, context: Context) -> Section | None:
+def performance(artifacts: Artifacts, context: Context) -> Content | None:
     """Cumulative return and drawdown."""
-    daily = artifacts.get(f"{MONEY}daily.pkl")
-    if daily is None or "capped_buyable_gross" not in daily:
+    daily = artifacts[DAILY]
+    if "capped_buyable_gross" not in daily:
         return None
     money = daily.dropna(subset=["capped_buyable_gross"])
-    extra = [name for name in money if str(name).startswith("capped_buyable") and name not in CURVES]
-    keys = [
-        *CURVES,
-        "market",
-        *([context.benchmark] if context.benchmark in money else []),
-        *extra,
-        "capped_paper_gross",
-    ]
-    keys = [key for key in dict.fromkeys(keys) if key in money]
-    shown = [key for key in (*CURVES, "market", str(context.benchmark)) if key in keys]
-    figure = figures.curves({key: money[key] for key in keys}, {key: series_words(key) for key in keys}, shown)
-    caption = words(
+    more = [name for name in money if str(name).startswith("capped_buyable")]
+    first = (*CURVES, "market", context.benchmark)
+    keys = [key for key in dict.fromkeys([*first, *more, "capped_paper_gross"]) if key in money]
+    figure = figures.curves({key: money[key] for key in keys}, {key: series_title(key) for key in keys}, first)
+    caption = text(
         "Daily returns compounded, cash earns 0; a difference to a market or index is compounded from daily "
         "differences. Below: the fall from the highest point so far, the start included. Click a name to show "
         "or hide it; drag to zoom."
     )
-    return Section(
-        "returns", words("Cumulative return and drawdown"), context.scope(money.index, context.costs),
-        (Chart("returns", figure, caption),),
-    )  # fmt: skip
+    return context.scope(money.index, context.costs), [Chart("returns", figure, caption)]
 
 
-def correlation(artifacts: Artifacts, context: Context) -> Section | None:
+def correlation(artifacts: Artifacts, context: Context) -> Content | None:
     """Daily and monthly IC and the diagnostics' table."""
-    daily, quality = artifacts.get(f"{MONEY}daily.pkl"), artifacts.get(f"{MONEY}diagnostics.pkl")
-    if daily is None or "ic" not in daily or "rank_ic" not in daily:
+    daily, quality = artifacts[DAILY], artifacts.get(DIAGNOSTICS)
+    if "ic" not in daily or "rank_ic" not in daily:
         return None
-    known = artifacts.get(f"{MONEY}definitions.pkl", {})
     days = daily.dropna(subset=["ic"])
-    parts: list[str | Chart] = [
-        Chart(
-            "ic-daily",
-            figures.daily_correlation(days),
-            words("Correlation of score and label across the day's stocks."),
-        ),
-        Chart("ic-monthly", figures.monthly_correlation(days), words("Error bars: standard deviation / sqrt(days).")),
+    by_day = text("Correlation of score and label across the day's stocks.")
+    by_month = text("Error bars: standard deviation / sqrt(days).")
+    parts: list[Any] = [
+        Chart("ic-daily", figures.daily_correlation(days), by_day),
+        Chart("ic-monthly", figures.monthly_correlation(days), by_month),
     ]
     if quality is not None:
-        rows = [label(str(name)) for name in quality.index]
-        columns = [
-            Column(key, label(key), "count" if key == "days" else "ratio" if key == "t" else "number",
-                   note(key, known[key]) if key in known else None)
-            for key in quality.columns
-        ]  # fmt: skip
-        parts.append(table(quality, columns, key="diagnostics", rows=rows))
-        parts.append(meanings(known, [str(name) for name in quality.index]))
-    return Section("ic", words("IC and RankIC"), context.scope(days.index, words("no costs")), tuple(parts))
+        meanings = meanings_of(artifacts.get(DEFINITIONS, {}))
+        rows = [title(name) for name in quality.index]
+        parts.append(table(quality, columns_of(quality, meanings), key="diagnostics", rows=rows))
+        parts.append(glossary(meanings, quality.index))
+    return context.scope(days.index, text("no costs")), parts
 
 
-def quantiles(artifacts: Artifacts, context: Context) -> Section | None:
+def quantiles(artifacts: Artifacts, context: Context) -> Content:
     """Mean label by quantile of the score."""
-    frame = artifacts.get(f"{MONEY}quantiles.pkl")
-    if frame is None:
-        return None
-    known, horizon = frame.dropna(how="all"), context.horizon or 1
-    total = words("Equal weight within a quantile, no caps; sums, not compounded.")
-    mean = words("Mean label by quantile of the score; error bars: Newey-West standard error of the mean over days.")
+    frame, horizon = artifacts[QUANTILES].dropna(how="all"), context.horizon or 1
+    mean = text("Mean label by quantile of the score; error bars: Newey-West standard error of the mean over days.")
+    total = text("Equal weight within a quantile, no caps; sums, not compounded.")
     if context.horizon is None:
-        mean = words(
+        mean = text(
             "Mean label by quantile of the score; error bars: Newey-West standard error, the label's days, not "
             "recorded, taken as 1."
         )
-        total = words(
+        total = text(
             "Equal weight within a quantile, no caps; sums, not compounded; the label's days, not recorded, taken as 1."
         )
     if horizon > 1:
-        total = words(
+        total = text(
             "Equal weight within a quantile, no caps; sums, not compounded, of label / {n}, as labels of {n} days "
             "overlap.",
             n=horizon,
         )
-    return Section(
-        "quantiles", words("Returns by quantile of the score"), context.scope(known.index, words("no costs, no caps")),
-        (Chart("quantile-means", figures.quantile_means(known, horizon), mean),
-         Chart("quantile-curves", figures.quantile_curves(known, horizon), total)),
-    )  # fmt: skip
+    charts = [
+        Chart("quantile-means", figures.quantile_means(frame, horizon), mean),
+        Chart("quantile-curves", figures.quantile_curves(frame, horizon), total),
+    ]
+    return context.scope(frame.index, text("no costs, no caps")), charts
 
 
-def exposures(artifacts: Artifacts, context: Context) -> Section | None:
+def exposures(artifacts: Artifacts, context: Context) -> Content:
     """Rank correlation of the score with known factors."""
-    frame = artifacts.get(f"{MONEY}exposures.pkl")
-    if frame is None:
-        return None
-    definitions = artifacts.get(f"{MONEY}definitions.pkl", {})
-    known = pd.DataFrame({"mean": frame.mean(), "standard_deviation": frame.std(), "days": frame.notna().sum()})
-    columns = [Column(key, label(key), "count" if key == "days" else "number") for key in known.columns]
-    rows = [label(f"exposure.{name}") for name in known.index]
-    caption = words("Rank correlation of score and factor across the day's stocks: what the score is a bet on.")
-    return Section(
-        "exposures", words("Exposures of the score"), context.scope(frame.index, words("no costs")),
-        (Chart("exposures", figures.exposure_lines(frame), caption), table(known, columns, key="exposures", rows=rows),
-         meanings(definitions, [f"exposure.{name}" for name in frame.columns])),
-    )  # fmt: skip
+    frame, meanings = artifacts[EXPOSURES], meanings_of(artifacts.get(DEFINITIONS, {}))
+    sums = pd.DataFrame({"mean": frame.mean(), "standard_deviation": frame.std(), "days": frame.notna().sum()})
+    factors = [f"exposure.{name}" for name in frame.columns]
+    caption = text("Rank correlation of score and factor across the day's stocks: what the score is a bet on.")
+    return context.scope(frame.index, text("no costs")), [
+        Chart("exposures", figures.exposure_lines(frame), caption),
+        table(sums, key="exposures", rows=[title(factor) for factor in factors]),
+        glossary(meanings, factors),
+    ]
 
 
-def learning(artifacts: Artifacts, context: Context) -> Section | None:
+def learning(artifacts: Artifacts, context: Context) -> Content | None:
     """Learning curves of every member."""
-    frame, members = artifacts.get("folds/curves.pkl"), artifacts.get("folds/members.pkl")
-    if frame is None or frame.empty:
+    frame, members = artifacts[LEARNING], artifacts.get(MEMBERS)
+    if frame.empty:
         return None
-    spare = {"fold", "seed", "epoch", "train_loss", "valid_loss"}
-    metric = (
-        str(members["metric"].iloc[0]) if members is not None else dict(map(_pair, context.facts)).get("metric", "")
-    )
-    if metric not in frame:
-        metric = next((name for name in ("capped_excess", "rank_ic", "ic") if name in frame), "")
-        metric = metric or next(name for name in frame if name not in spare)
-    count = frame[["fold", "seed"]].drop_duplicates()
-    scope = words("{n} members; in training and on their validation days; no costs", n=len(count))
-    caption = words(
+    metric = dict((name.en, plain(value).en) for name, value in context.facts).get("metric", "")
+    if members is not None:
+        metric = str(members["metric"].iloc[0])
+    spare = frame.columns.drop(["fold", "seed", "epoch", "train_loss", "valid_loss"], errors="ignore")
+    metric = next(name for name in (metric, "capped_excess", "rank_ic", "ic", *spare) if name in frame)
+    caption = text(
         "A colour and a dash a member. Thin: training loss, thick: validation loss; below: the metric on validation "
         "days; star: its best epoch."
     )
-    parts: list[str | Chart] = [Chart("learning", figures.learning(frame, metric), caption)]
+    parts: list[Any] = [Chart("learning", figures.learning(frame, metric), caption)]
     if members is not None:
-        shown = members.set_index(members.apply(lambda row: f"{row['fold']} / {row['seed']}", axis=1))
-        parts.append(table(shown, columns_of(shown.drop(columns=["fold", "seed"])), key="members"))
-    return Section("learning", words("Learning curves"), scope, tuple(parts))
+        names = [f"{fold} / {seed}" for fold, seed in zip(members["fold"], members["seed"], strict=True)]
+        parts.append(table(members.drop(columns=["fold", "seed"]).set_axis(names), key="members"))
+    count = len(frame[["fold", "seed"]].drop_duplicates())
+    return text("{n} members; in training and on their validation days; no costs", n=count), parts
 
 
-def _pair(fact: tuple[Text, Text | str]) -> tuple[str, str]:
-    return fact[0].en, fact[1].en if isinstance(fact[1], Text) else fact[1]
-
-
-def folds(artifacts: Artifacts, context: Context) -> Section | None:
+def folds(artifacts: Artifacts, context: Context) -> Content | None:
     """Show the deck's table by fold, and what each day was used for."""
-    frame, fold_map = artifacts.get("fold_analysis/headline_folds.pkl"), artifacts.get("folds/fold_map.pkl")
-    if frame is None and fold_map is None:
-        return None
-    parts: list[str | Chart] = []
-    if fold_map is not None and not fold_map.empty:
-        caption = words(
-            "Training, gap, validation and test days of each fold; a thin gap may be narrower than a pixel."
-        )
-        parts.append(Chart("folds", figures.folds(fold_map), caption))
+    frame, fold_map, members = (artifacts.get(path) for path in (FOLD_TABLE, FOLD_MAP, MEMBERS))
+    parts: list[Any] = []
+    days: Any = []
     if frame is not None:
-        known = artifacts.get("fold_analysis/definitions.pkl", {})
-        rows = [_row_words(str(name)) for name in frame.index]
+        days = frame[["first", "last"]].to_numpy().ravel()
+        definitions = artifacts.get(FOLD_DEFINITIONS, {})
         if "selected" in frame:
-            frame = frame.assign(selected=frame["selected"].astype(str).map(said))
-        parts.append(across(frame, _fold_columns(frame, known), key="folds", rows=rows))
-        parts.append(
-            meanings(known, [key for key in ("gross", "net", "net_over_market", "mean over folds") if key in known])
-        )
-    days = [] if frame is None else frame[["first", "last"]].to_numpy().ravel()
-    days = days if fold_map is None else fold_map["day"]
-    return Section("folds", words("Folds"), context.scope(days, context.costs), tuple(parts))
+            metric = "" if members is None else ", ".join(sorted(set(members["metric"].astype(str))))
+            frame = frame.assign(selected=[recorded(str(chosen), metric=metric) for chosen in frame["selected"]])
+        rows = [text("fold {fold}", fold=name[5:]) if name.startswith("fold ") else title(name) for name in frame.index]
+        parts.append(across(frame, _money_columns(frame, definitions), key="folds", rows=rows))
+        explained = ("gross", "net", "net_over_market", "mean over folds")
+        parts.append(glossary(meanings_of(definitions), explained))
+    if fold_map is not None:
+        days = fold_map["day"]
+        caption = text("Training, gap, validation and test days of each fold; a thin gap may be narrower than a pixel.")
+        if not fold_map.empty:
+            parts.insert(0, Chart("folds", figures.folds(fold_map), caption))
+    scope = context.scope(days, context.costs, counted=fold_map is not None)
+    return (scope, parts) if artifacts else None
 
 
-def _row_words(name: str) -> Text:
-    return words("fold {fold}", fold=name[5:]) if name.startswith("fold ") else label(name)
+def _money_columns(frame: pd.DataFrame, definitions: Mapping[str, str]) -> list[Column]:
+    """Columns of `record.table_row`: a number of a series, such as net_sharpe, is defined as the number is."""
+    meanings = meanings_of(definitions)
+    for key in map(str, frame.columns):
+        for series in ("gross_", "net_", "net_over_market_"):
+            number = key.removeprefix(series)
+            if number != key and number in definitions:
+                meanings[key] = meanings[number]
+    return columns_of(frame, meanings)
 
 
-def _fold_columns(frame: pd.DataFrame, known: dict[str, str]) -> list[Column]:
-    """Columns of `judge.table_row`: those of a series are named by the series and the number."""
-    columns = []
-    for key in frame.columns:
-        name = str(key)
-        short = next((s for s in ("net_over_market", "gross", "net") if name.startswith(f"{s}_")), None)
-        if short is None:
-            columns.extend(columns_of(frame[[key]], known))
-            continue
-        number = name.removeprefix(f"{short}_")
-        first, second = label(f"money.{short}"), label(number)
-        meaning = note(number, known[number]) if number in known else None
-        columns.append(
-            Column(
-                key, Text(f"{first.en}: {second.en}", f"{first.zh}：{second.zh}"), kind_of(number, frame[key]), meaning
-            )
-        )
-    return columns
-
-
-def baselines(artifacts: Artifacts, context: Context) -> Section | None:
+def baselines(artifacts: Artifacts, context: Context) -> Content:
     """Free scores on the same days through the same judge."""
-    frame = artifacts.get("baselines/baselines.pkl")
-    if frame is None:
-        return None
-    known = artifacts.get("baselines/definitions.pkl", {})
-    shown = across(frame, _fold_columns(frame, known), key="baselines", rows=[label(str(name)) for name in frame.index])
-    scope = context.scope(frame[["first", "last"]].to_numpy().ravel(), context.costs)
-    scope = Text(scope.en.partition(" days, ")[2], scope.zh.partition("，")[2])  # the days stand in the table
-    return Section("baselines", words("Free scores on the same days"), scope, (shown,))
+    frame = artifacts[BASELINES]
+    columns = _money_columns(frame, artifacts.get(BASELINE_DEFINITIONS, {}))
+    listed = across(frame, columns, key="baselines", rows=[title(name) for name in frame.index])
+    days = frame[["first", "last"]].to_numpy().ravel()  # their numbers stand in the table
+    return context.scope(days, context.costs, counted=False), [listed]
 
 
-def gate(artifacts: Artifacts, context: Context) -> Section | None:
+def gate(artifacts: Artifacts, context: Context) -> Content | None:
     """Show what the market gate selects."""
-    weights = artifacts.get("gate/weights.pkl")
-    if weights is None or weights.empty:
+    weights, regimes = artifacts[GATE_WEIGHTS], artifacts.get(GATE_REGIMES)
+    if weights.empty:
         return None
-    caption = words("The features whose weight is furthest from 1 on average; 1: as a network without the gate has it.")
+    caption = text("The features whose weight is furthest from 1 on average; 1: as a network without the gate has it.")
     frame = pd.DataFrame(
         {"mean": weights.mean(), "standard_deviation": weights.std(), "min": weights.min(), "max": weights.max()}
     )
     order = (weights - 1.0).abs().mean().sort_values(ascending=False).index
     frame = frame.loc[order].rename(index=str)
-    columns = [Column(key, label(key), "number") for key in frame.columns]
-    regimes = artifacts.get("gate/regimes.pkl")
     if regimes is not None and "moved_by" in regimes:
         frame = frame.join(regimes.rename(index=str)[["moved_by", "correlation", "low", "high"]])
-        columns += _regime_columns()
-    scope = context.scope(weights.index, words("{n} features", n=weights.shape[1]))
+    columns = columns_of(frame, _REGIME_MEANINGS, "gate", low="number", high="number")
+    scope = context.scope(weights.index, text("{n} features", n=weights.shape[1]))
     listed = table(frame, columns, key="gate", main=list(frame.index[:10]))
-    return Section(
-        "gate", words("What the gate selects"), scope, (Chart("gate", figures.gate(weights), caption), listed)
-    )
+    return scope, [Chart("gate", figures.gate(weights), caption), listed]
 
 
-def _regime_columns() -> list[Column]:
-    """Columns of `gate_record.regimes`: which market feature each weight follows."""
-    chosen = words("The market feature whose rank correlation with the weight, over these days, is largest.")
-    size = words("That rank correlation; described on the days it was chosen on, so no test.")
-    low = words("Mean weight on the third of the days on which that market feature is lowest.")
-    high = words("Mean weight on the third of the days on which that market feature is highest.")
-    return [
-        Column("moved_by", words("market feature"), "text", chosen),
-        Column("correlation", words("rank correlation"), "number", size),
-        Column("low", words("weight where it is low"), "number", low),
-        Column("high", words("weight where it is high"), "number", high),
-    ]
+_REGIME_MEANINGS = {  # columns of `record.regimes`: which market feature each weight follows
+    "moved_by": text("The market feature whose rank correlation with the weight, over these days, is largest."),
+    "correlation": text("That rank correlation; described on the days it was chosen on, so no test."),
+    "low": text("Mean weight on the third of the days on which that market feature is lowest."),
+    "high": text("Mean weight on the third of the days on which that market feature is highest."),
+}

@@ -1,23 +1,50 @@
-"""What became of the orders: artifacts of the backtest and the capacity curve become sections. Private to `report`."""
+"""What became of the money: holdings, orders, costs, the backtest's account and the capacity become sections."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
 from qlib_ext.evaluate import has_benchmark
 from qlib_ext.report import figures
-from qlib_ext.report.page import Chart, Column, Section, Text, across, columns_of, label, meanings, table, words
-from qlib_ext.report.score import MONEY, Artifacts, Context, judged_days
-from qlib_ext.report.texts import LABELS
+from qlib_ext.report.page import (
+    Artifacts,
+    Chart,
+    Column,
+    Content,
+    Context,
+    across,
+    columns_of,
+    glossary,
+    meanings_of,
+    part,
+    table,
+)
+from qlib_ext.report.score import DAILY, DEFINITIONS, judged_days
+from qlib_ext.report.texts import Text, definition, join, text, title
 
-TRADES = "portfolio_analysis/"
-COSTS = ("commission", "transfer", "stamp_duty", "impact")
+LABELS = "label.pkl"
+POSITIONS = "liquidity_analysis/positions.pkl"
+CAPACITY = "liquidity_analysis/capacity.pkl"
+CAPACITY_TOPN = "liquidity_analysis/capacity_topn.pkl"
+ACCOUNT = "portfolio_analysis/report_normal_1day.pkl"
+FILLS = "portfolio_analysis/fills.pkl"
+BLOCKED = "portfolio_analysis/blocked.pkl"
+DELISTED = "portfolio_analysis/settled.pkl"
+EXECUTION = "portfolio_analysis/execution.pkl"
+WATERFALL = "portfolio_analysis/waterfall.pkl"
+RULES = "portfolio_analysis/rules_citations.pkl"
+TRADE_DEFINITIONS = "portfolio_analysis/definitions.pkl"
+
+COSTS = ["commission", "transfer", "stamp_duty", "impact"]
 MOST_ROWS = 60  # of a table that is shown as it came
-CASH = ("cash_share", "cash")
+TOP_HOLDINGS = 30  # of a day, shown before a stock is searched
+MOST_PACKED = 150_000  # holdings in the page (about 18 bytes each); beyond it only the largest of each day
 SETTLED = {
     "day": "on which the delisted holding was settled",
     "kind": "last_price: sold at the last price; write_off: worth nothing",
@@ -29,245 +56,285 @@ SETTLED = {
 _ELSEWHERE = ("cost_split", "blocked", "participation")  # of execution.pkl: in other sections
 
 
-def backtest(artifacts: Artifacts, context: Context) -> Section | None:
+def backtest(artifacts: Artifacts, context: Context) -> Content:
     """Show the account of the backtest: return, turnover, costs."""
-    report = artifacts.get(f"{TRADES}report_normal_1day.pkl")
-    if report is None:
-        return None
-    report = report.copy()
-    report["after_costs"] = report["return"] - report["cost"]
-    names = {"return": words("account before costs"), "after_costs": words("account after costs")}
-    if has_benchmark(report):
-        report["over_benchmark"] = report["after_costs"] - report["bench"]
-        names["over_benchmark"] = words("account after costs, less the benchmark")
-        names["bench"] = words("benchmark")
-    figure = figures.curves({key: report[key] for key in names}, names, list(names))
-    figure.update_xaxes(title={"text": "day of the trade"})
-    figure.update_layout(meta={"zh": {**figure.layout.meta["zh"], "day of the trade": words("day of the trade").zh}})
-    turned = figures.two_lines(
-        report, {"turnover": words("traded (% of the account)")}, {"cost": words("costs (% of the account)")},
-        (words("turnover (%)"), words("costs (%)")), "yaxis yaxis2",
-    )  # fmt: skip
-    turned.update_layout(yaxis2={"tickformat": ".2%"})
-    caption = words(
-        "qlib's account of the run's own strategy: orders over days, real cash, under the exchange's rules."
-    )
-    traded = words("Bought plus sold each day, and what it cost, as shares of the account's value the day before.")
-    sums = pd.DataFrame(
-        {key: [report[key].mean(), report[key].sum() / len(report) * 252] for key in ("turnover", "cost")}
-    )
-    sums.index = pd.Index(["mean", "year"])
-    listed = table(
-        sums.T, [Column("mean", words("mean a day"), "percent"), Column("year", words("a year (252 days)"), "percent")],
-        key="turnover", rows=[words("traded (% of the account)"), words("costs (% of the account)")],
-    )  # fmt: skip
-    parts: list[str | Chart] = [Chart("backtest", figure, caption), Chart("turnover", turned, traded), listed]
-    scope = context.scope(report.index, words("costs of the exchange are in where it says so"))
-    return Section("backtest", words("Backtest: account, turnover, costs"), scope, tuple(parts))
+    account = artifacts[ACCOUNT].copy()
+    account["after_costs"] = account["return"] - account["cost"]
+    names = {"return": text("account before costs"), "after_costs": text("account after costs")}
+    if has_benchmark(account):
+        account["over_benchmark"] = account["after_costs"] - account["bench"]
+        names["over_benchmark"] = text("account after costs, less the benchmark")
+        names["bench"] = text("benchmark")
+    curves = figures.curves({key: account[key] for key in names}, names, list(names), day=text("day of the trade"))
+    traded, paid = text("traded (% of the account)"), text("costs (% of the account)")
+    axes = (text("turnover (%)"), text("costs (%)"))
+    daily = figures.two_lines(account, {"turnover": traded}, {"cost": paid}, axes, {"yaxis": 0, "yaxis2": 2})
+    sums = account[["turnover", "cost"]].agg(["mean", "sum"]).T
+    sums["year"] = sums["sum"] / len(account) * 252
+    columns = [
+        Column("mean", text("mean a day"), "percent"),
+        Column("year", text("a year (252 days)"), "percent"),
+    ]
+    own = text("qlib's account of the run's own strategy: orders over days, real cash, under the exchange's rules.")
+    shares = text("Bought plus sold each day, and what it cost, as shares of the account's value the day before.")
+    return context.scope(account.index, text("costs of the exchange are in where it says so")), [
+        Chart("backtest", curves, own),
+        Chart("turnover", daily, shares),
+        table(sums, columns, key="turnover", rows=[traded, paid]),
+    ]
 
 
-def costs(artifacts: Artifacts, context: Context) -> Section | None:
+def costs(artifacts: Artifacts, context: Context) -> Content | None:
     """Show what the fills cost, by part and month, and how much of a stock's liquidity they took."""
-    fills = artifacts.get(f"{TRADES}fills.pkl")
-    if fills is None or fills.empty:
+    fills, split = artifacts[FILLS], _table_of(artifacts, "cost_split")
+    if fills.empty:
         return None
-    months = fills.groupby(pd.DatetimeIndex(fills["day"]).strftime("%Y-%m"))[list(COSTS)].sum()
-    total, traded = fills[list(COSTS)].sum(), float(fills["yuan"].abs().sum())
-    made = _own(artifacts, "cost_split")
-    frame = pd.DataFrame({"yuan": total, "bp_of_traded": 1e4 * total / traded}) if made is None else made
-    meant = _definitions(artifacts, TRADES, "cost_split", frame)
-    columns = columns_of(frame, meant, "cost_split")
-    split = figures.stacked(months, {key: label(key) for key in COSTS}, words("cost (yuan)"))
-    used = figures.histogram(fills["used"], words("share of the stock's liquidity (%)"), words("fills (number)"))
-    parts: tuple[str | Chart, ...] = (
-        Chart("costs", split, words("What the fills of each month cost, by part.")),
-        table(frame, columns, key="costs", rows=[label(key) for key in frame.index]),
-        meanings(meant, [str(key) for key in frame.index], "cost_split"),
-        Chart("used", used, words("Yuan of each fill / trailing mean turnover of the stock, known the day before.")),
-    )
-    binned = _own(artifacts, "participation")
-    if binned is not None:
-        meant = _definitions(artifacts, TRADES, "participation", binned)
-        rows = [_bin_words(float(low), float(high)) for low, high in zip(binned["low"], binned["high"], strict=True)]
-        edges = {"low": words("above"), "high": words("up to")}
-        listed = [replace(c, title=edges.get(str(c.key), c.title)) for c in columns_of(binned, meant, "participation")]
-        parts += (table(binned.rename(index=str), listed, key="participation", rows=rows),)
-    extra = words("{n} fills, {million:,.1f} million yuan traded", n=len(fills), million=traded / 1e6)
-    return Section("costs", words("Costs and participation"), context.scope(fills["day"], extra), parts)
+    traded = float(fills["yuan"].abs().sum())
+    if split is None:
+        total = fills[COSTS].sum()
+        split = pd.DataFrame({"yuan": total, "bp_of_traded": 1e4 * total / traded})
+    meanings = _meanings(artifacts, "cost_split", split)
+    months = fills.groupby(pd.DatetimeIndex(fills["day"]).strftime("%Y-%m"))[COSTS].sum()
+    used = figures.histogram(fills["used"], text("share of the stock's liquidity (%)"), text("fills (number)"))
+    of_turnover = text("Yuan of each fill / trailing mean turnover of the stock, known the day before.")
+    parts: list[Any] = [
+        Chart(
+            "costs", figures.stacked(months, text("cost (yuan)")), text("What the fills of each month cost, by part.")
+        ),
+        table(split, columns_of(split, meanings), key="costs", rows=[title(key) for key in split.index]),
+        glossary(meanings, split.index, "cost_split"),
+        Chart("used", used, of_turnover),
+    ]
+    bins = _table_of(artifacts, "participation")
+    if bins is not None:
+        columns = columns_of(bins, _meanings(artifacts, "participation", bins), "participation")
+        rows = [_bin_title(float(low), float(high)) for low, high in zip(bins["low"], bins["high"], strict=True)]
+        parts.append(table(bins.rename(index=str), columns, key="participation", rows=rows))
+    remark = text("{n} fills, {million:,.1f} million yuan traded", n=len(fills), million=traded / 1e6)
+    return context.scope(fills["day"], remark), parts
 
 
-def _bin_words(low: float, high: float) -> Text:
+def _bin_title(low: float, high: float) -> Text:
     """Say what share of a stock's turnover the trades of a bin took."""
     if not math.isfinite(low):
-        return words("turnover not known")
-    return words("{low:.1%} to {high:.1%}" if math.isfinite(high) else "above {low:.1%}", low=low, high=high)
+        return text("turnover not known")
+    return text("{low:.1%} to {high:.1%}" if math.isfinite(high) else "above {low:.1%}", low=low, high=high)
 
 
-def waterfall(artifacts: Artifacts, context: Context) -> Section | None:
+def waterfall(artifacts: Artifacts, context: Context) -> Content | None:
     """Walk from the return on paper to what the account earned, one assumption a step."""
-    frame = artifacts.get(f"{TRADES}waterfall.pkl")
-    if frame is None or frame.empty:
+    frame = artifacts[WATERFALL]
+    if frame.empty:
         return None
-    numbers = frame.select_dtypes("number")
-    key = next((name for name in ("annual_return", "annual", *numbers.columns) if name in numbers), None)
-    definitions = _definitions(artifacts, TRADES, "waterfall", frame)
-    rows = [label(f"stage.{name}" if f"stage.{name}" in LABELS else str(name)) for name in frame.index]
-    parts: list[str | Chart] = []
-    if key is not None:
-        figure = figures.steps(frame[key], rows, words("return a year (%)"))
-        parts.append(Chart("waterfall", figure, words("Every row adds one assumption to the row before it.")))
-    parts.append(table(frame, columns_of(frame, definitions, "waterfall"), key="waterfall", rows=rows))
-    parts.append(meanings(definitions, [str(name) for name in frame.index], "waterfall"))
-    report = artifacts.get(f"{TRADES}report_normal_1day.pkl")
-    scope = (
-        words("costs as each row says")
-        if report is None
-        else context.scope(report.index, words("costs as each row says"))
-    )
-    return Section("waterfall", words("From paper to the account"), scope, tuple(parts))
+    meanings = _meanings(artifacts, "waterfall", frame)
+    rows = [title(name, "waterfall") for name in frame.index]
+    parts: list[Any] = [
+        table(frame, columns_of(frame, meanings), key="waterfall", rows=rows),
+        glossary(meanings, frame.index, "waterfall"),
+    ]
+    if "annual_return" in frame:
+        figure = figures.steps(frame["annual_return"], rows, text("return a year (%)"))
+        parts.insert(0, Chart("waterfall", figure, text("Every row adds one assumption to the row before it.")))
+    return _of_account(artifacts, context, text("costs as each row says")), parts
 
 
-_CAPACITY = {  # artifact: what its chart says
-    "capacity": (
-        "The same scores with other capitals, filled down the ranking under the caps, traded daily; cash earns 0."
-    ),
-    "capacity_topn": (
-        "The same in a fixed number of names, in proportion to their liquidity: a smaller share of their turnover at a "
-        "smaller capital."
-    ),
-}
+def _of_account(artifacts: Artifacts, context: Context, remark: Text) -> Text:
+    """Days of the backtest's account and a remark; the remark alone where there is no account."""
+    return context.scope(artifacts[ACCOUNT].index, remark) if ACCOUNT in artifacts else remark
 
 
-def capacity(artifacts: Artifacts, context: Context) -> Section | None:
+def capacity(artifacts: Artifacts, context: Context) -> Content | None:
     """Annual return by capital: filled down the ranking, and in a fixed number of names."""
-    parts: list[str | Chart] = []
-    for key, caption in _CAPACITY.items():
-        curve = artifacts.get(f"{MONEY}{key}.pkl")
-        if curve is None or curve.empty:
-            continue
-        numbers = [name for name in curve.select_dtypes("number") if not str(name).endswith(("error", "_se"))]
-        wanted = ("gross", "net", "net_impact")
-        returns = [name for name in numbers if str(name).removesuffix("_excess").removeprefix("annual_") in wanted]
-        cash = next((name for name in CASH if name in curve), None)
-        if returns:
-            parts.append(Chart(key, figures.capacity(curve, returns, cash), words(caption)))
-        rows = [words("{million:,.0f} million yuan", million=float(value) / 1e6) for value in curve.index]
-        meant = _definitions(artifacts, MONEY, "capacity", curve)
-        parts.append(table(curve, columns_of(curve, meant, "capacity"), key=key, rows=rows))
+    definitions = _own_definitions(artifacts.get(DEFINITIONS, {}), "capacity")
+    parts: list[Any] = []
+    for key, path, caption in (
+        ("capacity", CAPACITY, text(
+            "The same scores with other capitals, filled down the ranking under the caps, traded daily; cash earns 0."
+        )),
+        ("capacity_topn", CAPACITY_TOPN, text(
+            "The same in a fixed number of names, in proportion to their liquidity: a smaller share of their turnover "
+            "at a smaller capital."
+        )),
+    ):  # fmt: skip
+        curve = artifacts.get(path)
+        if curve is not None and len(curve):
+            rows = [text("{million:,.0f} million yuan", million=float(value) / 1e6) for value in curve.index]
+            columns = columns_of(curve, meanings_of(definitions, "capacity"))
+            parts += [Chart(key, figures.capacity(curve), caption), table(curve, columns, key=key, rows=rows)]
     if not parts:
         return None
-    daily = artifacts.get(f"{MONEY}daily.pkl")
-    scope = context.costs if daily is None else context.scope(judged_days(daily), context.costs)
-    return Section("capacity", words("Capacity"), scope, tuple(parts))
+    days = artifacts.get(DAILY)
+    return context.costs if days is None else context.scope(judged_days(days), context.costs), parts
 
 
-def blocked(artifacts: Artifacts, context: Context) -> Section | None:
+def blocked(artifacts: Artifacts, context: Context) -> Content:
     """Show what the exchange cut or refused, and why."""
-    frame, settled = artifacts.get(f"{TRADES}blocked.pkl"), artifacts.get(f"{TRADES}settled.pkl")
-    if frame is None:
-        return None
-    parts: list[str | Chart] = []
+    frame, delisted, tables = artifacts[BLOCKED], artifacts.get(DELISTED), artifacts.get(EXECUTION)
+    parts: list[Any] = [part("paragraph", text("The exchange cut no order."))]
     if len(frame):
         cut = frame.assign(cut=frame["wanted"] - frame["dealt"], month=pd.DatetimeIndex(frame["day"]).strftime("%Y-%m"))
         months = cut.pivot_table(index="month", columns="reason", values="cut", aggfunc="sum", fill_value=0.0)
-        names = {reason: label(str(reason)) for reason in months.columns}
-        figure = figures.stacked(months, names, words("not dealt (yuan)"))
-        parts.append(Chart("blocked", figure, words("Yuan of orders that the exchange cut or refused, by reason.")))
-        made = _own(artifacts, "blocked")
-        sums = cut.groupby(["reason", "side"])[["wanted", "cut"]].sum() if made is None else made
+        sums = _table_of(artifacts, "blocked")
+        if sums is None:
+            sums = cut.groupby(["reason", "side"])[["wanted", "cut"]].sum()
         flat, rows = _flat(sums)
-        definitions = _definitions(artifacts, TRADES, "blocked", sums)
-        parts.append(table(flat, columns_of(flat, definitions, "blocked"), key="blocked", rows=rows))
-    else:
-        parts.append(f"<p>{words('The exchange cut no order.').html()}</p>")
-    if settled is not None and len(settled):
-        parts.append(f"<h3>{words('Delisted holdings').html()}</h3>")
-        parts.append(table(settled.head(MOST_ROWS), columns_of(settled, SETTLED, "settled"), key="settled"))
-    report = artifacts.get(f"{TRADES}report_normal_1day.pkl")
-    days = frame["day"] if report is None else report.index
-    made = artifacts.get(f"{TRADES}execution.pkl")
-    with_unsent = frame.attrs.get("unsent", isinstance(made, dict) and "target_reached" in made)
-    extra = words("with the orders that the strategy, which asks first, did not send") if with_unsent else None
-    return Section("blocked", words("What was blocked, and why"), context.scope(days, extra), tuple(parts))
+        columns = columns_of(flat, _meanings(artifacts, "blocked", sums))
+        by_reason = text("Yuan of orders that the exchange cut or refused, by reason.")
+        parts = [
+            Chart("blocked", figures.stacked(months, text("not dealt (yuan)")), by_reason),
+            table(flat, columns, key="blocked", rows=rows),
+        ]
+    if delisted is not None and len(delisted):
+        meanings = meanings_of(SETTLED, "settled")
+        parts.append(part("heading", text("Delisted holdings")))
+        parts.append(table(delisted.head(MOST_ROWS), columns_of(delisted, meanings), key="settled"))
+    days = artifacts[ACCOUNT].index if ACCOUNT in artifacts else frame["day"]
+    with_unsent = frame.attrs.get("unsent", isinstance(tables, dict) and "target_reached" in tables)
+    remark = text("with the orders that the strategy, which asks first, did not send") if with_unsent else None
+    return context.scope(days, remark), parts
 
 
-def execution(artifacts: Artifacts, context: Context) -> Section | None:
+def execution(artifacts: Artifacts, context: Context) -> Content | None:
     """Further tables of the backtest, as its record wrote them."""
-    found = artifacts.get(f"{TRADES}execution.pkl")
-    if not isinstance(found, dict):
-        return None
-    parts: list[str | Chart] = []
-    for name, frame in found.items():
-        if name in _ELSEWHERE or not isinstance(frame, pd.DataFrame) or not len(frame):
-            continue
-        parts.append(f"<h3>{label(str(name)).html()}</h3>")
-        parts.append(_made(frame, _definitions(artifacts, TRADES, str(name), frame), str(name)))
-    if not parts:
-        return None
-    report = artifacts.get(f"{TRADES}report_normal_1day.pkl")
-    scope = context.costs if report is None else context.scope(report.index, words("the backtest's account"))
-    return Section("execution", words("Execution"), scope, tuple(parts))
+    parts: list[Any] = []
+    for name in artifacts[EXECUTION] if isinstance(artifacts[EXECUTION], dict) else ():
+        frame = _table_of(artifacts, name)
+        if frame is not None and name not in _ELSEWHERE:
+            parts += [part("heading", title(name)), *_of_record(frame, _meanings(artifacts, name, frame), str(name))]
+    account = text("the backtest's account") if ACCOUNT in artifacts else context.costs
+    return (_of_account(artifacts, context, account), parts) if parts else None
 
 
-def _made(frame: pd.DataFrame, definitions: dict[str, str], name: str) -> str:
+def _of_record(frame: pd.DataFrame, meanings: dict[str, Text], name: str) -> list[Markup]:
     """Lay out a table of the backtest's record: days by mean, least and most; with what its columns and rows mean."""
-    key = f"execution-{name}"
+    key, rows = f"execution-{name}", [str(row) for row in frame.index]
+    sums = None
     if isinstance(frame.index, pd.DatetimeIndex) or len(frame) > MOST_ROWS:
         sums = frame.select_dtypes("number").agg(["mean", "min", "max"])
-        return across(sums, columns_of(sums, definitions, name), key=key, rows=[label(row) for row in sums.index])
-    rows = [str(row) for row in frame.index]
-    if set(rows) <= set(definitions) and not set(map(str, frame.columns)) & {*definitions, *HEADLINE}:
-        turned = frame.T  # each row has a unit of its own
-        return across(turned, columns_of(turned, definitions, name), key=key, rows=[label(c) for c in turned.index])
+    elif set(rows) <= set(meanings) and not set(map(str, frame.columns)) & {*meanings, *HEADLINE}:
+        sums = frame.T  # each row has a unit of its own
+    if sums is not None:
+        return [across(sums, columns_of(sums, meanings, name), key=key, rows=[title(row) for row in sums.index])]
     flat, titles = _flat(frame, name)
-    known = columns_of(flat, {k: v for k, v in definitions.items() if k not in rows}, name)
-    shared = columns_of(flat, HEADLINE if name == "performance" else None)
-    columns = [own if own.meaning else other for own, other in zip(known, shared, strict=True)]
-    return table(flat, columns, key=key, rows=titles) + meanings(definitions, rows, name)
+    shared = meanings_of(HEADLINE) if name == "performance" else {}
+    of_columns = shared | {k: meaning for k, meaning in meanings.items() if k not in rows}
+    return [table(flat, columns_of(flat, of_columns), key=key, rows=titles), glossary(meanings, rows, name)]
 
 
-def rules(artifacts: Artifacts, context: Context) -> Section | None:
+def rules(artifacts: Artifacts, context: Context) -> Content | None:
     """List the records behind the trading rules that the exchange used."""
-    cited = artifacts.get(f"{TRADES}rules_citations.pkl")
-    if not cited:
+    if not artifacts[RULES]:
         return None
-    frame = pd.DataFrame(cited).fillna("").astype(str).rename(index=str)
-    shown = [
-        name
-        for name in ("rule", "scope", "market", "value", "effective_from", "effective_to", "text", "source")
-        if name in frame
-    ]
+    frame = pd.DataFrame(artifacts[RULES]).fillna("").astype(str).rename(index=str)
+    order = ("rule", "scope", "market", "value", "effective_from", "effective_to", "text", "source")
+    columns = columns_of(frame[[name for name in order if name in frame]], table="rules")
     frame.index = pd.Index(frame["id"] if "id" in frame else frame.index)
-    listed = table(
-        frame, [Column(name, label(name), "text") for name in shown], key="rules", main=list(frame.index[:4])
-    )
-    return Section("rules", words("Trading rules in force"), words("{n} records", n=len(frame)), (listed,))
+    listed = table(frame, columns, key="rules", main=list(frame.index[:4]))
+    return text("{n} records", n=len(frame)), [listed]
 
 
-# --- words
+# --- tables and words of the backtest's record
 
 
-def _definitions(artifacts: Artifacts, folder: str, part: str, frame: pd.DataFrame) -> dict[str, str]:
-    """Definitions that a frame brings along, and those of the folder under `part`."""
-    kept = artifacts.get(f"{folder}definitions.pkl", {})
-    named = {key.removeprefix(f"{part}."): text for key, text in kept.items() if key.startswith(f"{part}.")}
-    named |= frame.attrs.get("definitions", {})
-    for listed in [key for key in named if key.endswith(", ...")]:  # such as "gone_1, gone_2, ..."
+def _own_definitions(definitions: dict[str, str], table: str) -> dict[str, str]:
+    """Those of a table's keys, which stand in a record's definitions under its name."""
+    prefix = f"{table}."
+    return {key.removeprefix(prefix): english for key, english in definitions.items() if key.startswith(prefix)}
+
+
+def _meanings(artifacts: Artifacts, name: str, frame: pd.DataFrame) -> dict[str, Text]:
+    """Definitions of a table of the backtest: those of its record, and those that it brings along."""
+    own = _own_definitions(artifacts.get(TRADE_DEFINITIONS, {}), name) | frame.attrs.get("definitions", {})
+    for listed in [key for key in own if key.endswith(", ...")]:  # such as "gone_1, gone_2, ..."
         stem = listed.partition(",")[0].rstrip("0123456789")
-        named |= {str(c): named[listed] for c in (*frame.columns, *frame.index) if str(c).startswith(stem)}
-    return named
+        own |= {str(c): own[listed] for c in (*frame.columns, *frame.index) if str(c).startswith(stem)}
+    share = own.get("mean_days", "").removeprefix("days to sell all at ").partition(" of ")[0]
+    return {key: definition(key, english, name, share=share) for key, english in own.items()}
 
 
-def _own(artifacts: Artifacts, name: str) -> pd.DataFrame | None:
-    """Give a table that the backtest's record made, its rows named by words."""
-    found = artifacts.get(f"{TRADES}execution.pkl")
-    frame = found.get(name) if isinstance(found, dict) else None
+def _table_of(artifacts: Artifacts, name: Any) -> pd.DataFrame | None:
+    """Give a table that the backtest's record made; None where it has no row."""
+    tables = artifacts.get(EXECUTION)
+    frame = tables.get(name) if isinstance(tables, dict) else None
     return frame if isinstance(frame, pd.DataFrame) and len(frame) else None
 
 
-def _flat(frame: pd.DataFrame, domain: str = "") -> tuple[pd.DataFrame, list[Text]]:
+def _flat(frame: pd.DataFrame, table: str = "") -> tuple[pd.DataFrame, list[Text]]:
     """Name the rows by one text each, and say them in words."""
-    parts = [value if isinstance(value, tuple) else (value,) for value in frame.index]
-    titles = [[label(key if (key := f"{domain}.{part}") in LABELS else str(part)) for part in row] for row in parts]
-    rows = [Text(", ".join(t.en for t in row), "，".join(t.zh for t in row)) for row in titles]
-    return frame.set_axis([" ".join(str(part) for part in row) for row in parts]), rows
+    keys = [value if isinstance(value, tuple) else (value,) for value in frame.index]
+    titles = [join(title(key, table) for key in row) for row in keys]
+    return frame.set_axis([" ".join(map(str, row)) for row in keys]), titles
+
+
+# --- holdings
+
+
+def holdings(artifacts: Artifacts, context: Context) -> Content | None:
+    """Show names and cash by day, the largest holdings of each day, and every stock ever held."""
+    daily, positions = artifacts.get(DAILY), artifacts[POSITIONS]
+    if positions.empty:
+        return None
+    parts: list[Any] = []
+    if daily is not None and "capped_names_held" in daily:
+        names, cash = ({key: title(key)} for key in ("capped_names_held", "capped_cash_share"))
+        axes = (text("stocks (number)"), text("cash (% of capital)"))
+        figure = figures.two_lines(daily, names, cash, axes, {"yaxis2": 0})
+        parts.append(Chart("names", figure, text("Stocks held and cash left over by the caps, each day.")))
+    parts.append(part("holdings", packed_holdings(positions, artifacts.get(LABELS), context), TOP_HOLDINGS))
+    remark = text("the capital is not known") if context.capital is None else text(
+        "{million:,.0f} million yuan each day, placed in full under the caps, what cannot be bought stays cash",
+        million=context.capital / 1e6,
+    )  # fmt: skip
+    return context.scope(positions.index.get_level_values("datetime"), remark), parts
+
+
+def packed_holdings(positions: pd.DataFrame, labels: pd.DataFrame | None, context: Context) -> dict[str, Any]:
+    """Pack the holdings into what a page can carry: those of each day, the largest first, and sums by stock.
+
+    Returns:
+        days: ISO; codes; depth: None where all holdings are packed, else how many of each day; top: for each day
+        [place in codes, yuan, hundredths of a per cent of the stock's liquidity (-1: not known), ...]; stocks: rows
+        [place in codes, days, mean yuan, largest share of the capital, largest share of the liquidity or null, gain in
+        yuan or null].
+
+    """
+    place, codes = pd.factorize(positions.index.get_level_values("instrument"), sort=True)
+    held = positions[["yuan", "weight"]].assign(place=place, used=np.nan, gain=np.nan)
+    held["day"] = positions.index.get_level_values("datetime")
+    if "liquidity" in positions:
+        held["used"] = held["yuan"] / positions["liquidity"]
+    if labels is not None and context.horizon is not None:
+        held["gain"] = held["yuan"] * labels.iloc[:, 0].reindex(held.index).fillna(0.0) / context.horizon
+    depth = None if len(held) <= MOST_PACKED else max(MOST_PACKED // held["day"].nunique(), TOP_HOLDINGS)
+    return {
+        "days": [str(day)[:10] for day in sorted(held["day"].unique())],
+        "codes": [str(code) for code in codes],
+        "capital": context.capital,
+        "depth": depth,
+        "top": _largest(held, depth),
+        "stocks": _sums_by_stock(held),
+    }
+
+
+def _largest(held: pd.DataFrame, depth: int | None) -> list[list[int]]:
+    """Give holdings of each day, the largest first, `depth` of them (None: all), see `packed_holdings`."""
+    largest = held.sort_values(["day", "yuan"], ascending=[True, False], kind="stable")
+    largest = largest if depth is None else largest.groupby("day", sort=True).head(depth)
+    used = (1e4 * largest["used"].where(np.isfinite(largest["used"]))).round().fillna(-1)
+    whole = largest.assign(yuan=largest["yuan"].round(), used=used)[["place", "yuan", "used"]].astype(np.int64)
+    return [rows.to_numpy().ravel().tolist() for _, rows in whole.groupby(largest["day"], sort=True)]
+
+
+def _sums_by_stock(held: pd.DataFrame) -> list[list[float | None]]:
+    """Rows of `stocks`, see `packed_holdings`, the largest mean holding first."""
+    columns = {"days": ("yuan", "size"), "yuan": ("yuan", "mean"), "weight": ("weight", "max")}
+    sums = held.groupby("place").agg(**columns, used=("used", "max"), gain=("gain", "sum"))
+    with_gain = held["gain"].notna().any()
+    return [
+        [
+            *(place, days, round(yuan), round(weight, 6)),
+            round(used, 6) if np.isfinite(used) else None,
+            round(gain) if with_gain else None,
+        ]
+        for place, days, yuan, weight, used, gain in sums.sort_values("yuan", ascending=False).itertuples()
+    ]
