@@ -17,10 +17,9 @@ from qlib.backtest.exchange import Exchange
 from qlib.config import C
 from qlib.data import D
 
-from qlib_ext.exchange import AShareExchange, Bars, Options, clear_cache, lay, whole_shares
-from qlib_ext.exchange import day_rules as _exchange_rules
-from qlib_ext.exchange import quote as _exchange_bars
+from qlib_ext.exchange import AShareExchange, Bars, Options, apply_rules, clear_cache, whole_shares
 from qlib_ext.portfolio import impact_cost
+from qlib_ext.provider import first_closes
 from qlib_ext.strategy import LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market, write_fields, write_lists
 
@@ -248,7 +247,7 @@ def test_a_stock_that_resumes_has_its_last_known_liquidity(hand):
 
 def test_an_expression_of_liquidity_knows_the_days_before(hand):
     profile, own = made(liquidity="adjusted_shares"), made(liquidity="$close * $volume")
-    np.testing.assert_allclose(own._ground.liquidity, profile._ground.liquidity, rtol=1e-6)
+    np.testing.assert_allclose(own._rules.liquidity, profile._rules.liquidity, rtol=1e-6)
     assert deal(own, account(), MAIN, 1000, BUY, 25)[0] == 1000  # the first day of the backtest
     assert reasons(own) == []
 
@@ -439,14 +438,14 @@ def test_a_new_stocks_regime_is_that_of_its_first_day():
         bars = Bars(
             ("SZ300900",), days, lead, grid | {"$amount": np.full((8, 1), np.nan)}, np.array([3]), np.array([7]), age, 0
         )
-        ground = lay(bars, set(grid), ("$open", "$open"), options)
+        ground = apply_rules(bars, set(grid), ("$open", "$open"), options)
         blocked = dict(zip(ground.days, ground.data["limit_buy"][:, 0], strict=True))
         assert blocked[days[5]] and not blocked[days[6]]
 
 
 def test_the_list_of_special_treatment_is_counted(hand, monkeypatch):
     said = []
-    monkeypatch.setattr(_exchange_rules, "logger", SimpleNamespace(info=said.append))
+    monkeypatch.setattr("qlib_ext.exchange.day_rules.logger", SimpleNamespace(info=said.append))
     made(st=pd.DataFrame({"code": [MAIN, "SH600009"], "start": ["2023-08-07"] * 2, "end": ["2023-08-08"] * 2}))
     assert len(said) == 1 and "1 stocks of 7 are under it, 2 days in all" in said[0]
 
@@ -462,8 +461,10 @@ def test_citations_tell_the_rules_of_the_span(hand):
 
 def test_one_load_serves_all(hand, monkeypatch):
     clear_cache()
-    loads, load = [], _exchange_bars._load
-    monkeypatch.setattr(_exchange_bars, "_load", lambda *args: loads.append(args) or load(*args))
+    loads = []
+    monkeypatch.setattr(
+        "qlib_ext.exchange.quote.first_closes", lambda codes: loads.append(codes) or first_closes(codes)
+    )
     for _ in range(3):
         made()
     assert len(loads) == 1
@@ -545,7 +546,7 @@ def test_money_is_conserved_every_day(market, delisted):
     assert fills.groupby(["day", "code"])["used"].sum().max() <= 0.08 * (1 + 1e-5)
     assert (blocked["dealt"] < blocked["wanted"]).all()
     keep = fills[fills["prev_close"].notna()]
-    ipo = exchange._ground  # first days have rules of their own: checked by limits, not by the board's band
+    ipo = exchange._rules  # first days have rules of their own: checked by limits, not by the board's band
     old = [
         ipo.days.get_loc(d) - ipo.listed[exchange.quote.column[c]] > 5
         for d, c in zip(keep["day"], keep["code"], strict=True)
@@ -605,7 +606,7 @@ def test_liquidity_is_the_strategys(market):
     days, codes = market[1], list(market[2].columns)
     exchange = AShareExchange(start_time=days[30], end_time=days[-2])
     frame = load_liquidity(codes, days[0], days[-1]).ffill()
-    np.testing.assert_allclose(exchange._ground.liquidity, frame.iloc[29:-2].to_numpy(), rtol=1e-5)
+    np.testing.assert_allclose(exchange._rules.liquidity, frame.iloc[29:-2].to_numpy(), rtol=1e-5)
 
 
 def test_whole_shares_by_hand():

@@ -22,7 +22,7 @@ from qlib_ext.recorder import SqliteExpManager
 from qlib_ext.rules import Fees
 from qlib_ext.runs import Task, find_run
 from qlib_ext.strategy import (
-    COLUMNS,
+    ORDER_COLUMNS,
     LastClose,
     LiquidityTopNStrategy,
     ScoredRun,
@@ -98,7 +98,7 @@ def test_three_stocks_by_hand():
     # MAIN: 100,000, today at most 80,000: 8,000 shares. STAR: 50,000 / 33 = 1,515.15: 1,515 shares = 49,995 yuan.
     # Cash 200,000 - 73,000 = 127,000, and 22,600 from the sells: enough for 129,995.
     table = listed(held=holdings(SZ300001=10_000, SH600009=150))
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(ORDER_COLUMNS)
     assert table["code"].tolist() == [GONE, CHINEXT, MAIN, STAR]
     assert table["side"].tolist() == ["sell", "sell", "buy", "buy"]
     assert table["shares"].tolist() == [150, 2_800, 8_000, 1_515]
@@ -529,7 +529,7 @@ def test_the_command_writes_the_list(folder, recorded, capsys):
     made = pd.read_csv(folder / "orders.csv", parse_dates=["date", "signal_date"])
     run = read_run(identifier, uri)
     expected = plan_orders(run, read_holdings(folder / "held.csv"), capital=2e7)
-    assert run.identifier == identifier and list(made.columns) == list(COLUMNS)
+    assert run.identifier == identifier and list(made.columns) == list(ORDER_COLUMNS)
     pd.testing.assert_frame_equal(made, expected, check_dtype=False, rtol=1e-6)
     assert (made["side"] == "buy").sum() > 3 and made.loc[made["side"] == "buy", "shares"].ge(100).all()
     assert f"run {identifier}, for " in capsys.readouterr().err

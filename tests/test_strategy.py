@@ -67,7 +67,7 @@ def test_misspelt_and_impossible_options():
     ],
 )  # fmt: skip
 def test_options_of_a_wrong_kind(name, value):
-    with pytest.raises(ValueError, match=f"LiquidityTopNStrategy: {name} is {value!r}; it must be "):
+    with pytest.raises(ValueError, match=f"LiquidityTopNStrategy: {name} is {value!r}; "):
         strategy(**{name: value})
 
 
@@ -481,7 +481,7 @@ def test_the_book_counts_days_and_caps():
     book.position = position
 
     def step(at, until, held, **prices):
-        begins = book.turn((pd.Timestamp(at), pd.Timestamp(until)), held, ())
+        begins = book.begin_step((pd.Timestamp(at), pd.Timestamp(until)), held, ())
         book.prices = prices
         return begins
 
@@ -489,12 +489,12 @@ def test_the_book_counts_days_and_caps():
     assert step("2022-01-07", "2022-01-09 23:59:59", {"OLD": 5.0}, OLD=10.0, NEW=20.0)
     assert step("2022-01-10 09:30", "2022-01-10 09:59:59", {"OLD": 5.0, "NEW": 3.0}, OLD=10.0, NEW=20.0)
     assert book.days_held("NEW", days) == 1 and book.days_held("OLD", days) == math.inf
-    assert book.free("NEW", 3.0) == 3.0 and book.left("NEW", 70.0) == 70.0
+    assert book.sellable("NEW", 3.0) == 3.0 and book.left("NEW", 70.0) == 70.0
     # bought 2 of NEW and sold 1 of OLD in the step before, of the same day
     assert not step("2022-01-10 10:00", "2022-01-10 10:29:59", {"OLD": 4.0, "NEW": 5.0}, OLD=10.0, NEW=20.0)
-    assert book.free("NEW", 5.0) == 3.0 and book.left("NEW", 70.0) == 30.0 and book.left("OLD", 70.0) == 60.0
+    assert book.sellable("NEW", 5.0) == 3.0 and book.left("NEW", 70.0) == 30.0 and book.left("OLD", 70.0) == 60.0
     assert step("2022-01-11", "2022-01-11 23:59:59", {"OLD": 4.0, "NEW": 5.0})
-    assert book.free("NEW", 5.0) == 5.0 and book.left("NEW", 70.0) == 70.0 and book.days_held("NEW", days) == 2
+    assert book.sellable("NEW", 5.0) == 5.0 and book.left("NEW", 70.0) == 70.0 and book.days_held("NEW", days) == 2
     assert book.is_of(position, pd.Timestamp("2022-01-11")) and not book.is_of(position, pd.Timestamp("2022-01-10"))
     assert not book.is_of(object(), pd.Timestamp("2022-01-12"))
 

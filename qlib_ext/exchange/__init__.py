@@ -1,8 +1,7 @@
 """AShareExchange: qlib's exchange under the rules of the day, with costs, impact and volume caps."""
 
-from qlib_ext.exchange.day_rules import lay, whole_shares
-from qlib_ext.exchange.exchange import AShareExchange
-from qlib_ext.exchange.ledger import SETTLED
+from qlib_ext.exchange.day_rules import apply_rules, whole_shares
+from qlib_ext.exchange.exchange import SETTLED, AShareExchange
 from qlib_ext.exchange.options import Impact, Options, impact_rule, prices
 from qlib_ext.exchange.quote import Bars, clear_cache
 
@@ -12,6 +11,7 @@ __all__ = [
     "Impact",
     "Options",
     "SETTLED",
+    "apply_rules",
     "clear_cache",
     "impact_rule",
     "lay",

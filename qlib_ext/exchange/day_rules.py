@@ -1,4 +1,4 @@
-"""The rules of each day, laid over the bars. Private to `exchange.py`.
+"""What the exchange knows of each day and stock: the market's rules applied to the bars.
 
 Legend: `D` days of the backtest, `N` stocks; prices are adjusted unless they are called raw.
 """
@@ -15,7 +15,8 @@ from qlib.log import get_module_logger
 
 from qlib_ext import rules
 from qlib_ext.exchange.options import Options
-from qlib_ext.exchange.quote import Bars, Grid, forward, trailing, turnover
+from qlib_ext.exchange.quote import Bars, Grid, forward, turnover
+from qlib_ext.provider import trailing_mean, trailing_std
 
 logger = get_module_logger("qlib_ext.exchange")
 
@@ -23,7 +24,7 @@ SCALE = 1e-8  # a price below it is none, as for qlib
 
 
 @dataclass(frozen=True)
-class Ground:
+class DayRules:
     """What the exchange knows of each day and stock.
 
     `data`: field -> (D, N) of the quote. (D, N): `suspended`, `unknown_limit` bool; `reference` raw yuan, the previous
@@ -85,8 +86,8 @@ def whole_shares(amount: float, factor: float, least: float, step: float) -> flo
     return whole / factor if whole >= least else 0.0
 
 
-def lay(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Options) -> Ground:
-    """Lay the rules of each day over the bars; `wanted`: fields of the quote, `deal`: (buy, sell) price."""
+def apply_rules(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Options) -> DayRules:
+    """Apply the rules of each day to the bars; `wanted`: fields of the quote, `deal`: (buy, sell) price."""
     lead, days = bars.lead, bars.days[bars.lead :]
     data = {name: bars.fields[name][lead:] for name in wanted}
     if not (data["$volume"] > 0).any():
@@ -106,14 +107,14 @@ def lay(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Options) -
     data["limit_buy"], data["limit_sell"], unknown = _limits(bars, data, suspended, reference, deal, options)
     if options.delisted == "write_off":
         data["$close"] = np.where(np.arange(len(days))[:, None] >= gone, np.float32(0.0), data["$close"])
-    return Ground(
+    return DayRules(
         days,
         data,
         suspended,
         unknown,
         reference,
-        trailing(yuan, options.liquidity_window, of="mean")[lead:],
-        trailing(step, options.volatility_window, of="std")[lead:],
+        _eve(trailing_mean(yuan, options.liquidity_window).where(lambda mean: mean > 0))[lead:],
+        _eve(trailing_std(step, options.volatility_window))[lead:],
         forward(close)[lead:],
         rules.lot_rule(bars.codes, days),
         bars.first - lead,
@@ -123,6 +124,11 @@ def lay(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Options) -
         profile,
         [rules.scope_of(code) for code in bars.codes],
     )
+
+
+def _eve(values: pd.DataFrame) -> Grid:
+    """Last known values at the close before, (P, N): carried through suspensions, as in the strategy."""
+    return forward(values.to_numpy(), before=True)
 
 
 def _factor(codes: tuple[str, ...], factor: Grid, suspended: Grid, options: Options) -> tuple[Grid, bool]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,7 @@ from qlib.backtest.exchange import Exchange
 from qlib.log import get_module_logger
 
 from qlib_ext import rules
-from qlib_ext.exchange.day_rules import SCALE, Ground, lay, whole_shares
-from qlib_ext.exchange.ledger import Ledger
+from qlib_ext.exchange.day_rules import SCALE, DayRules, apply_rules, whole_shares
 from qlib_ext.exchange.options import check_fields, impact_rule, prices, read_options, stocks, thresholds
 from qlib_ext.exchange.quote import DayQuote, load_bars, turnover_fields
 from qlib_ext.portfolio import affordable
@@ -35,6 +35,42 @@ logger = get_module_logger("qlib_ext.exchange")
 
 SLACK = 1e-6  # of a cap: the strategy's liquidity is float32
 LOT = 100  # shares, where the stock is not told
+BLOCKED = ("day", "code", "side", "wanted", "dealt", "reason")
+FILLS = (
+    "day", "code", "side", "shares", "price", "prev_close", "scope", "yuan", "commission", "transfer", "stamp_duty",
+    "impact", "used",
+)  # fmt: skip
+SETTLED = ("day", "code", "kind", "shares", "yuan", "cost", "lost")
+
+
+@dataclass
+class Ledger:
+    """Rows of the three tables, and what counts against the day's caps.
+
+    `position`: whose backtest it is. `bought`: adjusted shares bought on `day`; `dealt`: yuan dealt on it.
+    """
+
+    position: Any = None
+    day: Any = None
+    bought: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    dealt: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    blocked: list[tuple[Any, ...]] = field(default_factory=list)
+    fills: list[tuple[Any, ...]] = field(default_factory=list)
+    settled: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def begin_day(self, day: pd.Timestamp) -> bool:
+        """Begin a day; False where it has begun."""
+        if day == self.day:
+            return False
+        self.day = day
+        self.bought.clear()
+        self.dealt.clear()
+        return True
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """Table `blocked`, `fills` or `settled`."""
+        columns = {"blocked": BLOCKED, "fills": FILLS, "settled": SETTLED}[name]
+        return pd.DataFrame(getattr(self, name), columns=list(columns))
 
 
 class AShareExchange(Exchange):
@@ -104,7 +140,7 @@ class AShareExchange(Exchange):
         )
         self.limit_threshold = made.limit_threshold
         self._fees = rules.Fees(
-            self._ground.days,
+            self._rules.days,
             commission=made.commission,
             minimum=made.min_cost,
             open_cost=made.open_cost,
@@ -121,12 +157,12 @@ class AShareExchange(Exchange):
         wanted = whole | set(turnover_fields(made.liquidity))
         check_fields(self.codes, made, whole)
         bars = load_bars(self.codes, wanted, self.start_time, self.end_time)
-        self._ground: Ground = lay(bars, whole, (self.buy_price, self.sell_price), made)
-        self.trade_w_adj_price = self._ground.adjusted
-        self._quote = DayQuote(bars.codes, self._ground.days, self._ground.data)
+        self._rules: DayRules = apply_rules(bars, whole, (self.buy_price, self.sell_price), made)
+        self.trade_w_adj_price = self._rules.adjusted
+        self._quote = DayQuote(bars.codes, self._rules.days, self._rules.data)
         ended = int((bars.last + made.delisted_after < len(bars.days) + bars.rest).sum())
         logger.info(
-            f"{len(self._ground.days)} days, {len(bars.codes)} stocks; turnover: {self._ground.profile}; limits: "
+            f"{len(self._rules.days)} days, {len(bars.codes)} stocks; turnover: {self._rules.profile}; limits: "
             f"{made.limit_threshold}; special treatment: {'not known' if made.st is None else 'given'}; delisted: "
             f"{ended} series end {made.delisted_after} or more days before the calendar ({made.delisted})"
         )
@@ -143,12 +179,12 @@ class AShareExchange(Exchange):
     @property
     def turnover_profile(self) -> str:
         """Unit profile, or expression, that turnover in yuan came by."""
-        return self._ground.profile
+        return self._rules.profile
 
     @property
     def rules_citations(self) -> list[dict[str, Any]]:
         """Quoted records behind the rules of these days; see `rules.citations`."""
-        return rules.citations(self._ground.days)
+        return rules.citations(self._rules.days)
 
     @property
     def blocked(self) -> pd.DataFrame:
@@ -185,7 +221,7 @@ class AShareExchange(Exchange):
             return True
         if self._worthless(column, rows):
             return False
-        return bool(self._ground.suspended[rows.start : rows.stop, column].all())
+        return bool(self._rules.suspended[rows.start : rows.stop, column].all())
 
     def get_deal_price(
         self, stock_id: str, start_time: Any, end_time: Any, direction: OrderDir, method: str | None = "ts_data_last"
@@ -204,31 +240,31 @@ class AShareExchange(Exchange):
         if unit is None or self.options.trade_unit != "rules" or stock_id is None or start_time is None:
             return unit
         row, column = self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]
-        return float(unit * self._ground.lots.step[row, column] / LOT)
+        return float(unit * self._rules.lots.step[row, column] / LOT)
 
     def smallest_order(self, stock_id: str, start_time: Any, end_time: Any) -> float | None:
         """Fewest adjusted shares of an order that does not sell the whole rest; None without lots."""
         step = self.get_amount_of_trade_unit(None, stock_id, start_time, end_time)
-        at, lots = (self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]), self._ground.lots
+        at, lots = (self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]), self._rules.lots
         ratio = lots.minimum[at] / lots.step[at] if self.options.trade_unit == "rules" else 1.0
         return None if step is None else float(step * ratio)
 
     def trade_cost(self, stock_id: str, start_time: Any, end_time: Any, yuan: float, *, sell: bool) -> float:
         """Fees and impact of a trade after what was dealt that day, yuan; inf where `unknown` names a reason."""
         at = self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]
-        return math.inf if self._ground.unknown(at, self.options) else self._cost(at, yuan, sell=sell)
+        return math.inf if self._rules.unknown(at, self.options) else self._cost(at, yuan, sell=sell)
 
     def unknown(self, stock_id: str, start_time: Any, end_time: Any) -> str:
         """Tell what keeps it from dealing in a stock: unknown_liquidity, unknown_volatility, or "" for nothing."""
         at = self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]
-        return self._ground.unknown(at, self.options)
+        return self._rules.unknown(at, self.options)
 
     def begin_tables(self) -> None:
         """Begin `blocked`, `fills` and `settled` anew, as for a new backtest."""
         self._ledger = Ledger()
 
     def _worthless(self, column: int, rows: range) -> bool:
-        return self.options.delisted == "write_off" and rows.stop - 1 >= int(self._ground.gone[column])
+        return self.options.delisted == "write_off" and rows.stop - 1 >= int(self._rules.gone[column])
 
     def _place(self, order: Order) -> tuple[int, int] | None:
         """Row and column of an order; None where the stock or the day is unknown."""
@@ -243,7 +279,7 @@ class AShareExchange(Exchange):
         """Deal an order as `Exchange.deal_order` does: yuan, cost and price."""
         self._live = trade_account is not None
         if self._live:
-            self._turn(trade_account, pd.Timestamp(order.start_time).normalize())
+            self._begin(trade_account, pd.Timestamp(order.start_time).normalize())
             if reason := self.refusal(order):
                 self._cut(order, order.amount, 0.0, reason)
         dealt = defaultdict(float) if dealt_order_amount is None else dealt_order_amount
@@ -253,22 +289,22 @@ class AShareExchange(Exchange):
         self._live = False
         return done
 
-    def _turn(self, account: Any, day: pd.Timestamp) -> None:
+    def _begin(self, account: Any, day: pd.Timestamp) -> None:
         """Begin a new backtest or a new day; settle what has been delisted."""
         position = account.current_position
         if position is not self._ledger.position:
             self._ledger = Ledger(position)
-        if not self._ledger.turn(day) or position.skip_update():
+        if not self._ledger.begin_day(day) or position.skip_update():
             return
         for code in sorted(position.get_stock_list()):
             place = self._place(Order(code, 0.0, OrderDir.SELL, day, day))
-            if place is not None and place[0] >= self._ground.gone[place[1]]:
+            if place is not None and place[0] >= self._rules.gone[place[1]]:
                 self._settle(account, code, place, day)
 
     def _settle(self, account: Any, code: str, place: tuple[int, int], day: pd.Timestamp) -> None:
         """Sell a delisted holding at its last price, or write down once that it is worth nothing."""
         position, kind = account.current_position, self.options.delisted
-        amount, price = position.get_stock_amount(code), float(self._ground.last_close[place])
+        amount, price = position.get_stock_amount(code), float(self._rules.last_close[place])
         if kind == "write_off":
             if all(row[1] != code for row in self._ledger.settled):
                 self._ledger.settled.append((day, code, kind, amount, 0.0, 0.0, amount * price))
@@ -286,7 +322,7 @@ class AShareExchange(Exchange):
             return ""
         place = self._place(order)
         buys = order.direction == OrderDir.BUY
-        return "unknown_stock" if place is None else self._ground.refusal(place, buys=buys)
+        return "unknown_stock" if place is None else self._rules.refusal(place, buys=buys)
 
     def _calc_trade_info_by_order(
         self, order: Order, position: Any, dealt_order_amount: dict[str, float]
@@ -314,12 +350,12 @@ class AShareExchange(Exchange):
 
     def _capped(self, order: Order, amount: float, price: float, place: tuple[int, int]) -> float:
         """Cut to the day's cap of the stock; to nothing where liquidity or volatility is needed and not known."""
-        if reason := self._ground.unknown(place, self.options):
+        if reason := self._rules.unknown(place, self.options):
             return self._cut(order, amount, 0.0, reason)
         if self.options.participation is None:
             return amount
         done = self._ledger.dealt[order.stock_id] if self._live else 0.0
-        room = max(self.options.participation * float(self._ground.liquidity[place]) * (1.0 + SLACK) - done, 0.0)
+        room = max(self.options.participation * float(self._rules.liquidity[place]) * (1.0 + SLACK) - done, 0.0)
         return self._cut(order, amount, room / price, "volume_cap")
 
     def _sellable(self, order: Order, amount: float, price: float, position: Any, place: tuple[int, int]) -> float:
@@ -330,7 +366,7 @@ class AShareExchange(Exchange):
         held = position.get_stock_amount(code) if position.check_stock(code) else 0.0
         amount = held if np.isclose(amount, held) else self._cut(order, amount, held, "not_held")
         free = held
-        if self._live and self._ground.settles[place[0]] and self._ledger.bought[code] > 0:
+        if self._live and self._rules.settles[place[0]] and self._ledger.bought[code] > 0:
             free = max(held - self._ledger.bought[code], 0.0)
             amount = self._cut(order, amount, free, "t_plus_1")
         if not np.isclose(amount, free):
@@ -344,9 +380,9 @@ class AShareExchange(Exchange):
         """Round adjusted shares down to the stock's lots; what comes to nothing is written down."""
         if self.trade_unit is None or self.trade_w_adj_price or amount <= 0:
             return amount
-        factor, least, step = float(self._ground.data["$factor"][place]), float(self.trade_unit), float(self.trade_unit)
+        factor, least, step = float(self._rules.data["$factor"][place]), float(self.trade_unit), float(self.trade_unit)
         if self.options.trade_unit == "rules":
-            least, step = float(self._ground.lots.minimum[place]), float(self._ground.lots.step[place])
+            least, step = float(self._rules.lots.minimum[place]), float(self._rules.lots.step[place])
         whole = whole_shares(amount, factor, least, step)
         return whole if whole > 0 else self._cut(order, amount, 0.0, "below_lot")
 
@@ -360,7 +396,7 @@ class AShareExchange(Exchange):
         today = self._quote.days[place[0]] == self._ledger.day
         done = self._ledger.dealt.get(self._quote.codes[place[1]], 0.0) if today else 0.0
         trades = np.array([done, done + yuan])
-        before, after = self._impact(trades, self._ground.liquidity[place], self._ground.sigma[place])
+        before, after = self._impact(trades, self._rules.liquidity[place], self._rules.sigma[place])
         return float(after - before)
 
     # --- the records
@@ -381,21 +417,21 @@ class AShareExchange(Exchange):
         if place is None:
             return math.nan
         field = self.buy_price if order.direction == OrderDir.BUY else self.sell_price
-        price = float(self._ground.data[field][place])
-        return price if price > SCALE else float(self._ground.last_close[place])
+        price = float(self._rules.data[field][place])
+        return price if price > SCALE else float(self._rules.last_close[place])
 
     def _write(self, order: Order, yuan: float, price: float) -> None:
         """Write a fill down, and what it takes of the day's caps."""
         place = self._place(order)
         if place is None:
             return
-        ledger, ground, sell = self._ledger, self._ground, order.direction == OrderDir.SELL
-        factor = float(ground.data["$factor"][place])
+        ledger, today, sell = self._ledger, self._rules, order.direction == OrderDir.SELL
+        factor = float(today.data["$factor"][place])
         if not sell:
             ledger.bought[order.stock_id] += order.deal_amount
-        raw = (order.deal_amount * factor, round(price / factor, 4), float(ground.reference[place]))
+        raw = (order.deal_amount * factor, round(price / factor, 4), float(today.reference[place]))
         parts = (*self._fees.parts(place[0], yuan, sell=sell), self._moved(place, yuan))
         ledger.dealt[order.stock_id] += yuan
-        used = yuan / float(ground.liquidity[place])
+        used = yuan / float(today.liquidity[place])
         who = (ledger.day, order.stock_id, "sell" if sell else "buy")
-        ledger.fills.append((*who, *raw, ground.scopes[place[1]], yuan, *parts, used))
+        ledger.fills.append((*who, *raw, today.scopes[place[1]], yuan, *parts, used))

@@ -1,6 +1,6 @@
-"""Bars of a market for `exchange.py`: one quick load, cached; trailing liquidity and volatility; a dense quote.
+"""Bars of a market for AShareExchange: one quick load, cached; turnover of the days; a dense quote.
 
-Private to `exchange.py`. Legend: `P` trading days with the lead before the first, `D` days of the backtest, `N` stocks.
+Legend: `P` trading days with the lead before the first, `D` days of the backtest, `N` stocks.
 """
 
 from __future__ import annotations
@@ -165,16 +165,6 @@ def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
         yuan[bars.lead :], rules.PROFILES.get(profile, profile), share=share, named=liquidity != "auto"
     )
     return yuan, profile
-
-
-def trailing(yuan: Grid, window: int, *, of: str) -> Grid:
-    """Trailing mean or standard deviation (`of`) over `window` rows, as known at the close before, (P, N).
-
-    The last known value is carried through suspensions, as in the strategy; a mean of 0 is not one.
-    """
-    rolling = pd.DataFrame(yuan).rolling(window, min_periods=1)
-    frame = rolling.mean().where(lambda mean: mean > 0) if of == "mean" else rolling.std()
-    return np.asarray(forward(frame.to_numpy(), before=True))
 
 
 def forward(values: Grid, *, before: bool = False) -> Grid:

@@ -2,18 +2,18 @@
 
 from qlib_ext.strategy.book import Book
 from qlib_ext.strategy.order_inputs import ScoredRun, next_day, read_holdings, read_market, read_run
-from qlib_ext.strategy.order_list import COLUMNS, days_held, make_orders, plan_orders
+from qlib_ext.strategy.order_list import ORDER_COLUMNS, days_held, make_orders, plan_orders
 from qlib_ext.strategy.planner import Line, Planner, summary
 from qlib_ext.strategy.quotes import LastClose, Market, whole_lots
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
 
 __all__ = [
     "Book",
-    "COLUMNS",
     "LastClose",
     "Line",
     "LiquidityTopNStrategy",
     "Market",
+    "ORDER_COLUMNS",
     "Planner",
     "ScoredRun",
     "days_held",

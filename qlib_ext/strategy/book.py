@@ -1,4 +1,4 @@
-"""What LiquidityTopNStrategy remembers from step to step: what it saw, not what it wished. Private to `strategy.py`."""
+"""What LiquidityTopNStrategy remembers from step to step: what it saw, not what it wished."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class Book:
         """Whether a step at `start` goes on with this backtest."""
         return position is self.position and self.day is not None and start.normalize() >= self.day
 
-    def turn(self, span: tuple[pd.Timestamp, pd.Timestamp], held: dict[str, float], executed: Iterable[Any]) -> bool:
+    def begin_step(
+        self, span: tuple[pd.Timestamp, pd.Timestamp], held: dict[str, float], executed: Iterable[Any]
+    ) -> bool:
         """Begin a step: take in what changed since the last one. Return whether it begins a day.
 
         `held`: adjusted shares now. `executed`: qlib's (order, yuan, cost, price) of the last step, as far as known.
@@ -66,7 +68,7 @@ class Book:
             elif code not in self.amounts and self.last_day is not None:
                 self.since[code] = dates.get(code, self.last_day)
 
-    def free(self, code: str, amount: float) -> float:
+    def sellable(self, code: str, amount: float) -> float:
         """Count the adjusted shares of a holding that were not bought today."""
         return max(amount - self.bought.get(code, 0.0), 0.0)
 

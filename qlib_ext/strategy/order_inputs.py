@@ -1,4 +1,4 @@
-"""What an order list is made from: a recorded run, the holdings, the market at the close. Private to `orders.py`."""
+"""What an order list is made from: a recorded run, the holdings, the market at the close."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from qlib_ext.strategy.planner import Line, Planner, make_lines
 from qlib_ext.strategy.quotes import LastClose, Market
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
 
-COLUMNS = (
+ORDER_COLUMNS = (
     "date", "signal_date", "code", "side", "shares", "price", "yuan", "target_yuan", "held_shares", "cap_yuan",
     "cap_used", "limit_up", "limit_down", "rank", "score", "reason",
 )  # fmt: skip
@@ -64,8 +64,8 @@ def make_orders(
         young: codes that `min_holding` keeps from being sold.
 
     Returns:
-        Columns `COLUMNS`, sells first (what leaves, then by rank), then buys by rank, then `side` none with 0 shares:
-        holdings, targets and higher ranked stocks that are not traded. `yuan` = shares * price (last close);
+        Columns `ORDER_COLUMNS`, sells first (what leaves, then by rank), then buys by rank, then `side` none with 0
+        shares: holdings, targets and higher ranked stocks that are not traded. `yuan` = shares * price (last close);
         `cap_yuan`: most yuan to trade of the stock that day, `cap_used` = yuan / cap_yuan; `limit_up`, `limit_down`:
         yuan, NaN where none or not known; `rank`: 1 for the highest score.
 
@@ -89,7 +89,7 @@ def make_orders(
     Planner(Market(exchange, (date, date), {}), exchange.get_deal_price, cash, capital).plan(lines)
     lines += _passed_over(rank, market, {line.code for line in lines}, lines)
     rows = [_row(line, exchange.rows[line.code], score.get(line.code, math.nan), day) for line in lines]
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).assign(date=date, signal_date=day)
+    table = pd.DataFrame(rows, columns=list(ORDER_COLUMNS)).assign(date=date, signal_date=day)
     order = table["side"].map(_SIDES.index).argsort(kind="stable")
     return table.iloc[order].reset_index(drop=True)
 

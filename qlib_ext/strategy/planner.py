@@ -1,4 +1,4 @@
-"""Orders of one step of LiquidityTopNStrategy: from target yuan and holdings, under caps. Private to `strategy.py`."""
+"""Orders of one step of LiquidityTopNStrategy: from target yuan and holdings, under caps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = (
     "blocked_buy", "blocked_sell", "unknown_liquidity", "unknown_volatility", "below_lot", "cash_clipped",
     "capital_clipped", "trade_cap", "held_back", "t_plus_1",
 )  # fmt: skip
-COLUMNS = ("date", "code", "rank", "target", "held", "ordered", "cap", "reason")
+TARGET_COLUMNS = ("date", "code", "rank", "target", "held", "ordered", "cap", "reason")
 CENT = 0.01  # yuan
 
 
@@ -155,19 +155,19 @@ def summary(lines: Iterable[Line]) -> dict[str, Any]:
     """Sum up a step for the log: see `LiquidityTopNStrategy`."""
     lines = list(lines)
     missed = [line for line in lines if line.short > max(line.lot, CENT)]
-    found: dict[str, Any] = {
+    sums: dict[str, Any] = {
         "buy": sum(line.ordered for line in lines if line.ordered > 0),
         "sell": -sum(line.ordered for line in lines if line.ordered < 0),
         "unreached": sum(line.short for line in lines),
         "unreached_names": len(missed),
     }
-    return found | {kind: sum(line.reason == kind for line in lines) for kind in KINDS}
+    return sums | {kind: sum(line.reason == kind for line in lines) for kind in KINDS}
 
 
 def table(day: pd.Timestamp, lines: Iterable[Line]) -> pd.DataFrame:
     """Rows of `daily_targets`."""
     rows = [(day, x.code, x.rank, x.target, x.held, x.ordered, x.cap, x.reason) for x in lines]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(TARGET_COLUMNS))
 
 
 def make_lines(

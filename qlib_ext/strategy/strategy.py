@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from qlib.backtest.decision import TradeDecisionWO
 from qlib.backtest.signal import SignalWCache
@@ -16,17 +17,19 @@ from qlib.log import get_module_logger
 
 from qlib_ext import rules
 from qlib_ext.cross_section import ranks
-from qlib_ext.data import load_liquidity
-from qlib_ext.options import argument_names, is_number, is_whole, refuse_unknown
+from qlib_ext.options import argument_names, check_number, is_number, is_whole, refuse_unknown
 from qlib_ext.portfolio import fill_top_n
+from qlib_ext.provider import load_liquidity
 from qlib_ext.rules import is_index
 from qlib_ext.strategy.book import Book
-from qlib_ext.strategy.planner import COLUMNS, Planner, make_lines, summary, table
+from qlib_ext.strategy.planner import TARGET_COLUMNS, Planner, make_lines, summary, table
 from qlib_ext.strategy.quotes import Market, Span
-from qlib_ext.strategy.rank_buffer import buffered, read_buffer
 
 logger = get_module_logger("qlib_ext.strategy")
 DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
+
+Buffer = float | tuple[int, int]
+Vector = npt.NDArray[np.float64]
 
 
 class LiquidityTopNStrategy(BaseSignalStrategy):
@@ -95,14 +98,16 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
             ValueError: an option out of range.
         """
         refuse_unknown("LiquidityTopNStrategy", unknown, argument_names(LiquidityTopNStrategy))
-        _check("capital", capital, capital is None or _positive(capital), "a number above 0, or null")
-        _check("participation", participation, _positive(participation), "a number above 0")
-        _check("trade_participation", trade_participation, _positive(trade_participation), "a number above 0")
-        count = top_n is None or (is_whole(top_n) and top_n >= 1)
-        _check("top_n", top_n, count, "a whole number, 1 or more, or null")
-        _check("min_holding", min_holding, is_whole(min_holding) and min_holding >= 0, "0 or more days")
-        window = is_whole(liquidity_window) and liquidity_window >= 1
-        _check("liquidity_window", liquidity_window, window, "a whole number of days, 1 or more")
+        for name, value, within, whole in (
+            ("capital", capital, "(0, inf)", False),
+            ("participation", participation, "(0, inf)", False),
+            ("trade_participation", trade_participation, "(0, inf)", False),
+            ("top_n", top_n, "[1, inf)", True),
+            ("min_holding", min_holding, "[0, inf)", True),
+            ("liquidity_window", liquidity_window, "[1, inf)", True),
+        ):
+            if value is not None or name not in ("capital", "top_n"):
+                check_number(f"LiquidityTopNStrategy: {name}", value, within, whole=whole)
         rules.fields_of(liquidity, owner="LiquidityTopNStrategy")
         super().__init__(
             signal=signal, trade_exchange=trade_exchange, level_infra=level_infra, common_infra=common_infra
@@ -126,7 +131,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         reason that kept the order from the target: a count of `daily_log`, or "" where only rounding to lots did.
         """
         kept = [frame for frame in self._tables if len(frame)]
-        return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(COLUMNS))
+        return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(TARGET_COLUMNS))
 
     def artifacts(self) -> dict[str, pd.DataFrame]:
         """Give what a run should keep, by file name: `daily_log` as a frame, and `daily_targets`."""
@@ -155,7 +160,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
             if (begin := getattr(self.trade_exchange, "begin_tables", None)) is not None:
                 begin()
         held = {code: float(position.get_stock_amount(code)) for code in sorted(position.get_stock_list())}
-        if self._book.turn(span, held, execute_result or ()):
+        if self._book.begin_step(span, held, execute_result or ()):
             self._book.value = float(position.calculate_value())
         entry = self._entry(span[0], held)
         self.daily_log.append(entry)
@@ -224,7 +229,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
             chosen,
             dict(zip(score.index, ranks(values).tolist(), strict=True)),
             held,
-            {code: book.free(code, amount) for code, amount in held.items()},
+            {code: book.sellable(code, amount) for code, amount in held.items()},
             {code: book.left(code, self.trade_participation * yuan) for code, yuan in traded.items()},
             self._is_young,
         )
@@ -275,11 +280,43 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         return load_liquidity(sorted(codes), first - before, last, profile=self.liquidity, window=self.liquidity_window)
 
 
-def _positive(value: Any) -> bool:
-    return is_number(value) and 0 < value < math.inf
+# --- the rank buffer: held stocks give way later than new ones enter
 
 
-def _check(name: str, value: object, right: bool, allowed: str) -> None:
-    """Raise a ValueError unless `right`."""
-    if not right:
-        raise ValueError(f"LiquidityTopNStrategy: {name} is {value!r}; it must be {allowed}.")
+def read_buffer(option: float | Sequence[int]) -> Buffer:
+    """Check the option `rank_buffer`: a factor of at least 1, or [n1, n2] with 1 <= n1 <= n2.
+
+    Raises: ValueError for anything else.
+
+    """
+    allowed = "a factor of 1 or more, or a pair [n1, n2] of whole numbers with 1 <= n1 <= n2"
+    wrong = ValueError(f"LiquidityTopNStrategy: rank_buffer is {option!r}; allowed: {allowed}")
+    if isinstance(option, Sequence) and not isinstance(option, str):
+        if len(option) != 2 or not all(map(is_whole, option)) or not 1 <= option[0] <= option[1]:
+            raise wrong
+        return int(option[0]), int(option[1])
+    if not is_number(option) or not 1 <= option < math.inf:
+        raise wrong
+    return float(option)
+
+
+def buffered(score: Vector, held: npt.NDArray[np.bool_], buffer: Buffer) -> Vector:
+    """Scores (N,) in the order in which `fill_top_n` is to take the stocks; NaN for those it is not to take.
+
+    A factor k: by rank / k of held stocks and rank of the others, ties to the held. A pair (n1, n2): held stocks of
+    rank n2 or better, by rank, then new ones of rank n1 or better, by rank; so a held stock stays while its rank is n2
+    or better, and a new one enters at n1 or better into what is left.
+    """
+    if buffer == 1.0:
+        return score
+    rank = ranks(score)
+    if isinstance(buffer, tuple):
+        enter, leave = buffer
+        taken = rank <= np.where(held, leave, enter)
+        order = np.lexsort((rank, ~held))
+    else:
+        taken = ~np.isnan(score)
+        order = np.lexsort((~held, np.where(held, rank / buffer, rank)))
+    out = np.empty(len(score))
+    out[order] = -np.arange(len(score), dtype=float)
+    return np.where(taken, out, np.nan)
