@@ -22,7 +22,7 @@ MOVED = {
     "init_workflow": "workflow",
     "judge": "record.judgement",
     "labels": "panel panel.labels",
-    "macro": "panel panel.macro_state panel.macro_file",
+    "macro": "panel panel.macro_state",
     "market": "panel panel.market_state",
     "orders": "strategy strategy.order_list",
     "storage": "provider provider.storage",

@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 
 from qlib_ext import cli
-from qlib_ext.check_data import CHECKS, Tally, check_data
-from qlib_ext.check_data import units as _check_units
+from qlib_ext.check_data import CHECKS, Check, Tally, check_data
 from qlib_ext.synthetic import make_market
 
 PRICES = ("open", "high", "low", "close", "vwap")
@@ -548,7 +547,9 @@ def test_unadjusted_prices(market):
 
 
 def test_survivors_only(market, monkeypatch):
-    monkeypatch.setattr(_check_units, "DELISTED_A_YEAR", 0.02)  # 60 stocks, one year: 1.2 are expected to go
+    monkeypatch.setattr(
+        "qlib_ext.check_data.units.DELISTED_A_YEAR", 0.02
+    )  # 60 stocks, one year: 1.2 are expected to go
     assert "survivorship" in check_data(market).attrs["quiet"]
     gone = sorted(set(every(market)) - set(codes(market)))
     listing(market, lambda lines: [line for line in lines if line.split("\t")[0] not in gone])
@@ -561,7 +562,7 @@ def test_survivors_only(market, monkeypatch):
 
 def test_the_market_total_is_judged_for_a_whole_market_only(market, monkeypatch):
     assert "market_total" not in check_data(market).attrs["quiet"]  # 60 stocks: not judged
-    monkeypatch.setattr(_check_units, "WHOLE_MARKET", 50)
+    monkeypatch.setattr("qlib_ext.check_data.units.WHOLE_MARKET", 50)
     assert spoken(check_data(market)) == {"market_total"}  # about 12 billion yuan a day, below 20
     on_all(market, ["amount", "volume"], lambda v: 10 * v)
     assert "market_total" in check_data(market).attrs["quiet"]
@@ -570,15 +571,15 @@ def test_the_market_total_is_judged_for_a_whole_market_only(market, monkeypatch)
 
 
 def test_the_market_total_is_judged_from_2010_on(market, monkeypatch):
-    monkeypatch.setattr(_check_units, "WHOLE_MARKET", 50)
+    monkeypatch.setattr("qlib_ext.check_data.units.WHOLE_MARKET", 50)
     early = check_data(market).set_index("check")  # about 12 billion yuan a day: too little in 2020, much in 2005
     assert early.loc["market_total", "severity"] == "error"
     days = (market / "calendars" / "day.txt").read_text().split()
-    monkeypatch.setattr(_check_units, "TOTAL_FROM", pd.Timestamp(days[-30]))
+    monkeypatch.setattr("qlib_ext.check_data.units.TOTAL_FROM", pd.Timestamp(days[-30]))
     assert check_data(market).set_index("check").loc["market_total", "count"] == 27  # of the last 30
     rewrite(market / "calendars" / "day.txt", lambda lines: [str(int(line[:4]) - 15) + line[4:] for line in lines])
     monkeypatch.undo()
-    monkeypatch.setattr(_check_units, "WHOLE_MARKET", 50)
+    monkeypatch.setattr("qlib_ext.check_data.units.WHOLE_MARKET", 50)
     table = check_data(market)
     assert "market_total" not in set(table["check"]) | set(table.attrs["quiet"])
 
@@ -627,13 +628,23 @@ def test_shares_decide_the_severity():
     tally.add("repeated_bar", 1, 1001, "b")
     tally.add("factor_cents", 49, 1000)  # told from 5%
     tally.add("zero_volume", 1, 1000, "c")
-    table = tally.table()
+    table = tally.table(CHECKS)
     assert table["check"].tolist() == ["zero_volume", "repeated_bar"]
     assert table["severity"].tolist() == ["error", "warning"]
     assert table.loc[0, ["count", "of", "example"]].tolist() == [2, 2000, "a"]
     assert table.attrs["quiet"] == ["factor_cents"]
-    with pytest.raises(KeyError):
-        tally.add("zero_volumes", 1, 1)
+    tally.add("zero_volumes", 1, 1)
+    with pytest.raises(KeyError, match="zero_volumes"):
+        tally.table(CHECKS)
+
+
+def test_a_check_of_ones_own(market):
+    code = codes(market)[0]
+    day = quiet_day(market, code)
+    edit(market, code, close=at([day], lambda close: close * 0 + 0.5), low=at([day], lambda low: low * 0 + 0.5))
+    penny = Check("warning", "leave such stocks out", look=lambda block: (block.close < 1, block.trades))
+    row = check_data(market, checks={"penny_stock": penny}).set_index("check").loc["penny_stock"]
+    assert row["count"] == 1 and row["example"].startswith(code) and row["cure"] == "leave such stocks out"
 
 
 # --- the command

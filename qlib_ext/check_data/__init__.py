@@ -1,13 +1,13 @@
-"""Check a provider folder of A shares before training on it; the door is `check_data`."""
+"""Check a provider folder of A shares before training on it; imports without qlib."""
 
-from qlib_ext.check_data.check import check_data, stocks_of
+from qlib_ext.check_data.check import CHECKS, check_calendar, check_data, stocks_of
 from qlib_ext.check_data.folder import Provider, Span, open_provider, read_block
-from qlib_ext.check_data.lists import check_calendar
-from qlib_ext.check_data.table import CHECKS, Tally
+from qlib_ext.check_data.table import Check, Tally
 from qlib_ext.check_data.units import Market
 
 __all__ = [
     "CHECKS",
+    "Check",
     "Market",
     "Provider",
     "Span",

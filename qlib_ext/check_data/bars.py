@@ -1,6 +1,7 @@
-"""Checks of single bars: prices, suspensions, returns, limits, factor and change. Private to `check_data.py`.
+"""Checks of single bars: prices, suspensions, returns, limits, factor and change.
 
-Each function looks at one block (D days, N stocks) and adds its findings to a tally.
+Each function looks at one block (D days, N stocks) and adds its findings to a tally; a new check is a row of `BARS` and
+a `note`.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from qlib_ext.check_data.folder import Block, BoolArray, FloatArray
-from qlib_ext.check_data.steps import RUN, first_run
-from qlib_ext.check_data.table import Tally
+from qlib_ext.check_data.folder import Block
+from qlib_ext.check_data.table import BoolArray, Check, FloatArray, Tally
+from qlib_ext.check_data.units import RUN, first_run
 from qlib_ext.rules import limit_down_price, limit_up_price
 
 TOUCH = 1e-4  # relative tolerance of prices that should not cross
@@ -22,6 +23,43 @@ FACTOR_MOVE = (0.7, 8.0)  # plausible ratio of $factor to the day before
 MISFIT = 0.005  # between $change and the return of closes
 PAUSE = 120  # days without a bar that are told
 DELISTING = 30  # last days of a stock that ended: the delisting period has days without a limit
+
+
+BARS: dict[str, Check] = {
+    "price_not_positive": Check("error", "make the price NaN, or repair its source"),
+    "bar_order": Check(
+        "warning", "open and close must be within low and high: are all adjusted alike?", error_from=1e-3
+    ),
+    "incomplete_bar": Check("warning", "a bar with a close needs open, high and low: make it NaN, or repair it"),
+    "vwap_outside": Check("warning", "$vwap is outside low and high: wrong unit, or not adjusted", told_from=0.01),
+    "volume_negative": Check("error", "make the bar NaN, or repair its source"),
+    "zero_volume": Check(
+        "warning", "a price without trade: make suspended days NaN in all fields but $factor", error_from=1e-3
+    ),
+    "repeated_bar": Check("warning", "the day before again: a filled suspension should be NaN", error_from=1e-3),
+    "absurd_return": Check(
+        "warning", "look at the days: relisting, or a broken adjustment? Clip or drop such labels", error_from=1e-3
+    ),
+    "beyond_limit": Check(
+        "warning", "no trade can be beyond the day's limit: check $factor and prices of the day", error_from=1e-2
+    ),
+    "unadjusted": Check(
+        "error", "prices fall when $factor rises: they are not adjusted; multiply them by $factor", told_from=0.5
+    ),
+    "factor_gaps": Check("warning", "fill $factor forward: qlib's exchange drops lots for all stocks without it"),
+    "factor_jump": Check("warning", "such an ex-rights factor is hardly real: check $factor of the day"),
+    "factor_cents": Check(
+        "warning", "$close / $factor is no price in whole cents: limit prices will be wrong", told_from=0.05
+    ),
+    "change_percent": Check("error", "$change of these stocks must be a fraction: divide by 100"),
+    "change_raw": Check(
+        "warning", "$change marks ex-rights days as limit-down: use $close/Ref($close,1)-1", told_from=0.5
+    ),
+    "change_wrong": Check("warning", "$change is not $close/Ref($close,1)-1: dump it again", told_from=1e-3),
+    "limit_bars": Check("info", "closes at limit-up: such stocks cannot be bought there (the mask `buyable`)"),
+    "suspended": Check("info", "days without trade are NaN, as they should be"),
+    "long_gap": Check("info", "more than 120 days without a bar: a long suspension, or missing data"),
+}
 
 
 def check_bars(block: Block, tally: Tally) -> None:

@@ -1,8 +1,8 @@
 """Check a qlib provider folder of A shares before training on it: units, suspensions, survivorship, absurd bars, files.
 
-The files are read directly, in blocks of stocks: qlib is not needed, and broken files can be told. The checks and
-their cures stand in `_check_table.CHECKS`; what each one measures in `_check_lists`, `_check_bars`, `_check_units` and
-`_check_steps`.
+The files are read directly, in blocks of stocks: qlib is not needed, and broken files can be told. A check is a row
+(severity, cure) and what adds to a tally under its name, in one file: of the calendar and the lists here, of files in
+`folder`, of bars in `bars`, of units and the whole market in `units`; one of the user's own is a `Check` with `look`.
 
 Not seen: special treatment (ST) and its 5% limit, a whole trading day that the calendar lacks, prices that are
 wrong but plausible, and membership of an index that knows the future.
@@ -10,23 +10,41 @@ wrong but plausible, and membership of an index that knows the future.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from qlib_ext.check_data.bars import check_bars
-from qlib_ext.check_data.folder import Provider, open_provider, read_block
-from qlib_ext.check_data.lists import check_calendar, check_lists, list_ends
-from qlib_ext.check_data.steps import Steps
-from qlib_ext.check_data.table import Tally
-from qlib_ext.check_data.units import Market, check_market
+from qlib_ext.check_data.bars import BARS, check_bars, note
+from qlib_ext.check_data.folder import FILES, Provider, Span, is_a_share, open_provider, read_block
+from qlib_ext.check_data.table import REBUILD, Check, Tally
+from qlib_ext.check_data.units import UNITS, Market, Steps, check_market
+from qlib_ext.options import close_names
 from qlib_ext.rules import is_index
 
 BLOCK = 256  # stocks in memory at once
+HOLIDAY = 12  # days from one trading day to the next that a holiday explains
+OLD_CALENDAR = 30  # days before today
 Say = Callable[[str], None]
+
+
+LISTS: dict[str, Check] = {
+    "calendar_duplicate": Check(
+        "error", f"one line a day in calendars/day.txt, by whose lines the files count: {REBUILD}"
+    ),
+    "calendar_order": Check("error", f"calendars/day.txt must be sorted; {REBUILD} (the bars were not checked)"),
+    "calendar_weekend": Check("warning", "there is no trading on weekends: remove the days and dump again"),
+    "calendar_gap": Check("warning", "more than 12 days without trade: the calendar lacks days, or an early holiday"),
+    "list_overlap": Check("warning", "let the spans of a code follow one another; an overlap counts the stock twice"),
+    "listed_no_data": Check("warning", "remove the code from the list, or add its feature folder"),
+    "unlisted": Check("info", "add the stock to a list if it should be used"),
+    "indices": Check("warning", "use a universe without them; DayDatasetH leaves them out, qlib's DatasetH does not"),
+    "not_a_share": Check("warning", "funds, B shares and the like have other rules: leave them out of the universe"),
+    "calendar_end": Check("info", "update the data before you trade on it"),
+}
+CHECKS = LISTS | FILES | BARS | UNITS
 
 
 def check_data(
@@ -36,6 +54,7 @@ def check_data(
     start: Any = None,
     end: Any = None,
     today: Any = None,
+    checks: Mapping[str, Check] | None = None,
     say: Say | None = None,
 ) -> pd.DataFrame:
     """Check a provider folder.
@@ -46,6 +65,7 @@ def check_data(
         start: first day to check; None: the calendar's first.
         end: last day to check; None: the calendar's last.
         today: the day against which the calendar's end is held; None: it is not.
+        checks: further checks of one's own by name, see `Check`.
         say: called with a line on the progress.
 
     Returns: a row for each finding, errors first: severity (error, warning, info), check, count (cases), of (what was
@@ -54,7 +74,15 @@ def check_data(
 
     Raises: ValueError where it cannot be checked: no provider, an unknown universe, no stock or no day.
 
+    >>> table = check_data(provider)
+    >>> "error" in set(table["severity"]), table.attrs["profile"]
+    (False, 'community')
+    >>> penny = Check("warning", "leave such stocks out", look=lambda block: (block.close < 1, block.trades))
+    >>> check_data(provider, checks={"penny_stock": penny}).attrs["stocks"]
+    12
+
     """
+    own = dict(checks or {})
     tell = say or (lambda _line: None)
     tally = Tally()
     provider = open_provider(Path(provider_uri).expanduser(), tally)
@@ -68,13 +96,16 @@ def check_data(
     for n in range(0, len(codes) if ordered else 0, BLOCK):
         block = read_block(provider, codes[n : n + BLOCK], begin, stop, tally)
         check_bars(block, tally)
+        for name, check in own.items():
+            if check.look is not None:
+                note(block, tally, name, *check.look(block), {"close": block.close})
         market.add(block)
         steps.add(block, tally)
         tell(f"{min(n + BLOCK, len(codes))} of {len(codes)} stocks checked")
     if ordered:
         steps.finish(tally)
         check_market(market, list_ends({name: provider.lists[name] for name in names}), tally)
-    table = tally.table()
+    table = tally.table(CHECKS | own)
     first, last = (str(provider.days[row].date()) for row in (begin, stop - 1))
     facts = {"stocks": len(codes), "days": stop - begin, "first": first, "last": last}
     table.attrs |= facts | {"profile": market.profile if ordered else None}
@@ -92,7 +123,7 @@ def stocks_of(provider: Provider, universe: str | None) -> list[str]:
     elif universe in provider.lists:
         named = {code for code, _, _ in provider.lists[universe]}
     else:
-        close = get_close_matches(universe, provider.lists, n=3)
+        close = close_names(universe, provider.lists)
         hint = f"; close: {', '.join(close)}" if close else ""
         raise ValueError(f"no universe {universe!r} in {provider.folder}{hint}; there are {sorted(provider.lists)}")
     codes = sorted(code for code in named if code in provider.places and not is_index(code))
@@ -121,3 +152,54 @@ def _day(name: str, value: Any) -> pd.Timestamp:
     if pd.isna(day) or day.tzinfo is not None:
         raise ValueError(f"{name} is {value!r}; give an ISO date such as 2020-01-02, without a time zone")
     return day
+
+
+# --- the calendar and the lists
+
+
+def check_calendar(days: pd.DatetimeIndex, today: pd.Timestamp | None, tally: Tally) -> bool:
+    """Check the calendar; False where it is not in order, so that positions in it mean nothing."""
+    step = np.diff(days.to_numpy()).astype("timedelta64[D]").astype(int)
+    wrong = {"calendar_duplicate": step == 0, "calendar_order": step < 0, "calendar_gap": step > HOLIDAY}
+    for name, cases in wrong.items():
+        places = np.flatnonzero(cases).tolist()
+        tally.each(name, [f"{days[n].date()} to {days[n + 1].date()}" for n in places], len(days))
+    tally.each("calendar_weekend", [str(day.date()) for day in days[days.day_of_week >= 5]], len(days))
+    if today is not None:
+        age = (today - days[-1]).days
+        tally.add("calendar_end", age > OLD_CALENDAR, 1, f"the calendar ends {days[-1].date()}, {age} days ago")
+    return bool((step >= 0).all())
+
+
+def check_lists(provider: Provider, names: list[str], tally: Tally) -> None:
+    """Check the lists of these names: indices, other codes, overlaps, codes without data, stocks in no list."""
+    places, lists = provider.places, {name: provider.lists[name] for name in names}
+    seen = {code for spans in lists.values() for code, _, _ in spans}
+    pairs = [(name, code) for name, spans in lists.items() for code in dict.fromkeys(code for code, _, _ in spans)]
+    stocks = [(name, code) for name, code in pairs if not is_index(code)]
+    tally.each("indices", [f"{code} in {name}.txt" for name, code in pairs if is_index(code)], len(pairs))
+    tally.each("not_a_share", [f"{code} in {name}.txt" for name, code in stocks if not is_a_share(code)], len(stocks))
+    for name, spans in lists.items():
+        tally.each("list_overlap", [f"{code} in {name}.txt" for code in overlaps(spans)], len(spans))
+    tally.each("listed_no_data", [f"{code} in {name}.txt" for name, code in pairs if code not in places], len(pairs))
+    if len(names) == len(provider.lists):
+        tally.each("unlisted", [c for c in places if c not in seen and not is_index(c)], len(places))
+
+
+def overlaps(spans: list[Span]) -> list[str]:
+    """Codes with two spans that share a day."""
+    out: list[str] = []
+    ordered = sorted(spans)
+    for (code, _, end), (other, start, _) in zip(ordered, ordered[1:], strict=False):
+        if code == other and start <= end and code not in out:
+            out.append(code)
+    return out
+
+
+def list_ends(lists: dict[str, list[Span]]) -> dict[str, pd.Timestamp]:
+    """Last day of each code over all lists."""
+    ends: dict[str, pd.Timestamp] = {}
+    for spans in lists.values():
+        for code, _, end in spans:
+            ends[code] = max(end, ends.get(code, end))
+    return ends

@@ -1,7 +1,6 @@
-"""A provider folder read file by file, without qlib, so that broken files can be told. Private to `check_data.py`.
+"""A provider folder read file by file, without qlib, so that broken files can be told.
 
-Legend: `D` days checked, `N` stocks of a block. A series is a file `features/<code>/<field>.day.bin`: little-endian
-float32, the position of its first day in the calendar, then values.
+Legend: `D` days checked, `N` stocks of a block.
 """
 
 from __future__ import annotations
@@ -14,16 +13,28 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.check_data.table import Tally
-from qlib_ext.provider import ages, fill_row, read_calendar, read_numbers
+from qlib_ext.check_data.table import REBUILD, BoolArray, Check, FloatArray, Tally
+from qlib_ext.provider import ages, fill_row, first_known, read_calendar, read_numbers
 from qlib_ext.rules import board_of, price_limit
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 Span = tuple[str, pd.Timestamp, pd.Timestamp]
 
 BARS = 20  # of a stock, on which every field that it has is known somewhere
 FIELDS = ("open", "high", "low", "close", "volume", "amount", "vwap", "factor", "change")
+
+
+FILES: dict[str, Check] = {
+    "list_line": Check("error", "a line of instruments/*.txt is: code, first day, last day, separated by tabs"),
+    "folder_twice": Check("error", "keep one folder: qlib reads the one in lower case"),
+    "file_length": Check("error", f"the file is cut off, empty or longer than the calendar: {REBUILD}"),
+    "file_start": Check("error", f"the first value must be the position of the first day in the calendar: {REBUILD}"),
+    "field_span": Check("warning", "a stock's fields should cover the same days: dump them again together"),
+    "no_price_field": Check("error", "features need $open, $high, $low, $close and $volume: add the files"),
+    "no_factor": Check("warning", "without $factor lots and limit prices are only approximate: dump it"),
+    "no_vwap": Check("warning", "VWAP0 of Alpha158 will be 0 everywhere: add $vwap, or leave the feature out"),
+    "no_change": Check("warning", "qlib's own exchange needs it for its limits: dump it, or use AShareExchange"),
+    "no_amount": Check("info", "turnover is then $close * $volume, which must be in yuan"),
+}
 
 
 @dataclass(frozen=True)
@@ -183,11 +194,11 @@ def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tall
                 continue
             start, values = series
             spans[name] = (start, len(values))
-            known = np.isfinite(values)
-            if not known.any() and (name != "change" or closes != 1):  # the first bar of a stock has no return
+            filled = int(np.isfinite(values).sum())
+            if not filled and (name != "change" or closes != 1):  # the first bar of a stock has no return
                 missing[name].append(code)
-            if name == "close" and known.any():
-                closes, first[n] = int(known.sum()), start + int(known.argmax())
+            if name == "close":
+                closes, first[n] = filled, first_known(start, values, count)
             fill_row(grids[name][n], begin, start, values)
         if len(set(spans.values())) > 1:
             differ.append(f"{code}: " + ", ".join(f"{k} {a}+{b}" for k, (a, b) in spans.items()))

@@ -1,8 +1,7 @@
 """DayPanel, its labels, and the state of the market beside it."""
 
 from qlib_ext.panel.labels import DEFAULT_LABEL, PRICES, LabelSpan, check_raw_return, label_prices, label_span
-from qlib_ext.panel.macro_file import read_macro
-from qlib_ext.panel.macro_state import MacroSeries, MacroState
+from qlib_ext.panel.macro_state import MacroSeries, MacroState, read_macro
 from qlib_ext.panel.market_state import OFFICIAL_INDICES, OFFICIAL_NAMES, MarketState
 from qlib_ext.panel.panel import Batch, DayPanel
 

@@ -44,6 +44,9 @@ def label_prices(expression: str) -> dict[int, str]:
     Raises: ValueError for anything but Ref($p, -b)/Ref($q, -a) - 1 or Ref($p, -b)/$q - 1 with prices p and q of
         `PRICES` and b > a; spaces are free.
 
+    >>> label_prices("Ref($close, -2)/Ref($open, -1) - 1")
+    {1: 'open', 2: 'close'}
+
     """
     found = _RETURN.fullmatch(re.sub(r"\s", "", expression))
     exit_field, last, entry_field, first, today = found.groups() if found else (None,) * 5
@@ -63,6 +66,9 @@ def label_span(expression: str) -> LabelSpan:
 
     Raises: ValueError where the expression is made of anything but fields, Ref of fields, numbers, signs, Log, Abs and
         Sign, or has no future price.
+
+    >>> label_span("Ref($close, -6)/Ref($close, -1) - 1")
+    LabelSpan(entry=1, reach=6)
 
     """
     days = [-int(lag or 0) for lag in _FIELD.findall(expression)]

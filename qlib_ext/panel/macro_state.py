@@ -6,7 +6,8 @@ days, M features. Scaling is not done here: the gate fits it on its own training
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import numbers
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.options import close_names, refuse_unknown
-from qlib_ext.panel.macro_file import read_dates
-from qlib_ext.panel.market_state import options_of, whole_number
+from qlib_ext.options import argument_names, check_choice, check_flag, check_number, close_names, refuse_unknown
 
 Array = npt.NDArray[np.float64]
 
@@ -49,6 +48,9 @@ class MacroSeries:
         jump: a change of more than so many times the usual one (1.4826 median absolute deviations of the moves, or the
             median absolute move where that is larger: rates that move in steps) is reported, from 8 moves on.
 
+    >>> MacroSeries(foreign=True).days_late  # of New York: used from the next trading day on
+    1
+
     """
 
     foreign: bool
@@ -63,21 +65,17 @@ class MacroSeries:
 
     def __post_init__(self) -> None:
         """Check the options. Raises ValueError naming what is allowed."""
-        if not isinstance(self.foreign, bool):
-            raise ValueError(f"foreign={self.foreign!r}; wanted true or false")
-        whole_number("lag", self.days_late, 0)
-        if self.foreign and self.days_late < 1:
-            raise ValueError(f"lag={self.lag} of a foreign series, whose value is published after the close: 1 or more")
+        check_flag("foreign", self.foreign)
+        after_close = " of a foreign series, whose value is published after the close" if self.foreign else ""
+        check_number("lag", self.days_late, f"[{int(self.foreign)}, inf)", whole=True, hint=after_close)
         named = (self.transform,) if isinstance(self.transform, str) else tuple(self.transform)
         if not named or set(named) - set(TRANSFORMS) or len(set(named)) < len(named):
             raise ValueError(f"transform={self.transform!r}; allowed: {', '.join(TRANSFORMS)}, or a list of them")
         object.__setattr__(self, "transform", named)
-        whole_number("window", self.window, 2)
-        if self.frequency not in LIMITS:
-            raise ValueError(f"frequency={self.frequency!r}; allowed: {', '.join(LIMITS)}")
-        whole_number("limit", self.carried, 0)
-        if not isinstance(self.jump, int | float) or isinstance(self.jump, bool) or not 0 < self.jump:
-            raise ValueError(f"jump={self.jump!r} must be above 0")
+        check_number("window", self.window, "[2, inf)", whole=True)
+        check_choice("frequency", self.frequency, LIMITS)
+        check_number("limit", self.carried, "[0, inf)", whole=True)
+        check_number("jump", self.jump, "(0, inf)")
         told = [name for name in ("release", "release_lag") if getattr(self, name) is not None]
         if (self.frequency == "monthly") != (len(told) == 1):
             raise ValueError(
@@ -85,7 +83,7 @@ class MacroSeries:
                 "release (a column of dates) or release_lag (calendar days), a daily one neither"
             )
         if self.release_lag is not None:
-            whole_number("release_lag", self.release_lag, 0)
+            check_number("release_lag", self.release_lag, "[0, inf)", whole=True)
 
     @property
     def days_late(self) -> int:
@@ -110,6 +108,10 @@ class MacroState:
             last value on and says so.
         jumps: "warn" or "error" for an implausible jump. Nothing is ever removed: that would need tomorrow's value.
 
+    >>> rate = {"foreign": True, "transform": ["level", "difference"]}
+    >>> MacroState.of({"path": "rates.csv", "series": {"us10y": rate}}).names()
+    ['us10y_level', 'us10y_difference']
+
     """
 
     path: tuple[str, ...]
@@ -120,8 +122,7 @@ class MacroState:
     def __post_init__(self) -> None:
         """Check the options. Raises ValueError naming what is allowed."""
         for name in ("gaps", "jumps"):
-            if getattr(self, name) not in SEVERITIES:
-                raise ValueError(f"macro_state: {name}={getattr(self, name)!r}; allowed: {', '.join(SEVERITIES)}")
+            check_choice(f"macro_state: {name}", getattr(self, name), SEVERITIES)
         paths = (self.path,) if isinstance(self.path, str | Path) else tuple(self.path)
         object.__setattr__(self, "path", tuple(str(p) for p in paths))
         if not paths or not self.series:
@@ -138,11 +139,11 @@ class MacroState:
             return value or None
         if not isinstance(value, Mapping) or not {"path", "series"} <= set(value):
             raise ValueError(f"macro_state={value!r}; wanted path, series and, if wished, gaps and jumps")
-        refuse_unknown("macro_state", value, options_of(cls))
-        given = dict(value)
-        if not isinstance(given["series"], Mapping):
-            raise ValueError(f"macro_state: series={given['series']!r}; wanted name: {{foreign: true, ...}}")
-        return cls(**given | {"series": {str(k): _series_of(str(k), v) for k, v in given["series"].items()}})
+        refuse_unknown("macro_state", value, argument_names(cls))
+        series = value["series"]
+        if not isinstance(series, Mapping):
+            raise ValueError(f"macro_state: series={series!r}; wanted name: {{foreign: true, ...}}")
+        return cls(**dict(value) | {"series": {str(k): _series_of(str(k), v) for k, v in series.items()}})
 
     def names(self) -> list[str]:
         """Names of the M features."""
@@ -195,15 +196,14 @@ def _series_of(name: str, value: Any) -> MacroSeries:
         return value
     if not isinstance(value, Mapping):
         raise ValueError(f"macro_state: series {name}: {value!r}; wanted options such as {{foreign: true, lag: 1}}")
-    refuse_unknown(f"macro_state: series {name}", value, options_of(MacroSeries))
-    given = dict(value)
-    if "foreign" not in given:
+    refuse_unknown(f"macro_state: series {name}", value, argument_names(MacroSeries))
+    if "foreign" not in value:
         raise ValueError(
             f"macro_state: series {name} must tell foreign: true (its value of a day is published after the Chinese "
             "market has closed, so that it is used from the next trading day on) or foreign: false"
         )
     try:
-        return MacroSeries(**given)
+        return MacroSeries(**value)
     except ValueError as error:
         raise ValueError(f"macro_state: series {name}: {error}") from error
 
@@ -321,13 +321,11 @@ def _features(one: MacroSeries, value: pd.Series, ready: npt.NDArray[np.int64], 
 
 def _transformed(value: pd.Series, how: str, window: int) -> pd.Series:
     """Transform a series along its index; NaN where the history is too short."""
-    made: dict[str, Callable[[], pd.Series]] = {
-        "level": lambda: value,
-        "log_return": lambda: np.log(value.where(value > 0)).diff(),
-        "difference": lambda: value.diff(),
-        "zscore": lambda: _zscore(value, window),
-    }
-    return made[how]()
+    if how == "zscore":
+        return _zscore(value, window)
+    if how == "log_return":
+        return np.log(value.where(value > 0)).diff()
+    return value.diff() if how == "difference" else value
 
 
 def _zscore(value: pd.Series, window: int) -> pd.Series:
@@ -396,3 +394,79 @@ def _jumps(name: str, one: MacroSeries, value: pd.Series, used: slice) -> list[s
         f"{name} jumps from {seen.iloc[at - 1]:g} to {seen.iloc[at]:g} on {seen.index[at].date()}, "
         f"{size[at]:.0f} times its usual move ({len(far)} jumps over {one.jump:g}); check the file"
     ]
+
+
+# --- files
+
+
+def read_macro(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """Read the files into one table by date, sorted; columns of the same name in two files are an error.
+
+    Dates are local ones, of the place of the series: 2020-01-31 or 20200131, as text, number or timestamp, without a
+    time of day.
+
+    Raises: ValueError for another kind of file, no column `date`, a bad date, or a date that stands twice.
+
+    """
+    tables = [_read_one(Path(p)) for p in paths]
+    names = [c for table in tables for c in table.columns]
+    twice = sorted({c for c in names if names.count(c) > 1})
+    if twice:
+        raise ValueError(f"macro_state: {', '.join(twice)} stand in more than one file: rename or drop one")
+    return pd.concat(tables, axis=1, sort=True).sort_index()
+
+
+def _read_one(path: Path) -> pd.DataFrame:
+    if path.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"macro_state: {path.name} is no .csv or .parquet file")
+    table = pd.read_csv(path, comment="#") if path.suffix == ".csv" else pd.read_parquet(path)
+    if "date" not in table and table.index.name == "date":
+        table = table.reset_index()
+    if "date" not in table:
+        raise ValueError(f"macro_state: {path.name} has no column date but {list(table.columns)[:8]}")
+    date = read_dates(table.pop("date"), path.name)
+    if date.isna().any():
+        raise ValueError(f"macro_state: {path.name}: {int(date.isna().sum())} rows without a date such as 2020-01-31")
+    table.index = pd.DatetimeIndex(date)
+    if table.index.has_duplicates:
+        first = table.index[table.index.duplicated()][0].date()
+        raise ValueError(f"macro_state: {path.name} has the date {first} twice: keep what was known first")
+    return table
+
+
+def read_dates(column: pd.Series, where: str) -> pd.Series:
+    """Read dates, NaT where nothing stands.
+
+    Raises: ValueError naming the first that is no date, or for times with a zone or other than midnight.
+
+    """
+    given = column
+    if not pd.api.types.is_datetime64_any_dtype(column.dtype):
+        given = column.map(_date_text)
+    try:
+        dates = pd.to_datetime(given, errors="coerce")
+    except ValueError as error:  # several time zones
+        raise ValueError(f"macro_state: {where}: {error}; give local dates such as 2020-01-31") from error
+    if getattr(dates.dtype, "tz", None) is not None:
+        raise ValueError(f"macro_state: {where} has times of the zone {dates.dt.tz}; give local dates as 2020-01-31")
+    bad = column[dates.isna() & column.notna()]
+    if len(bad):
+        what = f"{bad.tolist()[0]!r} is no date ({len(bad)} such rows)"
+        raise ValueError(f"macro_state: {where}: {what}; wanted 2020-01-31 or 20200131")
+    timed = dates.notna() & (dates != dates.dt.normalize())
+    if timed.any():
+        raise ValueError(
+            f"macro_state: {where} has times of day ({dates[timed].iloc[0]}; {int(timed.sum())} such rows): give days, "
+            "and say by the series' lag when a value is used (0: published before the Chinese close of its day, 1: "
+            "after it)"
+        )
+    return dates
+
+
+def _date_text(value: Any) -> Any:
+    """Return what pandas may read as a date: a number, to pandas nanoseconds since 1970, counts by its eight digits."""
+    number = isinstance(value, numbers.Real)
+    text = f"{value:.10g}" if number else value
+    if number or (isinstance(text, str) and text.isdigit()):
+        return text if text.isdigit() and len(text) == len("20200131") else None
+    return value

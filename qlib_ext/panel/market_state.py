@@ -6,37 +6,16 @@ Sizes: D days, M market features, d a window in trading days. Every feature of a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from qlib_ext.options import refuse_unknown
+from qlib_ext.options import argument_names, check_choice, check_number, refuse_unknown
 
 OFFICIAL_INDICES = ("SH000300", "SH000905", "SH000906")  # CSI300, CSI500, CSI800, in the authors' order
 KINDS = {"paper": (5, 10, 20, 30, 60), "deck": (6,)}  # and their windows
 TURNOVERS = ("auto", "amount", "volume", "close_volume")
-
-
-def options_of(kind: type) -> list[str]:
-    """Names of the fields of a dataclass."""
-    return [f.name for f in fields(kind)]
-
-
-def whole_numbers(name: str, values: Any, least: int) -> tuple[int, ...]:
-    """Return distinct whole numbers of at least `least`, or raise ValueError."""
-    numbers = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
-    good = [type(n) is int and n >= least for n in numbers]
-    if not numbers or not all(good) or len(set(numbers)) < len(numbers):
-        raise ValueError(f"{name}={values!r} must be one or more distinct whole numbers of at least {least}")
-    return numbers
-
-
-def whole_number(name: str, value: Any, least: int) -> int:
-    """Return a single whole number of at least `least`, or raise ValueError; a list of one is none."""
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
-    return value
 
 
 @dataclass(frozen=True)
@@ -57,6 +36,9 @@ class MarketState:
         turnover: "amount", "volume", "close_volume" (close times volume), or "auto": the amount where it is known,
             else the volume. Units cancel.
 
+    >>> MarketState(kind="deck").names(["SH000300"])
+    ['SH000300_price_mean_6', 'SH000300_price_std_6', 'SH000300_turnover_mean_6', 'SH000300_turnover_std_6']
+
     """
 
     indices: tuple[str, ...] | None = None
@@ -66,15 +48,12 @@ class MarketState:
 
     def __post_init__(self) -> None:
         """Check the options. Raises ValueError naming what is allowed."""
-        if self.kind not in KINDS:
-            raise ValueError(f"market_state: kind={self.kind!r}; allowed: {', '.join(KINDS)}")
-        if self.turnover not in TURNOVERS:
-            raise ValueError(f"market_state: turnover={self.turnover!r}; allowed: {', '.join(TURNOVERS)}")
-        spans = KINDS[self.kind] if self.windows is None else self.windows
-        object.__setattr__(self, "windows", whole_numbers("market_state: windows", spans, 2))
+        check_choice("market_state: kind", self.kind, KINDS)
+        check_choice("market_state: turnover", self.turnover, TURNOVERS)
+        object.__setattr__(self, "windows", _windows(KINDS[self.kind] if self.windows is None else self.windows))
         if self.indices is not None:
-            given = (self.indices,) if isinstance(self.indices, str) else self.indices
-            codes = tuple(str(code).upper() for code in given)
+            named = (self.indices,) if isinstance(self.indices, str) else self.indices
+            codes = tuple(str(code).upper() for code in named)
             if not codes or len(set(codes)) < len(codes):
                 raise ValueError(f"market_state: indices={self.indices!r} must be distinct codes such as SH000300")
             object.__setattr__(self, "indices", codes)
@@ -91,8 +70,8 @@ class MarketState:
         if value is True:
             return cls()
         if not isinstance(value, Mapping):
-            raise ValueError(f"market_state={value!r}; wanted true, false or options: {', '.join(options_of(cls))}")
-        refuse_unknown("market_state", value, options_of(cls))
+            raise ValueError(f"market_state={value!r}; wanted true, false or options: {', '.join(argument_names(cls))}")
+        refuse_unknown("market_state", value, argument_names(cls))
         return cls(**value)
 
     @property
@@ -164,6 +143,16 @@ class MarketState:
                 f"(its last day is {last.date()}): choose other indices, another turnover ({', '.join(TURNOVERS[1:])}) "
                 "or days"
             )
+
+
+def _windows(days: Any) -> tuple[int, ...]:
+    """Windows as a tuple; ValueError for none, a repeated one, or what is no whole number from 2 on."""
+    windows = tuple(days) if isinstance(days, Iterable) and not isinstance(days, str) else (days,)
+    for window in windows:
+        check_number("market_state: windows", window, "[2, inf)", whole=True)
+    if not windows or len(set(windows)) < len(windows):
+        raise ValueError(f"market_state: windows={days!r} must be one or more distinct whole numbers")
+    return windows
 
 
 _TURNOVER = ("turnover_mean", "turnover_std")

@@ -66,6 +66,9 @@ class DayPanel:
         filled: share of feature values of present stocks that were NaN and became 0.
         market_features: names of the M market features; empty where there are none.
 
+    >>> panel
+    DayPanel(92 days 2020-02-03 to 2020-06-24, 12 stocks, 2 features, 1077 cells)
+
     """
 
     days: npt.NDArray[np.datetime64]
@@ -111,6 +114,12 @@ class DayPanel:
 
         Raises: ValueError for an empty, wrongly indexed or duplicated frame, infinite features, unknown grids, or a
             grid that shares no day or no stock with the features.
+
+        >>> days = pd.bdate_range("2024-01-02", periods=2)
+        >>> index = pd.MultiIndex.from_product([days, ["SH600000", "SZ000001"]], names=["datetime", "instrument"])
+        >>> feature = pd.DataFrame({"KMID": [0.1, 0.2, 0.3, np.nan]}, index)
+        >>> DayPanel.from_frame(feature, pd.Series(0.01, index)).filled
+        0.25
 
         """
         unknown = set(grids) - set(OPTIONAL_GRIDS)
@@ -187,6 +196,10 @@ class DayPanel:
         anew for each new shape, and a market has another width nearly every day.
 
         Raises: ValueError where a day has no stock, or the window is longer than the panel.
+
+        >>> batch = panel.batch([5, 6], step_len=3)
+        >>> batch.x.shape, batch.mask.shape  # (B, T, N, F) and (B, N)
+        (torch.Size([2, 3, 11, 2]), torch.Size([2, 11]))
 
         """
         if not 1 <= step_len <= len(self.days):
