@@ -149,8 +149,8 @@ def run(path: str, kind: str, epochs: int, keep: Path | None, answer: str) -> No
 
     import qlib_ext.model
     from qlib_ext.features import alpha158
-    from qlib_ext.leak import load_workflow
     from qlib_ext.synthetic import ensure_market
+    from qlib_ext.workflow import load_workflow
 
     if not os.environ.get("QLIB_EXT_PROVIDER_URI"):
         ensure_market()

@@ -13,9 +13,9 @@ import qlib
 from qlib.utils import init_instance_by_config
 
 from benchmarks.bench_step import table
-from qlib_ext.leak import load_workflow
 from qlib_ext.panel import DayPanel
 from qlib_ext.record import Money, judge
+from qlib_ext.workflow import load_workflow
 
 
 def parser(doc: str | None, *, workflow: Path | None = None) -> argparse.ArgumentParser:

@@ -12,8 +12,8 @@ sys.path.append(str(ROOT))  # `benchmarks` is not installed
 
 from benchmarks import bench_run, bench_step  # noqa: E402
 from benchmarks.reference_master import ReferenceMASTER, reference_step  # noqa: E402
-from qlib_ext.leak import load_workflow  # noqa: E402
 from qlib_ext.nets import load_official_master  # noqa: E402
+from qlib_ext.workflow import load_workflow  # noqa: E402
 
 N, T, F, D = 11, 6, 5, 16
 TINY = "--stocks 6 --steps 3 --features 4 --d-model 8 --repeats 2 --days-per-step 2 --epoch-days 3 --matrix 64".split()

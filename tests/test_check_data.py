@@ -641,9 +641,9 @@ def test_shares_decide_the_severity():
 def test_a_check_of_ones_own(market):
     code = codes(market)[0]
     day = quiet_day(market, code)
-    edit(market, code, close=at([day], lambda close: close * 0 + 0.5), low=at([day], lambda low: low * 0 + 0.5))
-    penny = Check("warning", "leave such stocks out", look=lambda block: (block.close < 1, block.trades))
-    row = check_data(market, checks={"penny_stock": penny}).set_index("check").loc["penny_stock"]
+    edit(market, code, close=at([day], lambda close: close * 1e6))
+    dear = Check("warning", "leave such stocks out", look=lambda block: (block.close > 1e5, block.trades))
+    row = check_data(market, checks={"dear_stock": dear}).set_index("check").loc["dear_stock"]
     assert row["count"] == 1 and row["example"].startswith(code) and row["cure"] == "leave such stocks out"
 
 

@@ -23,12 +23,13 @@ from qlib.utils import init_instance_by_config
 from qlib_ext.data import DayDatasetH, MacroState, MarketState, known_indices, load_state
 from qlib_ext.evaluate import daily_metrics
 from qlib_ext.features import ALPHA158_NAMES
-from qlib_ext.leak import load_workflow, perturb_provider
+from qlib_ext.leak import perturb_provider
 from qlib_ext.model import FoldEnsemble, MASTERModel, MLPModel, WalkForwardModel
 from qlib_ext.nets import load_official_master
 from qlib_ext.panel import OFFICIAL_INDICES, OFFICIAL_NAMES, DayPanel, read_macro
 from qlib_ext.record import GateRecord, gate_weights, regimes
 from qlib_ext.synthetic import make_market, simulate
+from qlib_ext.workflow import load_workflow
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # `benchmarks` is not installed
 from benchmarks.compare_gates import with_market  # noqa: E402

@@ -13,13 +13,18 @@ import pytest
 import yaml
 from jinja2 import Template
 
-from qlib_ext import cli, data
-from qlib_ext.cli import data as _cli_data
-from qlib_ext.leak import load_workflow
+from qlib_ext import cli
 from qlib_ext.runs import backtests_of
 from qlib_ext.synthetic import make_market
-from qlib_ext.workflow import Universe, choose_universe, split_days, survey, workflow_text
-from qlib_ext.workflow import findings as init_workflow
+from qlib_ext.workflow import (
+    Universe,
+    choose_universe,
+    describe,
+    load_workflow,
+    split_days,
+    survey,
+    workflow_text,
+)
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 
@@ -55,7 +60,7 @@ def test_what_is_found_in_the_embedded_market(base):
     mean = np.mean([sum(first <= day <= last for first, last in spans) for day in days])
     assert found.universes[1].daily == pytest.approx(mean)
     assert 1e7 < found.turnover < 5e9
-    told = init_workflow.describe(found)
+    told = describe(found)
     assert "community" in told and "all 60 stocks" in told and "Missing" not in told
 
 
@@ -100,7 +105,7 @@ def test_what_the_provider_lacks_is_told(market):
     for place in (market / "features").iterdir():
         (place / "vwap.day.bin").unlink()
     found = survey(market)
-    assert found.missing == ["vwap"] and found.benchmark is None and "VWAP0 will be 0" in init_workflow.describe(found)
+    assert found.missing == ["vwap"] and found.benchmark is None and "VWAP0 will be 0" in describe(found)
     task = parsed(workflow_text(found, "master"))["task"]
     backtest = task["record"][2]["kwargs"]["config"]["backtest"]
     assert backtest["benchmark"] == found.stand_in and len(found.stand_in) > 40
@@ -141,10 +146,10 @@ def test_the_capital_decides_the_metric(market):
         means.append(own[(days >= first) & (days <= last)].reindex(days).iloc[rows])
     median = np.nanmedian(np.concatenate(means))
     assert found.liquidity == pytest.approx(median, rel=1e-6)
-    assert found.names == np.ceil(150e6 / 0.05 / median) > init_workflow.FEWEST and found.metric == "capped_excess"
+    assert found.names == np.ceil(150e6 / 0.05 / median) >= 20 and found.metric == "capped_excess"
     text = workflow_text(found, "master")
     assert f"fit into {found.names} names" in text and "too few" not in text
-    assert f"{found.names} names of median liquidity" in init_workflow.describe(found)
+    assert f"{found.names} names of median liquidity" in describe(found)
     for code in (line.split("\t")[0] for line in (market / "instruments" / "all.txt").read_text().splitlines()):
         for field in ("amount", "volume"):
             place = market / "features" / code.lower() / f"{field}.day.bin"
@@ -153,7 +158,7 @@ def test_the_capital_decides_the_metric(market):
             raw.tofile(place)
     for model in ("master", "mlp"):
         few = survey(market, model=model)
-        assert few.names < init_workflow.FEWEST and few.metric == "rank_ic"
+        assert few.names < 20 and few.metric == "rank_ic"
         text = workflow_text(few, model)
         assert parsed(text)["task"]["model"]["kwargs"]["metric"] == "rank_ic"
         share = few.names / few.universe.daily
@@ -201,7 +206,7 @@ def test_unusual_units_that_amount_settles_are_no_error(market):
 
 def test_the_capital_is_that_of_the_template(base):
     kwargs = written(base)["task"]["record"][3]["kwargs"]
-    assert (kwargs["capital"], kwargs["participation"]) == (init_workflow.CAPITAL, init_workflow.PARTICIPATION)
+    assert (kwargs["capital"], kwargs["participation"]) == (150e6, 0.05)  # by which `Survey.names` counts
 
 
 def test_progress_is_told_once_it_takes_two_seconds(base, monkeypatch, tmp_path, capsys):
@@ -216,7 +221,9 @@ def test_progress_is_told_once_it_takes_two_seconds(base, monkeypatch, tmp_path,
     assert cli.main(arguments) == 0
     assert capsys.readouterr().err == ""  # under two seconds
     ticks = iter(range(0, 10_000, 3))
-    monkeypatch.setattr(_cli_data.time, "perf_counter", lambda: next(ticks))  # every look at the clock is 3 s later
+    monkeypatch.setattr(
+        "qlib_ext.cli.data.time.perf_counter", lambda: next(ticks)
+    )  # every look at the clock is 3 s later
     assert cli.main(arguments) == 0
     told = capsys.readouterr().err.splitlines()
     assert told[0] == f"[   3.0 s] looking at {base}" and len(told) == len(lines)
@@ -246,10 +253,6 @@ def test_the_text_keeps_in_step_with_the_workflows(model, base):
         assert dict(records)["LiquidityRecord"] in (money, {})
         workflow["record"] = [name for name, _ in records], backtest
     assert own == shipped
-
-
-def test_the_label_is_the_one_that_is_reached_for():
-    assert data.label_span(data.DEFAULT_LABEL).reach == init_workflow.REACH
 
 
 def test_the_command_writes_and_does_not_overwrite(market, tmp_path, capsys):

@@ -11,8 +11,8 @@ import torch
 from qlib.utils import init_instance_by_config
 
 from qlib_ext.evaluate import metric_value
-from qlib_ext.leak import load_workflow
 from qlib_ext.synthetic import make_market
+from qlib_ext.workflow import load_workflow
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 

@@ -57,10 +57,10 @@ class DayDatasetH(DatasetH):
 
     In YAML: `class: DayDatasetH, module_path: qlib_ext.data`.
 
-    >>> dataset.panel
-    DayPanel(92 days 2020-02-03 to 2020-06-24, 12 stocks, 2 features, 1077 cells)
-    >>> dataset.rows("valid")  # the last two, whose labels reach into test, are left out
-    array([1])
+    >>> dataset.panel.x.shape  # (D, N, F)
+    torch.Size([98, 12, 2])
+    >>> len(dataset.panel.rows("2020-05-06", "2020-05-29")), len(dataset.rows("valid"))  # two labels reach into test
+    (18, 16)
     >>> dataset.span
     LabelSpan(entry=1, reach=2)
 

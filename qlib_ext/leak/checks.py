@@ -21,16 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from qlib.cli.run import render_template, sys_config
 from qlib.model.base import BaseModel
 from qlib.utils import get_callable_kwargs, init_instance_by_config
-from qlib.utils.data import update_config
-from ruamel.yaml import YAML, YAMLError
 
 from qlib_ext.data import (
     DayDatasetH,
@@ -49,6 +45,7 @@ from qlib_ext.model import FoldEnsemble, WalkForwardModel, fold_days
 from qlib_ext.panel import DayPanel
 from qlib_ext.recorder import check_folder
 from qlib_ext.runs import Task, options_of
+from qlib_ext.workflow import load_workflow
 
 CHECKS = ("overlap", "future", "shuffled")
 COLUMNS = ("check", "item", "compared", "changed", "passed", "detail", "proves")
@@ -230,31 +227,6 @@ def _is_ours(kind: Any) -> bool:
 
 
 # --- workflow
-
-
-def load_workflow(path: str | Path) -> dict[str, Any]:
-    """Read a workflow as qrun does: jinja with environment variables, BASE_CONFIG_PATH, the folders of `sys`.
-
-    Raises: OSError for a missing file, ValueError for a template or YAML error, or a workflow without a task.
-
-    """
-    try:
-        config = YAML(typ="safe", pure=True).load(render_template(str(path)))
-        base = config.pop("BASE_CONFIG_PATH", None) if isinstance(config, dict) else None
-        if base:
-            beside = Path(path).absolute().parent / base
-            text = (Path(base) if Path(base).exists() else beside).read_text(encoding="utf-8")
-            config = update_config(YAML(typ="safe", pure=True).load(text), config)
-    except (jinja2.TemplateError, YAMLError) as error:
-        raise ValueError(f"{path} is no workflow: {' '.join(str(error).split())}") from error
-    for key in ("qlib_init", "task"):
-        if not isinstance(config, dict) or not isinstance(config.get(key), dict):
-            raise ValueError(f"{path} is no workflow: it has no section {key}")
-    for key in ("model", "dataset"):
-        if not isinstance(config["task"].get(key), dict):
-            raise ValueError(f"{path} is no workflow: its task has no {key}")
-    sys_config(config, str(path))
-    return config
 
 
 def _plan(config: dict[str, Any]) -> tuple[Path, pd.DatetimeIndex, dict[str, Any]]:

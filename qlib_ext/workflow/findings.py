@@ -1,12 +1,10 @@
-"""Write a workflow for a provider folder: what can be found out is found out, and told with the reason.
+"""Look at a provider folder for a first workflow: what can be found out is found out, and told with the reason.
 
-The files are read directly; qlib is not needed. The text is that of `workflows/master_liq.yaml` and `mlp_liq.yaml`,
-which are not installed with the package; a test keeps them in step.
+The files are read directly; qlib is not needed.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +14,13 @@ import numpy as np
 import pandas as pd
 
 from qlib_ext.check_data import Market, Provider, Span, Tally, check_calendar, open_provider, read_block, stocks_of
+from qlib_ext.options import check_choice
+from qlib_ext.panel import DEFAULT_LABEL, label_span
 from qlib_ext.provider import trailing_mean
-from qlib_ext.rules import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, PROFILES, is_index, turnover_in_yuan
-from qlib_ext.workflow.template import MODELS, TEMPLATE
+from qlib_ext.rules import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, is_index, turnover_in_yuan
 
-REACH = 2  # days after d that the label Ref($close, -2)/Ref($close, -1) - 1 touches
+WINDOWS = {"master": 8, "mlp": 1}  # days that a model looks at
+REACH = label_span(DEFAULT_LABEL).reach
 LOOK_BACK = 60  # days of Alpha158's longest window
 LEAST_DAYS = 150  # from which three parts make sense
 MOST_YEARS, DAYS_A_YEAR = 6, 243  # a first run needs no more
@@ -31,7 +31,6 @@ SAMPLE = 200  # stocks that units and fields are judged by
 BLOCK = 50  # of them read at once
 MEANS = 100  # stocks whose mean stands in for an index
 SETTLED = 60  # days before test, by which they are chosen
-FEATURES = 158
 BENCHMARKS = ("SH000300", "SH000906", "SH000905", "SH000852", "SH000001", "SZ399300", "SZ399106")
 CAPITAL, PARTICIPATION = 150e6, 0.05  # of the template
 FEWEST = 20  # names of median liquidity that take the capital; with fewer, its return says little about a ranking
@@ -103,8 +102,7 @@ def survey(
     Raises: ValueError for no provider, an unknown universe or model, units that make no sense, or too few days.
 
     """
-    if model not in MODELS:
-        raise ValueError(f"model {model!r}; there are {', '.join(MODELS)}")
+    check_choice("model", model, WINDOWS)
     tell = say or (lambda _line: None)
     provider = open_provider(Path(provider_uri).expanduser().resolve(), Tally())
     if not check_calendar(provider.days, None, Tally()):
@@ -119,8 +117,7 @@ def survey(
         found.append(_measure(provider, name, begin, end))
         tell(f"universes: {name} measured, {len(found)} of {len(lists)}")
     chosen, reason = choose_universe(found, asked=universe is not None)
-    window = int(MODELS[model]["WINDOW"])
-    rows = split_days(begin, end, stocks=chosen.daily, window=window)
+    rows = split_days(begin, end, stocks=chosen.daily, window=WINDOWS[model])
     segments = {name: (provider.days[a], provider.days[b]) for name, (a, b) in rows.items()}
     tell(f"turnover and benchmark of {chosen.name}")
     benchmark = next((code for code in BENCHMARKS if _has_bars(provider, code, rows["test"])), None)
@@ -187,83 +184,6 @@ def split_days(begin: int, end: int, *, stocks: float, window: int) -> dict[str,
     count, gap = stop - start + 1, REACH + window - 1
     valid, test = start + count // 2, start + count * 2 // 3
     return {"train": (start, valid - gap - 1), "valid": (valid, test - gap - 1), "test": (test, stop)}
-
-
-def workflow_text(found: Survey, model: str) -> str:
-    """Write the workflow of a survey as YAML for qrun.
-
-    Raises: ValueError for an unknown model.
-
-    """
-    if model not in MODELS:
-        raise ValueError(f"model {model!r}; there are {', '.join(MODELS)}")
-    traded = found.benchmark or "[" + ", ".join(found.stand_in) + "]  # no index: the mean of these stocks"
-    words = {f"{name.upper()}_DATES": f"{a.date()},{b.date()}" for name, (a, b) in found.segments.items()}
-    words |= {
-        "NAME": f"{model}_liq_{found.universe.name}",
-        "PROVIDER": json.dumps(str(found.folder), ensure_ascii=False),
-        "UNIVERSE": json.dumps(found.universe.name, ensure_ascii=False),
-        "PROFILE": f"{found.profile}: turnover in yuan is {PROFILES[found.profile]}",
-        "BENCHMARK": found.benchmark or "null",
-        "TRADED_BENCHMARK": traded,
-    }
-    text = TEMPLATE
-    metric = {"METRIC": f"{_metric_words(found)}\n      metric: {found.metric}"}  # stands in the model's part
-    for key, value in (words | MODELS[model] | metric).items():
-        text = text.replace(f"@{key}@", value)
-    return text
-
-
-def _metric_words(found: Survey) -> str:
-    """Comment on the metric: how many names take the capital."""
-    share = found.names / max(found.universe.daily, 1.0)
-    order = f"{CAPITAL / 1e6:.0f} million yuan at {PARTICIPATION:.0%} of a day's turnover"
-    first = f"# {order} fit into {found.names} names of median liquidity"
-    second = (
-        f"# ({found.liquidity / 1e6:,.0f} million yuan a day), {share:.0%} of {found.universe.daily:,.0f} stocks a day"
-    )
-    if found.metric == "rank_ic":
-        second += f": fewer than {FEWEST}, too few to choose an epoch by their return"
-    return f"{first}\n      {second}"
-
-
-def describe(found: Survey) -> str:
-    """Say what was found and chosen, in lines."""
-    (first, last), (begin, end) = found.calendar, found.bars
-    lines = [
-        f"Provider   {found.folder}",
-        f"Calendar   {first.date()} to {last.date()}; bars from {begin.date()} to {end.date()}",
-        f"Units      {found.profile}: turnover in yuan = {PROFILES[found.profile]}, "
-        f"{found.turnover / 1e6:,.0f} million a stock and day",
-        "Universes  " + "; ".join(_sizes(u) for u in found.universes),
-        f"Chosen     {found.universe.name}: {found.reason}",
-    ]
-    lines += [
-        f"{name:11}{a.date()} to {b.date()}, {found.days[name]:,} days" for name, (a, b) in found.segments.items()
-    ]
-    whole = sum(found.days.values()) * found.universe.daily
-    lines.append(f"Size       {whole:,.0f} stock days, {whole * FEATURES * 4 / 1e9:.1f} GB of features")
-    lines.append(
-        f"Capacity   {found.names} names of median liquidity, {found.liquidity / 1e6:,.0f} million yuan a day, take "
-        f"{CAPITAL / 1e6:.0f} million at {PARTICIPATION:.0%}: epochs are chosen by {found.metric}"
-    )
-    index = found.benchmark or f"none has bars; the backtest is held against the mean of {len(found.stand_in)} stocks"
-    lines.append(f"Benchmark  {index}")
-    lines += [f"Missing    {_LACKS[name]}" for name in found.missing]
-    return "\n".join(lines)
-
-
-_LACKS = {
-    "vwap": "$vwap: the feature VWAP0 will be 0",
-    "factor": "$factor: limits and lots will be approximate",
-    "amount": "$amount: turnover is $close * $volume",
-    "change": "$change: not needed here, but by qlib's own exchange",
-}
-
-
-def _sizes(universe: Universe) -> str:
-    indices = f" and {universe.indices} indices" if universe.indices else ""
-    return f"{universe.name} {universe.stocks:,} stocks{indices} ({universe.daily:,.0f} a day)"
 
 
 def _sample(provider: Provider, universe: str | None, tell: Say) -> tuple[Market, list[str]]:

@@ -1,96 +1,87 @@
-"""Text of the workflow that `init_workflow` writes; @NAME@ and the like are filled in."""
+"""What a survey found, in words, and as a workflow for qrun (`template.yaml`)."""
 
-TEMPLATE = """\
-# Written by `qlib-ext init` for one provider folder. Run it with: qrun FILE
-# Train, valid and test, each "first day,last day"; no label of one part reaches into the next.
-{% set train = "@TRAIN_DATES@" %}
-{% set valid = "@VALID_DATES@" %}
-{% set test = "@TEST_DATES@" %}
-experiment_name: "@NAME@"
-qlib_init:
-  provider_uri: @PROVIDER@
-  region: cn
-  calendar_provider: {class: DemoCalendarProvider, module_path: qlib_ext.recorder}
-  exp_manager:
-    class: SqliteExpManager
-    module_path: qlib_ext.recorder
-    kwargs: {uri: "sqlite:///mlruns.db", default_exp_name: qlib_ext}
-task:
-  model:
-@MODEL@
-  dataset:
-    class: DayDatasetH
-    module_path: qlib_ext.data
-    kwargs:
-      handler:
-        class: FastAlpha158
-        module_path: qlib_ext.handler
-        kwargs:
-          start_time: "{{ train[:10] }}"
-          end_time: "{{ test[-10:] }}"
-          fit_start_time: "{{ train[:10] }}"
-          fit_end_time: "{{ train[-10:] }}"
-          instruments: @UNIVERSE@
-          infer_processors:
-            - {class: CSNormalise, module_path: qlib_ext.processor}
-          learn_processors: []
-          drop_raw: true
-      segments:
-        train: ["{{ train[:10] }}", "{{ train[-10:] }}"]
-        valid: ["{{ valid[:10] }}", "{{ valid[-10:] }}"]
-        test: ["{{ test[:10] }}", "{{ test[-10:] }}"]
-      step_len: @WINDOW@
-      liquidity: auto  # @PROFILE@
-  record:
-    - {class: SignalRecord, module_path: qlib.workflow.record_temp}
-    - {class: SigAnaRecord, module_path: qlib.workflow.record_temp}
-    - class: PortAnaRecord
-      module_path: qlib_ext.record
-      kwargs:
-        config:
-          strategy:
-            class: LiquidityTopNStrategy
-            module_path: qlib_ext.strategy
-            kwargs:
-              {signal: <PRED>, capital: 150000000, participation: 0.05, trade_participation: 0.05, rank_buffer: 2.0}
-          backtest:
-            start_time: "{{ test[:10] }}"
-            end_time: "{{ test[-10:] }}"
-            account: 150000000
-            benchmark: @TRADED_BENCHMARK@
-            exchange_kwargs:
-              exchange:
-                class: AShareExchange
-                module_path: qlib_ext.exchange
-                kwargs: {deal_price: close, participation: 0.05}
-    - class: LiquidityRecord
-      module_path: qlib_ext.record
-      kwargs: {capital: 150000000, participation: 0.05, top_n: 30, benchmark: @BENCHMARK@}
-    - {class: ReportRecord, module_path: qlib_ext.report_record}
-"""
+from __future__ import annotations
 
-_TRAINING = """\
-      dropout: 0.3
-@NETWORK@      loss: liq_wpcc
-      target: rank
-      @METRIC@
-      epochs: 12
-      patience: 4
-      lr: 0.0005
-      batch_days: 4
-      seed: 0"""
+import json
+from pathlib import Path
 
+from jinja2 import Environment, StrictUndefined
 
-def _model(name: str, network: str) -> str:
-    """Write a model's part of the workflow."""
-    head = f"    class: {name}\n    module_path: qlib_ext.model\n    kwargs:\n"
-    return head + _TRAINING.replace("@NETWORK@", network)
+from qlib_ext.options import check_choice
+from qlib_ext.rules import PROFILES
+from qlib_ext.workflow.findings import CAPITAL, FEWEST, PARTICIPATION, WINDOWS, Survey, Universe
 
-
-MODELS = {
-    "master": {
-        "WINDOW": "8",
-        "MODEL": _model("MASTERModel", "      d_model: 64\n      attention_dropout: 0.0\n"),
-    },
-    "mlp": {"WINDOW": "1", "MODEL": _model("MLPModel", "")},
+FEATURES = 158
+_LACKS = {
+    "vwap": "$vwap: the feature VWAP0 will be 0",
+    "factor": "$factor: limits and lots will be approximate",
+    "amount": "$amount: turnover is $close * $volume",
+    "change": "$change: not needed here, but by qlib's own exchange",
 }
+
+
+def workflow_text(survey: Survey, model: str) -> str:
+    """Write the workflow of a survey as YAML for qrun; it needs no other file.
+
+    Raises: ValueError for an unknown model.
+
+    >>> from qlib_ext.workflow import survey
+    >>> text = workflow_text(survey(provider, universe="all"), "mlp")
+    >>> text.splitlines()[1]
+    'experiment_name: "mlp_liq_all"'
+
+    """
+    check_choice("model", model, WINDOWS)
+    text = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
+    template = Environment(keep_trailing_newline=True, undefined=StrictUndefined).from_string(text)
+    quoted = {"provider": str(survey.folder), "universe": survey.universe.name}
+    return template.render(
+        survey=survey,
+        model=model,
+        window=WINDOWS[model],
+        turnover=PROFILES[survey.profile],
+        capacity=_capacity(survey),
+        **{name: json.dumps(value, ensure_ascii=False) for name, value in quoted.items()},
+    )
+
+
+def _capacity(survey: Survey) -> str:
+    """Comment on the metric: how many names take the capital."""
+    daily, order = survey.universe.daily, f"{CAPITAL / 1e6:.0f} million yuan at {PARTICIPATION:.0%} of a day's turnover"
+    first = f"# {order} fit into {survey.names} names of median liquidity"
+    share = f"{survey.names / max(daily, 1.0):.0%} of {daily:,.0f} stocks a day"
+    second = f"# ({survey.liquidity / 1e6:,.0f} million yuan a day), {share}"
+    if survey.metric == "rank_ic":
+        second += f": fewer than {FEWEST}, too few to choose an epoch by their return"
+    return f"{first}\n      {second}"
+
+
+def describe(survey: Survey) -> str:
+    """Say what was found and chosen, in lines."""
+    (first, last), (begin, end) = survey.calendar, survey.bars
+    lines = [
+        f"Provider   {survey.folder}",
+        f"Calendar   {first.date()} to {last.date()}; bars from {begin.date()} to {end.date()}",
+        f"Units      {survey.profile}: turnover in yuan = {PROFILES[survey.profile]}, "
+        f"{survey.turnover / 1e6:,.0f} million a stock and day",
+        "Universes  " + "; ".join(_sizes(u) for u in survey.universes),
+        f"Chosen     {survey.universe.name}: {survey.reason}",
+    ]
+    lines += [
+        f"{name:11}{a.date()} to {b.date()}, {survey.days[name]:,} days" for name, (a, b) in survey.segments.items()
+    ]
+    whole = sum(survey.days.values()) * survey.universe.daily
+    lines.append(f"Size       {whole:,.0f} stock days, {whole * FEATURES * 4 / 1e9:.1f} GB of features")
+    lines.append(
+        f"Capacity   {survey.names} names of median liquidity, {survey.liquidity / 1e6:,.0f} million yuan a day, take "
+        f"{CAPITAL / 1e6:.0f} million at {PARTICIPATION:.0%}: epochs are chosen by {survey.metric}"
+    )
+    index = survey.benchmark or f"none has bars; the backtest is held against the mean of {len(survey.stand_in)} stocks"
+    lines.append(f"Benchmark  {index}")
+    lines += [f"Missing    {_LACKS[name]}" for name in survey.missing]
+    return "\n".join(lines)
+
+
+def _sizes(universe: Universe) -> str:
+    indices = f" and {universe.indices} indices" if universe.indices else ""
+    return f"{universe.name} {universe.stocks:,} stocks{indices} ({universe.daily:,.0f} a day)"

@@ -1,0 +1,37 @@
+"""Read a workflow as qrun does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from ruamel.yaml import YAML, YAMLError
+
+
+def load_workflow(path: str | Path) -> dict[str, Any]:
+    """Read a workflow as qrun does: jinja with environment variables, BASE_CONFIG_PATH, the folders of `sys`.
+
+    Raises: OSError for a missing file, ValueError for a template or YAML error, or a workflow without a task.
+
+    """
+    from qlib.cli.run import render_template, sys_config
+    from qlib.utils.data import update_config
+
+    try:
+        config = YAML(typ="safe", pure=True).load(render_template(str(path)))
+        base = config.pop("BASE_CONFIG_PATH", None) if isinstance(config, dict) else None
+        if base:
+            beside = Path(path).absolute().parent / base
+            text = (Path(base) if Path(base).exists() else beside).read_text(encoding="utf-8")
+            config = update_config(YAML(typ="safe", pure=True).load(text), config)
+    except (jinja2.TemplateError, YAMLError) as error:
+        raise ValueError(f"{path} is no workflow: {' '.join(str(error).split())}") from error
+    for key in ("qlib_init", "task"):
+        if not isinstance(config, dict) or not isinstance(config.get(key), dict):
+            raise ValueError(f"{path} is no workflow: it has no section {key}")
+    for key in ("model", "dataset"):
+        if not isinstance(config["task"].get(key), dict):
+            raise ValueError(f"{path} is no workflow: its task has no {key}")
+    sys_config(config, str(path))
+    return config
