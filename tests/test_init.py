@@ -14,7 +14,7 @@ import yaml
 from jinja2 import Template
 
 from qlib_ext import cli
-from qlib_ext.runs import backtests_of
+from qlib_ext.runs import Task
 from qlib_ext.synthetic import make_market
 from qlib_ext.workflow import (
     Universe,
@@ -116,7 +116,7 @@ def test_what_the_provider_lacks_is_told(market):
 
 
 def test_errors_name_the_cure(market):
-    with pytest.raises(ValueError, match="model 'masters'; there are master, mlp"):
+    with pytest.raises(ValueError, match="model 'masters'.*Allowed: master, mlp"):
         survey(market, model="masters")
     with pytest.raises(ValueError, match="no universe 'csi30'.*close: csi300"):
         survey(market, universe="csi30")
@@ -245,7 +245,7 @@ def test_the_text_keeps_in_step_with_the_workflows(model, base):
         assert span in ([segments["train"][0], segments["test"][1], *segments["train"]], [None] * 4)
         workflow.pop("experiment_name")
         workflow["task"]["dataset"]["kwargs"]["segments"] = segments
-        (backtest,) = backtests_of(workflow["task"])  # what is not written is the default
+        (backtest,) = Task(workflow["task"]).backtests  # what is not written is the default
         assert [backtest["backtest"].pop(name) for name in ("start_time", "end_time")] == segments["test"]
         del workflow["task"]["dataset"]["kwargs"]["segments"]
         money = {"capital": 150_000_000, "participation": 0.05, "top_n": 30, "benchmark": "SH000300"}
