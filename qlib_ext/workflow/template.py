@@ -25,10 +25,8 @@ def workflow_text(survey: Survey, model: str) -> str:
 
     Raises: ValueError for an unknown model.
 
-    >>> from qlib_ext.workflow import survey
-    >>> text = workflow_text(survey(provider, universe="all"), "mlp")
-    >>> text.splitlines()[1]
-    'experiment_name: "mlp_liq_all"'
+    >>> found = survey("~/.qlib/qlib_data/cn_data")  # doctest: +SKIP
+    >>> Path("workflow.yaml").write_text(workflow_text(found, "mlp"))  # doctest: +SKIP
 
     """
     check_choice("model", model, WINDOWS)
