@@ -23,7 +23,7 @@ from qlib_ext.evaluate.comparison import (
     compare,
     seed_shares,
 )
-from qlib_ext.evaluate.day_grids import BLOCK_DAYS, TOP_SHARE, DayGrids
+from qlib_ext.evaluate.day_grids import BLOCK_DAYS, DayGrids
 from qlib_ext.evaluate.diagnostics import DIAGNOSTICS_DEFINITIONS, exposures, newey_west, quantile_returns, summary
 from qlib_ext.evaluate.execution import (
     account_returns,
@@ -38,27 +38,22 @@ from qlib_ext.evaluate.execution import (
     waterfall,
 )
 from qlib_ext.evaluate.execution_words import EXECUTION_DEFINITIONS
+from qlib_ext.evaluate.headline import DAYS_A_YEAR, DEFINITIONS, headline, headline_table
 from qlib_ext.evaluate.metrics import (
     COLUMNS,
     CORRELATIONS,
-    DAYS_A_YEAR,
-    DEFINITIONS,
-    HOLDINGS,
     METRICS,
-    NEED_LIQUIDITY,
     RATIOS,
-    RETURNS,
-    TOP_N,
+    Measure,
     average,
-    daily_columns,
     daily_metrics,
-    headline,
-    headline_table,
+    metric_column,
+    metric_name,
+    metric_needs_liquidity,
     metric_value,
     rank_correlation,
-    sleeve_returns,
 )
-from qlib_ext.portfolio import fill_capitals
+from qlib_ext.portfolio import fill_capitals, sleeve_returns
 
 __all__ = [
     "BASELINES",
@@ -74,17 +69,13 @@ __all__ = [
     "DIAGNOSTICS_DEFINITIONS",
     "DayGrids",
     "EXECUTION_DEFINITIONS",
-    "HOLDINGS",
     "LightGBM",
     "METRICS",
-    "NEED_LIQUIDITY",
+    "Measure",
     "QUALITY",
     "RATIOS",
-    "RETURNS",
     "REVERSAL_DAYS",
     "SERIES",
-    "TOP_N",
-    "TOP_SHARE",
     "account_returns",
     "average",
     "block_length",
@@ -96,7 +87,6 @@ __all__ = [
     "circular_blocks",
     "compare",
     "cost_split",
-    "daily_columns",
     "daily_metrics",
     "days_to_liquidate",
     "exposures",
@@ -109,6 +99,9 @@ __all__ = [
     "last_known",
     "long_scores",
     "mean_return",
+    "metric_column",
+    "metric_name",
+    "metric_needs_liquidity",
     "metric_value",
     "money_returns",
     "newey_west",

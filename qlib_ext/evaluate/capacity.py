@@ -16,8 +16,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.evaluate.diagnostics import newey_west
-from qlib_ext.evaluate.metrics import headline, sleeve_returns
-from qlib_ext.portfolio import PARTICIPATION, fee_cost, fill_capitals, impact_cost, rebalancing
+from qlib_ext.evaluate.headline import headline
+from qlib_ext.portfolio import PARTICIPATION, fee_cost, fill_capitals, impact_cost, rebalancing, sleeve_returns
 
 Grid = NDArray[np.float64]
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.evaluate.metrics import DAYS_A_YEAR
+from qlib_ext.evaluate.headline import DAYS_A_YEAR
 
 Array = npt.NDArray[np.float64]
 

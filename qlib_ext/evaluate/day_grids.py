@@ -1,7 +1,8 @@
-"""The checked grids (D, N) of some days and the arithmetic of `evaluate`: correlations day by day, ranks, orders."""
+"""The checked grids (D, N) of some days, what all metrics share of them, and days taken in blocks side by side."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -9,21 +10,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qlib_ext import losses
-from qlib_ext.cross_section import descending, pearson, spearman, varied_days
+from qlib_ext.cross_section import descending, varied_days
+from qlib_ext.losses import ALPHA, BASE
+from qlib_ext.options import check_shapes
+from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
 
+TOP_N = 30
 TOP_SHARE = 5  # top20_ic looks at the best 1 / TOP_SHARE of the scores
 BLOCK_DAYS = 32
+FLAGS = ("buyable", "mask")  # grids of bool; the others are numbers
 
 T = TypeVar("T")
 
 
 class DayGrids:
-    """The checked float64 inputs (D, N) of some days, and what all metrics share.
+    """The float64 inputs (D, N) of some days, and what all metrics share; a metric is a function of it -> (D,).
 
     Attributes:
         score, label, liquidity: (D, N) as in ``daily_metrics``; liquidity is 0 where none was given.
         buyable: (D, N) bool or None.
+        capital, participation, top_n, base, alpha: as in ``daily_metrics``.
         priced: (D, N) the label is known.
         real: (D, N) the stock has a score and a label.
         count: (D,) of the real stocks.
@@ -33,11 +39,24 @@ class DayGrids:
 
     """
 
-    def __init__(self, score: Any, label: Any, liquidity: Any = None, buyable: Any = None) -> None:
-        self.score, self.label = matrix("score", score), matrix("label", label)
-        self.liquidity = torch.zeros_like(self.score) if liquidity is None else matrix("liquidity", liquidity)
-        self.buyable = None if buyable is None else flags("buyable", buyable)
-        check_shapes(score=self.score, label=self.label, liquidity=self.liquidity, buyable=self.buyable)
+    def __init__(
+        self,
+        score: Any,
+        label: Any,
+        liquidity: Any = None,
+        buyable: Any = None,
+        *,
+        capital: float = CAPITAL,
+        participation: float = PARTICIPATION,
+        top_n: int = TOP_N,
+        base: float = BASE,
+        alpha: float = ALPHA,
+    ) -> None:
+        grids = as_grids(score=score, label=label, liquidity=liquidity, buyable=buyable)
+        self.score, self.label, self.buyable = numbers(grids["score"]), numbers(grids["label"]), grids.get("buyable")
+        self.liquidity = numbers(grids["liquidity"]) if "liquidity" in grids else torch.zeros_like(self.score)
+        self.capital, self.participation, self.top_n = capital, participation, top_n
+        self.base, self.alpha = base, alpha
         if (self.score.abs() == torch.inf).any():
             raise ValueError("score holds infinities: a model has diverged. Use NaN where there is no score")
         self.priced = self.label.abs() < torch.inf
@@ -49,10 +68,10 @@ class DayGrids:
         """Tell the days (D,) with two or more real stocks whose labels are not all equal."""
         return varied_days(self.label, self.real)
 
+    @cached_property
     def market(self) -> Tensor:
-        """Average the label over the stocks with a score and a label: (D, 1)."""
-        total = torch.where(self.real, self.label, 0.0).sum(dim=1, keepdim=True)
-        return total / self.count[:, None].clamp(min=1)
+        """Average the label over the stocks with a score and a label: (D,)."""
+        return torch.where(self.real, self.label, 0.0).sum(dim=1) / self.count.clamp(min=1)
 
     def best(self) -> tuple[Tensor, Tensor]:
         """List the top fifth (rounded up) of the scores: positions, best first, and which of them are real, (D, K)."""
@@ -66,80 +85,107 @@ class DayGrids:
         order, real = self.best()
         return torch.zeros_like(self.real).scatter_(1, order, real)
 
+    @cached_property
+    def capped_paper(self) -> "Holdings":
+        """The capital placed in full by ``fill_top_n``, as if everything were buyable."""
+        return self._filled(None)
 
-def by_block(measure: Callable[[DayGrids], T], score: Any, label: Any, liquidity: Any, buyable: Any) -> list[T]:
+    @cached_property
+    def topn_paper(self) -> "Holdings":
+        """`top_n` stocks in proportion to liquidity, as if everything were buyable."""
+        return self._filled(self.top_n)
+
+    @cached_property
+    def capped(self) -> "Holdings":
+        """What of `capped_paper` could be bought; the rest stays cash."""
+        return self._bought(self.capped_paper)
+
+    @cached_property
+    def topn(self) -> "Holdings":
+        """What of `topn_paper` could be bought; the rest stays cash."""
+        return self._bought(self.topn_paper)
+
+    def _filled(self, top_n: int | None) -> "Holdings":
+        capital, participation = self.capital, self.participation
+        yuan = fill_top_n(self.score, self.liquidity, capital=capital, participation=participation, top_n=top_n)
+        return Holdings(self, yuan)
+
+    def _bought(self, paper: "Holdings") -> "Holdings":
+        return paper if self.buyable is None else Holdings(self, torch.where(self.buyable, paper.yuan, 0.0))
+
+
+@dataclass
+class Holdings:
+    """Yuan (D, N) held of the day's capital, and what each day's earn."""
+
+    days: DayGrids
+    yuan: Tensor
+
+    @cached_property
+    def invested(self) -> Tensor:
+        """Share (D,) of the capital that is not cash."""
+        return self.yuan.sum(dim=1) / self.days.capital
+
+    @cached_property
+    def returns(self) -> Tensor:
+        """sum(yuan * label) / capital, (D,), 0 where the label is unknown; NaN with fewer than two real stocks."""
+        filled = torch.where(self.days.priced, self.days.label, 0.0)
+        return torch.where(self.days.count >= 2, (self.yuan * filled).sum(dim=1) / self.days.capital, torch.nan)
+
+    def excess(self) -> Tensor:
+        """sum(yuan * (label - market)) / capital, (D,): what the market earned on the invested share taken off."""
+        return self.returns - self.days.market * self.invested
+
+    def names_held(self) -> Tensor:
+        """Count the stocks, (D,)."""
+        return (self.yuan > 0).sum(dim=1)
+
+    def cash_share(self) -> Tensor:
+        """Share (D,) of the capital that is cash."""
+        return (1.0 - self.invested).clamp(min=0.0)
+
+    def unpriced(self) -> Tensor:
+        """Count the stocks whose label is unknown, (D,)."""
+        return ((self.yuan > 0) & ~self.days.priced).sum(dim=1)
+
+
+def by_block(measure: Callable[[DayGrids], T], options: dict[str, Any], **inputs: Any) -> list[T]:
     """Measure the days in short blocks, side by side: every number is of one day, and small grids stay in the cache."""
-    given = {"score": score, "label": label, "liquidity": liquidity, "buyable": buyable}
-    grids = {name: None if values is None else _grid(name, values) for name, values in given.items()}
-    check_shapes(**grids)
-
-    days, threads = max(np.shape(score)[0], 1), torch.get_num_threads()
-    rounds = -(-days // (BLOCK_DAYS * threads))
-    size = min(
-        BLOCK_DAYS, -(-days // (rounds * threads)) if days > BLOCK_DAYS else days
-    )  # as many days for each thread
+    grids = as_grids(**inputs)
+    days, threads = len(grids["score"]), torch.get_num_threads()
+    rounds = -(-max(days, 1) // (BLOCK_DAYS * threads))
+    each = -(-max(days, 1) // (rounds * threads))  # as many days for each thread
+    size = min(BLOCK_DAYS, each if days > BLOCK_DAYS else max(days, 1))
 
     def work(first: int) -> T:
-        cut = {name: None if grid is None else grid[first : first + size] for name, grid in grids.items()}
-        return measure(DayGrids(**cut))
+        cut: dict[str, Any] = {name: grid[first : first + size] for name, grid in grids.items()}
+        return measure(DayGrids(**cut, **options))
 
-    starts = range(0, days, size)
+    starts = range(0, max(days, 1), size)
     if len(starts) == 1:
         return [work(0)]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, starts))
 
 
-def correlations(days: DayGrids, *, base: float, alpha: float) -> dict[str, Callable[[], Tensor]]:
-    """Offer each correlation (D,) under its name."""
-    score, label, real = days.score, days.label, days.real
+def as_grids(**values: Any) -> dict[str, Tensor]:
+    """Take grids (D, N) as tensors of what they are; None is left out.
 
-    def weighted(weight: Tensor, valid: Tensor) -> Tensor:
-        return torch.where(valid, losses.weighted_pearson(score, label, weight, real), torch.nan)
+    Raises: ValueError for unequal shapes, or a grid of flags that is not bool.
 
-    def by_liquidity() -> Tensor:
-        valid = losses.DayLoss("liq_wpcc").valid_days(label, real, days.liquidity)
-        return weighted(losses.liquidity_weight(label, days.liquidity, real, alpha=alpha), valid)
-
-    def top() -> Tensor:
-        order, among = days.best()
-        return pearson(score.gather(1, order), label.gather(1, order), among)
-
-    return {
-        "ic": lambda: pearson(score, label, real, days.valid),
-        "rank_ic": lambda: spearman(score, label, real),
-        "wpcc": lambda: weighted(losses.rank_weight(label, real, base=base), days.valid),
-        "liq_wpcc": by_liquidity,
-        "top20_ic": top,
+    """
+    grids = {
+        name: torch.as_tensor(value if isinstance(value, Tensor) else np.require(value, requirements="W")).detach()
+        for name, value in values.items()
+        if value is not None
     }
+    check_shapes("(D, N) = (days, stocks)", **grids)
+    for name in FLAGS:
+        if name in grids and grids[name].dtype != torch.bool:
+            raise ValueError(f"{name} must be bool, got {grids[name].dtype}; pass {name}.astype(bool)")
+    return {name: grid.cpu() if name in FLAGS else grid for name, grid in grids.items()}
 
 
-# --- checks
-
-
-def _grid(name: str, values: Any) -> Tensor:
-    result = torch.as_tensor(values if isinstance(values, Tensor) else np.require(values, requirements="W"))
-    if result.ndim != 2:
-        raise ValueError(f"{name} must be (D, N) = (days, stocks), got shape {tuple(result.shape)}")
-    return result.detach()
-
-
-def matrix(name: str, values: Any) -> Tensor:
-    """Take a (D, N) grid of numbers as float64 on the CPU."""
-    return _grid(name, values).to("cpu", torch.float64)
-
-
-def check_shapes(**grids: Tensor | None) -> None:
-    """Refuse grids of unequal shapes."""
-    shapes = {name: tuple(grid.shape) for name, grid in grids.items() if grid is not None}
-    if len(set(shapes.values())) != 1:
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"shapes must be one and the same (D, N) = (days, stocks), got {listed}")
-
-
-def flags(name: str, values: Any) -> Tensor:
-    """Take a (D, N) grid of bool, on the CPU."""
-    result = torch.as_tensor(values if isinstance(values, Tensor) else np.require(values, requirements="W"))
-    if result.dtype != torch.bool:
-        raise ValueError(f"{name} must be bool, got {result.dtype}; pass {name}.astype(bool)")
-    return result.cpu()
+def numbers(grid: Tensor) -> Tensor:
+    """Bring a grid to float64 on the CPU."""
+    return grid.to("cpu", torch.float64)

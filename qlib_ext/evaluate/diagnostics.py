@@ -20,8 +20,9 @@ from torch import Tensor
 
 from qlib_ext import losses
 from qlib_ext.cross_section import places, standardised
-from qlib_ext.evaluate.day_grids import TOP_SHARE, DayGrids
-from qlib_ext.evaluate.metrics import CORRELATIONS, RATIOS, TOP_N, daily_metrics, rank_correlation
+from qlib_ext.evaluate.day_grids import TOP_N, TOP_SHARE, DayGrids, as_grids
+from qlib_ext.evaluate.metrics import COLUMNS, CORRELATIONS, RATIOS, daily_metrics, rank_correlation
+from qlib_ext.options import check_number
 
 QUANTILES = 10
 FACTORS = ("volatility", "size", "liquidity", "reversal")
@@ -37,13 +38,9 @@ DIAGNOSTICS_DEFINITIONS = {
         "precision_chance for precision_top; NaN for the other rows and where standard_error is 0"
     ),
     "days": "days on which the number is defined",
-    "ic": "correlation of score and label across the day's stocks",
+    **{name: COLUMNS[name].definition for name in CORRELATIONS},
     "icir": "mean of the daily ic / its standard deviation over days, not annualised",
-    "rank_ic": "correlation of the ranks of score and label across the day's stocks, average ranks for ties",
     "rank_icir": "mean of the daily rank_ic / its standard deviation over days, not annualised",
-    "wpcc": "the deck's weighted correlation of score and label, weights falling from 1 (best label) to base (worst)",
-    "liq_wpcc": "the deck's weighted correlation of score and label, weights rising with label times log liquidity",
-    "top20_ic": "correlation of score and label within the top fifth (rounded up) of the day's scores",
     "top20_mse": (
         "mean of (z(score) - z(label))^2 over the top fifth of the day's scores, z = less the mean, over the standard "
         "deviation, both of all the day's stocks; 2 (1 - ic) if taken over all of them, whatever the unit of the score"
@@ -87,6 +84,10 @@ def newey_west(series: ArrayLike, lags: int | None = None, *, horizon: int = 1) 
     Raises:
         ValueError: for another shape, infinities, or fewer ``lags`` than horizon - 1.
 
+    >>> mean, error, lags = newey_west([1.0, 1.0, -1.0, 1.0], lags=1)
+    >>> mean, round(error, 4), lags
+    (0.5, 0.3819, 1)
+
     """
     values = np.asarray(series, dtype=np.float64)
     if values.ndim != 1:
@@ -95,7 +96,8 @@ def newey_west(series: ArrayLike, lags: int | None = None, *, horizon: int = 1) 
         raise ValueError("series holds infinities; use NaN on days without a number")
     values = values[~np.isnan(values)]
     days = len(values)
-    used = _lags(lags, days, _whole("horizon", horizon, least=1))
+    check_number("horizon", horizon, "[1, inf)", whole=True)
+    used = _lags(lags, days, horizon)
     if not days:
         return math.nan, math.nan, used
     mean = float(values.mean())
@@ -148,8 +150,13 @@ def summary(
     Raises:
         ValueError: for shapes, an infinite score, or numbers out of bounds.
 
+    >>> score = [[5.0, 4.0, 3.0, 2.0, 1.0]]
+    >>> label = [[0.03, 0.05, 0.01, -0.01, -0.03]]
+    >>> summary(score, label, top_n=2).loc[["ic", "precision_top"], "value"].round(2).to_dict()
+    {'ic': 0.9, 'precision_top': 0.5}
+
     """
-    _whole("top_n", top_n, least=1)
+    check_number("top_n", top_n, "[1, inf)", whole=True)
     names = [name for name in CORRELATIONS if name != "liq_wpcc" or liquidity is not None]
     days = DayGrids(score, label, liquidity, buyable)
     daily = daily_metrics(score, label, liquidity, names=names, base=base, alpha=alpha)
@@ -192,8 +199,12 @@ def quantile_returns(score: ArrayLike | Tensor, label: ArrayLike | Tensor, quant
     Raises:
         ValueError: for shapes, an infinite score, or fewer than two quantiles.
 
+    >>> quantile_returns([[1.0, 2.0, 3.0, 4.0]], [[0.00, 0.02, 0.01, 0.05]], 2)
+    quantile     1     2
+    0         0.01  0.03
+
     """
-    _whole("quantiles", quantiles, least=2)
+    check_number("quantiles", quantiles, "[2, inf)", whole=True)
     days = DayGrids(score, label)
     scored = ~torch.isnan(days.score)
     count = scored.sum(dim=1, keepdim=True)
@@ -230,16 +241,17 @@ def exposures(
     Raises:
         ValueError: for no factor, or a factor of another shape than the score.
 
+    >>> exposures([[0.1, 0.2, 0.9]], volatility=[[3.0, 1.0, 2.0]])
+       volatility
+    0        -0.5
+
     """
     factors = dict(zip(FACTORS, (volatility, size, liquidity, reversal), strict=True))
-    given: dict[str, Any] = {name: values for name, values in factors.items() if values is not None}
-    if not given:
+    inputs: dict[str, Any] = {name: values for name, values in factors.items() if values is not None}
+    if not inputs:
         raise ValueError(f"no factor was given; pass one or more of {', '.join(FACTORS)} as (D, N)")
-    shapes = {name: tuple(np.shape(values)) for name, values in ({"score": score} | given).items()}
-    if len(set(shapes.values())) != 1:
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"shapes must be one and the same (D, N) = (days, stocks), got {listed}")
-    return pd.DataFrame({name: rank_correlation(score, values) for name, values in given.items()})
+    as_grids(score=score, **inputs)
+    return pd.DataFrame({name: rank_correlation(score, values) for name, values in inputs.items()})
 
 
 # --- arithmetic
@@ -297,19 +309,10 @@ def _precision(days: DayGrids, top_n: int) -> dict[str, NDArray[np.float64]]:
 def _lags(lags: int | None, days: int, horizon: int) -> int:
     if lags is None:
         return max(math.floor(4.0 * (days / 100.0) ** (2.0 / 9.0)), horizon - 1)
-    given = _whole("lags", lags, least=0)
-    if given < horizon - 1:
+    check_number("lags", lags, "[0, inf)", whole=True)
+    if lags < horizon - 1:
         raise ValueError(
-            f"lags={given} is too few for a label of horizon={horizon} days, which overlaps on {horizon - 1}: pass at "
+            f"lags={lags} is too few for a label of horizon={horizon} days, which overlaps on {horizon - 1}: pass at "
             f"least {horizon - 1}, or leave lags out"
         )
-    return given
-
-
-# --- checks
-
-
-def _whole(name: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
-    return int(value)
+    return lags

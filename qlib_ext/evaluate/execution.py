@@ -16,9 +16,9 @@ import pandas as pd
 
 from qlib_ext.evaluate.benchmark import has_benchmark, known_benchmark
 from qlib_ext.evaluate.execution_words import EXECUTION_DEFINITIONS
-from qlib_ext.evaluate.metrics import DAYS_A_YEAR, headline_table, sleeve_returns
-from qlib_ext.evaluate.metrics import DEFINITIONS as HEADLINE
-from qlib_ext.portfolio import fill_top_n
+from qlib_ext.evaluate.headline import DAYS_A_YEAR, headline_table
+from qlib_ext.evaluate.headline import DEFINITIONS as HEADLINE
+from qlib_ext.portfolio import fill_top_n, sleeve_returns
 
 Grid = npt.NDArray[np.float64]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qlib_ext.evaluate.metrics import DAYS_A_YEAR
+from qlib_ext.evaluate.headline import DAYS_A_YEAR
 
 EXECUTION_DEFINITIONS: dict[str, dict[str, str]] = {
     "performance": {

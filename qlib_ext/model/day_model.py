@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from qlib.log import get_module_logger
 from qlib.model.base import Model
+from qlib.utils import init_instance_by_config
 from torch import nn
 from tqdm import tqdm
 
@@ -47,17 +48,19 @@ TRAINER_OPTIONS = tuple(
 class DayModel(Model):
     """What both models share; options are those of DayLoss and Trainer, any other name is an error.
 
+    `loss` and `metric` may be of your own, as qlib names classes: {class, module_path, kwargs}; see DayLoss and Trainer.
+
     Predictions are a Series by (datetime, instrument), sorted, of the stocks present on each day. A kind of model whose
     network looks at the day alone says so by `needs_window = False`, and gets no more than it.
     """
 
     needs_window = True
 
-    def __init__(self, *, loss: str = "liq_wpcc", **options: Any) -> None:
+    def __init__(self, *, loss: Any = "liq_wpcc", **options: Any) -> None:
         own = [name for name in own_options(type(self)) if name not in options]
         refuse_unknown(type(self), options, (*own, *LOSS_OPTIONS, *TRAINER_OPTIONS))
-        self.loss = DayLoss(loss, **{k: v for k, v in options.items() if k in LOSS_OPTIONS})
-        self.options = {k: v for k, v in options.items() if k in TRAINER_OPTIONS}
+        self.loss = DayLoss(built("loss", loss), **{k: v for k, v in options.items() if k in LOSS_OPTIONS})
+        self.options = {k: built(k, v) for k, v in options.items() if k in TRAINER_OPTIONS}
         Trainer(nn.Identity(), self.loss, **self.options)  # an option that cannot be is an error now, not after loading
         self.trainer: Trainer | None = None
         self.history: History | None = None
@@ -146,6 +149,21 @@ class DayModel(Model):
         return score_series(panel, chosen, self.trainer.predict(panel, chosen))
 
 
+def built(option: str, value: Any) -> Any:
+    """Build a loss or metric of one's own from {class, module_path, kwargs}; any other value stays as it is.
+
+    Raises: TypeError for another key, ValueError for what cannot be called.
+
+    """
+    if option not in ("loss", "metric") or not isinstance(value, Mapping):
+        return value
+    refuse_unknown(option, value, ("class", "module_path", "kwargs"))
+    instance = init_instance_by_config(dict(value))
+    if not callable(instance):
+        raise ValueError(f"{option}: {value.get('class')} gives a {type(instance).__name__}, which cannot be called")
+    return instance
+
+
 def own_options(kind: type[DayModel]) -> list[str]:
     """Names of the keyword options of a model and of those it is made of, its own first."""
     makers = [one.__init__ for one in kind.__mro__ if issubclass(one, DayModel)]
@@ -166,7 +184,7 @@ class MLPModel(DayModel):
     needs_window = MLP.needs_window
 
     def __init__(
-        self, *, hidden: Sequence[int] = (256, 128), dropout: float = 0.0, loss: str = "liq_wpcc", **options: Any
+        self, *, hidden: Sequence[int] = (256, 128), dropout: float = 0.0, loss: Any = "liq_wpcc", **options: Any
     ) -> None:
         super().__init__(loss=loss, **options)
         self.hidden, self.dropout = hidden, dropout
@@ -206,7 +224,7 @@ class MASTERModel(DayModel):
         variant: str = "official",
         gate: bool = False,
         init_from: str | None = None,
-        loss: str = "liq_wpcc",
+        loss: Any = "liq_wpcc",
         **options: Any,
     ) -> None:
         super().__init__(loss=loss, **options)

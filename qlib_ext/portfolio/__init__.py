@@ -10,6 +10,7 @@ from qlib_ext.portfolio.allocation import (
     impact_cost,
     rebalancing,
 )
+from qlib_ext.portfolio.returns import sleeve_returns
 
 __all__ = [
     "CAPITAL",
@@ -20,4 +21,5 @@ __all__ = [
     "fill_top_n",
     "impact_cost",
     "rebalancing",
+    "sleeve_returns",
 ]

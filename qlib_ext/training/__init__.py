@@ -1,6 +1,8 @@
 """Trainer: one epoch function for training and validation; checkpoints, scaling, device."""
 
+from qlib_ext.training.checkpoint import History
 from qlib_ext.training.device import PRECISIONS, pick_device, pick_precision, seeded
-from qlib_ext.training.trainer import History, RobustScale, Rows, Trainer
+from qlib_ext.training.scaling import RobustScale
+from qlib_ext.training.trainer import Rows, Trainer
 
 __all__ = ["History", "PRECISIONS", "RobustScale", "Rows", "Trainer", "pick_device", "pick_precision", "seeded"]

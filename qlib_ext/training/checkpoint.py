@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,22 @@ from torch import Tensor, nn
 from qlib_ext.panel import DayPanel
 from qlib_ext.training.device import generator_states, set_generator_states
 
-if TYPE_CHECKING:
-    from qlib_ext.training.trainer import History
-
 FORMAT = "qlib_ext.trainer 1"
 SHOWN = 60  # letters of a fact in an error
+
+
+@dataclass
+class History:
+    """What every epoch did: rows of metrics, the best epoch (1-based) and the days left out as degenerate.
+
+    `resumed_from` is the last epoch (1-based) that came from a checkpoint, 0 where there was none.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float = -math.inf
+    degenerate_days: int = 0
+    resumed_from: int = 0
 
 
 @dataclass

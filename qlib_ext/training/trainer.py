@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,60 +14,29 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qlib_ext.cross_section import centre_and_spread
-from qlib_ext.evaluate import RATIOS, average, daily_columns, daily_metrics
+from qlib_ext.cross_section import varied_days
+from qlib_ext.evaluate import (
+    RATIOS,
+    Measure,
+    average,
+    daily_metrics,
+    metric_column,
+    metric_name,
+    metric_needs_liquidity,
+)
 from qlib_ext.losses import DayLoss
+from qlib_ext.options import check_flag, check_number, describe
 from qlib_ext.panel import Batch, DayPanel
-from qlib_ext.training.checkpoint import Checkpoint, Run, facts_of
+from qlib_ext.training.checkpoint import Checkpoint, History, Run, facts_of
 from qlib_ext.training.device import nearest_device, pick_device, pick_precision, seeded
-from qlib_ext.training.options import check_amounts, check_counts, check_panel, check_rest
+from qlib_ext.training.scaling import RobustScale
 
 Rows = npt.NDArray[np.int64]
 OnEpoch = Callable[[int, dict[str, float]], None]
 Progress = Callable[[Iterator[Batch], int], Iterator[Batch]]
 GPU_WIDTH, CPU_WIDTH = 128, 64  # stocks a batch is padded to a multiple of; on a CPU at most a 32nd of the market
+IN_YAML = " (in YAML write 0.001, not 1e-3, which is a text)"
 MONEY = ("capped_excess", "capped_return", "capped_names_held", "capped_cash_share")  # logged beside the metric
-
-
-class RobustScale(nn.Module):
-    """(x - median) / spread, clipped to +-3, fitted on training days only; kept in the state dict.
-
-    The spread is 1.4826 MAD, or the standard deviation where half of the values are equal, as in `nets.Gate`.
-    """
-
-    center: Tensor
-    scale: Tensor
-
-    def __init__(self, d_feat: int) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(d_feat))
-        self.register_buffer("scale", torch.ones(d_feat))
-
-    def fit(self, panel: DayPanel, rows: Rows) -> None:
-        """Fit on the present stocks of the given days; a constant feature keeps scale 1."""
-        at = torch.as_tensor(rows)
-        mask = panel.present[at]
-        for f in range(panel.x.shape[2]):
-            centre, spread = centre_and_spread(panel.x[at, :, f][mask])
-            self.center[f], self.scale[f] = centre, torch.where(spread > 0, spread, 1.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale (..., F)."""
-        return ((x - self.center) / self.scale).clamp(-3.0, 3.0)
-
-
-@dataclass
-class History:
-    """What every epoch did: rows of metrics, the best epoch (1-based) and the days left out as degenerate.
-
-    `resumed_from` is the last epoch (1-based) that came from a checkpoint, 0 where there was none.
-    """
-
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_value: float = -math.inf
-    degenerate_days: int = 0
-    resumed_from: int = 0
 
 
 class Trainer:
@@ -76,8 +44,9 @@ class Trainer:
 
     Args:
         net: maps x (B, T, N, F), present (B, T, N), market (B, M) to scores (B, N).
-        loss: a DayLoss, smaller is better.
-        metric: name of an evaluator metric (`evaluate.METRICS`), larger is better, that stops and selects.
+        loss: a DayLoss or what one is made of, smaller is better.
+        metric: what stops and selects, larger is better: of `evaluate.METRICS`, or a function of your own of
+            `evaluate.DayGrids` -> (D,).
         step_len: T, window length in days.
         epochs, patience: most epochs, and epochs without a better metric before the stop.
         lr, weight_decay, clip: Adam's rate and decay, and the largest gradient norm.
@@ -95,12 +64,14 @@ class Trainer:
 
     """
 
+    measure: Measure | None = None  # of your own; recorded trainers may lack it
+
     def __init__(
         self,
         net: nn.Module,
-        loss: DayLoss,
+        loss: DayLoss | str | Callable[..., Tensor],
         *,
-        metric: str = "capped_excess",
+        metric: str | Measure = "capped_excess",
         step_len: int = 1,
         epochs: int = 20,
         patience: int = 5,
@@ -118,14 +89,26 @@ class Trainer:
         compile: bool = False,
         checkpoint: str | None = None,
     ) -> None:
-        check_counts(epochs=epochs, patience=patience, batch_days=batch_days, top_n=top_n)
-        check_amounts(lr=lr, clip=clip, capital=capital, participation=participation)
-        rest = {"seed": seed, "weight_decay": weight_decay, "compile": compile, "scale": scale}
-        check_rest(metric=metric, checkpoint=checkpoint, **rest)
+        counts = {"epochs": epochs, "patience": patience, "batch_days": batch_days, "top_n": top_n}
+        amounts = {"lr": lr, "clip": clip, "capital": capital, "participation": participation}
+        for name, count in counts.items():
+            check_number(name, count, "[1, inf)", whole=True)
+        for name, amount in amounts.items():
+            check_number(name, amount, "(0, inf)", hint=IN_YAML)
+        check_number("seed", seed, "[0, inf)", whole=True)
+        check_number("weight_decay", weight_decay, "[0, inf)", hint=IN_YAML)
+        check_flag("compile", compile)
+        if scale not in (None, "robust"):
+            raise ValueError(f"scale={scale!r}; allowed: null, 'robust'")
+        if checkpoint is not None and (not isinstance(checkpoint, str) or not checkpoint):
+            raise ValueError(f"checkpoint={checkpoint!r}; allowed: null, or the path of a file")
+        metric_column(metric)
         if step_len > 1 and not getattr(net, "needs_window", True):
             warnings.warn(f"{type(net).__name__} looks at the day alone: step_len={step_len} becomes 1", stacklevel=2)
             step_len = 1
-        self.net, self.loss, self.metric, self.step_len = net, loss, metric, step_len
+        self.net, self.step_len = net, step_len
+        self.loss = loss if isinstance(loss, DayLoss) else DayLoss(loss)
+        self.metric, self.measure = metric_name(metric), metric if callable(metric) else None
         self.epochs, self.patience, self.batch_days, self.seed = epochs, patience, batch_days, seed
         self.lr, self.weight_decay, self.clip, self.scale = lr, weight_decay, clip, scale
         self.money: dict[str, Any] = {"capital": capital, "participation": participation, "top_n": top_n}
@@ -191,8 +174,12 @@ class Trainer:
     def _facts(self) -> dict[str, Any]:
         """Tell the options that change a training's numbers; epochs and patience only end it."""
         names = ("metric", "step_len", "batch_days", "lr", "weight_decay", "clip", "seed", "scale", "precision")
-        own = {name: getattr(self, name) for name in (*names, "compile")}
+        own = {name: getattr(self, name) for name in (*names, "compile")} | {"metric": describe(self._chosen())}
         return {"loss": self.loss, **own, **self.money, "device": self.device.type}
+
+    def _chosen(self) -> str | Measure:
+        """Return the metric that stops and selects: its name, or the function that was given."""
+        return self.measure or self.metric
 
     def _start(self, panel: DayPanel, train: Rows, history: History, file: Checkpoint | None) -> Run:
         """Set up the training where the checkpoint left it, or at its beginning."""
@@ -341,12 +328,12 @@ class Trainer:
         def grid(value: Tensor | None) -> npt.NDArray[np.generic] | None:
             return None if value is None else value[at].cpu().numpy()
 
-        names = ["ic", "rank_ic"] + (list(MONEY) if panel.liquidity is not None else [])
-        names = list(dict.fromkeys([*names, *daily_columns(self.metric)]))
+        money = MONEY if panel.liquidity is not None else ()
+        names = list(dict.fromkeys(["ic", "rank_ic", *money, metric_column(self._chosen())]))
         options = self.money | {"base": self.loss.base, "alpha": self.loss.alpha}
         label, *grids = panel.label[at].cpu().numpy(), grid(panel.liquidity), grid(panel.buyable)
         daily = daily_metrics(score, label, *grids, names=names, **options)
-        row = {name: average(daily, name)[0] for name in names}
+        row = {metric_name(name): average(daily, name)[0] for name in names}
         row[self.metric], row[f"{self.metric}_se"] = average(daily, self.metric)
         if not math.isfinite(row[self.metric]) and self.metric not in RATIOS:
             raise ValueError(f"the metric {self.metric} is {row[self.metric]} on the validation days: no label there?")
@@ -354,7 +341,7 @@ class Trainer:
 
     def _usable(self, panel: DayPanel, train: Rows, valid: Rows) -> tuple[Rows, Rows, History]:
         valid = panel.with_stocks(valid)
-        check_panel(panel, self.loss, self.metric, self.scale, self.step_len, valid)
+        self._check_panel(panel, valid)
         good = self._learnable(panel, train)
         if not good.any() or not len(valid):
             raise ValueError(
@@ -362,6 +349,33 @@ class Trainer:
                 f"different labels), {len(valid)} validation days have stocks: check segments, universe and label"
             )
         return train[good], valid, History(degenerate_days=int((~good).sum()))
+
+    def _check_panel(self, panel: DayPanel, valid: Rows) -> None:
+        """Raise ValueError where a panel, or its rows `valid`, lack what a training needs."""
+        if self.loss.needs_liquidity and panel.liquidity is None:
+            raise ValueError(
+                "this loss needs liquidity: use DayDatasetH(liquidity=...) or the loss 'wpcc', 'ic', 'mse'"
+            )
+        if self.loss.needs_volatility and panel.volatility is None:
+            raise ValueError("target 'volatility' needs trailing volatility: use DayDatasetH, or target 'raw', 'rank'")
+        if metric_needs_liquidity(self._chosen()) and panel.liquidity is None:
+            raise ValueError(f"the metric {self.metric!r} needs liquidity: use DayDatasetH, or metric: rank_ic")
+        if self.scale == "robust" and panel.filled > 0:
+            raise ValueError(
+                f"scale: robust, but {panel.filled:.2%} of the feature values were missing and became 0, which it "
+                "would take for data: fill them in the handler's infer_processors first, or use CSNormalise instead"
+            )
+        if self.step_len > len(panel.days):
+            raise ValueError(f"step_len={self.step_len} is longer than the history of {len(panel.days)} days")
+        if self.metric in RATIOS:
+            at = torch.as_tensor(valid, device=panel.label.device)
+            count, column = int(varied_days(panel.label[at], panel.present[at]).sum()), RATIOS[self.metric]
+            if count < 2:
+                raise ValueError(
+                    f"the metric {self.metric!r} is a mean over days divided by their standard deviation: it needs 2 "
+                    f"or more validation days with an {column} (two or more labelled stocks with different labels), "
+                    f"there are {count}. Lengthen the segment valid, or choose metric: {column}"
+                )
 
 
 class _Scores:
