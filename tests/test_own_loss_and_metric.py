@@ -1,4 +1,4 @@
-"""The recipes of docs/architecture.md, taken literally: a loss and a metric from outside the package, in one class each."""
+"""The recipes of docs/architecture.md, taken literally: a loss and a metric from outside, one class each."""
 
 import pickle
 

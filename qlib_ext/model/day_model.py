@@ -48,7 +48,7 @@ TRAINER_OPTIONS = tuple(
 class DayModel(Model):
     """What both models share; options are those of DayLoss and Trainer, any other name is an error.
 
-    `loss` and `metric` may be of your own, as qlib names classes: {class, module_path, kwargs}; see DayLoss and Trainer.
+    `loss` and `metric` may be of your own: {class, module_path, kwargs} as qlib has it; see DayLoss and Trainer.
 
     Predictions are a Series by (datetime, instrument), sorted, of the stocks present on each day. A kind of model whose
     network looks at the day alone says so by `needs_window = False`, and gets no more than it.

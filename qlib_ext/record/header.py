@@ -182,7 +182,8 @@ def _model_facts(plan: Task) -> dict[str, str]:
     member = options_of(plan.models[-1]) if plan.models else {}
     for name, key in (("loss", "loss"), ("target", "target"), ("weights by", "weight_by"), ("metric", "metric")):
         if key in member:
-            facts[name] = str(member[key])
+            own = member[key]
+            facts[name] = str(own.get("class") if isinstance(own, Mapping) else own)
     return facts
 
 
