@@ -174,3 +174,16 @@ def test_workflows_are_short():
     texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "workflows").glob("*.yaml")}
     assert len(texts) >= 11 and sum(len(text.splitlines()) for text in texts.values()) <= 37 * len(texts)
     assert all("BASE_CONFIG_PATH: qlib_ext_base.yml" in text for text in texts.values())
+
+
+def documented_modules():
+    """Modules of the package that documents, workflows and the notebook name, with the places."""
+    places = [*PAGES, *(ROOT / "workflows").glob("*.y*ml"), *(ROOT / "examples").glob("*.ipynb")]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in places if path.name != "CHANGELOG.md"}
+    named = {(name, page) for page, text in texts.items() for name in re.findall(r"qlib_ext\.([a-z_]+)", text)}
+    return sorted(named - {("room", "architecture.md")})  # "qlib_ext.room.name": any room
+
+
+@pytest.mark.parametrize(("name", "page"), documented_modules())
+def test_modules_that_documents_name_are_of_today(name, page):
+    assert any((ROOT / "qlib_ext" / place).is_file() for place in (f"{name}.py", f"{name}/__init__.py")), page
