@@ -200,9 +200,9 @@ def test_liquidity_is_loaded_once(market, monkeypatch):
     _, days, liquidity = market
     calls = []
 
-    def load(codes, start, end, *, profile, window):
+    def load(codes, start, end, *, profile, window, past):
         calls.append((codes, profile, window))
-        assert start < days[20] and end >= days[-2]
+        assert start <= days[20] and end >= days[-2] and past
         return liquidity[codes]
 
     monkeypatch.setattr("qlib_ext.strategy.strategy.load_liquidity", load)

@@ -13,6 +13,7 @@ from qlib_ext.provider.storage import (
     wide,
 )
 from qlib_ext.provider.trailing import (
+    last_known,
     load_liquidity,
     profiled_liquidity,
     trailing_mean,
@@ -30,6 +31,7 @@ __all__ = [
     "fill_row",
     "first_closes",
     "first_known",
+    "last_known",
     "listed_days",
     "load_liquidity",
     "profiled_liquidity",

@@ -85,11 +85,12 @@ def turnover_expression(profile: str, instruments: list[str], start: Any, end: A
 
 
 def load_liquidity(
-    instruments: list[str], start: Any, end: Any, *, profile: str = "auto", window: int = 20
+    instruments: list[str], start: Any, end: Any, *, profile: str = "auto", window: int = 20, past: bool = False
 ) -> pd.DataFrame:
     """Trailing mean turnover in yuan a day (day x instrument), known at the close of the day.
 
     As Mean(turnover, window) of qlib on all days of a stock's series; it goes on for window - 1 days after its end.
+    `past`: also of so many days before `start` that `last_known` has a value for a stock that is suspended then.
 
     Raises: ValueError for an unknown profile, or for wrong units (see `rules.check_turnover`).
 
@@ -98,7 +99,13 @@ def load_liquidity(
     (2, 12)
 
     """
-    return profiled_liquidity(instruments, start, end, profile=profile, window=window)[0]
+    first = pd.Timestamp(start) - pd.Timedelta(days=2 * window + 30) if past else start
+    return profiled_liquidity(instruments, first, end, profile=profile, window=window)[0]
+
+
+def last_known(liquidity: pd.DataFrame) -> pd.DataFrame:
+    """Liquidity of each stock, or volatility, as last known (above 0): through suspensions and after its end."""
+    return liquidity.where(liquidity > 0).ffill()
 
 
 def profiled_liquidity(

@@ -31,7 +31,6 @@ from qlib_ext.record.tables import (
     REPORT,
     all_blocked,
     book_liquidity,
-    decided_profile,
     flat,
     log_metrics,
     log_tables,
@@ -265,8 +264,6 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         span = {name: self.backtest_config[name] for name in ("start_time", "end_time")}
         exchange = get_exchange(**(span | self._exchange_kwargs()))
         config = self._filled(self.strategy_config, pred)
-        if (named := _named(config, "LiquidityTopNStrategy")) is not None:
-            named["kwargs"]["liquidity"] = decided_profile(named["kwargs"].get("liquidity", "auto"), exchange)
         strategy = init_instance_by_config(config, accept_types=BaseStrategy)
         executor = init_instance_by_config(self._filled(self.executor_config, pred), accept_types=BaseExecutor)
         return strategy, executor, exchange

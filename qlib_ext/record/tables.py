@@ -10,9 +10,9 @@ from qlib.backtest.decision import Order, OrderDir
 from qlib.log import get_module_logger
 
 from qlib_ext import evaluate
-from qlib_ext.data import load_liquidity
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.portfolio import PARTICIPATION
+from qlib_ext.provider import last_known, load_liquidity
 from qlib_ext.runs import log_finite
 from qlib_ext.strategy import LiquidityTopNStrategy
 
@@ -35,17 +35,11 @@ def holdings(positions: Mapping[Any, Any]) -> pd.DataFrame:
 
 
 def book_liquidity(days: pd.Index, exchange: AShareExchange, strategy: Any) -> pd.DataFrame:
-    """Liquidity of all stocks of the exchange, (D, N) yuan, by the strategy's definition where it has one."""
-    options = strategy if isinstance(strategy, LiquidityTopNStrategy) else exchange.options
-    window, codes = options.liquidity_window, sorted(exchange.quote.get_all_stock())
-    first = days[0] - pd.Timedelta(days=2 * window + 30)  # for the last known value
-    return load_liquidity(codes, first, days[-1], profile=decided_profile(options.liquidity, exchange), window=window)
-
-
-def decided_profile(given: str, exchange: Any) -> str:
-    """Return what `auto` came to in the exchange: deciding it again takes half a minute on a whole market."""
-    decided = given == "auto" and isinstance(exchange, AShareExchange) and exchange.options.liquidity == "auto"
-    return exchange.turnover_profile if decided else given
+    """Liquidity of what the run traded, yuan by day and code: the strategy's, else by the exchange's definition."""
+    if isinstance(strategy, LiquidityTopNStrategy) and strategy.liquidity_frame is not None:
+        return strategy.liquidity_frame
+    codes, window = sorted(exchange.quote.get_all_stock()), exchange.options.liquidity_window
+    return load_liquidity(codes, days[0], days[-1], profile=exchange.turnover_profile, window=window, past=True)
 
 
 def make_tables(
@@ -69,8 +63,7 @@ def make_tables(
     caps = (getattr(strategy, "trade_participation", None), exchange.options.participation)
     share = min((cap for cap in caps if cap is not None), default=PARTICIPATION)
     book = holdings(artifacts["positions_normal_1day.pkl"])
-    known = liquidity.where(liquidity > 0).ffill()
-    return tables | {"liquidation": evaluate.days_to_liquidate(book, known, share)}
+    return tables | {"liquidation": evaluate.days_to_liquidate(book, last_known(liquidity), share)}
 
 
 def all_blocked(blocked: pd.DataFrame, targets: pd.DataFrame, exchange: AShareExchange) -> pd.DataFrame:

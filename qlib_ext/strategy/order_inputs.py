@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from qlib.data import D
 
-from qlib_ext.provider import listed_days, load_liquidity, read_fields, trailing_volatility
+from qlib_ext.provider import last_known, listed_days, load_liquidity, read_fields, trailing_volatility
 from qlib_ext.rules import NEW_DAYS, is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
 from qlib_ext.runs import DEFAULT_URI, LATEST, find_run, list_runs, load_artifacts
 
@@ -200,8 +200,7 @@ def read_market(
         raise ValueError("the provider has no $factor: raw prices, which an order needs, are not known")
     price = (close.ffill().iloc[-1] / factor.ffill().iloc[-1]).round(2)
     dealt = (volume.iloc[-1] > 0) if np.isfinite(volume.to_numpy()).any() else True
-    start = day - pd.Timedelta(days=2 * window + 30)
-    liquidity = load_liquidity(codes, start, day, profile=profile, window=window)
+    liquidity = load_liquidity(codes, day, day, profile=profile, window=window, past=True)
     up, down = (_limits(codes, day, date, side, st) for side in ("up", "down"))
     lots = lot_rule(codes, [date])
     return pd.DataFrame(
@@ -209,7 +208,7 @@ def read_market(
             "price": price,
             "suspended": ~(close.iloc[-1].notna() & dealt),
             "liquidity": liquidity.loc[day],
-            "known_liquidity": liquidity.where(liquidity > 0).ffill().iloc[-1],
+            "known_liquidity": last_known(liquidity).iloc[-1],
             "volatility": trailing_volatility(close, volatility_window).ffill().iloc[-1],
             "limit_up": limit_up_price(price.to_numpy(), up),
             "limit_down": limit_down_price(price.to_numpy(), down),

@@ -17,9 +17,10 @@ from qlib.log import get_module_logger
 
 from qlib_ext import rules
 from qlib_ext.cross_section import ranks
+from qlib_ext.exchange import AShareExchange
 from qlib_ext.options import argument_names, check_number, is_number, is_whole, refuse_unknown
 from qlib_ext.portfolio import fill_top_n
-from qlib_ext.provider import load_liquidity
+from qlib_ext.provider import last_known, load_liquidity
 from qlib_ext.rules import is_index
 from qlib_ext.strategy.book import Book
 from qlib_ext.strategy.planner import TARGET_COLUMNS, Planner, make_lines, summary, table
@@ -132,6 +133,11 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         """
         kept = [frame for frame in self._tables if len(frame)]
         return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(TARGET_COLUMNS))
+
+    @property
+    def liquidity_frame(self) -> pd.DataFrame | None:
+        """Liquidity by which the orders were made: yuan, day x instrument; None before a first one was needed."""
+        return self._frame
 
     def artifacts(self) -> dict[str, pd.DataFrame]:
         """Give what a run should keep, by file name: `daily_log` as a frame, and `daily_targets`."""
@@ -254,7 +260,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         if self._frame is None:
             self._frame = self._load().sort_index()
         if self._known is None:
-            self._known = self._frame.where(self._frame > 0).ffill()
+            self._known = last_known(self._frame)
         row = int(self._frame.index.searchsorted(end, side="right")) - 1
         if row < 0 or self._frame.index[row] < start:
             days = self._frame.index
@@ -273,11 +279,13 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
             codes = set(self.trade_exchange.quote.get_all_stock())
         codes = {code for code in codes if not is_index(str(code))} | set(self.trade_position.get_stock_list())
         first = self.trade_calendar.get_step_time(0, shift=1)[0]
-        before = pd.Timedelta(days=2 * self.liquidity_window + 30)  # for the last known value
         last = self.trade_calendar.get_all_time()[1]  # within a nested executor only the end of the outer step
         if self.trade_exchange.end_time is not None:
             last = max(last, pd.Timestamp(self.trade_exchange.end_time))
-        return load_liquidity(sorted(codes), first - before, last, profile=self.liquidity, window=self.liquidity_window)
+        exchange, profile = self.trade_exchange, self.liquidity
+        if profile == "auto" and isinstance(exchange, AShareExchange) and exchange.options.liquidity == "auto":
+            profile = exchange.turnover_profile  # decided once a run
+        return load_liquidity(sorted(codes), first, last, profile=profile, window=self.liquidity_window, past=True)
 
 
 # --- the rank buffer: held stocks give way later than new ones enter
