@@ -90,7 +90,7 @@ def test_the_capital_at_which_a_return_vanishes():
     # Crosses thrice: the first fall counts. 0.2 -> -0.2 is half way again.
     wild = pd.DataFrame({"net": [0.2, -0.2, 0.1, -0.3]}, index=[1e7, 1e8, 1e9, 1e10])
     assert capital_at_zero(wild, "net") == pytest.approx(10**7.5)
-    with pytest.raises(ValueError, match="no column 'gross'; there are net"):
+    with pytest.raises(ValueError, match="unknown column of the curve 'gross'.*Allowed: net"):
         capital_at_zero(wild, "gross")
     with pytest.raises(ValueError, match="finite net"):
         capital_at_zero(wild.replace(0.1, np.nan), "net")
@@ -159,13 +159,13 @@ def test_gross_net_and_impact_are_the_functions_of_portfolio(horizon):
     held = np.where(buyable, fill_top_n(score, liquidity, capital=3e7), 0.0)
     buy = np.linspace(0.0003, 0.0005, 15)
     known = last_known(liquidity), last_known(volatility)
-    terms = {"capital": 3e7, "rates": (buy, 0.0013), "impact": (0.7, 0.6), "horizon": horizon}
+    terms = {"capital": 3e7, "rates": (buy, 0.0013), "impact": 0.7, "horizon": horizon}
     made, trade = money_returns(held, step, *known, **terms)
     average = np.array([held[max(0, d - horizon + 1) : d + 1].sum(axis=0) / horizon for d in range(15)])
     np.testing.assert_allclose(made["gross"], sleeve_returns(held, step, horizon, capital=3e7))
     np.testing.assert_allclose(made["gross"] - made["net"], fee_cost(trade, buy, 0.0013) / 3e7, atol=1e-15)
     np.testing.assert_allclose(trade, rebalancing(average, step), atol=1e-6)
-    moved = impact_cost(trade, *known, b=0.7, exponent=0.6).sum(axis=1)
+    moved = impact_cost(trade, *known, b=0.7).sum(axis=1)
     np.testing.assert_allclose(made["net"] - made["net_impact"], moved / 3e7, atol=1e-15)
     assert (made["gross"] > made["net"]).all() and (made["net"] > made["net_impact"]).all()
 
@@ -303,8 +303,8 @@ def test_a_day_that_loses_all_is_minus_one_a_year():
 def test_errors_name_what_came():
     grids = market(0, days=3, stocks=4)
     for options, match in (
-        ({"capitals": [0.0]}, "capitals must be"),
-        ({"capitals": []}, "capitals must be"),
+        ({"capitals": [0.0]}, "capital is 0.0"),
+        ({"capitals": []}, "capital is 0.0"),
         ({"participation": 0}, "participation must be"),
         ({"top_n": 0}, "top_n must be"),
         ({"benchmark": [0.0]}, "benchmark must be 3 finite"),

@@ -9,7 +9,7 @@ from qlib.data import D
 from test_record import FREE, SPAN, Recorder, make_panel, score_grid, series_of
 
 from qlib_ext.data import DayDatasetH, LabelSpan
-from qlib_ext.record import LiquidityRecord, Money, backtest, capacity, index_returns, judge, one_day
+from qlib_ext.record import LiquidityRecord, Money, backtest, capacity, entry_return, index_returns, judge
 
 INDEX = "SH000300"
 
@@ -87,7 +87,7 @@ def test_money_and_index_are_marked_at_the_entry_s_price(run):
     np.testing.assert_allclose(found.returns[INDEX], expected, rtol=1e-4, atol=1e-7)
     stocks = prices(field, dataset.panel.stocks)[list(dataset.panel.stocks)].ffill()
     step = (stocks.shift(-entry - 1) / stocks.shift(-entry) - 1).loc[signal].to_numpy()
-    own = one_day(dataset.panel)[torch.as_tensor(rows)].numpy()
+    own = entry_return(dataset.panel)[torch.as_tensor(rows)].numpy()
     both = np.isfinite(own) & np.isfinite(step)
     assert both.mean() > 0.7
     np.testing.assert_allclose(own[both], step[both], atol=1e-5)
@@ -97,7 +97,7 @@ def test_money_and_index_are_marked_at_the_entry_s_price(run):
     assert curve["gross"] == pytest.approx(found.table["annual_return"]["capped_buyable_gross"])
 
 
-def test_the_waterfall_s_paper_is_the_judge_s_one_day_book(run):
+def test_the_waterfall_s_paper_is_the_judge_s_entry_return_book(run):
     dataset, recorder, score, (field, horizon) = run
     assert backtest._stages(dataset)["limits"][1]["deal_price"] == [f"${field}"] * 2
     if dataset.span.entry != 1:

@@ -1,6 +1,6 @@
 """What scores, returns and fills are worth, in numbers: plain arrays and frames in, frames out."""
 
-from qlib_ext.evaluate.baselines import BASELINES, REVERSAL_DAYS, LightGBM, check_names, free_score, long_scores
+from qlib_ext.evaluate.baselines import BASELINES, REVERSAL_DAYS, LightGBM, factor_score
 from qlib_ext.evaluate.benchmark import has_benchmark, known_benchmark
 from qlib_ext.evaluate.capacity import (
     CAPACITY_DEFINITIONS,
@@ -26,6 +26,7 @@ from qlib_ext.evaluate.comparison import (
 from qlib_ext.evaluate.day_grids import BLOCK_DAYS, DayGrids
 from qlib_ext.evaluate.diagnostics import DIAGNOSTICS_DEFINITIONS, exposures, newey_west, quantile_returns, summary
 from qlib_ext.evaluate.execution import (
+    EXECUTION_DEFINITIONS,
     account_returns,
     blocked_by_reason,
     cost_split,
@@ -37,7 +38,6 @@ from qlib_ext.evaluate.execution import (
     turnover,
     waterfall,
 )
-from qlib_ext.evaluate.execution_words import EXECUTION_DEFINITIONS
 from qlib_ext.evaluate.headline import DAYS_A_YEAR, DEFINITIONS, headline, headline_table
 from qlib_ext.evaluate.metrics import (
     COLUMNS,
@@ -83,21 +83,19 @@ __all__ = [
     "capacity_curve",
     "capacity_words",
     "capital_at_zero",
-    "check_names",
     "circular_blocks",
     "compare",
     "cost_split",
     "daily_metrics",
     "days_to_liquidate",
     "exposures",
+    "factor_score",
     "fill_capitals",
-    "free_score",
     "has_benchmark",
     "headline",
     "headline_table",
     "known_benchmark",
     "last_known",
-    "long_scores",
     "mean_return",
     "metric_column",
     "metric_name",

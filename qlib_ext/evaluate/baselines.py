@@ -6,17 +6,15 @@ stock is not present, and of a day it uses nothing that was not known at that da
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 
 from qlib_ext.losses import target_transform
+from qlib_ext.options import check_choice, check_number
 from qlib_ext.panel import DayPanel
 
 Grid = npt.NDArray[np.float64]
@@ -24,7 +22,6 @@ Rows = npt.NDArray[np.int64]
 
 REVERSAL_DAYS = 5
 BASELINES = ("reversal", "low_volatility", "small_turnover", "lightgbm")
-MAX_ROWS = 500_000
 
 # qlib's benchmark on Alpha158 (examples/benchmarks/LightGBM); its regularisers are made for labels of variance 1, which
 # the ranks here have too, and its `subsample` is left out: without bagging_freq it does nothing
@@ -47,45 +44,22 @@ PARAMETERS = (
 FIXED: dict[str, Any] = {"deterministic": True, "force_row_wise": True, "verbosity": -1, "metric": "l2"}
 
 
-def free_score(name: str, panel: DayPanel, rows: Rows, past_return: npt.ArrayLike | None = None) -> Grid:
-    """Score days by one known factor.
+def factor_score(name: str, panel: DayPanel, rows: Rows, past_return: npt.ArrayLike | None = None) -> Grid:
+    """Score days by one known factor, (d, N); NaN where a stock is not present or the factor is not known.
 
     Args:
         name: "reversal" (minus the past return), "low_volatility" (minus the trailing volatility) or "small_turnover"
             (minus the trailing liquidity).
-        panel: the market, with the grid that the factor is made of.
+        panel: the market, with volatility and liquidity.
         rows: (d,) rows of the panel.
-        past_return: (d, N) return of the last days up to each day's close; for "reversal".
-
-    Returns:
-        (d, N), NaN where a stock is not present or the factor is not known.
-
-    Raises: ValueError for an unknown name, or a grid that is missing or of another shape.
+        past_return: (d, N) return of the last days up to each day's close; for "reversal" alone.
 
     """
-    grids = {"reversal": past_return, "low_volatility": panel.volatility, "small_turnover": panel.liquidity}
-    if name not in grids:
-        raise ValueError(f"no free score {name!r}; allowed: {', '.join(grids)}")
-    grid = grids[name]
-    if grid is None:
-        missing = {"reversal": "past_return", "low_volatility": "panel.volatility", "small_turnover": "panel.liquidity"}
-        raise ValueError(f"baseline {name!r} needs {missing[name]} and got None: use DayDatasetH with liquidity")
     at = torch.as_tensor(rows)
-    value = np.asarray(grid[at] if isinstance(grid, torch.Tensor) else grid, dtype=np.float64)
-    if value.shape != (len(rows), len(panel.stocks)):
-        raise ValueError(f"past_return must be (d, N) = {(len(rows), len(panel.stocks))}, got shape {value.shape}")
+    grids = {"low_volatility": panel.volatility, "small_turnover": panel.liquidity}
+    factor = past_return if name == "reversal" else grids[name][at]  # type: ignore[index]
+    value = np.asarray(factor, dtype=np.float64)
     return np.where(panel.present[at].numpy() & np.isfinite(value), -value, np.nan)
-
-
-@dataclass(frozen=True)
-class Boosted:
-    """Scores of LightGBM, and what they came from."""
-
-    score: Grid
-    train_rows: int  # stock-days learnt from
-    train_known: int  # stock-days there were
-    valid_rows: int
-    trees: int
 
 
 @dataclass(frozen=True)
@@ -105,39 +79,38 @@ class LightGBM:
 
     rounds: int = 1000
     patience: int = 20
-    max_rows: int = MAX_ROWS
+    max_rows: int = 500_000
     seed: int = 0
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the settings."""
         for name, least in (("rounds", 1), ("patience", 1), ("max_rows", 2), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"lightgbm: {name}={value!r} must be a whole number >= {least}")
+            check_number(f"lightgbm: {name}", getattr(self, name), f"[{least}, inf)", whole=True)
         for name in self.parameters:
-            if name not in PARAMETERS:
-                close = difflib.get_close_matches(name, PARAMETERS)
-                raise ValueError(
-                    f"lightgbm: no parameter {name!r}; close: {close}; allowed: {', '.join(PARAMETERS)}; and rounds, "
-                    "patience, max_rows, seed beside them"
-                )
+            check_choice("parameter of lightgbm", name, PARAMETERS)
 
-    def fit_predict(self, panel: DayPanel, train: Rows, valid: Rows, rows: Rows) -> Boosted:
+    def fit_predict(self, panel: DayPanel, train: Rows, valid: Rows, rows: Rows) -> tuple[Grid, str]:
         """Learn from the days `train`, stop on `valid`, score `rows`; deterministic.
+
+        Returns: (d, N) scores, and in words how many trees and stock-days they came from.
 
         Raises: ImportError without lightgbm; ValueError where train or valid has no labelled stock.
 
         """
-        lgb = _import_lightgbm()
+        try:
+            import lightgbm as lgb
+        except (ImportError, OSError) as error:  # OSError: its library needs libgomp
+            raise ImportError(
+                f"the baseline 'lightgbm' needs the package lightgbm, which pyqlib brings along ({error}): "
+                "pip install lightgbm, or leave it out of `baselines`"
+            ) from error
         rng = np.random.default_rng(self.seed)
-        (x, y, known), (x_valid, y_valid, _) = (
-            self._samples(panel, part, name, rng) for name, part in (("train", train), ("valid", valid))
-        )
-        options = {**LIGHTGBM, **self.parameters, **FIXED, "seed": self.seed}
+        x, y, labelled = self._samples(panel, train, "train", rng)
+        x_valid, y_valid, _ = self._samples(panel, valid, "valid", rng)
         learn = lgb.Dataset(x, y, free_raw_data=True)
         booster = lgb.train(
-            options,
+            {**LIGHTGBM, **self.parameters, **FIXED, "seed": self.seed},
             learn,
             num_boost_round=self.rounds,
             valid_sets=[lgb.Dataset(x_valid, y_valid, reference=learn)],
@@ -148,7 +121,10 @@ class LightGBM:
         score = np.full(tuple(present.shape), np.nan)
         if bool(present.any()):
             score[present.numpy()] = booster.predict(panel.x[at][present].numpy())
-        return Boosted(score, len(y), known, len(y_valid), int(booster.best_iteration))
+        return score, (
+            f"lightgbm: {booster.best_iteration} trees from {len(y)} of {labelled} stock-days of train "
+            f"(max_rows {self.max_rows}, seed {self.seed}), stopped on {len(y_valid)} of valid"
+        )
 
     def _samples(
         self, panel: DayPanel, rows: Rows, name: str, rng: np.random.Generator
@@ -157,37 +133,11 @@ class LightGBM:
         at = torch.as_tensor(rows)
         rank = target_transform(panel.label[at], panel.present[at], target="rank").numpy()
         day, stock = np.nonzero(np.isfinite(rank))
-        known = len(day)
-        if known < 2:
-            raise ValueError(f"lightgbm: segment {name!r} has {known} labelled stock-days, nothing can be learnt")
-        if known > self.max_rows:
-            kept = np.sort(rng.choice(known, self.max_rows, replace=False))
+        labelled = len(day)
+        if labelled < 2:
+            raise ValueError(f"lightgbm: segment {name!r} has {labelled} labelled stock-days, nothing can be learnt")
+        if labelled > self.max_rows:
+            kept = np.sort(rng.choice(labelled, self.max_rows, replace=False))
             day, stock = day[kept], stock[kept]
         x = panel.x[torch.as_tensor(np.asarray(rows)[day]), torch.as_tensor(stock)].numpy()
-        return x, rank[day, stock].astype(np.float32), known
-
-
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Check a list of baselines: one or more of `BASELINES`, each once."""
-    wrong = [name for name in names if name not in BASELINES]
-    if isinstance(names, str) or wrong or not len(names) or len(set(names)) < len(names):
-        raise ValueError(f"baselines={names!r}; allowed is a list of one or more, each once, of {', '.join(BASELINES)}")
-    return tuple(names)
-
-
-def long_scores(scores: dict[str, Grid], days: npt.ArrayLike, stocks: npt.ArrayLike) -> pd.DataFrame:
-    """List the scores by (datetime, instrument), a column each; rows that none of them scores are left out."""
-    names = ["datetime", "instrument"]
-    index = pd.MultiIndex.from_product([pd.DatetimeIndex(np.asarray(days)), np.asarray(stocks)], names=names)
-    return pd.DataFrame({name: grid.ravel() for name, grid in scores.items()}, index=index).dropna(how="all")
-
-
-def _import_lightgbm() -> Any:
-    try:
-        import lightgbm
-    except (ImportError, OSError) as error:  # OSError: its library needs libgomp
-        raise ImportError(
-            f"the baseline 'lightgbm' needs the package lightgbm, which pyqlib brings along ({error}): "
-            "pip install lightgbm, or leave it out of `baselines`"
-        ) from error
-    return lightgbm
+        return x, rank[day, stock].astype(np.float32), labelled

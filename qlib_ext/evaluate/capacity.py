@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.evaluate.diagnostics import newey_west
 from qlib_ext.evaluate.headline import headline
+from qlib_ext.options import check_choice, check_number, check_shapes
 from qlib_ext.portfolio import PARTICIPATION, fee_cost, fill_capitals, impact_cost, rebalancing, sleeve_returns
 
 Grid = NDArray[np.float64]
@@ -27,7 +28,7 @@ CAPACITY_DEFINITIONS = {
     "capital": "yuan placed each day",
     "gross": "compounded annual return on the whole capital, cash included, which earns 0; no costs",
     "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
-    "net_impact": "net less impact: b * volatility * (share of the day's turnover) ** exponent, a trade; where "
+    "net_impact": "net less impact: b * volatility * sqrt(share of the day's turnover), a trade; where "
     "turnover or volatility is not known yet, the day's median, or the first known one, stands for it",
     "gross_excess": "gross less the benchmark day by day, compounded; the benchmark is the mean stock with a score "
     "unless an index is given",
@@ -56,7 +57,6 @@ def capacity_curve(
     participation: float = PARTICIPATION,
     top_n: int | None = None,
     impact: float = 1.0,
-    impact_exponent: float = 0.5,
     benchmark: ArrayLike | None = None,
     horizon: int = 1,
 ) -> pd.DataFrame:
@@ -78,21 +78,27 @@ def capacity_curve(
         participation: largest share of a stock's liquidity; a larger capital goes to more names.
         top_n: None, or a fixed number of names as in ``fill_top_n``; a larger capital then stays cash.
         impact: b of ``impact_cost``.
-        impact_exponent: exponent of ``impact_cost``.
         benchmark: (D,) daily returns; None: the mean over the stocks with a score and a return.
         horizon: days of the label; so many sleeves of capital / horizon.
 
     Returns:
-        One row a capital, rising (the index), columns as in ``CAPACITY_DEFINITIONS``.
-        An annual return is -1 where a day loses
-        the whole capital.
+        One row a capital, rising (the index), columns as in ``CAPACITY_DEFINITIONS``. An annual return is -1 where a
+        day loses the whole capital.
 
     Raises:
         ValueError: for shapes, options out of range, an infinite score, or no known return.
 
+    >>> score, liquidity, volatility = [[1.0, 0.5]] * 2, [[4e7, 1e7]] * 2, [[0.02, 0.02]] * 2
+    >>> money = {"buy_rate": 3e-4, "sell_rate": 8e-4, "capitals": [1e6, 2e6, 4e6]}
+    >>> curve = capacity_curve(score, liquidity, [[0.02, 0.01], [0.0, 0.03]], volatility, **money)
+    >>> curve[["cash_share", "names_held"]].round(2).to_dict("list")
+    {'cash_share': [0.0, 0.0, 0.38], 'names_held': [1.0, 1.0, 2.0]}
+
     """
     ranked, traded, step, sigma, can_buy = _grids(score, liquidity, step_return, volatility, buyable)
-    amounts = _amounts(capitals)
+    amounts = sorted({float(capital) for capital in capitals})
+    for amount in amounts or [0.0]:
+        check_number("capital", amount, "(0, inf)", hint=" (yuan, such as 150e6)")
     known = np.flatnonzero(np.isfinite(step).any(axis=1))
     if not len(known):
         raise ValueError(f"no return is known on the {len(step)} days: end the period earlier")
@@ -100,17 +106,12 @@ def capacity_curve(
     quiet, moving = last_known(traded), last_known(sigma)
     rows = []
     fills = fill_capitals(ranked, traded, amounts, participation=participation, top_n=top_n)
+    costs: dict[str, Any] = {"rates": (buy_rate, sell_rate), "impact": impact}
     for capital, yuan in zip(amounts, fills, strict=True):
         yuan *= can_buy
         held = np.flatnonzero(yuan.any(axis=0))  # a small capital touches few stocks
-        parts = (grid[:, held] for grid in (yuan, step, quiet, moving))
-        daily = _daily(
-            *parts,
-            capital=capital,
-            rates=(buy_rate, sell_rate),
-            impact=(impact, impact_exponent),
-            horizon=horizon,
-        )
+        grids = (grid[:, held] for grid in (yuan, step, quiet, moving))
+        daily = _daily(*grids, capital=capital, horizon=horizon, **costs)
         rows.append(_row(daily.iloc[known], market[known], horizon))
     return pd.DataFrame(rows, index=pd.Index(amounts, name="capital"))
 
@@ -129,9 +130,11 @@ def capital_at_zero(curve: pd.DataFrame, column: str = "net_impact_excess") -> f
     Raises:
         ValueError: for an unknown column, capitals that do not rise, or NaN.
 
+    >>> round(capital_at_zero(pd.DataFrame({"net_impact_excess": [0.3, 0.1, -0.1]}, [1e8, 1e9, 1e10])) / 1e9, 2)
+    3.16
+
     """
-    if column not in curve.columns:
-        raise ValueError(f"the curve has no column {column!r}; there are {', '.join(map(str, curve.columns))}")
+    check_choice("column of the curve", column, curve.columns)
     capital, value = curve.index.to_numpy(dtype=np.float64), curve[column].to_numpy(dtype=np.float64)
     if not len(capital) or not np.isfinite(value).all() or (capital <= 0).any() or (np.diff(capital) <= 0).any():
         raise ValueError(
@@ -180,7 +183,7 @@ def money_returns(
     *,
     capital: float,
     rates: tuple[ArrayLike, ArrayLike],
-    impact: tuple[float, float],
+    impact: float,
     horizon: int,
 ) -> tuple[dict[str, Grid], Grid]:
     """Compute what one allocation earns on the whole capital, rebalanced daily; cash earns 0.
@@ -192,7 +195,7 @@ def money_returns(
         volatility: (D, N) of daily returns, without gaps where it is traded; not looked at where b is 0.
         capital: yuan.
         rates: fees of buying and of selling, as in ``fee_cost``.
-        impact: b and exponent of ``impact_cost``.
+        impact: b of ``impact_cost``, whose exponent is 0.5.
         horizon: days of the label; so many sleeves.
 
     Returns:
@@ -204,10 +207,7 @@ def money_returns(
     average = held if horizon == 1 else pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
     trade = rebalancing(average, step)
     net = gross - fee_cost(trade, *rates) / capital
-    b, exponent = impact
-    moved = np.zeros(len(held))
-    if b != 0:
-        moved = impact_cost(trade, liquidity, volatility, b=b, exponent=exponent).sum(axis=1)
+    moved = np.zeros(len(held)) if impact == 0 else impact_cost(trade, liquidity, volatility, b=impact).sum(axis=1)
     return {"gross": gross, "net": net, "net_impact": net - moved / capital}, trade
 
 
@@ -255,31 +255,22 @@ def _annual(daily: Grid) -> float:
 # --- checks
 
 
-def _grids(*given: Any) -> tuple[Grid, Grid, Grid, Grid, NDArray[np.bool_]]:
+def _grids(score: Any, liquidity: Any, step_return: Any, volatility: Any, buyable: Any) -> tuple[Any, ...]:
     """Bring the inputs to float64 (D, N), buyable to bool."""
-    score, liquidity, step, volatility = (np.array(grid, dtype=np.float64) for grid in given[:4])
-    buyable = np.ones(score.shape, dtype=bool) if given[4] is None else np.asarray(given[4])
-    if buyable.dtype != bool:
-        raise ValueError(f"buyable must be bool with True = can be bought, got {buyable.dtype}; pass buyable > 0")
-    names = ("score", "liquidity", "step_return", "volatility", "buyable")
-    shapes = {name: grid.shape for name, grid in zip(names, (score, liquidity, step, volatility, buyable), strict=True)}
-    if score.ndim != 2 or len(set(shapes.values())) != 1:
-        raise ValueError(f"shapes must be one and the same (D, N) = (days, stocks), got {shapes}")
-    return score, liquidity, step, volatility, buyable
-
-
-def _amounts(capitals: Sequence[float]) -> list[float]:
-    amounts = sorted({float(capital) for capital in capitals})
-    if not amounts or not all(0 < capital < math.inf for capital in amounts):
-        raise ValueError(f"capitals must be finite numbers > 0 (yuan, e.g. 150e6), got {list(capitals)!r}")
-    return amounts
+    grids = {"score": score, "liquidity": liquidity, "step_return": step_return, "volatility": volatility}
+    grids = {name: np.array(grid, dtype=np.float64) for name, grid in grids.items()}
+    can_buy = np.ones(grids["score"].shape, dtype=bool) if buyable is None else np.asarray(buyable)
+    if can_buy.dtype != bool:
+        raise ValueError(f"buyable must be bool with True = can be bought, got {can_buy.dtype}; pass buyable > 0")
+    check_shapes("(D, N) = (days, stocks)", **grids, buyable=can_buy)
+    return (*grids.values(), can_buy)
 
 
 def _benchmark(benchmark: ArrayLike, days: int) -> Grid:
-    market = np.asarray(benchmark, dtype=np.float64)
-    if market.shape != (days,) or not np.isfinite(market).all():
+    returns = np.asarray(benchmark, dtype=np.float64)
+    if returns.shape != (days,) or not np.isfinite(returns).all():
         raise ValueError(
-            f"benchmark must be {days} finite daily returns, (D,), got shape {market.shape} with "
-            f"{int((~np.isfinite(market)).sum())} not finite; fill unknown days with 0"
+            f"benchmark must be {days} finite daily returns, (D,), got shape {returns.shape} with "
+            f"{int((~np.isfinite(returns)).sum())} not finite; fill unknown days with 0"
         )
-    return market
+    return returns

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.evaluate.benchmark import has_benchmark, known_benchmark
-from qlib_ext.evaluate.execution_words import EXECUTION_DEFINITIONS
 from qlib_ext.evaluate.headline import DAYS_A_YEAR, headline_table
 from qlib_ext.evaluate.headline import DEFINITIONS as HEADLINE
+from qlib_ext.options import check_number
 from qlib_ext.portfolio import fill_top_n, sleeve_returns
 
 Grid = npt.NDArray[np.float64]
@@ -26,10 +26,18 @@ PARTS = ("commission", "transfer", "stamp_duty", "impact")
 EDGES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.25, 1.0)
 HORIZONS = (1, 2, 5, 10)  # days
 SLACK = 1e-5  # of a bin's edge: a trade at its cap belongs to the bin that ends there
-_LOG_COLUMNS = ("date", "target", "value", "held", "cash", "unreached", "unreached_names", "share_reached", "names")
 
 
 # --- what was earned
+
+
+PERFORMANCE = {
+    "gross": "return of the account before costs, on its value at the previous close",
+    "net": "gross less all costs of the day (impact too where the exchange charges it): the account's own growth",
+    "benchmark": "return of the benchmark; 0 on a day that lacks it, of which a warning tells",
+    "excess_gross": "gross less benchmark, day by day",
+    "excess_net": "net less benchmark, day by day",
+}
 
 
 def performance(report: pd.DataFrame) -> pd.DataFrame:
@@ -38,10 +46,14 @@ def performance(report: pd.DataFrame) -> pd.DataFrame:
     Args:
         report: qlib's report, a row a day: `return` (before costs), `cost`, and `bench` (all NaN or 0: no benchmark).
 
-    Returns: columns of `evaluate.DEFINITIONS`; rows gross, net and, with a benchmark, benchmark, excess_gross and
-        excess_net (see `EXECUTION_DEFINITIONS`).
+    Returns: rows of `PERFORMANCE`, columns of `evaluate.DEFINITIONS`; without a benchmark, gross and net alone.
 
     Raises: ValueError for a missing column or no day, and as `known_benchmark`.
+
+    >>> days = pd.bdate_range("2022-01-04", periods=2)
+    >>> table = performance(pd.DataFrame({"return": [0.10, -0.05], "cost": [0.01, 0.0]}, days))
+    >>> table["mean_return"].round(4).to_dict()
+    {'gross': 0.045, 'net': 0.0355}
 
     """
     _need("report", report, ("return", "cost"))
@@ -54,6 +66,15 @@ def performance(report: pd.DataFrame) -> pd.DataFrame:
     return headline_table(rows).drop(columns="mean_ic")
 
 
+TURNOVER = {
+    "buy": "yuan bought on the day",
+    "sell": "yuan sold on the day, delisted holdings that were settled at their last price among it",
+    "two_way": "(buy + sell) / value of the account at the previous close",
+    "one_way": "smaller of buy and sell / value of the account at the previous close: what was exchanged, so that "
+    "placing or withdrawing money is none",
+}
+
+
 def turnover(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None = None) -> pd.DataFrame:
     """Measure what was traded each day, of the account.
 
@@ -62,7 +83,7 @@ def turnover(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None
         value: (D,) the account's value at the close before each day of the backtest, by day, yuan.
         settled: day, yuan received for delisted holdings, which counts as sold; None: there are none.
 
-    Returns: (D, 4) buy, sell, one_way, two_way; see `EXECUTION_DEFINITIONS`.
+    Returns: (D, 4), columns of `TURNOVER`.
 
     Raises: ValueError for a missing column, or a fill or settlement on a day that `value` lacks.
 
@@ -78,6 +99,15 @@ def turnover(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None
         yuan["sell"] += settled.groupby("day")["yuan"].sum().reindex(value.index).fillna(0.0).astype(float)
     smaller, both = yuan.min(axis=1), yuan.sum(axis=1)
     return yuan.assign(one_way=smaller / value, two_way=both / value)
+
+
+COST_SPLIT = {
+    "yuan": "paid over all days",
+    "bp_of_traded": "in basis points (0.01%) of all yuan dealt: buys, sells, delisted holdings that were settled",
+    "share_a_year": f"of the account's mean value, a year of {DAYS_A_YEAR} days",
+    "impact": "an estimate charged as a cost: b * volatility * (share of the day's turnover) ** exponent",
+    "delisting": "fees of the sales of delisted holdings, and what was written off",
+}
 
 
 def cost_split(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -109,6 +139,16 @@ def cost_split(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | No
 # --- liquidity
 
 
+PARTICIPATION_BINS = {
+    "low": "share of the stock's mean daily turnover (known at the previous close) dealt on one day, above this",
+    "high": "and up to this; the last bin is open, and NaN stands for an unknown turnover",
+    "trades": "pairs of stock and day; buys and sells of one stock on one day are one; the settlement of a "
+    "delisted holding is none",
+    "yuan": "dealt in them",
+    "share": "of all yuan dealt",
+}
+
+
 def participation_histogram(fills: pd.DataFrame, edges: Sequence[float] = EDGES) -> pd.DataFrame:
     """Count the trades by the share of the stock's turnover that they took.
 
@@ -116,7 +156,7 @@ def participation_histogram(fills: pd.DataFrame, edges: Sequence[float] = EDGES)
         fills: day, code, yuan and used (yuan / liquidity).
         edges: increasing shares from 0; a bin is (low, high], the last one open to infinity.
 
-    Returns: a row a bin, and one with low and high NaN where the share is not known: low, high, trades, yuan, share.
+    Returns: a row a bin, and one with low and high NaN where the share is not known; columns of `PARTICIPATION_BINS`.
 
     Raises: ValueError for a missing column or edges that do not increase.
 
@@ -125,23 +165,25 @@ def participation_histogram(fills: pd.DataFrame, edges: Sequence[float] = EDGES)
     bounds = np.append(np.asarray(edges, dtype=float), np.inf)
     if bounds[0] != 0 or not (np.diff(bounds) > 0).all():
         raise ValueError(f"edges={list(edges)}; they must begin at 0 and increase, such as {list(EDGES)}")
-    daily = fills.groupby(["day", "code"])[["yuan", "used"]].sum(min_count=1)
-    known = np.isfinite(daily["used"].to_numpy(dtype=float))
-    used, yuan = daily["used"].to_numpy(dtype=float)[known], daily["yuan"].to_numpy(dtype=float)
-    place = np.searchsorted(bounds[1:-1] * (1.0 + SLACK), used, side="left")
+    daily = fills.groupby(["day", "code"])[["yuan", "used"]].sum(min_count=1).astype(float)
+    yuan, measured = daily["yuan"].to_numpy(), np.isfinite(daily["used"].to_numpy())
+    place = np.searchsorted(bounds[1:-1] * (1.0 + SLACK), daily["used"].to_numpy()[measured], side="left")
     count = len(bounds) - 1
-    table = pd.DataFrame(
-        {
-            "low": bounds[:-1],
-            "high": bounds[1:],
-            "trades": np.bincount(place, minlength=count),
-            "yuan": np.bincount(place, weights=yuan[known], minlength=count),
-        }
-    )
-    if not known.all():
-        table.loc[count] = [np.nan, np.nan, int((~known).sum()), yuan[~known].sum()]
+    trades, dealt = np.bincount(place, minlength=count), np.bincount(place, weights=yuan[measured], minlength=count)
+    table = pd.DataFrame({"low": bounds[:-1], "high": bounds[1:], "trades": trades, "yuan": dealt})
+    if not measured.all():
+        table.loc[count] = [np.nan, np.nan, int((~measured).sum()), yuan[~measured].sum()]
     total = float(yuan.sum())
     return table.astype({"trades": int}).assign(share=table["yuan"] / total if total > 0 else np.nan)
+
+
+LIQUIDATION = {
+    "mean_days": "days to sell all at `participation` of each stock's mean daily turnover, weighted by yuan held; "
+    "stocks whose turnover is not known are left out",
+    "max_days": "the same, of the slowest stock; without end while a stock is held whose turnover is not known",
+    "gone_1, gone_2, ...": "share of the book's value that is sold after so many days, all stocks at once",
+    "unknown": "share of the book's value in stocks whose turnover is not known; it counts as never sold",
+}
 
 
 def days_to_liquidate(
@@ -155,14 +197,13 @@ def days_to_liquidate(
         participation: share of the turnover that is sold a day.
         horizons: days after which the sold share is told.
 
-    Returns: (D, ...) mean_days, max_days, gone_1, ..., unknown; NaN on days without holdings (mean_days also where no
-        holding's turnover is known); max_days is inf where one's is not. In `attrs["definitions"]` what each means.
+    Returns: (D, ...) columns of `LIQUIDATION`, NaN on days without holdings (mean_days also where no holding's turnover
+        is known). In `attrs["definitions"]` what each means.
 
     Raises: ValueError for a participation that is not above 0.
 
     """
-    if not 0 < participation < np.inf:
-        raise ValueError(f"participation={participation!r} must be above 0, for example 0.05")
+    check_number("participation", participation, "(0, inf)", hint=", for example 0.05")
     yuan = positions.fillna(0.0).to_numpy(dtype=float)
     traded = liquidity.reindex(index=positions.index, columns=positions.columns).to_numpy(dtype=float)
     known = np.isfinite(traded) & (traded > 0)
@@ -176,13 +217,23 @@ def days_to_liquidate(
         }
         out |= {f"gone_{k}": np.minimum(yuan, k * room).sum(axis=1) / held for k in horizons}
         out["unknown"] = np.where(known, 0.0, yuan).sum(axis=1) / held
-    table, words = pd.DataFrame(out, index=positions.index), EXECUTION_DEFINITIONS["liquidation"]
+    table, words = pd.DataFrame(out, index=positions.index), LIQUIDATION
     share = f"{100.0 * participation:g}%"
     table.attrs["definitions"] = words | {"mean_days": words["mean_days"].replace("`participation`", share)}
     return table
 
 
 # --- what was not reached
+
+
+TARGET_REACHED = {
+    "share_reached": "share of the previous step's target that the holdings had reached",
+    "unreached": "target less holding, if all orders of the step fill, over the stocks below target / all target",
+    "unreached_names": "number of these stocks",
+    "cash": "cash / value of the account before the step's orders",
+    "held": "yuan in stocks / value of the account before the step's orders",
+    "names": "stocks with a target",
+}
 
 
 def target_reached(daily_log: pd.DataFrame) -> pd.DataFrame:
@@ -192,13 +243,13 @@ def target_reached(daily_log: pd.DataFrame) -> pd.DataFrame:
         daily_log: of LiquidityTopNStrategy: a row a step with target, value, held, cash, unreached (yuan),
             unreached_names, share_reached, names.
 
-    Returns: rows share_reached, unreached, unreached_names, cash, held, names; columns mean, median, worst (the
-        smallest of share_reached, held and names, the largest of the others), over the steps with a target.
+    Returns: rows of `TARGET_REACHED`; columns mean, median, worst (the smallest of share_reached, held and names, the
+        largest of the others), over the steps with a target.
 
     Raises: ValueError for a missing column.
 
     """
-    _need("daily_log", daily_log, _LOG_COLUMNS)
+    _need("daily_log", daily_log, (*TARGET_REACHED, "target", "value"))
     log = daily_log[daily_log["target"] > 0]
     numbers = pd.DataFrame(
         {
@@ -214,6 +265,14 @@ def target_reached(daily_log: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"mean": numbers.mean(), "median": numbers.median(), "worst": worst})
 
 
+BLOCKED = {
+    "cuts": "orders that the reason cut, in part or in full",
+    "wanted": "yuan of these orders before the cut",
+    "cut": "yuan cut; an order that is sent again on later days counts again",
+    "share": "of all yuan cut",
+}
+
+
 def blocked_by_reason(blocked: pd.DataFrame) -> pd.DataFrame:
     """Sum up what each reason cut.
 
@@ -221,7 +280,7 @@ def blocked_by_reason(blocked: pd.DataFrame) -> pd.DataFrame:
         blocked: a row a cut: side, reason, wanted (yuan before it), dealt (yuan after it); wanted may be NaN where
             there is no price.
 
-    Returns: by (reason, side), the largest cut first: cuts, wanted, cut, share.
+    Returns: by (reason, side), the largest cut first; columns of `BLOCKED`.
 
     Raises: ValueError for a missing column.
 
@@ -231,6 +290,17 @@ def blocked_by_reason(blocked: pd.DataFrame) -> pd.DataFrame:
     table = rows.groupby(["reason", "side"])[["cuts", "wanted", "cut"]].sum().sort_values("cut", ascending=False)
     total = float(table["cut"].sum())
     return table.astype({"cuts": int}).assign(share=table["cut"] / total if total > 0 else np.nan)
+
+
+EXECUTION_DEFINITIONS: dict[str, dict[str, str]] = {
+    "performance": PERFORMANCE,
+    "turnover": TURNOVER,
+    "cost_split": COST_SPLIT,
+    "participation": PARTICIPATION_BINS,
+    "liquidation": LIQUIDATION,
+    "target_reached": TARGET_REACHED,
+    "blocked": BLOCKED,
+}
 
 
 # --- the waterfall
@@ -316,6 +386,11 @@ def waterfall(returns: Mapping[str, pd.Series], skipped: Collection[str] = ()) -
 
     Raises: ValueError for unknown stages, or days that differ.
 
+    >>> days = pd.bdate_range("2022-01-04", periods=2)
+    >>> stages = {"paper": pd.Series([0.02, 0.01], days), "buyable": pd.Series([0.0, 0.01], days)}
+    >>> waterfall(stages, skipped=["buffer"])["mean_return"].round(4).to_dict()
+    {'paper': 0.0302, 'buyable': 0.01, 'buffer': 0.01}
+
     """
     names = [name for name in STAGES if name in returns or name in skipped]
     wrong = sorted(set(returns) - set(STAGES))
@@ -326,10 +401,10 @@ def waterfall(returns: Mapping[str, pd.Series], skipped: Collection[str] = ()) -
         filled[name] = filled[above] if name in skipped else returns[name]
         if not filled[name].index.equals(first.index):
             raise ValueError(f"stage {name!r} has other days than {names[0]!r}: bring all to the backtest's days")
-    table = headline_table(filled)[["annual_return", "mean_return", "annual_volatility", "max_drawdown"]]
+    columns = {name: HEADLINE[name] for name in ("annual_return", "mean_return", "annual_volatility", "max_drawdown")}
+    table = headline_table(filled)[list(columns)]
     table.insert(2, "change", table["annual_return"].diff())
     table["days"] = len(first)
-    columns = {name: HEADLINE[name] for name in ("annual_return", "mean_return", "annual_volatility", "max_drawdown")}
     told = {name: STAGES[name] + (" (changes nothing in this run)" if name in skipped else "") for name in names}
     told["change"] = "annual_return less that of the row above: what the one assumption takes"
     table.attrs["definitions"] = told | columns | {"days": "trading days of the backtest, the same for all rows"}

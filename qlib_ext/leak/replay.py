@@ -31,7 +31,7 @@ from qlib_ext.data import DayDatasetH, panel_of
 from qlib_ext.evaluate import daily_metrics
 from qlib_ext.leak.compare import Finding, Grid, changed_share, compare, feature_ic
 from qlib_ext.model import DayModel
-from qlib_ext.panel import DayPanel
+from qlib_ext.panel import DayPanel, grid_of
 from qlib_ext.portfolio import fill_top_n
 from qlib_ext.runs import Task
 
@@ -166,8 +166,8 @@ def _save_panel(panel: DayPanel, after: pd.Timestamp, folder: Path) -> None:
 
 def _save_ic(panel: DayPanel, rows: Rows, test: Rows, score: pd.Series, folder: Path) -> None:
     """Save the daily IC of the scores over `test` and of each feature over `rows`."""
-    wide = score.unstack("instrument").reindex(index=pd.DatetimeIndex(panel.days[test]), columns=panel.stocks)
-    daily = daily_metrics(wide.to_numpy(), panel.label[torch.as_tensor(test)].numpy(), names=["ic"])
+    label = panel.label[torch.as_tensor(test)].numpy()
+    daily = daily_metrics(grid_of(score, panel.days[test], panel.stocks), label, names=["ic"])
     grids = (grid[torch.as_tensor(rows)].numpy() for grid in (panel.x, panel.label, panel.present))
     found = {"scores": daily["ic"].to_numpy(), "features": feature_ic(*grids), "names": panel.features}
     (folder / "ic.pkl").write_bytes(pickle.dumps(found))
@@ -312,8 +312,8 @@ def _compare_yuan(old: Side, new: Side, turn: pd.Timestamp, config: dict[str, An
     scores = old.score, _steady(new.score, old.score)
     placed = []
     for score, grid in zip(scores, [grid for grid in liquidity if grid is not None], strict=True):
-        wide = score[score.index.get_level_values(0) <= turn].unstack("instrument")
-        yuan = pd.DataFrame(grid.values, pd.DatetimeIndex(grid.days), grid.stocks).reindex_like(wide)
-        target = fill_top_n(wide.to_numpy(), np.nan_to_num(yuan.to_numpy(float)), top_n=chosen.get("top_n"), **options)
-        placed.append(Grid(np.asarray(target), wide.index.to_numpy(), wide.columns.to_numpy(dtype=object), ["yuan"]))
+        own = Grid.of_series(score[score.index.get_level_values(0) <= turn], "score")
+        yuan = pd.DataFrame(grid.values, pd.DatetimeIndex(grid.days), grid.stocks).reindex(own.days, columns=own.stocks)
+        target = fill_top_n(own.values, np.nan_to_num(yuan.to_numpy(float)), top_n=chosen.get("top_n"), **options)
+        placed.append(Grid(np.asarray(target), own.days, own.stocks, ["yuan"]))
     return [compare("future", "target yuan", *placed, fill=0.0, note=f"{options['capital']:,.0f} yuan a day")]

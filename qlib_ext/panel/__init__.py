@@ -4,6 +4,7 @@ from qlib_ext.panel.labels import DEFAULT_LABEL, PRICES, LabelSpan, check_raw_re
 from qlib_ext.panel.macro_state import MacroSeries, MacroState, read_macro
 from qlib_ext.panel.market_state import OFFICIAL_INDICES, OFFICIAL_NAMES, MarketState
 from qlib_ext.panel.panel import Batch, DayPanel
+from qlib_ext.panel.scores import grid_of
 
 __all__ = [
     "Batch",
@@ -17,6 +18,7 @@ __all__ = [
     "OFFICIAL_NAMES",
     "PRICES",
     "check_raw_return",
+    "grid_of",
     "label_prices",
     "label_span",
     "read_macro",

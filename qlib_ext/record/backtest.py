@@ -25,17 +25,18 @@ from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import known_benchmark
 from qlib_ext.exchange import AShareExchange, prices
 from qlib_ext.options import refuse_unknown
+from qlib_ext.panel import grid_of
 from qlib_ext.portfolio import PARTICIPATION
-from qlib_ext.record.judgement import one_day, part
+from qlib_ext.record.judgement import entry_return, grid_rows
 from qlib_ext.record.tables import (
     REPORT,
     all_blocked,
+    as_text,
     book_liquidity,
     flat,
-    log_metrics,
+    log_table,
     log_tables,
     make_tables,
-    shown,
 )
 from qlib_ext.runs import complete_backtest, names_class
 from qlib_ext.strategy import LiquidityTopNStrategy
@@ -318,9 +319,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
                 logger.info(f"waterfall: backtest of {stage!r}, {time.perf_counter() - began:.1f} s")
             above = made
         table = evaluate.waterfall(series, skipped)
-        log_metrics(self.recorder, "waterfall", table.drop(columns="days"))
+        log_table(self.recorder, table.drop(columns="days"), "waterfall")
         words = "\n".join(f"  {name}: {text}" for name, text in table.attrs["definitions"].items())
-        logger.info(f"from paper to the account, {len(report)} days\n{shown(table)}\n{words}")
+        logger.info(f"from paper to the account, {len(report)} days\n{as_text(table)}\n{words}")
         return table, pd.DataFrame(series)
 
     def _again(
@@ -357,10 +358,9 @@ def judged_stages(
     place = calendar.get_indexer(days[1:]) - 2
     signal = calendar[place.clip(min=0)]
     at = np.where(place < 0, -1, pd.DatetimeIndex(panel.days).get_indexer(signal))
-    given = pred.iloc[:, 0].unstack("instrument").reindex(index=signal, columns=panel.stocks).to_numpy(dtype=float)
-    score = np.where(at[:, None] < 0, np.nan, given)
-    row, grids = at.clip(min=0), (panel.liquidity, one_day(panel), panel.buyable)
-    liquidity, earned, buyable = (part(grid, row) for grid in grids)
+    score = np.where(at[:, None] < 0, np.nan, grid_of(pred.iloc[:, 0], signal, panel.stocks))
+    row, grids = at.clip(min=0), (panel.liquidity, entry_return(panel), panel.buyable)
+    liquidity, earned, buyable = (grid_rows(grid, row) for grid in grids)
     known = score, liquidity, earned, buyable > 0
     capital = options.get("capital")
     caps = {"participation": options.get("participation", PARTICIPATION), "top_n": options.get("top_n")}

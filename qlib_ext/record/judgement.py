@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from qlib.data import D
 
-from qlib_ext import evaluate
 from qlib_ext.data import LabelSpan
 from qlib_ext.evaluate import (
     CAPITALS,
@@ -31,16 +30,24 @@ from qlib_ext.evaluate import (
     newey_west,
     rank_correlation,
 )
+from qlib_ext.options import check_number
 from qlib_ext.panel import DayPanel
-from qlib_ext.portfolio import fill_top_n
-from qlib_ext.provider import read_fields
+from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
 from qlib_ext.rules import fee_rates
 
 Grid = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 Series1 = npt.NDArray[np.float64]  # (d,)
 
-SERIES = {
+# daily returns by how the capital is placed and what could be bought: before costs, after fees, after impact too; of
+# what could be bought also ..._over_market and, with a benchmark, ..._over_<its code>
+ROWS = {
+    ("capped", "buyable"): ("capped_buyable_gross", "capped_buyable_net", "capped_buyable_net_impact"),
+    ("capped", "paper"): ("capped_paper_gross", "capped_paper_net", "capped_paper_net_impact"),
+    ("topn", "buyable"): ("topn_buyable_gross", "topn_buyable_net", "topn_buyable_net_impact"),
+    ("topn", "paper"): ("topn_paper_gross", "topn_paper_net", "topn_paper_net_impact"),
+}
+SERIES = {  # of `table_row`
     "gross": "capped_buyable_gross",
     "net": "capped_buyable_net",
     "net_over_market": "capped_buyable_net_over_market",
@@ -68,11 +75,6 @@ ROW_DEFINITIONS = {  # of the rows of `Judgement.table`, by the part of their na
     "volatility is not known yet, the day's median, or the first known one, stands for it",
     "net_over_market": TABLE_DEFINITIONS["net_over_market"],
 }
-FACTOR_DEFINITIONS = {
-    "exposure.volatility": "trailing standard deviation of daily returns",
-    "exposure.liquidity": "trailing mean turnover in yuan; no market value is known, so turnover stands for size too",
-    "exposure.reversal": f"minus the return of the last {evaluate.REVERSAL_DAYS} days",
-}
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,13 @@ class Money:
 
     Raises: ValueError for a number out of bounds.
 
+    >>> Money(capital=1e7, impact=0.0).capital
+    10000000.0
+
     """
 
-    capital: float = 150e6
-    participation: float = 0.05
+    capital: float = CAPITAL
+    participation: float = PARTICIPATION
     top_n: int = 30
     commission: float = 0.0003
     impact: float = 1.0
@@ -103,19 +108,16 @@ class Money:
     sell_rate: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers before anything is trained."""
-        for name, value in vars(self).items():
-            if value is None and name.endswith("rate"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{name}={value!r} must be a number")
-            least = 0.0 if name in ("commission", "impact", "buy_rate", "sell_rate") else 1e-12
-            if value < least or (name == "top_n" and (not isinstance(value, int) or value < 1)):
-                raise ValueError(f"{name}={value!r} is too small, or no whole number where one is needed")
-        if not self.commission <= 0.003:
-            raise ValueError(f"commission={self.commission!r}; allowed is a fraction from 0 to 0.003 (0.3%)")
+        """Check the numbers before anything is judged."""
+        check_number("capital", self.capital, "(0, inf)", hint=" (yuan, such as 150e6)")
+        check_number("participation", self.participation, "(0, inf)")
+        check_number("top_n", self.top_n, "[1, inf)", whole=True)
+        check_number("commission", self.commission, "[0, 0.003]", hint=" (a fraction: 0.0003 is 0.03%)")
+        check_number("impact", self.impact, "[0, inf)")
         if (self.buy_rate is None) != (self.sell_rate is None):
             raise ValueError("give both buy_rate and sell_rate, or neither")
+        for name in ("buy_rate", "sell_rate") if self.buy_rate is not None else ():
+            check_number(name, getattr(self, name), "[0, inf)")
 
     def rates(self, days: pd.DatetimeIndex) -> tuple[Series1, Series1]:
         """Fees of buying and selling on each day, (d,) each."""
@@ -169,42 +171,49 @@ def judge(
     Raises: ValueError where the panel lacks a grid, where no day has a known outcome, and where the benchmark lacks
         more than 5% of the days that have one.
 
+    >>> rows = dataset.rows("test")
+    >>> score = panel.x[rows, :, 0].numpy()  # the first feature
+    >>> judgement = judge(panel, rows, score, Money(capital=1e7), dataset.span)
+    >>> list(judgement.table.index[:3]), judgement.returns["capped_buyable_net"].shape
+    (['capped_buyable_gross', 'capped_buyable_net', 'capped_buyable_net_impact'], (16,))
+
     """
     days = pd.DatetimeIndex(panel.days[rows])
     label, liquidity, buyable, volatility = (
-        part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
+        grid_rows(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
     )
     can_buy = buyable > 0
     daily = daily_metrics(score, label, liquidity, can_buy, **money.caps).set_index(days)
     daily["volatility_exposure"] = rank_correlation(score, volatility)
-    step = part(one_day(panel), rows)
-    known = np.flatnonzero(np.isfinite(step).any(axis=1))
-    if not len(known):
+    step = grid_rows(entry_return(panel), rows)
+    closed = np.flatnonzero(np.isfinite(step).any(axis=1))  # days with a known outcome
+    if not len(closed):
         raise ValueError(
             f"no return is known on the {len(days)} days from {days[0].date()}: end the test period earlier"
         )
-    dealt = pd.DatetimeIndex(panel.days[np.minimum(rows + span.entry, len(panel.days) - 1)])  # the fees are those then
     returns: dict[str, Grid] = {}
-    positions: dict[str, Grid] = {}
-    friction = (last_known(liquidity), last_known(volatility))
-    terms: dict[str, Any] = {"capital": money.capital, "rates": money.rates(dealt), "impact": (money.impact, 0.5)}
+    holdings: dict[str, Grid] = {}
+    carried = last_known(liquidity), last_known(volatility)
+    costs: dict[str, Any] = {"rates": money.rates(entry_days(panel, rows, span)), "impact": money.impact}
     for kind, count in (("capped", None), ("topn", money.top_n)):
         yuan: Grid = fill_top_n(score, liquidity, capital=money.capital, participation=money.participation, top_n=count)
-        positions[kind] = np.where(can_buy, yuan, 0.0)
-        for basis, held in (("buyable", positions[kind]), ("paper", yuan)):
-            made, _ = money_returns(held, step, *friction, horizon=span.horizon, **terms)
-            returns |= {f"{kind}_{basis}_{name}": value for name, value in made.items()}
+        holdings[kind] = np.where(can_buy, yuan, 0.0)
+        for basis, held in (("buyable", holdings[kind]), ("paper", yuan)):
+            earned, _ = money_returns(held, step, *carried, capital=money.capital, horizon=span.horizon, **costs)
+            returns |= dict(zip(ROWS[kind, basis], earned.values(), strict=True))
+    bases = {"market": mean_return(score, step)}
     if benchmark is not None:
-        benchmark = known_benchmark(benchmark.reindex(days[known])).reindex(days)
-    returns |= _excess(returns, step, score, benchmark)
-    series = {name: pd.Series(value[known], index=days[known]) for name, value in returns.items()}
-    unscored = ("market", *([] if benchmark is None else [str(benchmark.name)]))
+        index = known_benchmark(benchmark.reindex(days[closed])).reindex(days)
+        bases[str(benchmark.name)] = index.to_numpy(dtype=np.float64)
+    for name in [*ROWS["capped", "buyable"], *ROWS["topn", "buyable"]]:
+        returns |= {f"{name}_over_{base}": returns[name] - other for base, other in bases.items()}
+    series = {name: pd.Series(value[closed], index=days[closed]) for name, value in (returns | bases).items()}
     return Judgement(
         daily=daily,
         returns=series,
-        table=headline_table(series, ic=daily["ic"].to_numpy()[known], unscored=unscored),
-        positions=_long(positions["capped"], liquidity, days, panel.stocks, money.capital),
-        days=days[known],
+        table=headline_table(series, ic=daily["ic"].to_numpy()[closed], unscored=list(bases)),
+        positions=_long(holdings["capped"], liquidity, days, panel.stocks, money.capital),
+        days=days[closed],
         horizon=span.horizon,
     )
 
@@ -217,13 +226,14 @@ def capacity(
     That is `capacity_curve` at `CAPITALS` and at the capital of `money`, where it says what the rows capped_buyable of
     `judge` say (with `top_n`, capped or topn_buyable). Other arguments as for `judge`.
     """
-    liquidity, buyable, volatility = (part(grid, rows) for grid in (panel.liquidity, panel.buyable, panel.volatility))
-    dealt = pd.DatetimeIndex(panel.days[np.minimum(rows + span.entry, len(panel.days) - 1)])
-    buy_rate, sell_rate = money.rates(dealt)
+    liquidity, buyable, volatility = (
+        grid_rows(grid, rows) for grid in (panel.liquidity, panel.buyable, panel.volatility)
+    )
+    buy_rate, sell_rate = money.rates(entry_days(panel, rows, span))
     return capacity_curve(
         score,
         liquidity,
-        part(one_day(panel), rows),
+        grid_rows(entry_return(panel), rows),
         volatility,
         buy_rate=buy_rate,
         sell_rate=sell_rate,
@@ -236,16 +246,16 @@ def capacity(
     )
 
 
-def table_row(found: Judgement) -> dict[str, Any]:
+def table_row(judged: Judgement) -> dict[str, Any]:
     """Put a judgement into one row: days, IC and RankIC with errors, exposure, and the deck's numbers for `SERIES`."""
-    daily = found.daily.loc[found.days]
-    row: dict[str, Any] = {"days": len(found.days), "first": found.days[0], "last": found.days[-1]}
+    daily = judged.daily.loc[judged.days]
+    row: dict[str, Any] = {"days": len(judged.days), "first": judged.days[0], "last": judged.days[-1]}
     for name, column in (("mean_ic", "ic"), ("rank_ic", "rank_ic")):
-        value, error, _ = newey_west(daily[column], horizon=found.horizon)
+        value, error, _ = newey_west(daily[column], horizon=judged.horizon)
         row |= {name: value, f"{name.removeprefix('mean_')}_error": error}
     row["volatility_exposure"] = float(daily["volatility_exposure"].mean())
     for short, series in SERIES.items():
-        line = found.table.T[series]
+        line = judged.table.T[series]
         row |= {f"{short}_{key}": float(line[key]) for key in MONEY_KEYS}
     return row
 
@@ -262,7 +272,7 @@ def fold_table(folds: Sequence[Judgement], rest: Mapping[str, Judgement], select
         Columns of `table_row`, and `selected`; see `TABLE_DEFINITIONS`.
 
     """
-    rows = {f"fold {i}": table_row(found) | {"selected": selected["fold"]} for i, found in enumerate(folds)}
+    rows = {f"fold {i}": table_row(block) | {"selected": selected["fold"]} for i, block in enumerate(folds)}
     blocks = pd.DataFrame.from_dict(rows, orient="index")
     numbers = blocks.drop(columns=["first", "last", "selected"])
     mean: dict[str, Any] = {str(name): value for name, value in numbers.mean().items()}
@@ -270,7 +280,7 @@ def fold_table(folds: Sequence[Judgement], rest: Mapping[str, Judgement], select
     for name, error in (("mean_ic", "ic_error"), ("rank_ic", "rank_ic_error")):
         mean[error] = float(blocks[name].std(ddof=1)) / math.sqrt(len(blocks))
     rows["mean over folds"] = mean | {"selected": selected["mean over folds"]}
-    rows |= {name: table_row(found) | {"selected": selected[name]} for name, found in rest.items()}
+    rows |= {name: table_row(judged) | {"selected": selected[name]} for name, judged in rest.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -304,36 +314,20 @@ def index_returns(code: str | None, span: LabelSpan, days: pd.DatetimeIndex, *, 
     return own
 
 
-def past_return(stocks: npt.NDArray[np.object_], days: pd.DatetimeIndex) -> Grid:
-    """Return of the last `baseline.REVERSAL_DAYS` days up to each day's close, (d, N)."""
-    close = read_fields(list(stocks), ["$close"], days[0], days[-1], lead=evaluate.REVERSAL_DAYS)["$close"]
-    price = close.astype(np.float64)
-    return np.asarray((price / price.shift(evaluate.REVERSAL_DAYS) - 1).reindex(days).to_numpy())
-
-
 # --- arithmetic
 
 
-def _excess(returns: Mapping[str, Grid], step: Grid, score: Grid, benchmark: pd.Series | None) -> dict[str, Grid]:
-    """Excess over the mean of the scored universe, and over the benchmark where there is one; and these two."""
-    against = {"market": mean_return(score, step)}
-    if benchmark is not None:
-        against[str(benchmark.name)] = benchmark.to_numpy(dtype=np.float64)
-    excess = {
-        f"{name}_over_{base}": value - other
-        for name, value in returns.items()
-        if "buyable" in name
-        for base, other in against.items()
-    }
-    return excess | against
+def entry_days(panel: DayPanel, rows: Rows, span: LabelSpan) -> pd.DatetimeIndex:
+    """Days of the entries, (d,), whose fees are charged."""
+    return pd.DatetimeIndex(panel.days[np.minimum(rows + span.entry, len(panel.days) - 1)])
 
 
-def one_day(panel: DayPanel) -> torch.Tensor:
+def entry_return(panel: DayPanel) -> torch.Tensor:
     """Return of each day from its entry to the next day's, (D, N): the panel's own, or the label where it is that."""
     return panel.label if panel.step_return is None else panel.step_return
 
 
-def part(grid: torch.Tensor | None, rows: Rows) -> Grid:
+def grid_rows(grid: torch.Tensor | None, rows: Rows) -> Grid:
     """Rows of a grid of the panel, (d, N); ValueError where the panel lacks it."""
     if grid is None:
         raise ValueError("the panel lacks a grid that the record needs: use DayDatasetH with liquidity")

@@ -16,21 +16,26 @@ import pandas as pd
 from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
-from qlib_ext import evaluate
 from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import (
+    BASELINES,
     CAPACITY_DEFINITIONS,
     DEFINITIONS,
+    DIAGNOSTICS_DEFINITIONS,
+    REVERSAL_DAYS,
+    LightGBM,
     capacity_words,
     exposures,
+    factor_score,
     quantile_returns,
+    summary,
     zero_capitals,
 )
-from qlib_ext.options import refuse_unknown
-from qlib_ext.panel import DayPanel
+from qlib_ext.options import check_choice, refuse_unknown
+from qlib_ext.panel import DayPanel, grid_of
+from qlib_ext.provider import read_fields
 from qlib_ext.record.facts import keep_facts
 from qlib_ext.record.judgement import (
-    FACTOR_DEFINITIONS,
     ROW_DEFINITIONS,
     TABLE_DEFINITIONS,
     Grid,
@@ -39,16 +44,26 @@ from qlib_ext.record.judgement import (
     Rows,
     capacity,
     fold_table,
+    grid_rows,
     index_returns,
     judge,
-    part,
-    past_return,
     table_row,
 )
-from qlib_ext.record.words import block_rows, listed, selections, shown, volatility_warning
+from qlib_ext.record.tables import as_text, log_table
 from qlib_ext.runs import BENCHMARK, load_if_there, log_finite
 
 logger = get_module_logger("qlib_ext.record")
+
+EXPOSURE_LIMIT = 0.3  # of the mean rank correlation with volatility; beyond it the user is warned
+FACTOR_DEFINITIONS = {
+    "exposure.volatility": "trailing standard deviation of daily returns",
+    "exposure.liquidity": "trailing mean turnover in yuan; no market value is known, so turnover stands for size too",
+    "exposure.reversal": f"minus the return of the last {REVERSAL_DAYS} days",
+}
+LIQUIDITY_DEFINITIONS = {
+    **(DEFINITIONS | ROW_DEFINITIONS | DIAGNOSTICS_DEFINITIONS | FACTOR_DEFINITIONS),
+    **{f"capacity.{key}": text for key, text in CAPACITY_DEFINITIONS.items()},
+}
 
 
 # --- records
@@ -98,9 +113,11 @@ class _MoneyRecord(ACRecordTemp):
     def _score(self, rows: Rows, scores: pd.Series | None = None) -> Grid:
         """Scores of some days, (d, N); those of pred.pkl unless others are given."""
         panel: DayPanel = self.dataset.panel
-        given = self.load("pred.pkl")["score"] if scores is None else scores
-        grid = given.unstack("instrument").reindex(index=pd.DatetimeIndex(panel.days[rows]), columns=panel.stocks)
-        return np.asarray(grid.to_numpy(dtype=np.float64))
+        return grid_of(self.load("pred.pkl")["score"] if scores is None else scores, panel.days[rows], panel.stocks)
+
+    def _past_return(self, rows: Rows) -> Grid:
+        """Return of the last `REVERSAL_DAYS` days up to each day's close, (d, N)."""
+        return past_return(self.dataset.panel.stocks, pd.DatetimeIndex(self.dataset.panel.days[rows]))
 
 
 class LiquidityRecord(_MoneyRecord):
@@ -131,67 +148,53 @@ class LiquidityRecord(_MoneyRecord):
         return [f"{name}.pkl" for name in names.split()]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
-        panel, rows = self.dataset.panel, self.dataset.rows("test")
+        panel, rows, money, span = self.dataset.panel, self.dataset.rows("test"), self.money, self.dataset.span
         days = pd.DatetimeIndex(panel.days[rows])
         score = self._score(rows)
-        found = self._judge(rows, score)
+        judged = self._judge(rows, score)
         label, liquidity, buyable, volatility = (
-            part(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
+            grid_rows(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
         )
-        quality = evaluate.summary(
-            score, label, liquidity, buyable > 0, horizon=self.dataset.span.horizon, top_n=self.money.top_n
-        )
-        exposed = exposures(
-            score, volatility=volatility, liquidity=liquidity, reversal=-past_return(panel.stocks, days)
-        ).set_index(days)
-        chosen = f"test {found.days[0].date()} to {found.days[-1].date()}: nothing was selected on it by this run"
-        found.table.attrs["selection"] = chosen
+        quality = summary(score, label, liquidity, buyable > 0, horizon=span.horizon, top_n=money.top_n)
+        factors = {"volatility": volatility, "liquidity": liquidity, "reversal": -self._past_return(rows)}
+        exposed = exposures(score, **factors).set_index(days)
+        selected = f"test {judged.days[0].date()} to {judged.days[-1].date()}: nothing was selected on it by this run"
+        judged.table.attrs["selection"] = selected
         curves = {
-            name: capacity(panel, rows, score, self.money, self.dataset.span, top_n=count)
-            for name, count in (("capacity", None), ("capacity_topn", self.money.top_n))
+            "capacity": capacity(panel, rows, score, money, span),
+            "capacity_topn": capacity(panel, rows, score, money, span, top_n=money.top_n),
         }
-        self._log(found, quality, exposed, chosen, curves)
-        return {f"{name}.pkl": curve for name, curve in curves.items()} | {
-            "daily.pkl": found.daily.join(pd.DataFrame(found.returns)),
-            "positions.pkl": found.positions,
-            "headline.pkl": found.table,
-            "definitions.pkl": DEFINITIONS
-            | ROW_DEFINITIONS
-            | evaluate.DIAGNOSTICS_DEFINITIONS
-            | FACTOR_DEFINITIONS
-            | {f"capacity.{key}": text for key, text in CAPACITY_DEFINITIONS.items()},
+        self._log(judged, quality, exposed, curves)
+        return {
+            "daily.pkl": judged.daily.join(pd.DataFrame(judged.returns)),
+            "positions.pkl": judged.positions,
+            "headline.pkl": judged.table,
+            "definitions.pkl": LIQUIDITY_DEFINITIONS,
             "diagnostics.pkl": quality,
             "quantiles.pkl": quantile_returns(score, label).set_index(days),
             "exposures.pkl": exposed,
-            "selection.pkl": chosen,
+            "selection.pkl": selected,
+            **{f"{name}.pkl": curve for name, curve in curves.items()},
         }
 
     def _log(
-        self,
-        found: Judgement,
-        quality: pd.DataFrame,
-        exposed: pd.DataFrame,
-        chosen: str,
-        curves: Mapping[str, pd.DataFrame],
+        self, judged: Judgement, quality: pd.DataFrame, exposed: pd.DataFrame, curves: Mapping[str, pd.DataFrame]
     ) -> None:
         """Log the numbers as metrics and show the tables with their definitions."""
-        table, daily, days, money = found.table, found.daily, found.days, self.money
-        metrics = {f"{row}.{key}": float(value) for row, line in table.T.items() for key, value in line.items()}
-        metrics |= {f"mean.{key}": float(value) for key, value in daily.mean().items()}
-        metrics |= {f"exposure.{key}": float(value) for key, value in exposed.mean().items()}
-        metrics |= {f"diagnostics.{row}.{key}": float(v) for row, line in quality.T.items() for key, v in line.items()}
+        daily, days, money = judged.daily, judged.days, self.money
+        log_table(self.recorder, judged.table)
+        log_table(self.recorder, daily.mean().to_frame("mean").T)
+        log_table(self.recorder, exposed.mean().to_frame("exposure").T)
+        log_table(self.recorder, quality, "diagnostics")
         for kind, curve in curves.items():
-            metrics |= {f"{kind}.{name}_zero_at": value for name, value in zero_capitals(curve).items()}
-        log_finite(self.recorder, metrics)
-        text = table.to_string(float_format=lambda v: f"{v:.4f}")
-        words = "\n".join(f"  {key}: {text}" for key, text in (ROW_DEFINITIONS | DEFINITIONS).items())
+            log_finite(self.recorder, {f"{kind}.{key}_zero_at": value for key, value in zero_capitals(curve).items()})
         mean = ", ".join(f"{name} {value:+.3f}" for name, value in exposed.mean().items())
         logger.info(
             f"{len(days)} days, {days[0].date()} to {days[-1].date()}, {money.capital / 1e6:g} million yuan, "
             f"{money.participation:.1%} of a day's turnover a stock; net: commission {money.commission:.3%}, transfer "
             f"fee and stamp duty; net_impact: and {money.impact:g} * volatility * sqrt(share of turnover) a trade; "
-            f"rebalanced daily; {chosen}\n{text}\n{words}\n"
-            f"{quality.to_string(float_format=lambda v: f'{v:.4f}')}\n"
+            f"rebalanced daily; {judged.table.attrs['selection']}\n"
+            f"{as_text(judged.table)}\n{listed(ROW_DEFINITIONS | DEFINITIONS)}\n{as_text(quality)}\n"
             f"  standard_error: Newey-West; t: distance from what a random score has, in standard errors\n"
             f"  mean rank correlation of the score with known factors: {mean} (turnover stands for size)\n"
             f"  names held {daily['capped_names_held'].mean():.1f}, cash {daily['capped_cash_share'].mean():.1%}, "
@@ -200,8 +203,7 @@ class LiquidityRecord(_MoneyRecord):
             f"{capacity_words(curves['capacity_topn'])}, {money.top_n} names in proportion to their liquidity\n"
             f"artifacts: {Path(self.recorder.get_local_dir()) / 'artifacts'}"
         )
-        warning = volatility_warning(exposed["volatility"])
-        if warning:
+        if (warning := volatility_warning(exposed["volatility"])) is not None:
             logger.warning(warning)
 
 
@@ -237,30 +239,22 @@ class FoldRecord(_MoneyRecord):
         test = self.dataset.rows("test")
         rest["test"] = self._judge(test, self._score(test))
         table = fold_table(folds, rest, selections(members, walked=walked))
-        self._log(table, len(members))
+        numbers = table.drop(columns=["first", "last", "selected"])
+        log_table(self.recorder, numbers.rename(index=lambda row: row.replace(" ", "_")), "folds")
+        logger.info(
+            f"{len(members)} members\n{_by_column(table.drop(columns='selected'))}\n{listed(dict(table['selected']))}\n"
+            f"{listed(TABLE_DEFINITIONS | DEFINITIONS)}"
+        )
         return {"headline_folds.pkl": table, "definitions.pkl": DEFINITIONS | TABLE_DEFINITIONS}
 
     def _of_folds(self, name: str) -> Any:
-        found = load_if_there(self.recorder, f"folds/{name}.pkl")
-        if found is None:
+        artifact = load_if_there(self.recorder, f"folds/{name}.pkl")
+        if artifact is None:
             raise ValueError(
                 f"the run has no artifact folds/{name}.pkl, which FoldRecord needs: it is made by FoldEnsemble and "
                 "WalkForwardModel (module_path qlib_ext.model). Use one of them, or take FoldRecord out of `record`"
             )
-        return found
-
-    def _log(self, table: pd.DataFrame, members: int) -> None:
-        numbers = table.drop(columns=["first", "last", "selected"])
-        log_finite(
-            self.recorder,
-            {
-                f"folds.{str(row).replace(' ', '_')}.{key}": float(value)
-                for row, line in numbers.T.items()
-                for key, value in line.items()
-            },
-        )
-        chosen = "\n".join(f"  {row}: {text}" for row, text in table["selected"].items())
-        logger.info(f"{members} members\n{shown(table.drop(columns='selected'))}\n{chosen}\n{listed()}")
+        return artifact
 
 
 class BaselineRecord(_MoneyRecord):
@@ -291,11 +285,11 @@ class BaselineRecord(_MoneyRecord):
         **money: Any,
     ) -> None:
         super().__init__(recorder, dataset, model, **money)
-        self.baselines = evaluate.check_names(evaluate.BASELINES if baselines is None else baselines)
-        try:
-            self.lightgbm = evaluate.LightGBM(**(lightgbm or {}))
-        except TypeError as error:  # qlib would take a TypeError for its own and try again without the dataset
-            raise ValueError(f"lightgbm={dict(lightgbm or {})!r}: {error}") from error
+        self.baselines = list(BASELINES if baselines is None else baselines)
+        for name in self.baselines:
+            check_choice("baseline", name, BASELINES)
+        refuse_unknown("lightgbm", lightgbm or (), [field.name for field in fields(LightGBM)])
+        self.lightgbm = LightGBM(**(lightgbm or {}))
 
     def list(self) -> list[str]:
         """Name the artifacts."""
@@ -308,24 +302,93 @@ class BaselineRecord(_MoneyRecord):
         table = pd.DataFrame.from_dict(
             {name: table_row(self._judge(rows, score)) for name, score in judged.items()}, orient="index"
         )
-        numbers = table.drop(columns=["days", "first", "last"])
-        metrics = {f"baselines.{row}.{key}": float(v) for row, line in numbers.T.items() for key, v in line.items()}
-        log_finite(self.recorder, metrics)
-        logger.info(f"the same days, money and judge for all\n{shown(table)}\n{listed('mean over folds', 'selected')}")
+        log_table(self.recorder, table.drop(columns=["days", "first", "last"]), "baselines")
+        words = {k: v for k, v in TABLE_DEFINITIONS.items() if k not in ("mean over folds", "selected")} | DEFINITIONS
+        logger.info(f"the same days, money and judge for all\n{_by_column(table)}\n{listed(words)}")
+        index = pd.MultiIndex.from_product(
+            [pd.DatetimeIndex(panel.days[rows]), panel.stocks], names=["datetime", "instrument"]
+        )
+        every = pd.DataFrame({name: grid.ravel() for name, grid in scores.items()}, index=index)
         return {
             "baselines.pkl": table,
-            "baseline_scores.pkl": evaluate.long_scores(scores, panel.days[rows], panel.stocks),
+            "baseline_scores.pkl": every.dropna(how="all"),
             "definitions.pkl": DEFINITIONS | TABLE_DEFINITIONS,
         }
 
     def _free(self, name: str, rows: Rows) -> Grid:
         panel = self.dataset.panel
         if name != "lightgbm":
-            known = past_return(panel.stocks, pd.DatetimeIndex(panel.days[rows])) if name == "reversal" else None
-            return evaluate.free_score(name, panel, rows, known)
-        made = self.lightgbm.fit_predict(panel, self.dataset.rows("train"), self.dataset.rows("valid"), rows)
-        logger.info(
-            f"lightgbm: {made.trees} trees from {made.train_rows} of {made.train_known} stock-days of train "
-            f"(max_rows {self.lightgbm.max_rows}, seed {self.lightgbm.seed}), stopped on {made.valid_rows} of valid"
+            return factor_score(name, panel, rows, self._past_return(rows) if name == "reversal" else None)
+        score, told = self.lightgbm.fit_predict(panel, self.dataset.rows("train"), self.dataset.rows("valid"), rows)
+        logger.info(told)
+        return score
+
+
+# --- numbers and words
+
+
+def past_return(stocks: Any, days: pd.DatetimeIndex) -> Grid:
+    """Return of the last `REVERSAL_DAYS` days up to each day's close, (d, N)."""
+    close = read_fields(list(stocks), ["$close"], days[0], days[-1], lead=REVERSAL_DAYS)["$close"]
+    price = close.astype(np.float64)
+    return np.asarray((price / price.shift(REVERSAL_DAYS) - 1).reindex(days).to_numpy())
+
+
+def volatility_warning(exposure: pd.Series) -> str | None:
+    """Say in words that a score is a bet on volatility, up or down; None where its mean exposure is within bounds."""
+    days = exposure.dropna()
+    mean = float(days.mean()) if len(days) else 0.0
+    if abs(mean) <= EXPOSURE_LIMIT:
+        return None
+    kind, cure = "calm", "low_volatility of BaselineRecord shows what that alone earns"
+    if mean > 0:
+        kind = "volatile"
+        cure = (
+            "a weighted loss whose weights depend on the outcome (weight_by: label) rewards volatility; weight_by: "
+            "score does not"
         )
-        return made.score
+    return (
+        f"the score follows volatility: rank correlation with the trailing volatility {mean:+.2f} on average over "
+        f"{len(days)} days (beyond +-{EXPOSURE_LIMIT}): a good part of the returns is a bet on {kind} stocks; {cure}"
+    )
+
+
+def selections(members: pd.DataFrame, *, walked: bool) -> dict[str, str]:
+    """Tell for each row of `fold_table` what was chosen on its days."""
+    metric = ", ".join(sorted(set(members["metric"].astype(str))))
+    if walked:
+        plain = f"nothing was selected on it; epochs were chosen by {metric} on days before it"
+        return {"fold": plain, "mean over folds": plain, "test": plain}
+    return {
+        "fold": f"epoch chosen on this block by {metric}: optimistic",
+        "mean over folds": f"epochs chosen on these blocks by {metric}: optimistic",
+        "all out-of-fold days": f"epochs chosen on these days, block by block, by {metric}: optimistic",
+        "test": f"nothing was selected on it; epochs were chosen by {metric} on the blocks",
+    }
+
+
+def block_rows(panel: DayPanel, fold_map: pd.DataFrame, role: str) -> list[Rows]:
+    """Rows of the panel that play a role (train, valid, test), fold by fold.
+
+    Raises: ValueError where a day of a fold is not in the panel, or a fold has none.
+
+    """
+    blocks = []
+    for fold, line in fold_map[fold_map["part"] == role].groupby("fold", sort=True):
+        rows = pd.DatetimeIndex(panel.days).get_indexer(pd.DatetimeIndex(line["day"]))
+        if (rows < 0).any():
+            raise ValueError(f"fold {fold} has days that the panel lacks: the run's dataset is not the fold's")
+        blocks.append(np.sort(rows).astype(np.int64))
+    if not blocks:
+        raise ValueError(f"no day of folds/fold_map.pkl is {role!r}")
+    return blocks
+
+
+def _by_column(table: pd.DataFrame) -> str:
+    """Write a table of `table_row` with a line a column, its dates as ISO days."""
+    return as_text(table.assign(**{name: table[name].dt.strftime("%Y-%m-%d") for name in ("first", "last")}).T)
+
+
+def listed(definitions: Mapping[str, str]) -> str:
+    """List definitions, a line each."""
+    return "\n".join(f"  {key}: {text}" for key, text in definitions.items())

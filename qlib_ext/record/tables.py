@@ -100,24 +100,26 @@ def log_tables(recorder: Any, tables: Mapping[str, pd.DataFrame]) -> None:
         daily = name in ("turnover", "liquidation")
         brief = table.mean().to_frame("mean").T if daily else table
         if name != "participation":
-            log_metrics(recorder, f"execution.{name}", brief)
+            log_table(recorder, brief, f"execution.{name}")
         title = f"{name} (mean over days)" if daily else name
         words = "\n".join(f"  {key}: {text}" for key, text in known.items())
-        said.append(f"{title}\n{shown(brief) if len(brief) else 'nothing'}\n{words}")
+        said.append(f"{title}\n{as_text(brief) if len(brief) else 'nothing'}\n{words}")
     logger.info("the backtest\n" + "\n".join(said))
 
 
-def log_metrics(recorder: Any, prefix: str, table: pd.DataFrame) -> None:
-    """Log the finite numbers of a table, by row and column."""
+def log_table(recorder: Any, table: pd.DataFrame, prefix: str = "") -> None:
+    """Log the finite numbers of a table as metrics, by prefix, row and column."""
     metrics = {
-        ".".join([prefix, *(row if isinstance(row, tuple) else (str(row),)), str(column)]): float(value)
+        ".".join([*filter(None, [prefix]), *(row if isinstance(row, tuple) else (str(row),)), str(column)]): float(
+            value
+        )
         for row, line in zip(table.index, table.to_dict("records"), strict=True)
         for column, value in line.items()
     }
     log_finite(recorder, metrics)
 
 
-def shown(table: pd.DataFrame) -> str:
+def as_text(table: pd.DataFrame) -> str:
     """Write a table as text."""
     return table.to_string(float_format=lambda v: f"{v:,.0f}" if abs(v) >= 1e4 else f"{v:.4f}")
 
