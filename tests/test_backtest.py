@@ -34,7 +34,7 @@ from qlib_ext.exchange import SETTLED, AShareExchange
 from qlib_ext.record import Money, PortAnaRecord, all_blocked, holdings, judge, judged_stages
 from qlib_ext.record import backtest as record
 from qlib_ext.rules import is_index
-from qlib_ext.strategy import strategy_options
+from qlib_ext.runs import Task
 from qlib_ext.synthetic import make_market
 
 DAYS = pd.DatetimeIndex(["2023-07-03", "2023-07-04", "2023-07-05"])
@@ -539,9 +539,9 @@ def test_a_workflow_states_what_differs(market):
     with pytest.raises(TypeError, match="'strategie'.*'strategy'"):
         PortAnaRecord(None, {"strategie": {}}, dataset=market[2])
     task = {"record": {"class": "PortAnaRecord", "module_path": "qlib_ext.record", "kwargs": {"config": own}}}
-    assert strategy_options(task)["top_n"] == 5 and strategy_options(task)["capital"] == 150e6
+    assert (Task(task).strategy["top_n"], Task(task).strategy["capital"]) == (5, 150e6)
     qlibs = task["record"] | {"module_path": "qlib.workflow.record_temp"}
-    assert strategy_options({"record": qlibs}) is None
+    assert Task({"record": qlibs}).strategy is None
 
 
 def test_no_benchmark_is_none(market, monkeypatch):
