@@ -12,10 +12,12 @@ NAMES = dict(
 # not taken along, since no workflow, document or example named them: whoever removes one more says so here
 GONE = {
     "market": "options_of whole_number whole_numbers",
+    "baseline": "Boosted check_names free_score long_scores",
     "data": "check_turnover known_label label_prices listed_days trailing_volatility turnover_of",
     "evaluate": "ascending",  # now of cross_section
     "figures": "draw_fold_map",
     "losses": "OPTIONS WEIGHTED",
+    "judge": "one_day part past_return",
     "gate_record": "gate_weights regimes",
     "handler": "read_bars",
     "recorder": "load_if_there log_finite",
