@@ -21,7 +21,6 @@ from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandlerLP
 from report_page import tables
 
-import qlib_ext.features.processor as processor_module
 from qlib_ext.data import (
     PROFILES,
     DayDatasetH,
@@ -614,8 +613,8 @@ def test_csnormalise_equals_groupby_in_any_order_of_rows_and_columns():
 
 def test_csnormalise_tells_what_it_fills(monkeypatch):
     told = []
-    monkeypatch.setattr(processor_module.logger, "warning", told.append)
-    monkeypatch.setattr(processor_module.logger, "info", told.append)
+    monkeypatch.setattr("qlib_ext.features.processor.logger.warning", told.append)
+    monkeypatch.setattr("qlib_ext.features.processor.logger.info", told.append)
     days = pd.MultiIndex.from_product([pd.date_range("2020-01-01", periods=2), ["a", "b"]])
     raw = pd.DataFrame({"KMID": [1.0, 2.0, np.nan, 3.0], "VWAP0": np.nan}, days.set_names(["datetime", "instrument"]))
     CSNormalise(fields_group=None)(raw)

@@ -38,7 +38,8 @@ ALPHA360_NAMES = tuple(
 # factor -> absolute error allowed beside the relative 1e-4
 TOLERANCE = {f"STD{w}": 1e-8 for w in WINDOWS}
 
-_PART = 64  # stocks that one thread takes at a time
+_ROW = {name: row for row, name in enumerate(ALPHA158_NAMES)}
+_BATCH = 64  # stocks that one thread takes at a time
 
 
 def require_numba() -> None:
@@ -71,6 +72,12 @@ def alpha158(
 
     Raises: ImportError without numba; ValueError where the shapes differ.
 
+    >>> import numpy as np
+    >>> close = np.array([[10.0], [11.0], [12.0]])
+    >>> factors = alpha158(close, close + 1, close - 1, close, close, np.full((3, 1), 1e6))
+    >>> [f"{value:.4f}" for value in factors[:, 0, ALPHA158_NAMES.index("MA5")]]  # mean close over today's
+    ['1.0000', '0.9545', '0.9167']
+
     """
     return _grid((open, high, low, close, vwap, volume), first, ALPHA158_NAMES)
 
@@ -88,6 +95,13 @@ def alpha360(
     """Alpha360 of every day and stock, (D, N, 360) float32: 60 days of six fields over today's close (volume).
 
     Arguments and errors as in `alpha158`; the order is that of `ALPHA360_NAMES`.
+
+    >>> import numpy as np
+    >>> close = np.array([[10.0], [11.0], [12.0]])
+    >>> factors = alpha360(close, close + 1, close - 1, close, close, np.full((3, 1), 1e6))
+    >>> f"{factors[2, 0, ALPHA360_NAMES.index('CLOSE2')]:.4f}"  # the close of two days ago over today's
+    '0.8333'
+
     """
     return _grid((open, high, low, close, vwap, volume), first, ALPHA360_NAMES)
 
@@ -102,8 +116,8 @@ def _grid(fields: tuple[Array, ...], first: npt.ArrayLike | None, names: tuple[s
     for row, field in enumerate(fields):
         bars[row, :, LEAD:] = np.asarray(field).T
     if first is None:
-        known: npt.NDArray[np.bool_] = np.any(np.isfinite(bars), axis=0)
-        start = np.where(known.any(axis=1), known.argmax(axis=1), LEAD + days)
+        real: npt.NDArray[np.bool_] = np.any(np.isfinite(bars), axis=0)
+        start = np.where(real.any(axis=1), real.argmax(axis=1), LEAD + days)
     else:
         start = np.asarray(first, dtype=np.int64) + LEAD
     out = np.full((days * stocks, len(names)), np.nan, dtype=np.float32)
@@ -133,45 +147,53 @@ def fill(
     kernel = _fill158 if names == ALPHA158_NAMES else kernels.fill360
     first, rows = np.asarray(first, dtype=np.int64), np.ascontiguousarray(rows, dtype=np.int64)
 
-    def part(begin: int) -> None:
-        some = slice(begin, begin + _PART)
-        kernel(out, bars[:, some], _logs(bars[5, some]), first[some], rows[some])
+    def fill_batch(begin: int) -> None:
+        batch = slice(begin, begin + _BATCH)
+        kernel(out, bars[:, batch], first[batch], rows[batch])
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(max_workers=threads or usable) as pool:
-        list(pool.map(part, range(0, bars.shape[1], _PART)))
+        list(pool.map(fill_batch, range(0, bars.shape[1], _BATCH)))
 
 
-def _fill158(out: Float32, bars: Float32, logs: Float32, first: Array, rows: Array) -> None:
+def _fill158(out: Float32, bars: Float32, first: Array, rows: Array) -> None:
     """Run the groups of Alpha158 on each stock; each kernel compiles alone and therefore quickly."""
     block = np.empty((158, rows.shape[1]), dtype=np.float32)
-    length = np.empty((len(WINDOWS), rows.shape[1]))  # rows in each window
+    size = np.arange(LEAD + 1, bars.shape[2] + 1)  # rows up to each day, from the first row of `bars`
+    derived = _derived(bars[3], bars[5])
+
+    def at(name: str) -> Float32:
+        return block[_ROW[name] :]
+
     for n in range(bars.shape[1]):
         if rows[n].max() < 0:
             continue
         open, high, low, close, vwap, volume = bars[:, n]
-        kernels.lengths(length, first[n])
-        kernels.bars(block, open[LEAD:], high[LEAD:], low[LEAD:], close[LEAD:], vwap[LEAD:])
-        kernels.trends(block[28:], close, kernels.levels(block[13:], close))
-        kernels.quantiles(block[53:], close)
-        kernels.ranks(block[63:], close)
-        top, bottom = kernels.maxima(high), kernels.maxima(-low)
-        kernels.ranges(block[43:], close, top, bottom)
-        kernels.places(block[73:], top, bottom, kernels.lags(high, first[n]), kernels.lags(-low, first[n]), length)
-        ratio, weighted = kernels.ratios(close, volume)
-        kernels.corrs(block[88:], close, logs[0, n])
-        kernels.corrs(block[93:], ratio, logs[1, n])
-        rise, fall = kernels.changes(block[113:], close)
-        kernels.counts(block[98:], kernels.sums(rise), kernels.sums(fall), length)
-        kernels.volumes(block[128:], volume, weighted)
-        kernels.changes(block[143:], volume)
+        volume_log, volume_change_log, ratio, weighted = derived[:, n]
+        length = np.minimum(np.array(WINDOWS, dtype=np.float64)[:, None], size - first[n])  # rows in each window
+        kernels.bars(at("KMID"), open[LEAD:], high[LEAD:], low[LEAD:], close[LEAD:], vwap[LEAD:])
+        kernels.trends(at("BETA5"), close, kernels.levels(at("ROC5"), close))
+        kernels.ranges(at("MAX5"), close, high, low, first[n], length)
+        kernels.quantiles(at("QTLU5"), close)
+        kernels.ranks(at("RANK5"), close)
+        kernels.corrs(at("CORR5"), close, volume_log)
+        kernels.corrs(at("CORD5"), ratio, volume_change_log)
+        rise, fall = kernels.changes(at("SUMP5"), close)
+        kernels.counts(at("CNTP5"), rise, fall, length)
+        kernels.volumes(at("VMA5"), volume, weighted)
+        kernels.changes(at("VSUMP5"), volume)
         kernels.scatter(out, block, rows[n])
 
 
-def _logs(volume: Float32) -> Float32:
-    """Logarithms of 1 + volume and of 1 + volume / yesterday's, (2, N, P), by numpy: its last digit is qlib's."""
-    out = np.full((2, *volume.shape), np.nan, dtype=np.float32)
+def _derived(close: Float32, volume: Float32) -> Float32:
+    """Logarithms of 1 + volume and of 1 + volume / yesterday's; close / yesterday's; that move's size times the volume.
+
+    (4, N, P), by numpy: the last digit of its logarithms is qlib's.
+    """
+    out = np.full((4, *volume.shape), np.nan, dtype=np.float32)
     with np.errstate(all="ignore"):
         out[0] = np.log(volume + 1)
         out[1, :, 1:] = np.log(volume[:, 1:] / volume[:, :-1] + 1)
+        out[2, :, 1:] = close[:, 1:] / close[:, :-1]
+        out[3] = np.abs(out[2] - 1) * volume
     return out

@@ -1,7 +1,7 @@
-"""The kernels of `alpha`, compiled by numba: one stock at a time, on plain arrays.
+"""The kernels of Alpha158 and Alpha360, compiled by numba: one stock at a time, on plain arrays.
 
 Legend: `D` days, `N` stocks, `P = LEAD + D` rows with the history that the first day looks back on; `real` is 1.0 where
-a value is finite and 0.0 elsewhere.
+a value is finite and 0.0 elsewhere. Results over the five windows are (5, D); `block` is written from its first row on.
 
 All kernels stand in this one file, long as it is: numba keeps what it compiled on disk, and takes a function from there
 while the time and size of the function's own file are unchanged. It does not look at the files of what the function
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 try:
     from numba import njit
-except ImportError:  # the module stays importable; `alpha.require_numba` tells what to install
+except ImportError:  # the module stays importable; `require_numba` tells what to install
     njit = None
 
 Float32 = npt.NDArray[np.float32]
@@ -45,19 +45,8 @@ def scatter(out, block, rows):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def lengths(length, first):  # type: ignore[no-untyped-def]
-    """Rows in each window of a series that begins at row `first`."""
-    for k in range(5):
-        for t in range(length.shape[1]):
-            length[k, t] = min(WINDOWS[k], LEAD + t - first + 1)
-
-
-@_jit
-def fill360(out, bars, logs, first, rows):  # type: ignore[no-untyped-def]
-    """Write Alpha360: the last 60 days of each field over today's close, of the volume over today's volume.
-
-    `logs` and `first` are not used: `alpha.fill` calls this and its own `_fill158` with the same arguments.
-    """
+def fill360(out, bars, first, rows):  # type: ignore[no-untyped-def]
+    """Write Alpha360: the last 60 days of each field over today's close, of the volume over today's; `first` unused."""
     order = (3, 0, 1, 2, 4, 5)  # close first, volume last
     for n in range(bars.shape[1]):
         for t in range(rows.shape[1]):
@@ -86,17 +75,13 @@ def bars(block, open, high, low, close, vwap):  # type: ignore[no-untyped-def]
 @_jit
 def levels(block, close):  # type: ignore[no-untyped-def]
     """ROC, MA, STD of the close; returns the (5, D) standard deviation."""
-    days = len(close) - LEAD
-    value, real = _split(close)
-    count, total = sums(real), sums(value)
-    std = _stds(value, real, count)
+    mean, std = _moments(close)
     for k in range(5):
         past = close[LEAD - WINDOWS[k] :]
-        for t in range(days):
+        for t in range(mean.shape[1]):
             today = close[LEAD + t]
             block[k, t] = past[t] / today
-            block[5 + k, t] = total[k, t] / count[k, t] / today
-            block[10 + k, t] = std[k, t] / today
+            block[5 + k, t], block[10 + k, t] = mean[k, t] / today, std[k, t] / today
     return std
 
 
@@ -125,63 +110,33 @@ def trends(block, close, std):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def ranges(block, close, top, bottom):  # type: ignore[no-untyped-def]
-    """MAX, MIN and, 15 rows later, RSV; `top` the highest high, `bottom` the negative lowest low, both (5, D)."""
+def ranges(block, close, high, low, first, length):  # type: ignore[no-untyped-def]
+    """MAX, MIN; 25 rows later RSV, IMAX, IMIN, IMXD: places of the highest high and the lowest low in the window."""
+    top, newest = _maxima(high, first)
+    bottom, lowest = _maxima(-low, first)
     for k in range(5):
+        w = WINDOWS[k]
         for t in range(top.shape[1]):
             today = np.float64(close[LEAD + t])
             most, least = top[k, t], -bottom[k, t]
             block[k, t], block[5 + k, t] = most / today, least / today
             block[25 + k, t] = (today - least) / (most - least + 1e-12)
-
-
-@_jit
-def places(block, top, bottom, newest, lowest, length):  # type: ignore[no-untyped-def]
-    """IMAX, IMIN, IMXD: places of the highest high and the lowest low in the window; NaN where there is none."""
-    for k in range(5):
-        w = WINDOWS[k]
-        for t in range(newest.shape[1]):
-            up = np.nan if np.isnan(top[k, t]) else length[k, t] - newest[k, t]
-            down = np.nan if np.isnan(bottom[k, t]) else length[k, t] - lowest[k, t]
-            block[k, t], block[5 + k, t], block[10 + k, t] = up / w, down / w, (up - down) / w
-
-
-@_jit
-def ratios(close, volume):  # type: ignore[no-untyped-def]
-    """Close over yesterday's, and the size of that move times the volume; both float32 (P,)."""
-    ratio, weighted = np.empty_like(close), np.empty_like(close)
-    ratio[0] = weighted[0] = np.nan
-    for i in range(1, len(close)):
-        ratio[i] = close[i] / close[i - 1]
-        weighted[i] = np.abs(ratio[i] - np.float32(1)) * volume[i]
-    return ratio, weighted
-
-
-@_jit
-def counts(block, more, less, length):  # type: ignore[no-untyped-def]
-    """CNTP, CNTN, CNTD: share of days up, of days down and their difference."""
-    for k in range(5):
-        for t in range(more.shape[1]):
-            p, q = more[k, t] / length[k, t], less[k, t] / length[k, t]
-            block[k, t], block[5 + k, t], block[10 + k, t] = p, q, p - q
+            up = np.nan if np.isnan(most) else length[k, t] - newest[k, t]
+            down = np.nan if np.isnan(least) else length[k, t] - lowest[k, t]
+            block[30 + k, t], block[35 + k, t], block[40 + k, t] = up / w, down / w, (up - down) / w
 
 
 @_jit
 def volumes(block, volume, weighted):  # type: ignore[no-untyped-def]
     """VMA, VSTD, WVMA (spread of the weighted moves over their mean)."""
     tiny = np.float32(1e-12)
-    value, real = _split(volume)
-    count, total = sums(real), sums(value)
-    std = _stds(value, real, count)
-    moved, known = _split(weighted)
-    number, sum_moved = sums(known), sums(moved)
-    spread = _stds(moved, known, number)
+    mean, std = _moments(volume)
+    move, spread = _moments(weighted)
     for k in range(5):
-        for t in range(len(volume) - LEAD):
+        for t in range(mean.shape[1]):
             today = np.float64(volume[LEAD + t] + tiny)
-            block[k, t] = total[k, t] / count[k, t] / today
-            block[5 + k, t] = std[k, t] / today
-            block[10 + k, t] = spread[k, t] / (sum_moved[k, t] / number[k, t] + 1e-12)
+            block[k, t], block[5 + k, t] = mean[k, t] / today, std[k, t] / today
+            block[10 + k, t] = spread[k, t] / (move[k, t] + 1e-12)
 
 
 @_jit
@@ -189,18 +144,28 @@ def changes(block, x):  # type: ignore[no-untyped-def]
     """Give sums of gains, losses and their difference over all moves; returns whether up and whether down, 0/1."""
     rows = len(x)
     up, down, real, rise, fall = np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows)
-    for i in range(1, len(x)):
+    for i in range(1, rows):
         step = x[i] - x[i - 1]
         if np.isfinite(step):
             up[i], down[i], real[i] = max(step, 0.0), max(-step, 0.0), 1.0
             rise[i], fall[i] = step > 0, step < 0
-    count, gain, loss = sums(real), sums(up), sums(down)
+    count, gain, loss = _sums(real), _sums(up), _sums(down)
     for k in range(5):
-        for t in range(len(x) - LEAD):
+        for t in range(rows - LEAD):
             p, q = (gain[k, t], loss[k, t]) if count[k, t] > 0 else (np.nan, np.nan)
             base = p + q + 1e-12
             block[k, t], block[5 + k, t], block[10 + k, t] = p / base, q / base, (p - q) / base
     return rise, fall
+
+
+@_jit
+def counts(block, rise, fall, length):  # type: ignore[no-untyped-def]
+    """CNTP, CNTN, CNTD: share of days up, of days down and their difference."""
+    more, less = _sums(rise), _sums(fall)
+    for k in range(5):
+        for t in range(more.shape[1]):
+            p, q = more[k, t] / length[k, t], less[k, t] / length[k, t]
+            block[k, t], block[5 + k, t], block[10 + k, t] = p, q, p - q
 
 
 @_inner
@@ -213,8 +178,8 @@ def _split(x):  # type: ignore[no-untyped-def]
     return value, real
 
 
-@_jit
-def sums(x):  # type: ignore[no-untyped-def]
+@_inner
+def _sums(x):  # type: ignore[no-untyped-def]
     """Sum over each window, (5, D): one pass a lag over all days, so that the processor takes several days at once."""
     days = len(x) - LEAD
     out, total, k = np.empty((5, days)), np.zeros(days), 0
@@ -227,6 +192,17 @@ def sums(x):  # type: ignore[no-untyped-def]
                 out[k, t] = total[t]
             k += 1
     return out
+
+
+@_inner
+def _moments(x):  # type: ignore[no-untyped-def]
+    """Mean and standard deviation of each window's real values, both (5, D)."""
+    value, real = _split(x)
+    count, mean = _sums(real), _sums(value)
+    for k in range(5):
+        for t in range(mean.shape[1]):
+            mean[k, t] = mean[k, t] / count[k, t]
+    return mean, _stds(value, real, count)
 
 
 @_inner
@@ -267,8 +243,8 @@ def corrs(block, left, right):  # type: ignore[no-untyped-def]
     days = len(left) - LEAD
     x, seen = _split(left)
     y, heard = _split(right)
-    std, other, both = _stds(x, seen, sums(seen)), _stds(y, heard, sums(heard)), seen * heard
-    count, cx, cy = sums(both), _latest(x, both), _latest(y, both)
+    std, other, both = _stds(x, seen, _sums(seen)), _stds(y, heard, _sums(heard)), seen * heard
+    count, cx, cy = _sums(both), _latest(x, both), _latest(y, both)
     s, k = np.zeros((5, days)), 0
     for lag in range(LEAD):
         px, py, pair = x[LEAD - lag :], y[LEAD - lag :], both[LEAD - lag :]
@@ -288,46 +264,35 @@ def corrs(block, left, right):  # type: ignore[no-untyped-def]
             k += 1
 
 
-@_jit
-def maxima(x):  # type: ignore[no-untyped-def]
-    """Largest real value of each window, (5, D); NaN where there is none."""
-    days = len(x) - LEAD
-    low = np.float32(-np.inf)
-    filled, best, out, k = np.empty_like(x), np.empty_like(x), np.empty((5, days)), 0
-    for i in range(len(x)):
-        filled[i], best[i] = x[i] if np.isfinite(x[i]) else low, low
-    for lag in range(LEAD):
-        past = filled[LEAD - lag :]
-        for t in range(days):
-            best[t] = past[t] if past[t] > best[t] else best[t]
-        if lag + 1 == WINDOWS[k]:
-            for t in range(days):
-                out[k, t] = best[t] if best[t] > -np.inf else np.nan
-            k += 1
-    return out
+@_inner
+def _maxima(x, first):  # type: ignore[no-untyped-def]
+    """Largest real value of each window, NaN where none, and the lag of its oldest NaN, else of its oldest maximum.
 
-
-@_jit
-def lags(x, first):  # type: ignore[no-untyped-def]
-    """Lag of the window's oldest NaN, else of its oldest maximum, (5, D); rows before `first` do not exist."""
+    Both (5, D); rows before `first` do not exist.
+    """
     days = len(x) - LEAD
     low, high = np.float32(-np.inf), np.float32(np.inf)
-    filled, best, where, out, k = np.empty_like(x), np.empty_like(x), np.zeros(days, np.int32), np.empty((5, days)), 0
+    value, place = np.empty_like(x), np.empty_like(x)  # what is not real: the least to be the maximum, the first to be
+    best, newest, lag_of = np.full(days, low), np.full(days, low), np.zeros(days, np.int32)
+    top, where, k = np.empty((5, days)), np.empty((5, days)), 0
     for i in range(len(x)):
-        filled[i], best[i] = x[i] if np.isfinite(x[i]) else high, low
-        if i < first:
-            filled[i] = low
+        real = np.isfinite(x[i])
+        value[i] = x[i] if real else low
+        place[i] = low if i < first else x[i] if real else high
     for lag in range(LEAD):
-        past = filled[LEAD - lag :]
+        past, mark = value[LEAD - lag :], place[LEAD - lag :]
         for t in range(days):
-            newer = past[t] >= best[t]
-            best[t] = past[t] if newer else best[t]
-            where[t] = np.int32(lag) if newer else where[t]
+            best[t] = past[t] if past[t] > best[t] else best[t]
+        for t in range(days):
+            newer = mark[t] >= newest[t]
+            newest[t] = mark[t] if newer else newest[t]
+            lag_of[t] = np.int32(lag) if newer else lag_of[t]
         if lag + 1 == WINDOWS[k]:
             for t in range(days):
-                out[k, t] = where[t]
+                top[k, t] = best[t] if best[t] > -np.inf else np.nan
+                where[k, t] = lag_of[t]
             k += 1
-    return out
+    return top, where
 
 
 @_jit

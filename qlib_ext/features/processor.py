@@ -34,6 +34,12 @@ class CSNormalise(Processor):
         TypeError: an unknown option.
         ValueError: a clip that is not above 0.
 
+    >>> import pandas as pd
+    >>> index = pd.MultiIndex.from_product([["2020-01-02"], ["A", "B", "C"]], names=["datetime", "instrument"])
+    >>> frame = pd.DataFrame({("feature", "MA5"): [1.0, 3.0, float("nan")]}, index)
+    >>> CSNormalise()(frame)[("feature", "MA5")].tolist()
+    [-1.0, 1.0, 0.0]
+
     """
 
     def __init__(self, *, fields_group: str | None = "feature", clip: float = 3.0, **unknown: Any) -> None:
@@ -55,16 +61,16 @@ class CSNormalise(Processor):
         clean = np.empty(source.shape, dtype=np.float32)
 
         def normalise(rows: Any) -> npt.NDArray[np.int64]:
-            """Clean the rows of a day; count the known values of each feature."""
+            """Clean the rows of a day; count the finite values of each feature."""
             value = source.iloc[rows].to_numpy(dtype=np.float64, copy=True)
-            known: npt.NDArray[np.int64] = np.isfinite(value).sum(axis=0)
+            count: npt.NDArray[np.int64] = np.isfinite(value).sum(axis=0)
             clean[rows] = cross_section_zscore(value, self.clip)
-            return known
+            return count
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            known = sum(pool.map(normalise, _days(df.index)), np.zeros(len(place), dtype=np.int64))
+            counts = sum(pool.map(normalise, _days(df.index)), np.zeros(len(place), dtype=np.int64))
         if len(df):
-            _tell(known, len(df), [str(c[-1] if isinstance(c, tuple) else c) for c in df.columns[place]])
+            _log_filled(counts, len(df), [str(c[-1] if isinstance(c, tuple) else c) for c in df.columns[place]])
         frame = pd.DataFrame(clean, index=df.index, columns=df.columns[place], copy=False)
         for i, name in enumerate(df.columns):
             if not inside[i]:
@@ -83,12 +89,12 @@ def _days(index: pd.Index) -> list[Any]:
     return parts if order is None else [order[part] for part in parts]
 
 
-def _tell(known: npt.NDArray[np.int64], rows: int, names: list[str]) -> None:
+def _log_filled(counts: npt.NDArray[np.int64], rows: int, names: list[str]) -> None:
     """Log what became 0: the share of the values, and the features that have none."""
-    nowhere = [name for name, count in zip(names, known, strict=True) if not count]
-    if nowhere:
-        shown = f"{', '.join(nowhere[:8])}{', ...' if len(nowhere) > 8 else ''}"
-        logger.warning(f"{len(nowhere)} features have no value on any day and are 0 everywhere: {shown}")
-    share = 1.0 - known.sum() / max(1, rows * len(names))
+    empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    if empty:
+        listed = f"{', '.join(empty[:8])}{', ...' if len(empty) > 8 else ''}"
+        logger.warning(f"{len(empty)} features have no value on any day and are 0 everywhere: {listed}")
+    share = 1.0 - counts.sum() / max(1, rows * len(names))
     if share > 0:
         logger.info(f"{share:.2%} of the feature values were not known and became 0, the day's mean")
