@@ -20,6 +20,7 @@ GONE = {
     "judge": "one_day part past_return",
     "gate_record": "gate_weights regimes",
     "handler": "read_bars",
+    "orders": "COLUMNS",  # ORDER_COLUMNS of strategy
     "recorder": "load_if_there log_finite",
     "report_record": "context_of cost_words need_plotly provider_folder",
 }
