@@ -22,6 +22,7 @@ GONE = {
     "handler": "read_bars",
     "orders": "COLUMNS",  # ORDER_COLUMNS of strategy
     "recorder": "load_if_there log_finite",
+    "report": "Artifacts PATHS packed_holdings sections series_words",
     "report_record": "context_of cost_words need_plotly provider_folder",
 }
 
