@@ -2,7 +2,8 @@
 
 from qlib_ext.model.day_model import DayModel, MASTERModel, MLPModel
 from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
-from qlib_ext.model.folds import combined, day_ranks, day_standardised, fitted_processors, fold_days
+from qlib_ext.model.folds import fitted_processors, fold_days
+from qlib_ext.model.scores import combined
 
 __all__ = [
     "DayModel",
@@ -11,8 +12,6 @@ __all__ = [
     "MLPModel",
     "WalkForwardModel",
     "combined",
-    "day_ranks",
-    "day_standardised",
     "fitted_processors",
     "fold_days",
 ]

@@ -1,4 +1,4 @@
-"""MLPModel and MASTERModel: qlib models that train on day cross-sections; FoldEnsemble and WalkForwardModel of them."""
+"""MLPModel and MASTERModel: qlib models that train on day cross-sections."""
 
 from __future__ import annotations
 
@@ -15,34 +15,27 @@ import torch
 from qlib.log import get_module_logger
 from qlib.model.base import Model
 from qlib.utils import init_instance_by_config
+from qlib.workflow import R
 from torch import nn
 from tqdm import tqdm
 
 from qlib_ext.data import bounds, panel_of
 from qlib_ext.features import ALPHA158_NAMES
 from qlib_ext.losses import DayLoss
-from qlib_ext.model.folds import (
-    check_features,
-    curves_frame,
-    first_difference,
-    refuse_fitted,
-    refuse_reweighter,
-    score_series,
-)
-from qlib_ext.model.members import report, save_folds, window_of
+from qlib_ext.model.folds import curves_frame, refuse_fitted
+from qlib_ext.model.scores import asked_rows, check_features, first_difference, score_series
 from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
-from qlib_ext.options import check_flag, refuse_unknown
+from qlib_ext.options import argument_names, check_flag, refuse_unknown
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
+from qlib_ext.runs import log_finite
 from qlib_ext.training import History, Rows, Trainer, seeded
 
 logger = get_module_logger("qlib_ext.model")
 
 MAX_STEPS = 100  # of the authors' table of positions
 
-LOSS_OPTIONS = tuple(p for p in inspect.signature(DayLoss.__init__).parameters if p not in ("self", "name", "unknown"))
-TRAINER_OPTIONS = tuple(
-    p for p in inspect.signature(Trainer.__init__).parameters if p not in ("self", "net", "loss", "step_len")
-)
+LOSS_OPTIONS = [name for name in argument_names(DayLoss) if name != "name"]
+TRAINER_OPTIONS = [name for name in argument_names(Trainer) if name not in ("net", "loss", "step_len")]
 
 
 class DayModel(Model):
@@ -143,10 +136,9 @@ class DayModel(Model):
         """Score a segment: Series `score` by (datetime, instrument), sorted."""
         if self.trainer is None:
             raise ValueError("the model is not trained: call fit first")
-        panel, _, rows = panel_of(dataset)
+        panel, rows = asked_rows(dataset, segment)
         check_features(self.features, panel, self.market_features)
-        chosen = panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows(segment)
-        return score_series(panel, chosen, self.trainer.predict(panel, chosen))
+        return score_series(panel, rows, self.trainer.predict(panel, rows))
 
 
 def built(option: str, value: Any) -> Any:
@@ -179,6 +171,11 @@ class MLPModel(DayModel):
         dropout: between the layers.
         loss, options: see DayLoss and Trainer.
 
+    >>> model = MLPModel(hidden=[8, 4], loss="wpcc", metric="ic", epochs=1, device="cpu")
+    >>> model.fit(dataset)
+    >>> model.predict(dataset, "test").index.names
+    FrozenList(['datetime', 'instrument'])
+
     """
 
     needs_window = MLP.needs_window
@@ -208,6 +205,11 @@ class MASTERModel(DayModel):
             CSI800; it is in no file. The authors' inputs were scaled by RobustZScoreNorm(clip_outlier) and Fillna on
             the training days; CSNormalise scales by the day's cross-section, so that training has to bridge the two.
         loss, options: see DayLoss and Trainer.
+
+    >>> model = MASTERModel(d_model=8, t_heads=2, dropout=0.1, loss="wpcc", metric="ic", epochs=1, device="cpu")
+    >>> model.fit(dataset)
+    >>> len(model.predict(dataset, "test")) > 0
+    True
 
     """
 
@@ -242,29 +244,16 @@ class MASTERModel(DayModel):
                 "gate: true but the dataset has no market features: give DayDatasetH(market_state=true) or a "
                 "macro_state, or set gate: false"
             )
-        if self.init_from is not None:
-            return self._official(d_feat, d_gate if self.gate else 0)
-        return MASTER(
-            d_feat,
-            self.d_model,
-            self.t_heads,
-            self.s_heads,
-            self.dropout,
-            d_gate if self.gate else 0,
-            self.beta,
-            attention_dropout=self.attention_dropout,
-            key_dropout=self.key_dropout,
-            variant=self.variant,  # type: ignore[arg-type]
-            max_steps=self.max_steps,
-        )
+        d_gate = d_gate if self.gate else 0
+        return self._net(d_feat, d_gate, self.max_steps) if self.init_from is None else self._official(d_feat, d_gate)
 
     def fit_rows(self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, **options: Any) -> History:
         """Train as `DayModel.fit_rows`; a start from the authors' weights needs their features by name."""
-        if self.init_from is not None and len(panel.features) == len(ALPHA158_NAMES):
-            refuse_others("features", ALPHA158_NAMES, panel.features, "Alpha158 or FastAlpha158")
-        if self.init_from is not None and self.gate and len(panel.market_features) == len(OFFICIAL_NAMES):
-            cure = "market_state: true with all three indices"
-            refuse_others("market features", OFFICIAL_NAMES, panel.market_features, cure)
+        if self.init_from is not None:
+            _check_authors("features", ALPHA158_NAMES, panel.features, "Alpha158 or FastAlpha158")
+            if self.gate:
+                cure = "market_state: true with all three indices"
+                _check_authors("market features", OFFICIAL_NAMES, panel.market_features, cure)
         self.max_steps = max(MAX_STEPS, step_len)
         return super().fit_rows(panel, step_len, train_rows, valid_rows, **options)
 
@@ -274,39 +263,84 @@ class MASTERModel(DayModel):
         else:
             self._official(None, None)
 
+    def _net(self, d_feat: int, d_gate: int, max_steps: int) -> MASTER:
+        return MASTER(
+            d_feat,
+            self.d_model,
+            self.t_heads,
+            self.s_heads,
+            self.dropout,
+            d_gate,
+            self.beta,
+            attention_dropout=self.attention_dropout,
+            key_dropout=self.key_dropout,
+            variant=self.variant,  # type: ignore[arg-type]
+            max_steps=max_steps,
+        )
+
     def _official(self, d_feat: int | None, d_gate: int | None) -> MASTER:
-        """Build the authors' network with our dropout; None: any number of features.
-
-        Raises: ValueError naming all that does not fit the checkpoint.
-
-        """
+        """Build the authors' network with our dropout (None: any number of features); ValueError where it misfits."""
         path = str(self.init_from)
-        known = load_official_master(path, beta=self.beta, t_heads=self.t_heads, s_heads=self.s_heads)
+        authors = load_official_master(path, beta=self.beta, t_heads=self.t_heads, s_heads=self.s_heads)
         sizes: dict[str, tuple[Any, Any]] = {
-            "d_model": (self.d_model, known.head.in_features),
-            "gate": (self.gate, known.d_gate > 0),
+            "d_model": (self.d_model, authors.head.in_features),
+            "gate": (self.gate, authors.d_gate > 0),
+            "variant": (self.variant, "official"),
         }
-        sizes |= {"variant": (self.variant, "official")}
         if d_feat is not None:
-            sizes |= {"number of features": (d_feat, known.d_feat)}
-            sizes |= {"number of market features": (d_gate, known.d_gate)}
+            sizes |= {"number of features": (d_feat, authors.d_feat)}
+            sizes |= {"number of market features": (d_gate, authors.d_gate)}
         wrong = [f"{name} is {ours}, the checkpoint's is {its}" for name, (ours, its) in sizes.items() if ours != its]
         if wrong:
             raise ValueError(f"init_from={path!r} does not fit: {'; '.join(wrong)}")
-        rates: dict[str, Any] = {"attention_dropout": self.attention_dropout, "key_dropout": self.key_dropout}
-        heads, steps = (known.head.in_features, self.t_heads, self.s_heads), max(known.max_steps, self.max_steps)
-        net = MASTER(known.d_feat, *heads, self.dropout, known.d_gate, self.beta, max_steps=steps, **rates)
-        net.load_state_dict(known.state_dict())
+        net = self._net(authors.d_feat, authors.d_gate, max(authors.max_steps, self.max_steps))
+        net.load_state_dict(authors.state_dict())
         return net
 
 
-def refuse_others(what: str, known: Sequence[str], names: Sequence[str], cure: str) -> None:
-    """Raise ValueError unless the names are those of the authors' checkpoints, in their order."""
-    if list(known) != list(names):
+def _check_authors(what: str, authors: Sequence[str], names: Sequence[str], cure: str) -> None:
+    """Raise ValueError for as many names as the authors' checkpoints have that are not theirs, in their order."""
+    if len(authors) == len(names) and list(authors) != list(names):
         raise ValueError(
             f"init_from: the dataset's {what} are not those of the authors' checkpoints; "
-            f"{first_difference(known, names)}. Use {cure}"
+            f"{first_difference(authors, names)}. Use {cure}"
         )
+
+
+def window_of(kind: type, step_len: int) -> int:
+    """Days of a window that a kind of model looks at, with a notice where it needs none and was given more."""
+    if step_len == 1 or getattr(kind, "needs_window", True):
+        return step_len
+    logger.info(f"{kind.__name__} looks at the day alone: step_len={step_len} becomes 1")
+    return 1
+
+
+def refuse_reweighter(reweighter: Any) -> None:
+    """Raise ValueError for a reweighter: days are weighted by the loss."""
+    if reweighter is not None:
+        raise ValueError("reweighter is not used by day losses: choose loss, target and weight_by instead")
+
+
+# --- told and recorded
+
+
+def recording() -> bool:
+    """Tell whether a qlib experiment runs; qlib need not be initialised."""
+    manager = getattr(R, "exp_manager", None)
+    return manager is not None and manager.active_experiment is not None
+
+
+def report(prefix: str, epoch: int, row: dict[str, float]) -> None:
+    """Log an epoch, and record it where an experiment runs."""
+    logger.info(f"{prefix}epoch {epoch}: " + ", ".join(f"{k} {v:.5f}" for k, v in row.items()))
+    if recording():
+        log_finite(R, {f"{prefix}{name}": value for name, value in row.items()}, step=epoch)
+
+
+def save_folds(**objects: Any) -> None:
+    """Save frames as artifacts `folds/<name>.pkl` where an experiment runs."""
+    if recording():
+        R.save_objects(artifact_path="folds", **{f"{name}.pkl": value for name, value in objects.items()})
 
 
 def _progress(batches: Iterator[Batch], total: int) -> Iterator[Batch]:

@@ -1,16 +1,17 @@
 """FoldEnsemble and WalkForwardModel: one model trained on many cuts of the days, as a qlib Model.
 
-The members are models of `qlib_ext.model`, which imports this module and shows both names too: in YAML
-`module_path: qlib_ext.model`. Out-of-fold scores come from members that were stopped, though never trained, on the
-block they score: right for comparing models, slightly kind as a headline. The walk-forward's test blocks are untouched.
+Out-of-fold scores come from members that were stopped, though never trained, on the block they score: right for
+comparing models, slightly kind as a headline. The walk-forward's test blocks are untouched.
 """
 
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,41 +20,21 @@ import torch
 import torch.multiprocessing
 from qlib.log import get_module_logger
 from qlib.model.base import Model
+from qlib.utils import init_instance_by_config
 
 from qlib_ext.data import bounds, label_reach, panel_of, segment_rows
-from qlib_ext.model.folds import (
-    Fold,
-    Grid,
-    Rows,
-    check_features,
-    combined,
-    curves_frame,
-    distinct_seeds,
-    fitted_processors,
-    fold_days,
-    members_frame,
-    refuse_reweighter,
-    score_series,
-    whole_segment,
-)
-from qlib_ext.model.members import (
-    check_shared_memory,
-    member_checkpoint,
-    new_member,
-    pickled_member,
-    prefix_of,
-    report,
-    save_folds,
-    train_member,
-    window_of,
-)
-from qlib_ext.options import refuse_unknown
+from qlib_ext.model.day_model import refuse_reweighter, report, save_folds, window_of
+from qlib_ext.model.folds import Fold, curves_frame, fold_days, members_frame, refuse_held_out, whole_segment
+from qlib_ext.model.scores import Grid, asked_rows, check_features, combined, score_series
+from qlib_ext.options import argument_names, check_choice, check_number, refuse_unknown
 from qlib_ext.panel import DayPanel
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
+from qlib_ext.training import Rows
 
 logger = get_module_logger("qlib_ext.ensemble")
 
 COMBINE = ("mean", "rank")
+CONFIG_KEYS = ("class", "module_path", "kwargs")
 
 
 class _Members(Model):
@@ -72,17 +53,21 @@ class _Members(Model):
         strict: bool,
         processes: int,
     ) -> None:
-        if combine not in COMBINE:
-            raise ValueError(f"combine={combine!r}; allowed: {', '.join(COMBINE)}")
-        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-            raise ValueError(f"processes={processes!r} must be a whole number >= 1")
-        self.model, self.seeds, self.gap = model, distinct_seeds(seeds), gap
+        check_choice("combine", combine, COMBINE)
+        check_number("processes", processes, "[1, inf)", whole=True)
+        self.model, self.seeds, self.gap = model, _distinct(seeds), gap
         self.combine, self.strict, self.processes = combine, strict, processes
         self.kind = type(new_member(model, self.seeds[0]))  # a configuration that cannot be is an error now, not later
         self.models: list[Any] = []
         self.members: pd.DataFrame | None = None
         self.curves: pd.DataFrame | None = None
         self.fold_map: pd.DataFrame | None = None
+
+    def _opened(self, dataset: Any, reweighter: Any) -> tuple[DayPanel, int, int]:
+        """Panel, days of a window and reach of the label of a dataset to train on."""
+        refuse_reweighter(reweighter)
+        panel, step_len, _ = panel_of(dataset)
+        return panel, window_of(self.kind, step_len), label_reach(dataset)
 
     def _fit_folds(self, panel: DayPanel, step_len: int, reach: int, folds: list[Fold], axis: Rows) -> list[Grid]:
         """Train all members; return each fold's combined scores of its valid block, (len(valid), N)."""
@@ -94,11 +79,12 @@ class _Members(Model):
             if (file := member_checkpoint(self.model, fold, seed)) is not None:
                 file.unlink(missing_ok=True)
         self.models = [model for model, _ in trained]
-        runs = [(fold, seed, model.history) for (fold, seed), model in zip(jobs, self.models, strict=True)]
-        self.members = members_frame(
-            panel, [(*run, m.trainer.metric) for run, m in zip(runs, self.models, strict=True)]
-        )
-        self.curves = curves_frame([(fold.number, seed, history) for fold, seed, history in runs])
+        runs = [
+            (fold, seed, model.trainer.metric, model.history)
+            for (fold, seed), (model, _) in zip(jobs, trained, strict=True)
+        ]
+        self.members = members_frame(panel, runs)
+        self.curves = curves_frame([(fold.number, seed, history) for fold, seed, _, history in runs])
         places = [tuple(np.searchsorted(axis, part) for part in fold.parts) for fold in folds]
         self.fold_map = fold_map(places, panel.days[axis])
         size = len(self.seeds)
@@ -136,28 +122,6 @@ class _Members(Model):
         if shared and not self.strict:
             logger.warning(f"fold {fold.number}: {shared} pairs of days share a label or window (strict: false)")
 
-    def _refuse_fitted(self, handler: Any, until: Any = None) -> None:
-        """Refuse (strict) or report a handler with processors that were fitted over days held out here.
-
-        Args:
-            handler: of the dataset.
-            until: last day that every member may know; None: there is none.
-
-        Raises: ValueError naming them and the cure.
-
-        """
-        names = fitted_processors(handler, until)
-        if not names:
-            return
-        text = (
-            f"{', '.join(names)} in the handler's processors is fitted over time and saw days that are held out here: "
-            "use CSNormalise (module_path qlib_ext.processor), which fits nothing, or the model's `scale: robust`, "
-            "which is fitted on each fold's own training days"
-        )
-        if self.strict:
-            raise ValueError(f"{text}; or set strict: false to keep it")
-        logger.warning(text)
-
     def _scores(self, panel: DayPanel, rows: Rows, models: Sequence[Any]) -> Grid:
         """Combine the scores of some members, (len(rows), N)."""
         check_features(models[0].features, panel, getattr(models[0], "market_features", ()))
@@ -186,6 +150,12 @@ class FoldEnsemble(_Members):
 
     After fit: `oof`, `members`, `curves`, `fold_map`; artifacts `folds/*.pkl` where an experiment runs.
 
+    >>> member = {"class": "MLPModel", "kwargs": {"hidden": [8, 4], "loss": "wpcc", "metric": "ic", "epochs": 1}}
+    >>> model = FoldEnsemble(model=member, n_splits=2, seeds=[0, 1])
+    >>> model.fit(dataset)
+    >>> model.members[["fold", "seed"]].to_numpy().tolist()
+    [[0, 0], [0, 1], [1, 0], [1, 1]]
+
     """
 
     def __init__(
@@ -200,7 +170,7 @@ class FoldEnsemble(_Members):
         processes: int = 1,
         **unknown: Any,
     ) -> None:
-        refuse_unknown(type(self), unknown, ("model", "n_splits", "gap", "seeds", "combine", "strict", "processes"))
+        refuse_unknown(type(self), unknown, argument_names(FoldEnsemble))
         super().__init__(model=model, seeds=seeds, gap=gap, combine=combine, strict=strict, processes=processes)
         self.n_splits = n_splits
         if n_splits == 1 and gap is not None:
@@ -225,10 +195,9 @@ class FoldEnsemble(_Members):
         Raises: ValueError for a reweighter, a gap that leaks, or processors that saw held-out days.
 
         """
-        refuse_reweighter(reweighter)
-        panel, asked, _ = panel_of(dataset)
-        step_len, reach = window_of(self.kind, asked), label_reach(dataset)
-        self._refuse_fitted(dataset.handler, None if self.n_splits != 1 else bounds(dataset.segments["train"])[1])
+        panel, step_len, reach = self._opened(dataset, reweighter)
+        until = None if self.n_splits != 1 else bounds(dataset.segments["train"])[1]
+        refuse_held_out(dataset.handler, until, strict=self.strict)
         folds = self.folds(panel, dataset.segments, step_len, reach)
         used = np.unique(np.concatenate([part for fold in folds for part in fold.parts]))
         axis = np.arange(used[0], used[-1] + 1) if self.n_splits == 1 else used
@@ -247,9 +216,8 @@ class FoldEnsemble(_Members):
     def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
         """Score a segment by the mean of all members: Series `score` by (datetime, instrument), sorted."""
         self._trained_or_raise()
-        panel, _, rows = panel_of(dataset)
-        chosen = panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows(segment)
-        return score_series(panel, chosen, self._scores(panel, chosen, self.models))
+        panel, rows = asked_rows(dataset, segment)
+        return score_series(panel, rows, self._scores(panel, rows, self.models))
 
 
 class WalkForwardModel(_Members):
@@ -269,6 +237,12 @@ class WalkForwardModel(_Members):
 
     After fit: `members`, `curves`, `fold_map`; artifacts `folds/*.pkl` where an experiment runs.
 
+    >>> member = {"class": "MLPModel", "kwargs": {"hidden": [8, 4], "loss": "wpcc", "metric": "ic", "epochs": 1}}
+    >>> model = WalkForwardModel(model=member, step=10)
+    >>> model.fit(dataset)
+    >>> model.members["test_start"].dt.date.astype(str).tolist()
+    ['2020-06-01', '2020-06-15']
+
     """
 
     def __init__(
@@ -284,8 +258,7 @@ class WalkForwardModel(_Members):
         processes: int = 1,
         **unknown: Any,
     ) -> None:
-        allowed = ("model", "step", "expanding", "gap", "strict", "seeds", "combine", "processes")
-        refuse_unknown(type(self), unknown, allowed)
+        refuse_unknown(type(self), unknown, argument_names(WalkForwardModel))
         super().__init__(model=model, seeds=seeds, gap=gap, combine=combine, strict=strict, processes=processes)
         WalkForward(1, 1, 1, step, expanding=expanding, strict=strict)
         self.step, self.expanding = step, expanding
@@ -298,11 +271,9 @@ class WalkForwardModel(_Members):
         Raises: ValueError for a reweighter, a gap that leaks, segments out of order, or processors that saw later days.
 
         """
-        refuse_reweighter(reweighter)
-        panel, asked, _ = panel_of(dataset)
-        step_len, reach = window_of(self.kind, asked), label_reach(dataset)
+        panel, step_len, reach = self._opened(dataset, reweighter)
         folds = self.folds(panel, dataset.segments, step_len, reach)
-        self._refuse_fitted(dataset.handler, panel.days[folds[0].train[-1]])
+        refuse_held_out(dataset.handler, panel.days[folds[0].train[-1]], strict=self.strict)
         blocks = [fold.test for fold in folds if fold.test is not None]
         axis = np.arange(folds[0].train[0], blocks[-1][-1] + 1)
         self._fit_folds(panel, step_len, reach, folds, axis)
@@ -339,8 +310,7 @@ class WalkForwardModel(_Members):
         self._trained_or_raise()
         if not isinstance(segment, slice) and segment != "test":
             raise ValueError(f"segment={segment!r}: a walk-forward scores 'test' only, its members train on the others")
-        panel, _, rows = panel_of(dataset)
-        chosen = panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows("test")
+        panel, chosen = asked_rows(dataset, segment)
         days = pd.DatetimeIndex(panel.days[chosen])
         if not len(days) or self.end is None or days[0] < self.starts[0] or days[-1] > self.end:
             asked = f"{days[0].date()} to {days[-1].date()}" if len(days) else "no day"
@@ -354,3 +324,74 @@ class WalkForwardModel(_Members):
             own = self.models[number * len(self.seeds) : (number + 1) * len(self.seeds)]
             score[block == number] = self._scores(panel, chosen[block == number], own)
         return score_series(panel, chosen, score)
+
+
+# --- members
+
+
+def new_member(config: Any, seed: int, fold: Fold | None = None) -> Any:
+    """Build a model from its configuration with a seed, and with a checkpoint of its own where there is one and a fold.
+
+    Raises: ValueError for a seed in the configuration, TypeError for anything but a configuration of a model that
+        trains on chosen days.
+
+    """
+    if not isinstance(config, dict) or "class" not in config or set(config) - set(CONFIG_KEYS):
+        raise TypeError(f"model must be a configuration with the keys {', '.join(CONFIG_KEYS)}; got {config!r}")
+    if "seed" in (config.get("kwargs") or {}):
+        raise ValueError("the model's configuration names a seed: give the ensemble's seeds=[...] instead")
+    kwargs = {**(config.get("kwargs") or {}), "seed": seed}
+    if fold is not None and (file := member_checkpoint(config, fold, seed)) is not None:
+        kwargs["checkpoint"] = str(file)
+    member = init_instance_by_config({**config, "kwargs": kwargs}, default_module="qlib_ext.model")
+    if not hasattr(member, "fit_rows"):
+        raise TypeError(f"{type(member).__name__} cannot train on chosen days: wanted MLPModel or MASTERModel")
+    return member
+
+
+def check_shared_memory(panel: DayPanel) -> None:
+    """Raise ValueError where the shared memory cannot hold the rest of the panel: torch would say it less clearly."""
+    shared = Path("/dev/shm")
+    own = [value for value in vars(panel).values() if isinstance(value, torch.Tensor) and not value.is_shared()]
+    need = sum(value.nbytes for value in own)
+    if need and shared.is_dir() and shutil.disk_usage(shared).free < 1.1 * need:
+        raise ValueError(
+            f"processes share the panel through {shared}, where {need / 2**20:.0f} MiB of it are not yet and which has "
+            f"{shutil.disk_usage(shared).free / 2**20:.0f} MiB left: set processes: 1, or enlarge it "
+            "(docker run --shm-size)"
+        )
+
+
+def train_member(panel: DayPanel, step_len: int, config: dict[str, Any], fold: Fold, seed: int) -> tuple[Any, Grid]:
+    """Train one member; return it and its scores of the valid block, (len(valid), N)."""
+    member = new_member(config, seed, fold)
+    kept = {} if member_checkpoint(config, fold, seed) is None else {"keep_checkpoint": True}
+    member.fit_rows(panel, step_len, fold.train, fold.valid, prefix=prefix_of(fold, seed), **kept)
+    return member, member.trainer.predict(panel, fold.valid)
+
+
+def pickled_member(panel: DayPanel, step_len: int, config: dict[str, Any], fold: Fold, seed: int) -> bytes:
+    """Train in another process; bytes, since tensors would leave it as files of its own memory."""
+    return pickle.dumps(train_member(panel, step_len, config, fold, seed))
+
+
+def member_checkpoint(config: dict[str, Any], fold: Fold, seed: int) -> Path | None:
+    """Name a member's own checkpoint beside the configured one: `run.pt` becomes `run.fold0.seed3.pt`."""
+    file = (config.get("kwargs") or {}).get("checkpoint")
+    if not isinstance(file, str) or not file:
+        return None
+    path = Path(file)
+    return path.with_name(f"{path.stem}.{prefix_of(fold, seed)[:-1]}{path.suffix}")
+
+
+def prefix_of(fold: Fold, seed: int) -> str:
+    """Name of a member before each of its metrics."""
+    return f"fold{fold.number}.seed{seed}."
+
+
+def _distinct(seeds: Any) -> tuple[int, ...]:
+    """Check the seeds: one or more distinct whole numbers."""
+    values = tuple(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else ()
+    if not values or len(set(values)) < len(values) or any(type(seed) is not int or seed < 0 for seed in values):
+        raise ValueError(f"seeds={seeds!r} must be a list of one or more distinct whole numbers, such as [0, 1, 2]")
+    return values

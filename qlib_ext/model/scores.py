@@ -1,0 +1,78 @@
+"""Scores of models: asked for by segment, put on one scale and combined, as the series that qlib's records read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from qlib_ext.cross_section import is_flat, rank_shares, standardised
+from qlib_ext.data import panel_of
+from qlib_ext.panel import DayPanel
+from qlib_ext.training import Rows
+
+Grid = npt.NDArray[np.float32]
+
+
+def asked_rows(dataset: Any, segment: str | slice) -> tuple[DayPanel, Rows]:
+    """Panel of a dataset, and the rows of a segment, or of a slice of days."""
+    panel, _, rows = panel_of(dataset)
+    return panel, panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows(segment)
+
+
+def check_features(trained: Sequence[str], panel: DayPanel, market: Sequence[str] = ()) -> None:
+    """Raise ValueError unless a panel has the features that a model was trained on, of stocks and of the gate."""
+    for kind, names, others, cure in (
+        ("features", trained, panel.features, "handler"),
+        ("market features", market, panel.market_features if market else [], "market_state and macro_state"),
+    ):
+        if list(names) != list(others):
+            raise ValueError(
+                f"the model was trained on {len(names)} {kind}, the dataset has {len(others)}: "
+                f"{first_difference(names, others)}. Use the {cure} of the training"
+            )
+
+
+def first_difference(names: Sequence[str], others: Sequence[str]) -> str:
+    """Say where two lists of names differ first."""
+    places = (i for i, (a, b) in enumerate(zip(names, others, strict=False)) if a != b)
+    at = next(places, min(len(names), len(others)))
+    return f"they differ first at place {at}: {list(names[at : at + 3])} against {list(others[at : at + 3])}"
+
+
+def combined(scores: Sequence[Grid], combine: str) -> Grid:
+    """Mean over members of their scores (D, N), put on one scale each day first; NaN where a stock is not present."""
+    scaled = _ranks if combine == "rank" else _standardised
+    total = scaled(scores[0])
+    for score in scores[1:]:
+        total += scaled(score)
+    return (total / len(scores)).astype(np.float32)
+
+
+def _standardised(score: Grid) -> npt.NDArray[np.float64]:
+    """(score - mean) / std over the day's stocks, (D, N); a constant day becomes 0 (correlations give no scale)."""
+    value, flat = torch.from_numpy(np.asarray(score, dtype=np.float64)), _flat_days(score)
+    scored = torch.isfinite(value)
+    return torch.where(scored, standardised(value, scored & ~flat), torch.nan).numpy()
+
+
+def _ranks(score: Grid) -> npt.NDArray[np.float64]:
+    """Average rank over the day's stocks divided by their number, (D, N); on a constant day all stocks tie."""
+    return rank_shares(np.where(_flat_days(score).numpy() & np.isfinite(score), 0.0, score))
+
+
+def _flat_days(score: Grid) -> torch.Tensor:
+    """Tell the days (D, 1) whose scores are equal within float32's noise: the losses' rule of a constant."""
+    value = torch.from_numpy(np.array(score, dtype=np.float32))
+    return is_flat(value, torch.isfinite(value))
+
+
+def score_series(panel: DayPanel, rows: Rows, score: Grid) -> pd.Series:
+    """Turn scores (len(rows), N) into a Series `score` by (datetime, instrument), sorted, absent stocks left out."""
+    frame = pd.DataFrame(score, index=pd.DatetimeIndex(panel.days[rows]), columns=panel.stocks)
+    frame.index.name, frame.columns.name = "datetime", "instrument"
+    return pd.Series(frame.stack().dropna(), name="score").sort_index()
