@@ -116,15 +116,15 @@ def describe(thing: Any) -> str:
 
 
 def check_shapes(legend: str, hint: str = "", /, **arrays: Any) -> None:
-    """Raise ValueError unless all arrays (None counts as absent) have one and the same shape, told as `legend`.
+    """Raise ValueError unless all arrays (None is none) have one shape, told as `legend`; "(..., N)" is any.
 
     >>> import numpy as np
     >>> check_shapes("(D, N) = (days, stocks)", score=np.zeros((2, 3)), label=np.zeros((2, 3)), mask=None)
 
     """
     shapes = {name: tuple(array.shape) for name, array in arrays.items() if array is not None}
-    if len(set(shapes.values())) > 1 or any(
-        len(shape) != legend.split("=")[0].count(",") + 1 for shape in shapes.values()
-    ):
+    axes = legend.split("=")[0].count(",") + 1
+    wrong = (lambda shape: not shape) if legend.startswith("(...") else (lambda shape: len(shape) != axes)
+    if len(set(shapes.values())) > 1 or any(map(wrong, shapes.values())):
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"shapes must be one and the same {legend}, got {listed}{hint}")

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlib_ext.portfolio import affordable, fee_cost, fill_capitals, fill_top_n, impact_cost, rebalancing
-from qlib_ext.portfolio import allocation as portfolio
 
 NAN = float("nan")
 MODES = [None, 1, 3, 7, 100]
@@ -87,9 +86,9 @@ def test_the_head_of_the_ranking_is_enough(monkeypatch, kind, head):
     for capital in (0.5, 3.0, 15.0, 1e4):
         for top_n in (None, head):
             options = {"capital": capital, "mask": mask, "top_n": top_n}
-            monkeypatch.setattr(portfolio, "HEAD", 1000)
+            monkeypatch.setattr("qlib_ext.portfolio.allocation.HEAD", 1000)
             want = fill_top_n(score, liquidity, **options)
-            monkeypatch.setattr(portfolio, "HEAD", head)
+            monkeypatch.setattr("qlib_ext.portfolio.allocation.HEAD", head)
             np.testing.assert_array_equal(fill_top_n(score, liquidity, **options), want)
             loop = [
                 slow.fill_day(s, q, participation=0.05, **(options | {"mask": m}))
@@ -197,10 +196,10 @@ def test_many_capitals_are_filled_as_each_alone(top_n):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"capitals": [1.0, 0.0]}, "capital must be a finite number > 0"),
-        ({"participation": 0.0}, "participation must be a finite number > 0"),
-        ({"top_n": 0}, "top_n must be an integer >= 1"),
-        ({"top_n": "3"}, "top_n must be an integer >= 1"),
+        ({"capitals": [1.0, 0.0]}, "capital is 0.0; allowed"),
+        ({"participation": 0.0}, "participation is 0.0; allowed"),
+        ({"top_n": 0}, "top_n is 0; allowed: a whole number"),
+        ({"top_n": "3"}, "top_n is '3'; allowed: a whole number"),
         ({"liquidity": np.ones((2, 4))}, r"shapes .* liquidity \(2, 4\)"),
         ({"score": np.array([[1.0, np.inf, 2.0]] * 2)}, "score is infinite at 2 stocks"),
     ],
@@ -213,8 +212,6 @@ def test_many_capitals_refuse_at_once(change, match):
 
 def test_grids_are_copied_only_where_they_must_be():
     score, liquidity, mask = market(2)
-    assert portfolio._tensor(score).data_ptr() == score.ctypes.data
-    assert portfolio._as_mask(mask).data_ptr() == mask.ctypes.data
     want = fill_top_n(score, liquidity, mask=mask)
     kept = [grid.copy() for grid in (score, liquidity, mask)]
     for grid in kept:

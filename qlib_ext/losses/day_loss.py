@@ -1,4 +1,4 @@
-r"""Losses over one day's stocks: the deck's WPCC and LIQ-WPCC, and IC, CCC and MSE beside them.
+"""Losses over one day's stocks: the deck's WPCC and LIQ-WPCC, and IC, CCC and MSE beside them.
 
 A batch holds ``B`` days of ``N`` stocks. ``mask`` is True where a stock is real; a real stock whose label is
 not finite carries no weight either ("labelled" = real with a finite label), so padding, suspended stocks and
@@ -6,32 +6,7 @@ unknown outcomes change nothing, whatever stands in their places. A score that i
 stock makes its day's loss NaN on purpose: the trainer stops on it. Sources: slides, page 2 (listing, WPCC)
 and page 4 (LIQ-WPCC).
 
-Known difficulty: weights taken from the outcome pay for volatility
--------------------------------------------------------------------
-Over all functions p of the features x, the weighted correlation of p with r is highest for
-
-    p*(x) = E[w r | x] / E[w | x]          (weighted regression; and every positive affine map of it)
-
-With w fixed by x this is mu(x) = E[r | x], as wanted. When w is a rising function of the outcome r itself, it
-is not. Let r have mean mu and variance sigma^2 given x, both small.
-
-- LIQ-WPCC: sigmoid(z) ~ 1/2 + z/4, hence w = 0.5 + 0.5 sigmoid(alpha l r) ~ 0.75 + alpha l r / 8, and
-  p* ~ mu + (alpha l / 8) / 0.75 * sigma^2 = mu + (alpha / 6) l sigma^2 = mu + (20/3) l sigma^2 at alpha = 40.
-- WPCC: w = base ** (1 - F(r)) with F the day's distribution function and f its density at the centre; F(r) ~
-  1/2 + f r gives w ~ const * (1 + ln(1/base) f r), and p* ~ mu + ln(1/base) f sigma^2. A normal day with a
-  dispersion of 2.5% has f = 16: at base 0.5 the factor is 11, above the 20/3 * l of LIQ-WPCC.
-
-For a symmetric r with mu = 0 the optimal score is the variance: between sigma = 2% and 4% at l = 1 the second
-term differs by 0.8% a day, more than the means do. Capped returns may still be earned that way, a rank
-correlation may not. Remedies, none of which changes the deck's forms (``DayLoss`` weighs
-by the label and correlates with the raw return unless told otherwise):
-
-- ``weight_by="score"``: decreasing weights by the rank of the detached score. Given x they are fixed, so p* =
-  mu: no bias by construction, and the top of the model's own ranking is what gets the weight.
-- ``target="volatility", weight_by="target"``: returns over trailing volatility as outcome and as source of
-  the weights; the second term is then (nearly) the same for all stocks and drops out.
-- ``target="rank"`` or ``"volatility"`` with ``weight_by="label"``: the correlation's target no longer carries
-  the tails; the bias gets smaller (it goes with sigma instead of sigma^2 for "volatility"), but stays.
+Weights that are taken from the outcome pay for volatility: the derivation and the remedies stand in `docs/formulas.md`.
 """
 
 import math
@@ -137,7 +112,7 @@ def liquidity_weight(label: Tensor, liquidity: Tensor, mask: Tensor, *, alpha: f
 
 
 def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volatility: Tensor | None = None) -> Tensor:
-    """Turn raw returns into what the score is correlated with (module docstring: why one may want to).
+    """Turn raw returns into what the score is correlated with (why one may want to: `docs/formulas.md`).
 
     - "raw": the label itself.
     - "rank": the day's ascending ranks, mean 0 and variance (over n) 1; equal labels share their average

@@ -1,15 +1,7 @@
 """The one allocation, and what trading it costs."""
 
-from qlib_ext.portfolio.allocation import (
-    CAPITAL,
-    PARTICIPATION,
-    affordable,
-    fee_cost,
-    fill_capitals,
-    fill_top_n,
-    impact_cost,
-    rebalancing,
-)
+from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals, fill_top_n
+from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalancing
 from qlib_ext.portfolio.returns import sleeve_returns
 
 __all__ = [

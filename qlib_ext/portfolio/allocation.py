@@ -1,4 +1,4 @@
-"""The one allocation, and what trading it costs.
+"""The one allocation: capital placed down a ranking under caps by liquidity.
 
 ``D`` days, ``N`` stocks; amounts in yuan, returns as fractions (0.01 = 1%). ``fill_top_n`` sees only what is
 known at the close of the signal day; the validation metric, the strategy and the evaluator all call it.
@@ -6,8 +6,7 @@ Source: slides, page 3 (the liquidity-weighted portfolio).
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral, Real
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,19 +14,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from qlib_ext.cross_section import descending
+from qlib_ext.cross_section import descending, is_positive
+from qlib_ext.options import check_number, check_shapes
 
 CAPITAL = 150e6  # yuan; slides, page 3
 PARTICIPATION = 0.05  # of a stock's liquidity; slides, page 3
 BLOCK_DAYS = 32  # taken at a time: small grids stay in the cache
 HEAD = 256  # stocks to rank at first
-CLOSE = 1e-13  # of the cash: what an answer to "how much can it buy" may leave unspent
 DUST = 1e-12  # a rest below this share of the capital is float noise and stays cash
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
-
-
-# --- allocation
 
 
 def fill_top_n(
@@ -64,19 +60,21 @@ def fill_top_n(
         ValueError: for unequal shapes, a capital, participation or ``top_n`` that is not allowed, or an
             infinite score under the mask.
 
+    >>> fill_top_n([0.3, 0.1, 0.2], [4e6, 1e6, 2e6], capital=2.5e5, participation=0.05).tolist()
+    [200000.0, 0.0, 50000.0]
+    >>> fill_top_n([0.3, 0.1, 0.2], [4e6, 1e6, 2e6], capital=3e4, top_n=2).tolist()
+    [20000.0, 0.0, 10000.0]
+
     """
-    _check_positive("capital", capital, "yuan, e.g. 150e6")
-    _check_positive("participation", participation, "a share of the liquidity, e.g. 0.05")
-    _check_top_n(top_n)
-    given, traded = _tensor(score), _tensor(liquidity)
-    real = torch.ones_like(given, dtype=torch.bool) if mask is None else _as_mask(mask)
-    _check_shapes(score=given, liquidity=traded, mask=real)
-    _check_no_infinite(given, real)
-    days, stocks = math.prod(given.shape[:-1]), given.shape[-1]
-    size = BLOCK_DAYS if given.device.type == "cpu" else max(days, 1)
-    blocks = zip(*(grid.reshape(days, stocks).split(size) for grid in (given, traded, real)), strict=True)
+    _check_options([capital], participation, top_n)
+    ranking, traded = _tensor(score), _tensor(liquidity)
+    real = torch.ones_like(ranking, dtype=torch.bool) if mask is None else _as_mask(mask)
+    _check_grids(ranking, traded, real)
+    days, stocks = math.prod(ranking.shape[:-1]), ranking.shape[-1]
+    size = BLOCK_DAYS if ranking.device.type == "cpu" else max(days, 1)
+    blocks = zip(*(grid.reshape(days, stocks).split(size) for grid in (ranking, traded, real)), strict=True)
     placed = [_place(s, q, m, float(capital), participation, top_n) for s, q, m in blocks]
-    yuan = torch.cat(placed).reshape(given.shape)
+    yuan = torch.cat(placed).reshape(ranking.shape)
     return yuan if isinstance(score, Tensor) else yuan.numpy()
 
 
@@ -95,7 +93,7 @@ def _place(
 
 def _tradable(score: Tensor, traded: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """Tell the tradable stocks (D, N) bool, and their liquidity, 0 elsewhere."""
-    real = real & ~torch.isnan(score) & (traded > 0) & (traded < torch.inf)
+    real = real & ~torch.isnan(score) & is_positive(traded)
     return real, torch.where(real, traded, 0.0)
 
 
@@ -152,17 +150,17 @@ def fill_capitals(
     Raises:
         ValueError: as ``fill_top_n``, at once.
 
+    >>> fills = fill_capitals([[0.3, 0.1, 0.2]], [[4e6, 1e6, 2e6]], [1e5, 2.5e5])
+    >>> [yuan.tolist() for yuan in fills]
+    [[[100000.0, 0.0, 0.0]], [[200000.0, 0.0, 50000.0]]]
+
     """
-    for capital in capitals:
-        _check_positive("capital", capital, "yuan, e.g. 150e6")
-    _check_positive("participation", participation, "a share of the liquidity, e.g. 0.05")
-    _check_top_n(top_n)
-    given, traded = _tensor(score), _tensor(liquidity)
-    real = torch.ones_like(given, dtype=torch.bool)
-    _check_shapes(score=given, liquidity=traded)
-    _check_no_infinite(given, real)
-    real, traded = _tradable(given, traded, real)
-    order = descending(given, real, top_n)
+    _check_options(capitals, participation, top_n)
+    ranking, traded = _tensor(score), _tensor(liquidity)
+    real = torch.ones_like(ranking, dtype=torch.bool)
+    _check_grids(ranking, traded, real)
+    real, traded = _tradable(ranking, traded, real)
+    order = descending(ranking, real, top_n)
     ranked = traded.gather(1, order)
     fill = _full if top_n is None else _shares
     return fill(traded.numpy(), order, ranked, capitals, participation)
@@ -190,143 +188,6 @@ def _shares(
         yield chosen
 
 
-# --- costs
-
-
-def fee_cost(trade: ArrayLike, buy_rate: ArrayLike, sell_rate: ArrayLike) -> NDArray[np.float64]:
-    """Charge trades in proportion: what all of a day's buys and sells pay, without the minimum of an order.
-
-    Args:
-        trade: (D, N) yuan, sells negative, such as those of ``rebalancing``.
-        buy_rate: fees as a fraction of what is bought; a number or (D,), such as ``rules.fee_rates`` gives.
-        sell_rate: fees (stamp duty included) as a fraction of what is sold; a number or (D,).
-
-    Returns:
-        (D,) yuan, at least 0 for rates of at least 0.
-
-    Raises:
-        ValueError: for a rate of another shape, or one that is not finite.
-
-    >>> fee_cost([[60.0, 40.0], [-16.0, 20.0]], [0.01, 0.03], 0.02).round(9).tolist()
-    [1.0, 0.92]
-
-    """
-    size = np.asarray(trade, dtype=np.float64)
-    buys, sells = size.clip(min=0.0).sum(axis=1), (-size).clip(min=0.0).sum(axis=1)
-    return buys * _day_rate("buy_rate", buy_rate, len(size)) + sells * _day_rate("sell_rate", sell_rate, len(size))
-
-
-def rebalancing(yuan: ArrayLike, next_return: ArrayLike) -> NDArray[np.float64]:
-    """List the trades that rebalance a portfolio to ``yuan`` each day at the entry price.
-
-    Args:
-        yuan: (D, N) holding after the day's trades.
-        next_return: (D, N) one-day return that the holding of day d earns until the entry of day d+1; NaN
-            counts as 0.
-
-    Returns:
-        (D, N) yuan bought (positive) or sold: yuan[d] - yuan[d-1] * (1 + next_return[d-1]), on the first day
-        yuan[0] (from cash).
-
-    Raises:
-        ValueError: for shapes, or a holding that is not finite.
-
-    """
-    held, step = np.asarray(yuan, dtype=np.float64), np.asarray(next_return, dtype=np.float64)
-    if held.ndim != 2 or held.shape != step.shape:
-        raise ValueError(f"yuan and next_return must be one and the same (D, N), got {held.shape} and {step.shape}")
-    if not np.isfinite(held).all():
-        raise ValueError("yuan must be finite, got NaN or infinity; a stock that is not held has 0")
-    trade = held.copy()
-    trade[1:] -= held[:-1] * (1.0 + np.nan_to_num(step[:-1], nan=0.0))
-    return trade
-
-
-def impact_cost(
-    trade: ArrayLike,
-    liquidity: ArrayLike,
-    volatility: ArrayLike,
-    *,
-    b: float = 1.0,
-    exponent: float = 0.5,
-) -> NDArray[np.float64]:
-    """Estimate what a trade pays by moving the price: |x| * b * sigma * (|x| / liquidity) ** exponent.
-
-    Source: the form of the temporary impact in Almgren, Thum, Hauptmann and Li (2005), "Direct estimation of
-    equity market impact", Risk 18(7), 58-62, whose estimates for US stocks are b = 0.142 and exponent = 0.6.
-    The defaults are the common square-root rule; none of them is fitted to A-shares.
-
-    Args:
-        trade: yuan traded that day, of either sign; any shape.
-        liquidity: yuan a day; broadcasts against ``trade``.
-        volatility: standard deviation of daily returns (0.02 = 2%); broadcasts against ``trade``.
-        b: coefficient, at least 0.
-        exponent: of the participation, at least 0.
-
-    Returns:
-        Yuan, in the broadcast shape, at least 0; 0 where nothing is traded, whatever stands beside it.
-
-    Raises:
-        ValueError: for ``b`` or ``exponent`` not allowed, a trade that is not finite, or a trade in a stock
-            without positive liquidity or a known volatility.
-
-    """
-    for name, value in (("b", b), ("exponent", exponent)):
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
-    size, traded, sigma = np.broadcast_arrays(
-        *(np.asarray(value, dtype=np.float64) for value in (trade, liquidity, volatility))
-    )
-    if not np.isfinite(size).all():
-        raise ValueError("trade must be finite, got NaN or infinity; a stock that is not traded has 0")
-    size, active = np.abs(size), size != 0
-    known = np.isfinite(traded) & (traded > 0) & np.isfinite(sigma) & (sigma >= 0)
-    if (active & ~known).any():
-        raise ValueError(
-            f"{int((active & ~known).sum())} trades have no positive finite liquidity or no volatility >= 0; "
-            "set these trades to 0 or fill the liquidity and volatility"
-        )
-    share = size / np.where(active, traded, 1.0)
-    return np.where(active, size * b * np.where(active, sigma, 0.0) * share**exponent, 0.0)
-
-
-def affordable(yuan: float, cash: float, cost: Callable[[float], float]) -> float:
-    """Find the most yuan, at most ``yuan``, that ``cash`` buys together with the costs (to 1e-13 of the cash).
-
-    What is left after the cost of too large a trade is affordable, and what is left after the cost of an affordable
-    one is not less than the answer: where costs are a small share of a trade the two close in at once, and halving
-    does the rest.
-
-    Args:
-        yuan: that are wanted.
-        cash: yuan there are.
-        cost: of a trade, yuan -> yuan; rises with the trade, inf where it cannot be dealt.
-
-    Returns:
-        Yuan, whose own cost fits into the cash beside them; 0 where nothing does.
-
-    """
-    low, high = 0.0, min(yuan, cash)
-
-    def fits(value: float) -> bool:
-        return value + cost(value) <= cash
-
-    def narrow(value: float) -> None:
-        nonlocal low, high
-        if low < value < high:
-            low, high = (value, high) if fits(value) else (low, value)
-
-    if high <= 0.0:
-        return 0.0
-    if fits(high):
-        return high
-    while high - low > CLOSE * cash:
-        narrow(cash - cost(high))
-        narrow(cash - cost(low))
-        narrow((low + high) / 2.0)
-    return low
-
-
 # --- checks
 
 
@@ -348,38 +209,18 @@ def _as_mask(mask: Any) -> Tensor:
     return result
 
 
-def _day_rate(name: str, rate: ArrayLike, days: int) -> NDArray[np.float64]:
-    result = np.asarray(rate, dtype=np.float64)
-    if result.shape not in ((), (days,)) or not np.isfinite(result).all():
-        raise ValueError(
-            f"{name} must be a number or {days} of them, one a day, all finite; got shape {result.shape} with "
-            f"{int((~np.isfinite(result)).sum())} not finite (rules.fee_rates has the fees by date)"
-        )
-    return result
+def _check_options(capitals: Sequence[float], participation: float, top_n: int | None) -> None:
+    for capital in capitals:
+        check_number("capital", capital, "(0, inf)", hint=" (yuan, e.g. 150e6)")
+    check_number("participation", participation, "(0, inf)", hint=" (a share of the liquidity, e.g. 0.05)")
+    if top_n is not None:
+        check_number("top_n", top_n, "[1, inf)", whole=True, hint=", or None to place the capital in full")
 
 
-def _check_shapes(**tensors: Tensor) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) != 1 or any(not shape for shape in shapes.values()):
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"shapes must be one and the same (..., N) = (days..., stocks), got {listed}")
-
-
-def _check_no_infinite(score: Tensor, real: Tensor) -> None:
+def _check_grids(score: Tensor, liquidity: Tensor, real: Tensor) -> None:
+    check_shapes("(..., N) = (days..., stocks)", score=score, liquidity=liquidity, mask=real)
     infinite = int(((score.abs() == torch.inf) & real).sum())
     if infinite:
         raise ValueError(
             f"score is infinite at {infinite} stocks: a model has diverged. Use NaN where there is no score"
         )
-
-
-def _check_positive(name: str, value: Any, meaning: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number > 0 ({meaning}), got {value!r}")
-
-
-def _check_top_n(top_n: Any) -> None:
-    if top_n is None:
-        return
-    if isinstance(top_n, bool) or not isinstance(top_n, Integral) or int(top_n) < 1:
-        raise ValueError(f"top_n must be an integer >= 1, or None to place the capital in full, got {top_n!r}")
