@@ -305,8 +305,8 @@ def test_errors_name_what_came():
     for options, match in (
         ({"capitals": [0.0]}, "capital is 0.0"),
         ({"capitals": []}, "capital is 0.0"),
-        ({"participation": 0}, "participation must be"),
-        ({"top_n": 0}, "top_n must be"),
+        ({"participation": 0}, "participation is 0"),
+        ({"top_n": 0}, "top_n is 0"),
         ({"benchmark": [0.0]}, "benchmark must be 3 finite"),
         ({"benchmark": [0.0, np.nan, 0.0]}, "1 not finite"),
         ({"buyable": np.ones((3, 4))}, "buyable must be bool"),
