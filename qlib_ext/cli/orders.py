@@ -100,12 +100,12 @@ def _show(table: Any, run: Any) -> None:
     idle = int(sums["size"].get("none", 0))
     first = table.iloc[0] if len(table) else None
     when = "" if first is None else f"for {first['date']:%Y-%m-%d}, scores of {first['signal_date']:%Y-%m-%d}: "
-    said = [f"run {run.identifier}, {when}{', '.join(parts)}, not traded {idle}"]
+    lines = [f"run {run.identifier}, {when}{', '.join(parts)}, not traded {idle}"]
     from qlib_ext import strategy
     from qlib_ext.runs import Task
 
     if Task(run.task).strategy is None:
-        said.append("the run records no LiquidityTopNStrategy: its defaults are used")
+        lines.append("the run records no LiquidityTopNStrategy: its defaults are used")
     if first is not None and not strategy.next_day(first["signal_date"])[1]:
-        said.append("the calendar ends with the scores: the next weekday is taken, holidays are not known")
-    sys.stderr.write("\n".join(said) + "\n")
+        lines.append("the calendar ends with the scores: the next weekday is taken, holidays are not known")
+    sys.stderr.write("\n".join(lines) + "\n")

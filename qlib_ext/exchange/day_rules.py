@@ -133,15 +133,15 @@ def _eve(values: pd.DataFrame) -> Grid:
 
 def _factor(codes: tuple[str, ...], factor: Grid, suspended: Grid, options: Options) -> tuple[Grid, bool]:
     """Factor with its gaps filled, and whether it is missing; an error where a rule needs a missing one."""
-    known = forward(factor.astype(np.float64))
-    lacks = (~suspended & ~np.isfinite(known)).any(axis=0)
+    filled = forward(factor.astype(np.float64))
+    lacks = (~suspended & ~np.isfinite(filled)).any(axis=0)
     if lacks.any() and (options.limit_threshold == "rules" or options.trade_unit is not None):
         some = [codes[n] for n in np.flatnonzero(lacks)[:3]]
         raise ValueError(
             f"AShareExchange: {int(lacks.sum())} stocks, {some} among them, have no $factor: raw prices and lots are "
             "not known. Give limit_threshold: null (or qlib's float) and trade_unit: null, or leave these stocks out."
         )
-    return known, bool(lacks.any())
+    return filled, bool(lacks.any())
 
 
 def _limits(

@@ -27,7 +27,7 @@ from qlib.log import get_module_logger
 
 from qlib_ext import rules
 from qlib_ext.exchange.day_rules import SCALE, DayRules, apply_rules, whole_shares
-from qlib_ext.exchange.options import check_fields, impact_rule, prices, read_options, stocks, thresholds
+from qlib_ext.exchange.options import check_fields, prices, read_options, stocks, thresholds
 from qlib_ext.exchange.quote import DayQuote, load_bars, turnover_fields
 from qlib_ext.portfolio import affordable
 
@@ -80,6 +80,11 @@ class AShareExchange(Exchange):
     holdings in `settled`. All three begin anew with each backtest: when a LiquidityTopNStrategy begins, with the first
     order of another strategy. A strategy's own simulations (a position without an account) are not written down and do
     not count.
+
+    >>> exchange = AShareExchange(start_time="2020-03-02", end_time="2020-06-19", deal_price="open", participation=0.05)
+    >>> exchange.turnover_profile, exchange.get_amount_of_trade_unit(1.0), len(exchange.fills)
+    ('community', 100.0, 0)
+
     """
 
     def __init__(self, **options: Any) -> None:
@@ -124,52 +129,46 @@ class AShareExchange(Exchange):
             ValueError: an option out of range, a span without days, a field or code that the provider does not have,
                 wrong units, or a factor that is missing.
         """
-        self.options = made = read_options(options)
+        self.options = chosen = read_options(options)
         self._ledger, self._live = Ledger(), False
-        self._impact = impact_rule(made.impact, made.impact_exponent)
+        self._impact = chosen.impact_rule()
         super().__init__(
-            start_time=made.start_time,
-            end_time=made.end_time,
-            codes=stocks(made.codes, made.start_time, made.end_time),
-            deal_price=prices(made.deal_price),
-            subscribe_fields=list(made.subscribe_fields),
-            limit_threshold=made.limit,
-            volume_threshold=thresholds(made.volume_threshold),
-            trade_unit=LOT if made.trade_unit == "rules" else made.trade_unit,
+            start_time=chosen.start_time,
+            end_time=chosen.end_time,
+            codes=stocks(chosen.codes, chosen.start_time, chosen.end_time),
+            deal_price=prices(chosen.deal_price),
+            subscribe_fields=list(chosen.subscribe_fields),
+            limit_threshold=chosen.limit,
+            volume_threshold=thresholds(chosen.volume_threshold),
+            trade_unit=LOT if chosen.trade_unit == "rules" else chosen.trade_unit,
             quote_cls=lambda _frame, _freq: self._quote,
         )
-        self.limit_threshold = made.limit_threshold
-        self._fees = rules.Fees(
-            self._rules.days,
-            commission=made.commission,
-            minimum=made.min_cost,
-            open_cost=made.open_cost,
-            close_cost=made.close_cost,
-        )
+        self.limit_threshold = chosen.limit_threshold
+        self._fees = chosen.fees(self._rules.days)
         self.min_cost, (self.open_cost, self.close_cost) = self._fees.minimum, self._fees.highest
 
     # --- the market
 
     def get_quote_from_qlib(self) -> None:
         """Load the bars and lay the rules of each day over them."""
-        made = self.options
-        whole = {name for name in self.all_fields if name != "$change" or isinstance(made.limit, float)}
-        wanted = whole | set(turnover_fields(made.liquidity))
-        check_fields(self.codes, made, whole)
+        chosen = self.options
+        whole = {name for name in self.all_fields if name != "$change" or isinstance(chosen.limit, float)}
+        wanted = whole | set(turnover_fields(chosen.liquidity))
+        check_fields(self.codes, chosen, whole)
         bars = load_bars(self.codes, wanted, self.start_time, self.end_time)
-        self._rules: DayRules = apply_rules(bars, whole, (self.buy_price, self.sell_price), made)
+        self._rules: DayRules = apply_rules(bars, whole, (self.buy_price, self.sell_price), chosen)
         self.trade_w_adj_price = self._rules.adjusted
         self._quote = DayQuote(bars.codes, self._rules.days, self._rules.data)
-        ended = int((bars.last + made.delisted_after < len(bars.days) + bars.rest).sum())
+        ended = int((bars.last + chosen.delisted_after < len(bars.days) + bars.rest).sum())
         logger.info(
             f"{len(self._rules.days)} days, {len(bars.codes)} stocks; turnover: {self._rules.profile}; limits: "
-            f"{made.limit_threshold}; special treatment: {'not known' if made.st is None else 'given'}; delisted: "
-            f"{ended} series end {made.delisted_after} or more days before the calendar ({made.delisted})"
+            f"{chosen.limit_threshold}; special treatment: {'not known' if chosen.st is None else 'given'}; delisted: "
+            f"{ended} series end {chosen.delisted_after} or more days before the calendar ({chosen.delisted})"
         )
 
     @property
     def quote_df(self) -> pd.DataFrame:
-        """The quote as a long frame, index (instrument, datetime), made on each call; a row for every day."""
+        """The quote as a long frame, index (instrument, datetime), chosen on each call; a row for every day."""
         quote = getattr(self, "quote", None)
         if quote is None:  # while qlib's __init__ runs
             return pd.DataFrame()
@@ -239,25 +238,23 @@ class AShareExchange(Exchange):
         unit = super().get_amount_of_trade_unit(factor, stock_id, start_time, end_time)
         if unit is None or self.options.trade_unit != "rules" or stock_id is None or start_time is None:
             return unit
-        row, column = self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]
-        return float(unit * self._rules.lots.step[row, column] / LOT)
+        return float(unit * self._rules.lots.step[self._at(stock_id, start_time, end_time)] / LOT)
 
     def smallest_order(self, stock_id: str, start_time: Any, end_time: Any) -> float | None:
         """Fewest adjusted shares of an order that does not sell the whole rest; None without lots."""
         step = self.get_amount_of_trade_unit(None, stock_id, start_time, end_time)
-        at, lots = (self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]), self._rules.lots
+        at, lots = self._at(stock_id, start_time, end_time), self._rules.lots
         ratio = lots.minimum[at] / lots.step[at] if self.options.trade_unit == "rules" else 1.0
         return None if step is None else float(step * ratio)
 
     def trade_cost(self, stock_id: str, start_time: Any, end_time: Any, yuan: float, *, sell: bool) -> float:
         """Fees and impact of a trade after what was dealt that day, yuan; inf where `unknown` names a reason."""
-        at = self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]
+        at = self._at(stock_id, start_time, end_time)
         return math.inf if self._rules.unknown(at, self.options) else self._cost(at, yuan, sell=sell)
 
     def unknown(self, stock_id: str, start_time: Any, end_time: Any) -> str:
         """Tell what keeps it from dealing in a stock: unknown_liquidity, unknown_volatility, or "" for nothing."""
-        at = self._quote.rows(start_time, end_time).stop - 1, self._quote.column[stock_id]
-        return self._rules.unknown(at, self.options)
+        return self._rules.unknown(self._at(stock_id, start_time, end_time), self.options)
 
     def begin_tables(self) -> None:
         """Begin `blocked`, `fills` and `settled` anew, as for a new backtest."""
@@ -265,6 +262,9 @@ class AShareExchange(Exchange):
 
     def _worthless(self, column: int, rows: range) -> bool:
         return self.options.delisted == "write_off" and rows.stop - 1 >= int(self._rules.gone[column])
+
+    def _at(self, code: str, start: Any, end: Any) -> tuple[int, int]:
+        return self._quote.rows(start, end).stop - 1, self._quote.column[code]
 
     def _place(self, order: Order) -> tuple[int, int] | None:
         """Row and column of an order; None where the stock or the day is unknown."""

@@ -70,6 +70,15 @@ class Options:
         """The user's own limit as qlib takes it: None, a float or a pair; None where the rules decide."""
         return None if self.limit_threshold == "rules" else _tuple(self.limit_threshold)
 
+    def fees(self, days: Any) -> rules.Fees:
+        """Fees of orders on the days."""
+        names = ("commission", "open_cost", "close_cost")
+        return rules.Fees(days, minimum=self.min_cost, **{name: getattr(self, name) for name in names})
+
+    def impact_rule(self) -> Impact | None:
+        """Market impact of a trade; None where it is off."""
+        return impact_rule(self.impact, self.impact_exponent)
+
     def check(self) -> None:
         """Raise ValueError for an option out of range."""
         if self.start_time is None or self.end_time is None:

@@ -22,6 +22,7 @@ from qlib.utils import code_to_fname
 from qlib.utils.index_data import SingleData
 
 from qlib_ext import rules
+from qlib_ext.options import check_choice
 from qlib_ext.provider import ages, binary_folder, field_grid, first_closes, wide
 
 LEAD = 250  # trading days before the first: for trailing means and for the last close before a long suspension
@@ -128,9 +129,8 @@ def known_fields(codes: Sequence[str]) -> list[str]:
         return []
     for code in codes:
         files = (folder / code_to_fname(code).lower()).glob("*.day.bin")
-        found = sorted(f"${file.name.split('.')[0]}" for file in files)
-        if found:
-            return found
+        if names := sorted(f"${file.name.split('.')[0]}" for file in files):
+            return names
     return []
 
 
@@ -180,6 +180,12 @@ def forward(values: Grid, *, before: bool = False) -> Grid:
 # --- the quote
 
 
+_METHODS: dict[str, Callable[[Grid], Any]] = {
+    **{"sum": np.nansum, "mean": np.nanmean, "all": np.all, "last": lambda values: values[-1]},
+    "ts_data_last": lambda values: next(iter(values[~np.isnan(values)][::-1]), None),
+}
+
+
 class DayQuote(BaseQuote):
     """qlib's quote over dense (D, N) arrays; a time within a day is answered by that day."""
 
@@ -216,15 +222,5 @@ class DayQuote(BaseQuote):
         values = values if values.dtype == np.bool_ else values.astype(np.float64)
         if method is None:
             return SingleData(values, index=list(self.days[rows.start : rows.stop]))
-        if method == "ts_data_last":
-            known = values[~np.isnan(values)]
-            return known[-1] if len(known) else None
-        plain: dict[str, Callable[[Grid], Any]] = {
-            "sum": np.nansum,
-            "mean": np.nanmean,
-            "all": np.all,
-            "last": lambda v: v[-1],
-        }
-        if method not in plain:
-            raise ValueError(f"method {method!r} is not supported; there are {sorted(plain)} and ts_data_last")
-        return plain[method](values)
+        check_choice("method of a quote", method, _METHODS)
+        return _METHODS[method](values)

@@ -325,9 +325,9 @@ def _days_before(days: pd.DatetimeIndex, row: npt.NDArray[np.intp]) -> pd.Dateti
     """Days at the rows; those before the first are counted back by weekdays (no rule changed just after a holiday)."""
     if not len(row):
         return days[:0]
-    known = days.to_numpy()[np.maximum(row, 0)]
+    within = days.to_numpy()[np.maximum(row, 0)]
     before = np.busday_offset(days[:1].to_numpy().astype("datetime64[D]"), np.minimum(row, 0), roll="backward")
-    return pd.DatetimeIndex(np.where(row < 0, before.astype(known.dtype), known))
+    return pd.DatetimeIndex(np.where(row < 0, before.astype(within.dtype), within))
 
 
 def _limit_price(prev_close: npt.ArrayLike, limit: npt.ArrayLike, sign: float) -> FloatArray:

@@ -46,10 +46,7 @@ class ScoredRun:
 
         """
         days = self.scores.index.get_level_values("datetime").unique()
-        try:
-            wanted = days[-1] if day is None else pd.Timestamp(day)
-        except ValueError as error:
-            raise ValueError(f"--date {day!r} is no date; write it as {days[-1]:%Y-%m-%d}") from error
+        wanted = days[-1] if day is None else pd.to_datetime(day, errors="coerce")
         if pd.isna(wanted):
             raise ValueError(f"--date {day!r} is no date; write it as {days[-1]:%Y-%m-%d}")
         if wanted not in days:
@@ -77,17 +74,17 @@ def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None) -
     if name == LATEST and experiment is None:
         _refuse_several(uri)
     run = find_run(name, uri=uri, experiment=experiment)
-    found = load_artifacts(run, ["pred.pkl", "task", "config"])
-    if "pred.pkl" not in found or "task" not in found:
+    kept = load_artifacts(run, ["pred.pkl", "task", "config"])
+    if "pred.pkl" not in kept or "task" not in kept:
         raise ValueError(f"run {run.id} has no pred.pkl and task: it needs a SignalRecord, and an end")
-    scores, config = found["pred.pkl"], found.get("config", {})  # qrun writes it; a run made in Python has none
+    scores, config = kept["pred.pkl"], kept.get("config", {})  # qrun writes it; a run made in Python has none
     if isinstance(scores, pd.DataFrame):
         scores = scores.iloc[:, 0]
     codes = scores.index.get_level_values("instrument")
     scores = scores[~codes.map(lambda code: is_index(str(code))).to_numpy(dtype=bool)].sort_index()
     if not len(scores):
         raise ValueError(f"run {run.id} has no scores of stocks in pred.pkl")
-    return ScoredRun(run.id, scores, found["task"], dict(config.get("qlib_init", {})))
+    return ScoredRun(run.id, scores, kept["task"], dict(config.get("qlib_init", {})))
 
 
 def _refuse_several(uri: str) -> None:
@@ -176,14 +173,8 @@ def read_market(
 ) -> pd.DataFrame:
     """Read what is known of N stocks at the close of `day`, and the rules for `date`, the day after.
 
-    Args:
-        codes: N codes.
-        day: of the signal.
-        date: of the trade.
-        profile: unit profile, as in `load_liquidity`.
-        window: days of the trailing mean.
-        volatility_window: days of the trailing standard deviation.
-        st: spells of special treatment, as in `rules.st_mask`; None: not known.
+    `profile`, `window`: of `load_liquidity`; `volatility_window`: days of the trailing standard deviation; `st`: as in
+    `rules.st_mask`, None: not known.
 
     Returns:
         By code: `price` (yuan, last close over today's factor), `suspended` (no trade on `day`), `liquidity` (yuan a

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ import pandas as pd
 from qlib.data import D
 
 from qlib_ext.cross_section import ranks
-from qlib_ext.exchange import Impact, Options, impact_rule
-from qlib_ext.rules import COMMISSION, Fees, board_of
+from qlib_ext.exchange import Impact, Options
+from qlib_ext.rules import Fees, board_of
 from qlib_ext.runs import Task
 from qlib_ext.strategy.order_inputs import ScoredRun, check_holdings, next_day, read_market
 from qlib_ext.strategy.planner import Line, Planner, make_lines
@@ -71,6 +72,16 @@ def make_orders(
 
     Raises:
         ValueError: for holdings, capital or cash that cannot be, no score at all, or a stock that `market` lacks.
+
+    >>> market = pd.DataFrame({"price": 10.0, "suspended": False, "liquidity": 2e6, "known_liquidity": 2e6,
+    ...     "limit_up": 11.0, "limit_down": 9.0, "least": 100.0, "step": 100.0}, index=["SH600000"])
+    >>> index = pd.MultiIndex.from_product([panel.days, panel.stocks], names=["datetime", "instrument"])
+    >>> strategy, date = LiquidityTopNStrategy(signal=pd.Series(1.0, index)), pd.Timestamp("2022-03-02")
+    >>> held = pd.DataFrame({"shares": [1_000]}, index=["SH600000"])
+    >>> orders = make_orders(pd.Series({"SH600000": 0.3}), market, held, strategy=strategy, capital=50_000.0,
+    ...     day=pd.Timestamp("2022-03-01"), date=date, fees=Fees([date]))
+    >>> orders[["side", "shares", "reason"]].to_numpy().tolist()
+    [['buy', 3900, 'increase to target at rank 1; cash is short']]
 
     """
     held = check_holdings(holdings, market.index[market["price"] > 0])
@@ -140,25 +151,33 @@ def plan_orders(
     Raises:
         ValueError, TypeError: as `make_orders`, and for options that cannot be.
 
+    >>> from qlib_ext.strategy import ScoredRun, read_holdings
+    >>> index = pd.MultiIndex.from_product([panel.days[-3:], panel.stocks], names=["datetime", "instrument"])
+    >>> run = ScoredRun("demo", pd.Series(range(36), index, dtype=float), task={}, qlib_init={})
+    >>> orders = plan_orders(run, read_holdings(None), capital=1e6)
+    >>> orders["side"].tolist(), bool(orders["yuan"].sum() <= 1e6)
+    (['buy'], True)
+
     """
     task = Task(run.task)
     options = (task.liquidity if task.strategy is None else task.strategy) | changed
     strategy = LiquidityTopNStrategy(signal=_NOTHING, **options)
-    dealt = task.exchange
+    dealt = _exchange_of(task, commission)
     signal_day, score = run.score(day)
     date, _ = next_day(signal_day)
-    cap, fees, impact = _of_exchange(dealt, date, commission)
-    strategy.trade_participation = min(strategy.trade_participation, cap)
+    if dealt.participation is not None:
+        strategy.trade_participation = min(strategy.trade_participation, dealt.participation)
     holdings = holdings[holdings["shares"] != 0]
     wanted = score.index.union([code for code in holdings.index if _is_code(code)]).astype(str)
+    fees = dealt.fees([date])
     market = read_market(
         list(wanted),
         signal_day,
         date,
         profile=strategy.liquidity,
         window=strategy.liquidity_window,
-        volatility_window=(dealt or {}).get("volatility_window", Options.volatility_window),
-        st=(dealt or {}).get("st"),
+        volatility_window=dealt.volatility_window,
+        st=dealt.st,
     )
     return make_orders(
         score,
@@ -169,7 +188,7 @@ def plan_orders(
         day=signal_day,
         date=date,
         fees=fees,
-        impact=impact,
+        impact=dealt.impact_rule(),
         cash=cash,
         young=_young(holdings, strategy.min_holding, date),
     )
@@ -178,23 +197,11 @@ def plan_orders(
 # --- pieces
 
 
-def _of_exchange(
-    options: Mapping[str, Any] | None, date: pd.Timestamp, commission: float | None
-) -> tuple[float, Fees, Impact | None]:
-    """Trade cap (inf: none), fees and impact of a run's AShareExchange; a commission of the user's own goes first."""
-    if options is None:
-        return math.inf, Fees([date], commission=COMMISSION if commission is None else commission), None
+def _exchange_of(task: Task, commission: float | None) -> Options:
+    """Options of a run's AShareExchange, by default none but the fees; a commission of the user's own goes first."""
+    options: dict[str, Any] = {"participation": None, "impact": 0.0} if task.exchange is None else task.exchange
     dealt = Options(**{name: options[name] for name in options.keys() & Options.__dataclass_fields__.keys()})
-    rates: dict[str, Any] = {
-        "commission": dealt.commission,
-        "open_cost": dealt.open_cost,
-        "close_cost": dealt.close_cost,
-    }
-    if commission is not None:
-        rates = {"commission": commission}
-    fees = Fees([date], minimum=dealt.min_cost, **rates)
-    cap = math.inf if dealt.participation is None else dealt.participation
-    return cap, fees, impact_rule(dealt.impact, dealt.impact_exponent)
+    return dealt if commission is None else replace(dealt, commission=commission, open_cost=None, close_cost=None)
 
 
 def _cash(capital: float, cash: float | None, value: float) -> float:

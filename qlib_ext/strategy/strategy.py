@@ -53,6 +53,12 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
     (the order rounds to nothing), cash_clipped, capital_clipped (bought less for want of cash, or because unsold
     holdings take up the capital), trade_cap (the rest is carried on), held_back (not sold before `min_holding`),
     t_plus_1 (bought today).
+
+    >>> index = pd.MultiIndex.from_product([panel.days, panel.stocks], names=["datetime", "instrument"])
+    >>> strategy = LiquidityTopNStrategy(signal=pd.Series(1.0, index), participation=0.05, top_n=2)
+    >>> strategy.target_yuan(pd.Series([3.0, 2.0, 1.0]), liquidity=pd.Series([20e6] * 3), capital=1.5e6).tolist()
+    [750000.0, 750000.0, 0.0]
+
     """
 
     def __init__(
@@ -121,7 +127,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         self._tables: list[pd.DataFrame] = []
         self._book, self._told = Book(), False
         self._frame: pd.DataFrame | None = None if liquidity_frame is None else liquidity_frame.sort_index()
-        self._known: pd.DataFrame | None = None  # the frame, each stock's last known value carried on
+        self._carried: pd.DataFrame | None = None  # the frame, each stock's last known value carried on
 
     @property
     def daily_targets(self) -> pd.DataFrame:
@@ -173,13 +179,13 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         score = self._score(*seen)
         if score is None or not score.notna().any():
             return TradeDecisionWO([], self)
-        day, liquidity, known = self._liquidity_at(*seen)
+        day, liquidity, carried = self._liquidity_at(*seen)
         capital = float(self._book.value if self.capital is None else self.capital)
         target = self.target_yuan(score, liquidity, capital, list(held))
         placed = float(target.sum())
         entry |= {"signal_date": day, "capital": capital, "target": placed, "cash_target": capital - placed}
         entry["names"] = int((target > 0).sum())
-        return TradeDecisionWO(self._orders(span, held, score, target, known, entry), self)
+        return TradeDecisionWO(self._orders(span, held, score, target, carried, entry), self)
 
     def _score(self, start: pd.Timestamp, end: pd.Timestamp) -> pd.Series | None:
         """Scores (N,) of the signal's days, without indices; None where there are none."""
@@ -222,15 +228,15 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         return entry | {"share_reached": self._book.share_reached(held)} | summary([])
 
     def _orders(
-        self, span: Span, held: dict[str, float], score: pd.Series, target: pd.Series, known: pd.Series,
+        self, span: Span, held: dict[str, float], score: pd.Series, target: pd.Series, carried: pd.Series,
         entry: dict[str, Any],
     ) -> list[Any]:  # fmt: skip
-        """Orders of the step, written into its log; `known` (N',): last known liquidity, yuan."""
+        """Orders of the step, written into its log; `carried` (N',): last known liquidity, yuan."""
         book, values = self._book, score.to_numpy(dtype=float)
         ranked = (-values).argsort(kind="stable")  # NaN last
         chosen = target.iloc[ranked][lambda yuan: yuan > 0]
         codes = pd.Index(held).union(chosen.index)
-        traded = dict(zip(codes, known.reindex(codes).to_numpy(dtype=float).tolist(), strict=True))
+        traded = dict(zip(codes, carried.reindex(codes).to_numpy(dtype=float).tolist(), strict=True))
         lines = make_lines(
             chosen,
             dict(zip(score.index, ranks(values).tolist(), strict=True)),
@@ -259,8 +265,8 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         """Return the last day of [start, end], its liquidity, and the last known one of every stock (yuan)."""
         if self._frame is None:
             self._frame = self._load().sort_index()
-        if self._known is None:
-            self._known = last_known(self._frame)
+        if self._carried is None:
+            self._carried = last_known(self._frame)
         row = int(self._frame.index.searchsorted(end, side="right")) - 1
         if row < 0 or self._frame.index[row] < start:
             days = self._frame.index
@@ -269,7 +275,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
                 f"no liquidity for {start:%Y-%m-%d}, a signal day; the frame has {len(days)} days{span}."
                 " Give a liquidity_frame over the whole backtest and the day before it."
             )
-        return self._frame.index[row], self._frame.iloc[row], self._known.iloc[row]
+        return self._frame.index[row], self._frame.iloc[row], self._carried.iloc[row]
 
     def _load(self) -> pd.DataFrame:
         """Load liquidity of every stock of the signal (of the exchange, if the signal has no list)."""
