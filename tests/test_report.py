@@ -267,14 +267,13 @@ def test_a_run_without_artifacts_says_what_to_do():
 def stocks_held(least=1):
     """A section of somebody's own: what the recipe of docs/architecture.md shows."""
 
-    def content(artifacts, context):
-        count = artifacts["mine/held.pkl"]
+    def content(context, count):
         builder = FigureBuilder(text("day"), Text("stocks (number)", "股票数（只）"))
         builder.line(Text("held", "持有"), count.index, count["held"], "#3b82c4")
         scope = context.scope(count.index, Text(f"at least {least}", f"不少于 {least}"))
         return scope, [Chart("held", builder.finish(), title("yuan")), table(count[count["held"] >= least], key="held")]
 
-    return Section("held", Text("Stocks held", "持股"), ("mine/held.pkl",), content)
+    return Section("held", ("mine/held.pkl",), content, title=Text("Stocks held", "持股"))
 
 
 OWN = {"class": "stocks_held", "module_path": "test_report", "kwargs": {"least": 3}}
@@ -320,21 +319,24 @@ def test_the_record_takes_sections_from_outside(artifacts, logged, monkeypatch):
 TEXTS = yaml.safe_load((ROOT / "qlib_ext/report/assets/zh.yaml").read_text(encoding="utf-8"))
 
 
-def calls_of_text():
-    """Texts in the report's modules and templates, and in the records."""
+def calls(function):
+    """Texts, first arguments of a function's calls in the report's modules and templates and in the records."""
     modules = [*ROOT.glob("qlib_ext/report/*.py"), *ROOT.glob("qlib_ext/record/*.py")]
     for node in (node for path in modules for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "text" and node.args:
-            yield from (each.value for each in ast.walk(node.args[0]) if isinstance(each, ast.Constant))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == function and node.args:
+            values = [] if isinstance(node.args[0], ast.JoinedStr) else ast.walk(node.args[0])
+            yield from (each.value for each in values if isinstance(each, ast.Constant) and isinstance(each.value, str))
     for path in ROOT.glob("qlib_ext/report/assets/*.html"):
-        yield from re.findall(r'text\("([^"]*)"', path.read_text(encoding="utf-8"))
+        yield from re.findall(rf'{function}\("([^"]*)"', path.read_text(encoding="utf-8"))
 
 
 def test_every_text_has_its_chinese():
-    needed = {text for text in calls_of_text() if isinstance(text, str)}
-    assert len(needed) > 150 and "Not held on this day." in needed
+    needed = set(calls("text"))
+    assert len(needed) > 100 and "Search a stock by its code" in needed
     assert sorted(needed - {*TEXTS["texts"], *(english for english, _ in TEXTS["titles"].values())}) == []
-    for english, chinese in [*TEXTS["texts"].items(), *TEXTS["recorded"].items()]:
+    assert len(set(calls("sentence"))) > 25 and set(calls("sentence")) <= set(TEXTS["sentences"])
+    assert {f"section.{section.key}" for section in SECTIONS} <= set(TEXTS["titles"])
+    for english, chinese in [*TEXTS["texts"].items(), *TEXTS["sentences"].values(), *TEXTS["recorded"].items()]:
         fields = [{name for _, name, _, _ in string.Formatter().parse(each) if name} for each in (english, chinese)]
         assert fields[0] == fields[1], english
 

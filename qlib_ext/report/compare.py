@@ -24,7 +24,7 @@ from qlib_ext.report.page import (
     part,
     table,
 )
-from qlib_ext.report.texts import Text, join, plain, series_title, text, title
+from qlib_ext.report.texts import Text, join, plain, sentence, series_title, text, title
 
 _KINDS = {"mean": "percent", "annual_return": "percent", "sharpe": "ratio"}
 _MODELS = ("run", "model", "loss", "target", "weights by", "seeds")  # facts in which compared models differ
@@ -49,14 +49,10 @@ def compare_html(comparison: Comparison, context: Context) -> str:
     True
 
     """
-    sections = (
-        Section("differences", text("Differences, day by day"), (), lambda _, c: _differences(comparison, c)),
-        Section("headlines", text("The same table for all"), (), lambda _, c: _headlines(comparison, c)),
-        Section("curves", text("The same curves for all"), (), lambda _, c: _curves(comparison, c)),
-        Section("rank-ic-section", title("rank_ic"), (), lambda _, c: _correlation(comparison, c)),
-    )
-    filled = fill(sections, {}, context)
-    return page(context.title, text("Several runs on the same days"), context.facts, filled)
+    makers = {"differences": _differences, "headlines": _headlines, "curves": _curves, "rank-ic-section": _correlation}
+    sections = [Section(key, ("comparison",), maker) for key, maker in makers.items()]
+    filled = fill(sections, {"comparison": comparison}, context)
+    return page(context.title, sentence("page.compare"), context.facts, filled)
 
 
 def number_title(key: str) -> Text:
@@ -79,20 +75,14 @@ def _days(comparison: Comparison) -> pd.Index:
     return next(iter(comparison.daily.values())).index
 
 
-def _differences(comparison: Comparison, context: Context) -> Content:
+def _differences(context: Context, comparison: Comparison) -> Content:
     parts: list[Any] = []
     for run, lines in comparison.table.groupby(level="run", sort=False):
         parts.append(part("heading", text("{run} less {against}", run=run, against=comparison.against)))
         parts += _by_kind(lines.droplevel("run"), f"difference-{run}")
-    how = text(
-        "circular block bootstrap of the days: {draws} draws of blocks of {block} days, seed {seed}; the days of all "
-        "runs are drawn together", draws=comparison.draws, block=comparison.block, seed=comparison.seed,
-    )  # fmt: skip
-    remarks = [how] + [
-        text("{run}: daily mean over {n} runs, drawn anew in each draw", run=name, n=count)
-        for name, count in comparison.seeds.items()
-        if count > 1
-    ]
+    drawn = {"draws": comparison.draws, "block": comparison.block, "seed": comparison.seed}
+    remarks = [sentence("compare.bootstrap", **drawn)]
+    remarks += [sentence("compare.pooled", run=name, n=n) for name, n in comparison.seeds.items() if n > 1]
     if len(comparison.left_out):
         left_out = text("{n} days that not all runs have", n=len(comparison.left_out))
         remarks.append(text("{run}: {value}", run=text("days left out"), value=left_out))
@@ -122,7 +112,7 @@ def _of_run(run: str, series: str) -> Text:
     return join([run, series_title(series)], ": ")
 
 
-def _headlines(comparison: Comparison, context: Context) -> Content | None:
+def _headlines(context: Context, comparison: Comparison) -> Content | None:
     frame = headlines(comparison)
     if frame.empty:
         return None
@@ -132,7 +122,7 @@ def _headlines(comparison: Comparison, context: Context) -> Content | None:
     return context.scope(_days(comparison), context.costs), [listed]
 
 
-def _curves(comparison: Comparison, context: Context) -> Content | None:
+def _curves(context: Context, comparison: Comparison) -> Content | None:
     tints = dict(zip(comparison.daily, figures.colours(len(comparison.daily)), strict=True))
     returns: dict[str, pd.Series] = {}
     names: dict[str, Text] = {}
@@ -145,11 +135,11 @@ def _curves(comparison: Comparison, context: Context) -> Content | None:
     if not returns:
         return None
     shown = [key for key in returns if key.endswith(("capped_buyable_gross", "capped_buyable_net"))]
-    chart = Chart("curves", figures.curves(returns, names, shown, styles), text("A colour a run, a dash a series."))
+    chart = Chart("curves", figures.curves(returns, names, shown, styles), sentence("chart.curves"))
     return context.scope(_days(comparison), context.costs), [chart]
 
 
-def _correlation(comparison: Comparison, context: Context) -> Content | None:
+def _correlation(context: Context, comparison: Comparison) -> Content | None:
     means = {
         run: figures.running_mean(frame["rank_ic"]) for run, frame in comparison.daily.items() if "rank_ic" in frame
     }
@@ -206,13 +196,11 @@ def differing_facts(contexts: Mapping[str, Sequence[Context]]) -> list[Text]:
             lines.append(text("the runs differ in {name}: {values}", name=text(name), values=_listed(values)))
     counts = {run: [plain(len(of))] for run, of in contexts.items()}
     if len({len(of) for of in contexts.values()}) > 1:
-        lines.append(text("the names differ in the number of runs; a mean over more of them swings less: {values}",
-                          values=_listed(counts)))  # fmt: skip
+        lines.append(sentence("compare.unequal", values=_listed(counts)))
     for run, of in contexts.items():
         seeds = _values(of, "seeds")
         if len(seeds) < len(of):
-            lines.append(text("{run} stands for {n} runs, of which some have the same seed: {values}",
-                              run=run, n=len(of), values=join(seeds, " | ")))  # fmt: skip
+            lines.append(sentence("compare.same_seed", run=run, n=len(of), values=join(seeds, " | ")))
     return lines
 
 

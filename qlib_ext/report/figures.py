@@ -117,7 +117,7 @@ class FigureBuilder:
 def curves(
     returns: Mapping[str, pd.Series],
     names: Mapping[str, Text],
-    shown: Sequence[str | None],
+    shown: Sequence[str],
     styles: Mapping[str, tuple[str, str]] | None = None,
     *,
     day: Text | None = None,

@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from qlib_ext.report.texts import Text, definition, join, plain, text, title
+from qlib_ext.report.texts import Text, definition, join, plain, sentence, text, title
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -59,7 +59,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.globals |= {"text": text, "written": written}
+    templates.globals |= {"text": text, "sentence": sentence, "written": written}
     templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     return templates
 
@@ -117,9 +117,9 @@ def columns_of(
     ]
 
 
-def meanings_of(definitions: Mapping[str, str], table: str = "") -> dict[str, Text]:
+def meanings_of(definitions: Mapping[str, str] | None, table: str = "") -> dict[str, Text]:
     """Definitions of an artifact with their Chinese, of a table's own keys where it is named."""
-    return {key: definition(key, english, table) for key, english in definitions.items()}
+    return {key: definition(key, english, table) for key, english in (definitions or {}).items()}
 
 
 def table(
@@ -221,7 +221,6 @@ class Context:
         return scope if remark is None else join([scope, remark], "; ")
 
 
-Artifacts = Mapping[str, Any]  # objects by path, as the records wrote them
 Content = tuple[Text, Sequence[Any]]  # days, stocks and costs that a section is about; its parts: Charts and HTML
 
 
@@ -231,42 +230,33 @@ class Section:
 
     Attributes:
         key: its name in the page.
-        title: in the menu and above it.
-        needs: artifacts, by path, without which it does not appear.
-        content: makes it of the artifacts that it names and the context; None where there is nothing to show.
-        also: artifacts that it shows where they are.
+        needs: paths of the artifacts without which it does not appear.
+        content: makes it of the page's context, the artifacts of `needs`, and those of `also` (None where they are
+            not there); None where there is nothing to show.
+        also: paths of the artifacts that it shows where they are.
+        title: in the menu and above it; None: of `zh.yaml`.
 
     """
 
     key: str
-    title: Text
     needs: tuple[str, ...]
-    content: Callable[[Any, Any], Content | None]
+    content: Callable[..., Content | None]
     also: tuple[str, ...] = ()
+    title: Text | None = None
 
 
-@dataclass(frozen=True)
-class Filled:
-    """A section with its content."""
-
-    key: str
-    title: Text
-    scope: Text
-    parts: tuple[Any, ...]
-
-
-def fill(sections: Iterable[Section], artifacts: Artifacts, context: Context) -> list[Filled]:
-    """Make the sections whose artifacts are there, each of those that it names."""
+def fill(sections: Iterable[Section], artifacts: Mapping[str, Any], context: Context) -> list[dict[str, Any]]:
+    """Make the sections whose artifacts are there."""
     filled = []
     for section in sections:
-        own = {path: artifacts[path] for path in (*section.needs, *section.also) if artifacts.get(path) is not None}
-        content = section.content(own, context) if set(section.needs) <= set(own) else None
-        if content is not None:
-            filled.append(Filled(section.key, section.title, content[0], tuple(content[1])))
+        needed, also = ([artifacts.get(path) for path in paths] for paths in (section.needs, section.also))
+        if all(artifact is not None for artifact in needed) and (made := section.content(context, *needed, *also)):
+            name = section.title or title(section.key, "section")
+            filled.append({"key": section.key, "title": name, "scope": made[0], "parts": made[1]})
     return filled
 
 
-def page(name: str, subtitle: Text, facts: Iterable[tuple[Text, Any]], sections: Sequence[Filled]) -> str:
+def page(name: str, subtitle: Text, facts: Iterable[tuple[Text, Any]], sections: Sequence[Mapping[str, Any]]) -> str:
     """Put sections into one HTML file that needs nothing outside it.
 
     Args:

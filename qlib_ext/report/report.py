@@ -11,64 +11,51 @@ from importlib import import_module
 from typing import Any
 
 from qlib_ext.report import score, trades
-from qlib_ext.report.page import Artifacts, Context, Section, fill, page
-from qlib_ext.report.score import DAILY, DEFINITIONS, DIAGNOSTICS, HEADLINE, MEMBERS
-from qlib_ext.report.texts import text
-from qlib_ext.report.trades import ACCOUNT, EXECUTION, TRADE_DEFINITIONS
+from qlib_ext.report.page import Context, Section, fill, page
+from qlib_ext.report.texts import sentence
 
-SECTIONS = (  # key, title, artifacts it needs, function, artifacts it shows where they are
+DAILY = "liquidity_analysis/daily.pkl"
+DEFINITIONS = "liquidity_analysis/definitions.pkl"
+DIAGNOSTICS = "liquidity_analysis/diagnostics.pkl"
+FOLDS = ("fold_analysis/headline_folds.pkl", "fold_analysis/definitions.pkl", "folds/fold_map.pkl", "folds/members.pkl")
+CAPACITY = ("liquidity_analysis/capacity.pkl", "liquidity_analysis/capacity_topn.pkl")
+ACCOUNT = "portfolio_analysis/report_normal_1day.pkl"
+EXECUTION = ("portfolio_analysis/execution.pkl", "portfolio_analysis/definitions.pkl")
+SETTLED = "portfolio_analysis/settled.pkl"
+
+SECTIONS = (  # key (its title stands in zh.yaml), artifacts it needs, function, artifacts it shows where they are
     Section(
-        "headline", text("The deck's table"), (HEADLINE, DAILY), score.headline,
-        (DEFINITIONS, DIAGNOSTICS, score.SELECTION),
+        "headline", ("liquidity_analysis/headline.pkl", DAILY), score.headline,
+        (DEFINITIONS, DIAGNOSTICS, "liquidity_analysis/selection.pkl"),
     ),
-    Section("returns", text("Cumulative return and drawdown"), (DAILY,), score.performance),
-    Section(
-        "folds", text("Folds"), (), score.folds,
-        (score.FOLD_TABLE, score.FOLD_DEFINITIONS, score.FOLD_MAP, MEMBERS),
-    ),
-    Section(
-        "waterfall", text("From paper to the account"), (trades.WATERFALL,), trades.waterfall,
-        (ACCOUNT, TRADE_DEFINITIONS),
-    ),
-    Section(
-        "capacity", text("Capacity"), (), trades.capacity,
-        (trades.CAPACITY, trades.CAPACITY_TOPN, DAILY, DEFINITIONS),
-    ),
-    Section("ic", text("IC and RankIC"), (DAILY,), score.correlation, (DIAGNOSTICS, DEFINITIONS)),
-    Section("quantiles", text("Returns by quantile of the score"), (score.QUANTILES,), score.quantiles),
-    Section(
-        "baselines", text("Free scores on the same days"), (score.BASELINES,), score.baselines,
-        (score.BASELINE_DEFINITIONS,),
-    ),
-    Section("exposures", text("Exposures of the score"), (score.EXPOSURES,), score.exposures, (DEFINITIONS,)),
-    Section("learning", text("Learning curves"), (score.LEARNING,), score.learning, (MEMBERS,)),
-    Section("gate", text("What the gate selects"), (score.GATE_WEIGHTS,), score.gate, (score.GATE_REGIMES,)),
-    Section(
-        "holdings", text("Where the money went"), (trades.POSITIONS,), trades.holdings, (DAILY, trades.LABELS),
-    ),
-    Section("backtest", text("Backtest: account, turnover, costs"), (ACCOUNT,), trades.backtest),
-    Section(
-        "costs", text("Costs and participation"), (trades.FILLS,), trades.costs, (EXECUTION, TRADE_DEFINITIONS),
-    ),
-    Section(
-        "blocked", text("What was blocked, and why"), (trades.BLOCKED,), trades.blocked,
-        (trades.DELISTED, ACCOUNT, EXECUTION, TRADE_DEFINITIONS),
-    ),
-    Section("execution", text("Execution"), (EXECUTION,), trades.execution, (ACCOUNT, TRADE_DEFINITIONS)),
-    Section("rules", text("Trading rules in force"), (trades.RULES,), trades.rules),
+    Section("returns", (DAILY,), score.performance),
+    Section("folds", (), score.folds, FOLDS),
+    Section("waterfall", ("portfolio_analysis/waterfall.pkl",), trades.waterfall, (ACCOUNT, EXECUTION[1])),
+    Section("capacity", (), trades.capacity, (*CAPACITY, DAILY, DEFINITIONS)),
+    Section("ic", (DAILY,), score.correlation, (DIAGNOSTICS, DEFINITIONS)),
+    Section("quantiles", ("liquidity_analysis/quantiles.pkl",), score.quantiles),
+    Section("baselines", ("baselines/baselines.pkl",), score.baselines, ("baselines/definitions.pkl",)),
+    Section("exposures", ("liquidity_analysis/exposures.pkl",), score.exposures, (DEFINITIONS,)),
+    Section("learning", ("folds/curves.pkl",), score.learning, ("folds/members.pkl",)),
+    Section("gate", ("gate/weights.pkl",), score.gate, ("gate/regimes.pkl",)),
+    Section("holdings", ("liquidity_analysis/positions.pkl",), trades.holdings, (DAILY, "label.pkl")),
+    Section("backtest", (ACCOUNT,), trades.backtest),
+    Section("costs", ("portfolio_analysis/fills.pkl",), trades.costs, EXECUTION),
+    Section("blocked", ("portfolio_analysis/blocked.pkl",), trades.blocked, (SETTLED, ACCOUNT, *EXECUTION)),
+    Section("execution", EXECUTION[:1], trades.execution, (ACCOUNT, EXECUTION[1])),
+    Section("rules", ("portfolio_analysis/rules_citations.pkl",), trades.rules),
 )  # fmt: skip
 
 
 def sections_of(sections: Sequence[Any] = ()) -> tuple[Section, ...]:
-    """Give `SECTIONS` and those of a user: Sections, or `{class, module_path, kwargs}` that makes one.
+    """Give `SECTIONS` and those of a user: Sections, or `{class, module_path, kwargs}` of what makes one.
 
-    Raises: ValueError where a section is neither, or where one of its key is there already.
+    Raises: ValueError where one is neither, cannot be made, or has the key of another.
 
     """
     every = list(SECTIONS)
-    for section in sections:
-        if isinstance(section, Mapping):
-            section = _made_by(section)
+    for each in sections:
+        section = _made_by(each) if isinstance(each, Mapping) else each
         if not isinstance(section, Section):
             raise ValueError(f"sections: {section!r} is no qlib_ext.report.Section, nor what makes one")
         if section.key in [other.key for other in every]:
@@ -93,7 +80,7 @@ def artifact_paths(sections: Sequence[Any] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys(paths))
 
 
-def report_html(artifacts: Artifacts, context: Context, *, sections: Sequence[Any] = ()) -> str:
+def report_html(artifacts: Mapping[str, Any], context: Context, *, sections: Sequence[Any] = ()) -> str:
     """Write the page of a run.
 
     Args:
@@ -121,4 +108,4 @@ def report_html(artifacts: Artifacts, context: Context, *, sections: Sequence[An
             "the run has no artifact that the report shows; put LiquidityRecord (module_path qlib_ext.record) into the "
             f"workflow's `record`. It has: {', '.join(sorted(artifacts)) or 'none'}"
         )
-    return page(context.title, text("Numbers of one run, as its records wrote them"), context.facts, filled)
+    return page(context.title, sentence("page.run"), context.facts, filled)

@@ -34,7 +34,7 @@ class Text:
 
 @cache
 def _words() -> dict[str, dict[str, Any]]:
-    """Sections of `zh.yaml`: titles, texts, recorded, definitions."""
+    """Sections of `zh.yaml`: titles, texts, sentences, recorded, definitions."""
     file = resources.files("qlib_ext.report") / "assets" / "zh.yaml"
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
     words: dict[str, dict[str, Any]] = yaml.load(file.read_text(encoding="utf-8"), loader)
@@ -54,6 +54,12 @@ def text(template: str, **fields: Any) -> Text:
     '3 个运行的均值'
     """
     return _filled(template, _words()["texts"].get(template, template), fields)
+
+
+def sentence(key: str, **fields: Any) -> Text:
+    """Text of `zh.yaml` by its key, with its fields filled in."""
+    english, chinese = _words()["sentences"][key]
+    return _filled(english, chinese, fields)
 
 
 def _filled(english: str, chinese: str, fields: dict[str, Any]) -> Text:
@@ -94,7 +100,7 @@ def series_title(name: str) -> Text:
 def definition(key: str, english: str, table: str = "", **fields: Any) -> Text:
     """Definition of a key, its English as the artifact has it; `fields`: see `recorded`."""
     words, name = _words()["definitions"], f"{table}.{key}" if table else key
-    chinese = words.get(name) or words.get(name.rstrip("0123456789").removesuffix("_"))
+    chinese = words.get(name) or words.get(name.rstrip("0123456789").removesuffix("_"))  # gone_5: gone
     return Text(english, chinese) if chinese else recorded(english, **fields)
 
 

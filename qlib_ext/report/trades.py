@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,54 +13,21 @@ from markupsafe import Markup
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
 from qlib_ext.evaluate import has_benchmark
 from qlib_ext.report import figures
-from qlib_ext.report.page import (
-    Artifacts,
-    Chart,
-    Column,
-    Content,
-    Context,
-    across,
-    columns_of,
-    glossary,
-    meanings_of,
-    part,
-    table,
-)
-from qlib_ext.report.score import DAILY, DEFINITIONS, judged_days
-from qlib_ext.report.texts import Text, definition, join, text, title
+from qlib_ext.report.page import Chart, Column, Content, Context, across, columns_of, glossary, meanings_of, part, table
+from qlib_ext.report.score import Definitions, Frame, judged_days
+from qlib_ext.report.texts import Text, definition, join, sentence, text, title
 
-LABELS = "label.pkl"
-POSITIONS = "liquidity_analysis/positions.pkl"
-CAPACITY = "liquidity_analysis/capacity.pkl"
-CAPACITY_TOPN = "liquidity_analysis/capacity_topn.pkl"
-ACCOUNT = "portfolio_analysis/report_normal_1day.pkl"
-FILLS = "portfolio_analysis/fills.pkl"
-BLOCKED = "portfolio_analysis/blocked.pkl"
-DELISTED = "portfolio_analysis/settled.pkl"
-EXECUTION = "portfolio_analysis/execution.pkl"
-WATERFALL = "portfolio_analysis/waterfall.pkl"
-RULES = "portfolio_analysis/rules_citations.pkl"
-TRADE_DEFINITIONS = "portfolio_analysis/definitions.pkl"
-
+Tables = Mapping[str, pd.DataFrame] | None  # of execution.pkl
 COSTS = ["commission", "transfer", "stamp_duty", "impact"]
 MOST_ROWS = 60  # of a table that is shown as it came
 TOP_HOLDINGS = 30  # of a day, shown before a stock is searched
 MOST_PACKED = 150_000  # holdings in the page (about 18 bytes each); beyond it only the largest of each day
-SETTLED = {
-    "day": "on which the delisted holding was settled",
-    "kind": "last_price: sold at the last price; write_off: worth nothing",
-    "shares": "held, adjusted",
-    "yuan": "received, before the fees",
-    "cost": "fees of the sale, yuan",
-    "lost": "value at the last price that was written off, yuan",
-}
-_ELSEWHERE = ("cost_split", "blocked", "participation")  # of execution.pkl: in other sections
+_ELSEWHERE = ("cost_split", "blocked", "participation")  # tables of execution.pkl that other sections show
 
 
-def backtest(artifacts: Artifacts, context: Context) -> Content:
+def backtest(context: Context, account: pd.DataFrame) -> Content:
     """Show the account of the backtest: return, turnover, costs."""
-    account = artifacts[ACCOUNT].copy()
-    account["after_costs"] = account["return"] - account["cost"]
+    account = account.assign(after_costs=account["return"] - account["cost"])
     names = {"return": text("account before costs"), "after_costs": text("account after costs")}
     if has_benchmark(account):
         account["over_benchmark"] = account["after_costs"] - account["bench"]
@@ -75,43 +43,41 @@ def backtest(artifacts: Artifacts, context: Context) -> Content:
         Column("mean", text("mean a day"), "percent"),
         Column("year", text("a year (252 days)"), "percent"),
     ]
-    own = text("qlib's account of the run's own strategy: orders over days, real cash, under the exchange's rules.")
-    shares = text("Bought plus sold each day, and what it cost, as shares of the account's value the day before.")
     return context.scope(account.index, text("costs of the exchange are in where it says so")), [
-        Chart("backtest", curves, own),
-        Chart("turnover", daily, shares),
+        Chart("backtest", curves, sentence("chart.backtest")),
+        Chart("turnover", daily, sentence("chart.turnover")),
         table(sums, columns, key="turnover", rows=[traded, paid]),
     ]
 
 
-def costs(artifacts: Artifacts, context: Context) -> Content | None:
+def costs(context: Context, fills: pd.DataFrame, tables: Tables, definitions: Definitions) -> Content | None:
     """Show what the fills cost, by part and month, and how much of a stock's liquidity they took."""
-    fills, split = artifacts[FILLS], _table_of(artifacts, "cost_split")
     if fills.empty:
         return None
+    split, bins = _table_of(tables, "cost_split"), _table_of(tables, "participation")
     traded = float(fills["yuan"].abs().sum())
     if split is None:
-        total = fills[COSTS].sum()
-        split = pd.DataFrame({"yuan": total, "bp_of_traded": 1e4 * total / traded})
-    meanings = _meanings(artifacts, "cost_split", split)
-    months = fills.groupby(pd.DatetimeIndex(fills["day"]).strftime("%Y-%m"))[COSTS].sum()
+        split = pd.DataFrame({"yuan": fills[COSTS].sum()})
+        split["bp_of_traded"] = 1e4 * split["yuan"] / traded
+    meanings = _meanings(definitions, "cost_split", split)
+    months = fills.groupby(_months(fills["day"]))[COSTS].sum()
     used = figures.histogram(fills["used"], text("share of the stock's liquidity (%)"), text("fills (number)"))
-    of_turnover = text("Yuan of each fill / trailing mean turnover of the stock, known the day before.")
     parts: list[Any] = [
-        Chart(
-            "costs", figures.stacked(months, text("cost (yuan)")), text("What the fills of each month cost, by part.")
-        ),
+        Chart("costs", figures.stacked(months, text("cost (yuan)")), sentence("chart.costs")),
         table(split, columns_of(split, meanings), key="costs", rows=[title(key) for key in split.index]),
         glossary(meanings, split.index, "cost_split"),
-        Chart("used", used, of_turnover),
+        Chart("used", used, sentence("chart.used")),
     ]
-    bins = _table_of(artifacts, "participation")
     if bins is not None:
-        columns = columns_of(bins, _meanings(artifacts, "participation", bins), "participation")
+        columns = columns_of(bins, _meanings(definitions, "participation", bins), "participation")
         rows = [_bin_title(float(low), float(high)) for low, high in zip(bins["low"], bins["high"], strict=True)]
         parts.append(table(bins.rename(index=str), columns, key="participation", rows=rows))
     remark = text("{n} fills, {million:,.1f} million yuan traded", n=len(fills), million=traded / 1e6)
     return context.scope(fills["day"], remark), parts
+
+
+def _months(days: pd.Series) -> pd.Index:
+    return pd.DatetimeIndex(days).strftime("%Y-%m")
 
 
 def _bin_title(low: float, high: float) -> Text:
@@ -121,12 +87,11 @@ def _bin_title(low: float, high: float) -> Text:
     return text("{low:.1%} to {high:.1%}" if math.isfinite(high) else "above {low:.1%}", low=low, high=high)
 
 
-def waterfall(artifacts: Artifacts, context: Context) -> Content | None:
+def waterfall(context: Context, frame: pd.DataFrame, account: Frame, definitions: Definitions) -> Content | None:
     """Walk from the return on paper to what the account earned, one assumption a step."""
-    frame = artifacts[WATERFALL]
     if frame.empty:
         return None
-    meanings = _meanings(artifacts, "waterfall", frame)
+    meanings = _meanings(definitions, "waterfall", frame)
     rows = [title(name, "waterfall") for name in frame.index]
     parts: list[Any] = [
         table(frame, columns_of(frame, meanings), key="waterfall", rows=rows),
@@ -134,75 +99,58 @@ def waterfall(artifacts: Artifacts, context: Context) -> Content | None:
     ]
     if "annual_return" in frame:
         figure = figures.steps(frame["annual_return"], rows, text("return a year (%)"))
-        parts.insert(0, Chart("waterfall", figure, text("Every row adds one assumption to the row before it.")))
-    return _of_account(artifacts, context, text("costs as each row says")), parts
+        parts.insert(0, Chart("waterfall", figure, sentence("chart.waterfall")))
+    remark = text("costs as each row says")
+    return remark if account is None else context.scope(account.index, remark), parts
 
 
-def _of_account(artifacts: Artifacts, context: Context, remark: Text) -> Text:
-    """Days of the backtest's account and a remark; the remark alone where there is no account."""
-    return context.scope(artifacts[ACCOUNT].index, remark) if ACCOUNT in artifacts else remark
-
-
-def capacity(artifacts: Artifacts, context: Context) -> Content | None:
+def capacity(context: Context, filled: Frame, topn: Frame, daily: Frame, definitions: Definitions) -> Content | None:
     """Annual return by capital: filled down the ranking, and in a fixed number of names."""
-    definitions = _own_definitions(artifacts.get(DEFINITIONS, {}), "capacity")
+    meanings = meanings_of(_own(definitions, "capacity"), "capacity")
     parts: list[Any] = []
-    for key, path, caption in (
-        ("capacity", CAPACITY, text(
-            "The same scores with other capitals, filled down the ranking under the caps, traded daily; cash earns 0."
-        )),
-        ("capacity_topn", CAPACITY_TOPN, text(
-            "The same in a fixed number of names, in proportion to their liquidity: a smaller share of their turnover "
-            "at a smaller capital."
-        )),
-    ):  # fmt: skip
-        curve = artifacts.get(path)
+    for key, curve in (("capacity", filled), ("capacity_topn", topn)):
         if curve is not None and len(curve):
             rows = [text("{million:,.0f} million yuan", million=float(value) / 1e6) for value in curve.index]
-            columns = columns_of(curve, meanings_of(definitions, "capacity"))
-            parts += [Chart(key, figures.capacity(curve), caption), table(curve, columns, key=key, rows=rows)]
-    if not parts:
-        return None
-    days = artifacts.get(DAILY)
-    return context.costs if days is None else context.scope(judged_days(days), context.costs), parts
+            parts.append(Chart(key, figures.capacity(curve), sentence(f"chart.{key}")))
+            parts.append(table(curve, columns_of(curve, meanings), key=key, rows=rows))
+    scope = context.costs if daily is None else context.scope(judged_days(daily), context.costs)
+    return (scope, parts) if parts else None
 
 
-def blocked(artifacts: Artifacts, context: Context) -> Content:
+def blocked(
+    context: Context, frame: pd.DataFrame, delisted: Frame, account: Frame, tables: Tables, definitions: Definitions
+) -> Content:
     """Show what the exchange cut or refused, and why."""
-    frame, delisted, tables = artifacts[BLOCKED], artifacts.get(DELISTED), artifacts.get(EXECUTION)
-    parts: list[Any] = [part("paragraph", text("The exchange cut no order."))]
+    parts: list[Any] = [part("paragraph", sentence("blocked.none"))]
     if len(frame):
-        cut = frame.assign(cut=frame["wanted"] - frame["dealt"], month=pd.DatetimeIndex(frame["day"]).strftime("%Y-%m"))
+        cut = frame.assign(cut=frame["wanted"] - frame["dealt"], month=_months(frame["day"]))
         months = cut.pivot_table(index="month", columns="reason", values="cut", aggfunc="sum", fill_value=0.0)
-        sums = _table_of(artifacts, "blocked")
+        sums = _table_of(tables, "blocked")
         if sums is None:
             sums = cut.groupby(["reason", "side"])[["wanted", "cut"]].sum()
         flat, rows = _flat(sums)
-        columns = columns_of(flat, _meanings(artifacts, "blocked", sums))
-        by_reason = text("Yuan of orders that the exchange cut or refused, by reason.")
         parts = [
-            Chart("blocked", figures.stacked(months, text("not dealt (yuan)")), by_reason),
-            table(flat, columns, key="blocked", rows=rows),
+            Chart("blocked", figures.stacked(months, text("not dealt (yuan)")), sentence("chart.blocked")),
+            table(flat, columns_of(flat, _meanings(definitions, "blocked", sums)), key="blocked", rows=rows),
         ]
     if delisted is not None and len(delisted):
-        meanings = meanings_of(SETTLED, "settled")
+        meanings = {key: sentence(f"settled.{key}") for key in map(str, delisted) if key != "code"}
         parts.append(part("heading", text("Delisted holdings")))
         parts.append(table(delisted.head(MOST_ROWS), columns_of(delisted, meanings), key="settled"))
-    days = artifacts[ACCOUNT].index if ACCOUNT in artifacts else frame["day"]
-    with_unsent = frame.attrs.get("unsent", isinstance(tables, dict) and "target_reached" in tables)
-    remark = text("with the orders that the strategy, which asks first, did not send") if with_unsent else None
-    return context.scope(days, remark), parts
+    with_unsent = frame.attrs.get("unsent", _table_of(tables, "target_reached") is not None)
+    remark = sentence("blocked.unsent") if with_unsent else None
+    return context.scope(frame["day"] if account is None else account.index, remark), parts
 
 
-def execution(artifacts: Artifacts, context: Context) -> Content | None:
+def execution(context: Context, tables: Any, account: Frame, definitions: Definitions) -> Content | None:
     """Further tables of the backtest, as its record wrote them."""
     parts: list[Any] = []
-    for name in artifacts[EXECUTION] if isinstance(artifacts[EXECUTION], dict) else ():
-        frame = _table_of(artifacts, name)
+    for name in tables if isinstance(tables, dict) else ():
+        frame = _table_of(tables, name)
         if frame is not None and name not in _ELSEWHERE:
-            parts += [part("heading", title(name)), *_of_record(frame, _meanings(artifacts, name, frame), str(name))]
-    account = text("the backtest's account") if ACCOUNT in artifacts else context.costs
-    return (_of_account(artifacts, context, account), parts) if parts else None
+            parts += [part("heading", title(name)), *_of_record(frame, _meanings(definitions, name, frame), str(name))]
+    scope = context.costs if account is None else context.scope(account.index, text("the backtest's account"))
+    return (scope, parts) if parts else None
 
 
 def _of_record(frame: pd.DataFrame, meanings: dict[str, Text], name: str) -> list[Markup]:
@@ -221,30 +169,29 @@ def _of_record(frame: pd.DataFrame, meanings: dict[str, Text], name: str) -> lis
     return [table(flat, columns_of(flat, of_columns), key=key, rows=titles), glossary(meanings, rows, name)]
 
 
-def rules(artifacts: Artifacts, context: Context) -> Content | None:
+def rules(_: Context, cited: Sequence[Mapping[str, Any]]) -> Content | None:
     """List the records behind the trading rules that the exchange used."""
-    if not artifacts[RULES]:
+    if not cited:
         return None
-    frame = pd.DataFrame(artifacts[RULES]).fillna("").astype(str).rename(index=str)
+    frame = pd.DataFrame(cited).fillna("").astype(str).rename(index=str)
     order = ("rule", "scope", "market", "value", "effective_from", "effective_to", "text", "source")
     columns = columns_of(frame[[name for name in order if name in frame]], table="rules")
     frame.index = pd.Index(frame["id"] if "id" in frame else frame.index)
-    listed = table(frame, columns, key="rules", main=list(frame.index[:4]))
-    return text("{n} records", n=len(frame)), [listed]
+    return text("{n} records", n=len(frame)), [table(frame, columns, key="rules", main=list(frame.index[:4]))]
 
 
 # --- tables and words of the backtest's record
 
 
-def _own_definitions(definitions: dict[str, str], table: str) -> dict[str, str]:
+def _own(definitions: Definitions, table: str) -> dict[str, str]:
     """Those of a table's keys, which stand in a record's definitions under its name."""
     prefix = f"{table}."
-    return {key.removeprefix(prefix): english for key, english in definitions.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): text for key, text in (definitions or {}).items() if key.startswith(prefix)}
 
 
-def _meanings(artifacts: Artifacts, name: str, frame: pd.DataFrame) -> dict[str, Text]:
+def _meanings(definitions: Definitions, name: str, frame: pd.DataFrame) -> dict[str, Text]:
     """Definitions of a table of the backtest: those of its record, and those that it brings along."""
-    own = _own_definitions(artifacts.get(TRADE_DEFINITIONS, {}), name) | frame.attrs.get("definitions", {})
+    own = _own(definitions, name) | frame.attrs.get("definitions", {})
     for listed in [key for key in own if key.endswith(", ...")]:  # such as "gone_1, gone_2, ..."
         stem = listed.partition(",")[0].rstrip("0123456789")
         own |= {str(c): own[listed] for c in (*frame.columns, *frame.index) if str(c).startswith(stem)}
@@ -252,9 +199,8 @@ def _meanings(artifacts: Artifacts, name: str, frame: pd.DataFrame) -> dict[str,
     return {key: definition(key, english, name, share=share) for key, english in own.items()}
 
 
-def _table_of(artifacts: Artifacts, name: Any) -> pd.DataFrame | None:
+def _table_of(tables: Tables, name: Any) -> Frame:
     """Give a table that the backtest's record made; None where it has no row."""
-    tables = artifacts.get(EXECUTION)
     frame = tables.get(name) if isinstance(tables, dict) else None
     return frame if isinstance(frame, pd.DataFrame) and len(frame) else None
 
@@ -269,9 +215,8 @@ def _flat(frame: pd.DataFrame, table: str = "") -> tuple[pd.DataFrame, list[Text
 # --- holdings
 
 
-def holdings(artifacts: Artifacts, context: Context) -> Content | None:
+def holdings(context: Context, positions: pd.DataFrame, daily: Frame, labels: Frame) -> Content | None:
     """Show names and cash by day, the largest holdings of each day, and every stock ever held."""
-    daily, positions = artifacts.get(DAILY), artifacts[POSITIONS]
     if positions.empty:
         return None
     parts: list[Any] = []
@@ -279,12 +224,11 @@ def holdings(artifacts: Artifacts, context: Context) -> Content | None:
         names, cash = ({key: title(key)} for key in ("capped_names_held", "capped_cash_share"))
         axes = (text("stocks (number)"), text("cash (% of capital)"))
         figure = figures.two_lines(daily, names, cash, axes, {"yaxis2": 0})
-        parts.append(Chart("names", figure, text("Stocks held and cash left over by the caps, each day.")))
-    parts.append(part("holdings", packed_holdings(positions, artifacts.get(LABELS), context), TOP_HOLDINGS))
-    remark = text("the capital is not known") if context.capital is None else text(
-        "{million:,.0f} million yuan each day, placed in full under the caps, what cannot be bought stays cash",
-        million=context.capital / 1e6,
-    )  # fmt: skip
+        parts.append(Chart("names", figure, sentence("chart.names")))
+    parts.append(part("holdings", packed_holdings(positions, labels, context), TOP_HOLDINGS))
+    remark = text("the capital is not known")
+    if context.capital is not None:
+        remark = sentence("holdings.capital", million=context.capital / 1e6)
     return context.scope(positions.index.get_level_values("datetime"), remark), parts
 
 
