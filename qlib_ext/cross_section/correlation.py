@@ -42,6 +42,11 @@ def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor,
     Raises:
         ValueError: for shapes or a ``center`` that are not allowed.
 
+    >>> import torch
+    >>> score, label = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.0, 0.02, 0.01]])
+    >>> weighted_pearson(score, label, torch.tensor([[1.0, 2.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool))
+    tensor([0.4264])
+
     """
     check_choice("center", center, CENTERS)
     check_days(score=score, label=label, weight=weight, mask=mask)
@@ -62,13 +67,8 @@ def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor,
 def information_coefficient(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Correlate score and target day by day, all stocks alike (Pearson): the IC.
 
-    Args:
-        score: (B, N) any unit.
-        target: (B, N) any unit.
-        mask: (B, N) bool, True = real.
-
-    Returns:
-        (B,) in [-1, 1]; degenerate days and constant scores as in ``weighted_pearson``.
+    Score, target and mask are (B, N), True = real, the result (B,) in [-1, 1]; degenerate days and constant scores as
+    in ``weighted_pearson``.
 
     """
     check_days(score=score, target=target, mask=mask)
@@ -79,16 +79,9 @@ def information_coefficient(score: Tensor, target: Tensor, mask: Tensor) -> Tens
 def concordance(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Measure agreement day by day: 2 cov / (var p + var r + (mean p - mean r)^2), moments over n.
 
-    Source: Lin (1989), concordance correlation coefficient. Unlike the IC it asks for the target's level and
-    scale.
-
-    Args:
-        score: (B, N) in the target's unit.
-        target: (B, N) any unit.
-        mask: (B, N) bool, True = real.
-
-    Returns:
-        (B,) in [-1, 1]; 0 without gradient where fewer than two stocks are labelled or all targets are equal.
+    Source: Lin (1989), concordance correlation coefficient. Unlike the IC it asks for the target's level and scale.
+    Score and target (one unit) and mask are (B, N), True = real, the result (B,) in [-1, 1]; 0 without gradient where
+    fewer than two stocks are labelled or all targets are equal.
 
     """
     check_days(score=score, target=target, mask=mask)
@@ -106,13 +99,8 @@ def concordance(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 def mean_squared_error(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Average (score - target)^2 over each day's labelled stocks. Source: slides, page 1.
 
-    Args:
-        score: (B, N) in the target's unit.
-        target: (B, N) any unit.
-        mask: (B, N) bool, True = real.
-
-    Returns:
-        (B,) in the target's unit squared; 0 without gradient on a day without labelled stocks.
+    Score and target (one unit) and mask are (B, N), True = real, the result (B,) in that unit squared; 0 without
+    gradient on a day without labelled stocks.
 
     """
     check_days(score=score, target=target, mask=mask)

@@ -135,8 +135,8 @@ def volatility_factor(volatility: Tensor, real: Tensor) -> Tensor:
     """Divide the day's median volatility by each stock's own: (B, N), within (0, 10]."""
     positive = real & is_positive(volatility)
     median = middle(volatility, positive)
-    known = torch.isfinite(volatility) & (volatility >= 0)
-    divisor = torch.maximum(torch.where(known, volatility, median), VOLATILITY_FLOOR * median)
+    usable = torch.isfinite(volatility) & (volatility >= 0)
+    divisor = torch.maximum(torch.where(usable, volatility, median), VOLATILITY_FLOOR * median)
     some = positive.any(dim=1, keepdim=True)
     return torch.where(some, median / torch.where(some, divisor, 1.0), 1.0)
 

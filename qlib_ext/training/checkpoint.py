@@ -84,15 +84,15 @@ class Checkpoint:
             "best": run.best,
             "history": vars(run.history),
         }
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         try:
-            with part.open("wb") as file:
+            with partial.open("wb") as file:
                 torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(self.path)
+            partial.replace(self.path)
         finally:
-            part.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
     def load(self, run: Run) -> bool:
         """Put the run where the file left it; False where there is no file.
@@ -125,10 +125,10 @@ class Checkpoint:
             raise ValueError(f"{self.path} is no checkpoint of a training ({type(error).__name__}): {cure}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"{self.path} is no checkpoint of this version's trainings: {cure}")
-        known = content["facts"]
-        wrong = [name for name in {**self.facts, **known} if self.facts.get(name) != known.get(name)]
+        others = content["facts"]
+        wrong = [name for name in {**self.facts, **others} if self.facts.get(name) != others.get(name)]
         if wrong:
-            told = "; ".join(_difference(name, self.facts.get(name), known.get(name)) for name in wrong[:3])
+            told = "; ".join(_difference(name, self.facts.get(name), others.get(name)) for name in wrong[:3])
             raise ValueError(f"{self.path} is the checkpoint of another training: {told}. To start anew {cure}")
         return content
 
@@ -163,10 +163,10 @@ def _days_words(panel: DayPanel, rows: npt.NDArray[Any]) -> str:
 def _digest(panel: DayPanel, train: npt.NDArray[Any], valid: npt.NDArray[Any]) -> str:
     grids = (panel.label, panel.present, panel.liquidity, panel.volatility, panel.buyable, panel.market)
     rows, ends = torch.as_tensor(np.concatenate([train, valid])), torch.as_tensor(train[[0, -1]])
-    parts = [panel.x[ends.to(panel.x.device)], *(grid[rows.to(grid.device)] for grid in grids if grid is not None)]
+    tensors = [panel.x[ends.to(panel.x.device)], *(grid[rows.to(grid.device)] for grid in grids if grid is not None)]
     digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part.contiguous().cpu().numpy().data)
+    for tensor in tensors:
+        digest.update(tensor.contiguous().cpu().numpy().data)
     return digest.hexdigest()
 
 

@@ -62,6 +62,13 @@ class Trainer:
             numbers of a run without a break; where it is of other options or days, that is an error. It is removed at
             the end of the training.
 
+    >>> from qlib_ext.nets import MLP
+    >>> trainer = Trainer(MLP(2, (8,)), DayLoss("ic"), metric="ic", epochs=2, device="cpu")
+    >>> train, valid = panel.rows("2020-02-03", "2020-04-30"), panel.rows("2020-05-06", "2020-05-29")
+    >>> history = trainer.fit(panel, train, valid)
+    >>> len(history.epochs), trainer.predict(panel, valid).shape == (len(valid), len(panel.stocks))
+    (2, True)
+
     """
 
     measure: Measure | None = None  # of your own; recorded trainers may lack it
@@ -162,9 +169,8 @@ class Trainer:
         train, valid, history = self._usable(panel, train, valid)
         file = None
         if self.checkpoint is not None:
-            file = Checkpoint(
-                self.checkpoint, facts_of({**self._facts(), **(facts or {})}, self.net, panel, train, valid)
-            )
+            texts = facts_of(self._facts() | dict(facts or {}), self.net, panel, train, valid)
+            file = Checkpoint(self.checkpoint, texts)
         with seeded(self.seed, self.device):
             self._epochs(panel, train, valid, self._start(panel, train, history, file), file, on_epoch, progress)
         if file is not None and not keep_checkpoint:
@@ -173,9 +179,9 @@ class Trainer:
 
     def _facts(self) -> dict[str, Any]:
         """Tell the options that change a training's numbers; epochs and patience only end it."""
-        names = ("metric", "step_len", "batch_days", "lr", "weight_decay", "clip", "seed", "scale", "precision")
-        own = {name: getattr(self, name) for name in (*names, "compile")} | {"metric": describe(self._chosen())}
-        return {"loss": self.loss, **own, **self.money, "device": self.device.type}
+        names = ("step_len", "batch_days", "lr", "weight_decay", "clip", "seed", "scale", "precision", "compile")
+        own = {name: getattr(self, name) for name in names} | self.money
+        return {"loss": self.loss, "metric": describe(self._chosen()), **own, "device": self.device.type}
 
     def _chosen(self) -> str | Measure:
         """Return the metric that stops and selects: its name, or the function that was given."""
@@ -235,9 +241,9 @@ class Trainer:
         if self.scaler is not None:
             self.scaler.to(self.device)
         score = np.full((len(rows), len(panel.stocks)), np.nan, dtype=np.float32)
-        known = np.isin(rows, panel.with_stocks(rows))
-        if known.any():
-            score[known] = self._scores(panel, rows[known])
+        traded = np.isin(rows, panel.with_stocks(rows))
+        if traded.any():
+            score[traded] = self._scores(panel, rows[traded])
         return score
 
     def _scores(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
