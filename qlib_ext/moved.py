@@ -12,7 +12,7 @@ from typing import Any
 MOVED = {
     "_attention": "nets.attention",
     "alpha": "features features.factors",
-    "backtest": "record.backtest record.tables",
+    "backtest": "record.backtest record.waterfall record.tables",
     "baseline": "evaluate.baselines",
     "capacity": "evaluate.capacity",
     "compare": "evaluate.comparison",

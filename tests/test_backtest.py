@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import test_data
 from marina_rules.check import check_rows
+from qlib.backtest import backtest
 from qlib.contrib.strategy.rule_strategy import TWAPStrategy
 from qlib.data import D
 from test_record import Recorder
@@ -18,11 +19,11 @@ from test_record import Recorder
 from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import (
     EXECUTION_DEFINITIONS,
+    STAGES,
     account_returns,
     blocked_by_reason,
     cost_split,
     days_to_liquidate,
-    execution,
     paper_returns,
     participation_histogram,
     performance,
@@ -31,8 +32,7 @@ from qlib_ext.evaluate import (
     waterfall,
 )
 from qlib_ext.exchange import SETTLED, AShareExchange
-from qlib_ext.record import Money, PortAnaRecord, all_blocked, holdings, judge, judged_stages
-from qlib_ext.record import backtest as record
+from qlib_ext.record import Money, PortAnaRecord, all_blocked, holdings, judge, judged_stages, stage_changes
 from qlib_ext.rules import is_index
 from qlib_ext.runs import Task
 from qlib_ext.synthetic import make_market
@@ -230,7 +230,7 @@ def test_waterfall_by_hand():
 
 def test_every_table_is_defined():
     assert all(text for words in EXECUTION_DEFINITIONS.values() for text in words.values())
-    assert set(execution.STAGES) == {"paper", "buyable", "account", *record.SIMPLER}
+    assert list(STAGES) == ["paper", "buyable", "account", *stage_changes("close")]
 
 
 # --- the record
@@ -308,11 +308,11 @@ def test_days_that_the_benchmark_lacks_are_told(market, monkeypatch):
     test_data.start_qlib(market[0], market[1])
     made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), configuration(), dataset=market[2])
     made._set_span(pd.DatetimeIndex(market[3].index.get_level_values("datetime")))
-    days = pd.DatetimeIndex(record.D.calendar(start_time="2020-06-01", end_time="2020-07-08"))
+    days = pd.DatetimeIndex(D.calendar(start_time="2020-06-01", end_time="2020-07-08"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made._check_benchmark()
-    true, gaps = record.D.features, {}
+    true, gaps = D.features, {}
 
     def gappy(codes, fields, *span):
         assert list(codes) == ["SH000300"]
@@ -320,7 +320,7 @@ def test_days_that_the_benchmark_lacks_are_told(market, monkeypatch):
         found[found.index.get_level_values("datetime").isin(days[gaps["rows"]])] = np.nan
         return found
 
-    monkeypatch.setattr(record.D, "features", gappy, raising=False)
+    monkeypatch.setattr(D, "features", gappy, raising=False)
     gaps["rows"] = [3]
     with pytest.warns(
         UserWarning, match=rf"benchmark SH000300 has no return on 1 of \d+ days, the first {days[3].date()}"
@@ -355,7 +355,7 @@ def test_the_tables_agree_with_the_account(whole):
 def test_the_waterfall_falls_step_by_step(whole, market):
     _, got, _ = whole
     table, daily = got["waterfall.pkl"], got["waterfall_daily.pkl"]
-    assert list(table.index) == list(execution.STAGES)
+    assert list(table.index) == list(STAGES)
     earned = table["annual_return"]
     assert earned["caps"] > earned["costs"] > earned["impact"]  # neither fees nor impact can earn
     assert earned["impact"] == pytest.approx(got["execution.pkl"]["performance"].loc["net", "annual_return"])
@@ -391,12 +391,9 @@ def test_a_change_of_price_has_a_row_of_its_own(whole, market):
     assert "changes nothing" in whole[1]["definitions.pkl"]["waterfall.price"]
 
 
-def test_the_entry_price_is_the_labels(market):
-    _, _, dataset, _ = market
-    assert record._stages(dataset)["limits"][1]["deal_price"] == ["$close", "$close"]
-    own = SimpleNamespace(entry_field="open")
-    assert record._stages(own)["limits"][1]["deal_price"] == ["$open", "$open"]
-    assert record._stages(own)["price"] == record.SIMPLER["price"]
+def test_the_entry_price_is_the_labels():
+    assert stage_changes("open")["limits"][1]["deal_price"] == ["$open", "$open"]
+    assert "deal_price" not in stage_changes("open")["price"][1]
 
 
 def test_paper_is_on_the_account_where_it_is_above_the_capital(market):
@@ -471,8 +468,8 @@ def test_a_run_without_buffer_and_impact_skips_their_backtests(market, monkeypat
     test_data.start_qlib(market[0], market[1])
     config = configuration({"impact": 0, "start_time": "2020-06-10"}, rank_buffer=1.0)
     config["backtest"] |= {"start_time": "2020-06-15", "end_time": "2020-06-30"}
-    runs, real = [], record.backtest
-    monkeypatch.setattr(record, "backtest", lambda **kw: runs.append(kw) or real(**kw))
+    runs = []
+    monkeypatch.setattr("qlib_ext.record.backtest.backtest", lambda **kw: runs.append(kw) or backtest(**kw))
     made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)
     table = made._generate()["waterfall.pkl"]
     assert table.loc["buffer", "change"] == 0 and table.loc["impact", "change"] == 0 and len(runs) == 2
@@ -550,7 +547,7 @@ def test_no_benchmark_is_none(market, monkeypatch):
     config = configuration()
     config["backtest"] |= {"benchmark": None, "start_time": "2020-06-10", "end_time": "2020-06-30"}
     said = []
-    monkeypatch.setattr(record, "logger", SimpleNamespace(info=said.append, warning=said.append))
+    monkeypatch.setattr("qlib_ext.record.backtest.logger", SimpleNamespace(info=said.append, warning=said.append))
     made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2])
     got = made._generate()
     report = got["report_normal_1day.pkl"]
@@ -581,7 +578,7 @@ def test_a_nested_executor_s_strategy_gets_the_scores_in_the_waterfall_too(marke
                    "inner_strategy": {"class": Twap, "kwargs": {"signal": "<PRED>"}}},
     }  # fmt: skip
     got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)._generate()
-    assert len(got["waterfall.pkl"]) == len(execution.STAGES) and len(seen) >= 5
+    assert len(got["waterfall.pkl"]) == len(STAGES) and len(seen) >= 5
     assert all(signal.equals(market[3]) for signal in seen)
 
 

@@ -9,7 +9,6 @@ import torch
 from test_record import Dataset, Recorder, make_panel
 
 from qlib_ext.record import GateRecord
-from qlib_ext.record import gate as gate_record
 
 
 class Kept(Recorder):
@@ -40,8 +39,10 @@ def run(monkeypatch):
         days = pd.DatetimeIndex(panel.days[dataset.rows(name)], name="datetime")
         return pd.DataFrame(np.random.default_rng(0).uniform(size=(10, 4)), days, panel.features)
 
-    monkeypatch.setattr(gate_record, "gate_weights", weights)
-    monkeypatch.setattr(gate_record, "logger", SimpleNamespace(info=lambda text: asked.append(text.split(":")[0])))
+    monkeypatch.setattr("qlib_ext.record.gate.gate_weights", weights)
+    monkeypatch.setattr(
+        "qlib_ext.record.gate.logger", SimpleNamespace(info=lambda text: asked.append(text.split(":")[0]))
+    )
     return Kept(**{"pred.pkl": 0, "label.pkl": 0}), dataset, asked
 
 

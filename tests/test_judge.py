@@ -9,7 +9,16 @@ from qlib.data import D
 from test_record import FREE, SPAN, Recorder, make_panel, score_grid, series_of
 
 from qlib_ext.data import DayDatasetH, LabelSpan
-from qlib_ext.record import LiquidityRecord, Money, backtest, capacity, entry_return, index_returns, judge
+from qlib_ext.record import (
+    LiquidityRecord,
+    Money,
+    capacity,
+    entry_return,
+    index_returns,
+    judge,
+    judged_stages,
+    stage_changes,
+)
 
 INDEX = "SH000300"
 
@@ -99,11 +108,11 @@ def test_money_and_index_are_marked_at_the_entry_s_price(run):
 
 def test_the_waterfall_s_paper_is_the_judge_s_entry_return_book(run):
     dataset, recorder, score, (field, horizon) = run
-    assert backtest._stages(dataset)["limits"][1]["deal_price"] == [f"${field}"] * 2
+    assert stage_changes(dataset.entry_field)["limits"][1]["deal_price"] == [f"${field}"] * 2
     if dataset.span.entry != 1:
         return
     days = pd.DatetimeIndex(dataset.panel.days[dataset.rows("test")])[2:]
-    stages = backtest.judged_stages(dataset, recorder.load_object("pred.pkl"), days, 1e7, {"capital": 1e7})
+    stages = judged_stages(dataset, recorder.load_object("pred.pkl"), days, 1e7, {"capital": 1e7})
     one = judge(dataset.panel, dataset.rows("test"), score, Money(capital=1e7), SPAN)
     expected = one.returns["capped_paper_gross"].to_numpy()[1 : len(days)]
     np.testing.assert_allclose(stages["paper"].to_numpy()[1:], expected, atol=1e-9)

@@ -15,7 +15,6 @@ from qlib_ext.cli import run_context
 from qlib_ext.data import DayDatasetH, unit_profile
 from qlib_ext.model import FoldEnsemble, MLPModel, WalkForwardModel
 from qlib_ext.record import LiquidityRecord, ReportRecord, context_of, run_facts
-from qlib_ext.record import facts as _run_facts
 from qlib_ext.report import differing_facts
 from qlib_ext.runs import FACTS, Run
 from qlib_ext.synthetic import make_market
@@ -112,7 +111,7 @@ def test_days_and_seeds_of_folds(folder, dataset):
 def test_what_is_not_known_is_left_out(dataset, monkeypatch):
     assert list(run_facts(object(), SimpleNamespace(trainer="no Trainer"))) == ["versions"]
     said = []
-    monkeypatch.setattr(_run_facts, "logger", SimpleNamespace(warning=said.append))
+    monkeypatch.setattr("qlib_ext.record.facts.logger", SimpleNamespace(warning=said.append))
     made = Dataset(make_panel(), test=[0])
     made.segments = {"test": None}
 

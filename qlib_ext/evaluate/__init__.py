@@ -27,6 +27,7 @@ from qlib_ext.evaluate.day_grids import BLOCK_DAYS, DayGrids
 from qlib_ext.evaluate.diagnostics import DIAGNOSTICS_DEFINITIONS, exposures, newey_west, quantile_returns, summary
 from qlib_ext.evaluate.execution import (
     EXECUTION_DEFINITIONS,
+    STAGES,
     account_returns,
     blocked_by_reason,
     cost_split,
@@ -76,6 +77,7 @@ __all__ = [
     "RATIOS",
     "REVERSAL_DAYS",
     "SERIES",
+    "STAGES",
     "account_returns",
     "average",
     "block_length",

@@ -35,8 +35,8 @@ COMPARE_DEFINITIONS = {
     "against": "the same number of the run it is compared with",
     "difference": "the run's number less that of the run it is compared with, on the same days",
     "standard_error": "standard deviation of the difference over the draws of the circular block bootstrap",
-    "low": "lower end of the interval: the 2.5% quantile of the difference over the draws",
-    "high": "upper end of the interval: the 97.5% quantile of the difference over the draws",
+    "low": f"lower end of the interval: the {(1 - LEVEL) / 2:.1%} quantile of the difference over the draws",
+    "high": f"upper end of the interval: the {(1 + LEVEL) / 2:.1%} quantile of the difference over the draws",
     "share_below_zero": "share of the draws in which the difference is 0 or below",
 }
 

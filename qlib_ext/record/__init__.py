@@ -1,6 +1,6 @@
 """qlib records: the judge's tables, the backtest, the gate, the page."""
 
-from qlib_ext.record.backtest import PortAnaRecord, judged_stages
+from qlib_ext.record.backtest import PortAnaRecord
 from qlib_ext.record.facts import run_facts
 from qlib_ext.record.gate import GateRecord, gate_weights, regimes
 from qlib_ext.record.header import context_of
@@ -28,6 +28,7 @@ from qlib_ext.record.records import (
 )
 from qlib_ext.record.report import ReportRecord
 from qlib_ext.record.tables import all_blocked, holdings
+from qlib_ext.record.waterfall import judged_stages, stage_changes
 
 __all__ = [
     "BaselineRecord",
@@ -56,6 +57,7 @@ __all__ = [
     "regimes",
     "run_facts",
     "selections",
+    "stage_changes",
     "table_row",
     "volatility_warning",
 ]

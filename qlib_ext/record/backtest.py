@@ -5,11 +5,9 @@ The tables are those of `execution`; here they are filled from qlib's objects.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from qlib.backtest import backtest, get_exchange
 from qlib.backtest.executor import BaseExecutor, NestedExecutor
@@ -25,9 +23,7 @@ from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import known_benchmark
 from qlib_ext.exchange import AShareExchange, prices
 from qlib_ext.options import refuse_unknown
-from qlib_ext.panel import grid_of
 from qlib_ext.portfolio import PARTICIPATION
-from qlib_ext.record.judgement import entry_return, grid_rows
 from qlib_ext.record.tables import (
     REPORT,
     all_blocked,
@@ -38,26 +34,14 @@ from qlib_ext.record.tables import (
     log_tables,
     make_tables,
 )
+from qlib_ext.record.waterfall import NO_BUFFER, judged_stages, stage_changes, traded_stages
 from qlib_ext.runs import complete_backtest, names_class
 from qlib_ext.strategy import LiquidityTopNStrategy
 
 logger = get_module_logger("qlib_ext.backtest")
 
 OF_QLIB = ("risk_analysis_freq", "indicator_analysis_freq", "indicator_analysis_method", "skip_existing")
-DAY = pd.Timedelta(days=1)
-UNCAPPED = 1e9  # trade cap in multiples of liquidity
-NO_BUFFER = {"rank_buffer": 1.0, "min_holding": 0}
-NO_FEES = {"open_cost": 0.0, "close_cost": 0.0, "min_cost": 0.0, "impact": 0.0}
-NO_CAPS = {"participation": None, "volume_threshold": None}
-# What a stage of the waterfall changes in the run's own options, of strategy and exchange; for `limits` see `_stages`.
-SIMPLER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "limits": ({"trade_participation": UNCAPPED, **NO_BUFFER}, {"deal_price": "$close", **NO_CAPS, **NO_FEES}),
-    "price": ({"trade_participation": UNCAPPED, **NO_BUFFER}, NO_CAPS | NO_FEES),
-    "buffer": ({"trade_participation": UNCAPPED}, NO_CAPS | NO_FEES),
-    "caps": ({}, NO_FEES),
-    "costs": ({}, {"impact": 0.0}),
-    "impact": ({}, {}),
-}
+SPAN, DAY = ("start_time", "end_time"), pd.Timedelta(days=1)
 
 
 class PortAnaRecord(record_temp.PortAnaRecord):
@@ -125,16 +109,12 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         refuse_unknown("PortAnaRecord's config", config or (), ("strategy", "executor", "backtest"))
         super().__init__(recorder, complete_backtest(config, getattr(dataset, "segments", None)), **kw)
         self.dataset, self.waterfall = dataset, waterfall
-        self._exchange = _named(self._exchange_kwargs().get("exchange"), "AShareExchange")
-        given = (self._exchange or {}).get("kwargs", {})
-        self._open = [name for name in ("start_time", "end_time") if given.get(name) is None]
+        self._exchange = _options(self._exchange_kwargs().get("exchange"), "AShareExchange")
+        self._strategy = _options(self.strategy_config, "LiquidityTopNStrategy")
+        self._open = [name for name in SPAN if (self._exchange or {}).get(name) is None]
         self._span_exchange()
-        if self._exchange is not None:
-            self._one_definition("exchange", given, ("liquidity", "liquidity_window", "volatility_window"))
-        strategy = _named(self.strategy_config, "LiquidityTopNStrategy")
-        if strategy is not None:
-            self._one_definition("strategy", strategy["kwargs"], ("liquidity", "liquidity_window"))
-        self._logs = strategy is not None
+        self._one_definition("exchange", self._exchange, ("liquidity", "liquidity_window", "volatility_window"))
+        self._one_definition("strategy", self._strategy, ("liquidity", "liquidity_window"))
 
     def _exchange_kwargs(self) -> dict[str, Any]:
         options: dict[str, Any] = self.backtest_config.get("exchange_kwargs") or {}
@@ -146,29 +126,26 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             )
         return options
 
-    def _one_definition(self, whose: str, options: dict[str, Any], names: tuple[str, ...]) -> None:
+    def _one_definition(self, whose: str, options: dict[str, Any] | None, names: tuple[str, ...]) -> None:
         """Fill the options in from the dataset; warn where the user's own differ."""
-        if not isinstance(self.dataset, DayDatasetH) or self.dataset.liquidity is None:
+        if options is None or not isinstance(self.dataset, DayDatasetH) or self.dataset.liquidity is None:
             return
         for name in names:
-            own, given = getattr(self.dataset, name), options.setdefault(name, getattr(self.dataset, name))
-            if own != given:
-                logger.warning(f"the {whose}'s {name} is {given!r}, the dataset's {own!r}: two definitions in one run")
+            ours = getattr(self.dataset, name)
+            if (own := options.setdefault(name, ours)) != ours:
+                logger.warning(f"the {whose}'s {name} is {own!r}, the dataset's {ours!r}: two definitions in one run")
 
     def _span_exchange(self) -> None:
         """Give the exchange the backtest's start and end, where it has none of its own and they are known."""
-        if self._exchange is None:
-            return
-        for name in self._open:
-            if self.backtest_config.get(name) is not None:
-                self._exchange["kwargs"][name] = self.backtest_config[name]
+        if self._exchange is not None:
+            self._exchange |= {n: day for n in self._open if (day := self.backtest_config[n]) is not None}
 
     def list(self) -> list[str]:
         """Name the artifacts."""
         names = list(super().list())
         if self._exchange is not None:
             names += ["blocked.pkl", "fills.pkl", "settled.pkl", "rules_citations.pkl"]
-        return names + (["daily_log.pkl", "daily_targets.pkl"] if self._logs else [])
+        return names + (["daily_log.pkl", "daily_targets.pkl"] if self._strategy is not None else [])
 
     # --- the backtest
 
@@ -186,9 +163,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             artifacts: dict[str, Any] = super()._generate(**kwargs)
         finally:
             self.strategy_config, self.executor_config, self.backtest_config = kept
-        for made in (exchange, *_strategies(strategy, executor)):
-            if isinstance(made, AShareExchange | LiquidityTopNStrategy):
-                artifacts |= made.artifacts()
+        for teller in (exchange, *_strategies(strategy, executor)):
+            if isinstance(teller, AShareExchange | LiquidityTopNStrategy):
+                artifacts |= teller.artifacts()
         if isinstance(exchange, AShareExchange) and "daily_targets.pkl" in artifacts:
             artifacts["blocked.pkl"] = all_blocked(artifacts["blocked.pkl"], artifacts["daily_targets.pkl"], exchange)
         report = artifacts.get(REPORT)
@@ -210,9 +187,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     def _set_span(self, scored: pd.DatetimeIndex) -> None:
         """Set start and end of the backtest and of the exchange; the end at most a day before the calendar's."""
         calendar, config = pd.DatetimeIndex(D.calendar()), self.backtest_config
-        if config.get("start_time") is None:
+        if config["start_time"] is None:
             config["start_time"] = scored.min()
-        if config.get("end_time") is None:
+        if config["end_time"] is None:
             config["end_time"] = calendar[min(int(calendar.searchsorted(scored.max(), "right")), len(calendar) - 1)]
         if pd.Timestamp(config["end_time"]) >= calendar[-1]:
             logger.info(f"the backtest ends on {calendar[-2].date()}: qlib needs the day after its last one")
@@ -222,50 +199,45 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
     def _check_span(self, calendar: pd.DatetimeIndex) -> None:
         """Stop where the exchange's own span lacks trading days of the backtest: nothing would trade on them."""
-        given = self._exchange_kwargs().get("exchange")
-        own = vars(given.options) if isinstance(given, AShareExchange) else (self._exchange or {}).get("kwargs", {})
-        for name in ("start_time", "end_time"):
-            mine, needed = own.get(name), self.backtest_config[name]
-            if mine is None:
-                continue
-            at, wanted = pd.Timestamp(mine).normalize(), pd.Timestamp(needed).normalize()
-            first, last = (wanted, at - DAY) if name == "start_time" else (at + DAY, wanted)
-            lacks = (calendar >= first) & (calendar <= last)
+        exchange = self._exchange_kwargs().get("exchange")
+        own = vars(exchange.options) if isinstance(exchange, AShareExchange) else self._exchange or {}
+        for name in (name for name in SPAN if own.get(name) is not None):
+            needed = self.backtest_config[name]
+            at, wanted = pd.Timestamp(own[name]).normalize(), pd.Timestamp(needed).normalize()
+            later, earlier = (at, wanted) if name == "start_time" else (wanted + DAY, at + DAY)
+            lacks = (calendar >= earlier) & (calendar < later)
             if lacks.any():
                 raise ValueError(
-                    f"the exchange's {name} is {mine}, the backtest's {needed}: it would not trade on the "
+                    f"the exchange's {name} is {own[name]}, the backtest's {needed}: it would not trade on the "
                     f"{lacks.sum()} days between. Leave it out (it is then the backtest's), or make the span wider"
                 )
 
     def _check_benchmark(self) -> None:
         """Look at the benchmark itself: qlib makes 0 of the days that it lacks before its report shows them."""
-        given, calendar = self.backtest_config["benchmark"], pd.DatetimeIndex(D.calendar())
-        first, last = (pd.Timestamp(self.backtest_config[name]) for name in ("start_time", "end_time"))
-        if given is None:
+        returns, days = self.backtest_config["benchmark"], pd.DatetimeIndex(D.calendar())[1:]  # the first has no return
+        first, last = (pd.Timestamp(self.backtest_config[name]) for name in SPAN)
+        if returns is None:
             return
-        if not isinstance(given, pd.Series):
-            codes = [given] if isinstance(given, str) else given
-            found = D.features(codes, ["$close/Ref($close, 1) - 1"], first, last)
-            if found.empty:
+        if not isinstance(returns, pd.Series):
+            codes = [returns] if isinstance(returns, str) else returns
+            every = D.features(codes, ["$close/Ref($close, 1) - 1"], first, last)
+            if every.empty:
                 return  # of which qlib tells
-            given = found.iloc[:, 0].groupby(level="datetime").mean().rename(", ".join(codes))
-        later = calendar[1:]  # the calendar's first day has no return
-        known_benchmark(given.reindex(later[(later >= first) & (later <= last)]))
+            returns = every.iloc[:, 0].groupby(level="datetime").mean().rename(", ".join(codes))
+        known_benchmark(returns.reindex(days[(days >= first) & (days <= last)]))
 
     def _no_benchmark(self) -> dict[str, Any]:
         """Return the option that says `benchmark: null` to qlib; empty where there is a benchmark."""
         if self.backtest_config["benchmark"] is not None:
             return {}
         logger.info("benchmark: null, none: what qlib calls excess returns are the account's own")
-        days = D.calendar(self.backtest_config["start_time"], self.backtest_config["end_time"])
+        days = D.calendar(*(self.backtest_config[name] for name in SPAN))
         return {"benchmark": pd.Series(0.0, pd.DatetimeIndex(days))}
 
     def _build(self, pred: pd.DataFrame) -> tuple[Any, Any, Any]:
         """Build strategy, executor and exchange, to ask them afterwards."""
-        span = {name: self.backtest_config[name] for name in ("start_time", "end_time")}
-        exchange = get_exchange(**(span | self._exchange_kwargs()))
-        config = self._filled(self.strategy_config, pred)
-        strategy = init_instance_by_config(config, accept_types=BaseStrategy)
+        exchange = get_exchange(**({name: self.backtest_config[name] for name in SPAN} | self._exchange_kwargs()))
+        strategy = init_instance_by_config(self._filled(self.strategy_config, pred), accept_types=BaseStrategy)
         executor = init_instance_by_config(self._filled(self.executor_config, pred), accept_types=BaseExecutor)
         return strategy, executor, exchange
 
@@ -298,94 +270,47 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         self, pred: pd.DataFrame, report: pd.DataFrame, exchange: AShareExchange, liquidity: pd.DataFrame
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Make the table of the stages, and their daily returns (D, stages); one load of liquidity serves all."""
-        config = self._filled(self.strategy_config, pred)
+        config, account = self._filled(self.strategy_config, pred), float(self.backtest_config["account"])
         config["kwargs"].setdefault("liquidity_frame", liquidity)
-        mine = vars(exchange.options) | {"deal_price": prices(exchange.options.deal_price)}
-        options = {"trade_participation": PARTICIPATION, **NO_BUFFER, **config["kwargs"]}, mine
-        own = _chosen(options, SIMPLER["impact"])
-        account = float(self.backtest_config["account"])
+        dealt = vars(exchange.options) | {"deal_price": prices(exchange.options.deal_price)}
+        options = {"trade_participation": PARTICIPATION, **NO_BUFFER, **config["kwargs"]}, dealt
+
+        def trade(strategy: dict[str, Any], other: dict[str, Any]) -> pd.Series:
+            """Net returns of the same backtest with other options."""
+            same = deepcopy_basic_type(self.backtest_config) | {
+                "exchange_kwargs": {"exchange": type(exchange)(**other)},
+                "benchmark": report["bench"].fillna(0.0),
+            }
+            executor = self._filled(self.executor_config, pred)
+            portfolio, _ = backtest(strategy=config | {"kwargs": strategy}, executor=executor, **same)
+            again = portfolio["1day"][0]
+            return again["return"] - again["cost"]
+
         series = judged_stages(self.dataset, pred, pd.DatetimeIndex(report.index), account, config["kwargs"])
-        skipped, above = [], None
-        for stage, changes in _stages(self.dataset).items():
-            made = _chosen(options, changes)
-            if made == above:
-                skipped.append(stage)
-            elif made == own:
-                series[stage] = report["return"] - report["cost"]
-            else:
-                began = time.perf_counter()
-                found = self._again(pred, config, options, changes, report, exchange)
-                series[stage] = found["return"] - found["cost"]
-                logger.info(f"waterfall: backtest of {stage!r}, {time.perf_counter() - began:.1f} s")
-            above = made
-        table = evaluate.waterfall(series, skipped)
+        stages = stage_changes(self.dataset.entry_field)
+        more, skipped = traded_stages(stages, options, report["return"] - report["cost"], trade)
+        table = evaluate.waterfall(series | more, skipped)
         log_table(self.recorder, table.drop(columns="days"), "waterfall")
         words = "\n".join(f"  {name}: {text}" for name, text in table.attrs["definitions"].items())
         logger.info(f"from paper to the account, {len(report)} days\n{as_text(table)}\n{words}")
-        return table, pd.DataFrame(series)
-
-    def _again(
-        self, pred: pd.DataFrame, config: Any, options: Any, changes: Any, report: pd.DataFrame, exchange: Any
-    ) -> pd.DataFrame:
-        """Report of the same backtest with some options changed."""
-        mine = {name: config[name] for name in ("class", "module_path") if name in config}
-        strategy = mine | {"kwargs": config["kwargs"] | changes[0]}
-        other = type(exchange)(**(options[1] | changes[1]))
-        own = {"exchange_kwargs": {"exchange": other}, "benchmark": report["bench"].fillna(0.0)}
-        same = deepcopy_basic_type(self.backtest_config) | own
-        portfolio, _ = backtest(strategy=strategy, executor=self._filled(self.executor_config, pred), **same)
-        return portfolio["1day"][0]
-
-
-def judged_stages(
-    dataset: DayDatasetH, pred: pd.DataFrame, days: pd.DatetimeIndex, account: float, options: Mapping[str, Any]
-) -> dict[str, pd.Series]:
-    """Give the waterfall's stages that need no backtest, `paper`, `buyable` and `account`, over a backtest's days.
-
-    The score of the close of d places the capital at the entry of d+1 and earns until d+2, in the backtest's way of
-    counting; on the first day of the backtest nothing is held. A label of several days is not used: the one-day
-    returns are, as the strategy trades every day.
-
-    Args:
-        dataset: whose panel has label, liquidity and buyable.
-        pred: scores by (datetime, instrument), first column.
-        days: (D,) of the backtest.
-        account: yuan on the first day.
-        options: of the strategy: capital, participation, top_n.
-
-    """
-    panel, calendar = dataset.panel, pd.DatetimeIndex(D.calendar())
-    place = calendar.get_indexer(days[1:]) - 2
-    signal = calendar[place.clip(min=0)]
-    at = np.where(place < 0, -1, pd.DatetimeIndex(panel.days).get_indexer(signal))
-    score = np.where(at[:, None] < 0, np.nan, grid_of(pred.iloc[:, 0], signal, panel.stocks))
-    row, grids = at.clip(min=0), (panel.liquidity, entry_return(panel), panel.buyable)
-    liquidity, earned, buyable = (grid_rows(grid, row) for grid in grids)
-    known = score, liquidity, earned, buyable > 0
-    capital = options.get("capital")
-    caps = {"participation": options.get("participation", PARTICIPATION), "top_n": options.get("top_n")}
-    placed = account if capital is None else min(capital, account)
-    paper = evaluate.paper_returns(*known, capital=placed, **caps)
-    found = {name: values * (placed / account) for name, values in paper.items()}
-    found["account"] = evaluate.account_returns(*known, account=account, capital=capital, **caps)
-    return {name: pd.Series(np.r_[0.0, values], index=days) for name, values in found.items()}
+        return table, pd.DataFrame(series | more)
 
 
 # --- configurations
 
 
-def _named(config: Any, name: str) -> dict[str, Any] | None:
-    """Return a configuration that names a class, with its kwargs; None for another, or an instance."""
+def _options(config: Any, name: str) -> dict[str, Any] | None:
+    """Give the options, to be changed, of a configuration that names a class; None for another, or an instance."""
     if not names_class(config, name):
         return None
-    if config.get("kwargs") is None:
-        config["kwargs"] = {}
-    return config
+    config["kwargs"] = config.get("kwargs") or {}
+    options: dict[str, Any] = config["kwargs"]
+    return options
 
 
-def _ready(made: Any) -> dict[str, Any]:
+def _ready(instance: Any) -> dict[str, Any]:
     """Wrap an instance so that qlib, which fills placeholders in a dict, takes it."""
-    return {"class": lambda: made}
+    return {"class": lambda: instance}
 
 
 def _strategies(strategy: Any, executor: Any) -> Iterator[Any]:
@@ -393,15 +318,3 @@ def _strategies(strategy: Any, executor: Any) -> Iterator[Any]:
     if isinstance(executor, NestedExecutor):
         yield from _strategies(executor.inner_strategy, executor.inner_executor)
     yield strategy
-
-
-def _stages(dataset: DayDatasetH) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """`SIMPLER`, with the price of the stages on paper in `limits`: that of the label's entry."""
-    bare, free = SIMPLER["limits"]
-    return SIMPLER | {"limits": (bare, free | {"deal_price": prices(dataset.entry_field)})}
-
-
-def _chosen(options: Any, changes: Any) -> list[dict[str, Any]]:
-    """Options that any stage changes, as a stage has them."""
-    names = [set().union(*(stage[i] for stage in SIMPLER.values())) for i in (0, 1)]
-    return [{name: (options[i] | changes[i])[name] for name in names[i]} for i in (0, 1)]
