@@ -40,13 +40,13 @@ def test_orders_backtest_and_page_read_a_run_alike(form):
     def named(kind):
         return {"name": kind.__name__, "path": f"{kind.__module__}.{kind.__name__}", "class": kind}[form]
 
-    exchange = {"class": named(AShareExchange), "kwargs": {"participation": 0.01}}
+    exchange = {"class": named(AShareExchange), "kwargs": {"participation": 0.01, "impact": {"class": "costs.Spread"}}}
     config = {
         "strategy": {"class": named(LiquidityTopNStrategy), "kwargs": {"signal": "<PRED>", "top_n": 7}},
         "backtest": {"start_time": None, "end_time": None, "account": 1e8, "exchange_kwargs": {"exchange": exchange}},
     }
     task = {"record": [{"class": named(PortAnaRecord), "kwargs": {"config": config}}]}
-    assert Task(task).strategy == {"top_n": 7} and Task(task).exchange == {"participation": 0.01}
+    assert Task(task).strategy == {"top_n": 7} and Task(task).exchange == exchange["kwargs"]
     assert "daily_log.pkl" in (names := PortAnaRecord(None, config).list()) and "fills.pkl" in names
     (said,) = (value.en for key, value in context_of(task, {}, {}, provider="p").facts if key.en == "backtest")
-    assert "at most 1.0% of a stock's turnover" in said
+    assert "at most 1.0% of a stock's turnover" in said and "impact: Spread;" in said

@@ -141,7 +141,7 @@ def test_own_rates_and_impact_size_the_buys():
     own, impact = Fees([DATE], minimum=5.0, open_cost=0.002, close_cost=0.003), impact_rule(2.0, 0.5)
     assert own.parts(0, 39_000.0, sell=False) == (78.0, 0.0, 0.0) and own.parts(0, 1_000.0, sell=True)[0] == 5.0
     table = market().assign(volatility=0.02)
-    assert LastClose(table, own, impact).trade_cost(MAIN, None, None, 39_000.0, sell=False) == pytest.approx(
+    assert LastClose(table, DATE, own, impact).cost(MAIN, 39_000.0, sell=False) == pytest.approx(
         78.0 + 2 * 0.02 * math.sqrt(39_000 / 2e6) * 39_000
     )
     (row,) = listed({MAIN: 1.0}, table, fees=own, impact=impact, cash=40_100.0).to_dict("records")

@@ -111,17 +111,23 @@ def _backtest(plan: Task, artifacts: Mapping[str, Any]) -> Text | None:
     commission, buy, sell = (None if rate is None else float(rate) for rate in own)
     return text(
         "account {million:,g} million yuan, dealt at {price}, {cap}; buys pay {buy}, "
-        "sells {sell}; impact: {impact:g} × volatility × (share of turnover) ^ {power:g} a trade; benchmark: "
-        "{benchmark}",
+        "sells {sell}; impact: {impact}; benchmark: {benchmark}",
         million=float(account["cash"] if isinstance(account, Mapping) else account) / 1e6,
         price=" / ".join(dict.fromkeys(prices(options["deal_price"]))),
         cap=cap if share is None else text("at most {share:.1%} of a stock's turnover a day", share=float(share)),
         buy=text("{rate:.3%} and transfer fee", rate=commission) if buy is None else f"{buy:.3%}",
         sell=text("{rate:.3%}, transfer fee and stamp duty", rate=commission) if sell is None else f"{sell:.3%}",
-        impact=float(options["impact"]),
-        power=float(options["impact_exponent"]),
+        impact=_impact(options["impact"], options["impact_exponent"]),
         benchmark=_benchmark(plan.backtest.get("benchmark", BENCHMARK), artifacts.get(_REPORT)),
     )
+
+
+def _impact(impact: Any, exponent: float) -> Text | str:
+    """Say the rule of the impact: the square-root rule's numbers, or the class of one's own."""
+    if isinstance(impact, Mapping):
+        return class_name(impact)
+    rule = "{impact:g} × volatility × (share of turnover) ^ {power:g} a trade"
+    return text(rule, impact=float(impact), power=float(exponent))
 
 
 def _benchmark(given: Any, report: pd.DataFrame | None) -> Text | str:

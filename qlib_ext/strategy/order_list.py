@@ -24,7 +24,7 @@ from qlib_ext.rules import Fees, board_of
 from qlib_ext.runs import Task
 from qlib_ext.strategy.order_inputs import ScoredRun, check_holdings, next_day, read_market
 from qlib_ext.strategy.planner import Line, Planner, make_lines
-from qlib_ext.strategy.quotes import LastClose, Market
+from qlib_ext.strategy.quotes import LastClose
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
 
 ORDER_COLUMNS = (
@@ -96,10 +96,10 @@ def make_orders(
     chosen = target.iloc[(-values).argsort(kind="stable")][lambda yuan: yuan > 0]
     shares, caps = _by_code(held["shares"]), _by_code(strategy.trade_participation * market["known_liquidity"])
     lines = make_lines(chosen, _by_code(rank), shares, shares, caps, set(young).__contains__)
-    exchange = LastClose(market, fees, impact)
-    Planner(Market(exchange, (date, date), {}), exchange.get_deal_price, cash, capital).plan(lines)
+    quotes = LastClose(market, date, fees, impact)
+    Planner(quotes, quotes.price, cash, capital).plan(lines)
     lines += _passed_over(rank, market, {line.code for line in lines}, lines)
-    rows = [_row(line, exchange.rows[line.code], score.get(line.code, math.nan), day) for line in lines]
+    rows = [_row(line, quotes.rows[line.code], score.get(line.code, math.nan), day) for line in lines]
     table = pd.DataFrame(rows, columns=list(ORDER_COLUMNS)).assign(date=date, signal_date=day)
     order = table["side"].map(_SIDES.index).argsort(kind="stable")
     return table.iloc[order].reset_index(drop=True)
@@ -270,9 +270,7 @@ def _row(line: Line, at: Mapping[str, Any], score: float, day: pd.Timestamp) -> 
 
 def _reason(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
     """Say in words why the stock is traded, and why not more."""
-    what = _motive(line, at, day)
-    kept = _kept(line, at, day)
-    return what if not kept else f"{what}; {kept}"
+    return "; ".join(filter(None, (_motive(line, at, day), _kept(line, at, day))))
 
 
 def _motive(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
@@ -291,21 +289,19 @@ def _motive(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
 
 def _kept(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
     """Say what kept the order from the target, "" where nothing did."""
-    least = f"{at['least']:.0f} shares"
-    words = {
+    texts = {
+        "": "" if line.ordered else "nothing to do: the difference is below a lot",
         "blocked_buy": f"not traded: suspended on {day:%Y-%m-%d}",
         "blocked_sell": f"not traded: suspended on {day:%Y-%m-%d}",
         "unknown_liquidity": "not traded: liquidity never known" if line.target or line.amount else "",
         "unknown_volatility": "not traded: volatility, which the impact goes by, not known yet",
-        "below_lot": f"not traded: below the smallest order ({least})",
+        "below_lot": f"not traded: below the smallest order ({at['least']:.0f} shares)",
         "trade_cap": "capped by participation, the rest on later days",
         "cash_clipped": "cash is short" if line.ordered else "not traded: cash is short",
         "capital_clipped": "holdings leave no more room in the capital",
         "held_back": "not sold: bought less than min_holding days ago",
     }
-    if line.reason == "":
-        return "" if line.ordered else "nothing to do: the difference is below a lot"
-    return words[line.reason]
+    return texts[line.reason]
 
 
 def _is_code(code: Any) -> bool:

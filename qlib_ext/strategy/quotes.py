@@ -65,39 +65,36 @@ class Market:
         return affordable(yuan, cash, lambda value: self.cost(code, value, sell=False))
 
 
-class LastClose:
-    """What the planner asks of an exchange, at the last close; raw shares and prices.
+class LastClose(Market):
+    """The last close in place of an exchange; raw shares and prices.
 
-    `fees`: of the one day of the trade. `impact`: of a trade, see `exchange.impact_rule`; None: there is none.
+    `market`: as `order_inputs.read_market` gives it. `fees`: of `date`. `impact`: see `exchange.impact_rule`.
     """
 
-    def __init__(self, market: pd.DataFrame, fees: Fees, impact: Impact | None = None) -> None:
+    def __init__(self, market: pd.DataFrame, date: pd.Timestamp, fees: Fees, impact: Impact | None = None) -> None:
+        super().__init__(None, (date, date), {})
         self.rows: dict[str, Any] = {str(code): row for code, row in market.to_dict("index").items()}
         self.fees, self.impact = fees, impact
 
-    def check_stock_suspended(self, code: str, *span: Any) -> bool:
+    def suspended(self, code: str) -> bool:
         """Whether it is suspended or without a price."""
         row = self.rows[code]
         return bool(row["suspended"]) or not (row["price"] > 0 and row["step"] > 0)
 
-    def is_stock_tradable(self, code: str, *span: Any, direction: Any = None) -> bool:
+    def tradable(self, code: str, direction: OrderDir) -> bool:
         """Whether it is not suspended: limits are told beside the order."""
-        return not self.check_stock_suspended(code)
+        return not self.suspended(code)
 
-    def get_deal_price(self, code: str, *span: Any) -> float:
+    def price(self, code: str, direction: OrderDir = OrderDir.BUY) -> float:
         """Last close, raw yuan."""
         return float(self.rows[code]["price"])
 
-    def get_amount_of_trade_unit(self, factor: None, code: str, *span: Any) -> float:
-        """Step of the lots in shares."""
-        return float(self.rows[code]["step"])
+    def lots(self, code: str) -> tuple[float, float]:
+        """Smallest order and step above it, raw shares."""
+        return float(self.rows[code]["least"]), float(self.rows[code]["step"])
 
-    def smallest_order(self, code: str, *span: Any) -> float:
-        """Smallest order in shares."""
-        return float(self.rows[code]["least"])
-
-    def trade_cost(self, code: str, start: Any, end: Any, yuan: float, *, sell: bool) -> float:
-        """Fees and impact of a trade in yuan; infinite where the stock cannot be priced."""
+    def cost(self, code: str, yuan: float, *, sell: bool) -> float:
+        """Fees and impact of a trade, yuan; inf where the stock cannot be priced."""
         if self.unknown(code):
             return math.inf
         row, fees = self.rows[code], sum(self.fees.parts(0, yuan, sell=sell))
@@ -105,7 +102,7 @@ class LastClose:
             return fees
         return fees + float(self.impact(yuan, row["known_liquidity"], row["volatility"]))
 
-    def unknown(self, code: str, *span: Any) -> str:
+    def unknown(self, code: str) -> str:
         """Tell what the impact would have to know, unknown_liquidity or unknown_volatility; "" for nothing."""
         row = self.rows[code]
         if self.impact is None:
