@@ -8,16 +8,16 @@
   predict there, so the IC over the test days is 0 within its error, unless something knows the label.
 - overlap: no training label or window meets a validation or test label; brute force over all pairs of days.
 
-Every side runs in a fresh process of its own: qlib keeps its configuration and caches per process.
+Every replay runs in a fresh process of its own: qlib keeps its configuration and caches per process.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import pickle
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,12 @@ from qlib_ext.data import (
     segment_rows,
 )
 from qlib_ext.leak.compare import Finding, judge_features, judge_ic, judge_parts
-from qlib_ext.leak.copies import calendar_of, perturb_provider, shuffle_provider
-from qlib_ext.leak.replay import Job, Side, compare_sides, run_side
+from qlib_ext.leak.copies import perturb_provider, shuffle_provider
+from qlib_ext.leak.replay import Replay, compare_replays
 from qlib_ext.model import FoldEnsemble, WalkForwardModel, fold_days
+from qlib_ext.options import check_choice
 from qlib_ext.panel import DayPanel
+from qlib_ext.provider import read_calendar
 from qlib_ext.recorder import check_folder
 from qlib_ext.runs import Task, options_of
 from qlib_ext.workflow import load_workflow
@@ -74,8 +76,8 @@ def check_leak(
         stocks: stocks to perturb: None for all, codes, or a number to draw.
         only: of CHECKS; None: all.
         seed: of the perturbation and the shuffle.
-        isolated: run each side in a process of its own. False is quicker, and leaves qlib initialised on a folder that
-            is gone: initialise it again.
+        isolated: run each replay in a process of its own. False is quicker, and leaves qlib initialised on a folder
+            that is gone: initialise it again.
         say: called with a line of progress.
 
     Returns: frame of COLUMNS; `changed` counts what differs, meets or fails among `compared`, `passed` is bool. Where
@@ -84,19 +86,28 @@ def check_leak(
     Raises: ValueError for what cannot be checked (a cached handler, no trained model, days outside the data), OSError
         for missing files.
 
+    >>> model = {"class": "MLPModel", "module_path": "qlib_ext.model"}
+    >>> label = "Ref($close, -2)/Ref($close, -1) - 1"
+    >>> handler = {"class": "DataHandlerLP", "module_path": "qlib.data.dataset.handler"}
+    >>> segments = {"train": ["2020-02-03", "2020-04-30"], "test": ["2020-05-06", "2020-06-12"]}
+    >>> options = {"handler": handler, "segments": segments, "label": label}
+    >>> data = {"class": "DayDatasetH", "module_path": "qlib_ext.data", "kwargs": options}
+    >>> workflow = {"qlib_init": {"provider_uri": str(provider)}, "task": {"model": model, "dataset": data}}
+    >>> check_leak(workflow, only=["overlap"])[["item", "changed", "passed"]].to_numpy().tolist()
+    [['train/test', 0, True]]
+
     """
     wanted = CHECKS if only is None else tuple(only)
-    unknown = sorted(set(wanted) - set(CHECKS))
-    if unknown or not wanted:
-        raise ValueError(f"no check {', '.join(unknown) or '(none named)'}; there are {', '.join(CHECKS)}")
+    for name in wanted or ("",):
+        check_choice("check", name, CHECKS)
     config = workflow if isinstance(workflow, dict) else load_workflow(workflow)
     options: dict[str, Any] = {"epochs": epochs, "seed": seed, "isolated": isolated, "say": say}
     findings = check_overlap(config) if "overlap" in wanted else []
     refused = any(finding.item in ("segments", "folds") and not finding.passed for finding in findings)
     for name in (n for n in CHECKS[1:] if n in wanted):
         if refused:
-            words = "not run: the days are refused, see overlap"
-            findings.append(Finding(name, "all", 0, 0, False, words, proves=False))
+            why = "not run: the days are refused, see overlap"
+            findings.append(Finding(name, "all", 0, 0, False, why, proves=False))
         elif name == "future":
             findings += check_future(config, after, stocks=stocks, **options)
         else:
@@ -128,23 +139,23 @@ def check_future(
     check cannot tell apart.
     """
     speak = say or (lambda line: None)
-    provider, calendar, plan = _plan(config)
-    turn = _turn(after, plan, calendar)
-    span = _label_span(config).reach
-    last_known = calendar[: int(calendar.searchsorted(turn, side="right"))]
-    _check_trained_before(plan, span, turn, calendar)
+    provider, calendar = _market_of(config)
+    segments, span = Task(config["task"]).segments, _label_span(config)
+    cutoff = _cutoff(after, segments, calendar)
+    days = calendar[calendar <= cutoff]
+    _check_trained_before(segments, span.reach, days, calendar)
     with tempfile.TemporaryDirectory(prefix="qlib_ext_leak_") as temp:
         folder = Path(temp)
-        job = Job(config, str(provider), str(folder / "old"), "future", str(turn), epochs, span)
+        old = Replay(config, provider, folder / "old", span.reach, epochs, cutoff)
         speak(f"future: building, training and trading on {provider}")
-        run_side(job, isolated)
-        speak(f"future: perturbing everything after {turn.date()}")
-        names = perturb_provider(provider, folder / "market", turn, stocks=stocks, seed=seed)
+        old.run(isolated)
+        speak(f"future: perturbing everything after {cutoff.date()}")
+        names = perturb_provider(provider, folder / "market", cutoff, stocks=stocks, seed=seed)
         speak(f"future: the same with {len(names)} perturbed stocks")
-        other = Job(config, str(folder / "market"), str(folder / "new"), "future", str(turn), epochs, span, job.folder)
-        run_side(other, isolated)
+        new = Replay(config, folder / "market", folder / "new", span.reach, epochs, cutoff, like=old.folder)
+        new.run(isolated)
         speak("future: comparing")
-        return compare_sides(Side(Path(job.folder)), Side(Path(other.folder)), turn, last_known, span, config)
+        return compare_replays(old, new, days)
 
 
 def check_shuffled(
@@ -164,18 +175,17 @@ def check_shuffled(
     every h-th day is judged.
     """
     speak = say or (lambda line: None)
-    provider, _, _ = _plan(config)
+    provider, _ = _market_of(config)
     with tempfile.TemporaryDirectory(prefix="qlib_ext_leak_") as temp:
         folder = Path(temp)
         speak("shuffled: dealing out each day's returns")
         shuffle_provider(provider, folder / "market", seed=seed)
         speak("shuffled: building, training and scoring on it")
         span = _label_span(config)
-        job = Job(config, str(folder / "market"), str(folder / "side"), "shuffled", "", epochs, span.reach)
-        run_side(job, isolated)
-        found = pickle.loads((folder / "side" / "ic.pkl").read_bytes())
-    features = judge_features(found["features"], found["names"], span.horizon)
-    return [judge_ic(found["scores"], span.horizon), features]
+        replay = Replay(config, folder / "market", folder / "replay", span.reach, epochs)
+        replay.run(isolated)
+        ic = replay.result("ic")
+    return [judge_ic(ic["scores"], span.horizon), judge_features(ic["features"], ic["names"], span.horizon)]
 
 
 def check_overlap(config: dict[str, Any]) -> list[Finding]:
@@ -187,11 +197,10 @@ def check_overlap(config: dict[str, Any]) -> list[Finding]:
     they stand. Segments that overlap, and folds that the model refuses, are one failed row ("segments", "folds"); it
     proves nothing where the workflow could not be run with them at all.
     """
-    _, calendar, plan = _plan(config)
-    segments, reach = plan["segments"], _label_span(config).reach
-    kind, data = (_class_of(config["task"][part])[0] for part in ("model", "dataset"))
-    own = _is_ours(kind)
-    refuses = own or _is_ours(data)
+    _, calendar = _market_of(config)
+    segments, reach = Task(config["task"]).segments, _label_span(config).reach
+    kind, dataset = (_class_of(config["task"][part])[0] for part in ("model", "dataset"))
+    refuses = _is_ours(kind) or _is_ours(dataset)
     try:
         check_segments(segments)
     except ValueError as error:  # what would be refused cannot leak
@@ -204,21 +213,17 @@ def check_overlap(config: dict[str, Any]) -> list[Finding]:
             return [Finding("overlap", "folds", 0, 0, False, str(error), proves=False)]
     else:
         parts = {
-            name: segment_rows(panel, segments, name, reach) if own else panel.rows(*bounds(segments[name]))
+            name: segment_rows(panel, segments, name, reach) if _is_ours(kind) else panel.rows(*bounds(segments[name]))
             for name in ("train", "valid", "test")
             if name in segments
         }
         folds = {"": (parts, False)}
-    findings = []
-    for fold, (parts, strict) in folds.items():
-        names = list(parts)
-        for i, first in enumerate(names):
-            for second in names[i + 1 :]:
-                item = f"{fold}{first}/{second}"
-                rows = parts[first], parts[second]
-                days = pd.DatetimeIndex(panel.days)
-                findings.append(judge_parts(item, *rows, days, reach=reach, window=window, strict=strict))
-    return findings
+    days = pd.DatetimeIndex(panel.days)
+    return [
+        judge_parts(f"{fold}{first}/{second}", *rows, days, reach=reach, window=window, strict=strict)
+        for fold, (parts, strict) in folds.items()
+        for (first, second), rows in zip(combinations(parts, 2), combinations(parts.values(), 2), strict=True)
+    ]
 
 
 def _is_ours(kind: Any) -> bool:
@@ -229,23 +234,23 @@ def _is_ours(kind: Any) -> bool:
 # --- workflow
 
 
-def _plan(config: dict[str, Any]) -> tuple[Path, pd.DatetimeIndex, dict[str, Any]]:
-    """Return the provider's folder (the embedded market is built where it is asked for), calendar, dataset kwargs."""
+def _market_of(config: dict[str, Any]) -> tuple[Path, pd.DatetimeIndex]:
+    """Return the provider's folder (the embedded market is built where it is asked for) and its calendar."""
     uri = config["qlib_init"].get("provider_uri", "~/.qlib/qlib_data/cn_data")
     if isinstance(uri, dict):
         uri = uri.get("day", next(iter(uri.values())))
     provider = Path(str(uri)).expanduser()
     check_folder(provider)
-    kwargs = config["task"]["dataset"].get("kwargs") or {}
-    if not isinstance(kwargs.get("segments"), dict) or "test" not in kwargs["segments"]:
+    task = Task(config["task"])
+    if "test" not in task.segments:
         raise ValueError("the dataset's kwargs have no segments with a test segment: there is nothing to check")
-    if isinstance(kwargs.get("handler"), str):
+    if isinstance(file := task.dataset.get("handler"), str):
         raise ValueError(
-            f"handler: {kwargs['handler']!r} is a cached file, which no change of the data reaches: "
-            "give the handler's class and kwargs"
+            f"handler: {file!r} is a cached file, which no change of the data reaches: give the handler's class and "
+            "kwargs"
         )
     _model_of(config)  # a misspelt option is an error now, not after the data are built
-    return provider.resolve(), calendar_of(provider), kwargs
+    return provider.resolve(), read_calendar(provider)
 
 
 def _model_of(config: dict[str, Any]) -> Any:
@@ -258,36 +263,36 @@ def _model_of(config: dict[str, Any]) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _turn(after: Any, plan: dict[str, Any], calendar: pd.DatetimeIndex) -> pd.Timestamp:
-    """Return the last unperturbed day: the given one, or the middle of the test segment."""
-    start, end = bounds(plan["segments"]["test"])
+def _cutoff(after: Any, segments: dict[str, Any], calendar: pd.DatetimeIndex) -> pd.Timestamp:
+    """Return the last unperturbed day: the one asked for, or the middle of the test segment."""
+    start, end = bounds(segments["test"])
     days = calendar[(calendar >= start) & (calendar <= end)]
     if len(days) < 2:
         raise ValueError(f"the test segment holds {len(days)} days of {calendar[0].date()} to {calendar[-1].date()}")
     if after is None:
         return pd.Timestamp(days[(len(days) - 1) // 2])
     try:
-        turn = pd.Timestamp(after)
+        cutoff = pd.Timestamp(after)
     except ValueError as error:
         raise ValueError(f"after={after!r} is no day; give one such as {days[len(days) // 2].date()}") from error
-    if not days[0] <= turn < days[-1]:
+    if not days[0] <= cutoff < days[-1]:
         raise ValueError(
-            f"after={turn.date()} must be a day of the test segment before its last: {days[0].date()} to "
+            f"after={cutoff.date()} must be a day of the test segment before its last: {days[0].date()} to "
             f"{days[-2].date()}"
         )
-    return turn
+    return cutoff
 
 
-def _check_trained_before(plan: dict[str, Any], reach: int, turn: pd.Timestamp, calendar: pd.DatetimeIndex) -> None:
-    for name in ("train", "valid"):
-        if name in plan["segments"]:
-            last = int(calendar.searchsorted(bounds(plan["segments"][name])[1], side="right")) - 1
-            limit = int(calendar.searchsorted(turn, side="right")) - 1
-            if last + reach > limit:
-                raise ValueError(
-                    f"labels of the segment {name!r} reach beyond after={turn.date()}, so that the model may change: "
-                    "give a later day (--after)"
-                )
+def _check_trained_before(
+    segments: dict[str, Any], reach: int, days: pd.DatetimeIndex, calendar: pd.DatetimeIndex
+) -> None:
+    """Refuse a cutoff, the last of `days`, that the labels of the training reach beyond."""
+    for name in (name for name in ("train", "valid") if name in segments):
+        if int(calendar.searchsorted(bounds(segments[name])[1], side="right")) + reach > len(days):
+            raise ValueError(
+                f"labels of the segment {name!r} reach beyond after={days[-1].date()}, so that the model may change: "
+                "give a later day (--after)"
+            )
 
 
 def _class_of(config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -301,13 +306,12 @@ def _class_of(config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def _label_span(config: dict[str, Any]) -> LabelSpan:
     """Days after t that its label touches, read from the configuration of dataset and handler."""
-    days = label_days_of(Task(config["task"]).dataset.get("label_days"))
-    if days is not None:
+    task = Task(config["task"])
+    if (days := label_days_of(task.dataset.get("label_days"))) is not None:
         return days
-    label = Task(config["task"]).label
-    if label is None:
+    if task.label is None:
         raise ValueError("the workflow does not tell its label: give the dataset label=<its expression> or label_days")
-    return label_span(label)
+    return label_span(task.label)
 
 
 def _window(config: dict[str, Any]) -> int:

@@ -1,6 +1,6 @@
 """Arithmetic of the leak checks: grids compared cell by cell, labels that meet, features that know the label.
 
-Private to `leak.py`; no qlib. Sizes: `D` days, `N` stocks, `F` features.
+No qlib. Sizes: `D` days, `N` stocks, `F` features.
 """
 
 from __future__ import annotations
@@ -222,8 +222,8 @@ def _scale(values: Array) -> Array:
     """Mean size of each feature (F,) over at most some 200 days."""
     some = np.abs(np.asarray(values[:: max(1, len(values) // 200)], dtype=np.float64))
     some = some.reshape(-1, values.shape[2] if values.ndim == 3 else 1)
-    known = np.isfinite(some)
-    return np.where(known, some, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    finite = np.isfinite(some)
+    return np.where(finite, some, 0.0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
 
 
 def _by_day(grid: Grid, days: Array, stocks: Array, fill: Any) -> Any:

@@ -1,6 +1,6 @@
 """Altered copies of a qlib provider folder: the future perturbed, or the returns shuffled within days.
 
-Private to `leak.py`. Legend: `D` days of the calendar, `N` stocks. A series is a file
+Legend: `D` days of the calendar, `N` stocks. A series is a file
 `features/<code>/<field>.day.bin`: little-endian float32, the place of its first day in the calendar, then values.
 Whatever is not altered (calendars, instruments, other frequencies, `financial/`) is a link into the source.
 """
@@ -26,15 +26,6 @@ PRICES = ("open", "high", "low", "close", "vwap", "adjclose")
 BAR = ("open", "high", "low", "vwap")  # prices that follow the close of the same day
 _SUFFIX = ".day.bin"
 _STOPPED, _GONE = 0.1, 0.05  # shares of days without trade, and of stocks that never trade again
-
-
-def calendar_of(provider: str | Path) -> pd.DatetimeIndex:
-    """Read the trading days of a provider folder.
-
-    Raises: FileNotFoundError where it has no daily calendar.
-
-    """
-    return read_calendar(Path(provider).expanduser())
 
 
 def perturb_provider(
@@ -66,16 +57,16 @@ def perturb_provider(
 
     """
     origin, copy = Path(source).expanduser().resolve(), Path(target)
-    days = calendar_of(origin)
-    known = int(days.searchsorted(pd.Timestamp(after), side="right"))
-    if not 0 < known < len(days):
+    days = read_calendar(origin)
+    place = int(days.searchsorted(pd.Timestamp(after), side="right"))  # of the first day to change
+    if not 0 < place < len(days):
         span = f"{days[0].date()} to {days[-1].date()}"
         raise ValueError(f"after={pd.Timestamp(after).date()} leaves nothing to perturb in a calendar of {span}")
     names = _chosen(origin, stocks, seed)
     _link(origin, copy, set(names))
     for name in names:
         rng = np.random.default_rng([seed, crc32(name.encode())])
-        _perturb_stock(origin / "features" / name, copy / "features" / name, known, len(days), rng)
+        _perturb_stock(origin / "features" / name, copy / "features" / name, place, len(days), rng)
     return names
 
 
@@ -97,7 +88,7 @@ def shuffle_provider(source: str | Path, target: str | Path, *, seed: int = 0) -
     names = [n for n in _folders(origin) if not is_index(n) and (origin / "features" / n / f"close{_SUFFIX}").is_file()]
     if len(names) < 2:
         raise ValueError(f"{origin} has {len(names)} stocks with a close: nothing to shuffle")
-    count = len(calendar_of(origin))
+    count = len(read_calendar(origin))
     old = _matrix(origin, names, "close", count)
     new, donor = _deal(old, np.random.default_rng(seed))
     _link(origin, copy, set(names), fields=(*PRICES, "change", "volume"))
@@ -118,9 +109,9 @@ def shuffle_provider(source: str | Path, target: str | Path, *, seed: int = 0) -
     return names
 
 
-def _perturb_stock(origin: Path, copy: Path, known: int, count: int, rng: np.random.Generator) -> None:
-    """Write one stock's series, changed from place `known` of the calendar on."""
-    n = count - known
+def _perturb_stock(origin: Path, copy: Path, begin: int, count: int, rng: np.random.Generator) -> None:
+    """Write one stock's series, changed from place `begin` of the calendar on."""
+    n = count - begin
     price, volume = rng.uniform(0.8, 1.25, n), rng.lognormal(0.0, 0.5, n)
     stopped = rng.random(n) < (1.0 if rng.random() < _GONE else _STOPPED)
     stopped &= not is_index(origin.name)
@@ -128,9 +119,9 @@ def _perturb_stock(origin: Path, copy: Path, known: int, count: int, rng: np.ran
     for file in sorted(origin.glob(f"*{_SUFFIX}")):
         raw = np.fromfile(file, dtype="<f4")
         field, start = file.name.removesuffix(_SUFFIX), int(raw[0]) if len(raw) else count
-        place = max(known - start, 0) + 1  # of the first day to change, in the file
+        place = max(begin - start, 0) + 1  # of the first day to change, in the file
         tail = raw[place:].astype(np.float64)
-        at = slice(max(start - known, 0), max(start - known, 0) + len(tail))
+        at = slice(max(start - begin, 0), max(start - begin, 0) + len(tail))
         last = pd.Series(raw[1:], dtype=float).ffill().to_numpy()[place - 1 :]
         tail = np.where(np.isnan(tail) & resumed[at], last, tail)
         noise = rng.uniform(0.98, 1.02, n)

@@ -1,7 +1,7 @@
-"""One side of a leak check: a workflow built, trained, scored and traded on a provider; and two sides compared.
+"""Replay: a workflow built, trained, scored and traded on a provider; and two replays compared.
 
-Private to `leak.py`. A side runs in a fresh process, since qlib keeps its configuration and caches per process, and
-leaves its results in a folder.
+A replay runs in a fresh process, since qlib keeps its configuration and caches per process, and leaves its results in a
+folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -32,99 +31,139 @@ from qlib_ext.evaluate import daily_metrics
 from qlib_ext.leak.compare import Finding, Grid, changed_share, compare, feature_ic
 from qlib_ext.model import DayModel
 from qlib_ext.panel import DayPanel, grid_of
-from qlib_ext.portfolio import fill_top_n
+from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
 from qlib_ext.runs import Task
 
-BEYOND = 5  # trading days after `after` that are kept, to see that the perturbation arrived
+BEYOND = 5  # trading days after the cutoff that are kept, to see that the perturbation arrived
 SCORE_TOLERANCE = 1e-4  # of a score and of the mean size of scores: rounding of another batch width
 EPOCH_NAMES = ("epochs", "n_epochs", "max_epochs")
-GRIDS = {"x": 0.0, "present": 0.0, "liquidity": np.nan, "volatility": np.nan, "market": np.nan, "label": np.nan}
+GRIDS = {  # of the panel: what the report calls it, and what stands for a cell that is not there
+    "x": ("features", 0.0),
+    "present": ("present stocks", 0.0),
+    "liquidity": ("liquidity", np.nan),
+    "volatility": ("volatility", np.nan),
+    "market": ("market", np.nan),
+    "label": ("labels", np.nan),
+}
 
 Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a side does, and where it leaves its results; `known` is the folder of the side it is compared with."""
+class Replay:
+    """A workflow run on a provider, and the results that it left in its folder.
+
+    Attributes:
+        config: the workflow's.
+        provider: folder of the data.
+        folder: of the results; `run` makes it.
+        reach: days after t that the label of t touches, as read from the configuration.
+        epochs: most epochs of the training; None: as configured.
+        cutoff: last day compared; None: the IC of scores and features is all that is wanted (a shuffled market).
+        like: folder of the replay to be compared with: scores that agree but for rounding are traded as its own.
+
+    """
 
     config: dict[str, Any]
-    provider: str
-    folder: str
-    kind: str
-    after: str
-    epochs: int | None
+    provider: Path
+    folder: Path
     reach: int
-    known: str | None = None
+    epochs: int | None
+    cutoff: pd.Timestamp | None = None
+    like: Path | None = None
+
+    def run(self, isolated: bool) -> None:
+        """Run it; a failure is a ValueError with its last line (the whole log as a note)."""
+        self.folder.mkdir(parents=True)
+        if not isolated:
+            try:
+                _work(self)
+            except TypeError as misspelt:
+                raise ValueError(f"the workflow fails on {self.provider}: {misspelt}") from misspelt
+            return
+        pd.to_pickle(self, self.folder / "replay.pkl")
+        setup = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
+        code = setup + "from qlib_ext.leak.replay import work_alone; work_alone(sys.argv[1])"
+        paths = json.dumps([str(Path(p).absolute()) for p in sys.path])
+        environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8")}
+        log = self.folder / "log.txt"
+        with log.open("w", encoding="utf-8") as file:
+            command = [sys.executable, "-c", code, str(self.folder / "replay.pkl"), paths]
+            status = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False).returncode
+        if status:
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            why = f"killed by signal {-status} (out of memory?)" if status < 0 else (lines or ["no output"])[-1]
+            error = ValueError(f"the workflow fails on {self.provider}: {why}")
+            error.add_note("\n".join(lines[-60:]))
+            raise error
+
+    def result(self, name: str) -> Any:
+        """Read `score` (by datetime and instrument), `trade` (orders and positions; None: no backtest) or `ic`."""
+        return pd.read_pickle(self.folder / f"{name}.pkl")
+
+    def early_score(self) -> pd.Series:
+        """Scores up to the cutoff."""
+        score = self.result("score")
+        return score[score.index.get_level_values(0) <= self.cutoff]
+
+    def grid(self, name: str, last: pd.Timestamp | None, first: pd.Timestamp | None = None) -> Grid | None:
+        """Return a grid of the panel, days after `first` up to `last` (None: open); None where the panel has none."""
+        file = self.folder / f"{name}.npy"
+        if not file.is_file():
+            return None
+        axes = self.result("axes")
+        days = pd.DatetimeIndex(axes["days"])
+        begin = 0 if first is None else int(days.searchsorted(first, side="right"))
+        at = slice(begin, None if last is None else int(days.searchsorted(last, side="right")))
+        values = np.load(file, mmap_mode="r")[at]
+        if name == "market":
+            names = [f"market {i}" for i in range(values.shape[1])]
+            return Grid(values[:, None, :], days[at].to_numpy(), np.array(["(all)"], dtype=object), names)
+        return Grid(values, days[at].to_numpy(), axes["stocks"], axes["features"] if name == "x" else [name])
 
 
-def run_side(job: Job, isolated: bool) -> None:
-    """Run a side; a failure of it is a ValueError with its last line (the whole log as a note)."""
-    folder = Path(job.folder)
-    folder.mkdir(parents=True)
-    if not isolated:
-        try:
-            _work(job)
-        except TypeError as misspelt:
-            raise ValueError(f"the workflow fails on {job.provider}: {misspelt}") from misspelt
-        return
-    (folder / "job.pkl").write_bytes(pickle.dumps(job))
-    setup = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
-    code = setup + "from qlib_ext.leak.replay import _main; _main(sys.argv[1])"
-    paths = json.dumps([str(Path(p).absolute()) for p in sys.path])
-    environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8")}
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        command = [sys.executable, "-c", code, str(folder / "job.pkl"), paths]
-        status = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
-    if status:
-        lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        why = lines[-1] if lines else "no output"
-        if status < 0:
-            why = f"killed by signal {-status} (out of memory?)"
-        error = ValueError(f"the workflow fails on {job.provider}: {why}")
-        error.add_note("\n".join(lines[-60:]))
-        raise error
+# --- one replay
 
 
-def _main(path: str) -> None:
-    """Run the job in a fresh process, repeatably."""
+def work_alone(path: str) -> None:
+    """Run a pickled replay in a fresh process, repeatably."""
     torch.use_deterministic_algorithms(True, warn_only=True)
-    _work(pickle.loads(Path(path).read_bytes()))
+    _work(pd.read_pickle(path))
 
 
-def _work(job: Job) -> None:
-    """Build, train and score a workflow on the job's provider, and leave in its folder what is to be compared."""
-    folder = Path(job.folder)
-    init = copy.deepcopy(job.config["qlib_init"])
-    uri = init.get("provider_uri")
-    init["provider_uri"] = dict.fromkeys(uri, job.provider) if isinstance(uri, dict) else job.provider
+def _work(replay: Replay) -> None:
+    """Build, train and score a workflow on the replay's provider, and leave in its folder what is to be compared."""
+    folder, uri = replay.folder, str(replay.provider)
+    init = copy.deepcopy(replay.config["qlib_init"])
+    own = init.get("provider_uri")
+    init["provider_uri"] = dict.fromkeys(own, uri) if isinstance(own, dict) else uri
     init["exp_manager"] = {
         "class": "SqliteExpManager",
         "module_path": "qlib_ext.recorder",
         "kwargs": {"uri": f"sqlite:///{folder}/mlruns.db", "default_exp_name": "check_leak"},
     }
     qlib.init(**init | {"expression_cache": None, "dataset_cache": None})
-    task = copy.deepcopy(job.config["task"])
+    task = copy.deepcopy(replay.config["task"])
     dataset = init_instance_by_config(task["dataset"], accept_types=Dataset)
     panel, _, rows = panel_of(dataset)
-    if isinstance(dataset, DayDatasetH) and dataset.span.reach != job.reach:
+    if isinstance(dataset, DayDatasetH) and dataset.span.reach != replay.reach:
         raise ValueError(
-            f"the label reaches {dataset.span.reach} days, read from the configuration was {job.reach}: "
+            f"the label reaches {dataset.span.reach} days, read from the configuration was {replay.reach}: "
             "give the dataset's kwargs a label (its expression)"
         )
-    if job.kind == "future":
-        _save_panel(panel, pd.Timestamp(job.after), folder)
-    model = init_instance_by_config(_shortened(task["model"], job.epochs), accept_types=BaseModel)
+    if replay.cutoff is not None:
+        _save_panel(panel, replay.cutoff, folder)
+    model = init_instance_by_config(_shortened(task["model"], replay.epochs), accept_types=BaseModel)
     auto_filter_kwargs(model.fit)(dataset, reweighter=task.get("reweighter"))
     score = _as_series(model.predict(dataset))
-    if job.kind == "shuffled":
+    if replay.cutoff is None:
         used = [rows(name) for name in dataset.segments if name in ("train", "valid", "test")]
-        _save_ic(panel, np.unique(np.concatenate(used)), rows("test"), score, folder)
+        pd.to_pickle(_ic(panel, np.unique(np.concatenate(used)), rows("test"), score), folder / "ic.pkl")
         return
-    score.to_pickle(folder / "score.pkl")
-    if job.known is not None:
-        score = _steady(score, Side(Path(job.known)).score)
-    orders = _trade(task, model, dataset, score, pd.Timestamp(job.after))
-    (folder / "trade.pkl").write_bytes(pickle.dumps(orders))
+    pd.to_pickle(score, folder / "score.pkl")
+    if replay.like is not None:
+        score = _steady(score, pd.read_pickle(replay.like / "score.pkl"))
+    pd.to_pickle(_trade(task, model, dataset, score, replay.cutoff), folder / "trade.pkl")
 
 
 def _shortened(model: dict[str, Any], epochs: int | None) -> dict[str, Any]:
@@ -153,35 +192,34 @@ def _as_series(score: Any) -> pd.Series:
     return ordered.sort_index().rename("score").astype(np.float64)
 
 
-def _save_panel(panel: DayPanel, after: pd.Timestamp, folder: Path) -> None:
-    """Save the grids up to BEYOND days after `after`."""
-    last = int(pd.DatetimeIndex(panel.days).searchsorted(after, side="right")) + BEYOND
+def _save_panel(panel: DayPanel, cutoff: pd.Timestamp, folder: Path) -> None:
+    """Save the grids up to BEYOND days after the cutoff."""
+    last = int(pd.DatetimeIndex(panel.days).searchsorted(cutoff, side="right")) + BEYOND
     for name in GRIDS:
         value = getattr(panel, name)
         if value is not None:
             np.save(folder / f"{name}.npy", value[:last].cpu().numpy())
-    facts = {"days": panel.days[:last], "stocks": panel.stocks, "features": panel.features}
-    (folder / "facts.pkl").write_bytes(pickle.dumps(facts))
+    axes = {"days": panel.days[:last], "stocks": panel.stocks, "features": panel.features}
+    pd.to_pickle(axes, folder / "axes.pkl")
 
 
-def _save_ic(panel: DayPanel, rows: Rows, test: Rows, score: pd.Series, folder: Path) -> None:
-    """Save the daily IC of the scores over `test` and of each feature over `rows`."""
+def _ic(panel: DayPanel, rows: Rows, test: Rows, score: pd.Series) -> dict[str, Any]:
+    """Daily IC of the scores over `test` and of each feature over `rows`."""
     label = panel.label[torch.as_tensor(test)].numpy()
     daily = daily_metrics(grid_of(score, panel.days[test], panel.stocks), label, names=["ic"])
     grids = (grid[torch.as_tensor(rows)].numpy() for grid in (panel.x, panel.label, panel.present))
-    found = {"scores": daily["ic"].to_numpy(), "features": feature_ic(*grids), "names": panel.features}
-    (folder / "ic.pkl").write_bytes(pickle.dumps(found))
+    return {"scores": daily["ic"].to_numpy(), "features": feature_ic(*grids), "names": panel.features}
 
 
-def _steady(score: pd.Series, known: pd.Series) -> pd.Series:
-    """Return the scores with the known ones wherever both agree but for rounding."""
-    other = known.reindex(score.index)
-    near = (score - other).abs() <= SCORE_TOLERANCE * (known.abs().mean() + other.abs())
+def _steady(score: pd.Series, like: pd.Series) -> pd.Series:
+    """Return the scores with those of another replay wherever both agree but for rounding."""
+    other = like.reindex(score.index)
+    near = (score - other).abs() <= SCORE_TOLERANCE * (like.abs().mean() + other.abs())
     return score.where(~near, other)
 
 
-def _trade(task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, after: pd.Timestamp) -> Any:
-    """Run the workflow's backtest to some days past `after`; return orders and positions up to it, or None."""
+def _trade(task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, cutoff: pd.Timestamp) -> Any:
+    """Run the workflow's backtest to some days past the cutoff; return orders and positions up to it, or None."""
     records = Task(task).trading_records
     if not records:
         return None
@@ -193,10 +231,10 @@ def _trade(task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, aft
     strategy, executor = (fill_placeholder(part, objects) for part in (made.strategy_config, made.executor_config))
     options = dict(made.backtest_config)
     calendar = pd.DatetimeIndex(D.calendar())
-    turn = int(calendar.searchsorted(after, side="right")) - 1
-    end = min(calendar[min(turn + BEYOND, len(calendar) - 2)], pd.Timestamp(options["end_time"] or calendar[-1]))
+    place = int(calendar.searchsorted(cutoff, side="right")) - 1
+    end = min(calendar[min(place + BEYOND, len(calendar) - 2)], pd.Timestamp(options["end_time"] or calendar[-1]))
     start = pd.Timestamp(options["start_time"] or score.index[0][0])
-    if start > after:
+    if start > cutoff:
         return None
     options |= {"start_time": start, "end_time": end}
     portfolio, indicators = backtest(strategy=strategy, executor=executor, **options)
@@ -204,14 +242,14 @@ def _trade(task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, aft
         (day, code): float(amount)
         for _, every in indicators.values()
         for day, of_day in every.order_indicator_his.items()
-        if day <= after
+        if day <= cutoff
         for code, amount in _ordered(of_day)
     }
     held = {
         (day, code): float(amount)
         for _, positions in portfolio.values()
         for day, position in positions.items()
-        if day <= after
+        if day <= cutoff
         for code, amount in {**position.get_stock_amount_dict(), "cash": position.get_cash()}.items()
     }
     return {"orders": _long(orders), "positions": _long(held)}
@@ -228,72 +266,37 @@ def _long(values: dict[tuple[Any, str], float]) -> pd.Series:
     return pd.Series(list(values.values()), index=index, dtype=np.float64)
 
 
-# --- both sides
+# --- two replays
 
 
-class Side:
-    """The results that a side left in its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @property
-    def score(self) -> pd.Series:
-        """Scores by (datetime, instrument)."""
-        return pd.read_pickle(self.folder / "score.pkl")
-
-    def trade(self) -> dict[str, pd.Series] | None:
-        """Orders and positions, None without a backtest."""
-        return pickle.loads((self.folder / "trade.pkl").read_bytes())
-
-    def grid(self, name: str, last: pd.Timestamp | None, first: pd.Timestamp | None = None) -> Grid | None:
-        """Return a grid of the panel, days after `first` up to `last` (None: open); None where the panel has none."""
-        file = self.folder / f"{name}.npy"
-        if not file.is_file():
-            return None
-        facts = pickle.loads((self.folder / "facts.pkl").read_bytes())
-        days = pd.DatetimeIndex(facts["days"])
-        begin = 0 if first is None else int(days.searchsorted(first, side="right"))
-        at = slice(begin, None if last is None else int(days.searchsorted(last, side="right")))
-        values = np.load(file, mmap_mode="r")[at]
-        if name == "market":
-            names = [f"market {i}" for i in range(values.shape[1])]
-            return Grid(values[:, None, :], days[at].to_numpy(), np.array(["(all)"], dtype=object), names)
-        return Grid(values, days[at].to_numpy(), facts["stocks"], facts["features"] if name == "x" else [name])
-
-
-def compare_sides(
-    old: Side, new: Side, turn: pd.Timestamp, known: pd.DatetimeIndex, reach: int, config: dict[str, Any]
-) -> list[Finding]:
-    """Compare all that two sides left, up to `turn`; `known` are the calendar's days up to it."""
-    findings = []
-    for name, fill in GRIDS.items():
-        last = known[-1 - reach] if name == "label" else turn
+def compare_replays(old: Replay, new: Replay, days: pd.DatetimeIndex) -> list[Finding]:
+    """Compare all that two replays left up to their cutoff; `days` are the calendar's days up to it."""
+    cutoff, findings = old.cutoff, []
+    for name, (item, fill) in GRIDS.items():
+        last = days[-1 - old.reach] if name == "label" else cutoff
         a, b = old.grid(name, last), new.grid(name, last)
-        item = {"x": "features", "present": "present stocks", "label": "labels"}.get(name, name)
         if a is not None and b is not None:
             findings.append(compare("future", item, a, b, fill=fill, note=f"up to {last.date()}"))
         elif (a is None) != (b is None):
             findings.append(Finding("future", item, 0, 1, False, "there on one side only"))
-    findings.append(_reached(old, new, turn))
-    scores = [side.score for side in (old, new)]
-    a, b = (Grid.of_series(score[score.index.get_level_values(0) <= turn], "score") for score in scores)
+    findings.append(_reached(old, new))
+    a, b = (Grid.of_series(replay.early_score(), "score") for replay in (old, new))
     findings.append(compare("future", "scores", a, b, tolerance=SCORE_TOLERANCE))
-    findings += _compare_yuan(old, new, turn, config)
-    trades = old.trade(), new.trade()
+    findings.append(_compare_yuan(old, new))
+    trades = [replay.result("trade") for replay in (old, new)]
     for name in ("orders", "positions"):
         if trades[0] is None or trades[1] is None:
             why = "not checked: the workflow has no PortAnaRecord whose backtest starts by then"
             findings.append(Finding("future", name, 0, 0, True, why))
         else:
-            grids = [Grid.of_series(trade[name], name) for trade in trades if trade is not None]
+            grids = [Grid.of_series(trade[name], name) for trade in trades]
             findings.append(compare("future", name, *grids, fill=0.0, note="none" if not len(grids[0].days) else ""))
     return findings
 
 
-def _reached(old: Side, new: Side, turn: pd.Timestamp) -> Finding:
-    """Judge whether the features of the days after `turn` changed at all; without that nothing is proved."""
-    a, b = (side.grid("x", None, turn) for side in (old, new))
+def _reached(old: Replay, new: Replay) -> Finding:
+    """Judge whether the features of the days after the cutoff changed at all; without that nothing is proved."""
+    a, b = (replay.grid("x", None, replay.cutoff) for replay in (old, new))
     share = changed_share(a, b) if a is not None and b is not None else 0.0
     cells = 0 if a is None else int(np.prod(a.values.shape))
     text = f"{share:.1%} of the features of the next days changed, as they should"
@@ -302,18 +305,20 @@ def _reached(old: Side, new: Side, turn: pd.Timestamp) -> Finding:
     return Finding("future", "perturbation arrives", cells, 0, share > 0, text, proves=share > 0)
 
 
-def _compare_yuan(old: Side, new: Side, turn: pd.Timestamp, config: dict[str, Any]) -> list[Finding]:
-    """Compare the yuan that `fill_top_n` places by the scores of both sides, with the strategy's options."""
-    liquidity = old.grid("liquidity", turn), new.grid("liquidity", turn)
-    if liquidity[0] is None or liquidity[1] is None:
-        return [Finding("future", "target yuan", 0, 0, True, "not checked: the dataset has no liquidity")]
-    chosen = Task(config["task"]).strategy or {}
-    options = {"capital": chosen.get("capital") or 150e6, "participation": chosen.get("participation") or 0.05}
-    scores = old.score, _steady(new.score, old.score)
+def _compare_yuan(old: Replay, new: Replay) -> Finding:
+    """Compare the yuan that `fill_top_n` places by the scores of both replays, with the strategy's options."""
+    liquidity = [grid for replay in (old, new) if (grid := replay.grid("liquidity", replay.cutoff)) is not None]
+    if len(liquidity) < 2:
+        return Finding("future", "target yuan", 0, 0, True, "not checked: the dataset has no liquidity")
+    chosen = Task(old.config["task"]).strategy or {}
+    capital, share = chosen.get("capital") or CAPITAL, chosen.get("participation") or PARTICIPATION
     placed = []
-    for score, grid in zip(scores, [grid for grid in liquidity if grid is not None], strict=True):
-        own = Grid.of_series(score[score.index.get_level_values(0) <= turn], "score")
+    for score, grid in zip(
+        (old.early_score(), _steady(new.early_score(), old.result("score"))), liquidity, strict=True
+    ):
+        own = Grid.of_series(score, "score")
         yuan = pd.DataFrame(grid.values, pd.DatetimeIndex(grid.days), grid.stocks).reindex(own.days, columns=own.stocks)
-        target = fill_top_n(own.values, np.nan_to_num(yuan.to_numpy(float)), top_n=chosen.get("top_n"), **options)
+        caps = np.nan_to_num(yuan.to_numpy(float))
+        target = fill_top_n(own.values, caps, top_n=chosen.get("top_n"), capital=capital, participation=share)
         placed.append(Grid(np.asarray(target), own.days, own.stocks, ["yuan"]))
-    return [compare("future", "target yuan", *placed, fill=0.0, note=f"{options['capital']:,.0f} yuan a day")]
+    return compare("future", "target yuan", *placed, fill=0.0, note=f"{capital:,.0f} yuan a day")
