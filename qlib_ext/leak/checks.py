@@ -155,7 +155,7 @@ def check_future(
         new = Replay(config, folder / "market", folder / "new", span.reach, epochs, cutoff, like=old.folder)
         new.run(isolated)
         speak("future: comparing")
-        return compare_replays(old, new, days)
+        return compare_replays(old, new, cutoff, days)
 
 
 def check_shuffled(
@@ -212,7 +212,7 @@ def check_overlap(config: dict[str, Any]) -> list[Finding]:
         except ValueError as error:
             return [Finding("overlap", "folds", 0, 0, False, str(error), proves=False)]
     else:
-        parts = {
+        parts: dict[str, Rows] = {
             name: segment_rows(panel, segments, name, reach) if _is_ours(kind) else panel.rows(*bounds(segments[name]))
             for name in ("train", "valid", "test")
             if name in segments

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class Replay:
             except TypeError as misspelt:
                 raise ValueError(f"the workflow fails on {self.provider}: {misspelt}") from misspelt
             return
-        pd.to_pickle(self, self.folder / "replay.pkl")
+        (self.folder / "replay.pkl").write_bytes(pickle.dumps(self))
         setup = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
         code = setup + "from qlib_ext.leak.replay import work_alone; work_alone(sys.argv[1])"
         paths = json.dumps([str(Path(p).absolute()) for p in sys.path])
@@ -158,12 +159,12 @@ def _work(replay: Replay) -> None:
     score = _as_series(model.predict(dataset))
     if replay.cutoff is None:
         used = [rows(name) for name in dataset.segments if name in ("train", "valid", "test")]
-        pd.to_pickle(_ic(panel, np.unique(np.concatenate(used)), rows("test"), score), folder / "ic.pkl")
+        (folder / "ic.pkl").write_bytes(pickle.dumps(_ic(panel, np.unique(np.concatenate(used)), rows("test"), score)))
         return
-    pd.to_pickle(score, folder / "score.pkl")
+    (folder / "score.pkl").write_bytes(pickle.dumps(score))
     if replay.like is not None:
         score = _steady(score, pd.read_pickle(replay.like / "score.pkl"))
-    pd.to_pickle(_trade(task, model, dataset, score, replay.cutoff), folder / "trade.pkl")
+    (folder / "trade.pkl").write_bytes(pickle.dumps(_trade(task, model, dataset, score, replay.cutoff)))
 
 
 def _shortened(model: dict[str, Any], epochs: int | None) -> dict[str, Any]:
@@ -200,7 +201,7 @@ def _save_panel(panel: DayPanel, cutoff: pd.Timestamp, folder: Path) -> None:
         if value is not None:
             np.save(folder / f"{name}.npy", value[:last].cpu().numpy())
     axes = {"days": panel.days[:last], "stocks": panel.stocks, "features": panel.features}
-    pd.to_pickle(axes, folder / "axes.pkl")
+    (folder / "axes.pkl").write_bytes(pickle.dumps(axes))
 
 
 def _ic(panel: DayPanel, rows: Rows, test: Rows, score: pd.Series) -> dict[str, Any]:
@@ -269,9 +270,9 @@ def _long(values: dict[tuple[Any, str], float]) -> pd.Series:
 # --- two replays
 
 
-def compare_replays(old: Replay, new: Replay, days: pd.DatetimeIndex) -> list[Finding]:
+def compare_replays(old: Replay, new: Replay, cutoff: pd.Timestamp, days: pd.DatetimeIndex) -> list[Finding]:
     """Compare all that two replays left up to their cutoff; `days` are the calendar's days up to it."""
-    cutoff, findings = old.cutoff, []
+    findings = []
     for name, (item, fill) in GRIDS.items():
         last = days[-1 - old.reach] if name == "label" else cutoff
         a, b = old.grid(name, last), new.grid(name, last)
