@@ -178,9 +178,9 @@ def _in_percent(clear: BoolArray, percent: BoolArray) -> dict[int, str]:
     """Tell stocks in percent on most of their clear days (D, N), or on `RUN` of them in a row: column -> words."""
     out = {}
     for n in np.flatnonzero((clear & percent).any(axis=0)).tolist():
-        found = percent[clear[:, n], n]
-        if len(found) >= RUN and (2 * found.sum() > len(found) or first_run(found)):
-            out[n] = f"on {found.sum()} of {len(found)} days"
+        hits = percent[clear[:, n], n]
+        if len(hits) >= RUN and (2 * hits.sum() > len(hits) or first_run(hits)):
+            out[n] = f"on {hits.sum()} of {len(hits)} days"
     return out
 
 
@@ -190,16 +190,16 @@ def ex_rights(block: Block) -> BoolArray:
 
 
 def note(
-    block: Block, tally: Tally, check: str, found: BoolArray, judged: BoolArray, shown: dict[str, FloatArray]
+    block: Block, tally: Tally, check: str, cases: BoolArray, judged: BoolArray, shown: dict[str, FloatArray]
 ) -> None:
-    """Add the cases of (D, N) `found` among `judged`, the first by day as the example with the values shown."""
+    """Add the cases (D, N) among what is `judged`, the first by day as the example with the values shown."""
     example = ""
-    if found.any():
-        day, stock = (int(axis[0]) for axis in np.nonzero(found))
+    if cases.any():
+        day, stock = (int(axis[0]) for axis in np.nonzero(cases))
         values = {name: grid[day, stock] for name, grid in shown.items()}
         words = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if np.isfinite(value))
         example = f"{block.codes[stock]} {block.days[day].date()}" + (f": {words}" if words else "")
-    tally.add(check, int(found.sum()), int(judged.sum()), example)
+    tally.add(check, int(cases.sum()), int(judged.sum()), example)
 
 
 def _known(values: FloatArray) -> bool:

@@ -20,7 +20,7 @@ import pandas as pd
 from qlib_ext.check_data.bars import BARS, check_bars, note
 from qlib_ext.check_data.folder import FILES, Provider, Span, is_a_share, open_provider, read_block
 from qlib_ext.check_data.table import REBUILD, Check, Tally
-from qlib_ext.check_data.units import UNITS, Market, Steps, check_market
+from qlib_ext.check_data.units import UNITS, Market, check_market, check_ratio
 from qlib_ext.options import close_names
 from qlib_ext.rules import is_index
 
@@ -91,19 +91,18 @@ def check_data(
     ordered = check_calendar(provider.days, None if today is None else pd.Timestamp(today), tally)
     check_lists(provider, names, tally)
     begin, stop = _rows(provider, start, end) if ordered else (0, len(provider.days))
-    market, steps = Market(provider.days[begin:stop]), Steps(provider.days[begin:stop])
+    market = Market(provider.days[begin:stop])
     tell(f"{provider.folder}: {len(codes)} stocks, {stop - begin} days")
     for n in range(0, len(codes) if ordered else 0, BLOCK):
         block = read_block(provider, codes[n : n + BLOCK], begin, stop, tally)
         check_bars(block, tally)
+        check_ratio(block, tally)
         for name, check in own.items():
             if check.look is not None:
                 note(block, tally, name, *check.look(block), {"close": block.close})
         market.add(block)
-        steps.add(block, tally)
         tell(f"{min(n + BLOCK, len(codes))} of {len(codes)} stocks checked")
     if ordered:
-        steps.finish(tally)
         check_market(market, list_ends({name: provider.lists[name] for name in names}), tally)
     table = tally.table(CHECKS | own)
     first, last = (str(provider.days[row].date()) for row in (begin, stop - 1))

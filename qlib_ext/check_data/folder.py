@@ -73,6 +73,19 @@ class Block:
         return np.where(self.trades, self.fields["close"], np.nan)
 
     @cached_property
+    def value(self) -> FloatArray:
+        """(D, N) close times volume."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.close * self.fields["volume"]
+
+    @cached_property
+    def ratio(self) -> FloatArray:
+        """(D, N) $amount over close times volume, which tells the units; NaN where it is not finite."""
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            ratio = self.fields["amount"] / np.where(self.value > 0, self.value, np.nan)
+        return np.where(np.isfinite(ratio), ratio, np.nan)
+
+    @cached_property
     def before(self) -> FloatArray:
         """(D, N) last close traded before the day."""
         return pd.DataFrame(self.close).ffill().shift(1).to_numpy()
@@ -143,11 +156,11 @@ def read_list(file: Path, tally: Tally) -> list[Span]:
     spans: list[Span] = []
     wrong: list[str] = []
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    parts = [[*line.strip().split("\t"), "", ""][:3] for line in lines]
-    first, last = (pd.to_datetime([row[k] for row in parts], errors="coerce", format="ISO8601") for k in (1, 2))
+    rows = [[*line.strip().split("\t"), "", ""][:3] for line in lines]
+    first, last = (pd.to_datetime([row[k] for row in rows], errors="coerce", format="ISO8601") for k in (1, 2))
     for n, sound in enumerate(first <= last):  # False with NaT
         if sound:
-            spans.append((parts[n][0].upper(), first[n], last[n]))
+            spans.append((rows[n][0].upper(), first[n], last[n]))
         else:
             wrong.append(f"{file.name}: {lines[n].strip()!r}")
     tally.each("list_line", wrong, len(lines))

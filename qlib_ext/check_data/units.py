@@ -5,6 +5,7 @@ Legend: `D` days checked, `N` stocks, `K` spans of `SPAN` days.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -81,6 +82,7 @@ class Market:
     ratio: list[float] = field(default_factory=list)  # median of amount / (close * volume)
     begin: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
+    spans: list[FloatArray] = field(default_factory=list)  # see `span_turnover`
     series: dict[bytes, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -90,18 +92,16 @@ class Market:
     def add(self, block: Block) -> None:
         """Add a block."""
         close, volume, amount = block.close, block.fields["volume"], block.fields["amount"]
-        value = close * volume
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(value > 0, amount / value, np.nan)
-        self.value += np.nansum(np.where(np.isinf(value), np.nan, value), axis=1)
+        self.value += np.nansum(np.where(np.isinf(block.value), np.nan, block.value), axis=1)
         self.amount += np.nansum(np.where(block.trades & np.isfinite(amount), amount, np.nan), axis=1)
         self.traded += block.trades.sum(axis=1)
         row = np.arange(len(self.days))[:, None]
         self.alive += ((row >= block.begin) & (row <= block.last)).sum(axis=1)
         self.codes += block.codes
-        self.ratio += [_median(ratio[:, n]) for n in range(len(block.codes))]
+        self.ratio += _nanmedian(block.ratio).tolist()
         self.begin += block.begin.tolist()
         self.last += block.last.tolist()
+        self.spans.append(span_turnover(block))
         for n, code in enumerate(block.codes):
             if block.trades[:, n].sum() >= SAME_FROM and len(np.unique(close[block.trades[:, n], n])) > 2:
                 both = np.ascontiguousarray(np.stack([close[:, n], volume[:, n]]))
@@ -110,7 +110,7 @@ class Market:
     @property
     def profile(self) -> str | None:
         """Unit profile of the whole, None where the identity fits none."""
-        return profile_of(_median(np.array(self.ratio)))
+        return profile_of(float(_nanmedian(np.array(self.ratio))))
 
     @property
     def turnover(self) -> FloatArray:
@@ -121,9 +121,12 @@ class Market:
 
 
 def check_market(market: Market, ends: dict[str, pd.Timestamp], tally: Tally) -> None:
-    """Run all checks of this module; `ends`: code -> last day of the lists that name it."""
+    """Run all checks of the market as a whole; `ends`: code -> last day of the lists that name it."""
     check_units(market, tally)
     check_ends(market, ends, tally)
+    level = np.concatenate(market.spans, axis=1)
+    check_step(level, market.days, tally)
+    check_clusters(level, market.codes, tally)
     groups = [" = ".join(codes) for codes in market.series.values() if len(codes) > 1]
     tally.each("identical_series", groups, len(market.codes))
 
@@ -131,7 +134,7 @@ def check_market(market: Market, ends: dict[str, pd.Timestamp], tally: Tally) ->
 def check_units(market: Market, tally: Tally) -> None:
     """Judge the units by the identity of the fields, the size of the turnover and its steps."""
     ratio, profile, total = np.array(market.ratio), market.profile, market.turnover
-    middle = _median(ratio)
+    middle = float(_nanmedian(ratio))
     words = f"$amount / ($close * $volume) has median {middle:.4g}; 0.1 is thousand yuan over lots, 1 yuan over shares"
     tally.add("units", profile is None, 1, words)
     with np.errstate(divide="ignore"):
@@ -173,7 +176,7 @@ def check_total(market: Market, total: FloatArray, tally: Tally) -> None:
 def check_ends(market: Market, ends: dict[str, pd.Timestamp], tally: Tally) -> None:
     """Look at where the market and its stocks end, and for days with hardly a bar."""
     count, days = len(market.days), market.days
-    good = np.flatnonzero(market.traded >= 0.5 * _median(market.traded[market.traded > 0]))
+    good = np.flatnonzero(market.traded >= 0.5 * _nanmedian(market.traded[market.traded > 0]))
     end = int(good[-1]) if len(good) else 0
     tally.add("stale_market", count - 1 - end, count, f"bars end {days[end].date()}, the days {days[-1].date()}")
     share = market.traded / np.maximum(market.alive, 1.0)
@@ -192,74 +195,44 @@ def check_ends(market: Market, ends: dict[str, pd.Timestamp], tally: Tally) -> N
     tally.each("stale_stock", [f"{market.codes[n]} ends {days[last[n]].date()}" for n in stale], len(last))
 
 
-def _median(values: npt.NDArray[np.float64]) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else float("nan")
-
-
 # --- steps within a series, and groups of stocks
 
 
-@dataclass
-class Steps:
-    """Turnover of each span and stock, from all blocks."""
-
-    days: pd.DatetimeIndex
-    codes: list[str] = field(default_factory=list)
-    spans: list[FloatArray] = field(default_factory=list)
-
-    def add(self, block: Block, tally: Tally) -> None:
-        """Look for steps of the ratio of a block, and keep its turnover."""
-        check_ratio(block, tally)
-        self.codes += block.codes
-        self.spans.append(span_turnover(block))
-
-    def finish(self, tally: Tally) -> None:
-        """Look at the turnover of all stocks: a step on one day, and two clusters."""
-        level = np.concatenate(self.spans, axis=1)
-        check_step(level, self.days, tally)
-        check_clusters(level, self.codes, tally)
-
-
-def first_run(found: BoolArray, least: int = RUN) -> tuple[int, int] | None:
-    """First run of True in (n,) that is long enough: its begin and end (excluded); None without one."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], found, [False]]).astype(np.int8))).reshape(-1, 2)
-    long = edges[edges[:, 1] - edges[:, 0] >= least]
+def first_run(hits: BoolArray) -> tuple[int, int] | None:
+    """First run of `RUN` or more True in (n,): its begin and end (excluded); None without one."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], hits, [False]]).astype(np.int8))).reshape(-1, 2)
+    long = edges[edges[:, 1] - edges[:, 0] >= RUN]
     return (int(long[0, 0]), int(long[0, 1])) if len(long) else None
 
 
 def check_ratio(block: Block, tally: Tally) -> None:
     """Tell stocks whose $amount / ($close * $volume) leaves its median for days in a row, with the first such day."""
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        ratio = block.fields["amount"] / (block.close * block.fields["volume"])
-    ratio = np.where(np.isfinite(ratio) & (ratio > 0), ratio, np.nan)
+    ratio = np.where(block.ratio > 0, block.ratio, np.nan)
     judged = np.flatnonzero(np.isfinite(ratio).any(axis=0)).tolist()
     cases = []
     for n in judged:
         place = np.flatnonzero(np.isfinite(ratio[:, n]))
-        known = ratio[place, n]
-        run = first_run(np.abs(np.log(known / np.median(known))) > np.log(OFF))
+        series = ratio[place, n]
+        run = first_run(np.abs(np.log(series / np.median(series))) > np.log(OFF))
         if run is not None:
-            turn = run[0] or run[1]  # a run from the first day on: the day after it
-            before, after = np.median(known[:turn][-SPAN:]), np.median(known[turn:][:SPAN])
-            cases.append(f"{block.codes[n]} {block.days[place[turn]].date()}: {before:.3g}, then {after:.3g}")
+            cut = run[0] or run[1]  # a run from the first day on: the day after it
+            before, after = np.median(series[:cut][-SPAN:]), np.median(series[cut:][:SPAN])
+            cases.append(f"{block.codes[n]} {block.days[place[cut]].date()}: {before:.3g}, then {after:.3g}")
     tally.each("units_step", cases, len(judged))
 
 
 def span_turnover(block: Block) -> FloatArray:
     """(K, N) median of log10 of $amount, or of $close * $volume without it; NaN with fewer than `RUN` days."""
     amount = block.fields["amount"]
-    with np.errstate(over="ignore"):
-        traded = np.where(np.isfinite(amount).any(axis=0), amount, block.close * block.fields["volume"])
+    traded = np.where(np.isfinite(amount).any(axis=0), amount, block.value)
     row = block.offset + np.arange(len(block.days))[:, None]
     fresh = (block.first > 0) & (row < block.first + FRESH)
     sound = block.trades & np.isfinite(traded) & (traded > 0) & ~fresh
     filled = np.full((-(-len(traded) // SPAN) * SPAN, traded.shape[1]), np.nan)
     filled[: len(traded)] = np.log10(np.where(sound, traded, 1.0))
     filled[: len(traded)][~sound] = np.nan
-    parts = filled.reshape(-1, SPAN, traded.shape[1])
-    enough = np.isfinite(parts).sum(axis=1) >= RUN
-    return np.where(enough, _nanmedian(np.where(enough[:, None], parts, 0.0), axis=1), np.nan)
+    spans = filled.reshape(-1, SPAN, traded.shape[1])
+    return np.where(np.isfinite(spans).sum(axis=1) >= RUN, _nanmedian(spans, axis=1), np.nan)
 
 
 def check_step(level: FloatArray, days: pd.DatetimeIndex, tally: Tally) -> None:
@@ -315,6 +288,6 @@ def two_means(values: FloatArray) -> tuple[int, float, float]:
 
 def _nanmedian(values: FloatArray, axis: int = 0) -> npt.NDArray[np.float64]:
     """Median of what is known; NaN without a word where nothing is."""
-    empty = np.isnan(values).all(axis=axis)
-    out = np.nanmedian(np.where(np.expand_dims(empty, axis), 0.0, values), axis=axis)
-    return np.where(empty, np.nan, out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(np.nanmedian(values, axis=axis))

@@ -93,8 +93,8 @@ def _words(table: pd.DataFrame, folder: Path, universe: str | None) -> str:
         lines.append(f"{'':9}for example: {row['example']}" if row["example"] else "")
         lines.append(f"{'':9}what to do: {row['cure']}" if row["severity"] != "info" else "")
     counts = {name: int((table["severity"] == name).sum()) for name in ("error", "warning")}
-    said = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items())
-    lines.append(f"{said}; {len(facts['quiet'])} checks found nothing.")
+    counted = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items())
+    lines.append(f"{counted}; {len(facts['quiet'])} checks found nothing.")
     return "\n".join(line for line in lines if line)
 
 
@@ -104,17 +104,17 @@ def _init(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out.expanduser()
     if out.exists() and not arguments.force:
         raise ValueError(f"{out} exists: add --force to overwrite it, or name another file by --out")
-    found = survey(_folder(arguments.provider_uri), universe=arguments.universe, model=arguments.model, say=speaker())
+    looked = survey(_folder(arguments.provider_uri), universe=arguments.universe, model=arguments.model, say=speaker())
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(workflow_text(found, arguments.model), encoding="utf-8")
-    advice = f"Check the data first: qlib-ext check-data --provider-uri {found.folder}"
-    sys.stdout.write(f"{describe(found)}\n\nWrote {out}. Run it:\n\n    qrun {out}\n\n{advice}\n")
+    out.write_text(workflow_text(looked, arguments.model), encoding="utf-8")
+    advice = f"Check the data first: qlib-ext check-data --provider-uri {looked.folder}"
+    sys.stdout.write(f"{describe(looked)}\n\nWrote {out}. Run it:\n\n    qrun {out}\n\n{advice}\n")
     return 0
 
 
-def _folder(given: str | None) -> Path:
+def _folder(named: str | None) -> Path:
     """Find the provider folder, absolute; the embedded market is built where it is asked for and absent."""
-    folder = Path(given or os.environ.get("QLIB_EXT_PROVIDER_URI") or DEFAULT_PATH).expanduser().resolve()
+    folder = Path(named or os.environ.get("QLIB_EXT_PROVIDER_URI") or DEFAULT_PATH).expanduser().resolve()
     if folder == DEFAULT_PATH.resolve() and not is_market(folder):
         sys.stderr.write(f"writing the embedded market to {folder} (once, under a minute)\n")
         ensure_market(folder, say=speaker())

@@ -47,13 +47,13 @@ class DayDatasetH(DatasetH):
         liquidity_window, volatility_window: days of the trailing means.
         listing_age: trading days after listing before a stock belongs to the universe.
         label: the label's expression, where the handler cannot tell it. All money is reckoned with it, so it must be a
-            raw simple return, see `labels.label_prices`.
+            raw simple return, see `panel.label_prices`.
         label_days: [entry, reach], the first and last day after d whose prices the label takes, where its expression
             equals such a return but is not of its form; the entry is then taken to be a close.
         st: spells of special treatment, as AShareExchange takes them: a CSV file or a frame with the columns code,
             start, end. The mask `buyable` then knows their limits; null: every stock has its board's.
-        market_state, macro_state: what feeds MASTER's gate: true or options of `market.MarketState`, options of
-            `macro.MacroState`. Both together stand side by side, the indices first.
+        market_state, macro_state: what feeds MASTER's gate: true or options of `panel.MarketState`, options of
+            `panel.MacroState`. Both together stand side by side, the indices first.
 
     In YAML: `class: DayDatasetH, module_path: qlib_ext.data`.
 
@@ -204,7 +204,7 @@ class DayDatasetH(DatasetH):
             grids["step_return"] = step_returns(price, entry)
         if self.liquidity is not None:
             grids["liquidity"], self.unit_profile = profiled_liquidity(
-                codes, start, end, profile=self.liquidity, window=self.liquidity_window, known=raw
+                codes, start, end, profile=self.liquidity, window=self.liquidity_window, loaded=raw
             )
         return grids
 

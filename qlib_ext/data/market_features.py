@@ -23,22 +23,21 @@ def load_state(market: MarketState | None, macro: MacroState | None, days: pd.Da
     Raises: ValueError for missing indices, turnover, history or series; FileNotFoundError for a missing file.
 
     """
-    parts = []
+    frames = []
     if market is not None:
-        parts.append(index_features(market, days))
+        frames.append(index_features(market, days))
     if macro is not None:
         table = read_macro([find_file(path) for path in macro.path])
         frame, notices = macro.compute(table, calendar(), days)
         for notice in notices:
             logger.warning(f"macro_state: {notice}")
-        parts.append(frame)
-    return pd.concat(parts, axis=1) if parts else None
+        frames.append(frame)
+    return pd.concat(frames, axis=1) if frames else None
 
 
 def state_names(market: MarketState | None, macro: MacroState | None) -> list[str]:
     """Names of the M market features that `load_state` loads."""
-    own = market.names(chosen_indices(market.indices, known_indices(market.indices))) if market else []
-    return own + (macro.names() if macro else [])
+    return (market.names(chosen_indices(market.indices)) if market else []) + (macro.names() if macro else [])
 
 
 def index_features(state: MarketState, days: pd.DatetimeIndex) -> pd.DataFrame:
@@ -47,11 +46,10 @@ def index_features(state: MarketState, days: pd.DatetimeIndex) -> pd.DataFrame:
     Raises: ValueError for an index that the provider lacks, missing turnover, or a short history.
 
     """
-    known = known_indices(state.indices)
-    indices = chosen_indices(state.indices, known)
-    gone = [code for code in OFFICIAL_INDICES if state.indices is None and code not in indices]
-    if gone:
-        logger.warning(f"market_state: {', '.join(gone)} left out, the provider has {', '.join(known)}")
+    indices = chosen_indices(state.indices)
+    absent = [code for code in OFFICIAL_INDICES if state.indices is None and code not in indices]
+    if absent:
+        logger.warning(f"market_state: {', '.join(absent)} left out, the provider has {', '.join(indices)}")
     raw = read_fields(indices, ["$close", "$amount", "$volume"], days[0], days[-1], lead=state.lead)
     close = raw["$close"].astype(float)
     return state.compute(close, _turnover(state, raw, close), days)
@@ -74,22 +72,21 @@ def _turnover(state: MarketState, raw: dict[str, pd.DataFrame], close: pd.DataFr
     return table * close if kind == "close_volume" else table
 
 
-def chosen_indices(wanted: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    """Return the indices to use: those wanted, or the official ones that are known.
+def chosen_indices(wanted: Sequence[str] | None) -> list[str]:
+    """Return the indices to use: those wanted, or the official ones that the provider has.
 
     Raises: ValueError for a missing one, naming what the provider has.
 
     """
-    there = f"the provider has {', '.join(known) or 'no index'}"
-    if wanted is None:
-        found = [code for code in OFFICIAL_INDICES if code in known]
-        if not found:
-            raise ValueError(f"market_state: none of {', '.join(OFFICIAL_INDICES)}; {there}: give indices: [...]")
-        return found
-    missing = [code for code in wanted if code not in known]
+    there = known_indices(wanted)
+    held = f"the provider has {', '.join(there) or 'no index'}"
+    chosen = [code for code in wanted or OFFICIAL_INDICES if code in there]
+    if wanted is None and not chosen:
+        raise ValueError(f"market_state: none of {', '.join(OFFICIAL_INDICES)}; {held}: give indices: [...]")
+    missing = sorted(set(wanted or ()) - set(there))
     if missing:
-        raise ValueError(f"market_state: no index {', '.join(missing)}; {there}: choose among them or add the data")
-    return list(wanted)
+        raise ValueError(f"market_state: no index {', '.join(missing)}; {held}: choose among them or add the data")
+    return chosen
 
 
 def known_indices(named: Sequence[str] | None = None) -> list[str]:
@@ -113,9 +110,9 @@ def find_file(path: str) -> Path:
     Raises: FileNotFoundError naming both places.
 
     """
-    given = Path(path).expanduser()
+    wanted = Path(path).expanduser()
     folders = [Path(str(uri)).expanduser() for uri in C.dpm.provider_uri.values()]
-    for place in (given, *(folder / given for folder in folders)):
+    for place in (wanted, *(folder / wanted for folder in folders)):
         if place.is_file():
             return place
     raise FileNotFoundError(

@@ -51,10 +51,10 @@ def locked_up(
     codes, days = [str(c) for c in close.columns], pd.DatetimeIndex(close.index)
     special = None if st is None else st_mask(st, codes, days)
     limit = price_limit(codes, days, listed_days=age, st=special)
-    before, known = close.astype(np.float64).ffill().shift(1), factor.astype(np.float64).ffill()
+    before, adjustment = close.astype(np.float64).ffill().shift(1), factor.astype(np.float64).ffill()
     deal = (close if price is None else price).astype(np.float64)
-    reference, raw = (np.round((grid / known).to_numpy(), 2) for grid in (before, deal))
-    move, blind = (deal / before - 1).to_numpy(), ~np.isfinite(known.to_numpy())
+    reference, raw = (np.round((grid / adjustment).to_numpy(), 2) for grid in (before, deal))
+    move, blind = (deal / before - 1).to_numpy(), ~np.isfinite(adjustment.to_numpy())
     lacks = blind & np.isfinite(move)
     if lacks.any():
         some = [codes[n] for n in np.flatnonzero(lacks.any(axis=0))]

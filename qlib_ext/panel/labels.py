@@ -48,10 +48,10 @@ def label_prices(expression: str) -> dict[int, str]:
     {1: 'open', 2: 'close'}
 
     """
-    found = _RETURN.fullmatch(re.sub(r"\s", "", expression))
-    exit_field, last, entry_field, first, today = found.groups() if found else (None,) * 5
+    match = _RETURN.fullmatch(re.sub(r"\s", "", expression))
+    exit_field, last, entry_field, first, today = match.groups() if match else (None,) * 5
     entry, reach = int(first or 0), int(last or 0)
-    if found is None or reach <= entry:
+    if match is None or reach <= entry:
         raise ValueError(
             f"label {expression!r} is no raw simple return, by which all money is reckoned; allowed is "
             "Ref($p, -b)/Ref($q, -a) - 1, or Ref($p, -b)/$q - 1, with p and q of "

@@ -171,16 +171,12 @@ class MacroState:
         notices: list[str] = []
         for name, one in self.series.items():
             value, released = _observations(name, one, table)
-            ready = _places(released, one.days_late, axis)
-            first, last = (int(axis.searchsorted(day)) for day in days[[0, -1]])
-            _check_logarithm(name, one, value.iloc[_used(one, ready, first, last, 1)])
-            frame = _features(one, value, ready, axis).reindex(days)
-            _check_start(name, frame, one, axis, ready)
-            stale = _stale(name, one, _age(ready, len(axis)), axis, days, value.index[-1])
-            notices += self._reported(stale, self.gaps, "; or set gaps: warn to carry the last value on")
-            back = one.window if "zscore" in one.transform else 0
-            jumps = _jumps(name, one, value, _used(one, ready, first, last, back))
-            notices += self._reported(jumps, self.jumps, "; or set jumps: warn")
+            series = _Observed(name, one, value, _places(released, one.days_late, axis), axis)
+            series.check_logarithm(days)
+            frame = series.features().reindex(days)
+            series.check_start(frame)
+            notices += self._reported(series.stale(days), self.gaps, "; or set gaps: warn to carry the last value on")
+            notices += self._reported(series.jumps(days), self.jumps, "; or set jumps: warn")
             columns |= {f"{name}_{how}": frame[how] for how in one.transform}
         return pd.DataFrame(columns, index=days), notices
 
@@ -218,10 +214,10 @@ def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.
     """
     for column in (name, one.release if one.release != "date" else None):
         if column is not None and column not in table:
-            known = [str(c) for c in table.columns]
+            columns = [str(c) for c in table.columns]
             raise ValueError(
-                f"macro_state: no column {column!r}; close: {close_names(column, known)}; the file has "
-                f"{', '.join(known)}; add it, or leave the series {name} out of the configuration"
+                f"macro_state: no column {column!r}; close: {close_names(column, columns)}; the file has "
+                f"{', '.join(columns)}; add it, or leave the series {name} out of the configuration"
             )
     value = pd.to_numeric(table[name], errors="coerce").astype(float)
     strange = table[name].notna() & ~np.isfinite(value)
@@ -275,50 +271,6 @@ def _places(released: pd.DatetimeIndex, lag: int, axis: pd.DatetimeIndex) -> npt
     return np.asarray(axis.searchsorted(released, side="right"), dtype=np.int64) + lag - 1
 
 
-def _carry(value: pd.Series, ready: npt.NDArray[np.int64], axis: pd.DatetimeIndex) -> Array:
-    """Carry values on from the day on which each is known; the later one of a day wins. NaN before the first."""
-    out = np.full(len(axis), np.nan)
-    inside = ready < len(axis)
-    out[ready[inside]] = value.to_numpy(dtype=float)[inside]
-    return pd.Series(out).ffill().to_numpy(dtype=np.float64)
-
-
-def _age(ready: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """Trading days since the last value became known, (size,); large before the first."""
-    new = np.full(size, -(10**6))
-    inside = ready[ready < size]
-    new[inside] = inside
-    return np.arange(size) - np.maximum.accumulate(new)
-
-
-def _used(one: MacroSeries, ready: npt.NDArray[np.int64], first: int, last: int, back: int) -> slice:
-    """Observations in force on the places first to last of the axis, or `back` days (monthly: releases) before."""
-    monthly = one.frequency == "monthly"
-    begin = int(np.searchsorted(ready, first if monthly else first - back, side="right")) - 1
-    begin -= back if monthly else 0
-    return slice(max(0, begin), int(np.searchsorted(ready, last, side="right")))
-
-
-def _check_logarithm(name: str, one: MacroSeries, value: pd.Series) -> None:
-    """Raise ValueError where a value that is used has no logarithm, but is to have one."""
-    if "log_return" in one.transform and (value <= 0).any():
-        at = value.index[(value <= 0).to_numpy()][0]
-        raise ValueError(
-            f"macro_state: {name} is {value[at]:g} on {at.date()}, of which there is no logarithm: use difference or "
-            "zscore"
-        )
-
-
-def _features(one: MacroSeries, value: pd.Series, ready: npt.NDArray[np.int64], axis: pd.DatetimeIndex) -> pd.DataFrame:
-    """Features of a series on every day of the axis, a column for each transformation."""
-    if one.frequency == "monthly":
-        grids = {how: _carry(_transformed(value, how, one.window), ready, axis) for how in one.transform}
-    else:
-        level = pd.Series(_carry(value, ready, axis), axis)
-        grids = {how: _transformed(level, how, one.window).to_numpy() for how in one.transform}
-    return pd.DataFrame(grids, index=axis)
-
-
 def _transformed(value: pd.Series, how: str, window: int) -> pd.Series:
     """Transform a series along its index; NaN where the history is too short."""
     if how == "zscore":
@@ -339,61 +291,100 @@ def _zscore(value: pd.Series, window: int) -> pd.Series:
     return pd.Series(out, value.index)
 
 
-# --- reports
+@dataclass(frozen=True)
+class _Observed:
+    """A series as it became known: values by date, and for each the place on the axis of days where it is known."""
 
+    name: str
+    options: MacroSeries
+    value: pd.Series
+    ready: npt.NDArray[np.int64]
+    axis: pd.DatetimeIndex
 
-def _check_start(
-    name: str, frame: pd.DataFrame, one: MacroSeries, axis: pd.DatetimeIndex, ready: npt.NDArray[np.int64]
-) -> None:
-    """Raise ValueError where a feature is not known on the first days."""
-    missing = frame.index[frame.isna().any(axis=1).to_numpy()]
-    if len(missing):
-        known = axis[ready[0]].date() if ready[0] < len(axis) else "never"
-        late = frame.index[frame.notna().all(axis=1).to_numpy()]
-        cure = f"start the handler and the segments at {late[0].date()} or later" if len(late) else "use other days"
-        raise ValueError(
-            f"macro_state: {name} is known from {known} on and {', '.join(one.transform)} (window {one.window}) is not "
-            f"known on {len(missing)} days, the first {missing[0].date()}: {cure}, or give a longer history"
-        )
+    def features(self) -> pd.DataFrame:
+        """Features on every day of the axis, a column for each transformation."""
+        how, window = self.options.transform, self.options.window
+        if self.options.frequency == "monthly":
+            grids = {name: self._carry(_transformed(self.value, name, window)) for name in how}
+        else:
+            level = pd.Series(self._carry(self.value), self.axis)
+            grids = {name: _transformed(level, name, window).to_numpy() for name in how}
+        return pd.DataFrame(grids, index=self.axis)
 
+    def _carry(self, value: pd.Series) -> Array:
+        """Carry values on from the day on which each is known; the later one of a day wins. NaN before the first."""
+        out = np.full(len(self.axis), np.nan)
+        inside = self.ready < len(self.axis)
+        out[self.ready[inside]] = value.to_numpy(dtype=float)[inside]
+        return pd.Series(out).ffill().to_numpy(dtype=np.float64)
 
-def _stale(
-    name: str,
-    one: MacroSeries,
-    age: npt.NDArray[np.int64],
-    axis: pd.DatetimeIndex,
-    days: pd.DatetimeIndex,
-    end: pd.Timestamp,
-) -> list[str]:
-    """Say where a series is stale for longer than its limit on the days."""
-    late = pd.Series(age, axis).reindex(days)
-    over = late > one.carried
-    if not over.any():
-        return []
-    first, longest = days[int(np.argmax(over.to_numpy()))], int(late.max())
-    text = f"{longest} trading days without a new value, its limit is {one.carried}: {int(over.sum())} days, the first "
-    what = f"{name} ends on {pd.Timestamp(end).date()}" if over.iloc[-1] else f"{name} has a gap"
-    return [f"{what}: {text}{first.date()}; shorten the segments, complete the file or raise its limit"]
+    def _used(self, days: pd.DatetimeIndex, back: int) -> slice:
+        """Observations in force on the days, or `back` days (monthly: releases) before."""
+        first, last = (int(self.axis.searchsorted(day)) for day in days[[0, -1]])
+        monthly = self.options.frequency == "monthly"
+        begin = int(np.searchsorted(self.ready, first if monthly else first - back, side="right")) - 1
+        begin -= back if monthly else 0
+        return slice(max(0, begin), int(np.searchsorted(self.ready, last, side="right")))
 
+    def check_logarithm(self, days: pd.DatetimeIndex) -> None:
+        """Raise ValueError where a value that is used has no logarithm, but is to have one."""
+        value = self.value.iloc[self._used(days, 1)]
+        if "log_return" in self.options.transform and (value <= 0).any():
+            at = value.index[(value <= 0).to_numpy()][0]
+            raise ValueError(
+                f"macro_state: {self.name} is {value[at]:g} on {at.date()}, of which there is no logarithm: use "
+                "difference or zscore"
+            )
 
-def _jumps(name: str, one: MacroSeries, value: pd.Series, used: slice) -> list[str]:
-    """Say where a used value is implausibly far from the one before, by all that was known; in logs where positive."""
-    seen = value.iloc[: used.stop]
-    change = (np.log(seen) if (seen > 0).all() else seen).diff()
-    moved = change[change.notna() & (change != 0)]
-    if len(moved) < FEWEST_MOVES:
-        return []
-    middle = moved.median()
-    usual = max(1.4826 * float((moved - middle).abs().median()), float(moved.abs().median()))
-    size = ((change - middle).abs() / usual).to_numpy()
-    far = used.start + np.flatnonzero(size[used] > one.jump)
-    if not len(far):
-        return []
-    at = int(far[0])
-    return [
-        f"{name} jumps from {seen.iloc[at - 1]:g} to {seen.iloc[at]:g} on {seen.index[at].date()}, "
-        f"{size[at]:.0f} times its usual move ({len(far)} jumps over {one.jump:g}); check the file"
-    ]
+    def check_start(self, frame: pd.DataFrame) -> None:
+        """Raise ValueError where a feature of the frame is not known on its first days."""
+        missing = frame.index[frame.isna().any(axis=1).to_numpy()]
+        if len(missing):
+            begin = self.axis[self.ready[0]].date() if self.ready[0] < len(self.axis) else "never"
+            late = frame.index[frame.notna().all(axis=1).to_numpy()]
+            cure = f"start the handler and the segments at {late[0].date()} or later" if len(late) else "use other days"
+            raise ValueError(
+                f"macro_state: {self.name} is known from {begin} on and {', '.join(self.options.transform)} (window "
+                f"{self.options.window}) is not known on {len(missing)} days, the first {missing[0].date()}: {cure}, "
+                "or give a longer history"
+            )
+
+    def stale(self, days: pd.DatetimeIndex) -> list[str]:
+        """Say where the series is stale for longer than its limit on the days."""
+        fresh = np.full(len(self.axis), -(10**6))  # place of the last new value, long ago before the first
+        inside = self.ready[self.ready < len(self.axis)]
+        fresh[inside] = inside
+        late = pd.Series(np.arange(len(self.axis)) - np.maximum.accumulate(fresh), self.axis).reindex(days)
+        over = late > self.options.carried
+        if not over.any():
+            return []
+        end = pd.Timestamp(self.value.index[-1]).date()
+        what = f"{self.name} ends on {end}" if over.iloc[-1] else f"{self.name} has a gap"
+        return [
+            f"{what}: {int(late.max())} trading days without a new value, its limit is {self.options.carried}: "
+            f"{int(over.sum())} days, the first {days[int(np.argmax(over.to_numpy()))].date()}; shorten the segments, "
+            "complete the file or raise its limit"
+        ]
+
+    def jumps(self, days: pd.DatetimeIndex) -> list[str]:
+        """Say where a used value is implausibly far from the one before, by all that was known; in logs if positive."""
+        used = self._used(days, self.options.window if "zscore" in self.options.transform else 0)
+        seen = self.value.iloc[: used.stop]
+        change = (np.log(seen) if (seen > 0).all() else seen).diff()
+        moved = change[change.notna() & (change != 0)]
+        if len(moved) < FEWEST_MOVES:
+            return []
+        middle = moved.median()
+        usual = max(1.4826 * float((moved - middle).abs().median()), float(moved.abs().median()))
+        size = ((change - middle).abs() / usual).to_numpy()
+        far = used.start + np.flatnonzero(size[used] > self.options.jump)
+        if not len(far):
+            return []
+        at = int(far[0])
+        return [
+            f"{self.name} jumps from {seen.iloc[at - 1]:g} to {seen.iloc[at]:g} on {seen.index[at].date()}, "
+            f"{size[at]:.0f} times its usual move ({len(far)} jumps over {self.options.jump:g}); check the file"
+        ]
 
 
 # --- files
@@ -440,11 +431,9 @@ def read_dates(column: pd.Series, where: str) -> pd.Series:
     Raises: ValueError naming the first that is no date, or for times with a zone or other than midnight.
 
     """
-    given = column
-    if not pd.api.types.is_datetime64_any_dtype(column.dtype):
-        given = column.map(_date_text)
+    told = pd.api.types.is_datetime64_any_dtype(column.dtype)
     try:
-        dates = pd.to_datetime(given, errors="coerce")
+        dates = pd.to_datetime(column if told else column.map(_date_text), errors="coerce")
     except ValueError as error:  # several time zones
         raise ValueError(f"macro_state: {where}: {error}; give local dates such as 2020-01-31") from error
     if getattr(dates.dtype, "tz", None) is not None:

@@ -123,11 +123,11 @@ class MarketState:
         return out
 
     def _check_history(self, code: str, close: pd.Series, turnover: pd.Series, days: pd.DatetimeIndex) -> None:
-        known = close.notna() & (turnover > 0)
-        if not known.any():
+        whole = close.notna() & (turnover > 0)
+        if not whole.any():
             raise ValueError(f"market_state: index {code} has no close with a turnover: choose other indices")
         at = pd.DatetimeIndex(close.index)
-        first, last = at[known.to_numpy()][[0, -1]]
+        first, last = at[whole.to_numpy()][[0, -1]]
         begin = int(at.searchsorted(days[0])) - self.lead
         if begin < 0 or first > at[begin]:
             start = int(at.searchsorted(first)) + self.lead
@@ -136,7 +136,7 @@ class MarketState:
                 f"market_state: index {code} is known from {first.date()} on; windows up to {max(self.spans)} need "
                 f"{self.lead} trading days before the first day {days[0].date()}: {cure}shorten the windows"
             )
-        holes = at[begin:][~known.to_numpy()[begin:] & (at[begin:] <= days[-1])]
+        holes = at[begin:][~whole.to_numpy()[begin:] & (at[begin:] <= days[-1])]
         if len(holes):
             raise ValueError(
                 f"market_state: index {code} lacks close or turnover on {len(holes)} days from {holes[0].date()} on "

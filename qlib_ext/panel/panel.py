@@ -127,15 +127,9 @@ class DayPanel:
             raise ValueError(f"unknown grids {sorted(unknown)}; allowed are {OPTIONAL_GRIDS}")
         _check_index(feature, "feature")
         _check_index(label, "label")
-        day_of = pd.DatetimeIndex(feature.index.get_level_values("datetime"))
-        days, stocks = (
-            day_of.unique().sort_values(),
-            feature.index.get_level_values("instrument").unique().sort_values(),
-        )
-        row, column = (
-            days.get_indexer(day_of),
-            stocks.get_indexer(feature.index.get_level_values("instrument")),
-        )
+        day_of, stock_of = (feature.index.get_level_values(level) for level in ("datetime", "instrument"))
+        days, stocks = pd.DatetimeIndex(day_of).unique().sort_values(), stock_of.unique().sort_values()
+        row, column = days.get_indexer(day_of), stocks.get_indexer(stock_of)
         names = [str(c[-1] if isinstance(c, tuple) else c) for c in feature.columns]
         in_frame = np.zeros((len(days), len(stocks)), dtype=bool)
         in_frame[row, column] = True
@@ -216,13 +210,13 @@ class DayPanel:
             raise ValueError(f"no stock is present on {empty[:5]}: leave such days out (DayPanel.with_stocks)")
         width = min(-(-int(count[day].max()) // multiple) * multiple, len(self.stocks))
         inside = day[:, None] + np.arange(1 - step_len, 1) >= 0
-        known = torch.from_numpy(inside).to(self.x.device, non_blocking=True)
+        within = torch.from_numpy(inside).to(self.x.device, non_blocking=True)
         at_day = torch.from_numpy(day).to(self.x.device, non_blocking=True)
         stock = order[at_day, :width].long()
         mask = self.present[at_day[:, None], stock]
         window = (at_day[:, None] + torch.arange(1 - step_len, 1, device=self.x.device)).clamp(min=0)
         at = (window[:, :, None], stock[:, None, :])
-        present = self.present[at] & known[:, :, None] & mask[:, None, :]
+        present = self.present[at] & within[:, :, None] & mask[:, None, :]
 
         def pick(grid: Tensor | None) -> Tensor | None:
             return None if grid is None else grid[at_day[:, None], stock]
@@ -308,15 +302,15 @@ def _scatter(
 
     def write(start: int) -> tuple[int, npt.NDArray[np.int64]]:
         """Copy the rows from `start` on; count the missing values, and the infinite ones of each feature."""
-        part = slice(start, start + CHUNK)
-        value = feature.iloc[part].to_numpy(dtype=np.float32, copy=True)
-        value[~real[part]] = 0.0
+        rows = slice(start, start + CHUNK)
+        value = feature.iloc[rows].to_numpy(dtype=np.float32, copy=True)
+        value[~real[rows]] = 0.0
         strange = ~np.isfinite(value)
         missing, infinite = int(strange.sum()), np.zeros(len(names), dtype=np.int64)
         if missing:
             infinite += np.isinf(value).sum(axis=0)
             value[strange] = 0.0
-        flat[cell[part]] = value
+        flat[cell[rows]] = value
         return missing, infinite
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:

@@ -58,8 +58,8 @@ def read_days(codes: Sequence[str], fields: Sequence[str], days: pd.DatetimeInde
     """Read plain fields on some days of the calendar only: name -> (days, N) float32 frame, as `read_fields`."""
     folder, at = binary_folder(codes), calendar().get_indexer(days)
     if folder is None:
-        parts = [read_fields(codes, fields, day, day) for day in days]
-        return {field: pd.concat([part[field] for part in parts]) for field in fields}
+        each = [read_fields(codes, fields, day, day) for day in days]
+        return {field: pd.concat([one[field] for one in each]) for field in fields}
     out = {field: np.full((len(days), len(codes)), np.nan, dtype=np.float32) for field in fields}
     for field, grid in out.items():
         for n, code in enumerate(codes):

@@ -109,17 +109,17 @@ def last_known(liquidity: pd.DataFrame) -> pd.DataFrame:
 
 
 def profiled_liquidity(
-    instruments: list[str], start: Any, end: Any, *, profile: str, window: int, known: Fields | None = None
+    instruments: list[str], start: Any, end: Any, *, profile: str, window: int, loaded: Fields | None = None
 ) -> tuple[pd.DataFrame, str]:
     """Load the liquidity, and tell the profile or expression that it came by.
 
-    `known`: raw fields of the instruments from window - 1 days before `start` on, which are not read again.
+    `loaded`: raw fields of the instruments from window - 1 days before `start` on, which are not read again.
     """
     expression = turnover_expression(profile, instruments, start, end)
     name = _PROFILE_OF.get(expression, expression)
     if name in PROFILES:
         rows = len(calendar(start, end)) + window - 1
-        fields = {field: frame.loc[: pd.Timestamp(end)].tail(rows) for field, frame in (known or {}).items()}
+        fields = {field: frame.loc[: pd.Timestamp(end)].tail(rows) for field, frame in (loaded or {}).items()}
         lacking = [field for field in rules.fields_of(name, owner="load_liquidity") if field not in fields]
         if lacking:
             fields |= read_fields(instruments, lacking, start, end, lead=window - 1)

@@ -70,8 +70,8 @@ def _ratio(amount: npt.NDArray[np.float64], value: npt.NDArray[np.float64]) -> f
     """Median of $amount over $close * $volume; NaN where neither is known."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = amount / np.where(value > 0, value, np.nan)
-    known = ratio[np.isfinite(ratio)]
-    return float(np.median(known)) if known.size else float("nan")
+    finite = ratio[np.isfinite(ratio)]
+    return float(np.median(finite)) if finite.size else float("nan")
 
 
 def fields_of(liquidity: Any, *, owner: str) -> list[str]:
@@ -141,28 +141,28 @@ def check_turnover(values: npt.ArrayLike, expression: str, *, share: float | Non
 
     """
     turnover = np.asarray(values, dtype=np.float64)
-    known = turnover[np.isfinite(turnover)]
-    mean = float(known.mean()) if known.size else float("nan")
+    finite = turnover[np.isfinite(turnover)]
+    mean = float(finite.mean()) if finite.size else float("nan")
     low, high = PLAUSIBLE_TURNOVER
     usual = low <= mean <= high
+    what = f"{expression} averages {mean:.4g} yuan a stock and day"
     if share is not None and SHARES[0] <= share <= SHARES[1] or share is None and usual:
         if not usual:
-            warnings.warn(f"{expression} averages {mean:.4g} yuan a stock and day, {_OUTSIDE}", stacklevel=2)
+            warnings.warn(f"{what}, {_OUTSIDE}", stacklevel=2)
         return
     target = (mean / share * TENTH, mean / share / TENTH) if share else PLAUSIBLE_TURNOVER
     fits = [k for k in FACTORS if target[0] <= mean * k <= target[1]]
     cure = " or ".join(f"liquidity: '({expression}) * {k:g}'" for k in fits) or "liquidity: an expression in yuan"
-    said = f"{expression} averages {mean:.4g} yuan a stock and day"
     if share is not None:
         raise ValueError(
-            f"wrong units: {said}, {share:.4g} times what $amount says, whose identity with $close and $volume tells "
+            f"wrong units: {what}, {share:.4g} times what $amount says, whose identity with $close and $volume tells "
             f"its unit; here would fit {cure}"
         )
     if named and low / SLACK <= mean <= high * SLACK:
-        warnings.warn(f"wrong units? {said}, {_OUTSIDE}; if it is none of these, {cure}", stacklevel=2)
+        warnings.warn(f"wrong units? {what}, {_OUTSIDE}; if it is none of these, {cure}", stacklevel=2)
         return
     way_out = "" if named else "; where these are yuan, name the profile (liquidity: adjusted_shares)"
     raise ValueError(
-        f"wrong units: {said}, usual are {low:.0e} to {high:.0e}, and there is no $amount to tell by; here would fit "
+        f"wrong units: {what}, usual are {low:.0e} to {high:.0e}, and there is no $amount to tell by; here would fit "
         f"{cure}{way_out}"
     )

@@ -112,11 +112,11 @@ def survey(
     profile, turnover = _units(market)
     begin, end = _bars(market)
     lists = [name for name in provider.lists if not universe or name == universe]
-    found = []
+    universes = []
     for name in lists:
-        found.append(_measure(provider, name, begin, end))
-        tell(f"universes: {name} measured, {len(found)} of {len(lists)}")
-    chosen, reason = choose_universe(found, asked=universe is not None)
+        universes.append(_measure(provider, name, begin, end))
+        tell(f"universes: {name} measured, {len(universes)} of {len(lists)}")
+    chosen, reason = choose_universe(universes, asked=universe is not None)
     rows = split_days(begin, end, stocks=chosen.daily, window=WINDOWS[model])
     segments = {name: (provider.days[a], provider.days[b]) for name, (a, b) in rows.items()}
     tell(f"turnover and benchmark of {chosen.name}")
@@ -125,7 +125,7 @@ def survey(
         folder=provider.folder,
         calendar=(provider.days[0], provider.days[-1]),
         bars=(provider.days[begin], provider.days[end]),
-        universes=sorted(found, key=lambda u: -u.daily),
+        universes=sorted(universes, key=lambda u: -u.daily),
         universe=chosen,
         reason=reason,
         profile=profile,
@@ -139,25 +139,25 @@ def survey(
     )
 
 
-def choose_universe(found: list[Universe], *, asked: bool = False) -> tuple[Universe, str]:
+def choose_universe(universes: list[Universe], *, asked: bool = False) -> tuple[Universe, str]:
     """Choose a universe and say why: the largest without indices that two cores can train on in minutes.
 
     Raises: ValueError where none has enough stocks.
 
     """
-    fit = [u for u in found if u.daily >= LEAST_STOCKS]
+    fit = [u for u in universes if u.daily >= LEAST_STOCKS]
     if not fit:
-        sizes = ", ".join(f"{u.name} {u.daily:.0f}" for u in found) or "none"
+        sizes = ", ".join(f"{u.name} {u.daily:.0f}" for u in universes) or "none"
         raise ValueError(f"no universe with {LEAST_STOCKS} stocks a day or more (there are: {sizes}): add a list")
     if asked:
         return fit[0], "as asked for"
     clean = [u for u in fit if not u.indices] or fit
     small = [u for u in clean if u.daily <= SMALL_MARKET]
     words = "without indices" if not clean[0].indices else "though indices are in it, which DayDatasetH leaves out"
-    largest = max(clean, key=lambda u: u.daily)
+    ordered = sorted(clean, key=lambda u: u.daily)
+    largest = ordered[-1]
     if not small:
-        smallest = min(clean, key=lambda u: u.daily)
-        return smallest, f"the smallest universe {words}; all have more than {SMALL_MARKET:,} stocks a day"
+        return ordered[0], f"the smallest universe {words}; all have more than {SMALL_MARKET:,} stocks a day"
     best = max(small, key=lambda u: u.daily)
     if best is largest:
         return best, f"the largest universe {words}"
@@ -190,14 +190,14 @@ def _sample(provider: Provider, universe: str | None, tell: Say) -> tuple[Market
     """Sum up some stocks over the whole calendar, and name the optional fields that most of them lack."""
     codes = _spread(stocks_of(provider, universe), SAMPLE)
     market = Market(provider.days)
-    known = dict.fromkeys(OPTIONAL, 0)
+    having = dict.fromkeys(OPTIONAL, 0)  # stocks
     for n in range(0, len(codes), BLOCK):
         block = read_block(provider, codes[n : n + BLOCK], 0, len(provider.days), Tally())
         market.add(block)
         for name in OPTIONAL:
-            known[name] += int(np.isfinite(block.fields[name]).any(axis=0).sum())
+            having[name] += int(np.isfinite(block.fields[name]).any(axis=0).sum())
         tell(f"units: {len(market.codes)} of {len(codes)} stocks read")
-    return market, [name for name in OPTIONAL if known[name] < 0.5 * len(codes)]
+    return market, [name for name in OPTIONAL if having[name] < 0.5 * len(codes)]
 
 
 def _units(market: Market) -> tuple[str, float]:
@@ -234,10 +234,10 @@ def _liquidity(provider: Provider, universe: str, profile: str, rows: tuple[int,
     for code, first, last in provider.lists[universe]:
         if code in column:
             member[(block.days >= first) & (block.days <= last), column[code]] = True
-    known = mean[member & block.trades & (mean > 0) & (np.arange(len(mean)) >= rows[0] - begin)[:, None]]
-    if not len(known):
+    liquidity = mean[member & block.trades & (mean > 0) & (np.arange(len(mean)) >= rows[0] - begin)[:, None]]
+    if not len(liquidity):
         raise ValueError(f"no stock of {universe} trades from {block.days[0].date()} to {block.days[-1].date()}")
-    return float(np.median(known))
+    return float(np.median(liquidity))
 
 
 def _spread(codes: list[str], most: int) -> list[str]:
@@ -288,5 +288,5 @@ def _stand_in(provider: Provider, universe: str, test: int) -> list[str]:
     codes = [code for code in stocks_of(provider, universe) if code in members] or stocks_of(provider, universe)
     some = _spread(codes, 2 * MEANS)
     trades = read_block(provider, some, max(test - SETTLED, 0), test, Tally()).trades
-    known = [code for code, share in zip(some, trades.mean(axis=0), strict=True) if share >= 0.9]
-    return _spread(known or some, MEANS)
+    settled = [code for code, share in zip(some, trades.mean(axis=0), strict=True) if share >= 0.9]
+    return _spread(settled or some, MEANS)
