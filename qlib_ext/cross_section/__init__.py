@@ -10,8 +10,10 @@ from qlib_ext.cross_section.correlation import (
     weighted_pearson,
 )
 from qlib_ext.cross_section.masked import (
+    as_tensor,
     centre_and_spread,
     check_days,
+    check_flags,
     cross_section_zscore,
     deal,
     is_flat,
@@ -28,8 +30,10 @@ from qlib_ext.cross_section.ranks import descending, places, rank_shares, ranks
 
 __all__ = [
     "CENTERS",
+    "as_tensor",
     "centre_and_spread",
     "check_days",
+    "check_flags",
     "concordance",
     "cross_section_zscore",
     "deal",

@@ -1,5 +1,7 @@
 """Arithmetic of the losses over masked days: (B, N) = (days, stocks), True = real, results 0 where nothing is real."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,9 +20,22 @@ def check_days(**tensors: Tensor) -> None:
     """Raise ValueError unless all are (B, N) of one shape, and a mask is bool."""
     hint = "; add the day axis with [None] or drop a trailing axis with [..., 0]"
     check_shapes("(B, N) = (days, stocks)", hint, **tensors)
-    mask = tensors.get("mask")
-    if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"mask must be bool with True = real, got {mask.dtype}; pass mask.bool()")
+    check_flags(mask=tensors.get("mask"))
+
+
+def check_flags(**flags: Tensor | None) -> None:
+    """Raise ValueError for a mask, or other flags, that are not bool."""
+    for name, flag in flags.items():
+        if flag is not None and flag.dtype != torch.bool:
+            raise ValueError(f"{name} must be bool with True = real, got {flag.dtype}; pass {name}.astype(bool)")
+
+
+def as_tensor(values: Any) -> Tensor:
+    """Take numpy or torch as a tensor that shares its memory where torch can: not what is read-only or backwards."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    array = np.require(values, requirements="W")
+    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
 
 
 def widen(*tensors: Tensor) -> tuple[Tensor, ...]:

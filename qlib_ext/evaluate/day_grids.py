@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from qlib_ext.cross_section import descending, varied_days
+from qlib_ext.cross_section import as_tensor, check_flags, descending, varied_days
 from qlib_ext.losses import ALPHA, BASE
 from qlib_ext.options import check_shapes
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
@@ -174,15 +173,9 @@ def as_grids(**values: Any) -> dict[str, Tensor]:
     Raises: ValueError for unequal shapes, or a grid of flags that is not bool.
 
     """
-    grids = {
-        name: torch.as_tensor(value if isinstance(value, Tensor) else np.require(value, requirements="W")).detach()
-        for name, value in values.items()
-        if value is not None
-    }
+    grids = {name: as_tensor(value) for name, value in values.items() if value is not None}
     check_shapes("(D, N) = (days, stocks)", **grids)
-    for name in FLAGS:
-        if name in grids and grids[name].dtype != torch.bool:
-            raise ValueError(f"{name} must be bool, got {grids[name].dtype}; pass {name}.astype(bool)")
+    check_flags(**{name: grids[name] for name in FLAGS if name in grids})
     return {name: grid.cpu() if name in FLAGS else grid for name, grid in grids.items()}
 
 

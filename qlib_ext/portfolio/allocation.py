@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from qlib_ext.cross_section import descending, is_positive
+from qlib_ext.cross_section import as_tensor, check_flags, descending, is_positive
 from qlib_ext.options import check_number, check_shapes
 
 CAPITAL = 150e6  # yuan; slides, page 3
@@ -67,9 +67,7 @@ def fill_top_n(
 
     """
     _check_options([capital], participation, top_n)
-    ranking, traded = _tensor(score), _tensor(liquidity)
-    real = torch.ones_like(ranking, dtype=torch.bool) if mask is None else _as_mask(mask)
-    _check_grids(ranking, traded, real)
+    ranking, traded, real = _grids(score, liquidity, mask)
     days, stocks = math.prod(ranking.shape[:-1]), ranking.shape[-1]
     size = BLOCK_DAYS if ranking.device.type == "cpu" else max(days, 1)
     blocks = zip(*(grid.reshape(days, stocks).split(size) for grid in (ranking, traded, real)), strict=True)
@@ -156,9 +154,7 @@ def fill_capitals(
 
     """
     _check_options(capitals, participation, top_n)
-    ranking, traded = _tensor(score), _tensor(liquidity)
-    real = torch.ones_like(ranking, dtype=torch.bool)
-    _check_grids(ranking, traded, real)
+    ranking, traded, real = _grids(score, liquidity)
     real, traded = _tradable(ranking, traded, real)
     order = descending(ranking, real, top_n)
     ranked = traded.gather(1, order)
@@ -191,24 +187,6 @@ def _shares(
 # --- checks
 
 
-def _tensor(values: Any) -> Tensor:
-    """Bring numpy or torch to a float64 tensor, on the device it is on; it is never written to."""
-    return values.detach().to(torch.float64) if isinstance(values, Tensor) else _shared(values, np.float64)
-
-
-def _shared(values: Any, dtype: Any = None) -> Tensor:
-    """Share an array's memory where torch can: copies are made of what is read-only or runs backwards."""
-    array = np.require(values, dtype=dtype, requirements="W")
-    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
-
-
-def _as_mask(mask: Any) -> Tensor:
-    result = mask if isinstance(mask, Tensor) else _shared(mask)
-    if result.dtype != torch.bool:
-        raise ValueError(f"mask must be bool with True = real, got {result.dtype}; pass mask.astype(bool)")
-    return result
-
-
 def _check_options(capitals: Sequence[float], participation: float, top_n: int | None) -> None:
     for capital in capitals:
         check_number("capital", capital, "(0, inf)", hint=" (yuan, e.g. 150e6)")
@@ -217,10 +195,15 @@ def _check_options(capitals: Sequence[float], participation: float, top_n: int |
         check_number("top_n", top_n, "[1, inf)", whole=True, hint=", or None to place the capital in full")
 
 
-def _check_grids(score: Tensor, liquidity: Tensor, real: Tensor) -> None:
-    check_shapes("(..., N) = (days..., stocks)", score=score, liquidity=liquidity, mask=real)
-    infinite = int(((score.abs() == torch.inf) & real).sum())
+def _grids(score: Any, liquidity: Any, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Take score and liquidity as float64, on the device they are on and never written to, and the mask."""
+    ranking, traded = as_tensor(score).to(torch.float64), as_tensor(liquidity).to(torch.float64)
+    real = torch.ones_like(ranking, dtype=torch.bool) if mask is None else as_tensor(mask)
+    check_shapes("(..., N) = (days..., stocks)", score=ranking, liquidity=traded, mask=real)
+    check_flags(mask=real)
+    infinite = int(((ranking.abs() == torch.inf) & real).sum())
     if infinite:
         raise ValueError(
             f"score is infinite at {infinite} stocks: a model has diverged. Use NaN where there is no score"
         )
+    return ranking, traded, real

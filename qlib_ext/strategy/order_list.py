@@ -93,7 +93,7 @@ def make_orders(
     values = score.to_numpy(dtype=float)
     rank = pd.Series(ranks(values), score.index)
     target = strategy.target_yuan(score, market["liquidity"], capital, list(held.index))
-    chosen = target.iloc[(-values).argsort(kind="stable")][lambda yuan: yuan > 0]
+    chosen = target.iloc[rank.to_numpy().argsort(kind="stable")][lambda yuan: yuan > 0]
     shares, caps = _by_code(held["shares"]), _by_code(strategy.trade_participation * market["known_liquidity"])
     lines = make_lines(chosen, _by_code(rank), shares, shares, caps, set(young).__contains__)
     quotes = LastClose(market, date, fees, impact)

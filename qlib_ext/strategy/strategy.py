@@ -233,13 +233,13 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
     ) -> list[Any]:  # fmt: skip
         """Orders of the step, written into its log; `carried` (N',): last known liquidity, yuan."""
         book, values = self._book, score.to_numpy(dtype=float)
-        ranked = (-values).argsort(kind="stable")  # NaN last
-        chosen = target.iloc[ranked][lambda yuan: yuan > 0]
+        rank = ranks(values)
+        chosen = target.iloc[rank.argsort(kind="stable")][lambda yuan: yuan > 0]
         codes = pd.Index(held).union(chosen.index)
         traded = dict(zip(codes, carried.reindex(codes).to_numpy(dtype=float).tolist(), strict=True))
         lines = make_lines(
             chosen,
-            dict(zip(score.index, ranks(values).tolist(), strict=True)),
+            dict(zip(score.index, rank.tolist(), strict=True)),
             held,
             {code: book.sellable(code, amount) for code, amount in held.items()},
             {code: book.left(code, self.trade_participation * yuan) for code, yuan in traded.items()},
