@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pkgutil import resolve_name
 
 import pytest
 
 from qlib_ext import __version__, cli
 from qlib_ext.cli import CLOSING, DESCRIPTION, EXAMPLES
-from qlib_ext.cli import data as _cli_data
 
 COMMANDS = sorted(EXAMPLES)
 
@@ -162,8 +162,8 @@ def test_errors_are_still_told_in_a_line(tmp_path, capsys):
 
 def test_a_word_every_two_seconds_and_none_before(monkeypatch, capsys):
     clock = iter([0.0, 0.5, 1.9, 2.0, 2.1, 3.9, 4.0, 9.0])
-    monkeypatch.setattr(_cli_data.time, "perf_counter", lambda: next(clock))
-    say = _cli_data.speaker()
+    monkeypatch.setattr("qlib_ext.cli.data.time.perf_counter", lambda: next(clock))
+    say = resolve_name("qlib_ext.cli.data:speaker")()
     for line in "abcdefg":
         say(line)
     assert capsys.readouterr().err == "[   2.0 s] c\n[   4.0 s] f\n[   9.0 s] g\n"
@@ -181,7 +181,7 @@ def test_building_a_market_tells_its_progress(tmp_path, monkeypatch, capsys):
     assert lines[days:] == ["30 of 30 stocks written", "scoring the oracle"]
     assert (path / "oracle.json").read_bytes() == (quiet / "oracle.json").read_bytes()
     ticks = iter(range(0, 10_000))
-    monkeypatch.setattr(_cli_data.time, "perf_counter", lambda: next(ticks))  # a second a look
+    monkeypatch.setattr("qlib_ext.cli.data.time.perf_counter", lambda: next(ticks))  # a second a look
     assert cli.main(["demo-data", str(tmp_path / "other"), "--stocks", "30", "--years", "0.5"]) == 0
     told = capsys.readouterr().err.splitlines()
     assert len(told) == len(lines) // 2 and told[0].endswith(f"day 2 of {days} simulated")

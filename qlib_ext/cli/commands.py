@@ -20,6 +20,7 @@ from qlib_ext.cli import data as _cli_data
 from qlib_ext.cli import orders as _cli_orders
 from qlib_ext.cli import report as _cli_report
 from qlib_ext.cli.help import dress
+from qlib_ext.options import check_number
 from qlib_ext.synthetic import DEFAULT_PATH, VERSION, ensure_market, make_market, read_oracle
 
 _DEMO_DATA = """\
@@ -84,41 +85,23 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _add_demo_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "demo-data",
-        help="build the embedded market (synthetic data for a first run)",
-        description=_DEMO_DATA,
-    )
-    parser.add_argument(
-        "dir", metavar="DIR", nargs="?", type=Path, default=DEFAULT_PATH, help=f"default: {DEFAULT_PATH}"
-    )
-    parser.add_argument("--stocks", type=int, default=300, metavar="N", help="stocks, 10 to 5500 (default: 300)")
-    parser.add_argument("--years", type=float, default=3.0, metavar="Y", help="length in years (default: 3)")
-    parser.add_argument("--start", default="2020-01-02", metavar="DATE", help="first day, ISO (default: 2020-01-02)")
-    parser.add_argument("--seed", type=int, default=7, metavar="S", help="of all randomness (default: 7)")
-    parser.add_argument(
-        "--signal",
-        type=float,
-        default=0.003,
-        metavar="X",
-        help="standard deviation of the planted mean return a day; 0 plants nothing (default: 0.003)",
-    )
-    parser.add_argument(
-        "--regime", action="store_true", help="plant two signals; the macro state decides which of them works"
-    )
-    parser.add_argument("--force", action="store_true", help="rebuild, also over a market built otherwise")
+    about = "build the embedded market (synthetic data for a first run)"
+    parser = commands.add_parser("demo-data", help=about, description=_DEMO_DATA)
+    add = parser.add_argument
+    add("dir", metavar="DIR", nargs="?", type=Path, default=DEFAULT_PATH, help=f"default: {DEFAULT_PATH}")
+    add("--stocks", dest="n_stocks", type=int, default=300, metavar="N", help="stocks, 10 to 5500 (default: 300)")
+    add("--years", type=float, default=3.0, metavar="Y", help="length in years (default: 3)")
+    add("--start", default="2020-01-02", metavar="DATE", help="first day, ISO (default: 2020-01-02)")
+    add("--seed", type=int, default=7, metavar="S", help="of all randomness (default: 7)")
+    planted = "standard deviation of the planted mean return a day; 0 plants nothing (default: 0.003)"
+    add("--signal", type=float, default=0.003, metavar="X", help=planted)
+    add("--regime", action="store_true", help="plant two signals; the macro state decides which of them works")
+    add("--force", action="store_true", help="rebuild, also over a market built otherwise")
     parser.set_defaults(run=_demo_data)
 
 
 def _demo_data(arguments: argparse.Namespace) -> int:
-    wanted = {
-        "n_stocks": arguments.stocks,
-        "start": arguments.start,
-        "years": arguments.years,
-        "seed": arguments.seed,
-        "signal": arguments.signal,
-        "regime": arguments.regime,
-    }
+    wanted = {name: getattr(arguments, name) for name in ("n_stocks", "start", "years", "seed", "signal", "regime")}
     path: Path = arguments.dir.expanduser().resolve()
     if read_oracle(path).get("version") == VERSION and not arguments.force:
         print(f"Already there: {ensure_market(path, **wanted)}")
@@ -134,9 +117,9 @@ def _show_market(path: Path) -> None:
     """Print what a market holds and how to use it."""
     from qlib_ext.workflow import survey
 
-    found = read_oracle(path)
-    parameters, oracle = found["parameters"], found["oracle"]
-    print(f"Synthetic: {parameters['n_stocks']} stocks, {found['first']} to {found['last']}.")
+    market = read_oracle(path)
+    oracle = market["oracle"]
+    print(f"Synthetic: {market['parameters']['n_stocks']} stocks, {market['first']} to {market['last']}.")
     if oracle["ic"] is None:
         print("No signal in it, or too few stocks to judge one.")
     else:
@@ -153,28 +136,24 @@ def _show_market(path: Path) -> None:
 
 
 def _add_check_leak(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "check-leak",
-        help="prove that a workflow uses nothing of the future",
-        description=_CHECK_LEAK,
-    )
-    parser.add_argument("workflow", metavar="WORKFLOW", type=Path, help="YAML file, as for qrun")
-    parser.add_argument("--after", metavar="DATE", help="last day left as it is (default: the middle of test)")
-    parser.add_argument(
-        "--epochs", type=int, default=1, metavar="N", help="most epochs of training; 0: as configured (default: 1)"
-    )
-    parser.add_argument("--stocks", type=int, metavar="N", help="perturb N stocks drawn at random (default: all)")
-    parser.add_argument(
-        "--only", action="append", metavar="CHECK", help="overlap, future or shuffled; may be repeated (default: all)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of perturbation and shuffle (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    about = "prove that a workflow uses nothing of the future"
+    parser = commands.add_parser("check-leak", help=about, description=_CHECK_LEAK)
+    add = parser.add_argument
+    add("workflow", metavar="WORKFLOW", type=Path, help="YAML file, as for qrun")
+    add("--after", metavar="DATE", help="last day left as it is (default: the middle of test)")
+    most = "most epochs of training; 0: as configured (default: 1)"
+    add("--epochs", type=int, default=1, metavar="N", help=most)
+    add("--stocks", type=int, metavar="N", help="perturb N stocks drawn at random (default: all)")
+    which = "overlap, future or shuffled; may be repeated (default: all)"
+    add("--only", action="append", metavar="CHECK", help=which)
+    add("--seed", type=int, default=0, metavar="S", help="of perturbation and shuffle (default: 0)")
+    add("--json", action="store_true", help="print the table as JSON")
     parser.set_defaults(run=_check_leak)
 
 
 def _check_leak(arguments: argparse.Namespace) -> int:
-    if arguments.epochs < 0 or arguments.seed < 0:
-        raise ValueError(f"--epochs {arguments.epochs} and --seed {arguments.seed} must be 0 or more")
+    check_number("--epochs", arguments.epochs, "[0, inf)", whole=True)
+    check_number("--seed", arguments.seed, "[0, inf)", whole=True)
     from qlib_ext import leak  # needs qlib, which the other commands do without
 
     begin = time.perf_counter()
@@ -182,15 +161,8 @@ def _check_leak(arguments: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(f"[{time.perf_counter() - begin:6.1f} s] {line}", file=sys.stderr, flush=True)
 
-    table = leak.check_leak(
-        arguments.workflow,
-        after=arguments.after,
-        epochs=arguments.epochs or None,
-        stocks=arguments.stocks,
-        only=arguments.only,
-        seed=arguments.seed,
-        say=say,
-    )
+    chosen = {name: getattr(arguments, name) for name in ("after", "stocks", "only", "seed")}
+    table = leak.check_leak(arguments.workflow, epochs=arguments.epochs or None, say=say, **chosen)
     passed, leaks = bool(table["passed"].all()), int((~table["passed"] & table["proves"]).sum())
     if arguments.json:
         facts = {"workflow": str(arguments.workflow), "passed": passed, "leaks": leaks}
@@ -208,10 +180,10 @@ def _show_leaks(table: Any) -> None:
         print(f"{mark:5}{row['check']:10}{row['item']:24}{row['compared']:14,}{row['changed']:12,}")
         if row["detail"]:
             print(f"{'':15}{row['detail']}")
-    leaks, none = int((~table["passed"] & table["proves"]).sum()), int((~table["passed"] & ~table["proves"]).sum())
-    said = f"{leaks} of {len(table)} comparisons failed." if leaks else "" if none else "No leak found."
-    more = f"{none} of {len(table)} comparisons prove nothing." if none else ""
-    print(f"{said} {more}".strip())
+    leaks, unproved = (int((~table["passed"] & of).sum()) for of in (table["proves"], ~table["proves"]))
+    told = f"{leaks} of {len(table)} comparisons failed." if leaks else "" if unproved else "No leak found."
+    more = f"{unproved} of {len(table)} comparisons prove nothing." if unproved else ""
+    print(f"{told} {more}".strip())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Words and shape of the help of `qlib-ext`: groups of commands, examples, paragraphs. Private to `cli.py`."""
+"""Words and shape of the help of `qlib-ext`: groups of commands, examples, paragraphs."""
 
 from __future__ import annotations
 
