@@ -90,7 +90,7 @@ def test_money_and_index_are_marked_at_the_entry_s_price(run):
     assert dataset.entry_field == field and dataset.span.horizon == horizon
     rows, entry = dataset.rows("test"), dataset.span.entry
     money = Money(capital=1e7, **FREE)
-    found = LiquidityRecord(recorder, dataset, capital=1e7, **FREE)._judge(rows, score)
+    found = LiquidityRecord(recorder, dataset, capital=1e7, **FREE).judged(rows, score)
     signal, price = pd.DatetimeIndex(dataset.panel.days[rows]), prices(field)[INDEX]
     expected = (price.shift(-entry - 1) / price.shift(-entry) - 1).loc[signal]
     np.testing.assert_allclose(found.returns[INDEX], expected, rtol=1e-4, atol=1e-7)
@@ -106,7 +106,7 @@ def test_money_and_index_are_marked_at_the_entry_s_price(run):
     assert curve["gross"] == pytest.approx(found.table["annual_return"]["capped_buyable_gross"])
 
 
-def test_the_waterfall_s_paper_is_the_judge_s_entry_return_book(run):
+def test_the_waterfall_s_paper_is_the_judge_s_one_day_book(run):
     dataset, recorder, score, (field, horizon) = run
     assert stage_changes(dataset.entry_field)["limits"][1]["deal_price"] == [f"${field}"] * 2
     if dataset.span.entry != 1:

@@ -101,6 +101,12 @@ class GateRecord(ACRecordTemp):
         segments: names of the dataset's segments whose days are recorded and described together, such as [valid, test].
         skip_existing: leave artifacts of an earlier run as they are, where they are of the same days.
 
+    In a workflow: `{class: GateRecord, module_path: qlib_ext.gate_record, kwargs: {segments: [valid, test]}}`.
+
+    >>> GateRecord(None, dataset=dataset)
+    Traceback (most recent call last):
+    ValueError: GateRecord needs a DayDatasetH with a market_state or macro_state
+
     """
 
     artifact_path = "gate"

@@ -31,7 +31,7 @@ from qlib_ext.evaluate import (
     summary,
     zero_capitals,
 )
-from qlib_ext.options import check_choice, refuse_unknown
+from qlib_ext.options import argument_names, check_choice, refuse_unknown
 from qlib_ext.panel import DayPanel, grid_of
 from qlib_ext.provider import read_fields
 from qlib_ext.record.facts import keep_facts
@@ -69,11 +69,36 @@ LIQUIDITY_DEFINITIONS = {
 # --- records
 
 
-class _MoneyRecord(ACRecordTemp):
-    """What the three records share: the dataset, the money, the benchmark, and the run's scores."""
+class MoneyRecord(ACRecordTemp):
+    """What records share that place the money of `Money` by a run's scores; a record of one's own is a subclass of it.
+
+    It names its folder in `artifact_path` and its artifacts in `list`, and returns them from `_generate`, where
+    `scores(rows)` and `judged(rows, score)` are at hand, `dataset`, `model`, `money` and `recorder` (qlib's) too.
+
+    Args:
+        recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.
+        capital, participation, top_n, commission, impact: see `Money`.
+        buy_rate, sell_rate: fees as shares of what is bought and sold, in place of those by date; both or none.
+        benchmark: index code, or None for the universe's mean alone.
+        skip_existing: leave artifacts of an earlier run as they are.
+
+    Raises: TypeError for an option that there is not; ValueError for one out of range, or another dataset.
+
+    >>> class MeanReturn(MoneyRecord):
+    ...     artifact_path = "mine"
+    ...
+    ...     def list(self):
+    ...         return ["mean.pkl"]
+    ...
+    ...     def _generate(self, *args, **kwargs):
+    ...         rows = self.dataset.rows("test")
+    ...         return {"mean.pkl": self.judged(rows, self.scores(rows)).returns["capped_buyable_net"].mean()}
+    >>> MeanReturn(None, dataset, top_n=20).money.top_n
+    20
+
+    """
 
     depend_cls = SignalRecord
-    options: tuple[str, ...] = (*(field.name for field in fields(Money)), "benchmark", "skip_existing")
 
     def __init__(
         self,
@@ -81,46 +106,41 @@ class _MoneyRecord(ACRecordTemp):
         dataset: Any = None,
         model: Any = None,
         *,
-        capital: float = Money.capital,
-        participation: float = Money.participation,
-        top_n: int = Money.top_n,
         benchmark: str | None = BENCHMARK,
-        commission: float = Money.commission,
-        impact: float = Money.impact,
-        buy_rate: float | None = None,
-        sell_rate: float | None = None,
         skip_existing: bool = False,
-        **unknown: Any,
+        **money: Any,
     ) -> None:
-        refuse_unknown(type(self), unknown, self.options)
+        names = [field.name for field in fields(Money)]
+        own = argument_names(*(kind for kind in type(self).__mro__ if issubclass(kind, MoneyRecord)))
+        refuse_unknown(type(self), money, [*names, *own[own.index("model") + 1 :]])
         super().__init__(recorder=recorder, skip_existing=skip_existing)
         if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
             raise ValueError(f"{type(self).__name__} needs a DayDatasetH with liquidity (for example liquidity: auto)")
-        self.dataset, self.model, self.benchmark = dataset, model, benchmark
-        self.money = Money(capital, participation, top_n, commission, impact, buy_rate, sell_rate)
+        self.dataset, self.model, self.benchmark, self.money = dataset, model, benchmark, Money(**money)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Keep the run's facts (`run_facts.pkl`), where no record before has; then as qlib does."""
         keep_facts(self.recorder, self.dataset, self.model)
         return super().generate(*args, **kwargs)
 
-    def _judge(self, rows: Rows, score: Grid) -> Judgement:
+    def judged(self, rows: Rows, score: Grid) -> Judgement:
+        """Judge the scores (d, N) of some rows of the panel, (d,), over the benchmark too; see `judge`."""
         panel, span = self.dataset.panel, self.dataset.span
         days = pd.DatetimeIndex(panel.days[rows])
         index = index_returns(self.benchmark, span, days, field=self.dataset.entry_field)
         return judge(panel, rows, score, self.money, span, index)
 
-    def _score(self, rows: Rows, scores: pd.Series | None = None) -> Grid:
-        """Scores of some days, (d, N); those of pred.pkl unless others are given."""
+    def scores(self, rows: Rows, of: pd.Series | None = None) -> Grid:
+        """Scores of some rows of the panel, (d, N); those of pred.pkl unless others are given."""
         panel: DayPanel = self.dataset.panel
-        return grid_of(self.load("pred.pkl")["score"] if scores is None else scores, panel.days[rows], panel.stocks)
+        return grid_of(self.load("pred.pkl")["score"] if of is None else of, panel.days[rows], panel.stocks)
 
     def _past_return(self, rows: Rows) -> Grid:
         """Return of the last `REVERSAL_DAYS` days up to each day's close, (d, N)."""
         return past_return(self.dataset.panel.stocks, pd.DatetimeIndex(self.dataset.panel.days[rows]))
 
 
-class LiquidityRecord(_MoneyRecord):
+class LiquidityRecord(MoneyRecord):
     """Place `capital` by the run's scores under liquidity limits and write the deck's table.
 
     Artifacts in `liquidity_analysis/`: `daily.pkl` (metrics and returns of each day), `positions.pkl` (datetime,
@@ -131,12 +151,11 @@ class LiquidityRecord(_MoneyRecord):
     and in a fixed number of names, see `capacity.capacity_curve`) and `definitions.pkl` (what each number means).
     Beside them `run_facts.pkl`: units, stocks, days, seeds, device and versions of the run, for its page.
 
-    Args:
-        recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.
-        capital, participation, top_n, commission, impact: see `Money`.
-        buy_rate, sell_rate: fees as shares of what is bought and sold, in place of those by date; both or none.
-        benchmark: index code, or None for the universe's mean alone.
-        skip_existing: leave artifacts of an earlier run as they are.
+    Options: those of `MoneyRecord`.
+
+    >>> record = LiquidityRecord(None, dataset, capital=1e8, benchmark=None)
+    >>> record.money.capital, record.list()[:3]
+    (100000000.0, ['daily.pkl', 'positions.pkl', 'headline.pkl'])
 
     """
 
@@ -150,8 +169,8 @@ class LiquidityRecord(_MoneyRecord):
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
         panel, rows, money, span = self.dataset.panel, self.dataset.rows("test"), self.money, self.dataset.span
         days = pd.DatetimeIndex(panel.days[rows])
-        score = self._score(rows)
-        judged = self._judge(rows, score)
+        score = self.scores(rows)
+        judged = self.judged(rows, score)
         label, liquidity, buyable, volatility = (
             grid_rows(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
         )
@@ -207,16 +226,17 @@ class LiquidityRecord(_MoneyRecord):
             logger.warning(warning)
 
 
-class FoldRecord(_MoneyRecord):
+class FoldRecord(MoneyRecord):
     """Write the deck's table for each block of the folds, their mean, all of them together, and the test period.
 
     For runs of FoldEnsemble (blocks: the members' validation days, with out-of-fold scores) and WalkForwardModel
     (blocks: the test days of each retraining). Artifacts in `fold_analysis/`: `headline_folds.pkl` (see `fold_table`;
     the column `selected` tells what was chosen on a row's days) and `definitions.pkl`.
 
-    Args:
-        recorder, model, dataset, benchmark, skip_existing: as for LiquidityRecord.
-        capital, participation, top_n, commission, impact, buy_rate, sell_rate: see `Money`.
+    Options: those of `MoneyRecord`.
+
+    >>> FoldRecord(None, dataset, top_n=20).list()
+    ['headline_folds.pkl', 'definitions.pkl']
 
     """
 
@@ -231,13 +251,13 @@ class FoldRecord(_MoneyRecord):
         walked = bool((fold_map["part"] == "test").any())
         scores = None if walked else self._of_folds("oof")
         blocks = block_rows(self.dataset.panel, fold_map, "test" if walked else "valid")
-        folds = [self._judge(rows, self._score(rows, scores)) for rows in blocks]
+        folds = [self.judged(rows, self.scores(rows, scores)) for rows in blocks]
         rest: dict[str, Judgement] = {}
         if not walked:
             every = np.unique(np.concatenate(blocks))
-            rest["all out-of-fold days"] = self._judge(every, self._score(every, scores))
+            rest["all out-of-fold days"] = self.judged(every, self.scores(every, scores))
         test = self.dataset.rows("test")
-        rest["test"] = self._judge(test, self._score(test))
+        rest["test"] = self.judged(test, self.scores(test))
         table = fold_table(folds, rest, selections(members, walked=walked))
         numbers = table.drop(columns=["first", "last", "selected"])
         log_table(self.recorder, numbers.rename(index=lambda row: row.replace(" ", "_")), "folds")
@@ -257,22 +277,24 @@ class FoldRecord(_MoneyRecord):
         return artifact
 
 
-class BaselineRecord(_MoneyRecord):
+class BaselineRecord(MoneyRecord):
     """Judge scores that are free on the days of the run's own, through the same table.
 
     Artifacts in `baselines/`: `baselines.pkl` (rows: model and the baselines; columns of `table_row`),
     `baseline_scores.pkl` (by datetime, instrument) and `definitions.pkl`.
 
     Args:
-        recorder, model, dataset, benchmark, skip_existing: as for LiquidityRecord.
-        baselines: some of `baseline.BASELINES`; None: all.
-        lightgbm: options of `baseline.LightGBM`: rounds, patience, max_rows, seed, parameters.
-        money: capital, participation, top_n, commission, impact, buy_rate, sell_rate: see `Money`.
+        recorder, model, dataset, money: as for MoneyRecord.
+        baselines: some of `evaluate.BASELINES`; None: all.
+        lightgbm: options of `evaluate.LightGBM`: rounds, patience, max_rows, seed, parameters.
+
+    >>> record = BaselineRecord(None, dataset, baselines=["reversal", "lightgbm"], lightgbm={"rounds": 200})
+    >>> record.baselines, record.lightgbm.rounds
+    (['reversal', 'lightgbm'], 200)
 
     """
 
     artifact_path = "baselines"
-    options = (*_MoneyRecord.options, "baselines", "lightgbm")
 
     def __init__(
         self,
@@ -298,9 +320,9 @@ class BaselineRecord(_MoneyRecord):
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
         panel, rows = self.dataset.panel, self.dataset.rows("test")
         scores = {name: self._free(name, rows) for name in self.baselines}
-        judged = {"model": self._score(rows)} | scores
+        judged = {"model": self.scores(rows)} | scores
         table = pd.DataFrame.from_dict(
-            {name: table_row(self._judge(rows, score)) for name, score in judged.items()}, orient="index"
+            {name: table_row(self.judged(rows, score)) for name, score in judged.items()}, orient="index"
         )
         log_table(self.recorder, table.drop(columns=["days", "first", "last"]), "baselines")
         words = {k: v for k, v in TABLE_DEFINITIONS.items() if k not in ("mean over folds", "selected")} | DEFINITIONS

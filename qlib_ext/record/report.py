@@ -37,6 +37,9 @@ class ReportRecord(ACRecordTemp):
         sections: below the others, each `{class, module_path, kwargs}` of what makes a `qlib_ext.report.Section`.
         skip_existing: leave the page of an earlier run as it is.
 
+    >>> ReportRecord(None, dataset, title="MASTER, 150 million yuan").list()
+    ['report.html']
+
     """
 
     depend_cls = SignalRecord
