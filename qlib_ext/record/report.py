@@ -83,11 +83,11 @@ class ReportRecord(ACRecordTemp):
         experiment = str(getattr(self.recorder, "experiment_name", None) or _experiment_name(self.recorder))
         run["experiment"] = experiment
         label = getattr(self.dataset, "label", None) or label_expression(getattr(self.dataset, "handler", None))
-        told = {"facts": load_if_there(self.recorder, FACTS), "title": self.title, "label": label}
-        made = context_of(task, artifacts, run, provider=provider_folder(C["provider_uri"]), **told)
+        options = {"facts": load_if_there(self.recorder, FACTS), "title": self.title, "label": label}
+        context = context_of(task, artifacts, run, provider=provider_folder(C["provider_uri"]), **options)
         with TemporaryDirectory() as folder:
             page = Path(folder) / PAGE
-            page.write_text(report_html(artifacts, made, sections=self.sections), encoding="utf-8")
+            page.write_text(report_html(artifacts, context, sections=self.sections), encoding="utf-8")
             size = page.stat().st_size
             self.recorder.save_objects(local_path=str(page), artifact_path=None)
         logger.info(f"report ({size / 1e6:.1f} MB): {Path(self.recorder.get_local_dir()) / 'artifacts' / PAGE}")

@@ -2,13 +2,12 @@
 
 from qlib_ext.report.compare import compare_html, compared_context, differing_facts, headlines
 from qlib_ext.report.figures import FigureBuilder
-from qlib_ext.report.page import Chart, Content, Context, Section, columns_of, table
+from qlib_ext.report.page import Chart, Context, Section, columns_of, table
 from qlib_ext.report.report import SECTIONS, artifact_paths, report_html
-from qlib_ext.report.texts import Text, join, plain, text, title
+from qlib_ext.report.texts import Text, plain, text, title
 
 __all__ = [
     "Chart",
-    "Content",
     "Context",
     "FigureBuilder",
     "SECTIONS",
@@ -20,7 +19,6 @@ __all__ = [
     "compared_context",
     "differing_facts",
     "headlines",
-    "join",
     "plain",
     "report_html",
     "table",

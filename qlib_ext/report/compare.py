@@ -19,9 +19,9 @@ from qlib_ext.report.page import (
     Section,
     columns_of,
     fill,
+    html,
     meanings_of,
     page,
-    part,
     table,
 )
 from qlib_ext.report.texts import Text, join, plain, sentence, series_title, text, title
@@ -78,7 +78,7 @@ def _days(comparison: Comparison) -> pd.Index:
 def _differences(context: Context, comparison: Comparison) -> Content:
     parts: list[Any] = []
     for run, lines in comparison.table.groupby(level="run", sort=False):
-        parts.append(part("heading", text("{run} less {against}", run=run, against=comparison.against)))
+        parts.append(html("heading", text("{run} less {against}", run=run, against=comparison.against)))
         parts += _by_kind(lines.droplevel("run"), f"difference-{run}")
     drawn = {"draws": comparison.draws, "block": comparison.block, "seed": comparison.seed}
     remarks = [sentence("compare.bootstrap", **drawn)]
@@ -86,7 +86,7 @@ def _differences(context: Context, comparison: Comparison) -> Content:
     if len(comparison.left_out):
         left_out = text("{n} days that not all runs have", n=len(comparison.left_out))
         remarks.append(text("{run}: {value}", run=text("days left out"), value=left_out))
-    parts += [part("remark", remark) for remark in remarks]
+    parts += [html("remark", remark) for remark in remarks]
     return context.scope(_days(comparison), context.costs), parts
 
 
@@ -141,7 +141,9 @@ def _curves(context: Context, comparison: Comparison) -> Content | None:
 
 def _correlation(context: Context, comparison: Comparison) -> Content | None:
     means = {
-        run: figures.running_mean(frame["rank_ic"]) for run, frame in comparison.daily.items() if "rank_ic" in frame
+        plain(run): figures.running_mean(frame["rank_ic"])
+        for run, frame in comparison.daily.items()
+        if "rank_ic" in frame
     }
     if not means:
         return None

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.evaluate import newey_west
-from qlib_ext.report.texts import Text, plain, text, title
+from qlib_ext.report.texts import Text, text, title
 from qlib_ext.splits import PARTS
 
 if TYPE_CHECKING:
@@ -226,17 +226,11 @@ def metric_title(metric: str) -> tuple[Text, bool]:
     return text(template, name=title(metric)), percent
 
 
-def two_lines(
-    frame: pd.DataFrame,
-    upper: Mapping[str, Text],
-    lower: Mapping[str, Text],
-    axes: tuple[Text, Text],
-    percent: Mapping[str, int],
-) -> go.Figure:
-    """Columns of a frame by day on an upper and a lower panel; `percent`: digits of the axes that are fractions."""
+def two_lines(frame: pd.DataFrame, names: Mapping[str, Text], axes: Sequence[Text], **percent: int) -> go.Figure:
+    """Two columns of a frame by day, one above the other; `percent`: digits of the axes that are fractions."""
     builder = FigureBuilder(text("day"), axes[0], y2=axes[1], height=420, share=0.42)
-    for place, (key, name) in enumerate([*upper.items(), *lower.items()]):
-        builder.line(name, frame.index, frame[key], PALETTE[place], low=key in lower)
+    for (key, name), colour in zip(names.items(), (BLUE, ORANGE), strict=True):
+        builder.line(name, frame.index, frame[key], colour, low=colour == ORANGE)
     for axis, digits in percent.items():
         builder.percent(axis, digits=digits)
     return builder.dates().finish()
@@ -273,19 +267,16 @@ def capacity(curve: pd.DataFrame) -> go.Figure:
 
 def exposure_lines(exposed: pd.DataFrame) -> go.Figure:
     """Rank correlation of the score with known factors, running means over `SMOOTH` days."""
+    means = {title(f"exposure.{key}"): running_mean(exposed[key]) for key in exposed}
     y = text("rank correlation, mean of {days} days (1)", days=SMOOTH)
-    builder = FigureBuilder(text("day of the signal"), y)
-    for place, key in enumerate(exposed.columns):
-        name, colour = title(f"exposure.{key}"), PALETTE[place % len(PALETTE)]
-        builder.line(name, exposed.index, running_mean(exposed[key]), colour)
-    return builder.dates().finish(yaxis={"range": [-1, 1]})
+    return lines(means, y).update_layout(yaxis={"range": [-1, 1]})
 
 
-def lines(series: Mapping[str, pd.Series], y: Text) -> go.Figure:
+def lines(series: Mapping[Text, pd.Series], y: Text) -> go.Figure:
     """One line a name by day."""
     builder = FigureBuilder(text("day of the signal"), y)
     for (name, values), colour in zip(series.items(), colours(len(series)), strict=True):
-        builder.line(plain(name), values.index, values, colour)
+        builder.line(name, values.index, values, colour)
     return builder.dates().finish()
 
 

@@ -19,9 +19,8 @@ from qlib_ext.report.texts import Text, definition, join, plain, sentence, text,
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-DASH = "–"
-KINDS = {  # how a column is written: the first kind with its name, or with one of these at an edge of it
-    kind: tuple(names.split())
+_KINDS = {  # how columns of these names are written, and those with one of them at an edge of theirs, the first first
+    name: kind
     for kind, names in {
         "count": "days names names_held unreached_names count cuts trades stocks fold seed n_train n_valid n_test "
         "best_epoch shares",
@@ -32,22 +31,22 @@ KINDS = {  # how a column is written: the first kind with its name, or with one 
         "net_impact excess daily_excess_error share participation cash change gone difference low high one_way two_way "
         "unknown unreached held turnover",
     }.items()
+    for name in names.split()
 }
-_FORMS: dict[str, Callable[[float], str]] = {
-    "percent": lambda v: f"{v:,.2%}",
-    "number": lambda v: f"{v:.4f}",
-    "ratio": lambda v: f"{v:.2f}",
-    "count": lambda v: f"{v:,.0f}" if v == round(v) else f"{v:,.1f}",
-    "yuan": lambda v: f"{v:,.0f}",
-    "bp": lambda v: f"{v:.1f}",
-}
+_FORMS = {"percent": ",.2%", "number": ".4f", "ratio": ".2f", "yuan": ",.0f", "bp": ".1f"}
 
 
 def written(number: float, kind: str) -> str:
     """Write a number with its unit: percent, number, ratio, count, yuan or bp (basis points)."""
-    if number == math.inf:
-        return "∞"
-    return _FORMS[kind](number).replace("-", "−") if math.isfinite(number) else DASH
+    if not math.isfinite(number):
+        return "∞" if number == math.inf else "–"
+    count = ",.0f" if number == round(number) else ",.1f"
+    return format(number, _FORMS.get(kind, count)).replace("-", "−")
+
+
+def _asset(name: str) -> Markup:
+    """Style or script, which the page holds as it is."""
+    return Markup((resources.files("qlib_ext.report") / "assets" / name).read_text(encoding="utf-8"))
 
 
 @cache
@@ -59,12 +58,12 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.globals |= {"text": text, "sentence": sentence, "written": written}
+    templates.globals |= {"text": text, "sentence": sentence, "written": written, "asset": _asset}
     templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     return templates
 
 
-def part(macro: str, *values: Any) -> Markup:
+def html(macro: str, *values: Any) -> Markup:
     """HTML of a macro of `assets/parts.html`: what it is given is escaped."""
     return Markup(getattr(_templates().get_template("parts.html").module, macro)(*values))
 
@@ -89,13 +88,8 @@ def kind_of(key: Any, series: pd.Series) -> str:
     if not pd.api.types.is_numeric_dtype(series) or pd.api.types.is_bool_dtype(series):
         return "text"
     name = str(key)
-    for kind, names in KINDS.items():
-        if name in names:
-            return kind
-    for kind, names in KINDS.items():
-        if any(name.endswith(f"_{end}") or name.startswith(f"{end}_") for end in names):
-            return kind
-    return "count" if pd.api.types.is_integer_dtype(series) else "number"
+    edges = (kind for end, kind in _KINDS.items() if name.endswith(f"_{end}") or name.startswith(f"{end}_"))
+    return _KINDS.get(name) or next(edges, "count" if pd.api.types.is_integer_dtype(series) else "number")
 
 
 def columns_of(
@@ -152,20 +146,20 @@ def table(
         }
         for place, (name, row) in enumerate(zip(frame.index, rows or map(plain, frame.index), strict=True))
     ]
-    return part("table", key, heads, lines)
+    return html("table", key, heads, lines)
 
 
 def across(frame: pd.DataFrame, columns: Sequence[Column], *, key: str, rows: Sequence[Text]) -> Markup:
     """Write it turned: a column of the frame is a line of the table, for frames with many columns and few rows."""
     heads = [Column(name, row, "text") for name, row in zip(frame.index, rows, strict=True)]
     lines = [vars(c) | {"more": False, "cells": [(value, c.kind) for value in frame[c.key]]} for c in columns]
-    return part("across", key, heads, lines)
+    return html("across", key, heads, lines)
 
 
 def glossary(meanings: Mapping[str, Text], keys: Iterable[Any], table: str = "") -> Markup:
     """Definitions of the rows of a table, folded in; empty where none has one."""
     entries = [Column(key, title(key, table), "text", meanings.get(str(key))) for key in keys]
-    return part("glossary", entries, text("What the rows mean"))
+    return html("glossary", entries, text("What the rows mean"))
 
 
 # --- sections and the page
@@ -182,7 +176,7 @@ class Chart:
     def __html__(self) -> str:
         """Place for the chart, its caption, and its numbers as JSON."""
         height = int(self.figure.layout.height or 360)
-        return part("chart", self.key, height, self.caption, json.loads(self.figure.to_json()))
+        return html("chart", self.key, height, self.caption, json.loads(self.figure.to_json()))
 
 
 @dataclass(frozen=True)
@@ -250,36 +244,15 @@ def fill(sections: Iterable[Section], artifacts: Mapping[str, Any], context: Con
     filled = []
     for section in sections:
         needed, also = ([artifacts.get(path) for path in paths] for paths in (section.needs, section.also))
-        if all(artifact is not None for artifact in needed) and (made := section.content(context, *needed, *also)):
+        if all(artifact is not None for artifact in needed) and (content := section.content(context, *needed, *also)):
             name = section.title or title(section.key, "section")
-            filled.append({"key": section.key, "title": name, "scope": made[0], "parts": made[1]})
+            filled.append({"key": section.key, "title": name, "scope": content[0], "parts": content[1]})
     return filled
 
 
 def page(name: str, subtitle: Text, facts: Iterable[tuple[Text, Any]], sections: Sequence[Mapping[str, Any]]) -> str:
-    """Put sections into one HTML file that needs nothing outside it.
-
-    Args:
-        name: of the document; plain text.
-        subtitle: below it.
-        facts: (name, value) rows between the title and the sections.
-        sections: in order.
-
-    """
+    """Put facts and sections (of `fill`) into one HTML file that needs nothing outside it."""
     from plotly.offline import get_plotlyjs
 
-    assets = resources.files("qlib_ext.report") / "assets"
-    style, script = (Markup((assets / f"report.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js"))
-    return (
-        _templates()
-        .get_template("page.html")
-        .render(
-            title=name,
-            subtitle=subtitle,
-            facts=list(facts),
-            sections=sections,
-            style=style,
-            script=script,
-            plotly=Markup(get_plotlyjs()),
-        )
-    )
+    fields = {"title": name, "subtitle": subtitle, "facts": list(facts), "sections": sections}
+    return _templates().get_template("page.html").render(fields, plotly=Markup(get_plotlyjs()))

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from qlib_ext.report import figures
-from qlib_ext.report.page import Chart, Column, Content, Context, across, columns_of, glossary, meanings_of, part, table
+from qlib_ext.report.page import Chart, Column, Content, Context, across, columns_of, glossary, html, meanings_of, table
 from qlib_ext.report.texts import plain, recorded, sentence, series_title, text, title
 
 CURVES = ("capped_buyable_gross", "capped_buyable_net", "capped_buyable_net_impact", "capped_buyable_net_over_market")
@@ -25,11 +25,11 @@ def headline(
 ) -> Content:
     """Show the deck's table, and the cards above it."""
     meanings, days = meanings_of(definitions), judged_days(daily)
-    parts = [part("cards", [*_quality_cards(quality), *_money_cards(frame, daily)])]
+    parts = [html("cards", [*_quality_cards(quality), *_money_cards(frame, daily)])]
     if selection is not None:
         first, last = (str(day)[:10] for day in (days.min(), days.max()))
         chosen = recorded(str(selection), first=first, last=last)
-        parts.append(part("paragraph", Markup("{}: {}").format(title("selected"), chosen)))
+        parts.append(html("paragraph", Markup("{}: {}").format(title("selected"), chosen)))
     names = [str(name) for name in frame.index]
     main = [name for name in names if name.startswith("capped_buyable") or name in ("market", context.benchmark)]
     rows = [series_title(name) for name in names]

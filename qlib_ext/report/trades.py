@@ -13,7 +13,7 @@ from markupsafe import Markup
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
 from qlib_ext.evaluate import has_benchmark
 from qlib_ext.report import figures
-from qlib_ext.report.page import Chart, Column, Content, Context, across, columns_of, glossary, meanings_of, part, table
+from qlib_ext.report.page import Chart, Column, Content, Context, across, columns_of, glossary, html, meanings_of, table
 from qlib_ext.report.score import Definitions, Frame, judged_days
 from qlib_ext.report.texts import Text, definition, join, sentence, text, title
 
@@ -36,7 +36,7 @@ def backtest(context: Context, account: pd.DataFrame) -> Content:
     curves = figures.curves({key: account[key] for key in names}, names, list(names), day=text("day of the trade"))
     traded, paid = text("traded (% of the account)"), text("costs (% of the account)")
     axes = (text("turnover (%)"), text("costs (%)"))
-    daily = figures.two_lines(account, {"turnover": traded}, {"cost": paid}, axes, {"yaxis": 0, "yaxis2": 2})
+    daily = figures.two_lines(account, {"turnover": traded, "cost": paid}, axes, yaxis=0, yaxis2=2)
     sums = account[["turnover", "cost"]].agg(["mean", "sum"]).T
     sums["year"] = sums["sum"] / len(account) * 252
     columns = [
@@ -121,7 +121,7 @@ def blocked(
     context: Context, frame: pd.DataFrame, delisted: Frame, account: Frame, tables: Tables, definitions: Definitions
 ) -> Content:
     """Show what the exchange cut or refused, and why."""
-    parts: list[Any] = [part("paragraph", sentence("blocked.none"))]
+    parts: list[Any] = [html("paragraph", sentence("blocked.none"))]
     if len(frame):
         cut = frame.assign(cut=frame["wanted"] - frame["dealt"], month=_months(frame["day"]))
         months = cut.pivot_table(index="month", columns="reason", values="cut", aggfunc="sum", fill_value=0.0)
@@ -135,7 +135,7 @@ def blocked(
         ]
     if delisted is not None and len(delisted):
         meanings = {key: sentence(f"settled.{key}") for key in map(str, delisted) if key != "code"}
-        parts.append(part("heading", text("Delisted holdings")))
+        parts.append(html("heading", text("Delisted holdings")))
         parts.append(table(delisted.head(MOST_ROWS), columns_of(delisted, meanings), key="settled"))
     with_unsent = frame.attrs.get("unsent", _table_of(tables, "target_reached") is not None)
     remark = sentence("blocked.unsent") if with_unsent else None
@@ -148,7 +148,10 @@ def execution(context: Context, tables: Any, account: Frame, definitions: Defini
     for name in tables if isinstance(tables, dict) else ():
         frame = _table_of(tables, name)
         if frame is not None and name not in _ELSEWHERE:
-            parts += [part("heading", title(name)), *_of_record(frame, _meanings(definitions, name, frame), str(name))]
+            parts += [
+                html("heading", title(name)),
+                *_of_record(frame, _meanings(definitions, name, frame), str(name)),
+            ]
     scope = context.costs if account is None else context.scope(account.index, text("the backtest's account"))
     return (scope, parts) if parts else None
 
@@ -221,11 +224,11 @@ def holdings(context: Context, positions: pd.DataFrame, daily: Frame, labels: Fr
         return None
     parts: list[Any] = []
     if daily is not None and "capped_names_held" in daily:
-        names, cash = ({key: title(key)} for key in ("capped_names_held", "capped_cash_share"))
+        names = {key: title(key) for key in ("capped_names_held", "capped_cash_share")}
         axes = (text("stocks (number)"), text("cash (% of capital)"))
-        figure = figures.two_lines(daily, names, cash, axes, {"yaxis2": 0})
+        figure = figures.two_lines(daily, names, axes, yaxis2=0)
         parts.append(Chart("names", figure, sentence("chart.names")))
-    parts.append(part("holdings", packed_holdings(positions, labels, context), TOP_HOLDINGS))
+    parts.append(html("holdings", packed_holdings(positions, labels, context), TOP_HOLDINGS))
     remark = text("the capital is not known")
     if context.capital is not None:
         remark = sentence("holdings.capital", million=context.capital / 1e6)
