@@ -53,7 +53,6 @@ class HVBlockedKFold:
 
     >>> [(train.tolist(), valid.tolist()) for train, valid in HVBlockedKFold(3, gap=1, strict=False).split(6)]
     [([3, 4, 5], [0, 1]), ([0, 5], [2, 3]), ([0, 1, 2], [4, 5])]
-
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class HVBlockedKFold:
 
         Raises: ValueError for days that are unsorted, repeated or fewer than the splits, and where the gap leaves a
             fold without training days; before the first pair is given.
-
         """
         count = len(_trading_days(days))
         if count < self.n_splits:
@@ -120,7 +118,6 @@ class WalkForward:
 
     >>> [[part.tolist() for part in fold] for fold in WalkForward(3, 1, 2, reach=1).split(10)]
     [[[0, 1, 2], [4], [6, 7]], [[2, 3, 4], [6], [8, 9]]]
-
     """
 
     def __init__(
@@ -160,7 +157,6 @@ class WalkForward:
 
         Raises: ValueError for days that are unsorted, repeated or too few for one fold; before the first triple is
             given.
-
         """
         count = len(_trading_days(days))
         lead = self.train + self.gap + self.valid + self.gap  # days of a fold before its test block
@@ -205,7 +201,6 @@ def overlap(train: npt.ArrayLike, valid: npt.ArrayLike, *, reach: int = 2, windo
         Pairs, between 0 and n * m; 0 with a gap of reach + window - 1 or more.
 
     Raises: ValueError for positions that are not whole numbers, or `reach` or `window` below 1.
-
     """
     _check_days(reach=reach, window=window)
     return int(_neighbours(_positions("train", train), _positions("valid", valid), reach + window).sum())
@@ -229,7 +224,6 @@ def feature_overlap(train: npt.ArrayLike, valid: npt.ArrayLike, lookback: int = 
         Share of the m validation days, 0 to 1.
 
     Raises: ValueError for positions that are not whole numbers, no validation day, or `lookback` below 1.
-
     """
     rows = _positions("valid", valid)
     if not len(rows):
@@ -252,7 +246,6 @@ def fold_map(splits: Iterable[tuple[Rows, ...]], days: npt.ArrayLike) -> pd.Data
         matrix.
 
     Raises: ValueError for no splits, other tuples, positions outside the days, or a day that plays two parts.
-
     """
     axis = _trading_days(days)
     codes = [_parts(fold, split, len(axis)) for fold, split in enumerate(splits)]

@@ -1,14 +1,6 @@
 """Leak checks of a whole workflow: the future perturbed, the market shuffled, the parts' days compared pair by pair.
 
 `check_leak(workflow)` runs all three and returns a table; `qlib-ext check-leak WORKFLOW` prints it.
-
-- future: the workflow is built, trained, scored and traded twice, on its provider and on a copy in which everything
-  after a day is changed. Whatever is known at the close of that day, or before, must be the same.
-- shuffled: the same on a copy in which each day's returns are dealt out at random among the stocks. There is nothing to
-  predict there, so the IC over the test days is 0 within its error, unless something knows the label.
-- overlap: no training label or window meets a validation or test label; brute force over all pairs of days.
-
-Every replay runs in a fresh process of its own: qlib keeps its configuration and caches per process.
 """
 
 from __future__ import annotations
@@ -95,7 +87,6 @@ def check_leak(
     >>> workflow = {"qlib_init": {"provider_uri": str(provider)}, "task": {"model": model, "dataset": data}}
     >>> check_leak(workflow, only=["overlap"])[["item", "changed", "passed"]].to_numpy().tolist()
     [['train/test', 0, True]]
-
     """
     wanted = CHECKS if only is None else tuple(only)
     for name in wanted or ("",):
@@ -125,14 +116,13 @@ def check_future(
     isolated: bool = True,
     say: Say | None = None,
 ) -> list[Finding]:
-    """Perturb everything after a day; compare what was known up to it.
+    """Build, train, score and trade twice, the second time with all after a day perturbed; compare what is up to it.
 
     Features, presence, liquidity, volatility and market state of all days up to `after`, labels that end by then, the
     test scores, the yuan that `fill_top_n` places by them, and the orders and positions of the workflow's backtest,
-    which runs on for BEYOND days. The model is trained on both sides (in float32); scores that agree but for rounding
-    are taken as equal before trading, so that ties do not fall differently. A workflow without PortAnaRecord, or
-    without liquidity, has a row that says so. That the perturbation reaches the features of later days at all is
-    checked too.
+    which runs on for BEYOND days. The model is trained in float32; scores that agree but for rounding are traded as
+    equal, so that ties do not fall differently. What a workflow lacks (PortAnaRecord, liquidity) has a row that says
+    so. That the perturbation reaches the features of later days at all is checked too.
 
     What looks k days ahead shows on the last k days up to `after`. Orders rest on the day before, so a strategy is
     caught from two days on; what it may know of the day it trades on (the deal price, but not the day's volume) this

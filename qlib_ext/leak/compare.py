@@ -110,36 +110,27 @@ def changed_share(old: Grid, new: Grid) -> float:
 def meetings(train: Rows, valid: Rows, *, reach: int, window: int) -> dict[str, npt.NDArray[np.bool_]]:
     """Tell for every pair (training day, validation day), (n, m), what of the one meets what of the other.
 
-    Day t has the label days t+1 to t+reach and the window t-window+1 to t (the days whose features are inputs). Every
-    pair is looked at; nothing is assumed about the order of the parts.
-
-    Returns: "label-label" (the labels share a day), "window-label" (a training window holds a day of a validation
-        label), "label-window" (a training label holds a day of a validation window).
-
+    Day t has the label days t+1 to t+reach and the window t-window+1 to t; "window-label" is a training window that
+    holds a day of a validation label. Every pair is looked at; nothing is assumed about the order of the parts.
     """
-    t, v = np.asarray(train)[:, None], np.asarray(valid)[None, :]
+    ends = {"label": (1, reach), "window": (1 - window, 0)}
 
-    def meet(a: tuple[Array, Array], b: tuple[Array, Array]) -> npt.NDArray[np.bool_]:
-        return np.asarray((a[0] <= b[1]) & (b[0] <= a[1]))
+    def meet(first: str, second: str) -> npt.NDArray[np.bool_]:
+        (a, b), (c, d) = ends[first], ends[second]
+        t, v = np.asarray(train)[:, None], np.asarray(valid)[None, :]
+        return np.asarray((t + a <= v + d) & (v + c <= t + b))
 
-    label, window_ = (lambda d: (d + 1, d + reach)), (lambda d: (d - window + 1, d))
-    return {
-        "label-label": meet(label(t), label(v)),
-        "window-label": meet(window_(t), label(v)),
-        "label-window": meet(label(t), window_(v)),
-    }
+    return {f"{a}-{b}": meet(a, b) for a, b in (("label", "label"), ("window", "label"), ("label", "window"))}
 
 
 def judge_parts(
     item: str, train: Rows, valid: Rows, days: pd.DatetimeIndex, *, reach: int, window: int, strict: bool
 ) -> Finding:
-    """Judge one pair of parts by all pairs of their days.
+    """Judge one pair of parts by all pairs of their days, see `meetings`.
 
-    An error is a training day that is also a validation day, a training label that shares a day with a validation
-    label, and a training window that holds a day of a validation label. A training label within a validation window
-    is an error where `strict` (folds, whose gap must keep the two apart); else it is only counted: what was earned up
-    to yesterday is known today. The share of validation days whose features share an input day with the training days
-    is reported, never an error.
+    Labels that meet, and a training window over a validation label, are errors. A training label within a validation
+    window is one where `strict` (folds, whose gap must keep the two apart); else it is only counted: what was earned up
+    to yesterday is known today. The share of days whose features share an input day is reported, never an error.
     """
     found = meetings(train, valid, reach=reach, window=window)
     wrong = found["label-label"] | found["window-label"]
@@ -203,11 +194,9 @@ def judge_features(ic: Array, names: list[str], horizon: int = 1) -> Finding:
 
 
 def _mean_error(ic: Array, horizon: int, errors: float) -> tuple[float, float, float, int]:
-    """Average a daily IC (D,) over every horizon-th day, whose labels have no day in common.
+    """Average a daily IC (D,) over every horizon-th day: mean, its standard error, the bound in errors, the days.
 
-    Returns: mean, its standard error, how many of them are as likely by chance as `errors` of a normal number
-        (Student's t: more where the days are few), and the days; NaN with fewer than FEWEST.
-
+    The bound is as likely by chance as `errors` of a normal number (Student's t); NaN with fewer days than FEWEST.
     """
     values = ic[::horizon]
     values = values[np.isfinite(values)]

@@ -7,7 +7,6 @@ Whatever is not altered (calendars, instruments, other frequencies, `financial/`
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
@@ -54,7 +53,6 @@ def perturb_provider(
     Returns: the folder names of the perturbed stocks.
 
     Raises: ValueError where no day lies before or after, for unknown codes, or an existing target.
-
     """
     origin, copy = Path(source).expanduser().resolve(), Path(target)
     days = read_calendar(origin)
@@ -82,7 +80,6 @@ def shuffle_provider(source: str | Path, target: str | Path, *, seed: int = 0) -
     Returns: the folder names of the shuffled stocks.
 
     Raises: ValueError where fewer than two stocks have a close, or for an existing target.
-
     """
     origin, copy = Path(source).expanduser().resolve(), Path(target)
     names = [n for n in _folders(origin) if not is_index(n) and (origin / "features" / n / f"close{_SUFFIX}").is_file()]
@@ -202,13 +199,13 @@ def _link(origin: Path, copy: Path, altered: set[str], *, fields: Sequence[str] 
     for entry in origin.iterdir():
         if entry.name != "features":
             (copy / entry.name).symlink_to(entry)
-    for stock in os.scandir(origin / "features"):
+    for stock in (origin / "features").iterdir():
         place = copy / "features" / stock.name
         if stock.name not in altered:
-            place.symlink_to(stock.path)
+            place.symlink_to(stock)
             continue
         place.mkdir()
-        for series in os.scandir(stock.path):
+        for series in stock.iterdir():
             field = series.name.removesuffix(_SUFFIX)
             if field == series.name or (fields is not None and field not in fields):
-                (place / series.name).symlink_to(series.path)
+                (place / series.name).symlink_to(series)

@@ -62,7 +62,6 @@ class Replay:
         epochs: most epochs of the training; None: as configured.
         cutoff: last day compared; None: the IC of scores and features is all that is wanted (a shuffled market).
         like: folder of the replay to be compared with: scores that agree but for rounding are traded as its own.
-
     """
 
     config: dict[str, Any]

@@ -73,7 +73,6 @@ class DayModel(Model):
         """Train on the segment "train", select on "valid"; artifact `folds/curves.pkl` where an experiment runs.
 
         Raises: ValueError for a reweighter (days are weighted by the loss) or what the loss or metric lacks.
-
         """
         refuse_reweighter(reweighter)
         panel, step_len, rows = panel_of(dataset)
@@ -103,7 +102,6 @@ class DayModel(Model):
             valid_rows: rows in the panel to stop and select on.
             prefix: put before the names of the recorded metrics.
             keep_checkpoint: leave the option `checkpoint`'s file at the end.
-
         """
         step_len = window_of(type(self), step_len)
         with seeded(int(self.options.get("seed", 0))):
@@ -145,7 +143,6 @@ def built(option: str, value: Any) -> Any:
     """Build a loss or metric of one's own from {class, module_path, kwargs}; any other value stays as it is.
 
     Raises: TypeError for another key, ValueError for what cannot be called.
-
     """
     if option not in ("loss", "metric") or not isinstance(value, Mapping):
         return value
@@ -175,7 +172,6 @@ class MLPModel(DayModel):
     >>> model.fit(dataset)
     >>> model.predict(dataset, "test").index.names
     FrozenList(['datetime', 'instrument'])
-
     """
 
     needs_window = MLP.needs_window
@@ -210,7 +206,6 @@ class MASTERModel(DayModel):
     >>> model.fit(dataset)
     >>> len(model.predict(dataset, "test")) > 0
     True
-
     """
 
     def __init__(

@@ -155,7 +155,6 @@ class FoldEnsemble(_Members):
     >>> model.fit(dataset)
     >>> model.members[["fold", "seed"]].to_numpy().tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]
-
     """
 
     def __init__(
@@ -193,7 +192,6 @@ class FoldEnsemble(_Members):
         """Train one member for each fold and seed.
 
         Raises: ValueError for a reweighter, a gap that leaks, or processors that saw held-out days.
-
         """
         panel, step_len, reach = self._opened(dataset, reweighter)
         until = None if self.n_splits != 1 else bounds(dataset.segments["train"])[1]
@@ -242,7 +240,6 @@ class WalkForwardModel(_Members):
     >>> model.fit(dataset)
     >>> model.members["test_start"].dt.date.astype(str).tolist()
     ['2020-06-01', '2020-06-15']
-
     """
 
     def __init__(
@@ -269,7 +266,6 @@ class WalkForwardModel(_Members):
         """Train the members of every test block.
 
         Raises: ValueError for a reweighter, a gap that leaks, segments out of order, or processors that saw later days.
-
         """
         panel, step_len, reach = self._opened(dataset, reweighter)
         folds = self.folds(panel, dataset.segments, step_len, reach)
@@ -285,7 +281,6 @@ class WalkForwardModel(_Members):
         """Cut the test segment into blocks and shift the other two along with them, as `fit` does.
 
         Raises: ValueError for a gap that leaks, or segments out of order.
-
         """
         gap = WalkForward(1, 1, 1, self.step, self.gap, reach=reach, window=step_len, strict=self.strict).gap
         train, valid, test = (whole_segment(panel, segments, name, reach) for name in ("train", "valid", "test"))
@@ -305,7 +300,6 @@ class WalkForwardModel(_Members):
         """Score each test day by the members of its block: Series `score` by (datetime, instrument), sorted.
 
         Raises: ValueError for another segment, or days for which no block was trained.
-
         """
         self._trained_or_raise()
         if not isinstance(segment, slice) and segment != "test":
@@ -330,12 +324,7 @@ class WalkForwardModel(_Members):
 
 
 def new_member(config: Any, seed: int, fold: Fold | None = None) -> Any:
-    """Build a model from its configuration with a seed, and with a checkpoint of its own where there is one and a fold.
-
-    Raises: ValueError for a seed in the configuration, TypeError for anything but a configuration of a model that
-        trains on chosen days.
-
-    """
+    """Build a model that trains on chosen days, with a seed, and a checkpoint of its own where there is a fold."""
     if not isinstance(config, dict) or "class" not in config or set(config) - set(CONFIG_KEYS):
         raise TypeError(f"model must be a configuration with the keys {', '.join(CONFIG_KEYS)}; got {config!r}")
     if "seed" in (config.get("kwargs") or {}):

@@ -47,7 +47,6 @@ def fold_days(panel: DayPanel, segments: dict[str, Any], reach: int) -> Rows:
     """Rows of train and valid together, purged before test by the reach.
 
     Raises: ValueError without a train segment, or where test does not come after both.
-
     """
     tested = {"test": segments["test"]} if "test" in segments else {}
     names = [name for name in ("train", "valid") if name in segments or name == "train"]
@@ -87,14 +86,7 @@ def refuse_fitted(handler: Any, until: Any) -> None:
 
 
 def refuse_held_out(handler: Any, until: Any, *, strict: bool) -> None:
-    """Raise ValueError (strict), or warn, where features were fitted over days held out in a fold.
-
-    Args:
-        handler: of the dataset.
-        until: last day that every member may know; None: there is none.
-        strict: raise.
-
-    """
+    """Raise (strict), or warn, where features were fitted over held-out days, those after `until` (None: all)."""
     if not (late := fitted_processors(handler, until)):
         return
     text = (

@@ -43,7 +43,6 @@ def complete_backtest(config: Mapping[str, Any] | None, segments: Mapping[str, A
     >>> config = complete_backtest(own, segments={"test": ["2022-01-04", "2022-12-23"]})
     >>> config["strategy"]["class"], config["strategy"]["kwargs"]["rank_buffer"], config["backtest"]["end_time"]
     ('LiquidityTopNStrategy', 3.0, '2022-12-23')
-
     """
     default, own = default_backtest(), dict(config or {})
     test = (segments or {}).get("test")

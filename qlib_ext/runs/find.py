@@ -48,6 +48,8 @@ def find_run(name: str, *, uri: str = DEFAULT_URI, experiment: str | None = None
         ValueError: no such run, or several; the message names what is there.
         FileNotFoundError: the file of `uri` is not there.
 
+    >>> run = find_run("latest", experiment="master_liq")  # doctest: +SKIP
+    >>> load_artifacts(run, ["pred.pkl"])["pred.pkl"].columns  # doctest: +SKIP
     """
     runs = list_runs(uri=uri, experiment=experiment)
     done = [run for run in runs if run.status == "FINISHED"]
@@ -84,6 +86,7 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
         ValueError: `uri` is no sqlite file, or the experiment is not there.
         FileNotFoundError: the file is not there.
 
+    >>> [run.id for run in list_runs() if run.status == "FINISHED"]  # doctest: +SKIP
     """
     file = Path(uri.removeprefix("sqlite:///")).expanduser()
     if not uri.startswith("sqlite:///"):
@@ -98,14 +101,13 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
 
     try:
         client = MlflowClient(tracking_uri=f"sqlite:///{file.resolve()}")
-        names = {found.experiment_id: found.name for found in client.search_experiments()}
+        names = {one.experiment_id: one.name for one in client.search_experiments()}
     except (MlflowException, SQLAlchemyError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"{file.resolve()} is no readable file of mlflow runs ({first}); check --uri") from error
     if experiment is not None and experiment not in names.values():
         raise ValueError(f"no experiment {experiment!r} in {uri}; there are: {', '.join(sorted(names.values()))}")
     wanted = [number for number, name in names.items() if experiment in (None, name)]
-    found = _every_run(client, wanted)
     return [
         Run(
             id=run.info.run_id,
@@ -114,18 +116,18 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
             status=run.info.status,
             folder=_folder(run.info.artifact_uri),
         )
-        for run in found
+        for run in _every_run(client, wanted)
     ]
 
 
 def _every_run(client: Any, experiments: Sequence[str]) -> list[Any]:
     """Read the runs of mlflow, the latest first, page by page."""
-    found: list[Any] = []
+    runs: list[Any] = []
     token: str | None = None
     while token != "":
         page = client.search_runs(experiments, order_by=["attributes.start_time DESC"], page_token=token)
-        found, token = [*found, *page], page.token or ""
-    return found
+        runs, token = [*runs, *page], page.token or ""
+    return runs
 
 
 def load_artifacts(run: Run, paths: Iterable[str]) -> dict[str, Any]:
@@ -133,17 +135,16 @@ def load_artifacts(run: Run, paths: Iterable[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: an artifact cannot be read.
-
     """
-    found: dict[str, Any] = {}
+    artifacts: dict[str, Any] = {}
     for path in paths:
         file = run.folder / path
         if file.is_file():
             try:
-                found[path] = pickle.loads(file.read_bytes())
+                artifacts[path] = pickle.loads(file.read_bytes())
             except _UNREADABLE as error:
                 raise ValueError(f"{file} cannot be read: {error}; was it written by another version?") from error
-    return found
+    return artifacts
 
 
 def _folder(artifact_uri: str) -> Path:

@@ -29,22 +29,14 @@ class SqliteExpManager(MLflowExpManager):
     """
 
     def __init__(self, uri: str, default_exp_name: str | None) -> None:
-        """Take `sqlite:///path`; a relative path is taken from the current folder, once.
-
-        Raises:
-            ValueError: `uri` is no sqlite file.
-        """
+        """Take `sqlite:///path`, from the current folder where it is relative; ValueError for anything else."""
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         database = _database(uri)
         database.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(uri=f"{_SQLITE}{database}", default_exp_name=default_exp_name)
 
     def create_exp(self, experiment_name: str | None = None) -> MLflowExperiment:
-        """Create an experiment whose artifacts go to the stated folder.
-
-        Raises:
-            ExpAlreadyExistError: it is there already (qlib then reads it).
-        """
+        """Create an experiment whose artifacts go to the stated folder; ExpAlreadyExistError: qlib then reads it."""
         if not experiment_name:
             raise ValueError("create_exp needs an experiment name; set experiment_name in the workflow.")
         folder = _database(self.uri).parent / "mlruns" / quote(experiment_name, safe=" ").replace("..", "%2E.")
@@ -73,11 +65,7 @@ class DemoCalendarProvider(LocalCalendarProvider):
     """
 
     def __init__(self, remote: bool = False, backend: dict[str, Any] | None = None) -> None:
-        """Check the folder(s) of `provider_uri`, then as qlib's own.
-
-        Raises:
-            FileNotFoundError: a folder other than that of the embedded market holds no qlib data.
-        """
+        """Check the folder(s) of `provider_uri`, then as qlib's own; FileNotFoundError: one holds no qlib data."""
         if not backend:  # a backend of one's own need not be a folder
             for uri in C.dpm.provider_uri.values():
                 if C.dpm.get_uri_type(uri) == C.LOCAL_URI:

@@ -14,7 +14,6 @@ def class_name(config: Any) -> str:
 
     Args:
         config: its `class` is a name, a path such as qlib_ext.strategy.LiquidityTopNStrategy, or the class itself.
-
     """
     kind = config.get("class") if isinstance(config, Mapping) else None
     return str(getattr(kind, "__name__", kind or "")).rpartition(".")[2]
@@ -41,7 +40,6 @@ class Task:
     >>> task = Task({"dataset": dataset, "record": {"class": "LiquidityRecord", "kwargs": {"top_n": 30}}})
     >>> task.dataset["step_len"], task.label, task.record("LiquidityRecord"), task.strategy
     (8, 'Ref($close, -2)/Ref($close, -1) - 1', {'top_n': 30}, None)
-
     """
 
     config: Mapping[str, Any]
