@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from qlib_ext.check_data.bars import BARS, check_bars, note
-from qlib_ext.check_data.folder import FILES, Provider, Span, is_a_share, open_provider, read_block
+from qlib_ext.check_data.folder import FILES, Provider, Span, open_provider, read_block
 from qlib_ext.check_data.table import REBUILD, Check, Tally
 from qlib_ext.check_data.units import UNITS, Market, check_market, check_ratio
 from qlib_ext.options import close_names
-from qlib_ext.rules import is_index
+from qlib_ext.rules import is_a_share, is_index
 
 BLOCK = 256  # stocks in memory at once
 HOLIDAY = 12  # days from one trading day to the next that a holiday explains

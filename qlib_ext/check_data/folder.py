@@ -15,7 +15,7 @@ import pandas as pd
 
 from qlib_ext.check_data.table import REBUILD, BoolArray, Check, FloatArray, Tally
 from qlib_ext.provider import ages, fill_row, first_known, read_calendar, read_numbers
-from qlib_ext.rules import board_of, price_limit
+from qlib_ext.rules import is_a_share, price_limit
 
 Span = tuple[str, pd.Timestamp, pd.Timestamp]
 
@@ -114,15 +114,6 @@ class Block:
         if shares:
             out[:, shares] = price_limit([self.codes[n] for n in shares], self.days, listed_days=age[:, shares])
         return out
-
-
-def is_a_share(code: str) -> bool:
-    """Whether the code is of a board whose rules are known."""
-    try:
-        board_of(code)
-    except ValueError:
-        return False
-    return True
 
 
 def open_provider(folder: Path, tally: Tally) -> Provider:

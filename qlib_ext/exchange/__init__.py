@@ -3,12 +3,13 @@
 from qlib_ext.exchange.day_rules import apply_rules, whole_shares
 from qlib_ext.exchange.exchange import SETTLED, AShareExchange
 from qlib_ext.exchange.options import Impact, Options, impact_rule, prices
-from qlib_ext.exchange.quote import Bars, clear_cache
+from qlib_ext.exchange.quote import LEAD, Bars, clear_cache
 
 __all__ = [
     "AShareExchange",
     "Bars",
     "Impact",
+    "LEAD",
     "Options",
     "SETTLED",
     "apply_rules",

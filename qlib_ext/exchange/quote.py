@@ -16,14 +16,11 @@ import numpy.typing as npt
 import pandas as pd
 from qlib.backtest.high_performance_ds import BaseQuote
 from qlib.config import C
-from qlib.data import D
-from qlib.data.data import FeatureD
-from qlib.utils import code_to_fname
 from qlib.utils.index_data import SingleData
 
 from qlib_ext import rules
 from qlib_ext.options import check_choice
-from qlib_ext.provider import ages, binary_folder, field_grid, first_closes, wide
+from qlib_ext.provider import ages, binary_folder, calendar, first_closes, read_fields, series_file, storage_of, wide
 
 LEAD = 250  # trading days before the first: for trailing means and for the last close before a long suspension
 CACHED = 2  # loads kept in memory
@@ -60,20 +57,17 @@ def load_bars(codes: Sequence[str], fields: Iterable[str], start: Any, end: Any)
     Raises: ValueError where the span has no trading day.
 
     """
-    calendar = pd.DatetimeIndex(D.calendar(freq="day"))
-    begin, stop = (
-        int(calendar.searchsorted(pd.Timestamp(start))),
-        int(calendar.searchsorted(pd.Timestamp(end), "right")),
-    )
+    days = calendar()
+    begin, stop = int(days.searchsorted(pd.Timestamp(start))), int(days.searchsorted(pd.Timestamp(end), "right"))
     if begin >= stop:
-        have = f"{calendar[0].date()} to {calendar[-1].date()}" if len(calendar) else "nothing"
+        have = f"{days[0].date()} to {days[-1].date()}" if len(days) else "nothing"
         raise ValueError(f"AShareExchange: no trading day from {start} to {end}; the calendar has {have}.")
     wanted = tuple(sorted(set(fields)))
-    key = (str(C["provider_uri"]), len(calendar), tuple(codes), begin, stop, wanted)
+    key = (str(C["provider_uri"]), len(days), tuple(codes), begin, stop, wanted)
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key]
-    bars = _cache[key] = _load(tuple(codes), wanted, calendar, begin, stop)
+    bars = _cache[key] = _load(tuple(codes), wanted, days, begin, stop)
     while len(_cache) > CACHED:
         _cache.popitem(last=False)
     return bars
@@ -84,29 +78,22 @@ def clear_cache() -> None:
     _cache.clear()
 
 
-def _load(codes: tuple[str, ...], fields: tuple[str, ...], calendar: pd.DatetimeIndex, begin: int, stop: int) -> Bars:
-    lead = min(LEAD, begin)
-    origin = begin - lead
-    days = calendar[origin:stop]
+def _load(codes: tuple[str, ...], fields: tuple[str, ...], days: pd.DatetimeIndex, begin: int, stop: int) -> Bars:
+    origin, rest = max(begin - LEAD, 0), len(days) - stop
+    span = days[origin:stop]
     plain = [field for field in fields if _PLAIN.fullmatch(field)]
-    folder = binary_folder(codes)
-    if folder is not None:
-        out = {name: field_grid(folder, codes, name, origin, stop) for name in plain}
-    else:
-        frames = wide(list(codes), plain, days[0], days[-1])
-        out = {name: np.asarray(f, dtype=np.float32) for name, f in zip(plain, frames, strict=True)}
+    frames = read_fields(codes, plain, span[0], span[-1])
+    if others := [field for field in fields if field not in plain]:
+        frames |= dict(zip(others, wide(list(codes), others, span[0], span[-1]), strict=True))
+    grids = {name: frame.to_numpy(dtype=np.float32) for name, frame in frames.items()}
     first, last = first_closes(codes), _last(codes)
-    others = [field for field in fields if field not in plain]
-    if others:
-        frames = wide(list(codes), others, days[0], days[-1])
-        out |= {name: frame.to_numpy(dtype=np.float32) for name, frame in zip(others, frames, strict=True)}
     age = ages(first, np.arange(origin, stop))
-    return Bars(codes, days, lead, out, first - origin, last - origin, age, len(calendar) - stop)
+    return Bars(codes, span, begin - origin, grids, first - origin, last - origin, age, rest)
 
 
 def _last(codes: tuple[str, ...]) -> Grid:
     """Calendar position (N,) of the last day of each series, through qlib's storage; NaN days of it count."""
-    ends = [_store(code, "close").end_index for code in codes]
+    ends = [storage_of(code, "$close").end_index for code in codes]
     return np.array([-1 if end is None else end for end in ends], dtype=np.int64)
 
 
@@ -115,9 +102,9 @@ def having(codes: Sequence[str], name: str) -> Iterator[str]:
     folder = binary_folder(codes)
     for code in codes:
         if folder is None:
-            there = _store(code, name[1:]).start_index is not None
+            there = storage_of(code, name).start_index is not None
         else:  # ten times as quick, of a whole market
-            there = (folder / code_to_fname(code).lower() / f"{name[1:].lower()}.day.bin").is_file()
+            there = series_file(folder, code, name).is_file()
         if there:
             yield code
 
@@ -128,14 +115,10 @@ def known_fields(codes: Sequence[str]) -> list[str]:
     if folder is None:
         return []
     for code in codes:
-        files = (folder / code_to_fname(code).lower()).glob("*.day.bin")
+        files = series_file(folder, code, "$close").parent.glob("*.day.bin")
         if names := sorted(f"${file.name.split('.')[0]}" for file in files):
             return names
     return []
-
-
-def _store(code: str, field: str) -> Any:
-    return FeatureD.backend_obj(instrument=code_to_fname(code), field=field, freq="day")
 
 
 # --- what is known at the previous close

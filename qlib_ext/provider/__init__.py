@@ -10,6 +10,8 @@ from qlib_ext.provider.storage import (
     listed_days,
     read_days,
     read_fields,
+    series_file,
+    storage_of,
     wide,
 )
 from qlib_ext.provider.trailing import (
@@ -40,6 +42,8 @@ __all__ = [
     "read_fields",
     "read_numbers",
     "read_series",
+    "series_file",
+    "storage_of",
     "trailing_mean",
     "trailing_std",
     "trailing_volatility",

@@ -82,6 +82,15 @@ def board_of(code: str) -> str:
     )
 
 
+def is_a_share(code: str) -> bool:
+    """Whether a code is of a board whose rules are known (see `board_of`)."""
+    try:
+        board_of(code)
+    except ValueError:
+        return False
+    return True
+
+
 def scope_of(code: str) -> str:
     """Scope of a code's board in marina-rules: "main_board", "chinext", "star" or "bse"."""
     return _SCOPES[board_of(code)]

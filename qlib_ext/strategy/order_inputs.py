@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from qlib.data import D
 
-from qlib_ext.provider import last_known, listed_days, load_liquidity, read_fields, trailing_volatility
+from qlib_ext.exchange import LEAD
+from qlib_ext.provider import calendar, last_known, listed_days, load_liquidity, read_fields, trailing_volatility
 from qlib_ext.rules import NEW_DAYS, is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
 from qlib_ext.runs import DEFAULT_URI, LATEST, find_run, list_runs, load_artifacts
-
-LOOKBACK = 250  # trading days within which a price is looked for
-
 
 # --- the run
 
@@ -145,7 +142,7 @@ def check_holdings(holdings: pd.DataFrame, priced: pd.Index) -> pd.DataFrame:
             form = re.fullmatch(r"(\d{6})\.?(SH|SZ|BJ)", str(code))
             hint = f"write {form[2]}{form[1]}" if form else "correct the code, or leave it out and trade it yourself"
             raise ValueError(
-                f"holdings: no price of {code}: not in the provider, or no trade in the last {LOOKBACK} trading days; "
+                f"holdings: no price of {code}: not in the provider, or no trade in the last {LEAD} trading days; "
                 f"{hint}"
             )
     return held
@@ -156,8 +153,7 @@ def check_holdings(holdings: pd.DataFrame, priced: pd.Index) -> pd.DataFrame:
 
 def next_day(day: pd.Timestamp) -> tuple[pd.Timestamp, bool]:
     """Return the trading day after a day, and whether the calendar tells it; else it is the next weekday."""
-    calendar = pd.DatetimeIndex(D.calendar())
-    after = calendar[calendar > day]
+    after = calendar()[calendar() > day]
     return (after[0], True) if len(after) else (day + pd.offsets.BDay(1), False)
 
 
@@ -185,14 +181,14 @@ def read_market(
     Raises: ValueError without raw prices, for wrong units, and codes that are no A shares.
 
     """
-    raw = read_fields(codes, ["$close", "$factor", "$volume"], day, day, lead=LOOKBACK)
+    raw = read_fields(codes, ["$close", "$factor", "$volume"], day, day, lead=LEAD)
     close, factor, volume = (raw[name].astype(np.float64) for name in ("$close", "$factor", "$volume"))
     if not np.isfinite(factor.to_numpy()).any():
         raise ValueError("the provider has no $factor: raw prices, which an order needs, are not known")
     price = (close.ffill().iloc[-1] / factor.ffill().iloc[-1]).round(2)
     dealt = (volume.iloc[-1] > 0) if np.isfinite(volume.to_numpy()).any() else True
     liquidity = load_liquidity(codes, day, day, profile=profile, window=window, past=True)
-    up, down = (_limits(codes, day, date, side, st) for side in ("up", "down"))
+    up, down = _limits(codes, day, date, st)
     lots = lot_rule(codes, [date])
     return pd.DataFrame(
         {
@@ -210,12 +206,11 @@ def read_market(
     )
 
 
-def _limits(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, side: str, st: Any) -> npt.NDArray[np.float64]:
-    """Price limits of `date` (N,), with those of the first days after listing and of special treatment."""
-    calendar = pd.DatetimeIndex(D.calendar())
-    days = calendar[calendar <= day][-NEW_DAYS:]
+def _limits(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, st: Any) -> list[npt.NDArray[np.float64]]:
+    """Price limits of `date` up and down, (N,) each: those of the first days after listing and of ST among them."""
+    days = calendar()
+    days = days[days <= day][-NEW_DAYS:]
     age = listed_days(codes, days)
-    ages = np.concatenate([age, age[-1:] + 1])
     dates = days.append(pd.DatetimeIndex([date]))
-    special = None if st is None else st_mask(st, codes, dates)
-    return price_limit(codes, dates, listed_days=ages, st=special, side=side)[-1]
+    rules = {"listed_days": np.vstack([age, age[-1:] + 1]), "st": None if st is None else st_mask(st, codes, dates)}
+    return [price_limit(codes, dates, **rules, side=side)[-1] for side in ("up", "down")]

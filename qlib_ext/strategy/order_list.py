@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from qlib.data import D
 
 from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import Impact, Options
-from qlib_ext.rules import Fees, board_of
+from qlib_ext.provider import calendar
+from qlib_ext.rules import Fees, is_a_share
 from qlib_ext.runs import Task
 from qlib_ext.strategy.order_inputs import ScoredRun, check_holdings, next_day, read_market
 from qlib_ext.strategy.planner import Line, Planner, make_lines
@@ -168,7 +168,8 @@ def plan_orders(
     if dealt.participation is not None:
         strategy.trade_participation = min(strategy.trade_participation, dealt.participation)
     holdings = holdings[holdings["shares"] != 0]
-    wanted = score.index.union([code for code in holdings.index if _is_code(code)]).astype(str)
+    # what has not the form of a share is named by `check_holdings`
+    wanted = score.index.union([code for code in holdings.index if is_a_share(str(code))]).astype(str)
     fees = dealt.fees([date])
     market = read_market(
         list(wanted),
@@ -233,7 +234,7 @@ def _young(holdings: pd.DataFrame, min_holding: int, date: pd.Timestamp) -> set[
             f"the run holds a stock for at least {min_holding} days (min_holding): give the holdings a column bought, "
             "the day of the first buy (empty: long ago)"
         )
-    held = days_held(holdings["bought"], date, pd.DatetimeIndex(D.calendar()))
+    held = days_held(holdings["bought"], date, calendar())
     return set(held.index[held < min_holding])
 
 
@@ -302,12 +303,3 @@ def _kept(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
         "held_back": "not sold: bought less than min_holding days ago",
     }
     return texts[line.reason]
-
-
-def _is_code(code: Any) -> bool:
-    """Whether a code has the form of a share's; what has not is named by `check_holdings`."""
-    try:
-        board_of(str(code))
-    except ValueError:
-        return False
-    return True

@@ -26,7 +26,7 @@ class Line:
 
     `rank`: by score, NaN where it has none. Yuan: `target`; `held` before the orders; `ordered`, signed; `cap`, left to
     trade today, NaN where liquidity was never known; `lot`, the smallest order where it may be bought, else 0.
-    `amount`: adjusted shares held, `free` of them not bought today; `price`: the deal price, 0 where not known.
+    `amount`: adjusted shares held, `sellable` of them not bought today; `price`: the deal price, 0 where not known.
     `reason`: of KINDS, what kept the order from the target; "" where at most rounding to lots did.
     """
 
@@ -34,7 +34,7 @@ class Line:
     rank: float
     target: float
     amount: float
-    free: float
+    sellable: float
     cap: float
     young: bool = False
     price: float = 0.0
@@ -112,20 +112,20 @@ class Planner:
     def _sellable(self, line: Line) -> float:
         """Find the adjusted shares to sell: whole lots, or all that is free, so that an odd lot goes with the rest."""
         wanted, most = (line.held - line.target) / line.price, line.cap / line.price
-        if line.free < wanted * (1.0 - EVEN):
-            wanted, line.reason = line.free, "t_plus_1"
+        if line.sellable < wanted * (1.0 - EVEN):
+            wanted, line.reason = line.sellable, "t_plus_1"
         if most < wanted * (1.0 - EVEN):
             line.reason = "trade_cap"
-        if line.target == 0.0 and min(wanted, most) >= line.free * (1.0 - EVEN):
-            return line.free
+        if line.target == 0.0 and min(wanted, most) >= line.sellable * (1.0 - EVEN):
+            return line.sellable
         lots = self.market.lots(line.code)
         if line.target == 0.0:  # the rest is an odd lot of its own, which may be sold as a whole
             lots_today = whole_lots(min(wanted, most), math.inf, lots)
         else:
             lots_today = whole_lots(wanted, most, lots)
-        if lots_today == 0.0 and line.free > 0.0 and most > 0.0:
+        if lots_today == 0.0 and line.sellable > 0.0 and most > 0.0:
             line.reason = "below_lot"
-        return min(lots_today, line.free)
+        return min(lots_today, line.sellable)
 
     def _buy(self, line: Line) -> None:
         delta = line.target - line.held
@@ -171,12 +171,12 @@ def table(day: pd.Timestamp, lines: Iterable[Line]) -> pd.DataFrame:
 
 
 def make_lines(
-    target: pd.Series, rank: Mapping[str, float], held: Mapping[str, float], free: Mapping[str, float],
+    target: pd.Series, rank: Mapping[str, float], held: Mapping[str, float], sellable: Mapping[str, float],
     caps: Mapping[str, float], young: Callable[[str], bool],
 ) -> list[Line]:  # fmt: skip
     """Lines of all stocks with a target or a holding: first those to leave, then by rank.
 
-    `target` (n,) yuan by rank; `held`, `free`: adjusted shares; `caps`: yuan.
+    `target` (n,) yuan by rank; `held`, `sellable`: adjusted shares; `caps`: yuan.
     """
     wanted = {str(code): float(yuan) for code, yuan in target.items() if yuan > 0}
     codes = [*sorted(code for code in held if code not in wanted), *wanted]
@@ -186,7 +186,7 @@ def make_lines(
             rank.get(code, math.nan),
             wanted.get(code, 0.0),
             held.get(code, 0.0),
-            free.get(code, held.get(code, 0.0)),
+            sellable.get(code, held.get(code, 0.0)),
             caps.get(code, math.nan),
             code in held and young(code),
         )

@@ -12,7 +12,6 @@ import pandas as pd
 from qlib.backtest.decision import TradeDecisionWO
 from qlib.backtest.signal import SignalWCache
 from qlib.contrib.strategy.signal_strategy import BaseSignalStrategy
-from qlib.data import D
 from qlib.log import get_module_logger
 
 from qlib_ext import rules
@@ -20,7 +19,7 @@ from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.options import argument_names, check_number, is_number, is_whole, refuse_unknown
 from qlib_ext.portfolio import fill_top_n
-from qlib_ext.provider import last_known, load_liquidity
+from qlib_ext.provider import calendar, last_known, load_liquidity
 from qlib_ext.rules import is_index
 from qlib_ext.strategy.book import Book
 from qlib_ext.strategy.planner import TARGET_COLUMNS, Planner, make_lines, summary, table
@@ -259,7 +258,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         """Whether a holding is kept by `min_holding`."""
         if self.min_holding == 0:
             return False
-        return self._book.days_held(code, pd.DatetimeIndex(D.calendar(freq="day"))) < self.min_holding
+        return self._book.days_held(code, calendar()) < self.min_holding
 
     def _liquidity_at(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[pd.Timestamp, pd.Series, pd.Series]:
         """Return the last day of [start, end], its liquidity, and the last known one of every stock (yuan)."""
