@@ -330,15 +330,12 @@ class Trainer:
     def _judge(self, panel: DayPanel, rows: Rows, score: npt.NDArray[np.float32]) -> dict[str, float]:
         """Compute the validation metrics of one epoch, the chosen one with its standard error over days."""
         at = torch.as_tensor(rows, device=panel.label.device)
-
-        def grid(value: Tensor | None) -> npt.NDArray[np.generic] | None:
-            return None if value is None else value[at].cpu().numpy()
-
         money = MONEY if panel.liquidity is not None else ()
         names = list(dict.fromkeys(["ic", "rank_ic", *money, metric_column(self._chosen())]))
         options = self.money | {"base": self.loss.base, "alpha": self.loss.alpha}
-        label, *grids = panel.label[at].cpu().numpy(), grid(panel.liquidity), grid(panel.buyable)
-        daily = daily_metrics(score, label, *grids, names=names, **options)
+        grids = (panel.label, panel.liquidity, panel.buyable)
+        inputs: list[Any] = [None if grid is None else grid[at].cpu() for grid in grids]
+        daily = daily_metrics(score, *inputs, names=names, **options)
         row = {metric_name(name): average(daily, name)[0] for name in names}
         row[self.metric], row[f"{self.metric}_se"] = average(daily, self.metric)
         if not math.isfinite(row[self.metric]) and self.metric not in RATIOS:
