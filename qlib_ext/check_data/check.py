@@ -31,9 +31,7 @@ Say = Callable[[str], None]
 
 
 LISTS: dict[str, Check] = {
-    "calendar_duplicate": Check(
-        "error", f"one line a day in calendars/day.txt, by whose lines the files count: {REBUILD}"
-    ),
+    "calendar_duplicate": Check("error", f"a line a day in calendars/day.txt, whose lines the files count: {REBUILD}"),
     "calendar_order": Check("error", f"calendars/day.txt must be sorted; {REBUILD} (the bars were not checked)"),
     "calendar_weekend": Check("warning", "there is no trading on weekends: remove the days and dump again"),
     "calendar_gap": Check("warning", "more than 12 days without trade: the calendar lacks days, or an early holiday"),

@@ -227,8 +227,7 @@ def _liquidity(provider: Provider, universe: str, profile: str, rows: tuple[int,
     begin = max(rows[0] - LIQUIDITY_DAYS + 1, 0)
     block = read_block(provider, codes, begin, rows[1] + 1, Tally())
     fields = {f"${name}": values for name, values in (block.fields | {"close": block.close}).items()}
-    traded = turnover_in_yuan(profile, fields)
-    mean = trailing_mean(traded, LIQUIDITY_DAYS).to_numpy()
+    mean = trailing_mean(turnover_in_yuan(profile, fields), LIQUIDITY_DAYS).to_numpy()
     member = np.zeros(mean.shape, dtype=bool)
     column = {code: n for n, code in enumerate(codes)}
     for code, first, last in provider.lists[universe]:
@@ -271,10 +270,8 @@ def _daily(spans: list[Span], days: pd.DatetimeIndex) -> float:
 
 def _has_bars(provider: Provider, code: str, rows: tuple[int, int]) -> bool:
     """Whether nine tenths of the days have a close of the code."""
-    if code not in provider.places:
-        return False
-    trades = read_block(provider, [code], rows[0], rows[1] + 1, Tally()).trades
-    return bool(trades.mean() >= 0.9)
+    there = code in provider.places
+    return there and bool(read_block(provider, [code], rows[0], rows[1] + 1, Tally()).trades.mean() >= 0.9)
 
 
 def _stand_in(provider: Provider, universe: str, test: int) -> list[str]:
