@@ -12,6 +12,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,30 +239,24 @@ def _trade(task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, cut
         return None
     options |= {"start_time": start, "end_time": end}
     portfolio, indicators = backtest(strategy=strategy, executor=executor, **options)
-    orders = {
-        (day, code): float(amount)
-        for _, every in indicators.values()
-        for day, of_day in every.order_indicator_his.items()
-        if day <= cutoff
-        for code, amount in _ordered(of_day)
-    }
-    held = {
-        (day, code): float(amount)
-        for _, positions in portfolio.values()
-        for day, position in positions.items()
-        if day <= cutoff
-        for code, amount in {**position.get_stock_amount_dict(), "cash": position.get_cash()}.items()
-    }
-    return {"orders": _long(orders), "positions": _long(held)}
+    orders = [by_day for _, every in indicators.values() for by_day in every.order_indicator_his.items()]
+    held = [by_day for _, positions in portfolio.values() for by_day in positions.items()]
+    return {"orders": _until(cutoff, orders, _ordered), "positions": _until(cutoff, held, _held)}
 
 
-def _ordered(indicator: Any) -> list[tuple[str, float]]:
-    """List a day's ordered amounts by stock, sells negative (qlib's own series fails on pandas 3)."""
+def _ordered(indicator: Any) -> dict[str, float]:
+    """Ordered amounts of a day by stock, sells negative (qlib's own series fails on pandas 3)."""
     amount = indicator.get_index_data("amount")
-    return list(zip(amount.index.tolist(), np.atleast_1d(amount.data).tolist(), strict=True))
+    return dict(zip(amount.index.tolist(), np.atleast_1d(amount.data).tolist(), strict=True))
 
 
-def _long(values: dict[tuple[Any, str], float]) -> pd.Series:
+def _held(position: Any) -> dict[str, float]:
+    return {**position.get_stock_amount_dict(), "cash": position.get_cash()}
+
+
+def _until(cutoff: pd.Timestamp, days: list[tuple[Any, Any]], amounts: Callable[[Any], dict[str, float]]) -> pd.Series:
+    """Amounts by (datetime, instrument) of the days up to the cutoff."""
+    values = {(day, code): x for day, of_day in days if day <= cutoff for code, x in amounts(of_day).items()}
     index = pd.MultiIndex.from_tuples(list(values), names=["datetime", "instrument"]) if values else None
     return pd.Series(list(values.values()), index=index, dtype=np.float64)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,9 +154,7 @@ def built(option: str, value: Any) -> Any:
 
 def own_options(kind: type[DayModel]) -> list[str]:
     """Names of the keyword options of a model and of those it is made of, its own first."""
-    makers = [one.__init__ for one in kind.__mro__ if issubclass(one, DayModel)]
-    given = [p for maker in makers for p in inspect.signature(maker).parameters.values()]
-    return list(dict.fromkeys(p.name for p in given if p.kind is p.KEYWORD_ONLY))
+    return argument_names(*(base for base in kind.__mro__ if issubclass(base, DayModel)))
 
 
 class MLPModel(DayModel):
