@@ -1,4 +1,4 @@
-"""Options of AShareExchange: their defaults, their checks, and how qlib takes them. Private to `exchange.py`."""
+"""Options of AShareExchange: their defaults, their checks, and how qlib takes them."""
 
 from __future__ import annotations
 
