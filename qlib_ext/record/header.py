@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
@@ -43,72 +43,53 @@ def context_of(
         label: expression, where it is known better than by the task.
 
     """
-    known, plan = facts or {}, Task(task)
+    plan, facts = Task(task), facts or {}
     universe = _universe(options_of(plan.handler).get("instruments", "?"))
-    record = plan.record("LiquidityRecord")
-    expression, horizon = label or plan.label, None
-    if (span := plan.dataset.get("label_days")) is not None:
-        horizon = int(span[1]) - int(span[0])
-    elif expression is not None:
-        horizon = _horizon(expression)
-    rows: list[tuple[Text, Text | str]] = [
-        (text(name), run[name]) for name in ("experiment", "run", "started") if run.get(name)
-    ]
-    rows += [(text(name), value) for name, value in _model_facts(plan).items()]
-    rows.append((text("seeds"), seeds_words(known, _seeds(plan))))
-    rows.append((text("data"), provider))
-    rows.append((text("universe"), universe))
-    rows += _segment_facts(plan.segments)
-    rows += [
-        (text("features"), str(plan.handler.get("class", "?"))),
-        (text("label"), expression or text("not recorded")),
-    ]
-    rows += fact_rows(known)
-    rows.append((text("liquidity"), _liquidity(plan, known)))
-    money, costs = None, text("costs are not known")
-    if record is not None:
-        money = Money(**{f.name: record[f.name] for f in dataclasses.fields(Money) if f.name in record})
-        costs = cost_words(money)
+    record, expression = plan.record("LiquidityRecord"), label or plan.label
+    money = None if record is None else Money(**{f.name: record[f.name] for f in fields(Money) if f.name in record})
     benchmark = None if record is None else record.get("benchmark", BENCHMARK)
-    rows += _money_facts(money, benchmark)
-    if (said := _backtest(plan, artifacts)) is not None:
-        rows.append((text("backtest"), said))
-    rows.append(
-        (text("units"), text("money in yuan, returns as per cent of the capital unless a day's account is named"))
-    )
-    version = known.get("versions", {}).get("marina-rules") or text("(version not recorded)")
-    rows.append((text("rules"), _rules(artifacts, version)))
-    rows.append((text("versions of this page"), versions_words(package_versions(_PACKAGES))))
+    rows: dict[str, Text | str | None] = {  # None: the run has no such thing
+        **{name: run.get(name) or None for name in ("experiment", "run", "started")},
+        **_model_facts(plan),
+        "seeds": _seeds(plan, facts),
+        "data": provider,
+        "universe": universe,
+        **{name: _span(days) for name, days in plan.segments.items()},
+        "features": str(plan.handler.get("class", "?")),
+        "label": expression or UNKNOWN,
+        "stocks": f"{facts['stocks']:,}" if "stocks" in facts else UNKNOWN,
+        "days used": _days(facts) if "days" in facts else UNKNOWN,
+        "device": _device(facts) if "devices" in facts else UNKNOWN,
+        "versions": _versions(facts["versions"]) if facts.get("versions") else UNKNOWN,
+        "liquidity": _liquidity(plan, facts),
+        "capital": UNKNOWN if money is None else _capital(money),
+        "costs": UNKNOWN if money is None else _costs(money),
+        "benchmark": UNKNOWN if money is None else benchmark or text("none, the universe mean alone"),
+        "backtest": _backtest(plan, artifacts),
+        "units": text("money in yuan, returns as per cent of the capital unless a day's account is named"),
+        "rules": _rules(artifacts, facts.get("versions", {}).get("marina-rules") or text("(version not recorded)")),
+        "versions of this page": _versions(package_versions(_PACKAGES)),
+    }
     return Context(
         title=title or run.get("experiment", "qlib_ext"),
-        facts=tuple(rows),
+        facts=tuple((text(name), value) for name, value in rows.items() if value is not None),
         universe=universe,
         capital=None if money is None else float(money.capital),
-        costs=costs,
+        costs=text("costs are not known") if money is None else _costs(money),
         benchmark=benchmark,
-        horizon=horizon,
+        horizon=_horizon(plan.dataset.get("label_days"), expression),
     )
-
-
-def _money_facts(money: Money | None, benchmark: str | None) -> list[tuple[Text, Text | str]]:
-    """Capital, costs and benchmark of the run's LiquidityRecord; None: it has none."""
-    if money is None:
-        return [(text(name), text("not recorded")) for name in ("capital", "costs", "benchmark")]
-    amount = text("{million:,.0f} million yuan, at most {participation:.1%} of a stock's liquidity",
-                   million=money.capital / 1e6, participation=money.participation)  # fmt: skip
-    index = text("none, the universe mean alone") if benchmark is None else benchmark
-    return [(text("capital"), amount), (text("costs"), cost_words(money)), (text("benchmark"), index)]
 
 
 def _backtest(plan: Task, artifacts: Mapping[str, Any]) -> Text | None:
     """Say what PortAnaRecord's backtest deals with; None where it has no AShareExchange."""
     if plan.exchange is None:
         return None
-    options: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Options)} | plan.exchange
+    options: dict[str, Any] = {field.name: field.default for field in fields(Options)} | plan.exchange
     account, share = plan.backtest.get("account", 1e9), options["participation"]
-    own = options["commission"], options["open_cost"], options["close_cost"]
+    rates = options["commission"], options["open_cost"], options["close_cost"]
+    commission, buy, sell = (None if rate is None else float(rate) for rate in rates)
     cap = text("no cap on a day's share of turnover")
-    commission, buy, sell = (None if rate is None else float(rate) for rate in own)
     return text(
         "account {million:,g} million yuan, dealt at {price}, {cap}; buys pay {buy}, "
         "sells {sell}; impact: {impact}; benchmark: {benchmark}",
@@ -159,7 +140,15 @@ def provider_folder(uri: Any) -> str:
     return ", ".join(dict.fromkeys(map(str, uri.values()))) if isinstance(uri, Mapping) else str(uri)
 
 
-def cost_words(money: Money) -> Text:
+def _capital(money: Money) -> Text:
+    return text(
+        "{million:,.0f} million yuan, at most {participation:.1%} of a stock's liquidity",
+        million=money.capital / 1e6,
+        participation=money.participation,
+    )
+
+
+def _costs(money: Money) -> Text:
     """Say what the net rows charge."""
     if money.buy_rate is not None and money.sell_rate is not None:
         return text(
@@ -193,25 +182,28 @@ def _model_facts(plan: Task) -> dict[str, str]:
     return facts
 
 
-def _seeds(plan: Task) -> Any:
-    """Seeds as the workflow states them; None: it leaves them out."""
+def _seeds(plan: Task, facts: Mapping[str, Any]) -> Text:
+    """Say the members' seeds: as they were recorded, or as the workflow states them."""
     options = [options_of(model) for model in plan.models] or [{}]
-    return options[0].get("seeds", options[-1].get("seed"))
+    stated = options[0].get("seeds", options[-1].get("seed", []))
+    members = facts.get("seeds", stated if isinstance(stated, list | tuple) else [] if stated is None else [stated])
+    seeds = plain(", ".join(dict.fromkeys(map(str, members))))
+    if not members:
+        return UNKNOWN
+    return seeds if len(members) == len(set(members)) else text("{seeds} ({n} members)", seeds=seeds, n=len(members))
 
 
-def _segment_facts(segments: Mapping[str, Any]) -> list[tuple[Text, Text | str]]:
-    spans = {
-        name: " – ".join(str(day)[:10] for day in span)
-        for name, span in segments.items()
-        if isinstance(span, list | tuple)
-    }
-    return [(text(name), span) for name, span in spans.items()]
+def _span(days: Any) -> str | None:
+    """Write first and last day of a segment; None where it is something else."""
+    return " – ".join(str(day)[:10] for day in days) if isinstance(days, list | tuple) else None
 
 
-def _horizon(expression: str) -> int | None:
+def _horizon(label_days: Any, expression: str | None) -> int | None:
     """Days of the label; None for one that is not understood."""
+    if label_days is not None:
+        return int(label_days[1]) - int(label_days[0])
     try:
-        return label_span(expression).horizon
+        return None if expression is None else label_span(expression).horizon
     except ValueError:
         return None
 
@@ -221,31 +213,12 @@ def _universe(instruments: Any) -> Text | str:
     return text("{n} stocks given by code", n=len(instruments)) if by_code else str(instruments)
 
 
-def seeds_words(facts: Mapping[str, Any], configured: Any) -> Text:
-    """Say the members' seeds: as they were recorded, or as the workflow states them."""
-    listed = configured if isinstance(configured, list | tuple) else [] if configured is None else [configured]
-    members = facts.get("seeds", listed)
-    seeds = plain(", ".join(dict.fromkeys(map(str, members))))
-    if not members:
-        return UNKNOWN
-    return seeds if len(members) == len(set(members)) else text("{seeds} ({n} members)", seeds=seeds, n=len(members))
+def _device(facts: Mapping[str, Any]) -> Text:
+    pairs = zip(facts["devices"], facts["precisions"], strict=True)
+    return plain(", ".join(dict.fromkeys(f"{name} {precision}" for name, precision in pairs)))
 
 
-def fact_rows(facts: Mapping[str, Any]) -> list[tuple[Text, Text | str]]:
-    """Make the header's rows of a run's facts: stocks, days, device and versions, each as far as it is recorded."""
-    device, told = UNKNOWN, facts.get("versions")
-    if "devices" in facts:
-        pairs = zip(facts["devices"], facts["precisions"], strict=True)
-        device = plain(", ".join(dict.fromkeys(f"{name} {precision}" for name, precision in pairs)))
-    return [
-        (text("stocks"), f"{facts['stocks']:,}" if "stocks" in facts else UNKNOWN),
-        (text("days used"), _days(facts) if "days" in facts else UNKNOWN),
-        (text("device"), device),
-        (text("versions"), versions_words(told) if told else UNKNOWN),
-    ]
-
-
-def versions_words(versions: Mapping[str, str]) -> Text:
+def _versions(versions: Mapping[str, str]) -> Text:
     """List packages and their versions."""
     return plain(", ".join(f"{name} {version}" for name, version in versions.items()))
 
