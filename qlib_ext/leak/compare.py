@@ -132,11 +132,11 @@ def judge_parts(
     window is one where `strict` (folds, whose gap must keep the two apart); else it is only counted: what was earned up
     to yesterday is known today. The share of days whose features share an input day is reported, never an error.
     """
-    found = meetings(train, valid, reach=reach, window=window)
-    wrong = found["label-label"] | found["window-label"]
+    pairs_met = meetings(train, valid, reach=reach, window=window)
+    wrong = pairs_met["label-label"] | pairs_met["window-label"]
     if strict:
-        wrong |= found["label-window"]
-    counts = ", ".join(f"{name} {int(pairs.sum())}" for name, pairs in found.items())
+        wrong |= pairs_met["label-window"]
+    counts = ", ".join(f"{name} {int(pairs.sum())}" for name, pairs in pairs_met.items())
     shared = feature_overlap(train, valid, LOOKBACK + window - 1) if len(valid) else math.nan
     detail = f"{len(train)} x {len(valid)} days; pairs that meet: {counts}; features share input days on {shared:.0%}"
     if wrong.any():

@@ -165,8 +165,9 @@ def _write(copy: Path, origin: Path, names: Sequence[str], field: str, values: M
         file = origin / "features" / name / f"{field}{_SUFFIX}"
         if file.is_file():
             start, old = read_series(file)
-            part = values[start : start + len(old), n]
-            np.concatenate([[start], part]).astype("<f4").tofile(copy / "features" / name / file.name)
+            np.concatenate([[start], values[start : start + len(old), n]]).astype("<f4").tofile(
+                copy / "features" / name / file.name
+            )
 
 
 def _folders(origin: Path) -> list[str]:

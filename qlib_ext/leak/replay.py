@@ -224,13 +224,12 @@ def _trade(task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, cut
     records = Task(task).trading_records
     if not records:
         return None
-    parts = {"model": model, "dataset": dataset}
-    made = init_instance_by_config(
-        records[0], default_module="qlib.workflow.record_temp", try_kwargs=parts, recorder=None
-    )
-    objects = {"<PRED>": score.to_frame("score"), "<MODEL>": model, "<DATASET>": dataset}
-    strategy, executor = (fill_placeholder(part, objects) for part in (made.strategy_config, made.executor_config))
-    options = dict(made.backtest_config)
+    objects = {"model": model, "dataset": dataset}
+    config, home = records[0], "qlib.workflow.record_temp"
+    record = init_instance_by_config(config, default_module=home, try_kwargs=objects, recorder=None)
+    filled = {"<PRED>": score.to_frame("score"), "<MODEL>": model, "<DATASET>": dataset}
+    strategy, executor = (fill_placeholder(c, filled) for c in (record.strategy_config, record.executor_config))
+    options = dict(record.backtest_config)
     calendar = pd.DatetimeIndex(D.calendar())
     place = int(calendar.searchsorted(cutoff, side="right")) - 1
     end = min(calendar[min(place + BEYOND, len(calendar) - 2)], pd.Timestamp(options["end_time"] or calendar[-1]))

@@ -123,5 +123,5 @@ def _blocks(q: Tensor) -> list[slice]:
     return [slice(start, min(start + _BLOCK, length)) for start in range(0, length, _BLOCK)]
 
 
-def _of(part: Tensor, places: Tensor | None) -> Tensor:
-    return part if places is None else part[places]
+def _of(rows: Tensor, places: Tensor | None) -> Tensor:
+    return rows if places is None else rows[places]

@@ -47,11 +47,11 @@ class Task:
     @property
     def models(self) -> list[Mapping[str, Any]]:
         """The model's configuration and, of an ensemble, that of its members; the innermost stands last."""
-        found, model = [], self.config.get("model")
+        models, model = [], self.config.get("model")
         while isinstance(model, Mapping):
-            found.append(model)
+            models.append(model)
             model = options_of(model).get("model")
-        return found
+        return models
 
     @property
     def dataset(self) -> dict[str, Any]:
@@ -144,8 +144,8 @@ class Task:
 
 
 def _part(options: Any, name: str) -> dict[str, Any]:
-    part = options.get(name) if isinstance(options, Mapping) else None
-    return dict(part) if isinstance(part, Mapping) else {}
+    value = options.get(name) if isinstance(options, Mapping) else None
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _strategies(plan: Mapping[str, Any]) -> Iterator[Any]:
