@@ -11,19 +11,7 @@ import pandas as pd
 from qlib_ext.evaluate import COMPARE_DEFINITIONS, QUALITY, SERIES, Comparison, headline_table
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
 from qlib_ext.report import figures
-from qlib_ext.report.page import (
-    Chart,
-    Column,
-    Content,
-    Context,
-    Section,
-    columns_of,
-    fill,
-    html,
-    meanings_of,
-    page,
-    table,
-)
+from qlib_ext.report.page import Chart, Content, Context, Section, columns_of, fill, html, meanings_of, page, table
 from qlib_ext.report.texts import Text, join, plain, sentence, series_title, text, title
 
 _KINDS = {"mean": "percent", "annual_return": "percent", "sharpe": "ratio"}
@@ -52,7 +40,7 @@ def compare_html(comparison: Comparison, context: Context) -> str:
     makers = {"differences": _differences, "headlines": _headlines, "curves": _curves, "rank-ic-section": _correlation}
     sections = [Section(key, ("comparison",), maker) for key, maker in makers.items()]
     filled = fill(sections, {"comparison": comparison}, context)
-    return page(context.title, sentence("page.compare"), context.facts, filled)
+    return page(context, sentence("page.compare"), filled)
 
 
 def number_title(key: str) -> Text:
@@ -100,10 +88,8 @@ def _by_kind(lines: pd.DataFrame, key: str) -> list[Any]:
         rows = lines[[units[name] == unit for name in lines.index]]
         if len(rows):
             meanings = {} if tables else meanings_of(COMPARE_DEFINITIONS, "compare")
-            columns = [
-                Column(name, title(name), "percent" if name == "share_below_zero" else unit, meanings.get(name))
-                for name in COMPARE_DEFINITIONS
-            ]
+            kinds = dict.fromkeys(COMPARE_DEFINITIONS, unit) | {"share_below_zero": "percent"}
+            columns = columns_of(rows[[*COMPARE_DEFINITIONS]], meanings, **kinds)
             tables.append(table(rows, columns, key=f"{key}-{unit}", rows=[number_title(name) for name in rows.index]))
     return tables
 

@@ -124,13 +124,7 @@ def curves(
 ) -> go.Figure:
     """Cumulative compounded return of daily returns, and below it the fall from the highest point so far.
 
-    Args:
-        returns: daily returns by key, indexed by day.
-        names: titles by key.
-        shown: keys whose lines are visible at first.
-        styles: (colour, dash) by key; None: by place.
-        day: title of the x axis; None: the day of the signal.
-
+    Keys of `shown` are visible at first; `styles`: (colour, dash) by key, None: by place; `day`: title of the x axis.
     """
     x = day or text("day of the signal")
     builder = FigureBuilder(x, text("cumulative return (%)"), y2=text("drawdown (%)"), height=520)

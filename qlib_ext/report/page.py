@@ -250,9 +250,9 @@ def fill(sections: Iterable[Section], artifacts: Mapping[str, Any], context: Con
     return filled
 
 
-def page(name: str, subtitle: Text, facts: Iterable[tuple[Text, Any]], sections: Sequence[Mapping[str, Any]]) -> str:
-    """Put facts and sections (of `fill`) into one HTML file that needs nothing outside it."""
+def page(context: Context, subtitle: Text, sections: Sequence[Mapping[str, Any]]) -> str:
+    """Put the facts of the context and sections (of `fill`) into one HTML file that needs nothing outside it."""
     from plotly.offline import get_plotlyjs
 
-    fields = {"title": name, "subtitle": subtitle, "facts": list(facts), "sections": sections}
+    fields = {"title": context.title, "facts": context.facts, "subtitle": subtitle, "sections": sections}
     return _templates().get_template("page.html").render(fields, plotly=Markup(get_plotlyjs()))

@@ -108,4 +108,4 @@ def report_html(artifacts: Mapping[str, Any], context: Context, *, sections: Seq
             "the run has no artifact that the report shows; put LiquidityRecord (module_path qlib_ext.record) into the "
             f"workflow's `record`. It has: {', '.join(sorted(artifacts)) or 'none'}"
         )
-    return page(context.title, sentence("page.run"), context.facts, filled)
+    return page(context, sentence("page.run"), filled)

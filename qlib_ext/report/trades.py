@@ -13,7 +13,7 @@ from markupsafe import Markup
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
 from qlib_ext.evaluate import has_benchmark
 from qlib_ext.report import figures
-from qlib_ext.report.page import Chart, Column, Content, Context, across, columns_of, glossary, html, meanings_of, table
+from qlib_ext.report.page import Chart, Content, Context, across, columns_of, glossary, html, meanings_of, table
 from qlib_ext.report.score import Definitions, Frame, judged_days
 from qlib_ext.report.texts import Text, definition, join, sentence, text, title
 
@@ -39,10 +39,7 @@ def backtest(context: Context, account: pd.DataFrame) -> Content:
     daily = figures.two_lines(account, {"turnover": traded, "cost": paid}, axes, yaxis=0, yaxis2=2)
     sums = account[["turnover", "cost"]].agg(["mean", "sum"]).T
     sums["year"] = sums["sum"] / len(account) * 252
-    columns = [
-        Column("mean", text("mean a day"), "percent"),
-        Column("year", text("a year (252 days)"), "percent"),
-    ]
+    columns = columns_of(sums[["mean", "year"]], table="turnover", mean="percent", year="percent")
     return context.scope(account.index, text("costs of the exchange are in where it says so")), [
         Chart("backtest", curves, sentence("chart.backtest")),
         Chart("turnover", daily, sentence("chart.turnover")),
