@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.evaluate.headline import DAYS_A_YEAR
+from qlib_ext.options import check_number
 
 Array = npt.NDArray[np.float64]
 
@@ -94,15 +95,21 @@ def compare(
     Raises:
         ValueError: fewer than two runs, an unknown `against`, too few common days, no common column, bad numbers.
 
+    >>> days = pd.bdate_range("2022-01-04", periods=60)
+    >>> ic = np.sin(np.arange(60.0)) / 50
+    >>> runs = {"mse": pd.DataFrame({"ic": ic}, days), "wpcc": pd.DataFrame({"ic": ic + 0.01}, days)}
+    >>> float(compare(runs, draws=100).table.loc[("wpcc", "ic.mean"), "difference"].round(4))
+    0.01
+
     """
     if len(daily) < 2:
         raise ValueError(f"{len(daily)} run given; a comparison needs two or more")
     first = next(iter(daily)) if against is None else against
     if first not in daily:
         raise ValueError(f"no run {first!r} to compare with; there are {', '.join(daily)}")
-    given = {run: [made] if isinstance(made, pd.DataFrame) else list(made) for run, made in daily.items()}
-    every = [frame for frames in given.values() for frame in frames]
-    if not all(given.values()):
+    runs = {run: [of] if isinstance(of, pd.DataFrame) else list(of) for run, of in daily.items()}
+    every = [frame for frames in runs.values() for frame in frames]
+    if not all(runs.values()):
         raise ValueError("a name without a run; give one frame a seed")
     columns = [
         name for name in (*QUALITY, *SERIES) if all(name in frame and frame[name].notna().any() for frame in every)
@@ -111,22 +118,17 @@ def compare(
         raise ValueError(
             f"the runs share none of the columns {', '.join((*QUALITY, *SERIES))}: run LiquidityRecord in each"
         )
-    known = {run: [frame[columns].dropna() for frame in frames] for run, frames in given.items()}
+    runs = {run: [frame[columns].dropna() for frame in frames] for run, frames in runs.items()}
     days, left = _common(
-        {run if len(of) == 1 else f"{run} {i + 1}": f for run, of in known.items() for i, f in enumerate(of)}
+        {run if len(of) == 1 else f"{run} {i + 1}": f for run, of in runs.items() for i, f in enumerate(of)}
     )
     length = block_length(len(days), horizon) if block is None else block
-    if isinstance(length, bool) or not isinstance(length, int | np.integer) or not horizon <= length <= len(days) // 2:
-        raise ValueError(
-            f"block is {length!r}; allowed is a whole number of days, {horizon} (the label) to {len(days) // 2}"
-        )
-    if draws < 100 or seed < 0:
-        raise ValueError(
-            f"draws is {draws!r} and seed {seed!r}; allowed are at least 100 draws and a seed of 0 or more"
-        )
+    check_number("block", length, f"[{horizon}, {len(days) // 2}]", whole=True, hint=", days from the label's on")
+    check_number("draws", draws, "[100, inf)", whole=True)
+    check_number("seed", seed, "[0, inf)", whole=True)
     rows = circular_blocks(len(days), int(length), draws, seed)
     base, paired = {}, {}
-    for place, (run, frames) in enumerate(known.items()):
+    for place, (run, frames) in enumerate(runs.items()):
         values = np.stack([frame.loc[days].to_numpy(dtype=np.float64) for frame in frames])  # (S, D, columns)
         shares = seed_shares(len(frames), draws, (seed, place))
         base[run] = _both(values, columns, rows, shares)
@@ -139,7 +141,7 @@ def compare(
     }
     table = pd.DataFrame.from_dict(lines, orient="index")
     table.index = pd.MultiIndex.from_tuples(list(lines), names=["run", "number"])
-    seeds = {run: len(frames) for run, frames in known.items()}
+    seeds = {run: len(frames) for run, frames in runs.items()}
     return Comparison(table, paired, seeds, left, first, int(length), draws, seed)
 
 
@@ -170,27 +172,26 @@ def numbers(columns: Iterable[str]) -> dict[str, Callable[[Array], Array]]:
     `mean` of the correlations; `mean_return` (a day), `annual_return` (compounded) and `sharpe` (annual return /
     annual volatility, as `evaluate.headline`) of the returns.
     """
-    made: dict[str, Callable[[Array], Array]] = {}
-    for name in columns:
-        if name in QUALITY:
-            made[f"{name}.mean"] = _mean
-        else:
-            made |= {f"{name}.mean": _mean, f"{name}.annual_return": _annual, f"{name}.sharpe": _sharpe}
-    return made
+    of_returns = {"mean": _mean, "annual_return": _annual, "sharpe": _sharpe}
+    return {
+        f"{name}.{number}": function
+        for name in columns
+        for number, function in ({"mean": _mean} if name in QUALITY else of_returns).items()
+    }
 
 
 # --- arithmetic
 
 
-def _common(known: Mapping[str, pd.DataFrame]) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:
+def _common(runs: Mapping[str, pd.DataFrame]) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:
     """Days that all runs have, and those that only some do."""
-    frames = list(known.values())
+    frames = list(runs.values())
     days = every = pd.DatetimeIndex(frames[0].index)
     for frame in frames[1:]:
         own = pd.DatetimeIndex(frame.index)
         days, every = days.intersection(own), every.union(own)
     if len(days) < LEAST_DAYS:
-        spans = "; ".join(f"{run}: {_span(frame)}" for run, frame in known.items())
+        spans = "; ".join(f"{run}: {_span(frame)}" for run, frame in runs.items())
         raise ValueError(
             f"{len(days)} common days, at least {LEAST_DAYS} are needed: test the runs on the same days ({spans})"
         )
@@ -208,7 +209,7 @@ def _both(
 
     Draws of seeds keep the middle that the same draws of days have with all seeds.
     """
-    found: dict[str, tuple[float, Array]] = {}
+    both: dict[str, tuple[float, Array]] = {}
     cuts = np.array_split(np.arange(len(rows)), max(1, len(rows) // 1000))
     for key, number in numbers(columns).items():
         own = values[:, :, columns.index(key.partition(".")[0])]
@@ -216,8 +217,8 @@ def _both(
         draws = np.concatenate([number(_drawn(own, rows[cut], shares[cut])) for cut in cuts])
         if len(own) > 1:
             draws += np.nanmean(np.concatenate([number(mean[rows[cut]]) for cut in cuts])) - np.nanmean(draws)
-        found[key] = (float(number(mean)), draws)
-    return found
+        both[key] = (float(number(mean)), draws)
+    return both
 
 
 def _drawn(values: Array, rows: npt.NDArray[np.int32], shares: Array) -> Array:

@@ -41,7 +41,7 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {"versions": package_versions(("Python", "qlib_ext", *PACKAGES))}
     members = getattr(model, "models", None) or [model]
-    trainers = [made for member in members if isinstance(made := getattr(member, "trainer", None), Trainer)]
+    trainers = [trainer for member in members if isinstance(trainer := getattr(member, "trainer", None), Trainer)]
     if trainers:
         facts["seeds"] = [trainer.seed for trainer in trainers]
         facts["devices"] = [str(trainer.device) for trainer in trainers]
@@ -56,14 +56,13 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
 
 def package_versions(names: tuple[str, ...]) -> dict[str, str]:
     """Versions of the packages in use, of Python and qlib_ext among them; a dash for one that is not there."""
-    found = {}
+    versions = {"Python": platform.python_version(), "qlib_ext": __version__}
     for name in names:
         try:
-            own = {"Python": platform.python_version(), "qlib_ext": __version__}
-            found[name] = own.get(name) or metadata.version(name)
+            versions[name] = versions.get(name) or metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "–"
-    return found
+            versions[name] = "–"
+    return {name: versions[name] for name in names}
 
 
 def _of_dataset(dataset: DayDatasetH, fold_map: pd.DataFrame | None) -> dict[str, Any]:

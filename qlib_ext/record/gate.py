@@ -129,13 +129,8 @@ class GateRecord(ACRecordTemp):
             raise ValueError("GateRecord needs a DayDatasetH with a market_state or macro_state")
         self.model, self.dataset = model, dataset
         self.segments = (segments,) if isinstance(segments, str) else tuple(segments)
-        if (
-            not self.segments
-            or len(set(self.segments)) < len(self.segments)
-            or set(self.segments) - set(dataset.segments)
-        ):
-            known = ", ".join(dataset.segments)
-            raise ValueError(f"GateRecord: segments={segments!r}; wanted one or more of {known}")
+        if not self.segments or len(set(self.segments) & set(dataset.segments)) < len(self.segments):
+            raise ValueError(f"GateRecord: segments={segments!r}; wanted one or more of {', '.join(dataset.segments)}")
 
     def list(self) -> list[str]:
         """Name the artifacts."""
