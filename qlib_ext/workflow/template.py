@@ -12,6 +12,10 @@ from qlib_ext.rules import PROFILES
 from qlib_ext.workflow.findings import CAPITAL, FEWEST, PARTICIPATION, WINDOWS, Survey, Universe
 
 FEATURES = 158
+_MARKS = {  # not those of the workflow that is written, which qrun renders in its turn
+    **{"variable_start_string": "@(", "variable_end_string": ")@"},
+    **{"block_start_string": "@%", "block_end_string": "%@"},
+}
 _LACKS = {
     "vwap": "$vwap: the feature VWAP0 will be 0",
     "factor": "$factor: limits and lots will be approximate",
@@ -31,9 +35,9 @@ def workflow_text(survey: Survey, model: str) -> str:
     """
     check_choice("model", model, WINDOWS)
     text = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
-    template = Environment(keep_trailing_newline=True, undefined=StrictUndefined).from_string(text)
+    template = Environment(**_MARKS, keep_trailing_newline=True, trim_blocks=True, undefined=StrictUndefined)
     quoted = {"provider": str(survey.folder), "universe": survey.universe.name}
-    return template.render(
+    return template.from_string(text).render(
         survey=survey,
         model=model,
         window=WINDOWS[model],
