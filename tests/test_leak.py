@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import qlib.cli.run  # noqa: F401 its logger keeps the stderr of the first import
 from ruamel.yaml import YAML
 
 from qlib_ext import cli, leak
