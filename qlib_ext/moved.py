@@ -31,6 +31,21 @@ MOVED = {
 }
 
 
+class _Module(ModuleType):
+    """A module that is no more: its names are looked up where they are now, when they are asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        places = [f"qlib_ext.{place}" for place in MOVED[self.__name__.rpartition(".")[2]].split()]
+        for place in [] if name.startswith("__") else places:
+            if hasattr(importlib.import_module(place), name):
+                return getattr(sys.modules[place], name)
+        raise AttributeError(f"{self.__name__} is now {' and '.join(places)}; there is no {name}")
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Stand for the function of its name, which it hides once it was imported: `qlib_ext.judge`."""
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **options)
+
+
 class _Moved(MetaPathFinder, Loader):
     """Answer an old name with a module that takes its names from where they are now."""
 
@@ -40,17 +55,10 @@ class _Moved(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if package == "qlib_ext" and old in MOVED else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Let the module look a name up in the places of the table, when it is asked for."""
-        places = [f"qlib_ext.{place}" for place in MOVED[module.__name__.rpartition(".")[2]].split()]
-        warnings.warn(f"{module.__name__} is now {places[0]}", DeprecationWarning, stacklevel=2)
-
-        def look_up(name: str) -> Any:
-            for place in [] if name.startswith("__") else places:
-                if hasattr(importlib.import_module(place), name):
-                    return getattr(sys.modules[place], name)
-            raise AttributeError(f"{module.__name__} is now {' and '.join(places)}; there is no {name}")
-
-        vars(module)["__getattr__"] = look_up
+        """Say where the module is now."""
+        module.__class__ = _Module
+        place = f"qlib_ext.{MOVED[module.__name__.rpartition('.')[2]].split()[0]}"
+        warnings.warn(f"{module.__name__} is now {place}", DeprecationWarning, stacklevel=2)
 
 
 def install() -> None:

@@ -1,7 +1,5 @@
 """Checks at the doors: options by name, numbers by interval, shapes; inside, functions trust each other."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 from collections.abc import Iterable
@@ -34,7 +32,6 @@ def refuse_unknown(owner: str | type, given: Iterable[str], allowed: Iterable[st
         allowed: names there are.
 
     Raises: TypeError for the first unknown name, with the close ones and all that are allowed.
-
     """
     names = list(allowed)
     for name in given:
@@ -88,7 +85,6 @@ def check_number(what: str, value: Any, within: str, *, whole: bool = False, hin
     >>> check_number("epochs", 0, "[1, inf)", whole=True, hint="; the workflows have 12")
     Traceback (most recent call last):
     ValueError: epochs is 0; allowed: a whole number in [1, inf); the workflows have 12
-
     """
     low, high = (float(end) for end in within[1:-1].split(","))
     fits = (is_whole(value) if whole else is_number(value)) and low <= value <= high and abs(value) < inf
@@ -108,7 +104,6 @@ def describe(thing: Any) -> str:
 
     >>> describe(check_flag), describe("ic")
     ('check_flag', 'ic')
-
     """
     if isinstance(thing, str) or type(thing).__repr__ is not object.__repr__:
         return getattr(thing, "__name__", str(thing))
@@ -120,7 +115,6 @@ def check_shapes(legend: str, hint: str = "", /, **arrays: Any) -> None:
 
     >>> import numpy as np
     >>> check_shapes("(D, N) = (days, stocks)", score=np.zeros((2, 3)), label=np.zeros((2, 3)), mask=None)
-
     """
     shapes = {name: tuple(array.shape) for name, array in arrays.items() if array is not None}
     axes = legend.split("=")[0].count(",") + 1

@@ -14,8 +14,6 @@ the days instead of sliding over them. That his blocks form a balanced design, o
 has been refuted (arXiv 1910.08904); what the gap is for, keeping the two parts apart, is untouched by that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

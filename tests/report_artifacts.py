@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from qlib_ext import evaluate, record
-from qlib_ext.evaluate import capacity, diagnostics, execution
 from qlib_ext.exchange import SETTLED
 from qlib_ext.record import selections
 from qlib_ext.report import Context
@@ -54,7 +53,7 @@ def make_artifacts(seed=0, sign=1.0):
         f"{MONEY}headline.pkl": evaluate.headline_table(returns, ic=daily["ic"], unscored=("market", "SH000300")),
         f"{MONEY}definitions.pkl": evaluate.DEFINITIONS
         | record.ROW_DEFINITIONS
-        | diagnostics.DIAGNOSTICS_DEFINITIONS
+        | evaluate.DIAGNOSTICS_DEFINITIONS
         | record.FACTOR_DEFINITIONS,
         f"{MONEY}diagnostics.pkl": quality.set_axis(["ic", "rank_ic"]),
         f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100, liquidity=1000.0),
@@ -92,20 +91,18 @@ def make_full_artifacts():
     log = pd.DataFrame(rng.uniform(0.5, 1.0, (5, len(columns))), DAYS[:5], columns).rename_axis("date").reset_index()
     value = pd.Series(1e6, DAYS)
     tables = {
-        "performance": execution.performance(account),
-        "target_reached": execution.target_reached(log),
-        "turnover": execution.turnover(fills, value),
-        "cost_split": execution.cost_split(fills, value, settled),
-        "participation": execution.participation_histogram(fills),
-        "blocked": execution.blocked_by_reason(made[f"{TRADES}blocked.pkl"]),
-        "liquidation": execution.days_to_liquidate(book, book * 10, 0.05),
+        "performance": evaluate.performance(account),
+        "target_reached": evaluate.target_reached(log),
+        "turnover": evaluate.turnover(fills, value),
+        "cost_split": evaluate.cost_split(fills, value, settled),
+        "participation": evaluate.participation_histogram(fills),
+        "blocked": evaluate.blocked_by_reason(made[f"{TRADES}blocked.pkl"]),
+        "liquidation": evaluate.days_to_liquidate(book, book * 10, 0.05),
     }
     for name, table in tables.items():
-        table.attrs.setdefault("definitions", execution.EXECUTION_DEFINITIONS[name])
+        table.attrs.setdefault("definitions", evaluate.EXECUTION_DEFINITIONS[name])
     words = {
-        f"{table}.{key}": text
-        for table, known in execution.EXECUTION_DEFINITIONS.items()
-        for key, text in known.items()
+        f"{table}.{key}": text for table, known in evaluate.EXECUTION_DEFINITIONS.items() for key, text in known.items()
     }
     members = pd.DataFrame({"fold": [0, 1], "seed": 0, "best_epoch": 1, "best_value": 0.1, "metric": "rank_ic"})
     folds = pd.concat([made["fold_analysis/headline_folds.pkl"]] * 2).set_axis(
@@ -118,9 +115,9 @@ def make_full_artifacts():
         "folds/members.pkl": members,
         f"{TRADES}settled.pkl": settled,
         f"{TRADES}execution.pkl": tables,
-        f"{TRADES}definitions.pkl": words | {f"waterfall.{key}": text for key, text in execution.STAGES.items()},
+        f"{TRADES}definitions.pkl": words | {f"waterfall.{key}": text for key, text in evaluate.STAGES.items()},
         f"{MONEY}definitions.pkl": made[f"{MONEY}definitions.pkl"]
-        | {f"capacity.{key}": text for key, text in capacity.CAPACITY_DEFINITIONS.items()},
+        | {f"capacity.{key}": text for key, text in evaluate.CAPACITY_DEFINITIONS.items()},
     }
 
 

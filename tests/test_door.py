@@ -1,6 +1,7 @@
 """`import qlib_ext as qx`: ten names, loaded when they are asked for."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def test_importing_loads_nothing_heavy():
 
 @pytest.mark.parametrize("name", qx.__all__)
 def test_each_name_is_that_of_its_room(name):
+    vars(qx).pop(name, None)  # a module of that name of an older version, which another test imported
     thing = getattr(qx, name)
     assert thing.__name__ == name and callable(thing) and name in dir(qx)
     assert thing.__module__.startswith(f"qlib_ext.{qx._ROOMS[name]}.")
@@ -32,3 +34,11 @@ def test_completion_knows_the_same_names():
 def test_another_name_says_what_there_is():
     with pytest.raises(AttributeError, match="fill_top_k.*fill_top_n"):
         _ = qx.fill_top_k
+
+
+def test_an_older_module_of_the_same_name_stands_for_the_function():
+    with pytest.warns(DeprecationWarning, match="is now qlib_ext.record"):
+        old = importlib.reload(importlib.import_module("qlib_ext.judge"))
+    with pytest.raises(TypeError, match=r"judge\(\) missing"):
+        old()
+    assert old.Money.__module__ == "qlib_ext.record.judgement"

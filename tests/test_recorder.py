@@ -40,7 +40,7 @@ def test_absent_is_none_and_broken_is_an_error(kept):
 
 def test_no_section_vanishes_without_a_word(kept):
     pytest.importorskip("plotly")
-    with pytest.raises(ValueError, match=r"label\.pkl is there but cannot be read"):
+    with pytest.raises(ValueError, match=r"\.pkl is there but cannot be read"):
         ReportRecord(kept)._generate()
 
 

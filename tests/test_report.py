@@ -24,7 +24,6 @@ from report_artifacts import CONTEXT, DAYS, MONEY, TRADES, make_artifacts, make_
 from report_page import cards, chart, embedded, tables, visible_text
 
 from qlib_ext import evaluate, record
-from qlib_ext.evaluate import capacity, diagnostics, execution
 from qlib_ext.record import ReportRecord, context_of
 from qlib_ext.report import (
     SECTIONS,
@@ -102,7 +101,7 @@ def test_charts_are_the_artifacts(artifacts, html):
     months, mean = chart(html, "ic-monthly")["IC"]
     assert list(months) == ["2022-01", "2022-02", "2022-03"]
     np.testing.assert_allclose(mean[0], daily["ic"][:20].mean(), rtol=1e-12)  # 4 to 31 January: 20 weekdays
-    value = diagnostics.newey_west(artifacts[f"{MONEY}quantiles.pkl"][10])[0]
+    value = evaluate.newey_west(artifacts[f"{MONEY}quantiles.pkl"][10])[0]
     np.testing.assert_allclose(chart(html, "quantile-means")["mean label"][1][9], 1e4 * value, rtol=1e-12)
     np.testing.assert_array_equal(chart(html, "capacity")["gross"][0], [10.0, 1000.0])
     np.testing.assert_allclose(chart(html, "capacity_topn")["gross"][1], [0.3, 0.1])
@@ -344,19 +343,19 @@ def test_every_text_has_its_chinese():
 def test_every_definition_has_its_chinese():
     keys = {
         *evaluate.DEFINITIONS,
-        *diagnostics.DIAGNOSTICS_DEFINITIONS,
+        *evaluate.DIAGNOSTICS_DEFINITIONS,
         *record.FACTOR_DEFINITIONS,
         *record.TABLE_DEFINITIONS,
         *record.ROW_DEFINITIONS,
-        *(f"capacity.{key}" for key in capacity.CAPACITY_DEFINITIONS if key != "capital"),
-        *(f"waterfall.{key}" for key in execution.STAGES),
+        *(f"capacity.{key}" for key in evaluate.CAPACITY_DEFINITIONS if key != "capital"),
+        *(f"waterfall.{key}" for key in evaluate.STAGES),
         *(f"compare.{key}" for key in evaluate.COMPARE_DEFINITIONS),
-        *(f"{name}.{key}" for name, of in execution.EXECUTION_DEFINITIONS.items() for key in of if "..." not in key),
+        *(f"{name}.{key}" for name, of in evaluate.EXECUTION_DEFINITIONS.items() for key in of if "..." not in key),
     }
     returns = {"paper": pd.Series([0.01, 0.02], pd.bdate_range("2022-01-04", periods=2))}
     keys |= {f"waterfall.{key}" for key in execution.waterfall(returns).attrs["definitions"]}
     assert sorted(keys - set(TEXTS["definitions"])) == ["liquidation.mean_days"]  # with its participation in it
-    sentence = execution.EXECUTION_DEFINITIONS["liquidation"]["mean_days"]
+    sentence = evaluate.EXECUTION_DEFINITIONS["liquidation"]["mean_days"]
     assert sentence.replace("`participation`", "{share}") in TEXTS["recorded"]
 
 

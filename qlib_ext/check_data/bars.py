@@ -4,8 +4,6 @@ Each function looks at one block (D days, N stocks) and adds its findings to a t
 a `note`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -8,8 +8,6 @@ Not seen: special treatment (ST) and its 5% limit, a whole trading day that the 
 wrong but plausible, and membership of an index that knows the future.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +76,6 @@ def check_data(
     >>> penny = Check("warning", "leave such stocks out", look=lambda block: (block.close < 1, block.trades))
     >>> check_data(provider, checks={"penny_stock": penny}).attrs["stocks"]
     12
-
     """
     own = dict(checks or {})
     tell = say or (lambda _line: None)
@@ -113,7 +110,6 @@ def stocks_of(provider: Provider, universe: str | None) -> list[str]:
     """Stocks (no indices) of a universe that have a feature folder, or all that have one.
 
     Raises: ValueError for an unknown universe, or one without such a stock.
-
     """
     if universe is None:
         named = set(provider.places)

@@ -3,8 +3,6 @@
 Legend: `D` days checked, `N` stocks of a block.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,7 +118,6 @@ def open_provider(folder: Path, tally: Tally) -> Provider:
     """Read calendar, lists and the names of the feature folders.
 
     Raises: ValueError where the folder is no daily qlib provider.
-
     """
     missing = [name for name in ("calendars/day.txt", "instruments", "features") if not (folder / name).exists()]
     if missing:

@@ -1,7 +1,5 @@
 """What a check is: how severe its finding, from which share on it is told, what to do; findings are summed up here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -32,7 +30,6 @@ class Check:
 
     >>> Check("warning", "leave such stocks out", look=lambda block: (block.close < 1, block.trades)).severity
     'warning'
-
     """
 
     severity: str
@@ -69,7 +66,6 @@ class Tally:
         """Lay out the findings, the severe ones first; `attrs["quiet"]` names the checks that found nothing.
 
         Raises: KeyError for a finding that is none of the checks.
-
         """
         if strange := set(self.counts) - set(checks):
             raise KeyError(*sorted(strange))

@@ -3,8 +3,6 @@
 Legend: `D` days checked, `N` stocks, `K` spans of `SPAN` days.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field

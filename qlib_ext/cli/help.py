@@ -1,7 +1,5 @@
 """Words and shape of the help of `qlib-ext`: groups of commands, examples, paragraphs."""
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 

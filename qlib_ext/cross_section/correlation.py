@@ -46,7 +46,6 @@ def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor,
     >>> score, label = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.0, 0.02, 0.01]])
     >>> weighted_pearson(score, label, torch.tensor([[1.0, 2.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool))
     tensor([0.4264])
-
     """
     check_choice("center", center, CENTERS)
     check_days(score=score, label=label, weight=weight, mask=mask)
@@ -69,7 +68,6 @@ def information_coefficient(score: Tensor, target: Tensor, mask: Tensor) -> Tens
 
     Score, target and mask are (B, N), True = real, the result (B,) in [-1, 1]; degenerate days and constant scores as
     in ``weighted_pearson``.
-
     """
     check_days(score=score, target=target, mask=mask)
     (target,) = day.widen(target)
@@ -82,7 +80,6 @@ def concordance(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Source: Lin (1989), concordance correlation coefficient. Unlike the IC it asks for the target's level and scale.
     Score and target (one unit) and mask are (B, N), True = real, the result (B,) in [-1, 1]; 0 without gradient where
     fewer than two stocks are labelled or all targets are equal.
-
     """
     check_days(score=score, target=target, mask=mask)
     score, target = day.widen(score, target)
@@ -101,7 +98,6 @@ def mean_squared_error(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
     Score and target (one unit) and mask are (B, N), True = real, the result (B,) in that unit squared; 0 without
     gradient on a day without labelled stocks.
-
     """
     check_days(score=score, target=target, mask=mask)
     score, target = day.widen(score, target)
@@ -121,7 +117,6 @@ def pearson(score: Tensor, label: Tensor, real: Tensor, valid: Tensor | None = N
         label: (D, N) likewise.
         real: (D, N) bool, the stocks that have both.
         valid: (D,) the ``varied_days`` of the label, where they are at hand.
-
     """
     valid = day.varied_days(label, real) if valid is None else valid
     gaps = (_unit_gap(value, real) for value in (score, label))

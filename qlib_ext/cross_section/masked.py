@@ -190,7 +190,6 @@ def cross_section_zscore(value: NDArray[np.float64], clip: float) -> NDArray[np.
 
     Returns:
         (N, F), the array that came in.
-
     """
     strange = ~np.isfinite(value)
     value[strange] = 0.0

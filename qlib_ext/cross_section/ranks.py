@@ -16,7 +16,6 @@ def descending(value: Tensor, real: Tensor, head: int | None = None) -> Tensor:
         value: (..., N) floats on any device; NaN only where not real.
         real: (..., N) bool.
         head: return only so many leading positions, (..., head); None: all.
-
     """
     if value.device.type != "cpu":
         filled = torch.where(real, value, -torch.inf)
@@ -31,7 +30,6 @@ def places(value: Tensor, real: Tensor, *, ties: str = "stable") -> Tensor:
         value: (..., N) floats on any device; NaN only where not real.
         real: (..., N) bool.
         ties: "stable" by position; "average": equal values share their mean place.
-
     """
     if ties == "average":
         return _mean_places(torch.where(real, -value.detach(), torch.inf))
@@ -45,7 +43,6 @@ def ranks(score: NDArray[np.floating], *, ties: str = "stable") -> NDArray[np.fl
     >>> import numpy as np
     >>> ranks(np.array([0.1, 0.3, np.nan, 0.3])).tolist()
     [3.0, 1.0, nan, 2.0]
-
     """
     value = torch.from_numpy(np.require(score, np.float64, "W"))
     real = ~torch.isnan(value)

@@ -1,7 +1,5 @@
 """DayDatasetH: a qlib DatasetH that also serves the market as a DayPanel; liquidity in yuan through unit profiles."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +61,6 @@ class DayDatasetH(DatasetH):
     (18, 16)
     >>> dataset.span
     LabelSpan(entry=1, reach=2)
-
     """
 
     label_days: LabelSpan | None = None
@@ -130,7 +127,6 @@ class DayDatasetH(DatasetH):
         """Entry and reach of the label.
 
         Raises: ValueError for a label that is no raw simple return, or one that `label_days` contradicts.
-
         """
         return LabelSpan(*self._prices)
 
@@ -139,7 +135,6 @@ class DayDatasetH(DatasetH):
         """Field of the price that the label enters at, without its $: "close", "open"; "close" with `label_days`.
 
         Raises: ValueError as `span`.
-
         """
         return self._prices[self.span.entry]
 
@@ -223,7 +218,6 @@ def label_reach(dataset: Any) -> int:
     """Days after d that the label touches, of a DayDatasetH or a plain dataset, whose handler may tell its label.
 
     Raises: ValueError for a label that is not understood (see `label_span`).
-
     """
     if isinstance(dataset, DayDatasetH):
         return dataset.span.reach
@@ -235,7 +229,6 @@ def panel_of(dataset: Any) -> tuple[DayPanel, int, Any]:
 
     Raises: ValueError for anything else, segments that overlap, a handler without data or label (see
         `handler_frames`), or a label that is no forward return (see `label_prices`).
-
     """
     if isinstance(dataset, DayDatasetH):
         return dataset.panel, dataset.step_len, dataset.rows

@@ -1,7 +1,5 @@
 """qlib's handlers: the days that a configuration leaves out, the label's expression, the frames of the data."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd
@@ -41,7 +39,6 @@ def label_days_of(pair: Any) -> LabelSpan | None:
     """Entry and reach as the user tells them, [entry, reach] or null.
 
     Raises: ValueError for anything but two whole numbers, 0 <= entry < reach.
-
     """
     if pair is None or isinstance(pair, LabelSpan):
         return pair
@@ -63,7 +60,6 @@ def told_prices(handler: Any, label: str | None, days: LabelSpan | None) -> dict
         days: entry and reach as the user names them: closes, of an expression that is not of the form of a return.
 
     Raises: ValueError where these say different things, where none says anything, or as `label_prices`.
-
     """
     own = label_expression(handler)
     if days is not None:
@@ -93,7 +89,6 @@ def handler_frames(handler: Any) -> tuple[pd.DataFrame, pd.Series]:
     """Features of the inference data and the raw label of a handler, each by (datetime, instrument).
 
     Raises: ValueError where the handler dropped its raw data or has no label.
-
     """
     try:
         feature = handler.fetch(col_set="feature", data_key=DataHandlerLP.DK_I)

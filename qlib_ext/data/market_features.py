@@ -1,7 +1,5 @@
 """The market's state from a provider and from files, the (D, M) frame of a DayPanel."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +19,6 @@ def load_state(market: MarketState | None, macro: MacroState | None, days: pd.Da
     """Load the market features of the days, (D, M), index features first; None where none are wanted.
 
     Raises: ValueError for missing indices, turnover, history or series; FileNotFoundError for a missing file.
-
     """
     frames = []
     if market is not None:
@@ -44,7 +41,6 @@ def index_features(state: MarketState, days: pd.DatetimeIndex) -> pd.DataFrame:
     """Load the index features of the days, (D, M).
 
     Raises: ValueError for an index that the provider lacks, missing turnover, or a short history.
-
     """
     indices = chosen_indices(state.indices)
     absent = [code for code in OFFICIAL_INDICES if state.indices is None and code not in indices]
@@ -76,7 +72,6 @@ def chosen_indices(wanted: Sequence[str] | None) -> list[str]:
     """Return the indices to use: those wanted, or the official ones that the provider has.
 
     Raises: ValueError for a missing one, naming what the provider has.
-
     """
     there = known_indices(wanted)
     held = f"the provider has {', '.join(there) or 'no index'}"
@@ -94,7 +89,6 @@ def known_indices(named: Sequence[str] | None = None) -> list[str]:
 
     Args:
         named: codes in capitals that are taken for indices whatever `is_index` says, such as SH930050.
-
     """
     own = set(named or ())
     folder = binary_folder(OFFICIAL_INDICES)
@@ -108,7 +102,6 @@ def find_file(path: str) -> Path:
     """Find a file: as it is given, or in the provider's folder.
 
     Raises: FileNotFoundError naming both places.
-
     """
     wanted = Path(path).expanduser()
     folders = [Path(str(uri)).expanduser() for uri in C.dpm.provider_uri.values()]

@@ -3,8 +3,6 @@
 Legend: `D` days, `N` stocks; frames are day x stock, prices adjusted unless they are called raw.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -46,7 +44,6 @@ def locked_up(
         age: (D, N) trading days since listing, see `listed_days`.
         price: that is looked at; None: the close.
         st: spells of special treatment, as `rules.st_mask` takes them; None: every stock has its board's limit.
-
     """
     codes, days = [str(c) for c in close.columns], pd.DatetimeIndex(close.index)
     special = None if st is None else st_mask(st, codes, days)

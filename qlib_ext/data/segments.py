@@ -1,7 +1,5 @@
 """Segments of a dataset: their bounds, whether they overlap, their rows of a panel."""
 
-from __future__ import annotations
-
 from numbers import Number
 from typing import Any
 
@@ -21,7 +19,6 @@ def bounds(segment: Any, name: str = "") -> tuple[pd.Timestamp, pd.Timestamp]:
     """Start and end of a segment (pair or slice); open ends are the ends of time. `name`: for the message.
 
     Raises: ValueError where it is no pair of days, or ends before it starts.
-
     """
     called = f"segment {name!r}: {segment!r}" if name else f"segment {segment!r}"
     pair = (segment.start, segment.stop) if isinstance(segment, slice) else segment
@@ -57,7 +54,6 @@ def segment_rows(panel: DayPanel, segments: dict[str, Any], name: str, reach: in
     """Rows of a segment, purged by the label's reach before the next segment (train and valid only).
 
     Raises: ValueError for an unknown segment or one outside the panel's days.
-
     """
     if name not in segments:
         raise ValueError(f"no segment {name!r}; there are {sorted(segments)}")

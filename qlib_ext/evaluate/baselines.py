@@ -4,8 +4,6 @@ Sizes: D days of the panel, N stocks, d days asked for. Every score is (d, N) fl
 stock is not present, and of a day it uses nothing that was not known at that day's close.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +51,6 @@ def factor_score(name: str, panel: DayPanel, rows: Rows, past_return: npt.ArrayL
         panel: the market, with volatility and liquidity.
         rows: (d,) rows of the panel.
         past_return: (d, N) return of the last days up to each day's close; for "reversal" alone.
-
     """
     at = torch.as_tensor(rows)
     grids = {"low_volatility": panel.volatility, "small_turnover": panel.liquidity}
@@ -74,7 +71,6 @@ class LightGBM:
         parameters: of LightGBM, over `LIGHTGBM`; those in `PARAMETERS`.
 
     Raises: ValueError for numbers out of bounds, or a parameter not in `PARAMETERS`.
-
     """
 
     rounds: int = 1000
@@ -96,7 +92,6 @@ class LightGBM:
         Returns: (d, N) scores, and in words how many trees and stock-days they came from.
 
         Raises: ImportError without lightgbm; ValueError where train or valid has no labelled stock.
-
         """
         try:
             import lightgbm as lgb

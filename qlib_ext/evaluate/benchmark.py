@@ -3,8 +3,6 @@
 A few days are taken as 0 with a warning, more are an error.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import pandas as pd
@@ -24,7 +22,6 @@ def known_benchmark(returns: pd.Series) -> pd.Series:
         returns: (D,) by day, NaN where not known.
 
     Raises: ValueError where more than 5% of the days, and more than two, lack it: a difference would mean nothing.
-
     """
     missing = returns.index[returns.isna()]
     if not len(missing):

@@ -5,8 +5,6 @@ impact of a trade hardly depends on the capital (a bought stock takes 5% of its 
 capital is felt by going further down the ranking and, where the whole market is full, by cash.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -93,7 +91,6 @@ def capacity_curve(
     >>> curve = capacity_curve(score, liquidity, [[0.02, 0.01], [0.0, 0.03]], volatility, **money)
     >>> curve[["cash_share", "names_held"]].round(2).to_dict("list")
     {'cash_share': [0.0, 0.0, 0.38], 'names_held': [1.0, 1.0, 2.0]}
-
     """
     ranked, traded, step, sigma, can_buy = _grids(score, liquidity, step_return, volatility, buyable)
     amounts = sorted({float(capital) for capital in capitals})
@@ -132,7 +129,6 @@ def capital_at_zero(curve: pd.DataFrame, column: str = "net_impact_excess") -> f
 
     >>> round(capital_at_zero(pd.DataFrame({"net_impact_excess": [0.3, 0.1, -0.1]}, [1e8, 1e9, 1e10])) / 1e9, 2)
     3.16
-
     """
     check_choice("column of the curve", column, curve.columns)
     capital, value = curve.index.to_numpy(dtype=np.float64), curve[column].to_numpy(dtype=np.float64)
@@ -201,7 +197,6 @@ def money_returns(
     Returns:
         Daily returns (D,) gross, net (less ``fee_cost``) and net_impact (and ``impact_cost``); and the trades (D, N),
         yuan, sales negative.
-
     """
     gross = sleeve_returns(held, step, horizon, capital=capital)
     average = held if horizon == 1 else pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon

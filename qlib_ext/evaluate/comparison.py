@@ -11,8 +11,6 @@ variance of their mean is then that of the mean of S seeds, s^2 / S (Rao and Wu 
 Fewer seeds also make a draw more volatile than their mean is: what that shifts (a Sharpe ratio) is put back.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +53,6 @@ class Comparison:
         against: name of the run that the others are compared with.
         block: days of a block.
         draws, seed: of the bootstrap.
-
     """
 
     table: pd.DataFrame
@@ -100,7 +97,6 @@ def compare(
     >>> runs = {"mse": pd.DataFrame({"ic": ic}, days), "wpcc": pd.DataFrame({"ic": ic + 0.01}, days)}
     >>> float(compare(runs, draws=100).table.loc[("wpcc", "ic.mean"), "difference"].round(4))
     0.01
-
     """
     if len(daily) < 2:
         raise ValueError(f"{len(daily)} run given; a comparison needs two or more")

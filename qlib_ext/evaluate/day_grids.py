@@ -35,7 +35,6 @@ class DayGrids:
 
     Raises:
         ValueError: for shapes, a mask that is not bool, or an infinite score.
-
     """
 
     def __init__(
@@ -171,7 +170,6 @@ def as_grids(**values: Any) -> dict[str, Tensor]:
     """Take grids (D, N) as tensors of what they are; None is left out.
 
     Raises: ValueError for unequal shapes, or a grid of flags that is not bool.
-
     """
     grids = {name: as_tensor(value) for name, value in values.items() if value is not None}
     check_shapes("(D, N) = (days, stocks)", **grids)

@@ -7,8 +7,6 @@ resemble each other (Newey and West 1987), and numbers on the top of the ranking
 deck, page 1: a model whose error is larger, but smaller for the top fifth of the stocks, is worth far more.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -87,7 +85,6 @@ def newey_west(series: ArrayLike, lags: int | None = None, *, horizon: int = 1) 
     >>> mean, error, lags = newey_west([1.0, 1.0, -1.0, 1.0], lags=1)
     >>> mean, round(error, 4), lags
     (0.5, 0.3819, 1)
-
     """
     values = np.asarray(series, dtype=np.float64)
     if values.ndim != 1:
@@ -154,7 +151,6 @@ def summary(
     >>> label = [[0.03, 0.05, 0.01, -0.01, -0.03]]
     >>> summary(score, label, top_n=2).loc[["ic", "precision_top"], "value"].round(2).to_dict()
     {'ic': 0.9, 'precision_top': 0.5}
-
     """
     check_number("top_n", top_n, "[1, inf)", whole=True)
     names = [name for name in CORRELATIONS if name != "liq_wpcc" or liquidity is not None]
@@ -202,7 +198,6 @@ def quantile_returns(score: ArrayLike | Tensor, label: ArrayLike | Tensor, quant
     >>> quantile_returns([[1.0, 2.0, 3.0, 4.0]], [[0.00, 0.02, 0.01, 0.05]], 2)
     quantile     1     2
     0         0.01  0.03
-
     """
     check_number("quantiles", quantiles, "[2, inf)", whole=True)
     days = DayGrids(score, label)
@@ -244,7 +239,6 @@ def exposures(
     >>> exposures([[0.1, 0.2, 0.9]], volatility=[[3.0, 1.0, 2.0]])
        volatility
     0        -0.5
-
     """
     factors = dict(zip(FACTORS, (volatility, size, liquidity, reversal), strict=True))
     inputs: dict[str, Any] = {name: values for name, values in factors.items() if values is not None}

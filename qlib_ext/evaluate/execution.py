@@ -5,8 +5,6 @@ Every function is pure and takes the tables of `AShareExchange` (`fills`, `block
 Legend: `D` days, `N` stocks; yuan; shares and returns as fractions (0.01 = 1%).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -54,7 +52,6 @@ def performance(report: pd.DataFrame) -> pd.DataFrame:
     >>> table = performance(pd.DataFrame({"return": [0.10, -0.05], "cost": [0.01, 0.0]}, days))
     >>> table["mean_return"].round(4).to_dict()
     {'gross': 0.045, 'net': 0.0355}
-
     """
     _need("report", report, ("return", "cost"))
     gross = report["return"].astype(float)
@@ -86,7 +83,6 @@ def turnover(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None
     Returns: (D, 4), columns of `TURNOVER`.
 
     Raises: ValueError for a missing column, or a fill or settlement on a day that `value` lacks.
-
     """
     _need("fills", fills, ("day", "side", "yuan"))
     _check_days("fills", fills["day"], value.index)
@@ -121,7 +117,6 @@ def cost_split(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | No
     Returns: rows: the parts, delisting, total; columns yuan, bp_of_traded (NaN where nothing was), share_a_year.
 
     Raises: ValueError for a missing column, or a value without days.
-
     """
     _need("fills", fills, ("yuan", *PARTS))
     if not len(value):
@@ -159,7 +154,6 @@ def participation_histogram(fills: pd.DataFrame, edges: Sequence[float] = EDGES)
     Returns: a row a bin, and one with low and high NaN where the share is not known; columns of `PARTICIPATION_BINS`.
 
     Raises: ValueError for a missing column or edges that do not increase.
-
     """
     _need("fills", fills, ("day", "code", "yuan", "used"))
     bounds = np.append(np.asarray(edges, dtype=float), np.inf)
@@ -201,7 +195,6 @@ def days_to_liquidate(
         is known). In `attrs["definitions"]` what each means.
 
     Raises: ValueError for a participation that is not above 0.
-
     """
     check_number("participation", participation, "(0, inf)", hint=", for example 0.05")
     yuan = positions.fillna(0.0).to_numpy(dtype=float)
@@ -247,7 +240,6 @@ def target_reached(daily_log: pd.DataFrame) -> pd.DataFrame:
         largest of the others), over the steps with a target.
 
     Raises: ValueError for a missing column.
-
     """
     _need("daily_log", daily_log, (*TARGET_REACHED, "target", "value"))
     log = daily_log[daily_log["target"] > 0]
@@ -283,7 +275,6 @@ def blocked_by_reason(blocked: pd.DataFrame) -> pd.DataFrame:
     Returns: by (reason, side), the largest cut first; columns of `BLOCKED`.
 
     Raises: ValueError for a missing column.
-
     """
     _need("blocked", blocked, ("side", "reason", "wanted", "dealt"))
     rows = blocked.assign(cut=blocked["wanted"] - blocked["dealt"], cuts=1)
@@ -332,7 +323,6 @@ def paper_returns(
         step_return: (D, N) one-day return that follows the entry; NaN counts as 0.
         buyable: (D, N) bool, the entry was possible.
         caps: capital, participation and top_n of `fill_top_n`.
-
     """
     yuan = fill_top_n(score, liquidity, **caps)
     held = {"paper": yuan, "buyable": np.where(buyable, yuan, 0.0)}
@@ -361,7 +351,6 @@ def account_returns(
         account: yuan on the first day.
         capital: most that is placed, yuan.
         caps: participation and top_n of `fill_top_n`.
-
     """
     step, value, returns = np.nan_to_num(step_return), float(account), np.zeros(len(score))
     for day, earned in enumerate(step):
@@ -390,7 +379,6 @@ def waterfall(returns: Mapping[str, pd.Series], skipped: Collection[str] = ()) -
     >>> stages = {"paper": pd.Series([0.02, 0.01], days), "buyable": pd.Series([0.0, 0.01], days)}
     >>> waterfall(stages, skipped=["buffer"])["mean_return"].round(4).to_dict()
     {'paper': 0.0302, 'buyable': 0.01, 'buffer': 0.01}
-
     """
     names = [name for name in STAGES if name in returns or name in skipped]
     wrong = sorted(set(returns) - set(STAGES))

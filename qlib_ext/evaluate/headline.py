@@ -44,7 +44,6 @@ def headline(daily_return: ArrayLike, *, ic: ArrayLike | None = None) -> dict[st
     >>> numbers = headline([0.1, -0.2, 0.25])
     >>> {name: round(numbers[name], 4) for name in ("mean_return", "annual_return_arithmetic", "max_drawdown")}
     {'mean_return': 0.1, 'annual_return_arithmetic': 12.6, 'max_drawdown': -0.2}
-
     """
     daily = np.asarray(daily_return, dtype=np.float64)
     if daily.ndim != 1 or len(daily) == 0:
@@ -90,7 +89,6 @@ def headline_table(
     >>> table = headline_table({"gross": pd.Series([0.01, 0.02]), "net": pd.Series([0.0, 0.01])})
     >>> table["mean_return"].round(4).to_dict()
     {'gross': 0.0302, 'net': 0.01}
-
     """
     rows = {name: headline(series, ic=None if name in unscored else ic) for name, series in returns.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(DEFINITIONS))

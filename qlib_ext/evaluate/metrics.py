@@ -57,7 +57,6 @@ class Metric:
         definition: what the number is.
         needs_liquidity: whether it cannot do without.
         stops: whether it may stop a training: larger is better.
-
     """
 
     measure: Measure
@@ -143,7 +142,6 @@ def metric_column(metric: str | Measure) -> str | Measure:
 
     Raises:
         ValueError: for an unknown metric (naming the close ones).
-
     """
     if callable(metric):
         return metric
@@ -213,7 +211,6 @@ def daily_metrics(
     >>> daily_metrics(score, label, [[4e8, 2e8, 6e8]], names=["ic", "capped_return"], capital=3e7).round(3)
         ic  capped_return
     0  0.5          0.023
-
     """
     if names is None:
         names = [name for name, row in COLUMNS.items() if liquidity is not None or not row.needs_liquidity]
@@ -258,7 +255,6 @@ def metric_value(
 
     >>> metric_value("rank_ic", [[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]], [[0.03, 0.01, 0.02], [0.01, 0.02, 0.03]])[0]
     0.75
-
     """
     column = metric_column(name)
     if isinstance(column, str):
@@ -298,7 +294,6 @@ def rank_correlation(
 
     >>> rank_correlation([[1.0, 2.0, 3.0]], [[0.1, 0.3, 0.2]])
     array([0.5])
-
     """
     grids = as_grids(a=a, b=b, mask=mask)
     left, right = numbers(grids["a"]), numbers(grids["b"])

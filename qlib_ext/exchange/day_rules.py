@@ -3,8 +3,6 @@
 Legend: `D` days of the backtest, `N` stocks; prices are adjusted unless they are called raw.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +77,6 @@ def whole_shares(amount: float, factor: float, least: float, step: float) -> flo
 
     Returns:
         Adjusted shares; 0 where that is below the smallest order.
-
     """
     shares = amount * factor
     whole = (shares + 1e-6 + 1e-9 * shares) // step * step  # qlib adds 0.1 share, which can overdraw the cash

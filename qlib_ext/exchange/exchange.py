@@ -12,8 +12,6 @@ What is not modelled: queues at the limit, prices within the day, halts within a
 one tick under the limits, orders above the largest size allowed. Legend: `D` days of the backtest, `N` stocks.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -84,7 +82,6 @@ class AShareExchange(Exchange):
     >>> exchange = AShareExchange(start_time="2020-03-02", end_time="2020-06-19", deal_price="open", participation=0.05)
     >>> exchange.turnover_profile, exchange.get_amount_of_trade_unit(1.0), len(exchange.fills)
     ('community', 100.0, 0)
-
     """
 
     def __init__(self, **options: Any) -> None:

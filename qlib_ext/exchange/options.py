@@ -1,7 +1,5 @@
 """Options of AShareExchange: their defaults, their checks, and how qlib takes them."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterable
@@ -115,7 +113,6 @@ def read_options(options: dict[str, Any]) -> Options:
     """Read options by name.
 
     Raises: TypeError for an unknown name, with the close ones; ValueError for one out of range.
-
     """
     refuse_unknown(_OWNER, options, [field.name for field in fields(Options)])
     checked = Options(**options)
@@ -128,7 +125,6 @@ def impact_rule(impact: Any, exponent: float) -> Impact | None:
 
     >>> impact_rule(1.0, 0.5)(1e6, 25e6, 0.02).item()  # 1 million of 25 million a day at a volatility of 2%
     4000.0
-
     """
     if isinstance(impact, dict):
         impact = init_instance_by_config(impact)
@@ -141,7 +137,6 @@ def stocks(codes: Any, start: Any, end: Any) -> list[str]:
     """Sorted codes of a market (all that are ever in it between start and end) or of a list, without indices.
 
     Raises: ValueError where none is left, or the provider lacks a code of the list.
-
     """
     is_market = isinstance(codes, str | dict)
     if is_market:
@@ -173,7 +168,6 @@ def check_fields(codes: list[str], options: Options, wanted: Iterable[str]) -> N
         wanted: fields and expressions of the quote.
 
     Raises: ValueError for a field that no stock has, with the close ones.
-
     """
     texts = {*wanted} - {"$change", "$factor", "$volume"}  # what these are needed for has errors of its own
     own = [] if options.liquidity == "auto" else rules.fields_of(options.liquidity, owner=_OWNER)

@@ -3,8 +3,6 @@
 Legend: `P` trading days with the lead before the first, `D` days of the backtest, `N` stocks.
 """
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,7 +53,6 @@ def load_bars(codes: Sequence[str], fields: Iterable[str], start: Any, end: Any)
     """Load the fields of the stocks from LEAD days before `start` to `end`, once for the same arguments.
 
     Raises: ValueError where the span has no trading day.
-
     """
     days = calendar()
     begin, stop = int(days.searchsorted(pd.Timestamp(start))), int(days.searchsorted(pd.Timestamp(end), "right"))
@@ -136,7 +133,6 @@ def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
     "auto" is decided by all rows of the bars.
 
     Raises: ValueError where no unit profile fits, or for wrong units (see `units.check_turnover`).
-
     """
     fields = {name: bars.fields[name].astype(np.float64) for name in turnover_fields(liquidity)}
     profile = liquidity

@@ -14,8 +14,6 @@ pandas leaves a residue of its running sums in a window of equal values, whose t
 STD differs by up to 1e-8 (`TOLERANCE`), and WVMA is 0 where qlib divides the residue by 1e-12 and reports 1e9 or more.
 """
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -77,7 +75,6 @@ def alpha158(
     >>> factors = alpha158(close, close + 1, close - 1, close, close, np.full((3, 1), 1e6))
     >>> [f"{value:.4f}" for value in factors[:, 0, ALPHA158_NAMES.index("MA5")]]  # mean close over today's
     ['1.0000', '0.9545', '0.9167']
-
     """
     return _grid((open, high, low, close, vwap, volume), first, ALPHA158_NAMES)
 
@@ -101,7 +98,6 @@ def alpha360(
     >>> factors = alpha360(close, close + 1, close - 1, close, close, np.full((3, 1), 1e6))
     >>> f"{factors[2, 0, ALPHA360_NAMES.index('CLOSE2')]:.4f}"  # the close of two days ago over today's
     '0.8333'
-
     """
     return _grid((open, high, low, close, vwap, volume), first, ALPHA360_NAMES)
 
@@ -141,7 +137,6 @@ def fill(
         threads: how many to use, by default one for each processor that this process may use.
 
     Raises: ImportError without numba.
-
     """
     require_numba()
     kernel = _fill158 if names == ALPHA158_NAMES else kernels.fill360

@@ -7,8 +7,6 @@ through qlib's own loader, with a notice: numba missing, another frequency than 
 that does not begin with one of the two; and labels that are no raw simple return (see `panel.label_prices`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -166,7 +164,6 @@ class FastAlpha158(_Strict, Alpha158, _FastLoading):
     >>> handler = FastAlpha158(instruments="all", factors={"TURN20": "$volume/Mean($volume, 20)"})
     >>> handler.fetch(col_set="feature").shape[1]
     159
-
     """
 
 
@@ -178,7 +175,6 @@ class FastAlpha360(_Strict, Alpha360, _FastLoading):
     >>> handler = FastAlpha360(instruments="all", start_time="2020-05-06", infer_processors=[], learn_processors=[])
     >>> handler.fetch(col_set="feature").columns[-1]
     'VOLUME0'
-
     """
 
 
@@ -224,7 +220,6 @@ def read_bars(
     Returns:
         bars (6, N, P) float32, NaN where not known; the first and the last row (N,) of each series within it, P and -1
         where it has none; (N,) True where the fields of a stock do not share one span (or there is no close).
-
     """
     bars = np.full((len(alpha.FIELDS), len(codes), length), np.nan, dtype=np.float32)
     first, last = np.full(len(codes), length, dtype=np.int64), np.full(len(codes), -1, dtype=np.int64)

@@ -8,8 +8,6 @@ while the time and size of the function's own file are unchanged. It does not lo
 calls, whose code is compiled into it: with helpers elsewhere, a change of theirs would leave their callers stale.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

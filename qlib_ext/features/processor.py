@@ -1,7 +1,5 @@
 """CSNormalise: a qlib processor that cleans a day's cross-section in one pass, without fitting anything over time."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,7 +37,6 @@ class CSNormalise(Processor):
     >>> frame = pd.DataFrame({("feature", "MA5"): [1.0, 3.0, float("nan")]}, index)
     >>> CSNormalise()(frame)[("feature", "MA5")].tolist()
     [-1.0, 1.0, 0.0]
-
     """
 
     def __init__(self, *, fields_group: str | None = "feature", clip: float = 3.0, **unknown: Any) -> None:

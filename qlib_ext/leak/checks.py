@@ -3,8 +3,6 @@
 `check_leak(workflow)` runs all three and returns a table; `qlib-ext check-leak WORKFLOW` prints it.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 import tempfile

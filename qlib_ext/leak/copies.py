@@ -5,8 +5,6 @@ Legend: `D` days of the calendar, `N` stocks. A series is a file
 Whatever is not altered (calendars, instruments, other frequencies, `financial/`) is a link into the source.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32

@@ -4,8 +4,6 @@ A replay runs in a fresh process, since qlib keeps its configuration and caches 
 folder.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os

@@ -60,7 +60,6 @@ def rank_weight(label: Tensor, mask: Tensor, *, base: float = BASE, ties: str = 
     >>> import torch
     >>> rank_weight(torch.tensor([[0.03, -0.01, 0.01]]), torch.ones(1, 3, dtype=torch.bool))
     tensor([[1.0000, 0.5000, 0.7071]])
-
     """
     check_number("base", base, "(0, 1]", hint=BASE_HINT)
     check_choice("ties", ties, TIES)
@@ -97,7 +96,6 @@ def liquidity_weight(label: Tensor, liquidity: Tensor, mask: Tensor, *, alpha: f
     >>> liquidity = torch.tensor([[1e6, 1e7, 1e8]])
     >>> liquidity_weight(torch.tensor([[0.1, -0.05, 0.05]]), liquidity, torch.ones(1, 3, dtype=torch.bool))
     tensor([[0.7500, 0.6345, 0.9404]])
-
     """
     check_number("alpha", alpha, "[0, inf)", hint=ALPHA_HINT)
     check_days(label=label, liquidity=liquidity, mask=mask)
@@ -132,7 +130,6 @@ def target_transform(label: Tensor, mask: Tensor, *, target: str = "raw", volati
 
     Raises:
         ValueError: for shapes or a ``target`` that are not allowed, or a volatility that is needed and not given.
-
     """
     check_choice("target", target, TARGETS)
     check_days(label=label, mask=mask)
@@ -166,7 +163,6 @@ class LossDays:
         target: (B, N) the label after ``target_transform``: what the score is compared with.
         real: (B, N) bool, stocks with a label on days that count.
         liquidity, volatility: (B, N) or None, as they were given.
-
     """
 
     score: Tensor
@@ -215,7 +211,6 @@ class Loss:
         per_day: ``LossDays`` and the options by name -> (B,), smaller is better; of a class of your own its `__call__`.
         options: those of ``DayLoss`` that it takes, beside `target`, which all do.
         needs_liquidity: whether a day without any counts for nothing.
-
     """
 
     per_day: Callable[..., Tensor]
@@ -260,7 +255,6 @@ class DayLoss:
     >>> score, label = torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0.03, 0.01, 0.02]])
     >>> DayLoss("ic")(score, label, torch.ones(1, 3, dtype=torch.bool))
     tensor(-0.5000)
-
     """
 
     def __init__(
@@ -328,7 +322,6 @@ class DayLoss:
 
         Returns: (B,) bool, False with fewer than two labelled stocks, with labels all equal (within 8 float
             steps) and, for liq_wpcc, without any positive finite liquidity among the labelled stocks.
-
         """
         check_days(label=label, mask=mask)
         (label,) = cross_section.widen(label)
@@ -360,7 +353,6 @@ class DayLoss:
 
         Raises:
             ValueError: for unequal shapes, or an input that the loss needs and did not get.
-
         """
         check_days(score=score, label=label, mask=mask)
         return self._per_day(score, label, mask, liquidity, volatility, self.valid_days(label, mask, liquidity))

@@ -1,7 +1,5 @@
 """MLPModel and MASTERModel: qlib models that train on day cross-sections."""
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Out-of-fold scores come from members that were stopped, though never trained, on
 comparing models, slightly kind as a headline. The walk-forward's test blocks are untouched.
 """
 
-from __future__ import annotations
-
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Folds without training: their days, processors that saw too many of them, tables of members and epochs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any

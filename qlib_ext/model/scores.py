@@ -1,7 +1,5 @@
 """Scores of models: asked for by segment, put on one scale and combined, as the series that qlib's records read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ All money is reckoned with the label as it stands: yuan times label is what a po
 raw simple return only; `label_span`, which purging needs, reads the days of other forms too.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
@@ -46,7 +44,6 @@ def label_prices(expression: str) -> dict[int, str]:
 
     >>> label_prices("Ref($close, -2)/Ref($open, -1) - 1")
     {1: 'open', 2: 'close'}
-
     """
     match = _RETURN.fullmatch(re.sub(r"\s", "", expression))
     exit_field, last, entry_field, first, today = match.groups() if match else (None,) * 5
@@ -69,7 +66,6 @@ def label_span(expression: str) -> LabelSpan:
 
     >>> label_span("Ref($close, -6)/Ref($close, -1) - 1")
     LabelSpan(entry=1, reach=6)
-
     """
     days = [-int(lag or 0) for lag in _FIELD.findall(expression)]
     rest = re.sub(r"\b(Log|Abs|Sign)\(", "(", _FIELD.sub("", expression))
@@ -90,7 +86,6 @@ def check_raw_return(label: npt.ArrayLike, days: int) -> None:
 
     Raises: ValueError where more than 1% are larger than `days` days at a limit make, where their median size is above
         that of any market (a ratio without - 1, percent, ranks, signs), or where none is negative.
-
     """
     values = np.asarray(label, dtype=np.float64).ravel()
     values = values[np.isfinite(values)]

@@ -50,7 +50,6 @@ class MacroSeries:
 
     >>> MacroSeries(foreign=True).days_late  # of New York: used from the next trading day on
     1
-
     """
 
     foreign: bool
@@ -111,7 +110,6 @@ class MacroState:
     >>> rate = {"foreign": True, "transform": ["level", "difference"]}
     >>> MacroState.of({"path": "rates.csv", "series": {"us10y": rate}}).names()
     ['us10y_level', 'us10y_difference']
-
     """
 
     path: tuple[str, ...]
@@ -133,7 +131,6 @@ class MacroState:
         """Read the option `macro_state`: null, false or a mapping of options.
 
         Raises: TypeError for an unknown option, ValueError for a value that is not allowed; both name the series.
-
         """
         if value is None or value is False or isinstance(value, cls):
             return value or None
@@ -397,7 +394,6 @@ def read_macro(paths: Sequence[str | Path]) -> pd.DataFrame:
     time of day.
 
     Raises: ValueError for another kind of file, no column `date`, a bad date, or a date that stands twice.
-
     """
     tables = [_read_one(Path(p)) for p in paths]
     names = [c for table in tables for c in table.columns]
@@ -429,7 +425,6 @@ def read_dates(column: pd.Series, where: str) -> pd.Series:
     """Read dates, NaT where nothing stands.
 
     Raises: ValueError naming the first that is no date, or for times with a zone or other than midnight.
-
     """
     told = pd.api.types.is_datetime64_any_dtype(column.dtype)
     try:

@@ -38,7 +38,6 @@ class MarketState:
 
     >>> MarketState(kind="deck").names(["SH000300"])
     ['SH000300_price_mean_6', 'SH000300_price_std_6', 'SH000300_turnover_mean_6', 'SH000300_turnover_std_6']
-
     """
 
     indices: tuple[str, ...] | None = None
@@ -63,7 +62,6 @@ class MarketState:
         """Read the option `market_state`: true (defaults), false, null, or a mapping of options.
 
         Raises: TypeError for an unknown option, ValueError for a value that is not allowed.
-
         """
         if value is None or value is False or isinstance(value, cls):
             return value or None

@@ -68,7 +68,6 @@ class DayPanel:
 
     >>> panel  # doctest: +ELLIPSIS
     DayPanel(98 days 2020-02-03 to 2020-06-23, 12 stocks, 2 features, ... cells)
-
     """
 
     days: npt.NDArray[np.datetime64]
@@ -120,7 +119,6 @@ class DayPanel:
         >>> feature = pd.DataFrame({"KMID": [0.1, 0.2, 0.3, np.nan]}, index)
         >>> DayPanel.from_frame(feature, pd.Series(0.01, index)).filled
         0.25
-
         """
         unknown = set(grids) - set(OPTIONAL_GRIDS)
         if unknown:
@@ -194,7 +192,6 @@ class DayPanel:
         >>> batch = panel.batch([5, 6], step_len=3)
         >>> batch.x.shape, batch.mask.shape  # (B, T, N, F) and (B, N)
         (torch.Size([2, 3, 12, 2]), torch.Size([2, 12]))
-
         """
         if not 1 <= step_len <= len(self.days):
             raise ValueError(
@@ -257,7 +254,6 @@ def _aligned(name: str, frame: pd.DataFrame, days: pd.Index, stocks: pd.Index) -
     """Bring a day x instrument frame to the panel's axes.
 
     Raises: ValueError where it shares no day or no stock with them.
-
     """
     for what, own, axis, wanted in (("day", frame.index, "rows", days), ("stock", frame.columns, "columns", stocks)):
         if not own.isin(wanted).any():

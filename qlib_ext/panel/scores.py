@@ -16,7 +16,6 @@ def grid_of(
     >>> index = pd.MultiIndex.from_tuples([(day, "A"), (day, "B")], names=["datetime", "instrument"])
     >>> grid_of(pd.Series([0.5, 0.1], index), [day], ["B", "C"])
     array([[0.1, nan]])
-
     """
     grid = scores.unstack("instrument").reindex(index=pd.DatetimeIndex(np.asarray(days)), columns=list(stocks))
     return np.asarray(grid.to_numpy(dtype=np.float64))

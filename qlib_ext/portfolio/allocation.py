@@ -64,7 +64,6 @@ def fill_top_n(
     [200000.0, 0.0, 50000.0]
     >>> fill_top_n([0.3, 0.1, 0.2], [4e6, 1e6, 2e6], capital=3e4, top_n=2).tolist()
     [20000.0, 0.0, 10000.0]
-
     """
     _check_options([capital], participation, top_n)
     ranking, traded, real = _grids(score, liquidity, mask)
@@ -151,7 +150,6 @@ def fill_capitals(
     >>> fills = fill_capitals([[0.3, 0.1, 0.2]], [[4e6, 1e6, 2e6]], [1e5, 2.5e5])
     >>> [yuan.tolist() for yuan in fills]
     [[[100000.0, 0.0, 0.0]], [[200000.0, 0.0, 50000.0]]]
-
     """
     _check_options(capitals, participation, top_n)
     ranking, traded, real = _grids(score, liquidity)

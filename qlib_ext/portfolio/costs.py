@@ -29,7 +29,6 @@ def fee_cost(trade: ArrayLike, buy_rate: ArrayLike, sell_rate: ArrayLike) -> NDA
 
     >>> fee_cost([[60.0, 40.0], [-16.0, 20.0]], [0.01, 0.03], 0.02).round(9).tolist()
     [1.0, 0.92]
-
     """
     size = np.asarray(trade, dtype=np.float64)
     buys, sells = size.clip(min=0.0).sum(axis=1), (-size).clip(min=0.0).sum(axis=1)
@@ -50,7 +49,6 @@ def rebalancing(yuan: ArrayLike, next_return: ArrayLike) -> NDArray[np.float64]:
 
     Raises:
         ValueError: for shapes, or a holding that is not finite.
-
     """
     held, step = np.asarray(yuan, dtype=np.float64), np.asarray(next_return, dtype=np.float64)
     check_shapes("(D, N) = (days, stocks)", yuan=held, next_return=step)
@@ -91,7 +89,6 @@ def impact_cost(
 
     >>> impact_cost([4e4, -4e4, 0.0], 1e6, 0.02).round(6).tolist()
     [160.0, 160.0, 0.0]
-
     """
     check_number("b", b, "[0, inf)")
     check_number("exponent", exponent, "[0, inf)")
@@ -125,7 +122,6 @@ def affordable(yuan: float, cash: float, cost: Callable[[float], float]) -> floa
 
     Returns:
         Yuan, whose own cost fits into the cash beside them; 0 where nothing does.
-
     """
     low, high = 0.0, min(yuan, cash)
 

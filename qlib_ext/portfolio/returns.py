@@ -27,7 +27,6 @@ def sleeve_returns(
 
     Raises:
         ValueError: for shapes or a horizon that are not allowed.
-
     """
     held, step = np.asarray(yuan, dtype=np.float64), np.asarray(step_return, dtype=np.float64)
     check_shapes("(D, N) = (days, stocks)", yuan=held, step_return=step)

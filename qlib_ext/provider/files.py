@@ -4,8 +4,6 @@ A series is a file `features/<code>/<field>.day.bin`: little-endian float32, the
 then values.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ def read_calendar(folder: Path) -> pd.DatetimeIndex:
     """Read the trading days of a provider folder, as they stand.
 
     Raises: FileNotFoundError where it has no daily calendar, ValueError for an empty one, and for what is no date.
-
     """
     file = folder / "calendars" / "day.txt"
     try:

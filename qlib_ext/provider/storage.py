@@ -4,8 +4,6 @@
 minutes instead of seconds. qlib is imported where it is used, so that files can be read without it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,6 @@ def read_fields(
         name -> (days, N) float32 frame; NaN where not known, all NaN where the provider lacks the field.
 
     Raises: ValueError where the span has no trading day.
-
     """
     every = calendar()
     begin = int(every.searchsorted(pd.Timestamp(start)))

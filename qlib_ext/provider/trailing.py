@@ -1,7 +1,5 @@
 """Turnover, liquidity and volatility as known at the close of a day: trailing means over a stock's own rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +43,6 @@ def unit_profile(instruments: list[str], start: Any, end: Any) -> str:
 
     >>> unit_profile(list(panel.stocks), "2020-02-03", "2020-06-24")
     'community'
-
     """
     raw = _some_days(instruments, start, end)
     value = raw["$close"] * raw["$volume"]
@@ -72,7 +69,6 @@ def turnover_expression(profile: str, instruments: list[str], start: Any, end: A
 
     >>> turnover_expression("auto", list(panel.stocks), "2020-02-03", "2020-06-24")
     '$amount * 1000'
-
     """
     rules.fields_of(profile, owner="turnover")
     if profile == "auto":
@@ -97,7 +93,6 @@ def load_liquidity(
     >>> liquidity = load_liquidity(list(panel.stocks), "2020-06-22", "2020-06-24")
     >>> liquidity.shape
     (2, 12)
-
     """
     first = pd.Timestamp(start) - pd.Timedelta(days=2 * window + 30) if past else start
     return profiled_liquidity(instruments, first, end, profile=profile, window=window)[0]

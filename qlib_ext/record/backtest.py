@@ -3,8 +3,6 @@
 The tables are those of `execution`; here they are filled from qlib's objects.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,7 +86,6 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         TypeError: an option, or a key of `config`, that there is not.
         ValueError: options beside `exchange` that qlib would ignore, an exchange whose span is shorter than the
             backtest's, a benchmark that lacks more than 5% of the days, or `waterfall: true` without what it needs.
-
     """
 
     strategy_config: Any

@@ -1,7 +1,5 @@
 """What a run was (units, stocks, days, seeds, device, versions), kept as an artifact and told in its page's header."""
 
-from __future__ import annotations
-
 import platform
 from importlib import metadata
 from typing import Any
@@ -37,7 +35,6 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
     Returns: units (profile or expression of turnover in yuan, None: no liquidity), stocks (number), days (part ->
         (first, last, number of days) after purging, of folds those of all together), folds (number), seeds, devices,
         precisions (of each member, in their order), versions (package -> version).
-
     """
     facts: dict[str, Any] = {"versions": package_versions(("Python", "qlib_ext", *PACKAGES))}
     members = getattr(model, "models", None) or [model]

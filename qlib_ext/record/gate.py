@@ -1,7 +1,5 @@
 """GateRecord: which features MASTER's gate selects, day by day, as artifacts of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +29,6 @@ def gate_weights(model: Any, dataset: DayDatasetH, segment: str = "test") -> pd.
     Of an ensemble: the mean over the members that score the day.
 
     Raises: ValueError for a model that is not trained or has no gate.
-
     """
     panel, rows = dataset.panel, dataset.rows(segment)
     days = pd.DatetimeIndex(panel.days[rows], name="datetime")
@@ -106,7 +103,6 @@ class GateRecord(ACRecordTemp):
     >>> GateRecord(None, dataset=dataset)
     Traceback (most recent call last):
     ValueError: GateRecord needs a DayDatasetH with a market_state or macro_state
-
     """
 
     artifact_path = "gate"

@@ -1,7 +1,5 @@
 """What the header of a run's page says: its task, its facts and its costs, in words."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -41,7 +39,6 @@ def context_of(
         facts: the run's artifact `run_facts.pkl`; None: it has none.
         title: of the page; None: the experiment's name.
         label: expression, where it is known better than by the task.
-
     """
     plan, facts = Task(task), facts or {}
     universe = _universe(options_of(plan.handler).get("instruments", "?"))

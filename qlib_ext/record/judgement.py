@@ -3,8 +3,6 @@
 Sizes: d days judged, N stocks; grids (d, N), yuan, returns as fractions.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -96,7 +94,6 @@ class Money:
 
     >>> Money(capital=1e7, impact=0.0).capital
     10000000.0
-
     """
 
     capital: float = CAPITAL
@@ -143,7 +140,6 @@ class Judgement:
         positions: by (datetime, instrument): yuan, weight of the capital, liquidity in yuan (capped, buyable).
         days: those with a known outcome.
         horizon: days of the label.
-
     """
 
     daily: pd.DataFrame
@@ -176,7 +172,6 @@ def judge(
     >>> judgement = judge(panel, rows, score, Money(capital=1e7), dataset.span)
     >>> list(judgement.table.index[:3]), judgement.returns["capped_buyable_net"].shape
     (['capped_buyable_gross', 'capped_buyable_net', 'capped_buyable_net_impact'], (16,))
-
     """
     days = pd.DatetimeIndex(panel.days[rows])
     label, liquidity, buyable, volatility = (
@@ -270,7 +265,6 @@ def fold_table(folds: Sequence[Judgement], rest: Mapping[str, Judgement], select
 
     Returns:
         Columns of `table_row`, and `selected`; see `TABLE_DEFINITIONS`.
-
     """
     rows = {f"fold {i}": table_row(block) | {"selected": selected["fold"]} for i, block in enumerate(folds)}
     blocks = pd.DataFrame.from_dict(rows, orient="index")
@@ -295,7 +289,6 @@ def index_returns(code: str | None, span: LabelSpan, days: pd.DatetimeIndex, *, 
             price, its close, with a warning.
 
     Raises: ValueError where the provider does not have it.
-
     """
     if code is None:
         return None

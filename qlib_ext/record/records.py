@@ -4,8 +4,6 @@ All three ask the one judge, `qlib_ext.judge`: LiquidityRecord for the test peri
 folds, BaselineRecord for the scores that are free.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -95,7 +93,6 @@ class MoneyRecord(ACRecordTemp):
     ...         return {"mean.pkl": self.judged(rows, self.scores(rows)).returns["capped_buyable_net"].mean()}
     >>> MeanReturn(None, dataset, top_n=20).money.top_n
     20
-
     """
 
     depend_cls = SignalRecord
@@ -156,7 +153,6 @@ class LiquidityRecord(MoneyRecord):
     >>> record = LiquidityRecord(None, dataset, capital=1e8, benchmark=None)
     >>> record.money.capital, record.list()[:3]
     (100000000.0, ['daily.pkl', 'positions.pkl', 'headline.pkl'])
-
     """
 
     artifact_path = "liquidity_analysis"
@@ -237,7 +233,6 @@ class FoldRecord(MoneyRecord):
 
     >>> FoldRecord(None, dataset, top_n=20).list()
     ['headline_folds.pkl', 'definitions.pkl']
-
     """
 
     artifact_path = "fold_analysis"
@@ -291,7 +286,6 @@ class BaselineRecord(MoneyRecord):
     >>> record = BaselineRecord(None, dataset, baselines=["reversal", "lightgbm"], lightgbm={"rounds": 200})
     >>> record.baselines, record.lightgbm.rounds
     (['reversal', 'lightgbm'], 200)
-
     """
 
     artifact_path = "baselines"
@@ -393,7 +387,6 @@ def block_rows(panel: DayPanel, fold_map: pd.DataFrame, role: str) -> list[Rows]
     """Rows of the panel that play a role (train, valid, test), fold by fold.
 
     Raises: ValueError where a day of a fold is not in the panel, or a fold has none.
-
     """
     blocks = []
     for fold, line in fold_map[fold_map["part"] == role].groupby("fold", sort=True):

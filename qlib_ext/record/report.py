@@ -1,7 +1,5 @@
 """ReportRecord: the run's page as an artifact, and what its header says; by `qlib-ext report` for older runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,7 +37,6 @@ class ReportRecord(ACRecordTemp):
 
     >>> ReportRecord(None, dataset, title="MASTER, 150 million yuan").list()
     ['report.html']
-
     """
 
     depend_cls = SignalRecord

@@ -1,7 +1,5 @@
 """Tables of a backtest, filled from qlib's objects, and how they are logged. Private to `backtest.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,7 +73,6 @@ def all_blocked(blocked: pd.DataFrame, targets: pd.DataFrame, exchange: AShareEx
         blocked: of the exchange.
         targets: `daily_targets` of the strategy.
         exchange: which says why it would have refused them; of an unknown turnover or volatility the strategy says.
-
     """
     rows = []
     for row in targets[targets["reason"].isin(_REFUSED)].to_dict("records"):

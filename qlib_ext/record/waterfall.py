@@ -1,7 +1,5 @@
 """The waterfall of a backtest: from the judge's paper to the account, one assumption a stage (`evaluate.waterfall`)."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -55,7 +53,6 @@ def traded_stages(
         trade: gives the net returns of the run's backtest with other options of strategy and exchange.
 
     Returns: net returns by stage, and the stages that are as the one above.
-
     """
     names = [{name for stage in stages.values() for name in stage[i]} for i in (0, 1)]
 
@@ -92,7 +89,6 @@ def judged_stages(
         days: (D,) of the backtest.
         account: yuan on the first day.
         options: of the strategy: capital, participation, top_n.
-
     """
     panel, calendar = dataset.panel, pd.DatetimeIndex(D.calendar())
     place = calendar.get_indexer(days[1:]) - 2

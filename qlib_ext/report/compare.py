@@ -1,7 +1,5 @@
 """The page of several runs: what differs in them, the same numbers with their differences, the same curves."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +33,6 @@ def compare_html(comparison: Comparison, context: Context) -> str:
     >>> html = compare_html(compare({"mse": runs[0], "liq": runs[1]}, draws=100), Context("mse / liq"))
     >>> "liq less mse" in html
     True
-
     """
     makers = {"differences": _differences, "headlines": _headlines, "curves": _curves, "rank-ic-section": _correlation}
     sections = [Section(key, ("comparison",), maker) for key, maker in makers.items()]
@@ -151,7 +148,6 @@ def compared_context(contexts: Mapping[str, Sequence[Context]], against: str) ->
 
     Returns:
         That of the first run of `against`, with facts of all runs, their differences, and every universe and costs.
-
     """
     facts: list[tuple[Text, Text | str]] = []
     for name, runs in contexts.items():

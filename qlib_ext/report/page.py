@@ -102,7 +102,6 @@ def columns_of(
         meanings: of the columns, by key.
         table: whose own titles come first (see `title`).
         kinds: of columns by key, where `kind_of` would guess wrong.
-
     """
     every = meanings or {}
     return [
@@ -132,7 +131,6 @@ def table(
         key: name of the table in the page.
         rows: their titles; None: the index.
         main: index values that are always shown; the others hide behind a button. None: all are.
-
     """
     heads = columns_of(frame) if columns is None else columns
     shown = frame.index if main is None else set(main)
@@ -191,7 +189,6 @@ class Context:
         costs: what "net" and "net of impact" charge.
         benchmark: code of the index, or None.
         horizon: days of the label, None where not known.
-
     """
 
     title: str
@@ -229,7 +226,6 @@ class Section:
             not there); None where there is nothing to show.
         also: paths of the artifacts that it shows where they are.
         title: in the menu and above it; None: of `zh.yaml`.
-
     """
 
     key: str

@@ -4,8 +4,6 @@ It opens offline, in English and Chinese. Numbers come from the artifacts as the
 in `data-v`, every chart as JSON. Needs plotly >= 6, whose library goes into the page.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -51,7 +49,6 @@ def sections_of(sections: Sequence[Any] = ()) -> tuple[Section, ...]:
     """Give `SECTIONS` and those of a user: Sections, or `{class, module_path, kwargs}` of what makes one.
 
     Raises: ValueError where one is neither, cannot be made, or has the key of another.
-
     """
     every = list(SECTIONS)
     for each in sections:
@@ -100,7 +97,6 @@ def report_html(artifacts: Mapping[str, Any], context: Context, *, sections: Seq
     >>> html = report_html({"liquidity_analysis/quantiles.pkl": quantiles}, Context("my run"))
     >>> "<title>my run</title>" in html and "按得分分组的收益" in html
     True
-
     """
     filled = fill(sections_of(sections), artifacts, context)
     if not filled:

@@ -3,8 +3,6 @@
 Every function takes the context and the artifacts that its row names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Texts in English and Chinese; the Chinese stands in `assets/zh.yaml`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """What became of the money: holdings, orders, costs, the backtest's account and the capacity become sections."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -240,7 +238,6 @@ def packed_holdings(positions: pd.DataFrame, labels: pd.DataFrame | None, contex
         [place in codes, yuan, hundredths of a per cent of the stock's liquidity (-1: not known), ...]; stocks: rows
         [place in codes, days, mean yuan, largest share of the capital, largest share of the liquidity or null, gain in
         yuan or null].
-
     """
     place, codes = pd.factorize(positions.index.get_level_values("instrument"), sort=True)
     held = positions[["yuan", "weight"]].assign(place=place, used=np.nan, gain=np.nan)

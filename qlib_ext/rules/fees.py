@@ -3,8 +3,6 @@
 The numbers come from the package `marina-rules`; see `rules.citations`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -31,7 +29,6 @@ def fee_rates(dates: Any, *, commission: float = COMMISSION) -> pd.DataFrame:
 
     >>> fee_rates(["2023-08-25", "2023-08-28"], commission=0.0003).round(6).to_numpy().tolist()
     [[0.00031, 0.00131], [0.00031, 0.00081]]
-
     """
     days = pd.DatetimeIndex(dates)
     transfer = by_date("transfer_fee_each_side", days, "stock")
@@ -53,7 +50,6 @@ def commission_minimum(dates: Any) -> float:
     """Smallest commission of an order on the dates, yuan (5); marina-rules knows it from 2002-05-01 on.
 
     Raises: ValueError for earlier dates.
-
     """
     days = pd.DatetimeIndex(dates)
     minimum = by_date("commission_min_per_order_cny", days, "stock")
@@ -80,7 +76,6 @@ class Fees:
     [30.0, 1.0, 50.0]
     >>> fees.parts(1, 1_000.0, sell=False)[0]
     5.0
-
     """
 
     def __init__(

@@ -64,7 +64,6 @@ def board_of(code: str) -> str:
 
     >>> board_of("SH600000"), board_of("SZ300001"), board_of("SH688001")
     ('main', 'chinext', 'star')
-
     """
     name = code.upper()
     digits = name[2:]
@@ -129,7 +128,6 @@ def price_limit(
     >>> price_limit(["SH600000", "SZ300001", "BJ430047"], ["2020-08-21", "2021-11-15"])
     array([[0.1, 0.1, nan],
            [0.1, 0.2, 0.3]])
-
     """
     check_choice("side", side, ("up", "down"))
     days, shape = pd.DatetimeIndex(dates), "(D, N) = (days, stocks)"
@@ -166,7 +164,6 @@ def limit_up_price(prev_close: npt.ArrayLike, limit: npt.ArrayLike) -> FloatArra
 
     >>> limit_up_price([10.0, 3.55], 0.1).tolist(), limit_down_price(10.0, 0.1).item()
     ([11.0, 3.91], 9.0)
-
     """
     return _limit_price(prev_close, limit, 1.0)
 
@@ -187,7 +184,6 @@ def lot_rule(codes: Sequence[str], dates: Any) -> Lots:
 
     >>> lot_rule(["SH600000", "SH688001"], ["2022-01-04"])
     Lots(minimum=array([[100., 200.]]), step=array([[100.,   1.]]))
-
     """
     days = pd.DatetimeIndex(dates)
     listed = ~np.isnan(price_limit(codes, days))
@@ -226,7 +222,6 @@ def st_mask(flags: pd.DataFrame | str | Path, codes: Sequence[str], dates: Any) 
     >>> spells = pd.DataFrame({"code": ["SH600001"], "start": ["2022-01-05"], "end": [None]})
     >>> st_mask(spells, ["SH600000", "SH600001"], ["2022-01-04", "2022-01-05"]).tolist()
     [[False, False], [False, True]]
-
     """
     table = flags if isinstance(flags, pd.DataFrame) else pd.read_csv(flags, dtype=str)
     missing = {"code", "start", "end"} - set(table.columns)

@@ -4,8 +4,6 @@ Providers do not agree on what $volume and $amount are (docs/units.md). A unit p
 yuan; `decide` finds it by an identity between the fields.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Mapping
@@ -54,7 +52,6 @@ def decide(amount: npt.ArrayLike, value: npt.ArrayLike) -> str:
         value: $close * $volume, of the same shape.
 
     Raises: ValueError where no profile fits, with the expression to use instead.
-
     """
     middle = _ratio(np.asarray(amount, dtype=np.float64), np.asarray(value, dtype=np.float64))
     profile = profile_of(middle)
@@ -78,7 +75,6 @@ def fields_of(liquidity: Any, *, owner: str) -> list[str]:
     """Fields that turnover needs by a unit profile, "auto", or an expression of one's own with a $field (as it is).
 
     Raises: ValueError, in the name of `owner`, for an option `liquidity` that is none of these.
-
     """
     if liquidity == "auto":
         return ["$close", "$volume", "$amount"]
@@ -98,7 +94,6 @@ def turnover_in_yuan(profile: str, fields: Mapping[str, Field]) -> Field:
     Args:
         profile: a unit profile (not "auto"), or an expression.
         fields: of `fields_of(profile)`, with their $; that of an expression under its own text.
-
     """
     if profile == "adjusted_shares":
         return fields["$close"].astype(np.float64) * fields["$volume"].astype(np.float64)
@@ -116,7 +111,6 @@ def share_of_amount(turnover: npt.ArrayLike, fields: Mapping[str, Field]) -> flo
 
     Returns:
         1 where they agree; None where $amount tells nothing.
-
     """
     amount, claimed = (np.asarray(grid, dtype=np.float64) for grid in (fields["$amount"], turnover))
     profile = profile_of(_ratio(amount, np.asarray(fields["$close"] * fields["$volume"], dtype=np.float64)))
@@ -138,7 +132,6 @@ def check_turnover(values: npt.ArrayLike, expression: str, *, share: float | Non
             have is a warning.
 
     Raises: ValueError for wrong units, naming the mean, what it should be and what to do.
-
     """
     turnover = np.asarray(values, dtype=np.float64)
     finite = turnover[np.isfinite(turnover)]

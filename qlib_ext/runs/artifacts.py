@@ -1,7 +1,5 @@
 """Artifacts and metrics of a run's recorder."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

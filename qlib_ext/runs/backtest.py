@@ -1,7 +1,5 @@
 """The backtest of a run, whole: what its record leaves out is filled in, for record, page and orders alike."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

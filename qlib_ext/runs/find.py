@@ -3,8 +3,6 @@
 By mlflow alone: neither qlib nor the data of the run are needed.
 """
 
-from __future__ import annotations
-
 import difflib
 import pickle
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Where runs are kept and where data come from: classes named in `qlib_init` of a workflow. It needs qlib."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

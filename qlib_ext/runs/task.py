@@ -1,7 +1,5 @@
 """A task as qlib takes it, parts of {class, module_path, kwargs}: its configuration is read here and nowhere else."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What LiquidityTopNStrategy remembers from step to step: what it saw, not what it wished."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """What an order list is made from: a recorded run, the holdings, the market at the close."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +26,6 @@ class ScoredRun:
         scores: by (datetime, instrument), sorted, without indices.
         task: configuration of the task (model, dataset, record).
         qlib_init: the workflow's options of `qlib.init`, empty where they are not recorded.
-
     """
 
     identifier: str
@@ -40,7 +37,6 @@ class ScoredRun:
         """Return a day, the last scored one by default, and its scores (N,).
 
         Raises: ValueError where the day has none.
-
         """
         days = self.scores.index.get_level_values("datetime").unique()
         wanted = days[-1] if day is None else pd.to_datetime(day, errors="coerce")
@@ -66,7 +62,6 @@ def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None) -
     Raises:
         ValueError: no such run, or several, one without scores, or an artifact that cannot be read.
         FileNotFoundError: the file of `uri` is not there.
-
     """
     if name == LATEST and experiment is None:
         _refuse_several(uri)
@@ -98,7 +93,6 @@ def read_holdings(path: str | Path | None) -> pd.DataFrame:
     """Read holdings: columns code (the index), shares (raw shares) and, where the file has it, bought (date).
 
     None: nothing is held. Raises: ValueError for a file that is no such table.
-
     """
     if path is None:
         return pd.DataFrame({"shares": []}, index=pd.Index([], name="code"), dtype=float)
@@ -124,7 +118,6 @@ def check_holdings(holdings: pd.DataFrame, priced: pd.Index) -> pd.DataFrame:
     """Return the holdings of more than no shares; the others need no price.
 
     Raises: ValueError for a code that is repeated, an index or without a price, and shares that cannot be.
-
     """
     shares = holdings["shares"].to_numpy(dtype=float)
     wrong = ~(np.isfinite(shares) & (shares >= 0) & (shares == np.floor(shares)))
@@ -179,7 +172,6 @@ def read_market(
         (shares: smallest buy order, and step above it).
 
     Raises: ValueError without raw prices, for wrong units, and codes that are no A shares.
-
     """
     raw = read_fields(codes, ["$close", "$factor", "$volume"], day, day, lead=LEAD)
     close, factor, volume = (raw[name].astype(np.float64) for name in ("$close", "$factor", "$volume"))

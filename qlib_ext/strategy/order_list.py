@@ -7,8 +7,6 @@ its estimate of the impact among it; the yuan of the list are shares times price
 yuan.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -82,7 +80,6 @@ def make_orders(
     ...     day=pd.Timestamp("2022-03-01"), date=date, fees=Fees([date]))
     >>> orders[["side", "shares", "reason"]].to_numpy().tolist()
     [['buy', 3900, 'increase to target at rank 1; cash is short']]
-
     """
     held = check_holdings(holdings, market.index[market["price"] > 0])
     cash = _cash(capital, cash, float((held["shares"] * market["price"].reindex(held.index)).sum()))
@@ -109,7 +106,6 @@ def days_held(bought: pd.Series, date: pd.Timestamp, calendar: pd.DatetimeIndex)
     """Trading days from the first buy to `date`, by code; inf where the day is not told.
 
     Raises: ValueError for what is no date.
-
     """
     try:
         first = pd.to_datetime(bought)
@@ -157,7 +153,6 @@ def plan_orders(
     >>> orders = plan_orders(run, read_holdings(None), capital=1e6)
     >>> orders["side"].tolist(), bool(orders["yuan"].sum() <= 1e6)
     (['buy'], True)
-
     """
     task = Task(run.task)
     options = (task.liquidity if task.strategy is None else task.strategy) | changed

@@ -1,7 +1,5 @@
 """Orders of one step of LiquidityTopNStrategy: from target yuan and holdings, under caps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

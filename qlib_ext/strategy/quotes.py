@@ -1,7 +1,5 @@
 """What an exchange says of a stock at one step: AShareExchange, qlib's own, or the last close of an order list."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The strategy: placed yuan of `fill_top_n` become orders over days, under a position cap and a trade cap."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -57,7 +55,6 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
     >>> strategy = LiquidityTopNStrategy(signal=pd.Series(1.0, index), participation=0.05, top_n=2)
     >>> strategy.target_yuan(pd.Series([3.0, 2.0, 1.0]), liquidity=pd.Series([20e6] * 3), capital=1.5e6).tolist()
     [750000.0, 750000.0, 0.0]
-
     """
 
     def __init__(
@@ -300,7 +297,6 @@ def read_buffer(option: float | Sequence[int]) -> Buffer:
     """Check the option `rank_buffer`: a factor of at least 1, or [n1, n2] with 1 <= n1 <= n2.
 
     Raises: ValueError for anything else.
-
     """
     allowed = "a factor of 1 or more, or a pair [n1, n2] of whole numbers with 1 <= n1 <= n2"
     wrong = ValueError(f"LiquidityTopNStrategy: rank_buffer is {option!r}; allowed: {allowed}")

@@ -44,7 +44,6 @@ def read_oracle(path: str | Path) -> dict[str, Any]:
 
     >>> sorted(read_oracle(provider))
     ['definition', 'first', 'kind', 'label', 'last', 'oracle', 'parameters', 'version']
-
     """
     try:
         content = json.loads((Path(path).expanduser() / "oracle.json").read_text(encoding="utf-8"))

@@ -95,7 +95,6 @@ def simulate(*, say: Say | None = None, **options: Any) -> Market:
     >>> market = simulate(n_stocks=12, years=0.25, seed=1)
     >>> market.bars["close"].shape == (len(market.days), len(market.codes))
     True
-
     """
     parameters = _checked(options)
     signal, rho, seed = parameters["signal"], parameters["rho"], parameters["seed"]
@@ -176,7 +175,6 @@ def make_market(
     >>> folder = make_market(tempfile.mkdtemp(), n_stocks=12, years=0.25)
     >>> sorted(place.name for place in folder.iterdir())
     ['README.md', 'calendars', 'features', 'instruments', 'macro.csv', 'oracle.json']
-
     """
     target = Path(path).expanduser().resolve()
     files.check_target(target)
@@ -215,7 +213,6 @@ def ensure_market(path: str | Path = DEFAULT_PATH, *, say: Say | None = None, **
         options: of `make_market`; a market there that was built with others is an error, not replaced.
 
     Returns: the folder.
-
     """
     target = Path(path).expanduser().resolve()
     if files.read_oracle(target).get("version") != VERSION:

@@ -3,8 +3,6 @@
 It is read without running any code in it (`torch.load` with `weights_only`). Private to `trainer`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -62,7 +60,6 @@ class Checkpoint:
         facts: what the run is, name -> text; another run's file is refused.
 
     Raises: ValueError for a folder.
-
     """
 
     def __init__(self, path: str, facts: Mapping[str, str]) -> None:
@@ -98,7 +95,6 @@ class Checkpoint:
         """Put the run where the file left it; False where there is no file.
 
         Raises: ValueError for a file that is no checkpoint, or that of another run: what differs, and the cure.
-
         """
         if not self.path.exists():
             return False

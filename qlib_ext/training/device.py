@@ -1,7 +1,5 @@
 """Where a network runs: its device and precision, and random numbers that leave those of others alone."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +17,6 @@ def pick_device(device: Any) -> torch.device:
     """Return the device; "auto" takes a GPU where there is one.
 
     Raises: ValueError for anything but "auto", "cpu", "cuda" and "cuda:<number>", and for an absent GPU.
-
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

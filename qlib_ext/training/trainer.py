@@ -1,7 +1,5 @@
 """Trainer: one epoch function for training and validation, early stop by what real money would have earned."""
 
-from __future__ import annotations
-
 import copy
 import math
 import warnings
@@ -68,7 +66,6 @@ class Trainer:
     >>> history = trainer.fit(panel, train, valid)
     >>> len(history.epochs), trainer.predict(panel, valid).shape == (len(valid), len(panel.stocks))
     (2, True)
-
     """
 
     measure: Measure | None = None  # of your own; recorded trainers may lack it
@@ -164,7 +161,6 @@ class Trainer:
 
         Raises: ValueError without a usable day, for a metric that is never defined, or a checkpoint that is not of this
             training; FloatingPointError where loss or scores stop being finite.
-
         """
         train, valid, history = self._usable(panel, train, valid)
         file = None
@@ -268,7 +264,6 @@ class Trainer:
 
         Returns: the mean loss over valid days (NaN without one), and the scores (len(rows), N) of a pass that does
             not learn, NaN where absent.
-
         """
         learn = optimiser is not None
         self.net.train(learn)

@@ -3,8 +3,6 @@
 The files are read directly; qlib is not needed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,7 +98,6 @@ def survey(
         say: called with a line on the progress.
 
     Raises: ValueError for no provider, an unknown universe or model, units that make no sense, or too few days.
-
     """
     check_choice("model", model, WINDOWS)
     tell = say or (lambda _line: None)
@@ -143,7 +140,6 @@ def choose_universe(universes: list[Universe], *, asked: bool = False) -> tuple[
     """Choose a universe and say why: the largest without indices that two cores can train on in minutes.
 
     Raises: ValueError where none has enough stocks.
-
     """
     fit = [u for u in universes if u.daily >= LEAST_STOCKS]
     if not fit:
@@ -174,7 +170,6 @@ def split_days(begin: int, end: int, *, stocks: float, window: int) -> dict[str,
     The first `LOOK_BACK` days are left to the features. At most `MOST_YEARS` years and `MOST_ROWS` stock days.
 
     Raises: ValueError for too few days.
-
     """
     if end - begin + 1 < LEAST_DAYS:
         raise ValueError(f"{end - begin + 1} days with bars are too few to train on; {LEAST_DAYS} are needed")
@@ -204,7 +199,6 @@ def _units(market: Market) -> tuple[str, float]:
     """Tell the unit profile and mean turnover of a stock and day in yuan.
 
     Raises: ValueError where no profile fits, or no $amount tells whether an unusual turnover is yuan.
-
     """
     profile, traded = market.profile, market.traded.sum()
     mean = float(market.turnover.sum() / traded) if traded else float("nan")
@@ -221,7 +215,6 @@ def _liquidity(provider: Provider, universe: str, profile: str, rows: tuple[int,
     """Median over members and days of the mean turnover of `LIQUIDITY_DAYS` days, in yuan, from some of the members.
 
     Raises: ValueError where no member trades.
-
     """
     codes = _spread(stocks_of(provider, universe), SAMPLE)
     begin = max(rows[0] - LIQUIDITY_DAYS + 1, 0)

@@ -1,7 +1,5 @@
 """Read a workflow as qrun does."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ def load_workflow(path: str | Path) -> dict[str, Any]:
     """Read a workflow as qrun does: jinja with environment variables, BASE_CONFIG_PATH, the folders of `sys`.
 
     Raises: OSError for a missing file, ValueError for a template or YAML error, or a workflow without a task.
-
     """
     from qlib.cli.run import render_template, sys_config
     from qlib.utils.data import update_config

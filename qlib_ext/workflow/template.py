@@ -1,7 +1,5 @@
 """What a survey found, in words, and as a workflow for qrun (`template.yaml`)."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -12,10 +10,6 @@ from qlib_ext.rules import PROFILES
 from qlib_ext.workflow.findings import CAPITAL, FEWEST, PARTICIPATION, WINDOWS, Survey, Universe
 
 FEATURES = 158
-_MARKS = {  # not those of the workflow that is written, which qrun renders in its turn
-    **{"variable_start_string": "@(", "variable_end_string": ")@"},
-    **{"block_start_string": "@%", "block_end_string": "%@"},
-}
 _LACKS = {
     "vwap": "$vwap: the feature VWAP0 will be 0",
     "factor": "$factor: limits and lots will be approximate",
@@ -31,11 +25,18 @@ def workflow_text(survey: Survey, model: str) -> str:
 
     >>> found = survey("~/.qlib/qlib_data/cn_data")  # doctest: +SKIP
     >>> Path("workflow.yaml").write_text(workflow_text(found, "mlp"))  # doctest: +SKIP
-
     """
     check_choice("model", model, WINDOWS)
     text = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
-    template = Environment(**_MARKS, keep_trailing_newline=True, trim_blocks=True, undefined=StrictUndefined)
+    template = Environment(  # its marks are not those of the workflow that is written, which qrun renders in its turn
+        variable_start_string="@(",
+        variable_end_string=")@",
+        block_start_string="@%",
+        block_end_string="%@",
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
     quoted = {"provider": str(survey.folder), "universe": survey.universe.name}
     return template.from_string(text).render(
         survey=survey,
