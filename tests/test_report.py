@@ -353,7 +353,7 @@ def test_every_definition_has_its_chinese():
         *(f"{name}.{key}" for name, of in evaluate.EXECUTION_DEFINITIONS.items() for key in of if "..." not in key),
     }
     returns = {"paper": pd.Series([0.01, 0.02], pd.bdate_range("2022-01-04", periods=2))}
-    keys |= {f"waterfall.{key}" for key in execution.waterfall(returns).attrs["definitions"]}
+    keys |= {f"waterfall.{key}" for key in evaluate.waterfall(returns).attrs["definitions"]}
     assert sorted(keys - set(TEXTS["definitions"])) == ["liquidation.mean_days"]  # with its participation in it
     sentence = evaluate.EXECUTION_DEFINITIONS["liquidation"]["mean_days"]
     assert sentence.replace("`participation`", "{share}") in TEXTS["recorded"]
