@@ -1,3 +1,5 @@
+import pickle
+
 """The tables of `execution` by hand, and the backtest's record on a small embedded market and on real data."""
 
 import os
@@ -514,7 +516,7 @@ def test_qlibs_own_exchange_goes_on_working(market):
         made._generate()
 
 
-@pytest.mark.parametrize("own", [None, {}, {"backtest": {"exchange_kwargs": {}}}, {"strategy": None}])
+@pytest.mark.parametrize("own", [None, {}, {"backtest": {"exchange_kwargs": None}}, {"strategy": {"kwargs": None}}])
 def test_what_a_workflow_leaves_out(market, own):
     """It is what the workflows wrote in full."""
     caps = {"participation": 0.05, "trade_participation": 0.05}
@@ -524,6 +526,31 @@ def test_what_a_workflow_leaves_out(market, own):
     full, bare = (PortAnaRecord(None, config, dataset=market[2]) for config in (whole, own))
     assert [getattr(bare, name) for name in names] == [getattr(full, name) for name in names]
     assert bare.list() == full.list() and bare.strategy_config["kwargs"]["liquidity"] == "community"
+
+
+def test_a_run_keeps_what_it_traded_by(market):
+    """What it left out is read as it was then, whatever the defaults are today; of runs that kept nothing, literally."""
+    record = {"class": "PortAnaRecord", "module_path": "qlib_ext.record", "kwargs": {"waterfall": False}}
+    made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), dataset=market[2], waterfall=False)
+    plan = made._generate()["plan.pkl"]
+    assert pickle.loads(pickle.dumps(plan))["backtest"]["account"] == 150e6 and "plan.pkl" in made.list()
+    task = {"record": [record], "dataset": {"kwargs": {"segments": {"test": ["2020-06-01", "2020-07-07"]}}}}
+    for kept in (Task(task), Task(task, recorded=True, plan=plan)):  # to be run, and as it ran
+        assert kept.strategy["rank_buffer"] == 2.0 and kept.exchange["participation"] == 0.05
+        assert kept.backtest["account"] == 150e6 and kept.backtest["start_time"] == "2020-06-01"
+    bare = Task(task, recorded=True)
+    assert bare.strategy is None and bare.exchange is None and bare.backtest == {}
+
+
+def test_a_record_of_ones_own_is_read_too():
+    strategy = {"class": "LiquidityTopNStrategy", "kwargs": {"top_n": 5}}
+    record = {"class": "MyRecord", "module_path": "mine", "kwargs": {"config": {"strategy": strategy}}}
+    assert Task({"record": record}).strategy == Task({"record": record}, recorded=True).strategy == {"top_n": 5}
+
+
+def test_a_misspelt_key_of_the_backtest_is_an_error(market):
+    with pytest.raises(TypeError, match=r"no option 'acount'; close: \['account'\]"):
+        PortAnaRecord(None, {"backtest": {"acount": 1e6}}, dataset=market[2])
 
 
 def test_a_workflow_states_what_differs(market):

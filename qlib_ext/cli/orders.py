@@ -102,9 +102,8 @@ def _show(table: Any, run: Any) -> None:
     when = "" if first is None else f"for {first['date']:%Y-%m-%d}, scores of {first['signal_date']:%Y-%m-%d}: "
     lines = [f"run {run.identifier}, {when}{', '.join(parts)}, not traded {idle}"]
     from qlib_ext import strategy
-    from qlib_ext.runs import Task
 
-    if Task(run.task).strategy is None:
+    if run.recorded_task.strategy is None:
         lines.append("the run records no LiquidityTopNStrategy: its defaults are used")
     if first is not None and not strategy.next_day(first["signal_date"])[1]:
         lines.append("the calendar ends with the scores: the next weekday is taken, holidays are not known")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qlib_ext.runs import DEFAULT_URI, FACTS, Run, Task, find_run, load_artifacts
+from qlib_ext.runs import DEFAULT_URI, FACTS, PLAN, Run, Task, find_run, load_artifacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,11 +138,12 @@ def run_context(run: Run, artifacts: Mapping[str, Any] | None = None, *, title: 
     """Give what the header of a recorded run's page says (see `record.context_of`)."""
     from qlib_ext.record import context_of
 
-    kept = load_artifacts(run, ["task", "config", FACTS])
+    kept = load_artifacts(run, ["task", "config", FACTS, PLAN])
     provider = str(kept.get("config", {}).get("qlib_init", {}).get("provider_uri", "?"))
     names = {"experiment": run.experiment, "run": run.id, "started": f"{run.started:%Y-%m-%d %H:%M} UTC"}
     task, facts = kept.get("task", {}), kept.get(FACTS)
-    return context_of(task, artifacts or {}, names, provider=provider, facts=facts, title=title)
+    plan = {path: kept[path] for path in (PLAN,) if path in kept}
+    return context_of(task, dict(artifacts or {}) | plan, names, provider=provider, facts=facts, title=title)
 
 
 def _show(comparison: Comparison) -> None:

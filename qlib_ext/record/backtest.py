@@ -3,7 +3,7 @@
 The tables are those of `execution`; here they are filled from qlib's objects.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -33,13 +33,14 @@ from qlib_ext.record.tables import (
     make_tables,
 )
 from qlib_ext.record.waterfall import NO_BUFFER, judged_stages, stage_changes, traded_stages
-from qlib_ext.runs import complete_backtest, names_class
+from qlib_ext.runs import PLAN, complete_backtest, names_class
 from qlib_ext.strategy import LiquidityTopNStrategy
 
 logger = get_module_logger("qlib_ext.backtest")
 
 OF_QLIB = ("risk_analysis_freq", "indicator_analysis_freq", "indicator_analysis_method", "skip_existing")
 SPAN, DAY = ("start_time", "end_time"), pd.Timedelta(days=1)
+BACKTEST = (*SPAN, "account", "benchmark", "exchange_kwargs", "pos_type")
 
 
 class PortAnaRecord(record_temp.PortAnaRecord):
@@ -104,6 +105,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     ) -> None:
         refuse_unknown(type(self), [name for name in kw if name not in OF_QLIB], ("config", "waterfall", *OF_QLIB))
         refuse_unknown("PortAnaRecord's config", config or (), ("strategy", "executor", "backtest"))
+        refuse_unknown("PortAnaRecord's backtest", (config or {}).get("backtest") or (), BACKTEST)
         super().__init__(recorder, complete_backtest(config, getattr(dataset, "segments", None)), **kw)
         self.dataset, self.waterfall = dataset, waterfall
         self._exchange = _options(self._exchange_kwargs().get("exchange"), "AShareExchange")
@@ -139,7 +141,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
     def list(self) -> list[str]:
         """Name the artifacts."""
-        names = list(super().list())
+        names = [*super().list(), PLAN.rpartition("/")[2]]
         if self._exchange is not None:
             names += ["blocked.pkl", "fills.pkl", "settled.pkl", "rules_citations.pkl"]
         return names + (["daily_log.pkl", "daily_targets.pkl"] if self._strategy is not None else [])
@@ -157,7 +159,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         self.strategy_config, self.executor_config = _ready(strategy), _ready(executor)
         self.backtest_config = kept[2] | {"exchange_kwargs": {"exchange": exchange}} | self._no_benchmark()
         try:
-            artifacts: dict[str, Any] = super()._generate(**kwargs)
+            artifacts: dict[str, Any] = super()._generate(**kwargs) | {PLAN.rpartition("/")[2]: _plan(*kept)}
         finally:
             self.strategy_config, self.executor_config, self.backtest_config = kept
         for teller in (exchange, *_strategies(strategy, executor)):
@@ -315,3 +317,19 @@ def _strategies(strategy: Any, executor: Any) -> Iterator[Any]:
     if isinstance(executor, NestedExecutor):
         yield from _strategies(executor.inner_strategy, executor.inner_executor)
     yield strategy
+
+
+def _plan(strategy: Any, executor: Any, backtest: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what the run trades by, to be read later: configurations as they are, of an object its class alone."""
+
+    def plain(part: Any) -> Any:
+        return part if isinstance(part, Mapping | str) or part is None else {"class": type(part)}
+
+    options = dict(backtest.get("exchange_kwargs") or {})
+    if "exchange" in options:
+        options["exchange"] = plain(options["exchange"])
+    return {
+        "strategy": plain(strategy),
+        "executor": plain(executor),
+        "backtest": {**backtest, "exchange_kwargs": options},
+    }

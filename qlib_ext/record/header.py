@@ -12,7 +12,7 @@ from qlib_ext.exchange import Options, prices
 from qlib_ext.record.facts import package_versions
 from qlib_ext.record.judgement import Money
 from qlib_ext.report import Context, Text, plain, text
-from qlib_ext.runs import BENCHMARK, Task, class_name, options_of
+from qlib_ext.runs import BENCHMARK, PLAN, Task, class_name, options_of
 
 _REPORT = "portfolio_analysis/report_normal_1day.pkl"
 _PACKAGES = ("qlib_ext", "pyqlib", "torch", "pandas", "numpy", "plotly")
@@ -40,7 +40,7 @@ def context_of(
         title: of the page; None: the experiment's name.
         label: expression, where it is known better than by the task.
     """
-    plan, facts = Task(task), facts or {}
+    plan, facts = Task(task, recorded=True, plan=artifacts.get(PLAN)), facts or {}
     universe = _universe(options_of(plan.handler).get("instruments", "?"))
     record, expression = plan.record("LiquidityRecord"), label or plan.label
     money = None if record is None else Money(**{f.name: record[f.name] for f in fields(Money) if f.name in record})

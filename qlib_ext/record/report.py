@@ -15,7 +15,7 @@ from qlib_ext.options import refuse_unknown
 from qlib_ext.record.facts import keep_facts
 from qlib_ext.record.header import context_of, provider_folder
 from qlib_ext.report import artifact_paths, report_html
-from qlib_ext.runs import FACTS, load_if_there
+from qlib_ext.runs import FACTS, PLAN, load_if_there
 
 logger = get_module_logger("qlib_ext.report")
 
@@ -73,7 +73,7 @@ class ReportRecord(ACRecordTemp):
             cure = f"pip install 'qlib_ext[report]', then `qlib-ext report {self.recorder.id}`"
             logger.warning(f"no {PAGE}: it needs plotly, which is not here. {cure}")
             return {}
-        paths = artifact_paths(self.sections)
+        paths = (*artifact_paths(self.sections), PLAN)
         artifacts = {path: value for path in paths if (value := load_if_there(self.recorder, path)) is not None}
         task = load_if_there(self.recorder, "task") or {}
         run = {"run": str(self.recorder.id), "started": str(self.recorder.start_time or "")[:19]}

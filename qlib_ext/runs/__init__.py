@@ -1,7 +1,7 @@
 """Recorded runs: found, read, logged to. Where they are kept stands in `qlib_ext.recorder`, which needs qlib."""
 
 from qlib_ext.runs.artifacts import FACTS, load_if_there, log_finite
-from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
+from qlib_ext.runs.backtest import BENCHMARK, PLAN, complete_backtest
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
 from qlib_ext.runs.task import Task, class_name, names_class, options_of
 
@@ -10,6 +10,7 @@ __all__ = [
     "DEFAULT_URI",
     "FACTS",
     "LATEST",
+    "PLAN",
     "Run",
     "Task",
     "class_name",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 BENCHMARK = "SH000300"  # where a record names none
+PLAN = "portfolio_analysis/plan.pkl"  # the complete backtest of a run, as its PortAnaRecord traded it
 
 
 def default_backtest() -> dict[str, Any]:
@@ -44,16 +45,19 @@ def complete_backtest(config: Mapping[str, Any] | None, segments: Mapping[str, A
     """
     default, own = default_backtest(), dict(config or {})
     test = (segments or {}).get("test")
-    first, last = test if isinstance(test, list | tuple) else (None, None)
+    first, last = test if isinstance(test, list | tuple) and len(test) == 2 else (None, None)
     default["backtest"] |= {"start_time": first, "end_time": last}
-    options = (own.get("backtest") or {}).get("exchange_kwargs") or {}
-    if options and "exchange" not in options:
+    options = (own.get("backtest") or {}).get("exchange_kwargs")
+    if options is not None and "exchange" not in options:
         del default["backtest"]["exchange_kwargs"]
-    return _over(default, {name: part for name, part in own.items() if part is not None})
+    complete: dict[str, Any] = _over(default, own)
+    return complete
 
 
 def _over(default: Any, own: Any) -> Any:
     """Put options over the default ones, key by key."""
+    if isinstance(default, Mapping) and own is None:
+        return default
     if not isinstance(default, Mapping) or not isinstance(own, Mapping) or "class" in own:
         return own
     return {**default, **{key: _over(default.get(key), value) for key, value in own.items()}}

@@ -33,6 +33,8 @@ class Task:
 
     Attributes:
         config: model, dataset and record(s).
+        recorded: whether it was run: what its backtest left out then is not today's default.
+        plan: the complete backtest that the run kept (`PLAN`); None: of runs that kept none.
 
     >>> dataset = {"class": "DayDatasetH", "kwargs": {"step_len": 8, "label": "Ref($close, -2)/Ref($close, -1) - 1"}}
     >>> task = Task({"dataset": dataset, "record": {"class": "LiquidityRecord", "kwargs": {"top_n": 30}}})
@@ -41,6 +43,8 @@ class Task:
     """
 
     config: Mapping[str, Any]
+    recorded: bool = False
+    plan: Mapping[str, Any] | None = None
 
     @property
     def models(self) -> list[Mapping[str, Any]]:
@@ -88,15 +92,22 @@ class Task:
 
     @property
     def trading_records(self) -> list[dict[str, Any]]:
-        """Configurations of the records that trade: PortAnaRecord and what is named after it."""
-        return [dict(record) for record in self.records if class_name(record).endswith("PortAnaRecord")]
+        """Configurations of the records that trade: PortAnaRecord, and those with a strategy or a backtest."""
+        return [
+            dict(record)
+            for record in self.records
+            if class_name(record).endswith("PortAnaRecord")
+            or {"strategy", "backtest"} & set(_part(options_of(record), "config"))
+        ]
 
     @property
     def backtests(self) -> list[dict[str, Any]]:
-        """Strategy, executor and backtest of each record that trades; of our PortAnaRecord complete."""
+        """Strategy, executor and backtest of each record that trades; of our PortAnaRecord complete, as it will run."""
+        if self.plan is not None:
+            return [dict(self.plan)]
         return [
             complete_backtest(options_of(record).get("config"), self.segments)
-            if names_class(record, "PortAnaRecord") and _home(record) == "qlib_ext"
+            if not self.recorded and names_class(record, "PortAnaRecord") and _home(record) == "qlib_ext"
             else _part(options_of(record), "config")
             for record in self.trading_records
         ]

@@ -12,7 +12,7 @@ import pandas as pd
 from qlib_ext.exchange import LEAD
 from qlib_ext.provider import calendar, last_known, listed_days, load_liquidity, read_fields, trailing_volatility
 from qlib_ext.rules import NEW_DAYS, is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
-from qlib_ext.runs import DEFAULT_URI, LATEST, find_run, list_runs, load_artifacts
+from qlib_ext.runs import DEFAULT_URI, LATEST, PLAN, Task, find_run, list_runs, load_artifacts
 
 # --- the run
 
@@ -26,12 +26,19 @@ class ScoredRun:
         scores: by (datetime, instrument), sorted, without indices.
         task: configuration of the task (model, dataset, record).
         qlib_init: the workflow's options of `qlib.init`, empty where they are not recorded.
+        plan: the complete backtest that the run kept; None where it kept none.
     """
 
     identifier: str
     scores: pd.Series
     task: dict[str, Any]
     qlib_init: dict[str, Any]
+    plan: dict[str, Any] | None = None
+
+    @property
+    def recorded_task(self) -> Task:
+        """The task as it was run."""
+        return Task(self.task, recorded=True, plan=self.plan)
 
     def score(self, day: str | None) -> tuple[pd.Timestamp, pd.Series]:
         """Return a day, the last scored one by default, and its scores (N,).
@@ -66,7 +73,7 @@ def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None) -
     if name == LATEST and experiment is None:
         _refuse_several(uri)
     run = find_run(name, uri=uri, experiment=experiment)
-    kept = load_artifacts(run, ["pred.pkl", "task", "config"])
+    kept = load_artifacts(run, ["pred.pkl", "task", "config", PLAN])
     if "pred.pkl" not in kept or "task" not in kept:
         raise ValueError(f"run {run.id} has no pred.pkl and task: it needs a SignalRecord, and an end")
     scores, config = kept["pred.pkl"], kept.get("config", {})  # qrun writes it; a run made in Python has none
@@ -76,7 +83,7 @@ def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None) -
     scores = scores[~codes.map(lambda code: is_index(str(code))).to_numpy(dtype=bool)].sort_index()
     if not len(scores):
         raise ValueError(f"run {run.id} has no scores of stocks in pred.pkl")
-    return ScoredRun(run.id, scores, kept["task"], dict(config.get("qlib_init", {})))
+    return ScoredRun(run.id, scores, kept["task"], dict(config.get("qlib_init", {})), kept.get(PLAN))
 
 
 def _refuse_several(uri: str) -> None:

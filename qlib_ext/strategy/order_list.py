@@ -154,7 +154,7 @@ def plan_orders(
     >>> orders["side"].tolist(), bool(orders["yuan"].sum() <= 1e6)
     (['buy'], True)
     """
-    task = Task(run.task)
+    task = run.recorded_task
     options = (task.liquidity if task.strategy is None else task.strategy) | changed
     strategy = LiquidityTopNStrategy(signal=_NOTHING, **options)
     dealt = _exchange_of(task, commission)
