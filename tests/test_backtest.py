@@ -1,8 +1,7 @@
-import pickle
-
 """The tables of `execution` by hand, and the backtest's record on a small embedded market and on real data."""
 
 import os
+import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -529,7 +528,7 @@ def test_what_a_workflow_leaves_out(market, own):
 
 
 def test_a_run_keeps_what_it_traded_by(market):
-    """What it left out is read as it was then, whatever the defaults are today; of runs that kept nothing, literally."""
+    """What it left out is read as it was then, whatever the defaults are today; a run without a plan, literally."""
     record = {"class": "PortAnaRecord", "module_path": "qlib_ext.record", "kwargs": {"waterfall": False}}
     made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), dataset=market[2], waterfall=False)
     plan = made._generate()["plan.pkl"]
