@@ -14,13 +14,13 @@ def close_names(word: Any, allowed: Iterable[str]) -> list[str]:
     return [by_lower[name] for name in difflib.get_close_matches(str(word).lower(), list(by_lower), n=3)]
 
 
-def check_choice(what: str, value: Any, allowed: Iterable[str]) -> None:
-    """Raise ValueError for a value that is not allowed, naming the close ones."""
+def check_choice(what: str, value: Any, allowed: Iterable[str], *, hint: str = "") -> None:
+    """Raise ValueError for a value that is not allowed, naming the close ones; the hint is put behind the message."""
     names = tuple(allowed)
     if value not in names:
         close = " or ".join(repr(name) for name in close_names(value, names))
-        hint = f" (did you mean {close}?)" if close else ""
-        raise ValueError(f"unknown {what} {value!r}{hint}. Allowed: {', '.join(names)}")
+        meant = f" (did you mean {close}?)" if close else ""
+        raise ValueError(f"unknown {what} {value!r}{meant}. Allowed: {', '.join(names)}{hint}")
 
 
 def refuse_unknown(owner: str | type, given: Iterable[str], allowed: Iterable[str]) -> None:

@@ -33,6 +33,7 @@ from qlib_ext.evaluate import (
     waterfall,
 )
 from qlib_ext.exchange import SETTLED, AShareExchange
+from qlib_ext.provider import load_liquidity
 from qlib_ext.record import Money, PortAnaRecord, all_blocked, holdings, judge, judged_stages, stage_changes
 from qlib_ext.rules import is_index
 from qlib_ext.runs import Task
@@ -351,6 +352,20 @@ def test_the_tables_agree_with_the_account(whole):
     assert tables["participation"]["yuan"].sum() == pytest.approx(got["fills.pkl"]["yuan"].sum())
     sold = tables["liquidation"][["gone_1", "gone_2", "gone_5", "gone_10"]].dropna()
     assert (sold.diff(axis=1).iloc[:, 1:] >= -1e-12).all().all() and len(sold) > 20
+
+
+def test_a_frame_of_liquidity_need_only_reach_the_last_signal_day(whole, market):
+    days, codes = whole[1]["report_normal_1day.pkl"].index, list(market[2].panel.stocks)
+    frame = load_liquidity(codes, days[0], days[-2], profile="community", past=True).iloc[::-1]
+    recorder = Run(**{"pred.pkl": market[3]})
+    made = PortAnaRecord(recorder, configuration(liquidity_frame=frame), dataset=market[2], waterfall=False)
+    artifacts = made._generate()
+    got, loaded = (each["execution.pkl"]["liquidation"] for each in (artifacts, whole[1]))
+    pd.testing.assert_frame_equal(got.iloc[:-1], loaded.iloc[:-1])
+    book = holdings(artifacts["positions_normal_1day.pkl"]).iloc[-1:]  # by the liquidity of the day before
+    expected = days_to_liquidate(book, frame.sort_index().ffill().iloc[[-1]].set_axis(days[-1:]), 0.05)
+    pd.testing.assert_frame_equal(got.iloc[-1:], expected)
+    assert expected["unknown"].item() == 0
 
 
 def test_the_waterfall_falls_step_by_step(whole, market):

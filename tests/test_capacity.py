@@ -304,7 +304,7 @@ def test_errors_name_what_came():
     grids = market(0, days=3, stocks=4)
     for options, match in (
         ({"capitals": [0.0]}, "capital is 0.0"),
-        ({"capitals": []}, "capital is 0.0"),
+        ({"capitals": []}, r"capitals: got \[\]"),
         ({"participation": 0}, "participation is 0"),
         ({"top_n": 0}, "top_n is 0"),
         ({"benchmark": [0.0]}, "benchmark must be 3 finite"),

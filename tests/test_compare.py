@@ -214,6 +214,7 @@ def test_against_another_run():
         ({"against": "c"}, "no run 'c'.*a, b"),
         ({"block": 61}, "block is 61.*1.*60"),
         ({"block": 2, "horizon": 5}, "block is 2"),
+        ({"horizon": 61}, "label's 61 days are too many for 120 .*60"),
         ({"draws": 10}, "draws is 10"),
     ],
 )

@@ -388,6 +388,10 @@ def test_what_is_wrong_is_said(hand):
     for name, value in types.items():
         with pytest.raises(ValueError, match=re.escape(f"AShareExchange: {name} is {value!r}; allowed: ")):
             made(**{"open_cost": 0.0, "close_cost": 0.0, name: value})
+    assert made(volume_threshold=None).options.volume_threshold is None
+    for pair in (None, {"buy": ["cum", "$volume"]}):
+        with pytest.raises(ValueError, match=r"volume_threshold is .*\[cum or current, expression\]"):
+            made(volume_threshold={"all": pair})
     with pytest.raises(ValueError, match="no trading day"):
         made(start_time="2030-01-01", end_time="2030-02-01", codes=[MAIN])
     with pytest.raises(ValueError, match="wrong units"):

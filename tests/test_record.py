@@ -305,7 +305,7 @@ def test_lightgbm_learns_is_deterministic_and_samples():
 
 def test_errors_of_the_baselines(panel, monkeypatch):
     rows = PARTS["test"]
-    with pytest.raises(ValueError, match="'num_leafs'.*'num_leaves'"):
+    with pytest.raises(ValueError, match="'num_leafs'.*'num_leaves'.*beside `parameters` rounds"):
         LightGBM(parameters={"num_leafs": 3})
     with pytest.raises(ValueError, match="rounds is 0"):
         LightGBM(rounds=0)
@@ -314,6 +314,24 @@ def test_errors_of_the_baselines(panel, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     with pytest.raises(ImportError, match="pip install lightgbm, or leave it out of `baselines`"):
         LightGBM().fit_predict(panel, PARTS["train"], PARTS["valid"], rows)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"baselines": []}, r"baselines is \[\]; allowed: a list of one or more, each once"),
+        ({"baselines": ["reversal", "reversal"]}, r"baselines is \['reversal', 'reversal'\].*each once"),
+        ({"baselines": "reversal"}, "baselines is 'reversal'; allowed: a list"),
+        ({"baselines": ["reversl"]}, "'reversl'.*'reversal'"),
+        ({"lightgbm": {"round": 3}}, "'round'; close: .*'rounds'"),
+        ({"lightgbm": {"parameters": None}}, "lightgbm is .*'parameters': None"),
+    ],
+)
+def test_wrong_baselines_are_named_through_qlib(run, wrong, match):
+    """After a TypeError qlib tries once more without the dataset, and tells of that alone."""
+    config = {"class": "BaselineRecord", "module_path": "qlib_ext.record", "kwargs": wrong}
+    with pytest.raises(ValueError, match=match):
+        init_instance_by_config(config, recorder=run[0], try_kwargs={"model": None, "dataset": run[1]})
 
 
 def test_baseline_record(run, panel, said):

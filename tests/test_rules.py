@@ -123,8 +123,9 @@ def test_dates_that_begin_within_the_first_days_know_the_day_of_the_listing():
 
 def test_price_limit_says_what_is_wrong():
     days = pd.bdate_range("2022-01-03", periods=3)
-    with pytest.raises(ValueError, match=r"\(3, 1\), listed_days \(2, 1\)"):
-        price_limit(["SH600000"], days, listed_days=np.ones((2, 1)))
+    for name in ("st", "listed_days"):
+        with pytest.raises(ValueError, match=rf"{name} has shape \(2, 1\).*\(days, stocks\) = \(3, 1\)"):
+            price_limit(["SH600000"], days, **{name: np.ones((2, 1))})
     with pytest.raises(ValueError, match="side 'both'"):
         price_limit(["SH600000"], days, side="both")
     with pytest.raises(ValueError, match="consecutive trading days"):
@@ -201,7 +202,7 @@ def test_special_treatment_narrows_the_limit():
     assert limit[:, 0].tolist() == [0.05, 0.05, 0.05, 0.10]
     assert limit[:, 2].tolist() == [0.05, 0.20, 0.20, 0.20]
     assert limit[:, 1].tolist() == [0.10] * 4
-    with pytest.raises(ValueError, match=r"st \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"st has shape \(2, 2\)"):
         price_limit(CODES, days, st=np.ones((2, 2), dtype=bool))
 
 

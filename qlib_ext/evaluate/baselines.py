@@ -84,7 +84,8 @@ class LightGBM:
         for name, least in (("rounds", 1), ("patience", 1), ("max_rows", 2), ("seed", 0)):
             check_number(f"lightgbm: {name}", getattr(self, name), f"[{least}, inf)", whole=True)
         for name in self.parameters:
-            check_choice("parameter of lightgbm", name, PARAMETERS)
+            hint = "; and beside `parameters` rounds, patience, max_rows, seed"
+            check_choice("parameter of lightgbm", name, PARAMETERS, hint=hint)
 
     def fit_predict(self, panel: DayPanel, train: Rows, valid: Rows, rows: Rows) -> tuple[Grid, str]:
         """Learn from the days `train`, stop on `valid`, score `rows`; deterministic.

@@ -94,7 +94,9 @@ def capacity_curve(
     """
     ranked, traded, step, sigma, can_buy = _grids(score, liquidity, step_return, volatility, buyable)
     amounts = sorted({float(capital) for capital in capitals})
-    for amount in amounts or [0.0]:
+    if not amounts:
+        raise ValueError("capitals: got []; allowed: one or more, yuan, such as [10e6, 150e6]")
+    for amount in amounts:
         check_number("capital", amount, "(0, inf)", hint=" (yuan, such as 150e6)")
     known = np.flatnonzero(np.isfinite(step).any(axis=1))
     if not len(known):

@@ -118,8 +118,11 @@ def compare(
     days, left = _common(
         {run if len(of) == 1 else f"{run} {i + 1}": f for run, of in runs.items() for i, f in enumerate(of)}
     )
+    most = len(days) // 2
+    if horizon > most:
+        raise ValueError(f"the label's {horizon} days are too many for {len(days)} common days, allowed: up to {most}")
     length = block_length(len(days), horizon) if block is None else block
-    check_number("block", length, f"[{horizon}, {len(days) // 2}]", whole=True, hint=", days from the label's on")
+    check_number("block", length, f"[{horizon}, {most}]", whole=True, hint=", days from the label's on")
     check_number("draws", draws, "[100, inf)", whole=True)
     check_number("seed", seed, "[0, inf)", whole=True)
     rows = circular_blocks(len(days), int(length), draws, seed)

@@ -165,7 +165,7 @@ class AShareExchange(Exchange):
 
     @property
     def quote_df(self) -> pd.DataFrame:
-        """The quote as a long frame, index (instrument, datetime), chosen on each call; a row for every day."""
+        """The quote as a long frame, index (instrument, datetime), made on each call; a row for every day."""
         quote = getattr(self, "quote", None)
         if quote is None:  # while qlib's __init__ runs
             return pd.DataFrame()

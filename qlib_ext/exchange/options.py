@@ -193,13 +193,16 @@ def thresholds(option: Any) -> Any:
     if isinstance(option, dict):
         if wrong := sorted(set(option) - {"all", "buy", "sell"}):
             raise ValueError(f"{_OWNER}: volume_threshold has {wrong}; allowed: all, buy and sell")
-        return {side: thresholds(pair) for side, pair in option.items()}
+        return {side: _threshold(pair) for side, pair in option.items()}
+    return None if option is None else _threshold(option)
+
+
+def _threshold(option: Any) -> tuple[str, str]:
     pair = _tuple(option)
-    if pair is None or (
-        isinstance(pair, tuple) and len(pair) == 2 and pair[0] in ("cum", "current") and isinstance(pair[1], str)
-    ):
-        return pair
-    raise _wrong("volume_threshold", option, "[cum or current, expression]")
+    fits = isinstance(pair, tuple) and len(pair) == 2 and pair[0] in ("cum", "current") and isinstance(pair[1], str)
+    if not fits:
+        raise _wrong("volume_threshold", option, "[cum or current, expression]")
+    return pair
 
 
 def _tuple(value: Any) -> Any:

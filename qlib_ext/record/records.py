@@ -283,6 +283,9 @@ class BaselineRecord(MoneyRecord):
         baselines: some of `evaluate.BASELINES`; None: all.
         lightgbm: options of `evaluate.LightGBM`: rounds, patience, max_rows, seed, parameters.
 
+    Raises: as MoneyRecord; ValueError for baselines that are no list of one or more, each once, or a wrong option of
+        lightgbm.
+
     >>> record = BaselineRecord(None, dataset, baselines=["reversal", "lightgbm"], lightgbm={"rounds": 200})
     >>> record.baselines, record.lightgbm.rounds
     (['reversal', 'lightgbm'], 200)
@@ -301,11 +304,12 @@ class BaselineRecord(MoneyRecord):
         **money: Any,
     ) -> None:
         super().__init__(recorder, dataset, model, **money)
-        self.baselines = list(BASELINES if baselines is None else baselines)
-        for name in self.baselines:
-            check_choice("baseline", name, BASELINES)
-        refuse_unknown("lightgbm", lightgbm or (), [field.name for field in fields(LightGBM)])
-        self.lightgbm = LightGBM(**(lightgbm or {}))
+        self.baselines = _checked_baselines(BASELINES if baselines is None else baselines)
+        try:
+            refuse_unknown("lightgbm", lightgbm or (), [field.name for field in fields(LightGBM)])
+            self.lightgbm = LightGBM(**(lightgbm or {}))
+        except TypeError as error:  # qlib would take it for its own, and try again without the dataset
+            raise ValueError(f"lightgbm is {lightgbm!r}: {error}") from error
 
     def list(self) -> list[str]:
         """Name the artifacts."""
@@ -341,6 +345,17 @@ class BaselineRecord(MoneyRecord):
 
 
 # --- numbers and words
+
+
+def _checked_baselines(names: Any) -> list[str]:
+    is_list = isinstance(names, list | tuple)
+    for name in names if is_list else ():
+        check_choice("baseline", name, BASELINES)
+    if not is_list or not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"baselines is {names!r}; allowed: a list of one or more, each once, of {', '.join(BASELINES)}"
+        )
+    return list(names)
 
 
 def past_return(stocks: Any, days: pd.DatetimeIndex) -> Grid:

@@ -33,9 +33,12 @@ def holdings(positions: Mapping[Any, Any]) -> pd.DataFrame:
 
 
 def book_liquidity(days: pd.Index, exchange: AShareExchange, strategy: Any) -> pd.DataFrame:
-    """Liquidity of what the run traded, yuan by day and code: the strategy's, else by the exchange's definition."""
-    if isinstance(strategy, LiquidityTopNStrategy) and strategy.liquidity_frame is not None:
-        return strategy.liquidity_frame
+    """Liquidity of what the run traded, yuan by day and code: the strategy's, else by the exchange's definition.
+
+    A frame of the user's need only reach the last signal day; days that it lacks are empty here.
+    """
+    if isinstance(strategy, LiquidityTopNStrategy) and (frame := strategy.liquidity_frame) is not None:
+        return frame.reindex(frame.index.union(days))
     codes, window = sorted(exchange.quote.get_all_stock()), exchange.options.liquidity_window
     return load_liquidity(codes, days[0], days[-1], profile=exchange.turnover_profile, window=window, past=True)
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.options import check_choice, check_shapes
+from qlib_ext.options import check_choice
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -130,12 +130,14 @@ def price_limit(
            [0.1, 0.2, 0.3]])
     """
     check_choice("side", side, ("up", "down"))
-    days, shape = pd.DatetimeIndex(dates), "(D, N) = (days, stocks)"
+    days = pd.DatetimeIndex(dates)
     out = np.empty((len(days), len(codes)))
     special, age = (
         None if grid is None else np.asarray(grid, dtype=kind) for grid, kind in ((st, bool), (listed_days, float))
     )
-    check_shapes(shape, limits=out, st=special, listed_days=age)
+    for name, grid in (("st", special), ("listed_days", age)):
+        if grid is not None and grid.shape != out.shape:
+            raise ValueError(f"price_limit: {name} has shape {grid.shape}; allowed: (days, stocks) = {out.shape}")
     if age is not None and not days.is_monotonic_increasing:
         raise ValueError("price_limit: with listed_days, dates must be consecutive trading days in order; sort them.")
     groups: dict[tuple[str, str], list[int]] = {}
