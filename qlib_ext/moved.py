@@ -20,7 +20,7 @@ MOVED = {
     "ensemble": "model.ensemble",
     "execution": "evaluate.execution",
     "init_workflow": "workflow",
-    "judge": "record.judgement",
+    "judge": "record.judgement record",
     "labels": "panel panel.labels",
     "macro": "panel panel.macro_state",
     "market": "panel panel.market_state",
@@ -29,13 +29,22 @@ MOVED = {
     "trainer": "training training.trainer training.device",
     "units": "rules rules.units",
 }
+RENAMED = {  # old module and name -> the name now
+    "capacity.DEFINITIONS": "CAPACITY_DEFINITIONS",
+    "compare.DEFINITIONS": "COMPARE_DEFINITIONS",
+    "diagnostics.DEFINITIONS": "DIAGNOSTICS_DEFINITIONS",
+    "execution.DEFINITIONS": "EXECUTION_DEFINITIONS",
+    "orders.COLUMNS": "ORDER_COLUMNS",
+}
 
 
 class _Module(ModuleType):
     """A module that is no more: its names are looked up where they are now, when they are asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        places = [f"qlib_ext.{place}" for place in MOVED[self.__name__.rpartition(".")[2]].split()]
+        module = self.__name__.rpartition(".")[2]
+        places = [f"qlib_ext.{place}" for place in MOVED[module].split()]
+        name = RENAMED.get(f"{module}.{name}", name)
         for place in [] if name.startswith("__") else places:
             if hasattr(importlib.import_module(place), name):
                 return getattr(sys.modules[place], name)

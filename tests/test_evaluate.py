@@ -332,7 +332,7 @@ def test_errors_name_the_cure():
         metric_value("ic", ones, np.ones((2, 4)))
     with pytest.raises(ValueError, match=r"shapes .* \(D, N\) .* score \(3,\)"):
         metric_value("ic", np.ones(3), ones)
-    with pytest.raises(ValueError, match="buyable must be bool"):
+    with pytest.raises(ValueError, match="buyable must be bool with True = buyable, .*pass buyable != 0"):
         metric_value("ic", ones, ones, ones, ones)
     with pytest.raises(ValueError, match="infinities"):
         metric_value("ic", ones * np.inf, ones)

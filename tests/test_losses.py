@@ -592,7 +592,7 @@ def test_missing_inputs_are_named():
         lambda: DayLoss("liq_wpcc")(score, label, mask),
         lambda: DayLoss("liq_wpcc").valid_days(label, mask),
     ):
-        with pytest.raises(ValueError, match="liquidity=None: pass a"):
+        with pytest.raises(ValueError, match="loss 'liq_wpcc' got liquidity=None: pass a"):
             call()
     with pytest.raises(ValueError, match="volatility=None: pass a"):
         DayLoss("ic", target="volatility")(score, label, mask, liquidity)
@@ -608,7 +608,7 @@ def test_shapes_and_masks_are_checked():
         DayLoss("liq_wpcc")(score, label, mask, liquidity[:, :-1])
     with pytest.raises(ValueError, match=r"volatility \(1, 23\)"):
         DayLoss("ic", target="volatility")(score, label, mask, None, volatility[:1])
-    with pytest.raises(ValueError, match="mask must be bool with True = real, got torch.float64"):
+    with pytest.raises(ValueError, match=r"mask must be bool with True = real, got torch.float64; pass mask != 0"):
         DayLoss("ic")(score, label, mask.double())
     with pytest.raises(ValueError, match="shapes"):
         losses.weighted_pearson(score, label, score[:1], mask)

@@ -20,7 +20,6 @@ GONE = {
     "judge": "one_day part past_return",
     "gate_record": "gate_weights regimes",
     "handler": "read_bars",
-    "orders": "COLUMNS",  # ORDER_COLUMNS of strategy
     "recorder": "load_if_there log_finite",
     "report": "Artifacts PATHS packed_holdings sections series_words",
     "report_record": "context_of cost_words need_plotly provider_folder",
@@ -36,6 +35,25 @@ def test_every_name_is_where_it_was(module):
         warnings.simplefilter("ignore", DeprecationWarning)
         place = importlib.import_module(f"qlib_ext.{module}")
     assert {name for name in wanted if not hasattr(place, name)} == set()
+
+
+@pytest.mark.parametrize(
+    ("old", "module", "name"),
+    [
+        ("capacity.DEFINITIONS", "evaluate", "CAPACITY_DEFINITIONS"),
+        ("compare.DEFINITIONS", "evaluate", "COMPARE_DEFINITIONS"),
+        ("diagnostics.DEFINITIONS", "evaluate", "DIAGNOSTICS_DEFINITIONS"),
+        ("execution.DEFINITIONS", "evaluate", "EXECUTION_DEFINITIONS"),
+        ("judge.FACTOR_DEFINITIONS", "record", "FACTOR_DEFINITIONS"),
+        ("orders.COLUMNS", "strategy", "ORDER_COLUMNS"),
+    ],
+)
+def test_a_constant_is_found_by_its_old_name(old, module, name):
+    place, constant = old.split(".")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        there = importlib.import_module(f"qlib_ext.{place}")
+    assert getattr(there, constant) is getattr(importlib.import_module(f"qlib_ext.{module}"), name)
 
 
 def test_a_name_that_never_was_says_where_the_module_is():

@@ -94,6 +94,23 @@ def test_what_they_need_is_asked_for():
         MLPModel(loss="ic", metric=money, hidden=[8], **QUICK).fit_rows(panel, 1, *ROWS)
 
 
+@pytest.mark.parametrize("name", ["ic", "icir", "topn_return_buyable", "capped_cash_share"])
+def test_the_name_of_a_built_in_metric_is_refused(name):
+    def own(days):
+        return days.count.double()
+
+    own.__name__ = name
+    ones = np.ones((2, 3))
+    for call in (
+        lambda: metric_value(own, ones, ones),
+        lambda: daily_metrics(ones, ones, names=["ic", own]),
+        lambda: Trainer(torch.nn.Linear(1, 1), "ic", metric=own),
+        lambda: MLPModel(loss="ic", metric=own, hidden=[8], **QUICK),
+    ):
+        with pytest.raises(ValueError, match=f"'{name}'.*rename"):
+            call()
+
+
 def test_a_misspelt_name_is_still_an_error():
     with pytest.raises(ValueError, match="unknown loss 'hubr'"):
         MLPModel(loss="hubr")

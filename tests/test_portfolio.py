@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qlib_ext.cross_section import ranks
 from qlib_ext.portfolio import affordable, fee_cost, fill_capitals, fill_top_n, impact_cost, rebalancing
 
 NAN = float("nan")
@@ -208,6 +209,23 @@ def test_many_capitals_refuse_at_once(change, match):
     given = {"score": np.ones((2, 3)), "liquidity": np.ones((2, 3)), "capitals": [1.0], "participation": 0.05} | change
     with pytest.raises(ValueError, match=match):
         fill_capitals(given.pop("score"), given.pop("liquidity"), given.pop("capitals"), **given)  # nothing taken yet
+
+
+def test_numbers_of_any_kind_are_taken():
+    want = [500000.0, 0.0]
+    for score in ([0.3, None], np.array([0.3, None]), np.array([0.3, NAN], dtype=">f8")):
+        assert fill_top_n(score, [1e7, 1e7]).tolist() == want
+    liquidity = np.array([1e7, None])
+    assert (
+        fill_top_n([0.3, 0.1], liquidity).tolist()
+        == want
+        == next(fill_capitals([[0.3, 0.1]], [liquidity], [1e6]))[0].tolist()
+    )
+
+
+def test_ranks_of_an_array_that_runs_backwards():
+    score = np.array([0.1, NAN, 0.3, 0.2])[::-1]
+    np.testing.assert_array_equal(ranks(score), [2, 1, NAN, 3])
 
 
 def test_grids_are_copied_only_where_they_must_be():

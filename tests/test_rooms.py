@@ -1,6 +1,7 @@
 """Floors and doors: imports point down, through a room's `__init__`; the core runs without qlib."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -81,6 +82,12 @@ def test_imports_point_down_through_doors(room):
 def test_nobody_climbs_through_a_window(folder):
     texts = {path.name: path.read_text("utf-8") for path in (ROOT / folder).rglob("*.py")}
     assert not [(name, text) for name, source in texts.items() for text in climbing(source)]
+
+
+@pytest.mark.parametrize("door", sorted({*FLOORS, *DOORS_BY_PATH}))
+def test_every_name_of_a_door_is_there(door):
+    module = importlib.import_module(f"qlib_ext.{door}")
+    assert [name for name in getattr(module, "__all__", ()) if not hasattr(module, name)] == []
 
 
 def test_the_check_of_floors_can_fail():

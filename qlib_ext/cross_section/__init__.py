@@ -10,7 +10,6 @@ from qlib_ext.cross_section.correlation import (
     weighted_pearson,
 )
 from qlib_ext.cross_section.masked import (
-    as_tensor,
     centre_and_spread,
     check_days,
     check_flags,
@@ -26,10 +25,11 @@ from qlib_ext.cross_section.masked import (
     volatility_factor,
     widen,
 )
-from qlib_ext.cross_section.ranks import descending, places, rank_shares, ranks
+from qlib_ext.cross_section.ranks import as_float64, as_tensor, descending, places, rank_shares, ranks
 
 __all__ = [
     "CENTERS",
+    "as_float64",
     "as_tensor",
     "centre_and_spread",
     "check_days",

@@ -1,7 +1,5 @@
 """Arithmetic of the losses over masked days: (B, N) = (days, stocks), True = real, results 0 where nothing is real."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,15 +25,8 @@ def check_flags(**flags: Tensor | None) -> None:
     """Raise ValueError for a mask, or other flags, that are not bool."""
     for name, flag in flags.items():
         if flag is not None and flag.dtype != torch.bool:
-            raise ValueError(f"{name} must be bool with True = real, got {flag.dtype}; pass {name}.astype(bool)")
-
-
-def as_tensor(values: Any) -> Tensor:
-    """Take numpy or torch as a tensor that shares its memory where torch can: not what is read-only or backwards."""
-    if isinstance(values, Tensor):
-        return values.detach()
-    array = np.require(values, requirements="W")
-    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
+            meaning = "real" if name == "mask" else name
+            raise ValueError(f"{name} must be bool with True = {meaning}, got {flag.dtype}; pass {name} != 0")
 
 
 def widen(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -9,6 +9,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def as_tensor(values: Any) -> Tensor:
+    """Take numpy or torch as a tensor that shares its memory where torch can: not what is read-only or backwards."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    array = np.require(values, requirements="W")
+    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
+
+
+def as_float64(values: Any) -> Tensor:
+    """Take numbers of any kind as `as_tensor` does, in float64; None is NaN."""
+    return as_tensor(values if isinstance(values, Tensor) else np.asarray(values, np.float64)).to(torch.float64)
+
+
 def descending(value: Tensor, real: Tensor, head: int | None = None) -> Tensor:
     """Order (..., N) of each day's real values from the highest down, ties by position; the others come last.
 
@@ -44,7 +57,7 @@ def ranks(score: NDArray[np.floating], *, ties: str = "stable") -> NDArray[np.fl
     >>> ranks(np.array([0.1, 0.3, np.nan, 0.3])).tolist()
     [3.0, 1.0, nan, 2.0]
     """
-    value = torch.from_numpy(np.require(score, np.float64, "W"))
+    value = as_float64(score)
     real = ~torch.isnan(value)
     return torch.where(real, places(value, real, ties=ties) + 1, torch.nan).numpy()
 

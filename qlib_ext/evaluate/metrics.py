@@ -141,9 +141,10 @@ def metric_column(metric: str | Measure) -> str | Measure:
     """Column of ``daily_metrics`` that a metric is the average of; one of your own is its own.
 
     Raises:
-        ValueError: for an unknown metric (naming the close ones).
+        ValueError: for an unknown metric (naming the close ones), or one of your own named like one of these.
     """
     if callable(metric):
+        _check_own_name(metric)
         return metric
     check_choice("metric", metric, METRICS)
     return METRICS[metric]
@@ -157,9 +158,17 @@ def metric_needs_liquidity(metric: str | Measure) -> bool:
 def _row(column: str | Measure) -> Metric:
     """Row of a column; of a function of your own one made for it."""
     if callable(column):
+        _check_own_name(column)
         return Metric(column, metric_name(column), getattr(column, "needs_liquidity", False))
     check_choice("metric", column, COLUMNS)
     return COLUMNS[column]
+
+
+def _check_own_name(metric: Measure) -> None:
+    """Refuse a metric of your own that is named like one of the tables': its numbers would be taken for those."""
+    name = metric_name(metric)
+    if name in METRICS or name in COLUMNS:
+        raise ValueError(f"a metric of your own is named {name!r}, as a built-in one is: rename your function or class")
 
 
 def _one_a_day(name: str, values: Tensor, days: DayGrids) -> Tensor:

@@ -15,7 +15,6 @@ __all__ = [
     "apply_rules",
     "clear_cache",
     "impact_rule",
-    "lay",
     "prices",
     "whole_shares",
 ]

@@ -188,16 +188,16 @@ def liq_wpcc(days: LossDays, *, weight_by: str, alpha: float, center: str) -> Te
     returns = days.source(weight_by)
     if weight_by == "score":
         returns = cross_section.deal(days.label, returns, days.real)
-    weight = liquidity_weight(returns, needed_liquidity(days.liquidity, days.label), days.real, alpha=alpha)
+    weight = liquidity_weight(returns, needed_liquidity("liq_wpcc", days.liquidity, days.label), days.real, alpha=alpha)
     return -weighted_pearson(days.score, days.target, weight, days.real, center=center)
 
 
-def needed_liquidity(liquidity: Tensor | None, label: Tensor) -> Tensor:
+def needed_liquidity(loss: str, liquidity: Tensor | None, label: Tensor) -> Tensor:
     """Return the liquidity of a loss that needs it, of the label's shape."""
     if liquidity is None:
         raise ValueError(
-            "this loss got liquidity=None: pass a (B, N) tensor in yuan a day (DayDatasetH has it), or choose 'wpcc', "
-            "'ic', 'ccc' or 'mse', which need none"
+            f"loss {loss!r} got liquidity=None: pass a (B, N) tensor in yuan a day (DayDatasetH has it), or choose "
+            "'wpcc', 'ic', 'ccc' or 'mse', which need none"
         )
     check_days(label=label, liquidity=liquidity)
     return liquidity
@@ -328,7 +328,8 @@ class DayLoss:
         real = cross_section.labelled(label, mask)
         valid = cross_section.varied_days(label, real)
         if self.needs_liquidity:
-            valid = valid & (real & cross_section.is_positive(needed_liquidity(liquidity, label))).any(dim=1)
+            liquidity = needed_liquidity(describe(self.name), liquidity, label)
+            valid = valid & (real & cross_section.is_positive(liquidity)).any(dim=1)
         return valid
 
     def per_day(

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from qlib_ext.cross_section import as_tensor, check_flags, descending, is_positive
+from qlib_ext.cross_section import as_float64, as_tensor, check_flags, descending, is_positive
 from qlib_ext.options import check_number, check_shapes
 
 CAPITAL = 150e6  # yuan; slides, page 3
@@ -195,7 +195,7 @@ def _check_options(capitals: Sequence[float], participation: float, top_n: int |
 
 def _grids(score: Any, liquidity: Any, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
     """Take score and liquidity as float64, on the device they are on and never written to, and the mask."""
-    ranking, traded = as_tensor(score).to(torch.float64), as_tensor(liquidity).to(torch.float64)
+    ranking, traded = as_float64(score), as_float64(liquidity)
     real = torch.ones_like(ranking, dtype=torch.bool) if mask is None else as_tensor(mask)
     check_shapes("(..., N) = (days..., stocks)", score=ranking, liquidity=traded, mask=real)
     check_flags(mask=real)
