@@ -41,10 +41,10 @@ PHASES = {  # what is timed: the phase it counts as
     "qlib.data.dataset.loader:QlibDataLoader.load": "factors",
     "qlib.data.dataset.handler:DataHandlerLP.process_data": "cleaning",
     "qlib_ext.data:DayDatasetH._build": "panel",
-    "qlib_ext.trainer:Trainer.fit": "training",
-    "qlib_ext.trainer:Trainer.predict": "prediction",
+    "qlib_ext.training:Trainer.fit": "training",
+    "qlib_ext.training:Trainer.predict": "prediction",
     "qlib.workflow.record_temp:SigAnaRecord.generate": "signal analysis",
-    "qlib_ext.backtest:PortAnaRecord.generate": "backtest and waterfall",
+    "qlib_ext.record:PortAnaRecord.generate": "backtest and waterfall",
     "qlib_ext.record:LiquidityRecord.generate": "judge",
     "qlib_ext.report_record:ReportRecord.generate": "report",
 }

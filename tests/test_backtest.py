@@ -442,7 +442,7 @@ def test_the_reason_is_the_exchanges(market):
     test_data.start_qlib(market[0], market[1])
     days = pd.DatetimeIndex(D.calendar())[60:80]
     exchange = AShareExchange(start_time=days[0], end_time=days[-1])
-    codes, ground = list(exchange.quote.get_all_stock()), exchange._rules
+    codes, ground = list(exchange.quote.get_all_stock()), exchange.day_rules
     row, column = (int(places[0]) for places in np.nonzero(ground.suspended & (ground.last_close > 0)))
     kinds = ["blocked_buy", "blocked_sell", "unknown_volatility", "trade_cap", ""]
     targets = pd.DataFrame({"date": days[row], "code": codes[column], "target": [9.0, 0.0, 9.0, 9.0, 9.0],
@@ -680,7 +680,7 @@ def test_a_year_of_the_whole_market_breaks_no_rule(tmp_path):
     assert report["cash"].min() >= 0
     known = fills[fills["prev_close"].notna()]
     age = [
-        exchange._rules.days.get_loc(day) - exchange._rules.listed[exchange.quote.column[code]]
+        exchange.day_rules.days.get_loc(day) - exchange.day_rules.listed[exchange.quote.column[code]]
         for day, code in zip(known["day"], known["code"], strict=True)
     ]
     old = known[np.array(age) > 5]  # the first days have no band

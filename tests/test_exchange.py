@@ -247,7 +247,7 @@ def test_a_stock_that_resumes_has_its_last_known_liquidity(hand):
 
 def test_an_expression_of_liquidity_knows_the_days_before(hand):
     profile, own = made(liquidity="adjusted_shares"), made(liquidity="$close * $volume")
-    np.testing.assert_allclose(own._rules.liquidity, profile._rules.liquidity, rtol=1e-6)
+    np.testing.assert_allclose(own.day_rules.liquidity, profile.day_rules.liquidity, rtol=1e-6)
     assert deal(own, account(), MAIN, 1000, BUY, 25)[0] == 1000  # the first day of the backtest
     assert reasons(own) == []
 
@@ -550,7 +550,7 @@ def test_money_is_conserved_every_day(market, delisted):
     assert fills.groupby(["day", "code"])["used"].sum().max() <= 0.08 * (1 + 1e-5)
     assert (blocked["dealt"] < blocked["wanted"]).all()
     keep = fills[fills["prev_close"].notna()]
-    ipo = exchange._rules  # first days have rules of their own: checked by limits, not by the board's band
+    ipo = exchange.day_rules  # first days have rules of their own: checked by limits, not by the board's band
     old = [
         ipo.days.get_loc(d) - ipo.listed[exchange.quote.column[c]] > 5
         for d, c in zip(keep["day"], keep["code"], strict=True)
@@ -610,7 +610,7 @@ def test_liquidity_is_the_strategys(market):
     days, codes = market[1], list(market[2].columns)
     exchange = AShareExchange(start_time=days[30], end_time=days[-2])
     frame = load_liquidity(codes, days[0], days[-1]).ffill()
-    np.testing.assert_allclose(exchange._rules.liquidity, frame.iloc[29:-2].to_numpy(), rtol=1e-5)
+    np.testing.assert_allclose(exchange.day_rules.liquidity, frame.iloc[29:-2].to_numpy(), rtol=1e-5)
 
 
 def test_whole_shares_by_hand():

@@ -123,15 +123,15 @@ def test_none_is_against_a_locked_limit(traded):
         rate = rules.price_limit(codes, days, listed_days=np.full((len(days), len(codes)), 10**6), side=side)[at]
         room = sign * (price_of(fills["prev_close"].to_numpy(), rate) - fills["price"].to_numpy())
         own = fills["side"] == ("buy" if side == "up" else "sell")
-        age = [d - exchange._rules.listed[exchange.quote.column[c]] for d, c in zip(
-            exchange._rules.days.get_indexer(fills["day"]), fills["code"], strict=True)]  # fmt: skip
+        age = [d - exchange.day_rules.listed[exchange.quote.column[c]] for d, c in zip(
+            exchange.day_rules.days.get_indexer(fills["day"]), fills["code"], strict=True)]  # fmt: skip
         assert (room[own & (np.array(age) > 5)] > 0.005).all()
     assert exchange.fills["prev_close"].notna().any()
 
 
 def test_no_buy_lifts_a_position_above_the_days_cap(market, traded):
     options, _, positions, _, exchange = traded
-    fills, ground = exchange.fills, exchange._rules
+    fills, ground = exchange.fills, exchange.day_rules
     buys = fills[fills["side"] == "buy"]
     checked = 0
     for row in buys.itertuples():
@@ -162,8 +162,8 @@ def test_value_is_conserved_to_the_cent(market, traded):
         gain = sum(amount * (close.loc[day, code] - price[code]) for code, amount in held.items()
                    if not np.isnan(close.loc[day, code]))  # fmt: skip
         for row in today.itertuples():  # a trade gains the way from its price to the close
-            at = exchange._rules.days.get_loc(day), exchange.quote.column[row.code]
-            amount = row.shares / float(exchange._rules.data["$factor"][at])
+            at = exchange.day_rules.days.get_loc(day), exchange.quote.column[row.code]
+            amount = row.shares / float(exchange.day_rules.data["$factor"][at])
             gain += (1 if row.side == "buy" else -1) * (amount * close.loc[day, row.code] - row.yuan)
         after = now.get_cash() + sum(now.get_stock_amount(c) * p for c, p in new.items())
         assert after == pytest.approx(before + gain - paid, abs=0.01)

@@ -174,7 +174,7 @@ def test_padding_does_not_make_a_stock_old(market, padded, folder):
     calendar = pd.DatetimeIndex(D.calendar())
     age = listed_days(codes, calendar)
     panel = panel_for("Ref($close, -2)/Ref($close, -1) - 1").panel
-    bars = AShareExchange(start_time=calendar[70], end_time=calendar[-2])._rules
+    bars = AShareExchange(start_time=calendar[70], end_time=calendar[-2]).day_rules
     start_qlib(market, folder)
     clear_cache()
     first = first_closes(codes)
@@ -184,7 +184,7 @@ def test_padding_does_not_make_a_stock_old(market, padded, folder):
     assert age[first[late], late] == 1 and age[first[late] + 4, late] == 5
     other = panel_for("Ref($close, -2)/Ref($close, -1) - 1").panel
     np.testing.assert_array_equal(panel.present.numpy(), other.present.numpy())
-    same = AShareExchange(start_time=calendar[70], end_time=calendar[-2])._rules
+    same = AShareExchange(start_time=calendar[70], end_time=calendar[-2]).day_rules
     np.testing.assert_array_equal(bars.listed, same.listed)
     for name in ("limit_buy", "limit_sell"):
         np.testing.assert_array_equal(bars.data[name], same.data[name])

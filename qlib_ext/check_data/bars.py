@@ -25,22 +25,34 @@ DELISTING = 30  # last days of a stock that ended: the delisting period has days
 
 BARS: dict[str, Check] = {
     "price_not_positive": Check("error", "make the price NaN, or repair its source"),
-    "bar_order": Check("warning", "open and close must be within low and high: all adjusted alike?", error_from=1e-3),
+    "bar_order": Check(
+        "warning", "open and close must be within low and high: are all adjusted alike?", error_from=1e-3
+    ),
     "incomplete_bar": Check("warning", "a bar with a close needs open, high and low: make it NaN, or repair it"),
     "vwap_outside": Check("warning", "$vwap is outside low and high: wrong unit, or not adjusted", told_from=0.01),
     "volume_negative": Check("error", "make the bar NaN, or repair its source"),
-    "zero_volume": Check("warning", "no trade: make suspended days NaN in all fields but $factor", error_from=1e-3),
-    "repeated_bar": Check("warning", "the day before again: a filled suspension should be NaN", error_from=1e-3),
-    "absurd_return": Check("warning", "relisting, or a broken adjustment? Clip or drop such labels", error_from=1e-3),
-    "beyond_limit": Check(
-        "warning", "no trade is beyond the limit: check the day's $factor and prices", error_from=1e-2
+    "zero_volume": Check(
+        "warning", "a price without trade: make suspended days NaN in all fields but $factor", error_from=1e-3
     ),
-    "unadjusted": Check("error", "prices fall when $factor rises: multiply them by $factor", told_from=0.5),
+    "repeated_bar": Check("warning", "the day before again: a filled suspension should be NaN", error_from=1e-3),
+    "absurd_return": Check(
+        "warning", "look at the days: relisting, or a broken adjustment? Clip or drop such labels", error_from=1e-3
+    ),
+    "beyond_limit": Check(
+        "warning", "no trade can be beyond the day's limit: check $factor and prices of the day", error_from=1e-2
+    ),
+    "unadjusted": Check(
+        "error", "prices fall when $factor rises: they are not adjusted; multiply them by $factor", told_from=0.5
+    ),
     "factor_gaps": Check("warning", "fill $factor forward: qlib's exchange drops lots for all stocks without it"),
     "factor_jump": Check("warning", "such an ex-rights factor is hardly real: check $factor of the day"),
-    "factor_cents": Check("warning", "$close / $factor is not whole cents: limit prices will be wrong", told_from=0.05),
+    "factor_cents": Check(
+        "warning", "$close / $factor is no price in whole cents: limit prices will be wrong", told_from=0.05
+    ),
     "change_percent": Check("error", "$change of these stocks must be a fraction: divide by 100"),
-    "change_raw": Check("warning", "it takes ex-rights days for limit-down: use $close/Ref($close,1)-1", told_from=0.5),
+    "change_raw": Check(
+        "warning", "$change marks ex-rights days as limit-down: use $close/Ref($close,1)-1", told_from=0.5
+    ),
     "change_wrong": Check("warning", "$change is not $close/Ref($close,1)-1: dump it again", told_from=1e-3),
     "limit_bars": Check("info", "closes at limit-up: such stocks cannot be bought there (the mask `buyable`)"),
     "suspended": Check("info", "days without trade are NaN, as they should be"),

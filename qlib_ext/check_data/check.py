@@ -68,7 +68,7 @@ def check_data(
         compared), example, cure. attrs: stocks, days, first, last, profile (None where unknown), and quiet, the names
         of the checks that ran and found nothing.
 
-    Raises: ValueError where it cannot be checked: no provider, an unknown universe, no stock or no day.
+    Raises: ValueError where it cannot be checked: no provider, an unknown universe, no stock or no day, a name twice.
 
     >>> table = check_data(provider)
     >>> "error" in set(table["severity"]), table.attrs["profile"]
@@ -78,6 +78,8 @@ def check_data(
     12
     """
     own = dict(checks or {})
+    if taken := sorted(set(own) & set(CHECKS)):
+        raise ValueError(f"checks: {taken} are names of built-in checks; give yours others")
     tell = say or (lambda _line: None)
     tally = Tally()
     provider = open_provider(Path(provider_uri).expanduser(), tally)

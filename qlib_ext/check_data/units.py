@@ -39,8 +39,12 @@ UNITS: dict[str, Check] = {
     "units": Check("error", "give DayDatasetH liquidity: an expression in yuan, such as '$amount * 1000'"),
     "unit_profile": Check("info", "liquidity: auto will find this"),
     "units_mixed": Check("warning", "some stocks have other units than the rest: dump them again", error_from=0.2),
-    "units_step": Check("warning", "another unit from the day on: dump all years from one source", error_from=0.2),
-    "turnover_step": Check("warning", "so many do not jump at once: is $volume in lots on one side?", told_from=0.02),
+    "units_step": Check(
+        "warning", "from the day on $volume or $amount has another unit: dump all years from one source", error_from=0.2
+    ),
+    "turnover_step": Check(
+        "warning", "so many stocks do not jump at once: $volume may be lots before or after", told_from=0.02
+    ),
     "turnover_cluster": Check("warning", "some stocks may have $volume in lots, the others in shares: dump them alike"),
     "stock_turnover": Check(
         "error",
@@ -52,7 +56,9 @@ UNITS: dict[str, Check] = {
         "$amount fits $close * $volume, but is it yuan? Beijing stocks, years before 2006 and a few stocks can be "
         "outside; else give liquidity: an expression in yuan",
     ),
-    "market_total": Check("warning", "usual from 2010 on are 20 billion to 10 trillion: check units", error_from=0.05),
+    "market_total": Check(
+        "warning", "20 billion to 10 trillion yuan a day are plausible from 2010 on: check the units", error_from=0.05
+    ),
     "turnover_jump": Check("warning", "a stock's mean turnover moved eightfold: units change, or volume is missing"),
     "survivorship": Check("warning", "delisted stocks are missing, which flatters returns: only compare models"),
     "stale_stock": Check("warning", "the list goes on, the bars do not: update the data, or end the stock in the list"),

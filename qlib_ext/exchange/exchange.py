@@ -141,7 +141,7 @@ class AShareExchange(Exchange):
             quote_cls=lambda _frame, _freq: self._quote,
         )
         self.limit_threshold = chosen.limit_threshold
-        self._fees = chosen.fees(self._rules.days)
+        self._fees = chosen.fees(self.day_rules.days)
         self.min_cost, (self.open_cost, self.close_cost) = self._fees.minimum, self._fees.highest
 
     # --- the market
@@ -153,12 +153,12 @@ class AShareExchange(Exchange):
         wanted = whole | set(turnover_fields(chosen.liquidity))
         check_fields(self.codes, chosen, whole)
         bars = load_bars(self.codes, wanted, self.start_time, self.end_time)
-        self._rules: DayRules = apply_rules(bars, whole, (self.buy_price, self.sell_price), chosen)
-        self.trade_w_adj_price = self._rules.adjusted
-        self._quote = DayQuote(bars.codes, self._rules.days, self._rules.data)
+        self.day_rules: DayRules = apply_rules(bars, whole, (self.buy_price, self.sell_price), chosen)
+        self.trade_w_adj_price = self.day_rules.adjusted
+        self._quote = DayQuote(bars.codes, self.day_rules.days, self.day_rules.data)
         ended = int((bars.last + chosen.delisted_after < len(bars.days) + bars.rest).sum())
         logger.info(
-            f"{len(self._rules.days)} days, {len(bars.codes)} stocks; turnover: {self._rules.profile}; limits: "
+            f"{len(self.day_rules.days)} days, {len(bars.codes)} stocks; turnover: {self.day_rules.profile}; limits: "
             f"{chosen.limit_threshold}; special treatment: {'not known' if chosen.st is None else 'given'}; delisted: "
             f"{ended} series end {chosen.delisted_after} or more days before the calendar ({chosen.delisted})"
         )
@@ -175,12 +175,12 @@ class AShareExchange(Exchange):
     @property
     def turnover_profile(self) -> str:
         """Unit profile, or expression, that turnover in yuan came by."""
-        return self._rules.profile
+        return self.day_rules.profile
 
     @property
     def rules_citations(self) -> list[dict[str, Any]]:
         """Quoted records behind the rules of these days; see `rules.citations`."""
-        return rules.citations(self._rules.days)
+        return rules.citations(self.day_rules.days)
 
     @property
     def blocked(self) -> pd.DataFrame:
@@ -217,7 +217,7 @@ class AShareExchange(Exchange):
             return True
         if self._worthless(column, rows):
             return False
-        return bool(self._rules.suspended[rows.start : rows.stop, column].all())
+        return bool(self.day_rules.suspended[rows.start : rows.stop, column].all())
 
     def get_deal_price(
         self, stock_id: str, start_time: Any, end_time: Any, direction: OrderDir, method: str | None = "ts_data_last"
@@ -235,30 +235,30 @@ class AShareExchange(Exchange):
         unit = super().get_amount_of_trade_unit(factor, stock_id, start_time, end_time)
         if unit is None or self.options.trade_unit != "rules" or stock_id is None or start_time is None:
             return unit
-        return float(unit * self._rules.lots.step[self._at(stock_id, start_time, end_time)] / LOT)
+        return float(unit * self.day_rules.lots.step[self._at(stock_id, start_time, end_time)] / LOT)
 
     def smallest_order(self, stock_id: str, start_time: Any, end_time: Any) -> float | None:
         """Fewest adjusted shares of an order that does not sell the whole rest; None without lots."""
         step = self.get_amount_of_trade_unit(None, stock_id, start_time, end_time)
-        at, lots = self._at(stock_id, start_time, end_time), self._rules.lots
+        at, lots = self._at(stock_id, start_time, end_time), self.day_rules.lots
         ratio = lots.minimum[at] / lots.step[at] if self.options.trade_unit == "rules" else 1.0
         return None if step is None else float(step * ratio)
 
     def trade_cost(self, stock_id: str, start_time: Any, end_time: Any, yuan: float, *, sell: bool) -> float:
         """Fees and impact of a trade after what was dealt that day, yuan; inf where `unknown` names a reason."""
         at = self._at(stock_id, start_time, end_time)
-        return math.inf if self._rules.unknown(at, self.options) else self._cost(at, yuan, sell=sell)
+        return math.inf if self.day_rules.unknown(at, self.options) else self._cost(at, yuan, sell=sell)
 
     def unknown(self, stock_id: str, start_time: Any, end_time: Any) -> str:
         """Tell what keeps it from dealing in a stock: unknown_liquidity, unknown_volatility, or "" for nothing."""
-        return self._rules.unknown(self._at(stock_id, start_time, end_time), self.options)
+        return self.day_rules.unknown(self._at(stock_id, start_time, end_time), self.options)
 
     def begin_tables(self) -> None:
         """Begin `blocked`, `fills` and `settled` anew, as for a new backtest."""
         self._ledger = Ledger()
 
     def _worthless(self, column: int, rows: range) -> bool:
-        return self.options.delisted == "write_off" and rows.stop - 1 >= int(self._rules.gone[column])
+        return self.options.delisted == "write_off" and rows.stop - 1 >= int(self.day_rules.gone[column])
 
     def _at(self, code: str, start: Any, end: Any) -> tuple[int, int]:
         return self._quote.rows(start, end).stop - 1, self._quote.column[code]
@@ -295,13 +295,13 @@ class AShareExchange(Exchange):
             return
         for code in sorted(position.get_stock_list()):
             place = self._place(Order(code, 0.0, OrderDir.SELL, day, day))
-            if place is not None and place[0] >= self._rules.gone[place[1]]:
+            if place is not None and place[0] >= self.day_rules.gone[place[1]]:
                 self._settle(account, code, place, day)
 
     def _settle(self, account: Any, code: str, place: tuple[int, int], day: pd.Timestamp) -> None:
         """Sell a delisted holding at its last price, or write down once that it is worth nothing."""
         position, kind = account.current_position, self.options.delisted
-        amount, price = position.get_stock_amount(code), float(self._rules.last_close[place])
+        amount, price = position.get_stock_amount(code), float(self.day_rules.last_close[place])
         if kind == "write_off":
             if all(row[1] != code for row in self._ledger.settled):
                 self._ledger.settled.append((day, code, kind, amount, 0.0, 0.0, amount * price))
@@ -319,7 +319,7 @@ class AShareExchange(Exchange):
             return ""
         place = self._place(order)
         buys = order.direction == OrderDir.BUY
-        return "unknown_stock" if place is None else self._rules.refusal(place, buys=buys)
+        return "unknown_stock" if place is None else self.day_rules.refusal(place, buys=buys)
 
     def _calc_trade_info_by_order(
         self, order: Order, position: Any, dealt_order_amount: dict[str, float]
@@ -347,12 +347,12 @@ class AShareExchange(Exchange):
 
     def _capped(self, order: Order, amount: float, price: float, place: tuple[int, int]) -> float:
         """Cut to the day's cap of the stock; to nothing where liquidity or volatility is needed and not known."""
-        if reason := self._rules.unknown(place, self.options):
+        if reason := self.day_rules.unknown(place, self.options):
             return self._cut(order, amount, 0.0, reason)
         if self.options.participation is None:
             return amount
         done = self._ledger.dealt[order.stock_id] if self._live else 0.0
-        room = max(self.options.participation * float(self._rules.liquidity[place]) * (1.0 + SLACK) - done, 0.0)
+        room = max(self.options.participation * float(self.day_rules.liquidity[place]) * (1.0 + SLACK) - done, 0.0)
         return self._cut(order, amount, room / price, "volume_cap")
 
     def _sellable(self, order: Order, amount: float, price: float, position: Any, place: tuple[int, int]) -> float:
@@ -363,7 +363,7 @@ class AShareExchange(Exchange):
         held = position.get_stock_amount(code) if position.check_stock(code) else 0.0
         amount = held if np.isclose(amount, held) else self._cut(order, amount, held, "not_held")
         free = held
-        if self._live and self._rules.settles[place[0]] and self._ledger.bought[code] > 0:
+        if self._live and self.day_rules.settles[place[0]] and self._ledger.bought[code] > 0:
             free = max(held - self._ledger.bought[code], 0.0)
             amount = self._cut(order, amount, free, "t_plus_1")
         if not np.isclose(amount, free):
@@ -377,9 +377,13 @@ class AShareExchange(Exchange):
         """Round adjusted shares down to the stock's lots; what comes to nothing is written down."""
         if self.trade_unit is None or self.trade_w_adj_price or amount <= 0:
             return amount
-        factor, least, step = float(self._rules.data["$factor"][place]), float(self.trade_unit), float(self.trade_unit)
+        factor, least, step = (
+            float(self.day_rules.data["$factor"][place]),
+            float(self.trade_unit),
+            float(self.trade_unit),
+        )
         if self.options.trade_unit == "rules":
-            least, step = float(self._rules.lots.minimum[place]), float(self._rules.lots.step[place])
+            least, step = float(self.day_rules.lots.minimum[place]), float(self.day_rules.lots.step[place])
         whole = whole_shares(amount, factor, least, step)
         return whole if whole > 0 else self._cut(order, amount, 0.0, "below_lot")
 
@@ -393,7 +397,7 @@ class AShareExchange(Exchange):
         today = self._quote.days[place[0]] == self._ledger.day
         done = self._ledger.dealt.get(self._quote.codes[place[1]], 0.0) if today else 0.0
         trades = np.array([done, done + yuan])
-        before, after = self._impact(trades, self._rules.liquidity[place], self._rules.sigma[place])
+        before, after = self._impact(trades, self.day_rules.liquidity[place], self.day_rules.sigma[place])
         return float(after - before)
 
     # --- the records
@@ -414,15 +418,15 @@ class AShareExchange(Exchange):
         if place is None:
             return math.nan
         field = self.buy_price if order.direction == OrderDir.BUY else self.sell_price
-        price = float(self._rules.data[field][place])
-        return price if price > SCALE else float(self._rules.last_close[place])
+        price = float(self.day_rules.data[field][place])
+        return price if price > SCALE else float(self.day_rules.last_close[place])
 
     def _write(self, order: Order, yuan: float, price: float) -> None:
         """Write a fill down, and what it takes of the day's caps."""
         place = self._place(order)
         if place is None:
             return
-        ledger, today, sell = self._ledger, self._rules, order.direction == OrderDir.SELL
+        ledger, today, sell = self._ledger, self.day_rules, order.direction == OrderDir.SELL
         factor = float(today.data["$factor"][place])
         if not sell:
             ledger.bought[order.stock_id] += order.deal_amount

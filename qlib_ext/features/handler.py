@@ -38,7 +38,7 @@ _CLOSE = alpha.FIELDS.index("close")
 class FastAlphaLoader(QlibDataLoader):
     """QlibDataLoader that computes the Alpha158 or Alpha360 features itself; arguments as for QlibDataLoader.
 
-    The rows, index and columns are qlib's; the values are float32 and agree as `qlib_ext.alpha` tells. A row stands
+    The rows, index and columns are qlib's; the values are float32 and agree as `qlib_ext.features` tells. A row stands
     for a day within the span of a stock's own six fields: a label of fields that span more days adds none.
     """
 

@@ -1,7 +1,7 @@
 """What a run's scores would have earned with real money, as artifacts and metrics of a qlib run.
 
-All three ask the one judge, `qlib_ext.judge`: LiquidityRecord for the test period, FoldRecord for each block of the
-folds, BaselineRecord for the scores that are free.
+All three ask the one judge, `qlib_ext.record.judge`: LiquidityRecord for the test period, FoldRecord for each block of
+the folds, BaselineRecord for the scores that are free.
 """
 
 from collections.abc import Mapping, Sequence
@@ -103,17 +103,32 @@ class MoneyRecord(ACRecordTemp):
         dataset: Any = None,
         model: Any = None,
         *,
+        capital: float = Money.capital,
+        participation: float = Money.participation,
+        top_n: int = Money.top_n,
         benchmark: str | None = BENCHMARK,
+        commission: float = Money.commission,
+        impact: float = Money.impact,
+        buy_rate: float | None = None,
+        sell_rate: float | None = None,
         skip_existing: bool = False,
-        **money: Any,
+        **unknown: Any,
     ) -> None:
-        names = [field.name for field in fields(Money)]
         own = argument_names(*(kind for kind in type(self).__mro__ if issubclass(kind, MoneyRecord)))
-        refuse_unknown(type(self), money, [*names, *own[own.index("model") + 1 :]])
+        refuse_unknown(type(self), unknown, own[own.index("model") + 1 :])
         super().__init__(recorder=recorder, skip_existing=skip_existing)
+        money = Money(
+            capital=capital,
+            participation=participation,
+            top_n=top_n,
+            commission=commission,
+            impact=impact,
+            buy_rate=buy_rate,
+            sell_rate=sell_rate,
+        )
         if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
             raise ValueError(f"{type(self).__name__} needs a DayDatasetH with liquidity (for example liquidity: auto)")
-        self.dataset, self.model, self.benchmark, self.money = dataset, model, benchmark, Money(**money)
+        self.dataset, self.model, self.benchmark, self.money = dataset, model, benchmark, money
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Keep the run's facts (`run_facts.pkl`), where no record before has; then as qlib does."""
