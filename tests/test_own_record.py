@@ -84,7 +84,5 @@ def test_a_task_with_records_and_a_section_from_outside(tmp_path):
 
 
 def test_a_misspelt_option_of_an_own_record_is_named():
-    with pytest.raises(
-        TypeError, match="WorstDays has no option 'cuont'; close: .'count'.*; allowed: count, capital, "
-    ):
+    with pytest.raises(TypeError, match="no option 'cuont'; close: .'count'.*; allowed: count, capital, "):
         WorstDays(None, cuont=3)

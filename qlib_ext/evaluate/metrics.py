@@ -19,9 +19,10 @@ from torch import Tensor
 
 from qlib_ext import losses
 from qlib_ext.cross_section import is_positive, pearson, spearman
-from qlib_ext.evaluate.day_grids import DayGrids, as_grids, by_block, numbers
+from qlib_ext.evaluate.day_grids import TOP_N, DayGrids, as_grids, by_block, numbers
 from qlib_ext.evaluate.headline import ratio
 from qlib_ext.options import check_choice
+from qlib_ext.portfolio import CAPITAL, PARTICIPATION
 
 Measure = Callable[[DayGrids], Tensor]
 
@@ -189,7 +190,11 @@ def daily_metrics(
     buyable: ArrayLike | Tensor | None = None,
     *,
     names: Sequence[str | Measure] | None = None,
-    **options: Any,
+    capital: float = CAPITAL,
+    participation: float = PARTICIPATION,
+    top_n: int = TOP_N,
+    base: float = losses.BASE,
+    alpha: float = losses.ALPHA,
 ) -> pd.DataFrame:
     """Measure each day, one column a number.
 
@@ -206,8 +211,11 @@ def daily_metrics(
         buyable: (D, N) bool, True = the entry was possible; None: everything was.
         names: columns to compute, of ``COLUMNS``, or functions of your own of ``DayGrids`` -> (D,); None: all that the
             inputs allow.
-        **options: capital (yuan placed each day), participation (largest share of a stock's liquidity), top_n (stocks
-            of the ``topn`` columns), base of wpcc (``losses.rank_weight``), alpha of liq_wpcc (``liquidity_weight``).
+        capital: yuan placed each day.
+        participation: largest share of a stock's liquidity.
+        top_n: stocks of the ``topn`` columns.
+        base: of wpcc, see ``losses.rank_weight``.
+        alpha: of liq_wpcc, see ``losses.liquidity_weight``.
 
     Returns:
         Frame of D rows (0 to D-1). Correlations and returns are NaN on days with fewer than two stocks that
@@ -231,6 +239,7 @@ def daily_metrics(
         """Compute the columns of a block of days, (D,) each."""
         return {name: _one_a_day(name, row.measure(days), days) for name, row in rows.items()}
 
+    options = {"capital": capital, "participation": participation, "top_n": top_n, "base": base, "alpha": alpha}
     parts = by_block(measure, options, score=score, label=label, liquidity=liquidity, buyable=buyable)
     return pd.DataFrame({name: torch.cat([columns[name] for columns in parts]).numpy() for name in rows})
 
