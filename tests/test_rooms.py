@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -59,12 +60,21 @@ def climbing(source, home=None):
     for room, inner, names in imports_of(source):
         if room in ("__version__", home):
             continue
+        if room.startswith("_"):
+            yield f"{room} is private"
+            continue
         if home is not None and FLOORS[room] >= FLOORS[home]:
             yield f"{home} (floor {FLOORS[home]}) imports {room} (floor {FLOORS[room]})"
         if inner:
             yield f"qlib_ext.{'.'.join([room, *inner])} is inside of a room"
+        yield from (f"{name} of {room} is private" for name in names if name.startswith("_"))
         if (PACKAGE / room).is_dir():
             yield from (f"{room} does not offer {name}" for name in set(names) - set(names_of(room)))
+
+
+def code_of(cell):
+    """A notebook cell's Python, without the shell's and IPython's lines."""
+    return "\n".join(line for line in "".join(cell["source"]).splitlines() if not line.startswith(("%", "!")))
 
 
 def test_every_room_stands_on_a_floor():
@@ -80,7 +90,10 @@ def test_imports_point_down_through_doors(room):
 
 @pytest.mark.parametrize("folder", ["tests", "benchmarks", "docs", "examples"])
 def test_nobody_climbs_through_a_window(folder):
-    texts = {path.name: path.read_text("utf-8") for path in (ROOT / folder).rglob("*.py")}
+    texts = {path.name: path.read_text("utf-8") for path in [*(ROOT / folder).rglob("*.py"), ROOT / "conftest.py"]}
+    for path in (ROOT / folder).rglob("*.ipynb"):
+        cells = [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+        texts |= {f"{path.name} {n}": code_of(cell) for n, cell in enumerate(cells)}
     assert not [(name, text) for name, source in texts.items() for text in climbing(source)]
 
 
@@ -94,6 +107,8 @@ def test_the_check_of_floors_can_fail():
     assert list(climbing("from qlib_ext.record import PortAnaRecord", "losses"))
     assert list(climbing("from qlib_ext.evaluate.metrics import headline", "record"))
     assert list(climbing("from qlib_ext.losses import _private"))
+    assert list(climbing("from qlib_ext.options import _private"))
+    assert list(climbing("from qlib_ext import _private"))
     assert not list(climbing("from qlib_ext.losses import DayLoss\nfrom qlib_ext import evaluate", "training"))
 
 

@@ -46,8 +46,9 @@ def find_run(name: str, *, uri: str = DEFAULT_URI, experiment: str | None = None
         ValueError: no such run, or several; the message names what is there.
         FileNotFoundError: the file of `uri` is not there.
 
-    >>> run = find_run("latest", experiment="master_liq")  # doctest: +SKIP
-    >>> load_artifacts(run, ["pred.pkl"])["pred.pkl"].columns  # doctest: +SKIP
+    >>> find_run("latest", uri="sqlite:///nowhere.db")  # of runs that are there: load_artifacts(run, ["pred.pkl"])
+    Traceback (most recent call last):
+    FileNotFoundError: no runs here: ...nowhere.db is not there; start from the folder of the runs, or give --uri
     """
     runs = list_runs(uri=uri, experiment=experiment)
     done = [run for run in runs if run.status == "FINISHED"]
@@ -84,7 +85,9 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
         ValueError: `uri` is no sqlite file, or the experiment is not there.
         FileNotFoundError: the file is not there.
 
-    >>> [run.id for run in list_runs() if run.status == "FINISHED"]  # doctest: +SKIP
+    >>> [run.id for run in list_runs(uri="mlruns.db") if run.status == "FINISHED"]
+    Traceback (most recent call last):
+    ValueError: --uri is 'mlruns.db'; give sqlite:///FILE, such as sqlite:///mlruns.db
     """
     file = Path(uri.removeprefix("sqlite:///")).expanduser()
     if not uri.startswith("sqlite:///"):

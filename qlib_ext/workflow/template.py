@@ -23,8 +23,11 @@ def workflow_text(survey: Survey, model: str) -> str:
 
     Raises: ValueError for an unknown model.
 
-    >>> found = survey("~/.qlib/qlib_data/cn_data")  # doctest: +SKIP
-    >>> Path("workflow.yaml").write_text(workflow_text(found, "mlp"))  # doctest: +SKIP
+    >>> from qlib_ext.synthetic import make_market
+    >>> from qlib_ext.workflow import survey
+    >>> folder = make_market(provider.parent / "year", n_stocks=60, years=1)  # or a folder of your own
+    >>> workflow_text(survey(folder), "mlp").splitlines()[5]
+    'experiment_name: "mlp_liq_all"'
     """
     check_choice("model", model, WINDOWS)
     text = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
