@@ -10,10 +10,10 @@ from qlib.config import C
 from qlib.data.data import LocalCalendarProvider
 from qlib.log import get_module_logger
 from qlib.utils.exceptions import ExpAlreadyExistError
-from qlib.workflow.exp import MLflowExperiment
 from qlib.workflow.expm import MLflowExpManager
 
 from qlib_ext import synthetic
+from qlib_ext.runs.mlflow_run import RunExperiment
 
 _SQLITE = "sqlite:///"
 
@@ -33,7 +33,7 @@ class SqliteExpManager(MLflowExpManager):
         database.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(uri=f"{_SQLITE}{database}", default_exp_name=default_exp_name)
 
-    def create_exp(self, experiment_name: str | None = None) -> MLflowExperiment:
+    def create_exp(self, experiment_name: str | None = None) -> RunExperiment:
         """Create an experiment whose artifacts go to the stated folder; ExpAlreadyExistError: qlib then reads it."""
         if not experiment_name:
             raise ValueError("create_exp needs an experiment name; set experiment_name in the workflow.")
@@ -44,7 +44,11 @@ class SqliteExpManager(MLflowExpManager):
             if error.error_code == "RESOURCE_ALREADY_EXISTS":
                 raise ExpAlreadyExistError() from error
             raise
-        return MLflowExperiment(number, experiment_name, self.uri)
+        return RunExperiment(number, experiment_name, self.uri)
+
+    def _get_exp(self, experiment_id: str | None = None, experiment_name: str | None = None) -> RunExperiment:
+        found = super()._get_exp(experiment_id, experiment_name)
+        return RunExperiment(found.id, found.name, self.uri)
 
 
 def _database(uri: str) -> Path:
