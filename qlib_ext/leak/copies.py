@@ -112,12 +112,11 @@ def _perturb_stock(origin: Path, copy: Path, begin: int, count: int, rng: np.ran
     stopped &= not is_index(origin.name)
     resumed, ratio = rng.random(n) < 0.5, rng.uniform(0.5, 2.0)
     for file in sorted(origin.glob(f"*{_SUFFIX}")):
-        raw = np.fromfile(file, dtype="<f4")
-        field, start = file.name.removesuffix(_SUFFIX), int(raw[0]) if len(raw) else count
-        place = max(begin - start, 0) + 1  # of the first day to change, in the file
-        tail = raw[place:].astype(np.float64)
+        field, (start, values) = file.name.removesuffix(_SUFFIX), read_series(file)
+        place = max(begin - start, 0)  # of the first day to change, in the file
+        tail = values[place:].astype(np.float64)
         at = slice(max(start - begin, 0), max(start - begin, 0) + len(tail))
-        last = pd.Series(raw[1:], dtype=float).ffill().to_numpy()[place - 1 :]
+        last = pd.Series(values, dtype=float).ffill().to_numpy()[place:]
         tail = np.where(np.isnan(tail) & resumed[at], last, tail)
         noise = rng.uniform(0.98, 1.02, n)
         tail *= {
@@ -130,8 +129,7 @@ def _perturb_stock(origin: Path, copy: Path, begin: int, count: int, rng: np.ran
             tail += rng.normal(0.0, 0.02, n)[at]
         if field != "factor":
             tail[stopped[at]] = np.nan
-        raw[place:] = tail
-        raw.tofile(copy / file.name)
+        _write_series(copy / file.name, start, np.concatenate([values[:place], tail]))
 
 
 def _deal(close: Matrix, rng: np.random.Generator) -> tuple[Matrix, npt.NDArray[np.int64]]:
@@ -163,9 +161,11 @@ def _write(copy: Path, origin: Path, names: Sequence[str], field: str, values: M
         file = origin / "features" / name / f"{field}{_SUFFIX}"
         if file.is_file():
             start, old = read_series(file)
-            np.concatenate([[start], values[start : start + len(old), n]]).astype("<f4").tofile(
-                copy / "features" / name / file.name
-            )
+            _write_series(copy / "features" / name / file.name, start, values[start : start + len(old), n])
+
+
+def _write_series(file: Path, start: int, values: npt.NDArray[np.floating]) -> None:
+    np.concatenate([[start], values]).astype("<f4").tofile(file)
 
 
 def _folders(origin: Path) -> list[str]:
