@@ -1,6 +1,6 @@
 """Check a provider folder of A shares before training on it; imports without qlib."""
 
-from qlib_ext.check_data.check import CHECKS, check_calendar, check_data, stocks_of
+from qlib_ext.check_data.check import CHECKS, check_calendar, check_data, check_start, spread, stocks_of
 from qlib_ext.check_data.folder import Provider, Span, open_provider, read_block
 from qlib_ext.check_data.table import Check, Tally
 from qlib_ext.check_data.units import Market
@@ -14,7 +14,9 @@ __all__ = [
     "Tally",
     "check_calendar",
     "check_data",
+    "check_start",
     "open_provider",
     "read_block",
+    "spread",
     "stocks_of",
 ]

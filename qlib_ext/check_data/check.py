@@ -8,7 +8,7 @@ Not seen: special treatment (ST) and its 5% limit, a whole trading day that the 
 wrong but plausible, and membership of an index that knows the future.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from qlib_ext.options import close_names
 from qlib_ext.rules import is_a_share, is_index
 
 BLOCK = 256  # stocks in memory at once
+SAMPLE = 100  # stocks whose bars are looked at before a run
 HOLIDAY = 12  # days from one trading day to the next that a holiday explains
 OLD_CALENDAR = 30  # days before today
 Say = Callable[[str], None]
@@ -80,14 +81,58 @@ def check_data(
     own = dict(checks or {})
     if taken := sorted(set(own) & set(CHECKS)):
         raise ValueError(f"checks: {taken} are names of built-in checks; give yours others")
-    tell = say or (lambda _line: None)
+    return _look(provider_uri, universe, (start, end), today=today, own=own, say=say)
+
+
+def check_start(
+    provider_uri: str | Path, *, universe: str | Collection[str] | None = None, start: Any = None, end: Any = None
+) -> pd.DataFrame:
+    """Check in seconds what a run will read: calendar, lists, folders, the head of every file, `SAMPLE` stocks' bars.
+
+    The checks are those of `check_data`. What cannot be read rightly is an error; what is wrong within bars, and of
+    units, is at most a warning here (the sample is small, and a workflow may name its own turnover).
+
+    Args:
+        provider_uri: the folder.
+        universe: a list in instruments/, or codes; None: every stock that has a feature folder.
+        start: first day of the run; None: the calendar's first.
+        end: last day of the run; None: the calendar's last.
+
+    Returns: findings as of `check_data`; a run should stop at an error and tell the warnings.
+
+    Raises: ValueError where it cannot be checked.
+
+    >>> table = check_start(provider, universe="all")
+    >>> "error" in set(table["severity"])
+    False
+    """
+    table = _look(provider_uri, universe, (start, end), most=SAMPLE)
+    soft = table["check"].isin([*BARS, *UNITS]) & (table["severity"] == "error")
+    table.loc[soft, "severity"] = "warning"
+    return table
+
+
+def _look(
+    provider_uri: str | Path,
+    universe: str | Collection[str] | None,
+    span: tuple[Any, Any],
+    *,
+    today: Any = None,
+    own: Mapping[str, Check] | None = None,
+    say: Say | None = None,
+    most: int | None = None,
+) -> pd.DataFrame:
+    """Run all checks; with `most`, on the bars of so many stocks, spread over the codes."""
+    own, tell = own or {}, say or (lambda _line: None)
     tally = Tally()
     provider = open_provider(Path(provider_uri).expanduser(), tally)
-    names = [universe] if universe is not None else sorted(provider.lists)
+    names = [universe] if isinstance(universe, str) else sorted(provider.lists) if universe is None else []
     codes = stocks_of(provider, universe)
+    if most is not None:
+        codes = spread(codes, most)
     ordered = check_calendar(provider.days, None if today is None else pd.Timestamp(today), tally)
     check_lists(provider, names, tally)
-    begin, stop = _rows(provider, start, end) if ordered else (0, len(provider.days))
+    begin, stop = _rows(provider, *span) if ordered else (0, len(provider.days))
     market = Market(provider.days[begin:stop])
     tell(f"{provider.folder}: {len(codes)} stocks, {stop - begin} days")
     for n in range(0, len(codes) if ordered else 0, BLOCK):
@@ -101,20 +146,27 @@ def check_data(
         tell(f"{min(n + BLOCK, len(codes))} of {len(codes)} stocks checked")
     if ordered:
         check_market(market, list_ends({name: provider.lists[name] for name in names}), tally)
-    table = tally.table(CHECKS | own)
+    table = tally.table({**CHECKS, **own})
     first, last = (str(provider.days[row].date()) for row in (begin, stop - 1))
     facts = {"stocks": len(codes), "days": stop - begin, "first": first, "last": last}
     table.attrs |= facts | {"profile": market.profile if ordered else None}
     return table
 
 
-def stocks_of(provider: Provider, universe: str | None) -> list[str]:
-    """Stocks (no indices) of a universe that have a feature folder, or all that have one.
+def spread(codes: list[str], most: int) -> list[str]:
+    """Up to `most` of the codes, evenly spread."""
+    return [codes[n] for n in sorted({int(n) for n in np.linspace(0, len(codes) - 1, most)})]
+
+
+def stocks_of(provider: Provider, universe: str | Collection[str] | None) -> list[str]:
+    """Stocks (no indices) of a list, or of codes, that have a feature folder; None: all that have one.
 
     Raises: ValueError for an unknown universe, or one without such a stock.
     """
     if universe is None:
         named = set(provider.places)
+    elif not isinstance(universe, str):
+        named = {code.upper() for code in universe}
     elif universe in provider.lists:
         named = {code for code, _, _ in provider.lists[universe]}
     else:

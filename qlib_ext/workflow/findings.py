@@ -11,7 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qlib_ext.check_data import Market, Provider, Span, Tally, check_calendar, open_provider, read_block, stocks_of
+from qlib_ext.check_data import (
+    Market,
+    Provider,
+    Span,
+    Tally,
+    check_calendar,
+    open_provider,
+    read_block,
+    spread,
+    stocks_of,
+)
 from qlib_ext.options import check_choice
 from qlib_ext.panel import DEFAULT_LABEL, label_span
 from qlib_ext.provider import trailing_mean
@@ -183,7 +193,7 @@ def split_days(begin: int, end: int, *, stocks: float, window: int) -> dict[str,
 
 def _sample(provider: Provider, universe: str | None, tell: Say) -> tuple[Market, list[str]]:
     """Sum up some stocks over the whole calendar, and name the optional fields that most of them lack."""
-    codes = _spread(stocks_of(provider, universe), SAMPLE)
+    codes = spread(stocks_of(provider, universe), SAMPLE)
     market = Market(provider.days)
     having = dict.fromkeys(OPTIONAL, 0)  # stocks
     for n in range(0, len(codes), BLOCK):
@@ -216,7 +226,7 @@ def _liquidity(provider: Provider, universe: str, profile: str, rows: tuple[int,
 
     Raises: ValueError where no member trades.
     """
-    codes = _spread(stocks_of(provider, universe), SAMPLE)
+    codes = spread(stocks_of(provider, universe), SAMPLE)
     begin = max(rows[0] - LIQUIDITY_DAYS + 1, 0)
     block = read_block(provider, codes, begin, rows[1] + 1, Tally())
     fields = {f"${name}": values for name, values in (block.fields | {"close": block.close}).items()}
@@ -230,11 +240,6 @@ def _liquidity(provider: Provider, universe: str, profile: str, rows: tuple[int,
     if not len(liquidity):
         raise ValueError(f"no stock of {universe} trades from {block.days[0].date()} to {block.days[-1].date()}")
     return float(np.median(liquidity))
-
-
-def _spread(codes: list[str], most: int) -> list[str]:
-    """Up to `most` of the codes, evenly spread."""
-    return [codes[n] for n in sorted({int(n) for n in np.linspace(0, len(codes) - 1, most)})]
 
 
 def _bars(market: Market) -> tuple[int, int]:
@@ -276,7 +281,7 @@ def _stand_in(provider: Provider, universe: str, test: int) -> list[str]:
     eve = provider.days[test - 1]
     members = {code for code, first, last in provider.lists[universe] if first <= eve <= last}
     codes = [code for code in stocks_of(provider, universe) if code in members] or stocks_of(provider, universe)
-    some = _spread(codes, 2 * MEANS)
+    some = spread(codes, 2 * MEANS)
     trades = read_block(provider, some, max(test - SETTLED, 0), test, Tally()).trades
     settled = [code for code, share in zip(some, trades.mean(axis=0), strict=True) if share >= 0.9]
-    return _spread(settled or some, MEANS)
+    return spread(settled or some, MEANS)
