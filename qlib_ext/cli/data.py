@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from qlib_ext.beside import write_text
 from qlib_ext.synthetic import DEFAULT_PATH, ensure_market, is_market
 
 _CHECK = """\
@@ -106,7 +107,7 @@ def _init(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{out} exists: add --force to overwrite it, or name another file by --out")
     looked = survey(_folder(arguments.provider_uri), universe=arguments.universe, model=arguments.model, say=speaker())
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(workflow_text(looked, arguments.model), encoding="utf-8")
+    write_text(out, workflow_text(looked, arguments.model))
     advice = f"Check the data first: qlib-ext check-data --provider-uri {looked.folder}"
     sys.stdout.write(f"{describe(looked)}\n\nWrote {out}. Run it:\n\n    qrun {out}\n\n{advice}\n")
     return 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from qlib_ext.beside import write_text
 from qlib_ext.runs import DEFAULT_URI
 
 _ORDERS = """\
@@ -69,7 +70,11 @@ def _orders(arguments: argparse.Namespace) -> int:
         )
     except TypeError as error:  # an option of the recorded strategy that this version does not know
         raise ValueError(f"run {run.identifier}: {error}") from error
-    table.to_csv(arguments.out or sys.stdout, index=False, float_format="%.10g")
+    listed = table.to_csv(index=False, float_format="%.10g")
+    if arguments.out is None:
+        sys.stdout.write(listed)
+    else:
+        write_text(arguments.out, listed)
     _show(table, run)
     return 0
 

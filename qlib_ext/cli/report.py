@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qlib_ext.beside import write_text
 from qlib_ext.runs import DEFAULT_URI, FACTS, PLAN, Run, Task, find_run, load_artifacts
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _write(out: Path, html: str) -> int:
-    out.write_text(html, encoding="utf-8")
+    write_text(out, html)
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 

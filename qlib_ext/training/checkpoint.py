@@ -6,7 +6,6 @@ It is read without running any code in it (`torch.load` with `weights_only`). Pr
 import hashlib
 import json
 import math
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from qlib_ext.beside import beside
 from qlib_ext.panel import DayPanel
 from qlib_ext.training.device import generator_states, set_generator_states
 
@@ -81,15 +81,8 @@ class Checkpoint:
             "best": run.best,
             "history": vars(run.history),
         }
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with beside(self.path) as partial:
+            torch.save(content, partial)
 
     def load(self, run: Run) -> bool:
         """Put the run where the file left it; False where there is no file.
