@@ -204,8 +204,10 @@ def test_trading_days_since_the_first_buy():
     bought = pd.Series({"A": "2022-03-01", "B": "2022-02-26", "C": None, "D": "2022-03-02"})
     # To 2022-03-02: A one day (today is the next one); B was bought on a Saturday, counted from Friday: three; D today.
     assert days_held(bought, DATE, calendar).tolist() == [1, 3, math.inf, 0]
-    with pytest.raises(ValueError, match="column bought"):
+    with pytest.raises(ValueError, match="bought of A is 'soon', no day"):
         days_held(pd.Series({"A": "soon"}), DATE, calendar)
+    with pytest.raises(ValueError, match="A was bought on 2022-03-03, after 2022-03-02"):
+        days_held(pd.Series({"A": "2022-03-03"}), DATE, calendar)
 
 
 # --- what cannot be
@@ -214,11 +216,11 @@ def test_trading_days_since_the_first_buy():
 @pytest.mark.parametrize(
     ("held", "options", "match"),
     [
-        ({"SH600000": -100}, {}, "SH600000 has -100 shares"),
+        ({"SH600000": -100}, {}, "row 0: shares of 'SH600000' is -100.0; allowed are whole numbers from 0 on"),
         ({"SH600000": 0.5}, {}, "whole numbers"),
-        ({"SH000300": 100}, {}, "SH000300 is an index"),
+        ({"SH000300": 100}, {}, "code is 'SH000300', an index; only A shares"),
         ({"SH601999": 100}, {}, "no price of SH601999: not in the provider"),
-        ({"600000.SH": 100}, {}, "write SH600000"),
+        ({"SH600000": 100, "600000.SH": 100}, {}, "row 1: SH600000 stands twice"),
         ({"SH600000": 100_000}, {}, "worth 1,000,000 yuan, more than the capital of 200,000"),
         ({}, {"capital": 0.0}, "capital is 0.0"),
         ({}, {"cash": -1.0}, "cash is -1.0"),
@@ -233,24 +235,26 @@ def test_errors_say_what_came(held, options, match):
 
 def test_holdings_files(tmp_path):
     file = tmp_path / "held.csv"
-    file.write_text("code,shares,note\n sh600000 ,300,x\nSZ300001,0,\n")
-    assert read_holdings(file)["shares"].to_dict() == {MAIN: 300, CHINEXT: 0}
+    file.write_text("code,shares,note\n sh600000 ,300,x\nSZ300001,0,\n510300,0,\n")
+    assert read_holdings(file)["shares"].to_dict() == {MAIN: 300}
     assert listed(held=read_holdings(file))["held_shares"].tolist() == [300, 0, 0]
     assert read_holdings(None).empty
     file.write_text("code,shares\n")
     assert read_holdings(file).empty and listed(held=read_holdings(file)).equals(listed())
-    for text, match in (
-        ("code,amount\nSH600000,1\n", "no column shares"),
-        ("code,shares\nSH600000,many\n", "row 1 has no code, or shares that are no number"),
-        ("code,shares\n,1\n", "row 1 has no code"),
-        ("", "no CSV file"),
-    ):
-        file.write_text(text)
-        with pytest.raises(ValueError, match=match):
-            read_holdings(file)
-    file.write_text("code,shares\nSH600000,100\nsh600000,100\n")
-    with pytest.raises(ValueError, match="SH600000 stands twice"):
-        listed(held=read_holdings(file))
+    file.write_text(
+        '证券代码,证券名称,股份余额,可用股份,买入日期\n="600000",浦发银行,"10,000",0,2022/2/28\n', encoding="gbk"
+    )
+    held = read_holdings(file)
+    assert held.loc[MAIN].tolist() == [10_000.0, pd.Timestamp("2022-02-28")]
+    assert read_holdings(held).equals(held) and read_holdings(held.reset_index()).equals(held)
+
+
+def test_the_order_of_a_file_of_holdings_is_that_of_a_frame_in_any_spelling(tmp_path):
+    (tmp_path / "held.csv").write_text("code;shares\n300001.SZ;10,000\nsh.600009;150\n")
+    frame = pd.DataFrame({"shares": [10_000, 150]}, index=["300001", "600009.SH"])
+    expected = listed(held=holdings(SZ300001=10_000, SH600009=150))
+    assert listed(held=read_holdings(tmp_path / "held.csv")).equals(expected)
+    assert listed(held=frame).equals(expected)
 
 
 def test_the_options_of_a_recorded_strategy():

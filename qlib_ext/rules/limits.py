@@ -9,8 +9,7 @@ limit until 2026-07-06 (ChiNext until 2020-08-24); without a list of ST stocks b
 limit. The days of a delisting period (no limit on its first day) are not known either.
 """
 
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.options import check_choice
+from qlib_ext.spelling import is_nothing, read_code, read_csv, read_day
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -38,6 +38,7 @@ _LISTING = {
 _ST_SCOPES = {"main": "st_main", "chinext": "st_chinext", "star": "st_star", "beijing": "st_bse"}
 NEW_DAYS = 5  # after listing, that may have limits of their own
 _LOTS = {"main": (100, 100), "chinext": (100, 100), "star": (200, 1), "beijing": (100, 1)}
+_SPELL = ("code", "start", "end")
 _LOT_TEXT = (
     "buy orders: main board and ChiNext 100 shares or a multiple; STAR at least 200, then single shares; Beijing at "
     "least 100, then single shares; a remainder below the minimum is sold in one order"
@@ -88,6 +89,21 @@ def is_a_share(code: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def read_share(what: str, value: Any, *, hint: str = "; leave it out") -> str:
+    """Read the code of an A share in any of `spelling.CODE_FORMS`, as qlib writes it.
+
+    Raises: ValueError for another code, naming the place `what`, with the hint behind.
+
+    >>> read_share("code", "600000.sh"), read_share("code", 1)
+    ('SH600000', 'SZ000001')
+    """
+    code = read_code(what, value, hint=hint)
+    if not is_a_share(code):
+        kind = "an index" if is_index(code) else "not a known A-share code (a fund, a bond, a B share?)"
+        raise ValueError(f"{what} is {value!r}, {kind}; only A shares are allowed{hint}")
+    return code
 
 
 def scope_of(code: str) -> str:
@@ -212,55 +228,47 @@ def st_mask(flags: pd.DataFrame | str | Path, codes: Sequence[str], dates: Any) 
 
     Args:
         flags: a frame, or the path of a CSV file, with the columns code, start, end (both days included; an empty end,
-            or one such as 9999-12-31, means still): one row for each spell. A-share codes that are not asked for are
-            ignored.
+            or one such as 9999-12-31, means still): one row for each spell, codes and days in the forms of
+            `qlib_ext.spelling`. A-share codes that are not asked for are ignored.
         codes: N codes.
         dates: D dates.
 
     Raises:
-        ValueError: a missing column, a code that is not written as SH600000, a start that is no date, or an end before
-            its start.
+        ValueError: a missing column, a code of no A share, what is not surely a day, or an end before its start; the
+            line of the file (the row of the frame, from 0) is named.
+        TypeError: for what is neither a frame nor a path.
+        OSError: the file cannot be opened.
 
     >>> spells = pd.DataFrame({"code": ["SH600001"], "start": ["2022-01-05"], "end": [None]})
     >>> st_mask(spells, ["SH600000", "SH600001"], ["2022-01-04", "2022-01-05"]).tolist()
     [[False, False], [False, True]]
     """
-    table = flags if isinstance(flags, pd.DataFrame) else pd.read_csv(flags, dtype=str)
-    missing = {"code", "start", "end"} - set(table.columns)
-    if missing:
-        raise ValueError(f"st_mask: no column {sorted(missing)}; wanted are code, start, end, there are {list(table)}.")
-    start, end = ([_spell_day(day, row, name) for row, day in enumerate(table[name])] for name in ("start", "end"))
-    end = [pd.Timestamp.max if pd.isna(last) else last for last in end]
-    for row, (first, last) in enumerate(zip(start, end, strict=True)):
-        if pd.isna(first) or last < first:
-            raise ValueError(f"st_mask: row {row} has no start, or ends before it starts; correct it.")
-    for row, code in enumerate(table["code"]):
-        try:
-            board_of(str(code))
-        except ValueError as error:
-            raise ValueError(f"st_mask: row {row}: {error}") from error
     days, place = pd.DatetimeIndex(dates), {code.upper(): n for n, code in enumerate(codes)}
     out = np.zeros((len(days), len(codes)), dtype=bool)
-    for code, first, last in zip(table["code"], start, end, strict=True):
-        column = place.get(str(code).upper())
-        if column is not None:
-            out[:, column] |= np.asarray((days >= first) & (days <= last))
+    for code, first, last in _spells(flags):
+        if code in place:
+            out[:, place[code]] |= np.asarray((days >= first) & (days <= last))
     return out
 
 
-def _spell_day(value: Any, row: int, name: str) -> pd.Timestamp:
-    """Day of a spell, NaT where it is empty; one beyond what nanoseconds hold (9999-12-31) is the last that they do."""
-    if pd.isna(value) or str(value).strip() == "":
-        return pd.Timestamp("NaT")
-    text = f"{value:.0f}" if isinstance(value, Real) else value  # 20200102 is a day too, not a time since 1970
-    try:
-        return min(max(pd.Timestamp(text), pd.Timestamp.min), pd.Timestamp.max)
-    except pd.errors.OutOfBoundsDatetime:
-        return pd.Timestamp.max
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"st_mask: row {row}: {name} is {value!r}, no day; write it as 2020-01-02, an open end empty or 9999-12-31."
-        ) from error
+def _spells(flags: pd.DataFrame | str | Path) -> Iterator[tuple[str, pd.Timestamp, pd.Timestamp]]:
+    """Read (code, first day, last day) of each row."""
+    if isinstance(flags, pd.DataFrame):
+        owner, where, table = "st_mask", "st_mask: row", flags.set_axis(range(len(flags)))
+        if any(list(table).count(name) != 1 for name in _SPELL):
+            raise ValueError(f"{owner}: wanted are the columns code, start, end, once each; there are {list(table)}")
+    elif isinstance(flags, str | Path):
+        where, table = f"{flags}, line", read_csv(flags, _SPELL)
+    else:
+        raise TypeError(f"the list of ST stocks is {flags!r}; wanted a frame or the path of a CSV file")
+    for row, code, start, end in table[list(_SPELL)].itertuples():
+        name = read_share(f"{where} {row}: code", code)
+        first, last = read_day(f"{where} {row}: start", start), pd.Timestamp.max
+        if not is_nothing(end):
+            last = read_day(f"{where} {row}: end", end, hint="; an open end stays empty, or is 9999-12-31")
+        if last < first:
+            raise ValueError(f"{where} {row}: ends on {last.date()}, before it starts on {first.date()}; correct it")
+        yield name, first, last
 
 
 def citations(dates: Any) -> list[dict[str, Any]]:

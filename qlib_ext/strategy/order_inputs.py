@@ -1,6 +1,6 @@
 """What an order list is made from: a recorded run, the holdings, the market at the close."""
 
-import re
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,18 @@ import pandas as pd
 
 from qlib_ext.exchange import LEAD
 from qlib_ext.provider import calendar, last_known, listed_days, load_liquidity, read_fields, trailing_volatility
-from qlib_ext.rules import NEW_DAYS, is_index, limit_down_price, limit_up_price, lot_rule, price_limit, st_mask
+from qlib_ext.rules import (
+    NEW_DAYS,
+    is_index,
+    limit_down_price,
+    limit_up_price,
+    lot_rule,
+    price_limit,
+    read_share,
+    st_mask,
+)
 from qlib_ext.runs import DEFAULT_URI, LATEST, PLAN, Task, find_run, list_runs, load_artifacts
+from qlib_ext.spelling import is_nothing, read_csv, read_day, read_number
 
 # --- the run
 
@@ -95,56 +105,65 @@ def _refuse_several(uri: str) -> None:
 
 # --- the holdings
 
+MOST_SHARES = 1e12  # of a stock: no company has as many
+_TRADE_YOURSELF = "; correct the code, or leave the row out and trade it yourself"
 
-def read_holdings(path: str | Path | None) -> pd.DataFrame:
-    """Read holdings: columns code (the index), shares (raw shares) and, where the file has it, bought (date).
 
-    None: nothing is held. Raises: ValueError for a file that is no such table.
+def read_holdings(source: str | Path | pd.DataFrame | None) -> pd.DataFrame:
+    """Read holdings: code (the index), shares (raw shares) and, where there is such a column, bought (date).
+
+    A CSV file, or a frame whose column or index is the code, in any form of `qlib_ext.spelling`, with the usual headers
+    of brokers (证券代码, 股份余额); None: nothing is held. Rows of 0 shares are left out.
+
+    Raises:
+        ValueError: no such table, a code of no A share or twice, shares or a day that are not surely understood; the
+            line of the file (the row of the frame, from 0) is named.
+        OSError: the file cannot be opened.
     """
-    if path is None:
+    if source is None:
         return pd.DataFrame({"shares": []}, index=pd.Index([], name="code"), dtype=float)
-    try:
-        table = pd.read_csv(path, dtype={"code": str})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no CSV file with the columns code,shares: {error}") from error
-    missing = {"code", "shares"} - set(table.columns)
-    if missing:
-        raise ValueError(
-            f"{path} has no column {', '.join(sorted(missing))}; wanted are code,shares, it has {list(table)}"
-        )
-    table["code"] = table["code"].str.strip().str.upper()
-    shares = pd.to_numeric(table["shares"], errors="coerce")
-    if table["code"].isna().any() or shares.isna().any():
-        row = int(np.argmax(table["code"].isna() | shares.isna()))
-        raise ValueError(f"{path}: row {row + 1} has no code, or shares that are no number: {dict(table.iloc[row])}")
-    table["shares"] = shares
-    return table.set_index("code")
+    if isinstance(source, pd.DataFrame):
+        frame = source if "code" in source else source.assign(code=source.index)
+        table, where = frame.set_axis(range(len(frame))), "holdings: row"
+    else:
+        table, where = read_csv(source, ["code", "shares"], optional=["bought", "available"]), f"{source}, line"
+    if list(table).count("code") != 1 or list(table).count("shares") != 1:
+        raise ValueError(f"holdings: wanted are the columns code, shares, once each; there are {list(table)}")
+    held: dict[str, dict[str, Any]] = {}
+    for row, cells in zip(table.index, table.to_dict("records"), strict=True):
+        shares = _read_shares(f"{where} {row}: shares of {cells['code']!r}", cells["shares"])
+        if shares == 0:
+            continue
+        code = read_share(f"{where} {row}: code", cells["code"], hint=_TRADE_YOURSELF)
+        if code in held:
+            raise ValueError(f"{where} {row}: {code} stands twice; add its rows up")
+        if not is_nothing(free := cells.get("available")) and _read_shares(f"{where} {row}: available", free) > shares:
+            raise ValueError(f"{where} {row}: {free} shares of {code} are available, but {shares:g} held; correct it")
+        held[code] = {"shares": shares}
+        if "bought" in table:
+            day = cells["bought"]
+            held[code]["bought"] = pd.NaT if is_nothing(day) else read_day(f"{where} {row}: bought", day)
+    columns = ["shares", "bought"] if "bought" in table else ["shares"]
+    out = pd.DataFrame.from_dict(held, orient="index", columns=columns).rename_axis("code")
+    return out.astype({"shares": float})
+
+
+def _read_shares(what: str, value: Any) -> float:
+    """Read a number of shares: whole, written out (a spreadsheet's 1.23E+06 has lost digits)."""
+    number = read_number(what, value)
+    if not 0 <= number <= MOST_SHARES or number != math.floor(number) or "e" in str(value).lower():
+        raise ValueError(f"{what} is {value!r}; allowed are whole numbers from 0 on (raw shares), written out")
+    return number
 
 
 def check_holdings(holdings: pd.DataFrame, priced: pd.Index) -> pd.DataFrame:
-    """Return the holdings of more than no shares; the others need no price.
-
-    Raises: ValueError for a code that is repeated, an index or without a price, and shares that cannot be.
-    """
-    shares = holdings["shares"].to_numpy(dtype=float)
-    wrong = ~(np.isfinite(shares) & (shares >= 0) & (shares == np.floor(shares)))
-    if wrong.any():
-        code, number = holdings.index[wrong][0], shares[wrong][0]
-        raise ValueError(f"holdings: {code} has {number:g} shares; allowed are whole numbers from 0 on (raw shares)")
-    held = holdings[shares > 0]
-    codes = held.index
-    if codes.has_duplicates:
-        raise ValueError(f"holdings: {codes[codes.duplicated()][0]} stands twice; add its rows up")
-    for code in codes:
-        if is_index(str(code)):
-            raise ValueError(f"holdings: {code} is an index; only stocks can be held")
-        if code not in priced:
-            form = re.fullmatch(r"(\d{6})\.?(SH|SZ|BJ)", str(code))
-            hint = f"write {form[2]}{form[1]}" if form else "correct the code, or leave it out and trade it yourself"
-            raise ValueError(
-                f"holdings: no price of {code}: not in the provider, or no trade in the last {LEAD} trading days; "
-                f"{hint}"
-            )
+    """Read holdings as `read_holdings` does. Raises: ValueError as it does, and for a code without a price."""
+    held = read_holdings(holdings)
+    for code in held.index.difference(priced):
+        raise ValueError(
+            f"holdings: no price of {code}: not in the provider, or no trade in the last {LEAD} trading days"
+            f"{_TRADE_YOURSELF}"
+        )
     return held
 
 

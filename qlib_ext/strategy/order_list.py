@@ -18,9 +18,10 @@ import pandas as pd
 from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import Impact, Options
 from qlib_ext.provider import calendar
-from qlib_ext.rules import Fees, is_a_share
+from qlib_ext.rules import Fees
 from qlib_ext.runs import Task
-from qlib_ext.strategy.order_inputs import ScoredRun, check_holdings, next_day, read_market
+from qlib_ext.spelling import is_nothing, read_day
+from qlib_ext.strategy.order_inputs import ScoredRun, check_holdings, next_day, read_holdings, read_market
 from qlib_ext.strategy.planner import Line, Planner, make_lines
 from qlib_ext.strategy.quotes import LastClose
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
@@ -105,12 +106,14 @@ def make_orders(
 def days_held(bought: pd.Series, date: pd.Timestamp, calendar: pd.DatetimeIndex) -> pd.Series:
     """Trading days from the first buy to `date`, by code; inf where the day is not told.
 
-    Raises: ValueError for what is no date.
+    Raises: ValueError for what is no day, or one after `date`.
     """
-    try:
-        first = pd.to_datetime(bought)
-    except ValueError as error:
-        raise ValueError(f"holdings: the column bought holds what is no date: {error}") from error
+    told = {c: pd.NaT if is_nothing(day) else read_day(f"holdings: bought of {c}", day) for c, day in bought.items()}
+    first = pd.Series(told, dtype="datetime64[ns]")
+    if (first > date).any():
+        raise ValueError(
+            f"holdings: {first.idxmax()} was bought on {first.max().date()}, after {date.date()}; correct it"
+        )
     days = calendar[calendar < date].append(pd.DatetimeIndex([date]))
     count = len(days) - np.searchsorted(days, first.to_numpy(dtype="datetime64[ns]"), side="right")
     return pd.Series(np.where(first.isna(), np.inf, count), bought.index)
@@ -162,9 +165,8 @@ def plan_orders(
     date, _ = next_day(signal_day)
     if dealt.participation is not None:
         strategy.trade_participation = min(strategy.trade_participation, dealt.participation)
-    holdings = holdings[holdings["shares"] != 0]
-    # what has not the form of a share is named by `check_holdings`
-    wanted = score.index.union([code for code in holdings.index if is_a_share(str(code))]).astype(str)
+    holdings = read_holdings(holdings)
+    wanted = score.index.union(holdings.index).astype(str)
     fees = dealt.fees([date])
     market = read_market(
         list(wanted),
