@@ -24,6 +24,7 @@ from qlib_ext.rules import is_a_share, is_index
 
 BLOCK = 256  # stocks in memory at once
 SAMPLE = 100  # stocks whose bars are looked at before a run
+STOPS = ("calendar_duplicate", "calendar_order", "list_line", "folder_twice", "file_length", "file_start")
 HOLIDAY = 12  # days from one trading day to the next that a holiday explains
 OLD_CALENDAR = 30  # days before today
 Say = Callable[[str], None]
@@ -86,11 +87,10 @@ def check_data(
 
 def check_start(
     provider_uri: str | Path, *, universe: str | Collection[str] | None = None, start: Any = None, end: Any = None
-) -> pd.DataFrame:
+) -> list[str]:
     """Check in seconds what a run will read: calendar, lists, folders, the head of every file, `SAMPLE` stocks' bars.
 
-    The checks are those of `check_data`. What cannot be read rightly is an error; what is wrong within bars, and of
-    units, is at most a warning here (the sample is small, and a workflow may name its own turnover).
+    The checks are those of `check_data`; what a run would read wrongly, or not at all (`STOPS`), is refused.
 
     Args:
         provider_uri: the folder.
@@ -98,18 +98,23 @@ def check_start(
         start: first day of the run; None: the calendar's first.
         end: last day of the run; None: the calendar's last.
 
-    Returns: findings as of `check_data`; a run should stop at an error and tell the warnings.
+    Returns: a line for each other error and warning: what, how often, an example, the cure.
 
-    Raises: ValueError where it cannot be checked.
+    Raises: ValueError where the run cannot read the folder, with such lines.
 
-    >>> table = check_start(provider, universe="all")
-    >>> "error" in set(table["severity"])
-    False
+    >>> check_start(provider, universe="all")
+    []
     """
     table = _look(provider_uri, universe, (start, end), most=SAMPLE)
-    soft = table["check"].isin([*BARS, *UNITS]) & (table["severity"] == "error")
-    table.loc[soft, "severity"] = "warning"
-    return table
+    told = {row["check"]: _line(row) for row in table.to_dict("records") if row["severity"] != "info"}
+    if wrong := [line for name, line in told.items() if name in STOPS]:
+        cure = f"qlib-ext check-data --provider-uri {provider_uri}"
+        raise ValueError(f"{provider_uri} cannot be trained on:\n" + "\n".join(wrong) + f"\nMore is told by {cure}")
+    return list(told.values())
+
+
+def _line(row: Mapping[Any, Any]) -> str:
+    return f"{row['check']}: {row['count']:,} of {row['of']:,}, for example {row['example']}; {row['cure']}"
 
 
 def _look(
