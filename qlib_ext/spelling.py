@@ -152,6 +152,7 @@ def read_csv(path: str | Path, columns: Sequence[str], *, optional: Sequence[str
     head = lines[kept[0]]
     mark = mark or max(",;\t|", key=head.count)
     rows = [(n + 1, _cells(f"{path}, line {n + 1}", lines[n], mark)) for n in kept]
+    rows = [row for row in rows if any(row[1])] or rows[:1]
     names = [_name(cell, [*columns, *optional]) for cell in rows[0][1]]
     while names and names[-1] == "":  # an empty last column of a spreadsheet
         names.pop()

@@ -299,9 +299,9 @@ def test_macro_files(tmp_path):
     with pytest.raises(ValueError, match="us10y, brent stand in more than one file|brent, us10y stand"):
         read_macro([csv, csv])
     for text, message in (
-        ("day,x\n2020-01-02,1\n", "no column date but"),
-        ("date,x\nsoon,1\n", r"a.csv: 'soon' is no date \(1 such rows\); wanted 2020-01-31 or 20200131"),
-        ("date,x\n2020-01-02,1\n,2\n", "1 rows without a date"),
+        ("day,x\n2020-01-02,1\n", "a.csv, line 1: no column date; wanted date"),
+        ("date,x\nsoon,1\n", "a.csv, line 2: the date is 'soon', no day that is surely understood; write 2020-01-31"),
+        ("date,x\n2020-01-02,1\n,2\n", "a.csv, line 3 has no date such as 2020-01-31"),
         ("date,x\n2020-01-02,1\n2020-01-02,2\n", "2020-01-02 twice"),
     ):
         csv.write_text(text)
@@ -311,8 +311,28 @@ def test_macro_files(tmp_path):
         read_macro([tmp_path / "x.xlsx"])
     with pytest.raises(ValueError, match=r"no column 'us10'; close: \['us10y'\]; .*, or leave the series us10 out"):
         macro({"us10": {"foreign": True}}, table_of())
-    with pytest.raises(ValueError, match=r"us10y is 'n.a.' on 2020-01-02"):
+    with pytest.raises(ValueError, match=r"us10y on 2020-01-02 is 'n.a.'; wanted is a number"):
         macro({"us10y": {"foreign": True}}, pd.DataFrame({"us10y": ["n.a."]}, pd.DatetimeIndex(["2020-01-02"])))
+
+
+def test_macro_files_in_any_usual_spelling(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('日期;us10y;note\n2020/1/3;1.5;x\nJan 2, 2020;N/A;y\n;;\n2020年1月6日;"1600";\n', encoding="gbk")
+    table = read_macro([path])
+    assert table["us10y"].fillna(-1).to_dict() == {
+        pd.Timestamp("2020-01-02"): -1, pd.Timestamp("2020-01-03"): 1.5, pd.Timestamp("2020-01-06"): 1600.0
+    }  # fmt: skip
+    path.write_text('date,gold,rate\n2020-01-02,"1,500.5",3.5%\n')
+    table = read_macro([path])
+    assert table["gold"].tolist() == [1500.5]
+    with pytest.raises(ValueError, match=r"a.csv, line 2: rate is '3.5%'; wanted is a number"):
+        macro({"rate": {"foreign": True}}, table)
+    path.write_text("date;gold\n2020-01-02;1,500\n")  # or one and a half
+    with pytest.raises(ValueError, match="line 2: gold is '1,500', in a file separated by semicolons"):
+        macro({"gold": {"foreign": True}}, read_macro([path]))
+    path.write_text("date,gold\n13/01/2020,1\n01/02/2020,1\n")
+    with pytest.raises(ValueError, match="line 2: the date is '13/01/2020', no day"):
+        read_macro([path])
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -340,18 +360,18 @@ def test_dates_in_any_usual_form_are_days_and_never_nanoseconds(tmp_path, kind, 
 @pytest.mark.parametrize(
     ("dates", "message"),
     [
-        ([202001, 202002], "a.parquet: 202001 is no date .2 such rows"),  # months, years, Excel's days, milliseconds
-        ([2020, 2021], "2020 is no date"),
-        ([43861, 43862], "43861 is no date"),
-        ([1580428800000, 1580515200000], "1580428800000 is no date"),
-        ([20200131, 20200231], "20200231 is no date .1 such rows"),
-        (["2020-01-31", "31.1.20x"], "'31.1.20x' is no date"),
-        (["2020-01-31", "202002"], "'202002' is no date"),
-        (["2020-01-31T00:00:00Z", "2020-02-03T00:00:00Z"], "a.parquet has times of the zone UTC; give local dates"),
-        (["2020-01-31T00:00:00+08:00", "2020-02-03T00:00:00+09:00"], "time.?zones.*; give local dates"),
-        ([pd.Timestamp("2020-01-31", tz="Asia/Shanghai")] * 2, "zone Asia/Shanghai; give local dates"),
-        (["2020-01-31 00:00:00", "2020-02-03 11:00:00"], "a.parquet has times of day .2020-02-03 11:00:00; 1 such"),
-        ([pd.Timestamp("2020-01-31 15:00")] * 2, "times of day .2020-01-31 15:00:00; 2 such rows"),
+        ([202001, 202002], "a.parquet, row 0: the date is 202001, no day"),  # months, years, Excel's days, milliseconds
+        ([2020, 2021], "date is 2020, no day"),
+        ([43861, 43862], "date is 43861, no day"),
+        ([1580428800000, 1580515200000], "date is 1580428800000, no day"),
+        ([20200131, 20200231], "row 1: the date is 20200231, no day"),
+        (["2020-01-31", "31.1.20x"], "'31.1.20x', no day"),
+        (["2020-01-31", "202002"], "'202002', no day"),
+        (["2020-01-31T00:00:00Z", "2020-02-03T00:00:00Z"], "a.parquet, row 0.*with a time zone; give the local day"),
+        (["2020-01-31T00:00:00+08:00", "2020-02-03T00:00:00+09:00"], "with a time zone; give the local day"),
+        ([pd.Timestamp("2020-01-31", tz="Asia/Shanghai")] * 2, "2020-01-31 00:00:00.08:00., with a time zone"),
+        (["2020-01-31 00:00:00", "2020-02-03 11:00:00"], "a.parquet, row 1: 2020-02-03 11:00:00 has a time of day"),
+        ([pd.Timestamp("2020-01-31 15:00")] * 2, "row 0: 2020-01-31 15:00:00 has a time of day"),
     ],
 )
 def test_what_is_no_local_day_is_refused(tmp_path, dates, message):
@@ -374,11 +394,11 @@ def test_numbers_as_dates_are_used_on_their_days(tmp_path):
     frame, _ = macro({"us10y": how}, read)
     before = [float((days + pd.Timedelta(days=3)).searchsorted(day, side="right") - 1) for day in frame.index]
     assert frame["us10y_level"].to_list() == before
-    with pytest.raises(ValueError, match="released: 'soon' is no date"):
+    with pytest.raises(ValueError, match="released of 2019-12-02: the date is 'soon', no day"):
         macro({"us10y": how}, read.assign(released="soon"))
-    with pytest.raises(ValueError, match="released has times of the zone UTC"):
+    with pytest.raises(ValueError, match="released of 2019-12-02.*with a time zone"):
         macro({"us10y": how}, read.assign(released="2020-01-31T00:00:00Z"))
-    with pytest.raises(ValueError, match="released has times of day .2020-12-31 18:00:00"):
+    with pytest.raises(ValueError, match="released of 2019-12-02: 2020-12-31 18:00 has a time of day"):
         macro({"us10y": how}, read.assign(released="2020-12-31 18:00"))
 
 

@@ -6,7 +6,7 @@ days, M features. Scaling is not done here: the gate fits it on its own training
 
 from __future__ import annotations
 
-import numbers
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.options import argument_names, check_choice, check_flag, check_number, close_names, refuse_unknown
+from qlib_ext.spelling import is_nothing, read_csv, read_moment, read_number
 
 Array = npt.NDArray[np.float64]
 
@@ -216,11 +217,13 @@ def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.
                 f"macro_state: no column {column!r}; close: {close_names(column, columns)}; the file has "
                 f"{', '.join(columns)}; add it, or leave the series {name} out of the configuration"
             )
-    value = pd.to_numeric(table[name], errors="coerce").astype(float)
-    strange = table[name].notna() & ~np.isfinite(value)
-    if strange.any():
-        raise ValueError(f"macro_state: {name} is {table[name][strange].iloc[0]!r} on {table.index[strange][0].date()}")
-    value = value.dropna()
+    if name in table.attrs.get("strange", ()):
+        raise ValueError(table.attrs["strange"][name])
+    value = _numbers(table[name], f"macro_state: {name} on {{:%Y-%m-%d}}").dropna()
+    if np.isinf(value).any():
+        raise ValueError(
+            f"macro_state: {name} is {value[np.isinf(value)].iloc[0]} on {value.index[np.isinf(value)][0].date()}"
+        )
     if value.empty:
         raise ValueError(f"macro_state: {name} has no value at all")
     dates = pd.DatetimeIndex(value.index)
@@ -228,7 +231,8 @@ def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.
         return value, _released_after(name, one.release_lag, dates)
     if one.release is None or one.release == "date":
         return value, dates
-    released = read_dates(table[one.release], one.release).reindex(dates)
+    told = table[one.release].reindex(dates).rename(index="{:%Y-%m-%d}".format)
+    released = pd.Series(read_dates(told, f"macro_state: {one.release} of"), dates)
     if released.isna().any() or (released < dates).any():
         bad = dates[(released.isna() | (released < dates)).to_numpy()][0].date()
         raise ValueError(f"macro_state: {name} of {bad} has no date in {one.release}, or one before its own")
@@ -390,67 +394,91 @@ class _Observed:
 def read_macro(paths: Sequence[str | Path]) -> pd.DataFrame:
     """Read the files into one table by date, sorted; columns of the same name in two files are an error.
 
-    Dates are local ones, of the place of the series: 2020-01-31 or 20200131, as text, number or timestamp, without a
-    time of day.
+    Dates are local ones, of the place of the series, without a time of day, in the forms of `qlib_ext.spelling`: what
+    can be meant in two ways (01/02/2021) is refused, even where the rest of its column tells the order.
 
-    Raises: ValueError for another kind of file, no column `date`, a bad date, or a date that stands twice.
+    Returns: numbers by date; a column with a cell that is none stays as it is, and `attrs["strange"]` says which.
+
+    Raises:
+        ValueError: another kind of file, no column `date`, what is not surely a day, or a date that stands twice; file
+            and line (the row of a Parquet file, from 0) are named.
+        OSError: a file cannot be opened.
     """
     tables = [_read_one(Path(p)) for p in paths]
     names = [c for table in tables for c in table.columns]
     twice = sorted({c for c in names if names.count(c) > 1})
     if twice:
         raise ValueError(f"macro_state: {', '.join(twice)} stand in more than one file: rename or drop one")
-    return pd.concat(tables, axis=1, sort=True).sort_index()
+    out = pd.concat(tables, axis=1, sort=True).sort_index()
+    out.attrs["strange"] = {name: said for table in tables for name, said in table.attrs["strange"].items()}
+    return out
 
 
 def _read_one(path: Path) -> pd.DataFrame:
-    if path.suffix not in (".csv", ".parquet"):
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".parquet"):
         raise ValueError(f"macro_state: {path.name} is no .csv or .parquet file")
-    table = pd.read_csv(path, comment="#") if path.suffix == ".csv" else pd.read_parquet(path)
-    if "date" not in table and table.index.name == "date":
-        table = table.reset_index()
+    table = read_csv(path, ["date"]) if kind == ".csv" else _read_parquet(path)
+    where = f"macro_state: {path.name}, {'line' if kind == '.csv' else 'row'}"
+    date = read_dates(table["date"], where)
+    if date.hasnans:
+        raise ValueError(f"{where} {table.index[date.isna()][0]} has no date such as 2020-01-31; {list(table.columns)}")
+    if date.has_duplicates:
+        first = date[date.duplicated()][0].date()
+        raise ValueError(f"macro_state: {path.name} has the date {first} twice: keep what was known first")
+    strange, columns = {}, {}
+    decimal_comma = table.attrs.get("separator") == ";"
+    for name in table.columns.drop("date"):
+        try:
+            columns[name] = _numbers(table[name], f"{where} {{}}: {name}", decimal_comma)
+        except ValueError as error:  # of a column that no series needs it does not matter
+            strange[name], columns[name] = str(error), table[name]
+    out = pd.DataFrame({name: column.to_numpy() for name, column in columns.items()}, index=date)
+    out.attrs["strange"] = strange
+    return out
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except OSError as error:
+        raise type(error)(f"macro_state: {path} cannot be read: {error}") from error
+    except ValueError as error:  # of pyarrow
+        raise ValueError(f"macro_state: {path} is no Parquet file: {error}") from error
+    table = table.reset_index() if "date" not in table and table.index.name == "date" else table
     if "date" not in table:
         raise ValueError(f"macro_state: {path.name} has no column date but {list(table.columns)[:8]}")
-    date = read_dates(table.pop("date"), path.name)
-    if date.isna().any():
-        raise ValueError(f"macro_state: {path.name}: {int(date.isna().sum())} rows without a date such as 2020-01-31")
-    table.index = pd.DatetimeIndex(date)
-    if table.index.has_duplicates:
-        first = table.index[table.index.duplicated()][0].date()
-        raise ValueError(f"macro_state: {path.name} has the date {first} twice: keep what was known first")
-    return table
+    return table.reset_index(drop=True)
 
 
-def read_dates(column: pd.Series, where: str) -> pd.Series:
-    """Read dates, NaT where nothing stands.
+def read_dates(column: pd.Series, where: str) -> pd.DatetimeIndex:
+    """Read local days, NaT where nothing stands; `where` and the row's label name a place.
 
-    Raises: ValueError naming the first that is no date, or for times with a zone or other than midnight.
+    Raises: ValueError for the first that is not surely a day, and for times with a zone or other than midnight.
     """
-    told = pd.api.types.is_datetime64_any_dtype(column.dtype)
-    try:
-        dates = pd.to_datetime(column if told else column.map(_date_text), errors="coerce")
-    except ValueError as error:  # several time zones
-        raise ValueError(f"macro_state: {where}: {error}; give local dates such as 2020-01-31") from error
-    if getattr(dates.dtype, "tz", None) is not None:
-        raise ValueError(f"macro_state: {where} has times of the zone {dates.dt.tz}; give local dates as 2020-01-31")
-    bad = column[dates.isna() & column.notna()]
-    if len(bad):
-        what = f"{bad.tolist()[0]!r} is no date ({len(bad)} such rows)"
-        raise ValueError(f"macro_state: {where}: {what}; wanted 2020-01-31 or 20200131")
-    timed = dates.notna() & (dates != dates.dt.normalize())
-    if timed.any():
+    days = []
+    for row, value in column.items():
+        moment = pd.NaT if is_nothing(value) else read_moment(f"{where} {row}: the date", value)
+        if not pd.isna(moment) and moment != moment.normalize():
+            raise ValueError(
+                f"{where} {row}: {value!s} has a time of day: give days, and say by the series' lag when a value is "
+                "used (0: published before the Chinese close of its day, 1: after it)"
+            )
+        days.append(moment)
+    return pd.DatetimeIndex(days, dtype="datetime64[ns]")
+
+
+def _numbers(column: pd.Series, where: str, decimal_comma: bool = False) -> pd.Series:
+    """Read numbers, NaN where nothing stands; `where` takes the row's label.
+
+    Raises: ValueError for the first that is none, or that a decimal comma may have made.
+    """
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return column.astype(float)
+    if decimal_comma and len(commas := column[column.astype(str).str.contains(",")]):
         raise ValueError(
-            f"macro_state: {where} has times of day ({dates[timed].iloc[0]}; {int(timed.sum())} such rows): give days, "
-            "and say by the series' lag when a value is used (0: published before the Chinese close of its day, 1: "
-            "after it)"
+            f"{where.format(commas.index[0])} is {commas.iloc[0]!r}, in a file separated by semicolons: write decimals "
+            "with a point and no separators of thousands"
         )
-    return dates
-
-
-def _date_text(value: Any) -> Any:
-    """Return what pandas may read as a date: a number, to pandas nanoseconds since 1970, counts by its eight digits."""
-    number = isinstance(value, numbers.Real)
-    text = f"{value:.10g}" if number else value
-    if number or (isinstance(text, str) and text.isdigit()):
-        return text if text.isdigit() and len(text) == len("20200131") else None
-    return value
+    values = [math.nan if is_nothing(v) else read_number(where.format(row), v) for row, v in column.items()]
+    return pd.Series(values, column.index, dtype=float)
