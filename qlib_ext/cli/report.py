@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qlib_ext.beside import write_text
-from qlib_ext.runs import DEFAULT_URI, FACTS, PLAN, Run, Task, find_run, load_artifacts
+from qlib_ext.runs import DEFAULT_URI, FACTS, PLAN, Run, Task, find_run, list_runs, load_artifacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,9 +111,11 @@ def _named(arguments: argparse.Namespace) -> dict[str, list[Run]]:
     if len(arguments.run_names) < 2:
         raise ValueError(f"{len(arguments.run_names)} run given; a comparison needs two or more")
     runs: dict[str, list[Run]] = {}
+    experiments = {run.experiment for run in list_runs(uri=arguments.uri, experiment=arguments.experiment)}
     for text in arguments.run_names:
-        name, equals, keys = text.rpartition("=")
-        named = [find_run(key, uri=arguments.uri, experiment=arguments.experiment) for key in keys.split(",")]
+        name, equals, keys = ("", "", text) if text in experiments else text.rpartition("=")  # a=b may be a name itself
+        each = [keys] if keys in experiments else keys.split(",")
+        named = [find_run(key, uri=arguments.uri, experiment=arguments.experiment) for key in each]
         if len({run.id for run in named}) < len(named):
             raise ValueError(f"{text!r} names a run twice; each run counts once: {', '.join(run.id for run in named)}")
         if len(named) > 1 and not equals:

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import pandas as pd
 
-DEFAULT_URI = "sqlite:///mlruns.db"
+from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, check_database, database_file, telling
+
 LATEST = "latest"
 _LEAST_PREFIX = 4
 _UNREADABLE = (  # what a damaged pickle, or one of another version, raises
@@ -56,9 +56,9 @@ def find_run(name: str, *, uri: str = DEFAULT_URI, experiment: str | None = None
         fitting = done[:1]
     else:
         fitting = [run for run in runs if run.id == name]
+        fitting = fitting or [run for run in done if run.experiment == name][:1]
         if not fitting and len(name) >= _LEAST_PREFIX:
             fitting = [run for run in runs if run.id.startswith(name)]
-        fitting = fitting or [run for run in done if run.experiment == name][:1]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -82,42 +82,35 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
     """List the runs, the latest first.
 
     Raises:
-        ValueError: `uri` is no sqlite file, or the experiment is not there.
-        FileNotFoundError: the file is not there.
+        ValueError: `uri` is no file of runs, or the experiment is not there.
+        OSError: the file is not there, locked, damaged, ...: the message has the cure.
 
     >>> [run.id for run in list_runs(uri="mlruns.db") if run.status == "FINISHED"]
     Traceback (most recent call last):
     ValueError: --uri is 'mlruns.db'; give sqlite:///FILE, such as sqlite:///mlruns.db
     """
-    file = Path(uri.removeprefix("sqlite:///")).expanduser()
-    if not uri.startswith("sqlite:///"):
-        raise ValueError(f"--uri is {uri!r}; give sqlite:///FILE, such as {DEFAULT_URI}")
+    file = database_file(uri, "--uri")
     if not file.is_file():
-        raise FileNotFoundError(
-            f"no runs here: {file.resolve()} is not there; start from the folder of the runs, or give --uri"
-        )
-    from mlflow.exceptions import MlflowException
+        raise FileNotFoundError(f"no runs here: {file} is not there; start from the folder of the runs, or give --uri")
+    check_database(file)
     from mlflow.tracking import MlflowClient
-    from sqlalchemy.exc import SQLAlchemyError
 
-    try:
-        client = MlflowClient(tracking_uri=f"sqlite:///{file.resolve()}")
+    with telling(file):
+        client = MlflowClient(tracking_uri=f"sqlite:///{file}")
         names = {one.experiment_id: one.name for one in client.search_experiments()}
-    except (MlflowException, SQLAlchemyError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"{file.resolve()} is no readable file of mlflow runs ({first}); check --uri") from error
+        found = _every_run(client, list(names))
     if experiment is not None and experiment not in names.values():
         raise ValueError(f"no experiment {experiment!r} in {uri}; there are: {', '.join(sorted(names.values()))}")
-    wanted = [number for number, name in names.items() if experiment in (None, name)]
     return [
         Run(
             id=run.info.run_id,
             experiment=names[run.info.experiment_id],
             started=pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
             status=run.info.status,
-            folder=_folder(run.info.artifact_uri),
+            folder=artifact_folder(run.info.artifact_uri),
         )
-        for run in _every_run(client, wanted)
+        for run in found
+        if experiment in (None, names[run.info.experiment_id])
     ]
 
 
@@ -146,8 +139,3 @@ def load_artifacts(run: Run, paths: Iterable[str]) -> dict[str, Any]:
             except _UNREADABLE as error:
                 raise ValueError(f"{file} cannot be read: {error}; was it written by another version?") from error
     return artifacts
-
-
-def _folder(artifact_uri: str) -> Path:
-    parsed = urlparse(artifact_uri)
-    return Path(unquote(parsed.path) if parsed.scheme == "file" else artifact_uri)

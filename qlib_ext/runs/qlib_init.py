@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from mlflow.exceptions import MlflowException
 from qlib.config import C
@@ -13,9 +12,8 @@ from qlib.utils.exceptions import ExpAlreadyExistError
 from qlib.workflow.expm import MLflowExpManager
 
 from qlib_ext import synthetic
+from qlib_ext.runs.database import database_file, experiment_folder, experiment_title, open_database, telling
 from qlib_ext.runs.mlflow_run import RunExperiment
-
-_SQLITE = "sqlite:///"
 
 
 class SqliteExpManager(MLflowExpManager):
@@ -29,34 +27,40 @@ class SqliteExpManager(MLflowExpManager):
     def __init__(self, uri: str, default_exp_name: str | None) -> None:
         """Take `sqlite:///path`, from the current folder where it is relative; ValueError for anything else."""
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        database = _database(uri)
-        database.parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(uri=f"{_SQLITE}{database}", default_exp_name=default_exp_name)
+        self._opened: set[Path] = set()
+        file = database_file(uri, "SqliteExpManager: uri")
+        super().__init__(uri=f"sqlite:///{file}", default_exp_name=default_exp_name)
+
+    @property
+    def client(self) -> Any:
+        """Client of mlflow; the first one makes the file, or waits for the process that does."""
+        file = database_file(self.uri, "uri")
+        if file not in self._opened:
+            open_database(file, get_module_logger("qlib_ext").info)
+            self._opened.add(file)
+        return super().client
 
     def create_exp(self, experiment_name: str | None = None) -> RunExperiment:
         """Create an experiment whose artifacts go to the stated folder; ExpAlreadyExistError: qlib then reads it."""
-        if not experiment_name:
-            raise ValueError("create_exp needs an experiment name; set experiment_name in the workflow.")
-        folder = _database(self.uri).parent / "mlruns" / quote(experiment_name, safe=" ").replace("..", "%2E.")
+        name, file = experiment_title(experiment_name), database_file(self.uri, "uri")
         try:
-            number = self.client.create_experiment(experiment_name, artifact_location=str(folder))
+            with telling(file):
+                number = self.client.create_experiment(name, artifact_location=experiment_folder(file, name))
         except MlflowException as error:
-            if error.error_code == "RESOURCE_ALREADY_EXISTS":
-                raise ExpAlreadyExistError() from error
-            raise
-        return RunExperiment(number, experiment_name, self.uri)
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            if self.client.get_experiment_by_name(name).lifecycle_stage == "deleted":
+                cure = "restore it (`mlflow experiments restore`), or take another name"
+                raise ValueError(f"the experiment {name!r} was deleted in mlflow: {cure}") from error
+            raise ExpAlreadyExistError() from error
+        return RunExperiment(number, name, self.uri)
 
     def _get_exp(self, experiment_id: str | None = None, experiment_name: str | None = None) -> RunExperiment:
-        found = super()._get_exp(experiment_id, experiment_name)
+        if experiment_id is None:
+            experiment_name = experiment_title(experiment_name)
+        with telling(database_file(self.uri, "uri")):
+            found = super()._get_exp(experiment_id, experiment_name)
         return RunExperiment(found.id, found.name, self.uri)
-
-
-def _database(uri: str) -> Path:
-    """Return the absolute path of the file behind `sqlite:///path`."""
-    name = str(uri).removeprefix(_SQLITE)
-    if name == str(uri) or name in ("", ":memory:"):
-        raise ValueError(f"SqliteExpManager: uri is {uri!r}; give sqlite:///FILE, such as sqlite:///mlruns.db.")
-    return Path(name).expanduser().resolve()
 
 
 class DemoCalendarProvider(LocalCalendarProvider):
