@@ -12,15 +12,16 @@ import yaml
 from marina_rules.check import check_rows
 from qlib.backtest import backtest, get_exchange
 from qlib.backtest.account import Account
-from qlib.backtest.decision import Order, OrderDir
+from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
 from qlib.backtest.exchange import Exchange
 from qlib.config import C
 from qlib.data import D
+from qlib.strategy.base import BaseStrategy
 
 from qlib_ext.exchange import AShareExchange, Bars, Options, apply_rules, clear_cache, whole_shares
 from qlib_ext.portfolio import impact_cost
-from qlib_ext.provider import first_closes
-from qlib_ext.strategy import LiquidityTopNStrategy
+from qlib_ext.provider import first_listed, listed_days, listings
+from qlib_ext.strategy import LiquidityTopNStrategy, read_market
 from qlib_ext.synthetic import make_market, write_fields, write_lists
 
 MAIN, STAR, CHINEXT, BEIJING, GONE, NEW = "SH600000", "SH688001", "SZ300001", "BJ430001", "SZ000002", "SZ301000"
@@ -349,16 +350,135 @@ def test_delisted_at_the_last_price(hand):
 
 def test_delisted_and_written_off(hand):
     exchange, money = made(delisted="write_off", delisted_after=5), account(SZ000002=1000)
-    cash, span = money.get_cash(), (DAYS[END + 5], DAYS[END + 5] + pd.Timedelta("23:59:59"))
-    money.update_current_position(DAYS[END + 4], DAYS[END + 4] + pd.Timedelta("23:59:59"), exchange)
+    cash = money.get_cash()
+    exchange.begin_step(money, DAYS[END + 4])
     assert money.current_position.calculate_value() == pytest.approx(cash + 10_000)
-    deal(exchange, money, MAIN, 100, BUY, END + 5)
-    deal(exchange, money, MAIN, 100, BUY, END + 6)
-    money.update_current_position(*span, exchange)
-    assert money.current_position.get_stock_price(GONE) == 0
-    assert not exchange.is_stock_tradable(GONE, *span) and exchange.get_deal_price(GONE, *span, SELL) == 0
+    exchange.begin_step(money, DAYS[END + 5])
+    exchange.begin_step(money, DAYS[END + 6])
+    assert not money.current_position.check_stock(GONE) and money.get_cash() == cash
     (row,) = exchange.settled.to_dict("records")
-    assert row["lost"] == pytest.approx(10_000) and row["yuan"] == 0
+    assert row["day"] == DAYS[END + 5] and row["lost"] == pytest.approx(10_000) and row["yuan"] == row["cost"] == 0
+
+
+class Once(BaseStrategy):
+    """Buys 1,000 shares of GONE and of MAIN on day 26, and never orders again."""
+
+    def generate_trade_decision(self, execute_result=None):
+        span = self.trade_calendar.get_step_time()
+        first = span[0] == DAYS[26]
+        return TradeDecisionWO([Order(code, 1000 / FACTOR, BUY, *span) for code in (GONE, MAIN) if first], self)
+
+
+def liked(stop):
+    """GONE liked until `stop`, and MAIN always; 20 million yuan in all, under a cap of 10,000 yuan each."""
+    index = pd.MultiIndex.from_product([DAYS[25:], [GONE, MAIN]], names=["datetime", "instrument"])
+    score = pd.Series(1.0, index)
+    score = score[(index.get_level_values(0) < stop) | (index.get_level_values(1) == MAIN)]
+    liquidity = pd.DataFrame(2e5, DAYS, [GONE, MAIN])
+    options = {"participation": 0.05, "trade_participation": 0.05, "liquidity_frame": liquidity, "min_holding": 9}
+    return LiquidityTopNStrategy(signal=score, **options)
+
+
+@pytest.mark.parametrize("deal_price", ["open", "close"])
+@pytest.mark.parametrize("delisted", ["last_price", "write_off"])
+@pytest.mark.parametrize("strategy", [Once, lambda: liked(DAYS[31]), lambda: liked(DAYS[40])])
+def test_a_delisted_holding_is_settled_on_its_day_whether_or_not_anything_is_ordered(
+    hand, strategy, delisted, deal_price
+):
+    exchange = made(**PLAIN, deal_price=deal_price, delisted=delisted)
+    kwargs = {"time_per_step": "day", "generate_portfolio_metrics": True}
+    executor = {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor", "kwargs": kwargs}
+    held = {"cash": 1e6, GONE: {"amount": 1000 / FACTOR, "price": 10.1 * FACTOR}}
+    own = strategy is not Once
+    done, _ = backtest(
+        DAYS[26], DAYS[50], strategy(), executor, benchmark=pd.Series(0.0, DAYS), account=held if own else 1e6,
+        exchange_kwargs={"exchange": exchange},
+    )  # fmt: skip
+    report, positions = done["1day"]
+    # day 26 at 10.00: each purchase pays 5 yuan and 0.01 per mille; day 31: 15 yuan more with stamp duty
+    cash = 1e6 - (1 if own else 2) * (10_000 + 5 + 0.1)
+    sale = 10_000 - 5 - 0.1 - 10 if delisted == "last_price" else 0.0
+    for n, day in enumerate(DAYS[26:51], start=26):
+        names = {GONE, MAIN} if n <= END else {MAIN}
+        price = 10.0 if n % 2 == 0 else 10.1
+        price = {29: 10.0, 30: 11.0, 31: 12.1, 32: 11.0}.get(n, price)  # of MAIN, a holding of 1,000 shares
+        stocks = 1000 * price + (1000 * (10.0 if n % 2 == 0 else 10.1) if n <= END else 0.0)
+        now = cash + (sale if n > END else 0.0)
+        assert set(positions[day].get_stock_list()) == names
+        assert report.loc[day, "cash"] == pytest.approx(now, abs=0.01)
+        assert report.loc[day, "account"] == pytest.approx(now + stocks, abs=0.01)
+    (row,) = exchange.settled.to_dict("records")
+    assert (row["day"], row["code"], row["kind"]) == (DAYS[END + 1], GONE, delisted)
+    assert (row["yuan"] - row["cost"], row["lost"]) == pytest.approx((sale, 0.0 if sale else 10_000.0))
+
+
+def test_the_fees_of_a_settlement_take_no_other_cash(hand):
+    exchange, money = made(), account(cash=0.0, SZ000002=0.1)  # worth 1 yuan
+    exchange.begin_step(money, DAYS[END + 1])
+    assert money.get_cash() == 0.0 and exchange.settled["cost"].tolist() == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize(
+    ("last", "ended", "after", "gone"),
+    [
+        (30, 30, None, 31),  # series and listing end together
+        (30, 35, None, 36),  # suspended at first, delisted later
+        (59, 35, None, 36),  # a series that goes on with NaN
+        (30, 59, None, 50),  # the list does not tell: 20 days without a bar
+        (39, 39, None, 40),  # 20 days before the calendar's end
+        (40, 40, None, 60),  # less: it may be suspended, and is not settled within the calendar
+        (30, 30, 5, 35),  # the user's own wait
+        (59, 59, None, 79),
+    ],
+)
+def test_the_day_of_a_delisting(last, ended, after, gone):
+    days, rest = DAYS[:56], 4  # the calendar goes on to 59
+    grid = {name: np.ones((56, 1), np.float32) for name in ("$close", "$open", "$factor")}
+    grid |= {"$volume": np.full((56, 1), 1e8, np.float32)}
+    wanted = set(grid)
+    grid |= {"$amount": np.full((56, 1), np.nan)}
+    options = Options(start_time=days[6], end_time=days[-1], liquidity="adjusted_shares", delisted_after=after)
+    at = (np.array([n]) for n in (0, last, ended))
+    bars = Bars((GONE,), days, 6, grid, *at, np.full((56, 1), np.inf), rest)
+    assert apply_rules(bars, wanted, ("$open", "$open"), options).gone.tolist() == [gone - 6]
+
+
+def test_listings_are_those_of_the_bars_and_of_the_list_of_all_stocks(tmp_path):
+    """A stock that the list has from the calendar's first day on is no new listing, though it is suspended on it."""
+    nan, last = np.nan, len(DAYS) - 1
+    series = {  # first and last day of the bars, of the list; position of the listing, and of its end
+        "SZ300001": (26, last, 0, last, 0, last),  # suspended at first
+        "SZ300002": (26, last, 26, last, 26, last),  # new
+        "SZ300003": (0, 30, 0, 35, 0, 35),  # suspended until it was delisted
+        "SZ300004": (0, 30, 0, 20, 0, 30),  # a list that is not up to date
+        "SZ300005": (0, 30, 0, last, 0, last),
+    }
+    spans = [(code, *(str(DAYS[n].date()) for n in row[2:4])) for code, row in series.items()]
+    write_lists(tmp_path / "m", DAYS.strftime("%Y-%m-%d").to_numpy(), {"all": spans})
+    for code, (a, b, *_) in series.items():
+        fields = bars(0, last, d27={"open": 13.0, "close": 13.0})  # +30%: only a new stock may
+        write_fields(tmp_path / "m", code, 0, {k: np.r_[np.full(a, nan), v[a : b + 1]] for k, v in fields.items()})
+    start(tmp_path / "m")
+    codes = [*series, "SZ300006"]  # not in the provider
+    first, ended = listings(codes)
+    assert first.tolist() == [*(row[4] for row in series.values()), 60]
+    assert ended.tolist() == [*(row[5] for row in series.values()), last]
+    ages = listed_days(codes[:2], DAYS[25:28])
+    np.testing.assert_array_equal(ages, [[np.inf, 0], [np.inf, 1], [np.inf, 2]])
+    money = account()
+    old = made(**PLAIN)
+    assert deal(old, money, "SZ300001", 100, BUY, 27)[0] == 0 and deal(old, money, "SZ300002", 100, BUY, 27)[0] == 100
+    assert deal(old, money, "SZ300001", 100, BUY, 25)[0] == 0 and reasons(old) == ["limit_up", "suspended"]
+    market = read_market(codes[:2], DAYS[27], DAYS[28], profile="adjusted_shares", window=20)
+    assert market["limit_up"].tolist() == [15.6, np.inf]
+    (tmp_path / "m" / "instruments" / "all.txt").unlink()
+    qlib.init(provider_uri=str(tmp_path / "m"), region="cn", kernels=1)
+    assert [row.tolist() for row in listings(codes[:4])] == [[26, 26, 0, 0], [last] * 4]
+
+
+def test_a_list_that_names_all_stocks_from_the_first_day_on_says_nothing_of_late_listings():
+    assert [first_listed(first, 0) for first in (0, 250, 251)] == [0, 0, 251]
+    assert first_listed(3, 3) == 3 and first_listed(3, -1) == 3
 
 
 def test_a_step_within_a_day_deals_at_the_days_price(hand):
@@ -439,9 +559,8 @@ def test_a_new_stocks_regime_is_that_of_its_first_day():
     age = np.arange(8.0)[:, None] - 2.0  # 1 on 08-20
     options = Options(start_time=days[0], end_time=days[-1], liquidity="adjusted_shares")
     for lead in (3, 5):  # the backtest begins on 08-20, or on 08-24
-        bars = Bars(
-            ("SZ300900",), days, lead, grid | {"$amount": np.full((8, 1), np.nan)}, np.array([3]), np.array([7]), age, 0
-        )
+        fields, last = grid | {"$amount": np.full((8, 1), np.nan)}, np.array([7])
+        bars = Bars(("SZ300900",), days, lead, fields, np.array([3]), last, last, age, 0)
         ground = apply_rules(bars, set(grid), ("$open", "$open"), options)
         blocked = dict(zip(ground.days, ground.data["limit_buy"][:, 0], strict=True))
         assert blocked[days[5]] and not blocked[days[6]]
@@ -466,9 +585,7 @@ def test_citations_tell_the_rules_of_the_span(hand):
 def test_one_load_serves_all(hand, monkeypatch):
     clear_cache()
     loads = []
-    monkeypatch.setattr(
-        "qlib_ext.exchange.quote.first_closes", lambda codes: loads.append(codes) or first_closes(codes)
-    )
+    monkeypatch.setattr("qlib_ext.exchange.quote.listings", lambda codes: loads.append(codes) or listings(codes))
     for _ in range(3):
         made()
     assert len(loads) == 1
@@ -543,7 +660,7 @@ def test_money_is_conserved_every_day(market, delisted):
     for order, yuan, _, _ in results:
         if yuan > 0:
             flow[order.stock_id] = flow.get(order.stock_id, 0.0) + order.deal_amount_delta
-    for row in settled[settled["kind"] == "last_price"].itertuples():
+    for row in settled.itertuples():
         flow[row.code] -= row.shares
     for code, amount in flow.items():
         assert amount == pytest.approx(held.get(code, (0.0, 0.0))[0], rel=1e-6, abs=1e-3)

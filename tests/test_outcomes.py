@@ -11,7 +11,7 @@ from test_data import SEGMENTS, SIZE, make_handler, start_qlib
 
 from qlib_ext.data import DayDatasetH, load_liquidity, locked_up, panel_of, unit_profile
 from qlib_ext.exchange import AShareExchange, clear_cache
-from qlib_ext.provider import first_closes, listed_days, read_days, read_fields
+from qlib_ext.provider import listed_days, listings, read_days, read_fields
 from qlib_ext.synthetic import make_market
 
 FEW = {"start": "2020-03-02", "end": "2020-06-30"}
@@ -177,7 +177,7 @@ def test_padding_does_not_make_a_stock_old(market, padded, folder):
     bars = AShareExchange(start_time=calendar[70], end_time=calendar[-2]).day_rules
     start_qlib(market, folder)
     clear_cache()
-    first = first_closes(codes)
+    first, _ = listings(codes)
     assert 0 < (first > 0).sum() < len(codes)
     np.testing.assert_array_equal(listed_days(codes, calendar), age)
     late = int(first.argmax())

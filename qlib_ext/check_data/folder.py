@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.check_data.table import REBUILD, BoolArray, Check, FloatArray, Tally
-from qlib_ext.provider import ages, fill_row, first_known, read_calendar, read_numbers
+from qlib_ext.provider import ages, fill_row, first_known, first_listed, read_calendar, read_numbers
 from qlib_ext.rules import is_a_share, price_limit
 
 Span = tuple[str, pd.Timestamp, pd.Timestamp]
@@ -185,6 +185,7 @@ def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tall
     first = np.full(len(codes), count)
     missing: dict[str, list[str]] = {name: [] for name in FIELDS}
     differ: list[str] = []
+    old = {code for code, since, _ in provider.lists.get("all", []) if since <= provider.days[0]}
     for n, code in enumerate(codes):
         spans: dict[str, tuple[int, int]] = {}
         closes = 0
@@ -199,7 +200,7 @@ def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tall
             if not filled and (name != "change" or closes != 1):  # the first bar of a stock has no return
                 missing[name].append(code)
             if name == "close":
-                closes, first[n] = filled, first_known(start, values, count)
+                closes, first[n] = filled, first_listed(first_known(start, values, count), 0 if code in old else -1)
             fill_row(grids[name][n], begin, start, values)
         if len(set(spans.values())) > 1:
             differ.append(f"{code}: " + ", ".join(f"{k} {a}+{b}" for k, (a, b) in spans.items()))

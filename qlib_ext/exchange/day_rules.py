@@ -19,6 +19,7 @@ from qlib_ext.provider import trailing_mean, trailing_std
 logger = get_module_logger("qlib_ext.exchange")
 
 SCALE = 1e-8  # a price below it is none, as for qlib
+HALT = 20  # trading days after the last bar
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,10 @@ def apply_rules(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Op
     yuan, profile = turnover(bars, options.liquidity)
     with np.errstate(divide="ignore", invalid="ignore"):
         step = close / np.vstack([np.full_like(close[:1], np.nan), close[:-1]]) - 1.0
-    gone = np.maximum(bars.last - lead + options.delisted_after, 0)
     data["$factor"], adjusted = _factor(bars.codes, data["$factor"], suspended, options)
     with np.errstate(divide="ignore", invalid="ignore"):
         reference = np.round(forward(close, before=True)[lead:] / data["$factor"], 2)
     data["limit_buy"], data["limit_sell"], unknown = _limits(bars, data, suspended, reference, deal, options)
-    if options.delisted == "write_off":
-        data["$close"] = np.where(np.arange(len(days))[:, None] >= gone, np.float32(0.0), data["$close"])
     return DayRules(
         days,
         data,
@@ -115,12 +113,24 @@ def apply_rules(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Op
         forward(close)[lead:],
         rules.lot_rule(bars.codes, days),
         bars.first - lead,
-        gone,
+        np.maximum(_gone(bars, options.delisted_after) - lead, 0),
         rules.settles_next_day(days) & options.t_plus_1,
         adjusted,
         profile,
         [rules.scope_of(code) for code in bars.codes],
     )
+
+
+def _gone(bars: Bars, after: int | None) -> Grid:
+    """Row (N,) of the bars of each stock's first day as delisted; may lie outside.
+
+    The day after its listing ends, where the provider's list of all stocks says so: the bourse announces it ahead. Else
+    nobody can tell a delisting from a suspension on the day, so it is waited for. In the calendar's last days a list
+    that was made from the bars ends with a suspension too: that of a stock that may trade again is not settled.
+    """
+    wait = HALT if after is None else after
+    told = bars.ended < len(bars.days) + bars.rest - wait
+    return np.where(told & (after is None), bars.ended + 1, bars.last + wait)
 
 
 def _eve(values: pd.DataFrame) -> Grid:

@@ -58,7 +58,7 @@ class Ledger:
 
     def begin_day(self, day: pd.Timestamp) -> bool:
         """Begin a day; False where it has begun."""
-        if day == self.day:
+        if self.day is not None and day <= self.day:  # an outer step of a nested executor ends days after it began
             return False
         self.day = day
         self.bought.clear()
@@ -69,6 +69,18 @@ class Ledger:
         """Table `blocked`, `fills` or `settled`."""
         columns = {"blocked": BLOCKED, "fills": FILLS, "settled": SETTLED}[name]
         return pd.DataFrame(getattr(self, name), columns=list(columns))
+
+
+def _watch(account: Any) -> None:
+    """Settle on days without an order too, whatever the strategy: before qlib values the account, at a step's end."""
+    value = account.update_current_position
+
+    def settled_first(start: Any, end: Any, exchange: Any) -> None:
+        if isinstance(exchange, AShareExchange):
+            exchange.begin_step(account, start)
+        value(start, end, exchange)
+
+    account.update_current_position = settled_first
 
 
 class AShareExchange(Exchange):
@@ -116,10 +128,12 @@ class AShareExchange(Exchange):
                     deviation of returns, as known at the previous close.
                 t_plus_1 (true): what was bought on a day is not sold on it, in nested executors too.
                 st (null): spells of special treatment, as in `rules.st_mask`; null: unknown, so the boards' limits.
-                delisted ("last_price"): a holding whose series has ended is sold at its last price, with fees, at the
-                    next order of any stock; "write_off": it is worth nothing.
-                delisted_after (20): trading days without a series after which it counts as delisted: a series may also
-                    end in a suspension.
+                delisted ("last_price"): a holding that is delisted is sold at its last price, with fees, on its first
+                    day as delisted; "write_off": it is worth nothing from that day on.
+                delisted_after (null): trading days after the last one of a stock's series at which it counts as
+                    delisted; null: the day after its listing ends in the provider's list `all`, or 20 where the list
+                    does not tell (or ends less than 20 days before the calendar): a series may also end in a
+                    suspension.
 
         Raises:
             TypeError: an unknown option.
@@ -156,11 +170,11 @@ class AShareExchange(Exchange):
         self.day_rules: DayRules = apply_rules(bars, whole, (self.buy_price, self.sell_price), chosen)
         self.trade_w_adj_price = self.day_rules.adjusted
         self._quote = DayQuote(bars.codes, self.day_rules.days, self.day_rules.data)
-        ended = int((bars.last + chosen.delisted_after < len(bars.days) + bars.rest).sum())
+        ended = int((self.day_rules.gone < len(self.day_rules.days) + bars.rest).sum())
         logger.info(
             f"{len(self.day_rules.days)} days, {len(bars.codes)} stocks; turnover: {self.day_rules.profile}; limits: "
             f"{chosen.limit_threshold}; special treatment: {'not known' if chosen.st is None else 'given'}; delisted: "
-            f"{ended} series end {chosen.delisted_after} or more days before the calendar ({chosen.delisted})"
+            f"{ended} stocks before the calendar's end ({chosen.delisted})"
         )
 
     @property
@@ -211,22 +225,11 @@ class AShareExchange(Exchange):
     # --- what qlib and strategies ask
 
     def check_stock_suspended(self, stock_id: str, start_time: pd.Timestamp, end_time: pd.Timestamp) -> bool:
-        """Whether the stock trades on none of the days: no close or no volume; a written-off stock has a price, 0."""
+        """Whether the stock trades on none of the days: no close or no volume."""
         column, rows = self._quote.column.get(stock_id), self._quote.rows(start_time, end_time)
         if column is None or not len(rows):
             return True
-        if self._worthless(column, rows):
-            return False
         return bool(self.day_rules.suspended[rows.start : rows.stop, column].all())
-
-    def get_deal_price(
-        self, stock_id: str, start_time: Any, end_time: Any, direction: OrderDir, method: str | None = "ts_data_last"
-    ) -> Any:
-        """Deal price, adjusted; that of a written-off stock is 0."""
-        column, rows = self._quote.column.get(stock_id), self._quote.rows(start_time, end_time)
-        if column is not None and len(rows) and self._worthless(column, rows):
-            return self.get_close(stock_id, start_time, end_time, method)
-        return super().get_deal_price(stock_id, start_time, end_time, direction, method)
 
     def get_amount_of_trade_unit(
         self, factor: float | None = None, stock_id: str | None = None, start_time: Any = None, end_time: Any = None
@@ -253,13 +256,6 @@ class AShareExchange(Exchange):
         """Tell what keeps it from dealing in a stock: unknown_liquidity, unknown_volatility, or "" for nothing."""
         return self.day_rules.unknown(self._at(stock_id, start_time, end_time), self.options)
 
-    def begin_tables(self) -> None:
-        """Begin `blocked`, `fills` and `settled` anew, as for a new backtest."""
-        self._ledger = Ledger()
-
-    def _worthless(self, column: int, rows: range) -> bool:
-        return self.options.delisted == "write_off" and rows.stop - 1 >= int(self.day_rules.gone[column])
-
     def _at(self, code: str, start: Any, end: Any) -> tuple[int, int]:
         return self._quote.rows(start, end).stop - 1, self._quote.column[code]
 
@@ -276,7 +272,7 @@ class AShareExchange(Exchange):
         """Deal an order as `Exchange.deal_order` does: yuan, cost and price."""
         self._live = trade_account is not None
         if self._live:
-            self._begin(trade_account, pd.Timestamp(order.start_time).normalize())
+            self.begin_step(trade_account, order.start_time)
             if reason := self.refusal(order):
                 self._cut(order, order.amount, 0.0, reason)
         dealt = defaultdict(float) if dealt_order_amount is None else dealt_order_amount
@@ -286,11 +282,17 @@ class AShareExchange(Exchange):
         self._live = False
         return done
 
-    def _begin(self, account: Any, day: pd.Timestamp) -> None:
-        """Begin a new backtest or a new day; settle what has been delisted."""
-        position = account.current_position
+    def begin_step(self, account: Any, start: Any) -> None:
+        """Begin a step of an account: a backtest's first one empties the tables, a day's first one settles holdings.
+
+        A LiquidityTopNStrategy calls it before it looks at its holdings. For any other it is called by the first order
+        of a day and, once there has been one, at the end of each step, before qlib values the account.
+        """
+        position, day = account.current_position, pd.Timestamp(start).normalize()
         if position is not self._ledger.position:
             self._ledger = Ledger(position)
+        if "update_current_position" not in vars(account):
+            _watch(account)
         if not self._ledger.begin_day(day) or position.skip_update():
             return
         for code in sorted(position.get_stock_list()):
@@ -299,17 +301,18 @@ class AShareExchange(Exchange):
                 self._settle(account, code, place, day)
 
     def _settle(self, account: Any, code: str, place: tuple[int, int], day: pd.Timestamp) -> None:
-        """Sell a delisted holding at its last price, or write down once that it is worth nothing."""
+        """Sell a delisted holding at its last price, or strike it off as worth nothing; the fees take no other cash."""
         position, kind = account.current_position, self.options.delisted
         amount, price = position.get_stock_amount(code), float(self.day_rules.last_close[place])
-        if kind == "write_off":
-            if all(row[1] != code for row in self._ledger.settled):
-                self._ledger.settled.append((day, code, kind, amount, 0.0, 0.0, amount * price))
-            return
         price = price if math.isfinite(price) else float(position.get_stock_price(code))
+        yuan = amount * price
+        if kind == "write_off":
+            del position.position[code]
+            self._ledger.settled.append((day, code, kind, amount, 0.0, 0.0, yuan))
+            return
         order = Order(code, amount, OrderDir.SELL, day, day)
-        order.deal_amount, yuan = amount, amount * price
-        cost = sum(self._fees.parts(place[0], yuan, sell=True))
+        cost = min(sum(self._fees.parts(place[0], yuan, sell=True)), yuan)
+        order.deal_amount = amount
         account.update_order(order, trade_val=yuan, cost=cost, trade_price=price)
         self._ledger.settled.append((day, code, kind, amount, yuan, cost, 0.0))
 

@@ -23,7 +23,7 @@ logger = get_module_logger("qlib_ext.exchange")
 
 Impact = Callable[[Any, Any, Any], Any]  # (trade in yuan, liquidity, volatility) -> yuan, in the shape of the trade
 _OWNER = "AShareExchange"
-_NULLABLE = ("min_cost", "open_cost", "close_cost", "participation")
+_NULLABLE = ("min_cost", "open_cost", "close_cost", "participation", "delisted_after")
 _WHOLE = ("liquidity_window", "volatility_window", "delisted_after")
 _NUMBERS = {
     **dict.fromkeys(("commission", "min_cost", "open_cost", "close_cost", "impact_exponent"), "[0, inf)"),
@@ -61,7 +61,7 @@ class Options:
     t_plus_1: bool = True
     st: pd.DataFrame | str | Path | None = None
     delisted: str = "last_price"
-    delisted_after: int = 20
+    delisted_after: int | None = None
 
     @property
     def limit(self) -> Any:

@@ -18,7 +18,7 @@ from qlib.utils.index_data import SingleData
 
 from qlib_ext import rules
 from qlib_ext.options import check_choice
-from qlib_ext.provider import ages, binary_folder, calendar, first_closes, read_fields, series_file, storage_of, wide
+from qlib_ext.provider import ages, binary_folder, calendar, listings, read_fields, series_file, storage_of, wide
 
 LEAD = 250  # trading days before the first: for trailing means and for the last close before a long suspension
 CACHED = 2  # loads kept in memory
@@ -31,9 +31,10 @@ Grid = npt.NDArray[Any]
 class Bars:
     """Fields of N stocks over P days; the first `lead` days come before the backtest.
 
-    `fields`: expression -> (P, N) float32, NaN where not known. `first`, `last` (N,): row (may lie outside) of the
-    stock's first close, and of the last day of its series. `age` (P, N): trading days since listing, 1 on the first;
-    inf for stocks older than the calendar. `rest`: trading days that the calendar goes on after the last row.
+    `fields`: expression -> (P, N) float32, NaN where not known. `first`, `last`, `ended` (N,): row (may lie outside) of
+    the stock's listing, of the last day of its series, and of the last day that it is listed (see `listings`).
+    `age` (P, N): trading days since listing, 1 on the first; inf for stocks older than the calendar. `rest`: trading
+    days that the calendar goes on after the last row.
     """
 
     codes: tuple[str, ...]
@@ -42,6 +43,7 @@ class Bars:
     fields: dict[str, Grid]
     first: Grid
     last: Grid
+    ended: Grid
     age: Grid
     rest: int
 
@@ -83,9 +85,9 @@ def _load(codes: tuple[str, ...], fields: tuple[str, ...], days: pd.DatetimeInde
     if others := [field for field in fields if field not in plain]:
         frames |= dict(zip(others, wide(list(codes), others, span[0], span[-1]), strict=True))
     grids = {name: frame.to_numpy(dtype=np.float32) for name, frame in frames.items()}
-    first, last = first_closes(codes), _last(codes)
+    (first, ended), last = listings(codes), _last(codes)
     age = ages(first, np.arange(origin, stop))
-    return Bars(codes, span, begin - origin, grids, first - origin, last - origin, age, rest)
+    return Bars(codes, span, begin - origin, grids, first - origin, last - origin, ended - origin, age, rest)
 
 
 def _last(codes: tuple[str, ...]) -> Grid:

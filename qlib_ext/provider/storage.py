@@ -14,6 +14,9 @@ import pandas as pd
 
 from qlib_ext.provider.files import fill_row, first_known, read_series
 
+Positions = npt.NDArray[np.int64]
+LONGEST_HALT = 250  # trading days
+
 
 def calendar(start: Any = None, end: Any = None) -> pd.DatetimeIndex:
     """List the trading days that qlib's provider has, from start to end; None is open."""
@@ -66,17 +69,48 @@ def read_days(codes: Sequence[str], fields: Sequence[str], days: pd.DatetimeInde
     return {field: pd.DataFrame(grid, days, list(codes)) for field, grid in out.items()}
 
 
-def first_closes(codes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Find the calendar's position (N,) of each stock's first finite close; the calendar's length where it has none."""
-    folder, count = binary_folder(codes), len(calendar())
-    series = (_slots(c) if folder is None else read_series(series_file(folder, c, "$close")) for c in codes)
-    return np.array([first_known(first, values, count) for first, values in series], dtype=np.int64)
+def listings(codes: Sequence[str]) -> tuple[Positions, Positions]:
+    """Find the calendar's positions (N,), (N,) of each stock's first and last listed day.
+
+    The first is that of the first finite close (see `first_listed`), the calendar's length where there is none. The
+    last is the end of the provider's list of all stocks, or the last finite close where that is later; the calendar's
+    end where the list does not tell: it names the stock to its own end, or not at all.
+    """
+    from qlib.data import D
+
+    folder, days = binary_folder(codes), calendar()
+    try:
+        spells = D.list_instruments(D.instruments("all"))  # cut to the calendar by qlib
+    except ValueError:  # there is no such list
+        spells = {}
+    open_end = max((stop for spans in spells.values() for _, stop in spans), default=None)
+    first, last = np.full(len(codes), len(days)), np.full(len(codes), len(days) - 1)
+    for n, code in enumerate(codes):
+        begin, values = _slots(code) if folder is None else read_series(series_file(folder, code, "$close"))
+        spans = spells.get(code, [])
+        listed = int(days.searchsorted(min(start for start, _ in spans))) if spans else -1
+        first[n] = first_listed(first_known(begin, values, len(days)), listed)
+        if spans and (stop := max(stop for _, stop in spans)) != open_end:
+            known = np.flatnonzero(np.isfinite(values))
+            final = begin + int(known[-1]) if len(known) else -1
+            last[n] = max(int(days.searchsorted(stop, side="right")) - 1, final)
+    return first, last
 
 
-def ages(first: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Trading days since listing (P, N) at the calendar's positions `rows` (P,), by those of the `first_closes` (N,).
+def first_listed(first: int, listed: int) -> int:
+    """Tell the calendar's position of a stock's listing from those of its first close and of its list's start.
 
-    1 on the day of the first close, below 1 before it; inf for stocks that trade on the calendar's first day, which are
+    A stock that the list names from the calendar's first day is older than the calendar, though it be suspended then:
+    it is no new listing when it trades again. That a stock is first offered on that very day is not told apart. Where
+    its first close is later by more than `LONGEST_HALT` days the list is one that says nothing of listings.
+    """
+    return 0 if listed == 0 and first <= LONGEST_HALT else first
+
+
+def ages(first: Positions, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Trading days since listing (P, N) at the calendar's positions `rows` (P,), by that of the `listings` (N,).
+
+    1 on the day of the first close, below 1 before it; inf for stocks listed on the calendar's first day, which are
     older than it.
     """
     return np.where(first == 0, np.inf, np.asarray(rows)[:, None] - first + 1.0)
@@ -84,7 +118,7 @@ def ages(first: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArr
 
 def listed_days(instruments: list[str], days: pd.DatetimeIndex) -> npt.NDArray[np.float64]:
     """Trading days since listing (D, N), 1 on the day of the first close; inf for stocks older than the calendar."""
-    return ages(first_closes(instruments), calendar().get_indexer(days))
+    return ages(listings(instruments)[0], calendar().get_indexer(days))
 
 
 def _slots(code: str) -> tuple[int, npt.NDArray[np.float32]]:

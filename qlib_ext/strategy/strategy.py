@@ -163,10 +163,10 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         """Orders of this step: sells, then buys by rank."""
         span, seen = self._times()
         position = self.trade_position
+        if isinstance(self.trade_exchange, AShareExchange):
+            self.trade_exchange.begin_step(self.common_infra.get("trade_account"), span[0])
         if not self._book.is_of(position, span[0]):
             self._book, self.daily_log, self._tables, self._told = Book(position), [], [], False
-            if (begin := getattr(self.trade_exchange, "begin_tables", None)) is not None:
-                begin()
         held = {code: float(position.get_stock_amount(code)) for code in sorted(position.get_stock_list())}
         if self._book.begin_step(span, held, execute_result or ()):
             self._book.value = float(position.calculate_value())
