@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from qlib_ext.runs.alive import is_gone
 from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, check_database, database_file, telling
 
 LATEST = "latest"
@@ -106,7 +107,7 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
             id=run.info.run_id,
             experiment=names[run.info.experiment_id],
             started=pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
-            status=run.info.status,
+            status="KILLED" if is_gone(run) else run.info.status,
             folder=artifact_folder(run.info.artifact_uri),
         )
         for run in found

@@ -1,17 +1,142 @@
 """qlib's experiment and recorder over mlflow, as `SqliteExpManager` hands them out. It needs qlib."""
 
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from qlib.log import get_module_logger
+from qlib.workflow import QlibRecorder
 from qlib.workflow.exp import MLflowExperiment
 from qlib.workflow.recorder import MLflowRecorder
 
+from qlib_ext.runs.alive import lock_of, process_tags, release
+from qlib_ext.runs.database import artifact_folder, database_file, telling
+
+logger = get_module_logger("qlib_ext")
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_BATCH = 100  # most values that mlflow logs at a time
+_LONGEST_KEY = 250
+
 
 class RunRecorder(MLflowRecorder):
-    """A run's recorder: what qlib's does not do when a run is written stands here."""
+    """A run's recorder: what qlib's does not do when a run is written stands here.
+
+    A run always ends: FINISHED, FAILED, or KILLED by Ctrl-C, SIGTERM or SIGHUP; one that was killed hard is marked
+    KILLED by the next run over the same file. What is logged is written at once: an error is told where it happens.
+    """
+
+    id: Any
+    async_log: Any
+    _lock: Any = None
+    _scoped = False  # begun by `with R.start(...)`, which ends what it begins
+    _killed = ""  # by this signal
+    _handlers: Sequence[int] = ()
+
+    def start_run(self) -> Any:
+        """Start the run, or go on with one that has an id."""
+        self._scoped = _within_start()
+        with self._telling():
+            if self.id is None:  # by one transaction, with all that tells its process: it may be killed at any time
+                tags = resolve_tags(process_tags())
+                self.id = self.client.create_run(self.experiment_id, tags=tags, run_name=self.name).info.run_id
+            else:
+                self.set_tags(**process_tags())
+            self._lock = lock_of(self.client.get_run(self.id).info.artifact_uri)
+            self._lock.acquire(timeout=5)
+            self._catch_signals()
+            run = super().start_run()
+        self.async_log.wait()
+        self.async_log = None
+        return run
+
+    def end_run(self, status: str = MLflowRecorder.STATUS_S) -> None:
+        """End the run with a status; where an interpreter ends that was not to end, the run is KILLED or FAILED.
+
+        Raises: OSError for a run that is finished and cannot be written.
+        """
+        scoped = _within_start()
+        if self._killed or (status == self.STATUS_FA and not scoped and _interrupted()):
+            status = "KILLED"
+        elif status == self.STATUS_FI and self._scoped and not scoped:
+            status = self.STATUS_FA  # qlib's handler at the interpreter's end, after sys.exit in the midst
+        for number in self._handlers:
+            signal.signal(number, signal.SIG_DFL)
+        self._handlers = ()
+        self.status, self.end_time = status, datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            with self._telling():
+                mlflow.end_run(status)
+        except OSError as error:
+            if status == self.STATUS_FI:
+                raise
+            logger.error(f"run {self.id} stays RUNNING until the next one is started here: {error}")
+        if self._lock is not None:
+            release(self._lock)
+            self._lock = None
+        if status == "KILLED":
+            logger.error(f"run {self.id} was ended by {self._killed or 'Ctrl-C'}: it is marked KILLED")
+
+    def get_local_dir(self) -> str:
+        """Return the run's folder, which holds `artifacts`."""
+        return str(artifact_folder(self.get_artifact_uri()).parent)
+
+    def log_params(self, **params: Any) -> None:
+        """Log parameters by name; letters of a name that mlflow does not take become _."""
+        self._log(params=[Param(_key(name), str(value)) for name, value in params.items()])
+
+    def log_metrics(self, step: int | None = None, **metrics: float) -> None:
+        """Log numbers by name, at a step."""
+        now = int(time.time() * 1000)
+        self._log(metrics=[Metric(_key(name), float(value), now, step or 0) for name, value in metrics.items()])
+
+    def set_tags(self, **tags: Any) -> None:
+        """Set tags by name."""
+        self._log(tags=[RunTag(_key(name), str(value)) for name, value in tags.items()])
 
     def save_objects(self, local_path: Any = None, artifact_path: Any = None, **objects: Any) -> None:
         """Keep a local file, or objects by name, as artifacts of the run."""
-        super().save_objects(local_path, artifact_path, **objects)
+        with self._telling():
+            super().save_objects(local_path, artifact_path, **objects)
+
+    def _log(self, **values: list[Any]) -> None:
+        """Write values of a kind; one that mlflow refuses, such as a changed parameter, is told and left out."""
+        ((kind, every),) = values.items()
+        for batch in [every[begin : begin + _BATCH] for begin in range(0, len(every), _BATCH)]:
+            try:
+                with self._telling():
+                    self.client.log_batch(self.id, **{kind: batch})
+            except MlflowException as error:
+                if len(batch) > 1:
+                    for value in batch:
+                        self._log(**{kind: [value]})
+                    continue
+                logger.warning(f"{kind} of run {self.id} not recorded: {str(error).splitlines()[0]}")
+
+    def _telling(self) -> Any:
+        return telling(database_file(self.uri, "uri"))
+
+    def _catch_signals(self) -> None:
+        """Let signals that would end the process on the spot unwind it, as Ctrl-C does; a second one ends it."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._handlers = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+        for number in self._handlers:
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, _frame: Any) -> None:
+        self._killed = signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
 
 
 class RunExperiment(MLflowExperiment):
@@ -35,3 +160,24 @@ class RunExperiment(MLflowExperiment):
 def _ours(recorder: MLflowRecorder) -> MLflowRecorder:
     recorder.__class__ = RunRecorder  # qlib names its own class where it reads a run
     return recorder
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^/\w.\- :]", "_", name)[:_LONGEST_KEY]
+
+
+def _interrupted() -> bool:
+    """Whether Ctrl-C ends the interpreter, asked in qlib's hook for what nobody caught."""
+    return isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+
+
+def _within_start() -> bool:
+    """Whether qlib's `with R.start(...)` is what begins or ends a run now."""
+    return any(code is QlibRecorder.start.__wrapped__.__code__ for code in _callers())
+
+
+def _callers() -> Iterator[Any]:
+    frame = sys._getframe(1)
+    while frame is not None:
+        yield frame.f_code
+        frame = frame.f_back  # type: ignore[assignment]

@@ -12,6 +12,7 @@ from qlib.utils.exceptions import ExpAlreadyExistError
 from qlib.workflow.expm import MLflowExpManager
 
 from qlib_ext import synthetic
+from qlib_ext.runs.alive import end_the_gone
 from qlib_ext.runs.database import database_file, experiment_folder, experiment_title, open_database, telling
 from qlib_ext.runs.mlflow_run import RunExperiment
 
@@ -36,8 +37,11 @@ class SqliteExpManager(MLflowExpManager):
         """Client of mlflow; the first one makes the file, or waits for the process that does."""
         file = database_file(self.uri, "uri")
         if file not in self._opened:
-            open_database(file, get_module_logger("qlib_ext").info)
+            log = get_module_logger("qlib_ext")
+            open_database(file, log.info)
             self._opened.add(file)
+            with telling(file):
+                end_the_gone(super().client, log.warning)
         return super().client
 
     def create_exp(self, experiment_name: str | None = None) -> RunExperiment:

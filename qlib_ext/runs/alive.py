@@ -1,0 +1,60 @@
+"""Whether the process of a run lives: it holds a lock in the run's folder, which ends with it, however that is."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from qlib_ext.runs.database import artifact_folder
+
+_HOST = "qlib_ext.host"
+_STARTING = 60_000  # milliseconds within which a run without a lock may be about to take it
+
+
+def process_tags() -> dict[str, str]:
+    """Tags of a run: the machine and the number of the process."""
+    return {_HOST: socket.gethostname(), "qlib_ext.pid": str(os.getpid())}
+
+
+def lock_of(artifact_uri: str) -> Any:
+    """Lock that a run's process holds while it lives."""
+    from filelock import FileLock
+
+    folder = artifact_folder(artifact_uri).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".running")
+
+
+def release(lock: Any) -> None:
+    """Give a run's lock back, and take its file away."""
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()
+    lock.release()
+
+
+def is_gone(run: Any) -> bool:
+    """Whether a run of mlflow is recorded as RUNNING by a process of this machine that is surely gone."""
+    if run.info.status != "RUNNING" or run.data.tags.get(_HOST) != socket.gethostname():
+        return False
+    if not (artifact_folder(run.info.artifact_uri).parent / ".running").exists():
+        return time.time() * 1000 - run.info.start_time > _STARTING
+    lock = lock_of(run.info.artifact_uri)
+    try:
+        lock.acquire(timeout=0)
+    except OSError:  # held by a living process, or not ours to look at
+        return False
+    lock.release()
+    return True
+
+
+def end_the_gone(client: Any, say: Callable[[str], object]) -> None:
+    """Mark the runs of processes that are gone as KILLED, in all experiments of mlflow's client."""
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    for run in client.search_runs(experiments, "attributes.status = 'RUNNING'"):
+        if is_gone(run):
+            client.set_terminated(run.info.run_id, "KILLED")
+            release(lock_of(run.info.artifact_uri))
+            say(f"run {run.info.run_id} was killed: its process is gone, it is marked KILLED now")
