@@ -9,12 +9,12 @@ import sys
 import time
 
 import pytest
+from filelock import FileLock
 from mlflow.tracking import MlflowClient
 from qlib.workflow import QlibRecorder
 
 from qlib_ext.recorder import SqliteExpManager
 from qlib_ext.runs import list_runs
-from qlib_ext.runs.alive import lock_of, process_tags, release
 
 SCRIPT = """
 import sys, time
@@ -70,21 +70,20 @@ def test_a_run_ends_as_its_process_does(ended):
 def test_the_next_run_marks_what_was_killed_hard_and_nothing_else(ended):
     folder, _ = ended
     client = MlflowClient(f"sqlite:///{folder}/mlruns.db")
+    here = {"qlib_ext.host": socket.gethostname()}
     number = client.create_experiment("others", artifact_location=str(folder / "mlruns" / "others"))
 
     def started(tags, minutes_ago):
         return client.create_run(number, start_time=int(time.time() - 60 * minutes_ago) * 1000, tags=tags).info.run_id
 
     dead, young, old, foreign = (
-        *(started(process_tags(), ago) for ago in (5, 0)),
-        *(started(tags, 5) for tags in ({}, process_tags() | {"qlib_ext.host": "another machine"})),
+        *(started(here, ago) for ago in (5, 0)),
+        *(started(tags, 5) for tags in ({}, {"qlib_ext.host": "another machine"})),
     )
-    alive = started(process_tags(), 5)
-    lock = lock_of(client.get_run(alive).info.artifact_uri)
-    lock.acquire()
-    with recorder_of(folder).start(experiment_name="next"):
+    alive = started(here, 5)
+    (folder / "mlruns" / "others" / alive).mkdir(parents=True)
+    with FileLock(folder / "mlruns" / "others" / alive / ".running"), recorder_of(folder).start(experiment_name="next"):
         pass
-    release(lock)
     status = {run: client.get_run(run).info.status for run in (dead, young, old, foreign, alive)}
     assert status == {dead: "KILLED", young: "RUNNING", old: "RUNNING", foreign: "RUNNING", alive: "RUNNING"}
     hard = client.search_runs([client.get_experiment_by_name("KILLED hard").experiment_id])[0]
