@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from qlib_ext import cli
-from qlib_ext.check_data import CHECKS, Check, Tally, check_data
+from qlib_ext.check_data import CHECKS, Check, Tally, check_data, check_start, thin_days
 from qlib_ext.synthetic import make_market
 
 PRICES = ("open", "high", "low", "close", "vwap")
@@ -114,7 +114,7 @@ def calendar_order(folder):
 def calendar_gap(folder):
     later = lambda line: str((pd.Timestamp(line) + pd.Timedelta(days=28)).date())  # noqa: E731
     calendar(folder, lambda lines: [*lines[:-10], *map(later, lines[-10:])])
-    return {"calendar_gap"}
+    return {"calendar_gap", "list_ends"}
 
 
 def calendar_weekend(folder):
@@ -130,6 +130,65 @@ def calendar_weekend(folder):
 def list_line(folder):
     listing(folder, lambda lines: [*lines, "SH600000\tyesterday\ttoday"])
     return {"list_line"}
+
+
+def list_line_of_other_separators(folder):
+    listing(folder, lambda lines: [*lines[:-1], lines[-1].replace("\t", ",")])
+    return {"list_line"}
+
+
+def list_line_that_ends_before_it_starts(folder):
+    listing(folder, lambda lines: [*lines, "SH600000\t2020-06-01\t2020-05-31"])
+    return {"list_line"}
+
+
+def list_name(folder):
+    (folder / "instruments/csi300.txt").rename(folder / "instruments/CSI300.txt")
+    return {"list_name"}
+
+
+def code_case(folder):
+    listing(folder, lambda lines: [line.lower() for line in lines])
+    return {"code_case"}
+
+
+def code_spelling(folder):
+    for name in ("all", "csi300"):
+        lines = (folder / f"instruments/{name}.txt").read_text().splitlines()
+        dotted = [f"{line[2:8]}.{line[:2]}{line[8:]}\n" for line in lines]
+        (folder / f"instruments/{name}.txt").write_text("".join(dotted))
+    for place in (folder / "features").iterdir():
+        place.rename(place.with_name(f"{place.name[2:]}.{place.name[:2]}"))
+    return {"code_spelling"}
+
+
+def list_ends(folder):
+    days = (folder / "calendars/day.txt").read_text().split()
+    rewrite(
+        folder / "instruments/csi300.txt", lambda lines: [f"{line[:8]}\t{days[0]}\t{days[-2]}" for line in lines[:9]]
+    )
+    return {"list_ends"}
+
+
+def list_thin(folder):  # three names for the first half
+    days = (folder / "calendars/day.txt").read_text().split()
+    names = codes(folder)
+    first = [f"{code}\t{days[0]}\t{days[99]}\n" for code in names[:3]]
+    second = [f"{code}\t{days[100]}\t{days[-1]}\n" for code in names]
+    (folder / "instruments/csi300.txt").write_text("".join(first + second))
+    return {"list_thin"}
+
+
+def folder_case(folder):
+    for place in sorted((folder / "features").iterdir())[:2]:
+        place.rename(place.with_name(place.name.upper()))
+    return {"folder_case"}
+
+
+def folder_case_of_a_file(folder):
+    file = file_of(folder, codes(folder)[0], "open")
+    file.rename(file.with_name("OPEN.day.bin"))
+    return {"folder_case", "no_price_field", "incomplete_bar"}
 
 
 def list_overlap(folder):
@@ -265,6 +324,33 @@ def incomplete_bar(folder):
 def vwap_outside(folder):
     on_all(folder, ["vwap"], lambda v: 10 * v)
     return {"vwap_outside"}
+
+
+def vwap_raw(folder):
+    for code in every(folder):
+        factor = values_of(folder, code, "factor").astype(float)
+        edit(folder, code, vwap=lambda v, factor=factor: v / factor)
+    return {"vwap_outside"}
+
+
+def volume_infinite(folder):
+    one_value(folder, "volume", lambda v: np.inf)
+    return {"volume_negative"}
+
+
+def field_holes(folder):
+    on_all(folder, ["amount"], at(slice(40, 60), lambda v: np.nan), codes(folder)[:9])
+    return {"field_holes"}
+
+
+def field_holes_of_zero(folder):
+    on_all(folder, ["amount"], at(slice(40, 60), lambda v: 0.0), codes(folder)[:9])
+    return {"field_holes"}
+
+
+def field_lately(folder):
+    on_all(folder, ["factor"], at(slice(-12, None), lambda v: np.nan), codes(folder)[:2])
+    return {"field_lately", "factor_gaps"}
 
 
 def volume_negative(folder):
@@ -440,7 +526,10 @@ def thin_day(folder):
 
 
 PLANTS = [
-    calendar_duplicate, calendar_order, calendar_gap, calendar_weekend, list_line, list_overlap, listed_no_data,
+    calendar_duplicate, calendar_order, calendar_gap, calendar_weekend, list_line, list_line_of_other_separators,
+    list_line_that_ends_before_it_starts, list_name, code_case, code_spelling, list_ends, list_thin, folder_case,
+    folder_case_of_a_file, list_overlap, listed_no_data, vwap_raw, volume_infinite, field_holes, field_holes_of_zero,
+    field_lately,
     indices, not_a_share, folder_twice, file_length, file_length_beyond, file_start, field_span, no_price_field,
     no_factor, no_vwap, no_change, open_all_nan, open_all_nan_for_one, factor_all_nan, vwap_all_nan, change_all_nan,
     first_day_of_a_stock, price_not_positive, price_infinite, bar_order, incomplete_bar, vwap_outside,
@@ -608,7 +697,7 @@ def test_days_and_universe_narrow_the_check(market):
     outside = next(stock for stock in codes(market) if stock not in members)
     edit(market, outside, volume=at(quiet_day(market, outside), lambda v: -v))
     assert spoken(check_data(market)) == {"volume_negative"}
-    assert spoken(check_data(market, universe="csi300")) == set()
+    assert spoken(check_data(market, universe="CSI300")) == {"list_small"}  # 24 a day; qlib reads csi300.txt
     assert check_data(market, universe="csi300").attrs["stocks"] == len(members)
     found = check_data(market, end="2020-06-30")
     assert spoken(found) == set() and found.attrs["last"] == "2020-06-30", code
@@ -616,10 +705,62 @@ def test_days_and_universe_narrow_the_check(market):
         check_data(market, universe="csi30")
     with pytest.raises(ValueError, match="no trading day from 2022-01-01"):
         check_data(market, start="2022-01-01")
-    with pytest.raises(ValueError, match="start is 'x'; give an ISO date"):
+    with pytest.raises(ValueError, match="start is 'x', no day that is surely understood"):
         check_data(market, start="x")
     with pytest.raises(ValueError, match="has no calendars/day.txt, instruments, features"):
         check_data(market / "calendars")
+
+
+LISTS = [  # (stocks, first day, last day)..., and what is told of such a universe beside its size
+    ([(40, 0, -1)], set()),
+    ([(29, 0, -1)], {"list_small"}),
+    ([(40, 9, -1)], {"list_starts"}),
+    ([(40, 0, -9)], {"list_ends"}),
+    ([(3, 0, 119), (40, 120, -1)], {"list_thin"}),
+    ([(13, 0, 119), (40, 120, -1)], {"list_thin"}),  # a third of 40 is 13.3
+    ([(14, 0, 119), (40, 120, -1)], set()),
+    ([(40, 0, 99), (40, 120, -1)], {"list_thin"}),
+    ([], {"universe_empty"}),
+]
+
+
+@pytest.mark.parametrize(("parts", "expected"), LISTS, ids=str)
+def test_a_universe_is_held_against_the_days(parts, expected, market):
+    days, names = (market / "calendars/day.txt").read_text().split(), codes(market)
+    lines = [f"{code}\t{days[a]}\t{days[b]}\n" for count, a, b in parts for code in names[:count]]
+    (market / "instruments/own.txt").write_text("".join(lines))
+    assert spoken(check_data(market, universe="own")) == expected
+    if parts and parts[0][1:] == (9, -1):
+        assert spoken(check_data(market, universe="own", start=days[9])) == set()
+
+
+def test_a_universe_grows_as_the_market_did(market):
+    """Tenfold in ten years is no thin list: each year has more than a third of the next."""
+    count = (100 * 1.0009 ** np.arange(2430)).astype(int)
+    assert count[-1] > 880 and not thin_days(count).any()
+    assert thin_days(np.r_[np.full(2000, 3), count]).nonzero()[0].tolist() == list(range(2000))
+
+
+def test_what_a_run_cannot_read_is_refused_before_it(market):
+    assert check_start(market, universe="all", start="2020-03-02", end="2020-12-01") == []
+    one_value(market, "close", lambda v: -v)  # an error of check-data that can be read
+    (line,) = check_start(market, universe="all")
+    assert line.startswith("price_not_positive: 1 of ") and line.endswith("repair its source")
+    with file_of(market, codes(market)[3], "vwap").open("ab") as file:
+        file.write(b"ab")
+    outside = sorted(set(every(market)) - {codes(market)[3]})
+    assert len(check_start(market, universe=outside)) == 1  # another stock's file does not matter
+    with pytest.raises(ValueError, match=r"cannot be trained on:\nfile_length: 1 of .* bytes.*\nMore .* check-data"):
+        check_start(market, universe="ALL")
+
+
+def test_the_bars_of_some_stocks_are_read_before_a_run_and_the_files_of_all(market, monkeypatch):
+    monkeypatch.setattr("qlib_ext.check_data.check.SAMPLE", 2)  # the first and the last
+    edit(market, codes(market)[1], close=lambda v: -v)
+    assert check_start(market) == []
+    np.zeros(0, "<f4").tofile(file_of(market, codes(market)[1], "close"))
+    with pytest.raises(ValueError, match="file_length"):
+        check_start(market)
 
 
 def test_shares_decide_the_severity():
@@ -686,5 +827,5 @@ def test_the_known_defects_of_real_data_are_found():
 
 @pytest.mark.parametrize("start", ["2022-01-04T00:00+08:00", "NaT", "soon"])
 def test_a_day_that_is_none_is_refused(base, start):
-    with pytest.raises(ValueError, match="give an ISO date"):
+    with pytest.raises(ValueError, match="start is"):
         check_data(base, start=start)

@@ -19,6 +19,7 @@ ABSURD = (-0.5, 1.0)  # returns outside are absurd on days with a limit
 EX_RIGHTS = 0.03  # move of $factor that shows in prices
 FACTOR_MOVE = (0.7, 8.0)  # plausible ratio of $factor to the day before
 MISFIT = 0.005  # between $change and the return of closes
+LATELY = 20  # last days, of which a field that goes on knows most
 PAUSE = 120  # days without a bar that are told
 DELISTING = 30  # last days of a stock that ended: the delisting period has days without a limit
 
@@ -29,8 +30,16 @@ BARS: dict[str, Check] = {
         "warning", "open and close must be within low and high: are all adjusted alike?", error_from=1e-3
     ),
     "incomplete_bar": Check("warning", "a bar with a close needs open, high and low: make it NaN, or repair it"),
-    "vwap_outside": Check("warning", "$vwap is outside low and high: wrong unit, or not adjusted", told_from=0.01),
-    "volume_negative": Check("error", "make the bar NaN, or repair its source"),
+    "vwap_outside": Check(
+        "warning",
+        "$vwap is outside low and high: multiply it by $factor where it is raw, or correct its unit",
+        told_from=0.01,
+    ),
+    "volume_negative": Check("error", "$volume or $amount below 0 or infinite: make the bar NaN, or repair its source"),
+    "field_holes": Check(
+        "warning", "a day with trade lacks the field: dump it again from a source that has it", told_from=1e-3
+    ),
+    "field_lately": Check("warning", "the field is missing at the end: download it up to the last day"),
     "zero_volume": Check(
         "warning", "a price without trade: make suspended days NaN in all fields but $factor", error_from=1e-3
     ),
@@ -64,6 +73,7 @@ def check_bars(block: Block, tally: Tally) -> None:
     """Run all checks of this module on a block."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         check_prices(block, tally)
+        check_gaps(block, tally)
         check_suspensions(block, tally)
         check_returns(block, tally)
         check_factor(block, tally)
@@ -88,8 +98,27 @@ def check_prices(block: Block, tally: Tally) -> None:
     note(block, tally, "incomplete_bar", lacking & block.trades, block.trades, price)
     off = (price["vwap"] > price["high"] * 1.01) | (price["vwap"] < price["low"] * 0.99)
     note(block, tally, "vwap_outside", off & sound & ~crossed, sound & np.isfinite(price["vwap"]), price)
-    negative = (volume < 0) | (amount < 0)
-    note(block, tally, "volume_negative", negative, block.trades | negative, {"volume": volume, "amount": amount})
+    wrong = (volume < 0) | (amount < 0) | np.isinf(volume) | np.isinf(amount)
+    note(block, tally, "volume_negative", wrong, block.trades | wrong, {"volume": volume, "amount": amount})
+
+
+def check_gaps(block: Block, tally: Tally) -> None:
+    """Look for days with trade on which a field is missing that the stock has on others, and for fields that ended."""
+    dealt = block.trades & ~(block.fields["volume"] <= 0)
+    late = np.arange(len(block.days))[:, None] >= len(block.days) - LATELY
+    ended: list[str] = []
+    for name in ("open", "high", "low", "volume", "amount", "vwap", "factor", "change"):
+        there = np.isfinite(block.fields[name])
+        if name == "amount":
+            there &= block.fields[name] > 0
+        hole = dealt & ~there & there.any(axis=0)
+        lost = (hole & late).sum(axis=0) > np.maximum(4, (dealt & late).sum(axis=0) / 2)
+        ended += [f"{block.codes[n]} ${name}" for n in np.flatnonzero(lost).tolist()]
+        if name in ("amount", "vwap") and there.any():
+            day, stock = (int(axis[0]) for axis in np.nonzero(hole)) if hole.any() else (0, 0)
+            words = f"{block.codes[stock]} {block.days[day].date()} ${name}"
+            tally.add("field_holes", int(hole.sum()), int(dealt.sum()), words)
+    tally.each("field_lately", ended, 8 * len(block.codes))
 
 
 def check_suspensions(block: Block, tally: Tally) -> None:

@@ -3,6 +3,9 @@
 Legend: `D` days checked, `N` stocks of a block.
 """
 
+import os
+import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +15,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.check_data.table import REBUILD, BoolArray, Check, FloatArray, Tally
-from qlib_ext.provider import ages, fill_row, first_known, first_listed, read_calendar, read_numbers
+from qlib_ext.provider import (
+    ages,
+    fill_row,
+    first_known,
+    first_listed,
+    plain_day,
+    read_calendar,
+    read_lines,
+    read_numbers,
+)
 from qlib_ext.rules import is_a_share, price_limit
 
 Span = tuple[str, pd.Timestamp, pd.Timestamp]
@@ -22,7 +34,7 @@ FIELDS = ("open", "high", "low", "close", "volume", "amount", "vwap", "factor", 
 
 
 FILES: dict[str, Check] = {
-    "list_line": Check("error", "a line of instruments/*.txt is: code, first day, last day, separated by tabs"),
+    "folder_case": Check("error", "qlib reads folders and files in lower case: rename them (sh600000/close.day.bin)"),
     "folder_twice": Check("error", "keep one folder: qlib reads the one in lower case"),
     "file_length": Check("error", f"the file is cut off, empty or longer than the calendar: {REBUILD}"),
     "file_start": Check("error", f"the first value must be the position of the first day in the calendar: {REBUILD}"),
@@ -114,8 +126,8 @@ class Block:
         return out
 
 
-def open_provider(folder: Path, tally: Tally) -> Provider:
-    """Read calendar, lists and the names of the feature folders.
+def open_provider(folder: Path, tally: Tally, names: Collection[str] | None = None) -> Provider:
+    """Read calendar, lists and the names of the feature folders; lists of other names (None: none are) go untold.
 
     Raises: ValueError where the folder is no daily qlib provider.
     """
@@ -135,7 +147,10 @@ def open_provider(folder: Path, tally: Tally) -> Provider:
         if code not in places or place.name == place.name.lower():
             places[code] = place
     tally.each("folder_twice", twice, len(places))
-    lists = {file.stem: read_list(file, tally) for file in sorted((folder / "instruments").glob("*.txt"))}
+    lists = {
+        file.stem: read_list(file, tally if names is None or file.stem in names else Tally())
+        for file in sorted((folder / "instruments").glob("*.txt"))
+    }
     return Provider(folder, days, places, lists)
 
 
@@ -143,35 +158,65 @@ def read_list(file: Path, tally: Tally) -> list[Span]:
     """Read the spans of a list; lines that are none become findings."""
     spans: list[Span] = []
     wrong: list[str] = []
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    rows = [[*line.strip().split("\t"), "", ""][:3] for line in lines]
-    first, last = (pd.to_datetime([row[k] for row in rows], errors="coerce", format="ISO8601") for k in (1, 2))
-    for n, sound in enumerate(first <= last):  # False with NaT
-        if sound:
-            spans.append((rows[n][0].upper(), first[n], last[n]))
-        else:
-            wrong.append(f"{file.name}: {lines[n].strip()!r}")
+    small: list[str] = []
+    lines = [(n, line) for n, line in enumerate(read_lines(file), 1) if line.strip()]
+    for n, line in lines:
+        code, first, last = [*line.strip().split("\t"), "", "", ""][:3]
+        try:
+            start, end = (plain_day(day, text) for day, text in (("first day", first), ("last day", last)))
+            if end < start:
+                raise ValueError("ends before it starts")
+        except ValueError as error:
+            reason = str(error) if "\t" in line.strip() else "has no tabs"
+            wrong.append(f"{file.name}, line {n}: {line.strip()!r} {reason}")
+            continue
+        spans.append((code.upper(), start, end))
+        if code != code.upper():
+            small.append(f"{file.name}, line {n}: {code}")
     tally.each("list_line", wrong, len(lines))
+    tally.each("code_case", small, len(lines))
+    tally.each("list_name", [file.name] if _in_capitals(file) else [], 1)
     return spans
 
 
-def sound_series(file: Path, count: int, tally: Tally) -> tuple[int, npt.NDArray[np.float32]] | None:
+def _in_capitals(place: Path) -> bool:
+    """Whether qlib, which asks for the name in lower case, does not find it."""
+    return place.name != place.name.lower() and not place.with_name(place.name.lower()).exists()
+
+
+def check_heads(provider: Provider, codes: list[str], tally: Tally) -> None:
+    """Check the names of the stocks' folders, and the head and length of each of their files."""
+    capitals: list[str] = []
+    for place in (provider.places[code] for code in codes):
+        if any(map(_in_capitals, [place, *place.glob("[A-Z]*.day.bin")])):
+            capitals.append(place.name)
+        for name in FIELDS:
+            _sound_head(place / f"{name}.day.bin", len(provider.days), tally)
+    tally.each("folder_case", capitals, len(codes))
+
+
+def _sound_head(file: Path, count: int, tally: Tally) -> None:
+    """Tell a file whose first number is no position in a calendar of `count` days, or whose length does not fit."""
+    try:
+        with file.open("rb", buffering=0) as stream:
+            head, size = stream.read(4), os.fstat(stream.fileno()).st_size
+    except FileNotFoundError:
+        return
+    start = struct.unpack("<f", head)[0] if len(head) == 4 else None
+    lost = start is not None and start not in range(count)
+    beyond = 0 if lost or start is None else max(int(start) + size // 4 - 1 - count, 0)
+    name = f"{file.parent.name}/{file.name}"
+    tally.add("file_start", lost, 1, f"{name} starts at {start}; the calendar has {count} days")
+    wrong = size % 4 != 0 or size < 8 or beyond > 0
+    tally.add("file_length", wrong, 1, f"{name}: {size} bytes, {beyond} values beyond the calendar")
+
+
+def sound_series(file: Path, count: int) -> tuple[int, npt.NDArray[np.float32]] | None:
     """Start and values of a file in a calendar of `count` days, cut to it; None where it is absent or unusable."""
     raw = read_numbers(file)
-    if raw is None:
+    if raw is None or len(raw) < 2 or raw[0] not in range(count):
         return None
-    name, size = f"{file.parent.name}/{file.name}", file.stat().st_size
-    odd = size % 4 != 0 or len(raw) < 2
-    start = int(raw[0]) if len(raw) and np.isfinite(raw[0]) else -1
-    lost = bool(len(raw)) and not (raw[0] == start and 0 <= start < count)
-    beyond = 0 if lost or odd else max(start + len(raw) - 1 - count, 0)
-    tally.add(
-        "file_start", lost, 1, f"{name} starts at {raw[0] if len(raw) else 'nothing'}; the calendar has {count} days"
-    )
-    tally.add("file_length", odd or beyond > 0, 1, f"{name}: {size} bytes, {beyond} values beyond the calendar")
-    if lost or len(raw) < 2:
-        return None
-    return start, raw[1 : 1 + count - start]
+    return int(raw[0]), raw[1 : 1 + count - int(raw[0])]
 
 
 def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tally: Tally) -> Block:
@@ -190,7 +235,7 @@ def read_block(provider: Provider, codes: list[str], begin: int, stop: int, tall
         spans: dict[str, tuple[int, int]] = {}
         closes = 0
         for name in FIELDS:
-            series = sound_series(provider.places[code] / f"{name}.day.bin", count, tally)
+            series = sound_series(provider.places[code] / f"{name}.day.bin", count)
             if series is None:
                 missing[name].append(code)
                 continue

@@ -1,6 +1,14 @@
 """A qlib provider folder read as day x stock grids, and what is trailing over them; imports without qlib."""
 
-from qlib_ext.provider.files import fill_row, first_known, read_calendar, read_numbers, read_series
+from qlib_ext.provider.files import (
+    fill_row,
+    first_known,
+    plain_day,
+    read_calendar,
+    read_lines,
+    read_numbers,
+    read_series,
+)
 from qlib_ext.provider.storage import (
     ages,
     binary_folder,
@@ -35,6 +43,8 @@ __all__ = [
     "first_known",
     "first_listed",
     "last_known",
+    "plain_day",
+    "read_lines",
     "listed_days",
     "listings",
     "load_liquidity",

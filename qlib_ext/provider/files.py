@@ -4,13 +4,43 @@ A series is a file `features/<code>/<field>.day.bin`: little-endian float32, the
 then values.
 """
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qlib_ext.spelling import read_day
+
 Values = npt.NDArray[np.float32]
+
+
+def read_lines(file: Path) -> list[str]:
+    """Read the lines of a calendar or a list, which qlib reads as UTF-8.
+
+    Raises: OSError, and ValueError for another encoding.
+    """
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8 ({error}): save it so, without a BOM") from error
+
+
+@cache
+def plain_day(what: str, text: str) -> pd.Timestamp:
+    """Read a day of a calendar or a list, as qlib reads it.
+
+    Raises: ValueError for no day, and for one that qlib would read as another or with a time of day.
+    """
+    day = read_day(what, text)
+    try:
+        own = pd.Timestamp(text)
+    except ValueError:
+        own = None
+    if own != day:
+        raise ValueError(f"{what} is {text!r}, which qlib reads as {own or 'no day'}; write {day.date()}")
+    return day
 
 
 def read_calendar(folder: Path) -> pd.DatetimeIndex:
@@ -19,13 +49,10 @@ def read_calendar(folder: Path) -> pd.DatetimeIndex:
     Raises: FileNotFoundError where it has no daily calendar, ValueError for an empty one, and for what is no date.
     """
     file = folder / "calendars" / "day.txt"
-    try:
-        days = pd.DatetimeIndex(pd.to_datetime(file.read_text(encoding="utf-8").split())).as_unit("ns")
-    except ValueError as error:
-        raise ValueError(f"{file} is no list of ISO dates: {error}") from error
-    if not len(days):
+    lines = [(n, line.strip()) for n, line in enumerate(read_lines(file), 1) if line.strip()]
+    if not lines:
         raise ValueError(f"{file} is empty: there is no trading day")
-    return days
+    return pd.DatetimeIndex([plain_day(f"{file}, line {n}", line) for n, line in lines]).as_unit("ns")
 
 
 def read_numbers(path: Path) -> Values | None:
@@ -37,9 +64,19 @@ def read_numbers(path: Path) -> Values | None:
 
 
 def read_series(path: Path) -> tuple[int, Values]:
-    """Read a series: the calendar's position of its first value, and the values, none without a file or in it."""
+    """Read a series: the calendar's position of its first value, and the values, none without a file or in it.
+
+    Raises: ValueError for a first number that is no position.
+    """
     numbers = read_numbers(path)
-    return (0, np.empty(0, dtype="<f4")) if numbers is None or not len(numbers) else (int(numbers[0]), numbers[1:])
+    if numbers is None or not len(numbers):
+        return 0, np.empty(0, dtype="<f4")
+    if not (numbers[0] >= 0 and numbers[0] == np.floor(numbers[0])):
+        raise ValueError(
+            f"{path} begins with {numbers[0]}, not with the position of its first day in the calendar: download or "
+            "dump the data again (qlib-ext check-data names all such files)"
+        )
+    return int(numbers[0]), numbers[1:]
 
 
 def first_known(first: int, values: Values, otherwise: int) -> int:

@@ -12,15 +12,17 @@ import numpy as np
 import pandas as pd
 
 from qlib_ext.check_data import (
+    LEAST_STOCKS,
     Market,
     Provider,
-    Span,
     Tally,
-    check_calendar,
+    check_start,
+    members,
     open_provider,
     read_block,
     spread,
     stocks_of,
+    thin_days,
 )
 from qlib_ext.options import check_choice
 from qlib_ext.panel import DEFAULT_LABEL, label_span
@@ -34,7 +36,6 @@ LEAST_DAYS = 150  # from which three parts make sense
 MOST_YEARS, DAYS_A_YEAR = 6, 243  # a first run needs no more
 MOST_ROWS = 1_500_000  # stock days of a first run
 SMALL_MARKET = 1000  # stocks a day up to which two cores train in minutes
-LEAST_STOCKS = 30  # a day, of a universe that can be ranked
 SAMPLE = 200  # stocks that units and fields are judged by
 BLOCK = 50  # of them read at once
 MEANS = 100  # stocks whose mean stands in for an index
@@ -63,7 +64,7 @@ class Survey:
     """What a provider holds and what was chosen; `benchmark` is a code, or None with the stocks `stand_in`.
 
     `turnover`: mean of a stock and day in yuan, whole provider; `liquidity`: median of the universe's members, 20-day
-    mean in yuan, over train and valid (the test days choose nothing).
+    mean in yuan, over train and valid (the test days choose nothing); `warnings`: of `check_data.check_start`.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class Survey:
     stand_in: list[str]
     segments: dict[str, Dates]
     days: dict[str, int]
+    warnings: list[str]
 
     @property
     def names(self) -> int:
@@ -107,23 +109,30 @@ def survey(
         model: "master" or "mlp", which decides the window.
         say: called with a line on the progress.
 
-    Raises: ValueError for no provider, an unknown universe or model, units that make no sense, or too few days.
+    Raises: ValueError for no provider, one that cannot be read (see `check_data.check_start`), an unknown universe or
+        model, units that make no sense, or too few days.
     """
     check_choice("model", model, WINDOWS)
     tell = say or (lambda _line: None)
-    provider = open_provider(Path(provider_uri).expanduser().resolve(), Tally())
-    if not check_calendar(provider.days, None, Tally()):
-        raise ValueError(f"{provider.folder}: the calendar is out of order; see qlib-ext check-data")
-    tell(f"looking at {provider.folder}")
+    folder = Path(provider_uri).expanduser().resolve()
+    tell(f"looking at {folder}")
+    warnings = check_start(folder, universe=universe)
+    provider = open_provider(folder, Tally())
+    if universe and universe not in provider.lists:
+        universe = universe.lower()
     market, missing = _sample(provider, universe, tell)
     profile, turnover = _units(market)
     begin, end = _bars(market)
+    if universe:
+        begin, end, kept = _within(provider, universe, begin, end)
     lists = [name for name in provider.lists if not universe or name == universe]
     universes = []
     for name in lists:
         universes.append(_measure(provider, name, begin, end))
         tell(f"universes: {name} measured, {len(universes)} of {len(lists)}")
     chosen, reason = choose_universe(universes, asked=universe is not None)
+    if not universe:
+        begin, end, kept = _within(provider, chosen.name, begin, end)
     rows = split_days(begin, end, stocks=chosen.daily, window=WINDOWS[model])
     segments = {name: (provider.days[a], provider.days[b]) for name, (a, b) in rows.items()}
     tell(f"turnover and benchmark of {chosen.name}")
@@ -134,7 +143,7 @@ def survey(
         bars=(provider.days[begin], provider.days[end]),
         universes=sorted(universes, key=lambda u: -u.daily),
         universe=chosen,
-        reason=reason,
+        reason=reason + kept,
         profile=profile,
         turnover=turnover,
         liquidity=_liquidity(provider, chosen.name, profile, (rows["train"][0], rows["valid"][1])),
@@ -143,6 +152,7 @@ def survey(
         stand_in=[] if benchmark else _stand_in(provider, chosen.name, rows["test"][0]),
         segments=segments,
         days={name: b - a + 1 for name, (a, b) in rows.items()},
+        warnings=warnings,
     )
 
 
@@ -248,22 +258,33 @@ def _bars(market: Market) -> tuple[int, int]:
     return int(good[0]), int(good[-1])
 
 
+def _within(provider: Provider, name: str, begin: int, end: int) -> tuple[int, int, str]:
+    """Narrow the days to the latest on which a list is neither empty nor thin, and say so.
+
+    Where these are too few, to all from the list's first day to its last.
+    """
+    count = members(provider, name, provider.days[begin : end + 1])
+    there = np.flatnonzero(count)
+    if not len(there):
+        return begin, end, ""
+    sound = (count > 0) & ~thin_days(count)
+    stop = int(np.flatnonzero(sound)[-1])
+    start = int(np.flatnonzero(np.r_[True, ~sound[:stop]])[-1])
+    words = "where it has its usual number of stocks"
+    if stop - start + 1 < LEAST_DAYS:
+        start, stop, words = int(there[0]), int(there[-1]), "with days of few stocks among them"
+    first, last = begin + start, begin + stop
+    if (first, last) == (begin, end) and sound.all():
+        return begin, end, ""
+    return first, last, f"; from {provider.days[first].date()} to {provider.days[last].date()}, {words}"
+
+
 def _measure(provider: Provider, name: str, begin: int, end: int) -> Universe:
     """Count a list's codes and its mean stocks a day over the last `MOST_YEARS` years with bars."""
-    spans = provider.lists[name]
-    codes = {code for code, _, _ in spans}
+    codes = {code for code, _, _ in provider.lists[name]}
     stocks = {code for code in codes if code in provider.places and not is_index(code)}
     days = provider.days[max(begin, end - MOST_YEARS * DAYS_A_YEAR + 1) : end + 1]
-    return Universe(name, len(stocks), sum(map(is_index, codes)), _daily([s for s in spans if s[0] in stocks], days))
-
-
-def _daily(spans: list[Span], days: pd.DatetimeIndex) -> float:
-    """Mean spans in force on the days."""
-    if not spans:
-        return 0.0
-    first = days.searchsorted(pd.DatetimeIndex([start for _, start, _ in spans]))
-    stop = days.searchsorted(pd.DatetimeIndex([end for _, _, end in spans]), side="right")
-    return float((stop - first).clip(0).sum() / len(days))
+    return Universe(name, len(stocks), sum(map(is_index, codes)), float(members(provider, name, days).mean()))
 
 
 def _has_bars(provider: Provider, code: str, rows: tuple[int, int]) -> bool:

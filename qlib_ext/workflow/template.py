@@ -85,6 +85,7 @@ def describe(survey: Survey) -> str:
     index = survey.benchmark or f"none has bars; the backtest is held against the mean of {len(survey.stand_in)} stocks"
     lines.append(f"Benchmark  {index}")
     lines += [f"Missing    {_LACKS[name]}" for name in survey.missing]
+    lines += [f"Warning    {line}" for line in survey.warnings]
     return "\n".join(lines)
 
 
