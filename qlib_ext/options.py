@@ -2,16 +2,20 @@
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Iterable
 from math import inf
 from numbers import Integral, Real
 from typing import Any
 
+SHARE = " (a share: 0.05 is 5% of a stock's daily turnover)"
 
-def close_names(word: Any, allowed: Iterable[str]) -> list[str]:
+
+def close_names(word: Any, allowed: Iterable[str], likeness: float = 0.6) -> list[str]:
     """List up to three of the allowed names that are close to a word, the closest first; capitals do not matter."""
     by_lower = {name.lower(): name for name in allowed}
-    return [by_lower[name] for name in difflib.get_close_matches(str(word).lower(), list(by_lower), n=3)]
+    close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=3, cutoff=likeness)
+    return [by_lower[name] for name in close]
 
 
 def check_choice(what: str, value: Any, allowed: Iterable[str], *, hint: str = "") -> None:
@@ -56,7 +60,21 @@ def init_names(kind: type) -> list[str]:
         names += argument_names(base)
         if all(p.kind != p.VAR_KEYWORD for p in inspect.signature(vars(base)["__init__"]).parameters.values()):
             break
-    return names
+    return list(dict.fromkeys(names))
+
+
+def default_of(kind: type, name: str) -> Any:
+    """Tell the default of an option, of the first class in order whose `__init__` names it; None where none does."""
+    for init in (vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)):
+        option = inspect.signature(init).parameters.get(name)
+        if option is not None:
+            return None if option.default is option.empty else option.default
+    return None
+
+
+def tell(text: str) -> None:
+    """Warn of what is allowed and has no effect; Python shows the same text once a process."""
+    warnings.warn(text, stacklevel=1)
 
 
 def is_number(value: object) -> bool:

@@ -1,5 +1,6 @@
 """SqliteExpManager and DemoCalendarProvider by the path that workflows name."""
 
 from qlib_ext.runs.qlib_init import DemoCalendarProvider, SqliteExpManager, check_folder
+from qlib_ext.runs.start import check_task, check_workflow
 
-__all__ = ["DemoCalendarProvider", "SqliteExpManager", "check_folder"]
+__all__ = ["DemoCalendarProvider", "SqliteExpManager", "check_folder", "check_task", "check_workflow"]

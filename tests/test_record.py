@@ -545,8 +545,8 @@ def test_the_strategy_takes_the_datasets_liquidity(monkeypatch):
     assert "liquidity" not in strategy["kwargs"]  # the caller's configuration is left alone
     assert warned == []
     strategy["kwargs"]["liquidity_window"] = 20
-    made = PortAnaRecord(None, config, dataset=dataset, model=None).strategy_config["kwargs"]
+    with pytest.warns(UserWarning, match="the strategy's liquidity_window is 20, the dataset's 5: two definitions"):
+        made = PortAnaRecord(None, config, dataset=dataset, model=None).strategy_config["kwargs"]
     assert made["liquidity_window"] == 20
-    assert warned == ["the strategy's liquidity_window is 20, the dataset's 5: two definitions in one run"]
     plain = {**config, "strategy": {"class": "TopkDropoutStrategy", "kwargs": {}}}
     assert PortAnaRecord(None, plain, dataset=dataset).strategy_config["kwargs"] == {}

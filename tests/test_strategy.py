@@ -161,7 +161,7 @@ def test_one_day_agrees_with_fill_top_n(market):
     _, days, liquidity = market
     score = random_scores(days, liquidity.columns, seed=1)
     made, _, fills = run_backtest(
-        days[:24], liquidity, score, trade_participation=10.0, capital=3e7, liquidity_window=5
+        days[:24], liquidity, score, trade_participation=None, capital=3e7, liquidity_window=5
     )
     first = [(order, value, price) for order, value, _, price in fills if order.start_time == days[21]]
     expected = fill_top_n(score[days[20]].to_numpy(), liquidity.loc[days[20]].to_numpy(), capital=3e7)

@@ -1,9 +1,16 @@
 """The market as a DayDatasetH: qlib's frames become a DayPanel with liquidity, labels and market state."""
 
 from qlib_ext.data.dataset import DayDatasetH, label_reach, panel_of
-from qlib_ext.data.handlers import dated_handler, handler_frames, label_days_of, label_expression
-from qlib_ext.data.market_features import known_indices, load_state
+from qlib_ext.data.handlers import (
+    dated_handler,
+    handler_frames,
+    label_days_of,
+    label_expression,
+    tell_unlearnt,
+)
+from qlib_ext.data.market_features import benchmark_returns, known_indices, load_state, read_benchmark
 from qlib_ext.data.outcomes import locked_up
+from qlib_ext.data.rehearsal import days_of, rehearsed
 from qlib_ext.data.segments import bounds, check_segments, segment_rows
 from qlib_ext.panel import DEFAULT_LABEL, LabelSpan, MacroState, MarketState, label_span
 from qlib_ext.provider import load_liquidity, turnover_expression, unit_profile
@@ -17,9 +24,11 @@ __all__ = [
     "MarketState",
     "PLAUSIBLE_TURNOVER",
     "PROFILES",
+    "benchmark_returns",
     "bounds",
     "check_segments",
     "dated_handler",
+    "days_of",
     "handler_frames",
     "known_indices",
     "label_days_of",
@@ -30,7 +39,10 @@ __all__ = [
     "load_state",
     "locked_up",
     "panel_of",
+    "read_benchmark",
+    "rehearsed",
     "segment_rows",
+    "tell_unlearnt",
     "turnover_expression",
     "unit_profile",
 ]

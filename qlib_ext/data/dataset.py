@@ -11,11 +11,18 @@ from qlib.data.dataset import DatasetH
 from qlib.log import get_module_logger
 
 from qlib_ext import rules
-from qlib_ext.data.handlers import dated_handler, handler_frames, label_days_of, label_expression, told_prices
+from qlib_ext.data.handlers import (
+    dated_handler,
+    handler_frames,
+    label_days_of,
+    label_expression,
+    tell_unlearnt,
+    told_prices,
+)
 from qlib_ext.data.market_features import load_state, state_names
 from qlib_ext.data.outcomes import locked_up, step_returns
 from qlib_ext.data.segments import check_segments, segment_rows
-from qlib_ext.options import argument_names, check_number, refuse_unknown
+from qlib_ext.options import argument_names, check_number, refuse_unknown, tell
 from qlib_ext.panel import (
     DEFAULT_LABEL,
     DayPanel,
@@ -105,6 +112,8 @@ class DayDatasetH(DatasetH):
             check_number(f"DayDatasetH: {name}", getattr(self, name), within, whole=True, hint=" (trading days)")
         if self.liquidity is not None:
             rules.fields_of(self.liquidity, owner="DayDatasetH")
+        elif self.liquidity_window != 20:
+            tell("DayDatasetH: liquidity_window has no effect without liquidity (liquidity: null)")
         if not (self.label is None or isinstance(self.label, str)):
             raise ValueError(f"DayDatasetH: label is {self.label!r}; it must be the label's expression, or null.")
         if not (self.st is None or isinstance(self.st, str | Path | pd.DataFrame)):
@@ -161,6 +170,7 @@ class DayDatasetH(DatasetH):
         return state_names(self.market_state, self.macro_state)
 
     def _build(self) -> DayPanel:
+        tell_unlearnt(getattr(self.handler, "learn_processors", None))
         feature, label = handler_frames(self.handler)
         if self.label_days or label_expression(self.handler) is None:
             check_raw_return(label.to_numpy(), self.span.horizon)

@@ -6,8 +6,8 @@ import pandas as pd
 from qlib.data.dataset.handler import DataHandlerLP
 from qlib.utils import get_callable_kwargs
 
-from qlib_ext.data.segments import bounds
-from qlib_ext.options import init_names, is_whole
+from qlib_ext.data.segments import OPEN, bounds
+from qlib_ext.options import init_names, is_whole, tell
 from qlib_ext.panel import LabelSpan, label_prices
 
 
@@ -25,8 +25,17 @@ def dated_handler(handler: Any, segments: dict[str, Any]) -> Any:
     days = {"start_time": min(every)[0], "end_time": max(end for _, end in every)} if every else {}
     days |= {"fit_start_time": train[0], "fit_end_time": train[1]}
     taken = set(init_names(get_callable_kwargs(handler)[0])) - set(kwargs)
-    open_ends = (pd.Timestamp.min, pd.Timestamp.max)
-    return handler | {"kwargs": kwargs | {n: day for n, day in days.items() if n in taken and day not in open_ends}}
+    return handler | {"kwargs": kwargs | {n: day for n, day in days.items() if n in taken and day not in OPEN}}
+
+
+def tell_unlearnt(processors: Any) -> None:
+    """Tell processors that a panel knows nothing of: those for learning, other than qlib's, which are of labels."""
+    names = [type(one).__name__ for one in processors or ()]
+    if set(names) - {"DropnaLabel", "CSZScoreNorm"}:
+        tell(
+            f"learn_processors ({', '.join(names)}) have no effect on models of qlib_ext: they learn from what "
+            "infer_processors give and the raw label; move there what features need, use target and loss for labels"
+        )
 
 
 def label_expression(handler: Any) -> str | None:

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from qlib.config import C
 from qlib.data import D
 from qlib.log import get_module_logger
 
+from qlib_ext.options import close_names
 from qlib_ext.panel import OFFICIAL_INDICES, MacroState, MarketState, read_macro
 from qlib_ext.provider import binary_folder, calendar, read_fields
 from qlib_ext.rules import is_index
+from qlib_ext.spelling import read_code
 
 logger = get_module_logger("qlib_ext.data")
 
@@ -96,6 +99,43 @@ def known_indices(named: Sequence[str] | None = None) -> list[str]:
         there = (p for p in folder.iterdir() if is_index(p.name) or p.name.upper() in own)
         return sorted(p.name.upper() for p in there if any(p.glob("close.*")))
     return sorted(c for c in D.list_instruments(D.instruments("all"), as_list=True) if is_index(c) or c.upper() in own)
+
+
+def read_benchmark(value: Any) -> Any:
+    """Read a benchmark's code, or a list of codes, as providers write it; what names no exchange stays as it is.
+
+    >>> read_benchmark("000300.SH"), read_benchmark(["sh600000", "CSI300"]), read_benchmark(None)
+    ('SH000300', ['SH600000', 'CSI300'], None)
+    """
+    if isinstance(value, list | tuple):
+        return [read_benchmark(one) for one in value]
+    if not isinstance(value, str) or value.isdigit():
+        return value
+    try:
+        return read_code("benchmark", value)
+    except ValueError:
+        return value
+
+
+def benchmark_returns(benchmark: Any, first: pd.Timestamp, last: pd.Timestamp) -> pd.Series:
+    """Daily returns of a benchmark, a code or codes (their mean), as the provider has them, by day.
+
+    Raises: ValueError for what is no code, or one that the provider has not, with the close ones.
+    """
+    codes = [benchmark] if isinstance(benchmark, str) else benchmark
+    if not isinstance(codes, list) or not codes or not all(isinstance(code, str) for code in codes):
+        raise ValueError(f"benchmark is {benchmark!r}; wanted is the code of an index, a list of codes, or null")
+    every = D.features(codes, ["$close/Ref($close, 1) - 1"], first, last)
+    lacking = sorted({*codes} - {*map(str, every.index.get_level_values("instrument"))})
+    if lacking:
+        there = known_indices()
+        close = close_names(lacking[0], there)
+        raise ValueError(
+            f"benchmark {lacking[0]!r} is not in the provider from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
+            f"{f' (did you mean {close[0]}?)' if close else ''}; it has the indices {', '.join(there) or '(none)'}: "
+            "name one, a list of codes, or null"
+        )
+    return every.iloc[:, 0].groupby(level="datetime").mean().rename(", ".join(codes))
 
 
 def find_file(path: str) -> Path:

@@ -1,6 +1,5 @@
 """Segments of a dataset: their bounds, whether they overlap, their rows of a panel."""
 
-from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,11 @@ import pandas as pd
 from qlib.log import get_module_logger
 
 from qlib_ext.panel import DayPanel
+from qlib_ext.spelling import read_day
 
 logger = get_module_logger("qlib_ext.data")
 
+OPEN = pd.Timestamp("1700-01-01"), pd.Timestamp("2262-01-01")  # ends of time, whatever the unit of an index
 WANTED = "wanted [first day, last day] such as ['2020-01-02', '2020-12-31'], null for an open end"
 
 
@@ -24,15 +25,10 @@ def bounds(segment: Any, name: str = "") -> tuple[pd.Timestamp, pd.Timestamp]:
     pair = (segment.start, segment.stop) if isinstance(segment, slice) else segment
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise ValueError(f"{called} is no pair of days; {WANTED}")
-    ends = []
-    for value, open_end in zip(pair, (pd.Timestamp.min, pd.Timestamp.max), strict=True):
-        try:
-            day = open_end if value is None else pd.Timestamp("" if isinstance(value, Number) else value)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{called}: {value!r} is no day ({error}); {WANTED}") from error
-        if pd.isna(day) or day.tzinfo is not None:
-            raise ValueError(f"{called}: {value!r} is no day without a time zone; {WANTED}")
-        ends.append(day)
+    ends = [
+        open_end if value is None else read_day(called, value, hint=f"; {WANTED}")
+        for value, open_end in zip(pair, OPEN, strict=True)
+    ]
     if ends[0] > ends[1]:
         raise ValueError(f"{called} ends before it starts")
     return ends[0], ends[1]
@@ -61,8 +57,8 @@ def segment_rows(panel: DayPanel, segments: dict[str, Any], name: str, reach: in
     rows = panel.rows(start, end)
     first, last = pd.Timestamp(panel.days[0]), pd.Timestamp(panel.days[-1])
     slack = pd.Timedelta(days=15)
-    early = start != pd.Timestamp.min and start < first - slack
-    late = end != pd.Timestamp.max and end > last + slack
+    early = start != OPEN[0] and start < first - slack
+    late = end != OPEN[1] and end > last + slack
     if not len(rows) or early or late:
         raise ValueError(
             f"segment {name!r} ({start.date()} to {end.date()}) is outside the data, {first.date()} to {last.date()}: "

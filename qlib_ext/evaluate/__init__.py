@@ -1,7 +1,7 @@
 """What scores, returns and fills are worth, in numbers: plain arrays and frames in, frames out."""
 
 from qlib_ext.evaluate.baselines import BASELINES, REVERSAL_DAYS, LightGBM, factor_score
-from qlib_ext.evaluate.benchmark import has_benchmark, known_benchmark
+from qlib_ext.evaluate.benchmark import has_benchmark, idle, known_benchmark
 from qlib_ext.evaluate.capacity import (
     CAPACITY_DEFINITIONS,
     CAPITALS,
@@ -95,6 +95,7 @@ __all__ = [
     "fill_capitals",
     "has_benchmark",
     "headline",
+    "idle",
     "headline_table",
     "known_benchmark",
     "last_known",

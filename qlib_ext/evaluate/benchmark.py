@@ -15,6 +15,11 @@ def has_benchmark(report: pd.DataFrame) -> bool:
     return "bench" in report and bool((report["bench"].astype(float).fillna(0.0) != 0.0).any())
 
 
+def idle(report: pd.DataFrame | None) -> bool:
+    """Whether nothing was traded on any day of qlib's report; False without one."""
+    return report is not None and "turnover" in report and not bool((report["turnover"] > 0).any())
+
+
 def known_benchmark(returns: pd.Series) -> pd.Series:
     """Take a benchmark's return to be 0 on the days that lack it, and warn of them: number and first day.
 

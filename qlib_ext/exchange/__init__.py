@@ -2,7 +2,7 @@
 
 from qlib_ext.exchange.day_rules import apply_rules, whole_shares
 from qlib_ext.exchange.exchange import SETTLED, AShareExchange
-from qlib_ext.exchange.options import Impact, Options, impact_rule, prices
+from qlib_ext.exchange.options import Impact, Options, impact_rule, prices, rehearse_exchange
 from qlib_ext.exchange.quote import LEAD, Bars, clear_cache
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "clear_cache",
     "impact_rule",
     "prices",
+    "rehearse_exchange",
     "whole_shares",
 ]

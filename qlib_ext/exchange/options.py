@@ -16,7 +16,7 @@ from qlib.utils import init_instance_by_config
 
 from qlib_ext import rules
 from qlib_ext.exchange.quote import having, known_fields
-from qlib_ext.options import check_flag, check_number, is_whole, refuse_unknown
+from qlib_ext.options import check_flag, check_number, is_number, is_whole, refuse_unknown, tell
 from qlib_ext.portfolio import PARTICIPATION, impact_cost
 
 logger = get_module_logger("qlib_ext.exchange")
@@ -27,7 +27,7 @@ _NULLABLE = ("min_cost", "open_cost", "close_cost", "participation", "delisted_a
 _WHOLE = ("liquidity_window", "volatility_window", "delisted_after")
 _NUMBERS = {
     **dict.fromkeys(("commission", "min_cost", "open_cost", "close_cost", "impact_exponent"), "[0, inf)"),
-    **{"participation": "(0, inf)", "liquidity_window": "[1, inf)", "volatility_window": "[2, inf)"},
+    **{"participation": "(0, 1]", "liquidity_window": "[1, inf)", "volatility_window": "[2, inf)"},
     "delisted_after": "[1, inf)",
 }
 DELISTED = ("last_price", "write_off")
@@ -110,14 +110,42 @@ class Options:
 
 
 def read_options(options: dict[str, Any]) -> Options:
-    """Read options by name.
+    """Read options by name, and tell those that the others leave without effect.
 
     Raises: TypeError for an unknown name, with the close ones; ValueError for one out of range.
     """
     refuse_unknown(_OWNER, options, [field.name for field in fields(Options)])
     checked = Options(**options)
     checked.check()
+    free, capless = checked.impact == 0, checked.participation is None
+    idle = {
+        "impact_exponent": (free or not is_number(checked.impact), "without the square-root rule of impact"),
+        "volatility_window": (free, "with impact: 0"),
+        "liquidity": (free and capless, "with impact: 0 and participation: null"),
+        "liquidity_window": (free and capless, "with impact: 0 and participation: null"),
+        "commission": (None not in (checked.open_cost, checked.close_cost), "beside open_cost and close_cost"),
+        "st": (checked.limit_threshold != "rules", "with a limit_threshold of one's own"),
+    }
+    for name, (unused, why) in idle.items():
+        if unused and getattr(checked, name) is not getattr(Options, name) and name in options:
+            tell(f"{_OWNER}: {name} has no effect {why}")
     return checked
+
+
+def rehearse_exchange(options: dict[str, Any]) -> None:
+    """Check the options of an exchange as far as they can be without its bars; what has no effect is told.
+
+    Raises: as AShareExchange.
+    """
+    chosen = read_options(options)
+    pair, deals = thresholds(chosen.volume_threshold), prices(chosen.deal_price)
+    limits = chosen.limit if isinstance(chosen.limit, tuple) else ()
+    sides = pair.values() if isinstance(pair, dict) else [pair] if pair else []
+    codes = stocks(chosen.codes, chosen.start_time, chosen.end_time)
+    check_fields(codes, chosen, {*deals, *limits, *chosen.subscribe_fields, *(side[1] for side in sides)})
+    chosen.impact_rule()
+    if chosen.st is not None:
+        rules.st_mask(chosen.st, codes, [chosen.start_time])
 
 
 def impact_rule(impact: Any, exponent: float) -> Impact | None:

@@ -16,7 +16,7 @@ import pandas as pd
 from qlib.contrib.data.handler import Alpha158, Alpha360
 from qlib.contrib.data.loader import Alpha158DL, Alpha360DL
 from qlib.data import D
-from qlib.data.data import Cal, DatasetProvider, FeatureD
+from qlib.data.data import Cal, DatasetProvider, ExpressionD, FeatureD
 from qlib.data.dataset.handler import DataHandlerLP
 from qlib.data.dataset.loader import QlibDataLoader
 from qlib.data.storage.file_storage import FileFeatureStorage
@@ -119,11 +119,24 @@ class _FastLoading(DataHandlerLP):
     ) -> None:
         config = data_loader["kwargs"]["config"]
         expressions, names = config["feature"]
-        twice = sorted({*names} & {*(factors or ())})
-        if twice:
-            raise ValueError(f"factors has {', '.join(twice)}, which the handler has already; give another name")
+        self.check_options(factors=factors)
         config["feature"] = [*expressions, *(factors or {}).values()], [*names, *(factors or ())]
         super().__init__(*args, data_loader=FastAlphaLoader(**data_loader["kwargs"]), **kwargs)
+
+    @classmethod
+    def check_options(cls, factors: Any = None, **_others: Any) -> None:
+        """Look at the factors before anything is loaded; ValueError for names that are taken, and no expressions."""
+        named = isinstance(factors or {}, Mapping)
+        if not named or not all(isinstance(text, str) for text in (factors or {}).values()):
+            raise ValueError(f"factors is {factors!r}; wanted are names and expressions, {{TURN20: $volume/Mean(...)}}")
+        own = alpha.ALPHA360_NAMES if issubclass(cls, Alpha360) else alpha.ALPHA158_NAMES
+        if twice := sorted({*own} & {*(factors or ())}):
+            raise ValueError(f"factors has {', '.join(twice)}, which the handler has already; give another name")
+        for name, text in (factors or {}).items():
+            try:
+                ExpressionD.get_expression_instance(text)
+            except (NameError, SyntaxError, TypeError, AttributeError) as error:
+                raise ValueError(f"factors: {name} is {text!r}, no expression of qlib's: {error}") from error
 
     def process_data(self, with_fit: bool = False) -> None:
         """Process as qlib does; with `drop_raw` the raw labels are kept, which take little and which records need."""

@@ -37,6 +37,7 @@ from qlib_ext.panel import DayPanel
 from qlib_ext.provider import read_calendar
 from qlib_ext.recorder import check_folder
 from qlib_ext.runs import Task, options_of
+from qlib_ext.spelling import read_day
 from qlib_ext.workflow import load_workflow
 
 CHECKS = ("overlap", "future", "shuffled")
@@ -259,10 +260,7 @@ def _cutoff(after: Any, segments: dict[str, Any], calendar: pd.DatetimeIndex) ->
         raise ValueError(f"the test segment holds {len(days)} days of {calendar[0].date()} to {calendar[-1].date()}")
     if after is None:
         return pd.Timestamp(days[(len(days) - 1) // 2])
-    try:
-        cutoff = pd.Timestamp(after)
-    except ValueError as error:
-        raise ValueError(f"after={after!r} is no day; give one such as {days[len(days) // 2].date()}") from error
+    cutoff = read_day("after", after, hint=f"; a day of the test segment such as {days[len(days) // 2].date()}")
     if not days[0] <= cutoff < days[-1]:
         raise ValueError(
             f"after={cutoff.date()} must be a day of the test segment before its last: {days[0].date()} to "

@@ -2,11 +2,13 @@
 
 from qlib_ext.model.day_model import DayModel, MASTERModel, MLPModel
 from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
-from qlib_ext.model.folds import fitted_processors, fold_days
+from qlib_ext.model.folds import FEW_DAYS, FEW_STOCKS, fitted_processors, fold_days
 from qlib_ext.model.scores import combined
 
 __all__ = [
     "DayModel",
+    "FEW_DAYS",
+    "FEW_STOCKS",
     "FoldEnsemble",
     "MASTERModel",
     "MLPModel",

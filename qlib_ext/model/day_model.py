@@ -16,13 +16,14 @@ from qlib.workflow import R
 from torch import nn
 from tqdm import tqdm
 
-from qlib_ext.data import bounds, panel_of
+from qlib_ext.data import DayDatasetH, bounds, panel_of, tell_unlearnt
+from qlib_ext.evaluate import metric_needs_liquidity
 from qlib_ext.features import ALPHA158_NAMES
 from qlib_ext.losses import DayLoss
-from qlib_ext.model.folds import curves_frame, refuse_fitted
+from qlib_ext.model.folds import curves_frame, refuse_fitted, warn_if_thin
 from qlib_ext.model.scores import asked_rows, check_features, first_difference, score_series
 from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
-from qlib_ext.options import argument_names, check_flag, refuse_unknown
+from qlib_ext.options import argument_names, check_flag, describe, refuse_unknown, tell
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
 from qlib_ext.runs import log_finite
 from qlib_ext.training import History, Rows, Trainer, seeded
@@ -30,6 +31,10 @@ from qlib_ext.training import History, Rows, Trainer, seeded
 logger = get_module_logger("qlib_ext.model")
 
 MAX_STEPS = 100  # of the authors' table of positions
+NO_MARKET = (
+    "gate: true but the dataset has no market features: give DayDatasetH(market_state=true) or a macro_state, or set "
+    "gate: false"
+)
 
 LOSS_OPTIONS = [name for name in argument_names(DayLoss) if name != "name"]
 TRAINER_OPTIONS = [name for name in argument_names(Trainer) if name not in ("net", "loss", "step_len")]
@@ -66,6 +71,37 @@ class DayModel(Model):
         """Build the network for d_feat features and d_gate market features."""
         raise TypeError(f"{type(self).__name__} builds no network: use MLPModel or MASTERModel")
 
+    def check_dataset(self, dataset: Any) -> None:
+        """Look at a dataset before it is loaded, see `data.rehearsed`: options, segments and processors.
+
+        Raises: ValueError for what the model lacks in it: segments, liquidity, features of the market.
+        """
+        self.check_needs(dataset)
+        for name in ("train", "valid"):
+            if name not in dataset.segments:
+                raise ValueError(f"{type(self).__name__} needs the segments train and valid, {name} is not there")
+        refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
+        if isinstance(dataset, DayDatasetH) and len(dataset.rows("train")) < 2:
+            raise ValueError(f"segment 'train' has {len(dataset.rows('train'))} day to learn from: lengthen it")
+
+    def check_needs(self, dataset: Any) -> None:
+        """Refuse a dataset that lacks what loss, metric or gate need, as far as it can be told without its data."""
+        tell_unlearnt(getattr(dataset.handler, "learn_processors", None))
+        own = isinstance(dataset, DayDatasetH)
+        metric = self.options.get("metric", "capped_excess")
+        needs = {"loss": self.loss.needs_liquidity, "metric": metric_needs_liquidity(metric)}
+        for option, needed in needs.items():
+            if needed and (not own or dataset.liquidity is None):
+                name = self.loss.name if option == "loss" else metric
+                raise ValueError(
+                    f"{option} {describe(name)} needs a DayDatasetH with liquidity (for example liquidity: auto)"
+                )
+        gate = getattr(self, "gate", False)
+        if gate and not (own and dataset.market_names):
+            raise ValueError(NO_MARKET)
+        if own and dataset.market_names and not gate:
+            tell(f"market_state and macro_state have no effect: {type(self).__name__} has no gate (MASTERModel: gate)")
+
     def fit(self, dataset: Any, *, reweighter: Any = None) -> None:
         """Train on the segment "train", select on "valid"; artifact `folds/curves.pkl` where an experiment runs.
 
@@ -74,6 +110,7 @@ class DayModel(Model):
         refuse_reweighter(reweighter)
         panel, step_len, rows = panel_of(dataset)
         refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
+        warn_if_thin(panel, rows("train"))
         history = self.fit_rows(panel, step_len, rows("train"), rows("valid"))
         save_folds(curves=curves_frame([(0, int(self.options.get("seed", 0)), history)]))
 
@@ -225,15 +262,14 @@ class MASTERModel(DayModel):
         self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
         self.attention_dropout, self.key_dropout = attention_dropout, key_dropout
         self.beta, self.variant, self.gate = beta, variant, gate
+        if not gate and beta != 5.0:
+            tell("MASTERModel: beta has no effect without the gate (gate: false)")
         self._try_to_build()
 
     def build(self, d_feat: int, d_gate: int) -> nn.Module:
         """Build MASTER; with the gate on, the dataset must have market features."""
         if self.gate and not d_gate:
-            raise ValueError(
-                "gate: true but the dataset has no market features: give DayDatasetH(market_state=true) or a "
-                "macro_state, or set gate: false"
-            )
+            raise ValueError(NO_MARKET)
         d_gate = d_gate if self.gate else 0
         return self._net(d_feat, d_gate, self.max_steps) if self.init_from is None else self._official(d_feat, d_gate)
 

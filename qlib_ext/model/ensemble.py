@@ -20,11 +20,19 @@ from qlib.log import get_module_logger
 from qlib.model.base import Model
 from qlib.utils import init_instance_by_config
 
-from qlib_ext.data import bounds, label_reach, panel_of, segment_rows
+from qlib_ext.data import DayDatasetH, label_reach, panel_of, segment_rows
 from qlib_ext.model.day_model import refuse_reweighter, report, save_folds, window_of
-from qlib_ext.model.folds import Fold, curves_frame, fold_days, members_frame, refuse_held_out, whole_segment
+from qlib_ext.model.folds import (
+    Fold,
+    curves_frame,
+    fold_days,
+    members_frame,
+    refuse_held_out,
+    warn_if_thin,
+    whole_segment,
+)
 from qlib_ext.model.scores import Grid, asked_rows, check_features, combined, score_series
-from qlib_ext.options import argument_names, check_choice, check_number, refuse_unknown
+from qlib_ext.options import argument_names, check_choice, check_number, refuse_unknown, tell
 from qlib_ext.panel import DayPanel
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
 from qlib_ext.training import Rows
@@ -61,6 +69,19 @@ class _Members(Model):
         self.curves: pd.DataFrame | None = None
         self.fold_map: pd.DataFrame | None = None
 
+    def check_dataset(self, dataset: Any) -> None:
+        """Look at a dataset before it is loaded, as DayModel does; the folds are cut too.
+
+        Raises: ValueError as `fit`.
+        """
+        new_member(self.model, self.seeds[0]).check_needs(dataset)
+        if isinstance(dataset, DayDatasetH):
+            step_len = window_of(self.kind, dataset.step_len)
+            cut = self.folds(dataset.panel, dataset.segments, step_len, label_reach(dataset))
+            refuse_held_out(dataset.handler, self._fitted_until(dataset.panel, cut), strict=self.strict)
+            if len(cut) * len(self.seeds) < self.processes:
+                tell(f"processes: {self.processes}, but {len(cut)} folds of {len(self.seeds)} seeds: no more are used")
+
     def _opened(self, dataset: Any, reweighter: Any) -> tuple[DayPanel, int, int]:
         """Panel, days of a window and reach of the label of a dataset to train on."""
         refuse_reweighter(reweighter)
@@ -69,6 +90,7 @@ class _Members(Model):
 
     def _fit_folds(self, panel: DayPanel, step_len: int, reach: int, folds: list[Fold], axis: Rows) -> list[Grid]:
         """Train all members; return each fold's combined scores of its valid block, (len(valid), N)."""
+        warn_if_thin(panel, folds[0].train)
         for fold in folds:
             self._log_fold(panel, fold, reach, step_len)
         jobs = [(fold, seed) for fold in folds for seed in self.seeds]
@@ -192,14 +214,16 @@ class FoldEnsemble(_Members):
         Raises: ValueError for a reweighter, a gap that leaks, or processors that saw held-out days.
         """
         panel, step_len, reach = self._opened(dataset, reweighter)
-        until = None if self.n_splits != 1 else bounds(dataset.segments["train"])[1]
-        refuse_held_out(dataset.handler, until, strict=self.strict)
         folds = self.folds(panel, dataset.segments, step_len, reach)
+        refuse_held_out(dataset.handler, self._fitted_until(panel, folds), strict=self.strict)
         used = np.unique(np.concatenate([part for fold in folds for part in fold.parts]))
         axis = np.arange(used[0], used[-1] + 1) if self.n_splits == 1 else used
         grids = self._fit_folds(panel, step_len, reach, folds, axis)
         self._oof = score_series(panel, np.concatenate([fold.valid for fold in folds]), np.concatenate(grids))
         save_folds(oof=self._oof, members=self.members, curves=self.curves, fold_map=self.fold_map)
+
+    def _fitted_until(self, panel: DayPanel, folds: list[Fold]) -> Any:
+        return None if self.n_splits != 1 else panel.days[folds[0].train[-1]]
 
     def folds(self, panel: DayPanel, segments: dict[str, Any], step_len: int, reach: int) -> list[Fold]:
         """Cut the days of "train" and "valid" as `fit` does; errors as of `fold_days` and HVBlockedKFold."""
@@ -267,13 +291,16 @@ class WalkForwardModel(_Members):
         """
         panel, step_len, reach = self._opened(dataset, reweighter)
         folds = self.folds(panel, dataset.segments, step_len, reach)
-        refuse_held_out(dataset.handler, panel.days[folds[0].train[-1]], strict=self.strict)
+        refuse_held_out(dataset.handler, self._fitted_until(panel, folds), strict=self.strict)
         blocks = [fold.test for fold in folds if fold.test is not None]
         axis = np.arange(folds[0].train[0], blocks[-1][-1] + 1)
         self._fit_folds(panel, step_len, reach, folds, axis)
         self.starts = [pd.Timestamp(panel.days[block[0]]) for block in blocks]
         self.end = pd.Timestamp(panel.days[blocks[-1][-1]])
         save_folds(members=self.members, curves=self.curves, fold_map=self.fold_map)
+
+    def _fitted_until(self, panel: DayPanel, folds: list[Fold]) -> Any:
+        return panel.days[folds[0].train[-1]]
 
     def folds(self, panel: DayPanel, segments: dict[str, Any], step_len: int, reach: int) -> list[Fold]:
         """Cut the test segment into blocks and shift the other two along with them, as `fit` does.

@@ -15,6 +15,8 @@ from qlib_ext.training import History, Rows
 
 logger = get_module_logger("qlib_ext.folds")
 
+FEW_STOCKS, FEW_DAYS = 30, 20  # of training, below which the user is warned
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -99,6 +101,18 @@ def refuse_held_out(handler: Any, until: Any, *, strict: bool) -> None:
 
 def _listed(processors: Iterable[Any]) -> str:
     return ", ".join(type(processor).__name__ for processor in processors)
+
+
+def warn_if_thin(panel: DayPanel, rows: Rows) -> None:
+    """Warn where training has few days, or few stocks on the median day: learnt and measured on them is noise."""
+    stocks = float(np.median(panel.present[rows].sum(dim=1)))
+    cure = "what is learnt and measured there is mostly noise"
+    if stocks < FEW_STOCKS:
+        logger.warning(
+            f"{stocks:.0f} stocks on the median training day, fewer than {FEW_STOCKS}: {cure}; widen instruments"
+        )
+    if len(rows) < FEW_DAYS:
+        logger.warning(f"{len(rows)} training days, fewer than {FEW_DAYS}: {cure}; lengthen train")
 
 
 # --- records

@@ -17,10 +17,10 @@ from qlib.utils.data import deepcopy_basic_type
 from qlib.workflow import record_temp
 
 from qlib_ext import evaluate
-from qlib_ext.data import DayDatasetH
+from qlib_ext.data import DayDatasetH, benchmark_returns, read_benchmark
 from qlib_ext.evaluate import known_benchmark
 from qlib_ext.exchange import AShareExchange, prices
-from qlib_ext.options import refuse_unknown
+from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.portfolio import PARTICIPATION
 from qlib_ext.record.tables import (
     REPORT,
@@ -108,6 +108,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         refuse_unknown("PortAnaRecord's backtest", (config or {}).get("backtest") or (), BACKTEST)
         super().__init__(recorder, complete_backtest(config, getattr(dataset, "segments", None)), **kw)
         self.dataset, self.waterfall = dataset, waterfall
+        if waterfall is not None:
+            check_flag("waterfall (or null)", waterfall)
+        self.backtest_config["benchmark"] = read_benchmark(self.backtest_config["benchmark"])
         self._exchange = _options(self._exchange_kwargs().get("exchange"), "AShareExchange")
         self._strategy = _options(self.strategy_config, "LiquidityTopNStrategy")
         self._open = [name for name in SPAN if (self._exchange or {}).get(name) is None]
@@ -132,7 +135,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         for name in names:
             ours = getattr(self.dataset, name)
             if (own := options.setdefault(name, ours)) != ours:
-                logger.warning(f"the {whose}'s {name} is {own!r}, the dataset's {ours!r}: two definitions in one run")
+                tell(f"the {whose}'s {name} is {own!r}, the dataset's {ours!r}: two definitions in one run")
 
     def _span_exchange(self) -> None:
         """Give the exchange the backtest's start and end, where it has none of its own and they are known."""
@@ -170,6 +173,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         report = artifacts.get(REPORT)
         if report is None:
             return artifacts
+        if evaluate.idle(report):
+            logger.warning(f"the backtest traded nothing in {len(report)} days: {why_idle(artifacts)}")
         liquidity = book_liquidity(report.index, exchange, strategy) if isinstance(exchange, AShareExchange) else None
         tables = make_tables(artifacts, exchange, strategy, liquidity)
         log_tables(self.recorder, tables)
@@ -218,11 +223,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         if returns is None:
             return
         if not isinstance(returns, pd.Series):
-            codes = [returns] if isinstance(returns, str) else returns
-            every = D.features(codes, ["$close/Ref($close, 1) - 1"], first, last)
-            if every.empty:
-                return  # of which qlib tells
-            returns = every.iloc[:, 0].groupby(level="datetime").mean().rename(", ".join(codes))
+            returns = benchmark_returns(returns, first, last)
         known_benchmark(returns.reindex(days[(days >= first) & (days <= last)]))
 
     def _no_benchmark(self) -> dict[str, Any]:
@@ -310,6 +311,14 @@ def _options(config: Any, name: str) -> dict[str, Any] | None:
 def _ready(instance: Any) -> dict[str, Any]:
     """Wrap an instance so that qlib, which fills placeholders in a dict, takes it."""
     return {"class": lambda: instance}
+
+
+def why_idle(artifacts: Mapping[str, Any]) -> str:
+    """Count what kept orders from being sent, by the strategy's table of targets."""
+    targets = artifacts.get("daily_targets.pkl")
+    reasons = {} if targets is None else targets["reason"].replace("", "none").value_counts().to_dict()
+    counted = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    return f"reasons of its targets: {counted}" if counted else "the strategy wanted nothing: look at the scores"
 
 
 def _strategies(strategy: Any, executor: Any) -> Iterator[Any]:

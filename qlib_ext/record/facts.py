@@ -32,9 +32,10 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         dataset: a DayDatasetH tells units, stocks and days; any other, nothing.
         model: a trained model of `qlib_ext.model` tells the rest; any other, nothing.
 
-    Returns: units (profile or expression of turnover in yuan, None: no liquidity), stocks (number), days (part ->
-        (first, last, number of days) after purging, of folds those of all together), folds (number), seeds, devices,
-        precisions (of each member, in their order), versions (package -> version).
+    Returns: units (profile or expression of turnover in yuan, None: no liquidity), stocks (number), daily_stocks (of
+        the median training day), days (part -> (first, last, number of days) after purging, of folds those of all
+        together), folds (number), seeds, devices, precisions (of each member, in their order), versions (package ->
+        version).
     """
     facts: dict[str, Any] = {"versions": package_versions(("Python", "qlib_ext", *PACKAGES))}
     members = getattr(model, "models", None) or [model]
@@ -72,9 +73,11 @@ def _of_dataset(dataset: DayDatasetH, fold_map: pd.DataFrame | None) -> dict[str
         name: cut[name] if name in cut else panel.days[dataset.rows(name)]
         for name in dict.fromkeys([*cut, *dataset.segments])
     }
+    trained = panel.present[np.searchsorted(panel.days, days.get("train", panel.days))].sum(dim=1)
     facts: dict[str, Any] = {
         "units": dataset.unit_profile,
         "stocks": len(panel.stocks),
+        "daily_stocks": float(np.median(trained)),
         "days": {n: (str(found[0])[:10], str(found[-1])[:10], len(found)) for n, found in days.items() if len(found)},
     }
     return facts if fold_map is None else facts | {"folds": int(fold_map["fold"].nunique())}

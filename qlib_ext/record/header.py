@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from qlib_ext.data import label_span
-from qlib_ext.evaluate import has_benchmark
+from qlib_ext.data import label_span, read_benchmark
+from qlib_ext.evaluate import has_benchmark, idle
 from qlib_ext.exchange import Options, prices
+from qlib_ext.model import FEW_DAYS, FEW_STOCKS
 from qlib_ext.record.facts import package_versions
 from qlib_ext.record.judgement import Money
 from qlib_ext.report import Context, Text, plain, text
@@ -44,7 +45,7 @@ def context_of(
     universe = _universe(options_of(plan.handler).get("instruments", "?"))
     record, expression = plan.record("LiquidityRecord"), label or plan.label
     money = None if record is None else Money(**{f.name: record[f.name] for f in fields(Money) if f.name in record})
-    benchmark = None if record is None else record.get("benchmark", BENCHMARK)
+    benchmark = None if record is None else read_benchmark(record.get("benchmark", BENCHMARK))
     rows: dict[str, Text | str | None] = {  # None: the run has no such thing
         **{name: run.get(name) or None for name in ("experiment", "run", "started")},
         **_model_facts(plan),
@@ -64,6 +65,7 @@ def context_of(
         "benchmark": UNKNOWN if money is None else benchmark or text("none, the universe mean alone"),
         "backtest": _backtest(plan, artifacts),
         "units": text("money in yuan, returns as per cent of the capital unless a day's account is named"),
+        "cautions": _cautions(facts, artifacts),
         "rules": _rules(artifacts, facts.get("versions", {}).get("marina-rules") or text("(version not recorded)")),
         "versions of this page": _versions(package_versions(_PACKAGES)),
     }
@@ -191,8 +193,23 @@ def _seeds(plan: Task, facts: Mapping[str, Any]) -> Text:
 
 
 def _span(days: Any) -> str | None:
-    """Write first and last day of a segment; None where it is something else."""
-    return " – ".join(str(day)[:10] for day in days) if isinstance(days, list | tuple) else None
+    """Write first and last day of a segment, … for an open end; None where it is something else."""
+    return " – ".join("…" if day is None else str(day)[:10] for day in days) if isinstance(days, list | tuple) else None
+
+
+def _cautions(facts: Mapping[str, Any], artifacts: Mapping[str, Any]) -> Text | None:
+    """Say what makes the page's numbers mean little; None where nothing does."""
+    stocks, days = facts.get("daily_stocks", FEW_STOCKS), facts.get("days", {}).get("train", (None, None, FEW_DAYS))[2]
+    report, positions = artifacts.get(_REPORT), artifacts.get("liquidity_analysis/positions.pkl")
+    some = [
+        text("{n:.0f} stocks on the median training day, fewer than {least}", n=stocks, least=FEW_STOCKS),
+        text("{n} training days, fewer than {least}", n=days, least=FEW_DAYS),
+        text("the backtest traded nothing"),
+        text("the judge placed no money"),
+    ]
+    true = (stocks < FEW_STOCKS, days < FEW_DAYS, idle(report), positions is not None and not len(positions))
+    chosen = [words for words, holds in zip(some, true, strict=True) if holds]
+    return Text("; ".join(one.en for one in chosen), "；".join(one.zh for one in chosen)) if chosen else None
 
 
 def _horizon(label_days: Any, expression: str | None) -> int | None:

@@ -28,7 +28,7 @@ from qlib_ext.evaluate import (
     newey_west,
     rank_correlation,
 )
-from qlib_ext.options import check_number
+from qlib_ext.options import SHARE, check_number, tell
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
 from qlib_ext.rules import fee_rates
@@ -107,10 +107,12 @@ class Money:
     def __post_init__(self) -> None:
         """Check the numbers before anything is judged."""
         check_number("capital", self.capital, "(0, inf)", hint=" (yuan, such as 150e6)")
-        check_number("participation", self.participation, "(0, inf)")
+        check_number("participation", self.participation, "(0, 1]", hint=SHARE)
         check_number("top_n", self.top_n, "[1, inf)", whole=True)
         check_number("commission", self.commission, "[0, 0.003]", hint=" (a fraction: 0.0003 is 0.03%)")
         check_number("impact", self.impact, "[0, inf)")
+        if self.buy_rate is not None and self.commission != Money.commission:
+            tell("commission has no effect beside buy_rate and sell_rate")
         if (self.buy_rate is None) != (self.sell_rate is None):
             raise ValueError("give both buy_rate and sell_rate, or neither")
         for name in ("buy_rate", "sell_rate") if self.buy_rate is not None else ():

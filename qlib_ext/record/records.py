@@ -14,7 +14,7 @@ import pandas as pd
 from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
-from qlib_ext.data import DayDatasetH
+from qlib_ext.data import DayDatasetH, read_benchmark
 from qlib_ext.evaluate import (
     BASELINES,
     CAPACITY_DEFINITIONS,
@@ -29,7 +29,7 @@ from qlib_ext.evaluate import (
     summary,
     zero_capitals,
 )
-from qlib_ext.options import argument_names, check_choice, refuse_unknown
+from qlib_ext.options import argument_names, check_choice, refuse_unknown, tell
 from qlib_ext.panel import DayPanel, grid_of
 from qlib_ext.provider import read_fields
 from qlib_ext.record.facts import keep_facts
@@ -128,7 +128,9 @@ class MoneyRecord(ACRecordTemp):
         )
         if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
             raise ValueError(f"{type(self).__name__} needs a DayDatasetH with liquidity (for example liquidity: auto)")
-        self.dataset, self.model, self.benchmark, self.money = dataset, model, benchmark, money
+        if not (benchmark is None or isinstance(benchmark, str)):
+            raise ValueError(f"benchmark is {benchmark!r}; {type(self).__name__} takes the code of one index, or null")
+        self.dataset, self.model, self.benchmark, self.money = dataset, model, read_benchmark(benchmark), money
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Keep the run's facts (`run_facts.pkl`), where no record before has; then as qlib does."""
@@ -233,6 +235,8 @@ class LiquidityRecord(MoneyRecord):
             f"{capacity_words(curves['capacity_topn'])}, {money.top_n} names in proportion to their liquidity\n"
             f"artifacts: {Path(self.recorder.get_local_dir()) / 'artifacts'}"
         )
+        if not len(judged.positions):
+            logger.warning("the judge placed no money on any day: see liquidity, buyable and the scores")
         if (warning := volatility_warning(exposed["volatility"])) is not None:
             logger.warning(warning)
 
@@ -251,6 +255,11 @@ class FoldRecord(MoneyRecord):
     """
 
     artifact_path = "fold_analysis"
+
+    def __init__(self, recorder: Any, dataset: Any = None, model: Any = None, **money: Any) -> None:
+        super().__init__(recorder, dataset, model, **money)
+        if model is not None and not hasattr(model, "fold_map"):
+            raise ValueError(f"FoldRecord needs a FoldEnsemble or WalkForwardModel, not a {type(model).__name__}")
 
     def list(self) -> list[str]:
         """Name the artifacts."""
@@ -320,6 +329,8 @@ class BaselineRecord(MoneyRecord):
     ) -> None:
         super().__init__(recorder, dataset, model, **money)
         self.baselines = _checked_baselines(BASELINES if baselines is None else baselines)
+        if lightgbm and "lightgbm" not in self.baselines:
+            tell("BaselineRecord: lightgbm has no effect, it is none of the baselines")
         try:
             refuse_unknown("lightgbm", lightgbm or (), [field.name for field in fields(LightGBM)])
             self.lightgbm = LightGBM(**(lightgbm or {}))

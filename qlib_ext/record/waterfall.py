@@ -20,7 +20,7 @@ logger = get_module_logger("qlib_ext.backtest")
 
 Changes = tuple[dict[str, Any], dict[str, Any]]  # of the options of strategy and exchange
 
-NO_CAP = {"trade_participation": 1e9}  # in multiples of liquidity
+NO_CAP = {"trade_participation": None}
 NO_BUFFER = {"rank_buffer": 1.0, "min_holding": 0}
 NO_FEES = {"open_cost": 0.0, "close_cost": 0.0, "min_cost": 0.0, "impact": 0.0}
 NO_CAPS = {"participation": None, "volume_threshold": None}

@@ -20,6 +20,7 @@ from qlib.workflow.recorder import MLflowRecorder
 
 from qlib_ext.runs.alive import lock_of, process_tags, release
 from qlib_ext.runs.database import artifact_folder, database_file, telling
+from qlib_ext.runs.start import calling, check_task
 
 logger = get_module_logger("qlib_ext")
 
@@ -104,7 +105,9 @@ class RunRecorder(MLflowRecorder):
         self._log(tags=[RunTag(_key(name), str(value)) for name, value in tags.items()])
 
     def save_objects(self, local_path: Any = None, artifact_path: Any = None, **objects: Any) -> None:
-        """Keep a local file, or objects by name, as artifacts of the run."""
+        """Keep a local file, or objects by name, as artifacts of the run; a task that is to be trained is checked."""
+        if "task" in objects and calling("_log_task_info", "qlib/model/trainer.py"):
+            check_task(objects["task"])
         with self._telling():
             super().save_objects(local_path, artifact_path, **objects)
 

@@ -15,6 +15,7 @@ from qlib_ext import synthetic
 from qlib_ext.runs.alive import end_the_gone
 from qlib_ext.runs.database import database_file, experiment_folder, experiment_title, open_database, telling
 from qlib_ext.runs.mlflow_run import RunExperiment
+from qlib_ext.runs.start import check_calling_workflow
 
 
 class SqliteExpManager(MLflowExpManager):
@@ -27,6 +28,7 @@ class SqliteExpManager(MLflowExpManager):
 
     def __init__(self, uri: str, default_exp_name: str | None) -> None:
         """Take `sqlite:///path`, from the current folder where it is relative; ValueError for anything else."""
+        check_calling_workflow()
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self._opened: set[Path] = set()
         file = database_file(uri, "SqliteExpManager: uri")
@@ -76,6 +78,7 @@ class DemoCalendarProvider(LocalCalendarProvider):
 
     def __init__(self, remote: bool = False, backend: dict[str, Any] | None = None) -> None:
         """Check the folder(s) of `provider_uri`, then as qlib's own; FileNotFoundError: one holds no qlib data."""
+        check_calling_workflow()
         if not backend:  # a backend of one's own need not be a folder
             for uri in C.dpm.provider_uri.values():
                 if C.dpm.get_uri_type(uri) == C.LOCAL_URI:

@@ -56,9 +56,7 @@ class ScoredRun:
         Raises: ValueError where the day has none.
         """
         days = self.scores.index.get_level_values("datetime").unique()
-        wanted = days[-1] if day is None else pd.to_datetime(day, errors="coerce")
-        if pd.isna(wanted):
-            raise ValueError(f"--date {day!r} is no date; write it as {days[-1]:%Y-%m-%d}")
+        wanted = days[-1] if day is None else read_day("--date", day)
         if wanted not in days:
             raise ValueError(
                 f"run {self.identifier} has no scores for {wanted:%Y-%m-%d}; it has {len(days)} days, "

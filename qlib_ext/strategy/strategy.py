@@ -15,7 +15,7 @@ from qlib.log import get_module_logger
 from qlib_ext import rules
 from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import AShareExchange
-from qlib_ext.options import argument_names, check_number, is_number, is_whole, refuse_unknown
+from qlib_ext.options import SHARE, argument_names, check_number, is_number, is_whole, refuse_unknown, tell
 from qlib_ext.portfolio import fill_top_n
 from qlib_ext.provider import calendar, last_known, load_liquidity
 from qlib_ext.rules import is_index
@@ -24,6 +24,7 @@ from qlib_ext.strategy.planner import TARGET_COLUMNS, Planner, make_lines, summa
 from qlib_ext.strategy.quotes import Market, Span
 
 logger = get_module_logger("qlib_ext.strategy")
+NO_CAP = 1e9  # of liquidity
 DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
 
 Buffer = float | tuple[int, int]
@@ -63,7 +64,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         signal: Any,
         capital: float | None = None,
         participation: float = 0.05,
-        trade_participation: float = 0.05,
+        trade_participation: float | None = 0.05,
         top_n: int | None = None,
         rank_buffer: float | Sequence[int] = 1.0,
         min_holding: int = 0,
@@ -81,7 +82,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
             signal: what qlib takes as a signal (`<PRED>` in YAML); scores of indices are left out.
             capital: yuan to place; None means the account's value at the close before.
             participation: position cap.
-            trade_participation: cap on one day's buy or sell of a stock.
+            trade_participation: cap on one day's buy or sell of a stock; None: no cap.
             top_n: as in `fill_top_n`.
             rank_buffer: k >= 1: the rank of a held stock is divided by k before filling (a tie goes to it); or
                 [n1, n2]: a stock enters at rank n1 or better and stays while its rank is n2 or better. Those that stay
@@ -103,22 +104,26 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         refuse_unknown("LiquidityTopNStrategy", unknown, argument_names(LiquidityTopNStrategy))
         for name, value, within, whole in (
             ("capital", capital, "(0, inf)", False),
-            ("participation", participation, "(0, inf)", False),
-            ("trade_participation", trade_participation, "(0, inf)", False),
+            ("participation", participation, "(0, 1]", False),
+            ("trade_participation", trade_participation, "(0, 1]", False),
             ("top_n", top_n, "[1, inf)", True),
             ("min_holding", min_holding, "[0, inf)", True),
             ("liquidity_window", liquidity_window, "[1, inf)", True),
         ):
-            if value is not None or name not in ("capital", "top_n"):
-                check_number(f"LiquidityTopNStrategy: {name}", value, within, whole=whole)
+            if value is not None or name not in ("capital", "top_n", "trade_participation"):
+                hint = SHARE if "participation" in name else ""
+                check_number(f"LiquidityTopNStrategy: {name}", value, within, whole=whole, hint=hint)
         rules.fields_of(liquidity, owner="LiquidityTopNStrategy")
         super().__init__(
             signal=signal, trade_exchange=trade_exchange, level_infra=level_infra, common_infra=common_infra
         )
         self.capital, self.participation, self.top_n = capital, participation, top_n
-        self.trade_participation, self.rank_buffer = trade_participation, read_buffer(rank_buffer)
+        self.trade_participation = NO_CAP if trade_participation is None else trade_participation
+        self.rank_buffer = read_buffer(rank_buffer)
         self.min_holding = min_holding
         self.liquidity, self.liquidity_window = liquidity, liquidity_window
+        if liquidity_frame is not None and (liquidity, liquidity_window) != ("auto", 20):
+            tell("LiquidityTopNStrategy: liquidity and liquidity_window have no effect beside liquidity_frame")
         self.daily_log: list[dict[str, Any]] = []
         self._tables: list[pd.DataFrame] = []
         self._book, self._told = Book(), False

@@ -23,7 +23,7 @@ from qlib_ext.evaluate import (
     metric_needs_liquidity,
 )
 from qlib_ext.losses import DayLoss
-from qlib_ext.options import check_flag, check_number, describe
+from qlib_ext.options import SHARE, check_flag, check_number, describe
 from qlib_ext.panel import Batch, DayPanel
 from qlib_ext.training.checkpoint import Checkpoint, History, Run, facts_of
 from qlib_ext.training.device import nearest_device, pick_device, pick_precision, seeded
@@ -94,11 +94,12 @@ class Trainer:
         checkpoint: str | None = None,
     ) -> None:
         counts = {"epochs": epochs, "patience": patience, "batch_days": batch_days, "top_n": top_n}
-        amounts = {"lr": lr, "clip": clip, "capital": capital, "participation": participation}
+        amounts = {"lr": lr, "clip": clip, "capital": capital}
         for name, count in counts.items():
             check_number(name, count, "[1, inf)", whole=True)
         for name, amount in amounts.items():
             check_number(name, amount, "(0, inf)", hint=IN_YAML)
+        check_number("participation", participation, "(0, 1]", hint=SHARE)
         check_number("seed", seed, "[0, inf)", whole=True)
         check_number("weight_decay", weight_decay, "[0, inf)", hint=IN_YAML)
         check_flag("compile", compile)
