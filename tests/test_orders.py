@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -522,6 +523,83 @@ def recorded(folder):
     recorder.save_objects(**{"pred.pkl": scores.to_frame(), "task": TASK, "config": config})
     recorder.end_run("FINISHED")
     return uri, recorder.id, scores
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    lines = []
+    monkeypatch.setattr("qlib_ext.strategy.order_list.logger.warning", lines.append)
+    return lines
+
+
+@pytest.fixture
+def halted(folder, tmp_path):
+    """Copies a market without the bars of some stocks on the calendar's last days: count of days, share of stocks."""
+
+    def copy(days, share=1.0):
+        market = Path(shutil.copytree(folder / "market", tmp_path / "market"))
+        last = len((market / "calendars" / "day.txt").read_text().split()) - 1
+        names = sorted(p for p in (market / "features").iterdir() if not p.name.startswith(("sh000", "sz399")))
+        for place in names[: round(share * len(names))]:
+            values = np.fromfile(place / "close.day.bin", "<f4")
+            begin = last - days + 1 - int(values[0])
+            values[1 + begin :] = np.nan
+            values.tofile(place / "close.day.bin")
+        start(market)
+        return pd.DatetimeIndex(D.calendar())
+
+    yield copy
+    start(folder / "market")
+
+
+def plan(scored, **options):
+    """Orders by random scores of some days."""
+    return plan_orders(ScoredRun("r", random_scores(scored), TASK, {}), read_holdings(None), capital=2e7, **options)
+
+
+def test_orders_of_the_newest_day_are_told_nothing_about(folder, warned):
+    start(folder / "market")
+    days = pd.DatetimeIndex(D.calendar())
+    assert (plan(days[-2:], fresh=True)["signal_date"] == days[-1]).all() and warned == []
+
+
+def test_orders_by_old_scores_say_how_old_they_are(folder, warned):
+    start(folder / "market")
+    days = pd.DatetimeIndex(D.calendar())
+    plan(days[-5:-3])
+    (words,) = warned
+    for part in (f"OLD: of {days[-4]:%Y-%m-%d}, 3 trading days before {days[-1]:%Y-%m-%d}", f"for {days[-3]:%Y-%m-%d}"):
+        assert part in words
+    with pytest.raises(ValueError, match="--fresh: the scores are OLD"):
+        plan(days[-5:-3], fresh=True)
+
+
+def test_a_day_in_the_calendar_without_bars_is_no_day_to_order_on(halted, warned):
+    days = halted(1)
+    words = f"goes on to {days[-1]:%Y-%m-%d}, 1 trading day after {days[-2]:%Y-%m-%d}.* MISSING.*--date"
+    with pytest.raises(ValueError, match=words):  # the scores end where the bars do
+        plan(days[-3:-1])
+    asked = plan(days[-3:-1], day=f"{days[-2]:%Y-%m-%d}")
+    assert (asked["date"] == days[-1]).all() and len(warned) == 1 and "MISSING" in warned[0]
+    with pytest.raises(ValueError, match="--fresh"):
+        plan(days[-3:-1], day=f"{days[-2]:%Y-%m-%d}", fresh=True)
+    with pytest.raises(ValueError, match=f"0 of .* a bar on {days[-1]:%Y-%m-%d}.* with bars is {days[-2]:%Y-%m-%d}"):
+        plan(days[-2:])  # scores of the day that has none
+    with pytest.raises(ValueError, match="0 of .* a bar on"):
+        plan(days[-2:], day=f"{days[-1]:%Y-%m-%d}")
+
+
+def test_a_day_that_lacks_the_bars_of_many_stocks_is_told_with_their_number(halted, warned):
+    days = halted(1, share=0.4)
+    orders = plan(days[-2:])
+    lost = int(re.search(r"(\d+) of \d+ stocks that traded on .* NO BAR", warned[0])[1])
+    assert 10 <= lost <= 16 and (orders["signal_date"] == days[-1]).all()
+
+
+def test_scores_of_a_day_that_the_calendar_lacks_are_refused(folder):
+    start(folder / "market")
+    with pytest.raises(ValueError, match="scores are of 2030-01-02, which the provider's calendar"):
+        plan(pd.DatetimeIndex(["2030-01-02"]))
 
 
 def test_the_command_writes_the_list(folder, recorded, capsys):

@@ -19,7 +19,7 @@ an experiment (its latest finished run), or "latest". Holdings: a CSV file with 
 (raw shares; a column bought, the day of the first buy, where the run has a min_holding). Prices are the last close: it
 is a plan for the morning, not an execution. Rows with side none have 0 shares and say why a holding or a target is not
 traded. Without an ST list (`st` of the exchange) an ST stock's limits are those of its board. The list goes to stdout,
-its summary to stderr.
+its summary to stderr, and warnings where scores or data are not of the newest day; a day without bars is refused.
 """
 
 
@@ -36,6 +36,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--holdings", type=Path, metavar="FILE", help="CSV of code,shares (default: nothing is held)")
     parser.add_argument("--cash", type=float, metavar="YUAN", help="at hand (default: capital less the holdings)")
     parser.add_argument("--date", metavar="DATE", help="day of the scores (default: the last scored one)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="for a daily job: an error where scores or data are not of the newest day"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there (default: stdout)")
     parser.add_argument("--experiment", metavar="NAME", help="look only at the runs of this experiment")
     parser.add_argument("--uri", default=DEFAULT_URI, help=f"where the runs are kept (default: {DEFAULT_URI})")
@@ -65,6 +68,7 @@ def _orders(arguments: argparse.Namespace) -> int:
             capital=arguments.capital,
             cash=arguments.cash,
             day=arguments.date,
+            fresh=arguments.fresh,
             commission=arguments.commission,
             **{name: value for name, value in changed.items() if value is not None},
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from qlib.log import get_module_logger
 
 from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import Impact, Options
@@ -21,11 +22,13 @@ from qlib_ext.provider import calendar
 from qlib_ext.rules import Fees
 from qlib_ext.runs import Task
 from qlib_ext.spelling import is_nothing, read_day
+from qlib_ext.strategy.freshness import check_age
 from qlib_ext.strategy.order_inputs import ScoredRun, check_holdings, next_day, read_holdings, read_market
 from qlib_ext.strategy.planner import Line, Planner, make_lines
 from qlib_ext.strategy.quotes import LastClose
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
 
+logger = get_module_logger("qlib_ext.orders")
 ORDER_COLUMNS = (
     "date", "signal_date", "code", "side", "shares", "price", "yuan", "target_yuan", "held_shares", "cap_yuan",
     "cap_used", "limit_up", "limit_down", "rank", "score", "reason",
@@ -126,6 +129,7 @@ def plan_orders(
     capital: float,
     cash: float | None = None,
     day: str | None = None,
+    fresh: bool = False,
     commission: float | None = None,
     **changed: Any,
 ) -> pd.DataFrame:
@@ -141,6 +145,7 @@ def plan_orders(
         capital: yuan to place.
         cash: see `make_orders`.
         day: of the signal; None: the last scored one.
+        fresh: refuse scores and prices that are not of the last day of the data; else a warning tells of it.
         commission: of both sides, with the rule's other fees; None: the run's rates, or 0.0003.
         changed: options of LiquidityTopNStrategy in place of the run's.
 
@@ -148,7 +153,7 @@ def plan_orders(
         As `make_orders`.
 
     Raises:
-        ValueError, TypeError: as `make_orders`, and for options that cannot be.
+        ValueError, TypeError: as `make_orders`, for options that cannot be, and for old data (see `check_age`).
 
     >>> from qlib_ext.strategy import ScoredRun, read_holdings
     >>> index = pd.MultiIndex.from_product([panel.days[-3:], panel.stocks], names=["datetime", "instrument"])
@@ -167,6 +172,10 @@ def plan_orders(
         strategy.trade_participation = min(strategy.trade_participation, dealt.participation)
     holdings = read_holdings(holdings)
     wanted = score.index.union(holdings.index).astype(str)
+    eve = run.scores.loc[:signal_day].index.get_level_values("datetime").unique()[-2:][0]
+    seen = wanted.union(run.scores.loc[[eve]].index.get_level_values("instrument").astype(str))
+    for words in check_age(list(seen), signal_day, date, asked=day is not None, fresh=fresh):
+        logger.warning(words)
     fees = dealt.fees([date])
     market = read_market(
         list(wanted),
