@@ -37,8 +37,8 @@ def check_age(codes: Sequence[str], day: pd.Timestamp, date: pd.Timestamp, *, as
     last = f"the last day with bars is {days[bars]:%Y-%m-%d}" if bars >= 0 else "nor on the days about it"
     if count[at] < FEW * count.max() or bars < 0:
         raise ValueError(
-            f"{count[at]} of {len(codes)} stocks have a bar on {day:%Y-%m-%d}, the day of the scores; {last}: there are "
-            "no prices to order by. Update the data, or give --date with a scored day that has bars"
+            f"{count[at]} of {len(codes)} stocks have a bar on {day:%Y-%m-%d}, the day of the scores; {last}: there "
+            "are no prices to order by. Update the data, or give --date with a scored day that has bars"
         )
     told = []
     if bars > at:
