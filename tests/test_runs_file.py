@@ -1,5 +1,6 @@
 """The file of runs: made whole or not at all, one process at a time, what is wrong with it named with the cure."""
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -185,6 +186,39 @@ def test_a_broken_file_is_named_with_the_cure_and_stays(whole, tmp_path, kind):
     with pytest.raises((ValueError, OSError), match=message):
         find_run("latest", uri=f"sqlite:///{file}")
     assert str(file) in str(first.value) and (file.is_dir() or file.read_bytes() == before)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_runs_that_were_moved_or_copied_are_read_and_written_where_they_are(tmp_path, gone):
+    old, new = tmp_path / "old", tmp_path / "new #1"
+    old.mkdir()
+    first = record(old, "基线")
+    shutil.copytree(old, new)
+    (old.rename if gone else old.joinpath)(tmp_path / "elsewhere")
+    assert find_run("基线", uri=f"sqlite:///{new}/mlruns.db").folder.is_relative_to(new)
+    second = record(new, "基线")
+    (read,) = [
+        each for each in manager_of(new).get_exp(experiment_name="基线").list_recorders("list") if each.id == first.id
+    ]
+    assert read.load_object("answer.pkl") == "基线"
+    assert Path(second.get_local_dir()).is_relative_to(new) and old.exists() is not gone
+    assert find_run(first.id, uri=f"sqlite:///{new}/mlruns.db").folder.is_relative_to(new)
+    assert not (old / "mlruns").is_dir() or second.id not in {path.name for path in old.rglob("*")}
+
+
+def test_artifacts_elsewhere_stay_as_recorded(whole, tmp_path):
+    (tmp_path / "mlruns.db").write_bytes((whole / "mlruns.db").read_bytes())  # the file alone was copied
+    manager_of(tmp_path).get_exp(experiment_name="second")
+    assert find_run("first", uri=f"sqlite:///{tmp_path}/mlruns.db").folder.is_relative_to(whole)
+
+
+def test_git_is_silent_where_there_is_no_repository(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    recorder = record(tmp_path, "x")
+    assert "git" not in "".join(capfd.readouterr()) and recorder.list_artifacts() == ["answer.pkl"]
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert "code_status.txt" in record(tmp_path, "x").list_artifacts()
 
 
 def test_an_empty_file_has_no_runs(tmp_path):

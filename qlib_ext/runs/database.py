@@ -60,6 +60,7 @@ def open_database(file: Path, say: Callable[[str], object]) -> None:
         if not file.exists() or not file.stat().st_size:
             _build(file)
         check_database(file)
+        _follow(file, say)
         with telling(file):
             _client(file).search_experiments(max_results=1)  # mlflow migrates a file of its older versions here
 
@@ -132,6 +133,35 @@ def artifact_folder(address: str) -> Path:
     """Folder behind mlflow's address of artifacts, which is a path or file://; what is neither stays as it is."""
     parsed = urlparse(address)
     return Path(unquote(parsed.path if parsed.scheme else address) if parsed.scheme in ("", "file") else address)
+
+
+def where_now(file: Path, folder: Path) -> Path:
+    """Folder of artifacts in mlruns/ beside the file of runs, where it is there, else as recorded.
+
+    A file records absolute paths; the two differ once it and its mlruns/ were moved, or copied from another machine.
+    """
+    parts = folder.parts
+    here = file.parent.joinpath(*parts[len(parts) - 1 - parts[::-1].index("mlruns") :] if "mlruns" in parts else parts)
+    return here if here.is_dir() else folder
+
+
+def _follow(file: Path, say: Callable[[str], object]) -> None:
+    """Record the places of artifacts that have moved with the file: old runs are read there, new ones written."""
+    with telling(file), closing(sqlite3.connect(file, timeout=PATIENCE)) as connection, connection:
+        for number, address in connection.execute(
+            "SELECT experiment_id, artifact_location FROM experiments"
+        ).fetchall():
+            folder = artifact_folder(address)
+            here = where_now(file, folder)
+            if here != folder:
+                say(f"the runs of {folder} are in {here} now, and so recorded")
+                connection.execute(
+                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                    "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+                    (_address(here), len(address) + 1, number, len(address), address),
+                )
+                change = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
+                connection.execute(change, (_address(here), number))
 
 
 def _address(folder: Path) -> str:

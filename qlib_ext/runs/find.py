@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from qlib_ext.runs.alive import is_gone
-from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, check_database, database_file, telling
+from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, check_database, database_file, telling, where_now
 
 LATEST = "latest"
 _LEAST_PREFIX = 4
@@ -108,7 +108,7 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
             experiment=names[run.info.experiment_id],
             started=pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
             status="KILLED" if is_gone(run) else run.info.status,
-            folder=artifact_folder(run.info.artifact_uri),
+            folder=where_now(file, artifact_folder(run.info.artifact_uri)),
         )
         for run in found
         if experiment in (None, names[run.info.experiment_id])

@@ -2,10 +2,12 @@
 
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -124,6 +126,12 @@ class RunRecorder(MLflowRecorder):
                         self._log(**{kind: [value]})
                     continue
                 logger.warning(f"{kind} of run {self.id} not recorded: {str(error).splitlines()[0]}")
+
+    def _log_uncommitted_code(self) -> None:
+        """Keep git's differences as qlib does, within a repository; elsewhere git would print a page of its usage."""
+        with suppress(OSError):  # there is no git
+            if not subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], capture_output=True).returncode:
+                super()._log_uncommitted_code()
 
     def _telling(self) -> Any:
         return telling(database_file(self.uri, "uri"))
