@@ -38,12 +38,12 @@ from qlib_ext.strategy import (
 from qlib_ext.synthetic import make_market
 
 DAY, DATE = pd.Timestamp("2022-03-01"), pd.Timestamp("2022-03-02")
-NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["datetime", "instrument"]))
+ONE = pd.Series([1.0], pd.MultiIndex.from_tuples([(pd.Timestamp("2020-01-02"), "SH600000")]))
 MAIN, CHINEXT, STAR, GONE = "SH600000", "SZ300001", "SH688001", "SH600009"
 
 
 def strategy(**options):
-    return LiquidityTopNStrategy(signal=NOTHING, **options)
+    return LiquidityTopNStrategy(signal=ONE, **options)
 
 
 def market(**changes):
@@ -632,8 +632,8 @@ def test_the_command_writes_the_list(folder, recorded, capsys):
         (["trail"], "close: ['trial']"),
         (["latest", "--experiment", "other"], "there are: Default, trial"),
         (["latest", "--date", "2001-01-01"], "has no scores for 2001-01-01; it has 5 days"),
-        (["latest", "--date", "soon"], "'soon' is no date"),
-        (["latest", "--date", ""], "'' is no date; write it as"),
+        (["latest", "--date", "soon"], "--date is 'soon', no day"),
+        (["latest", "--date", ""], "--date is '', no day that is surely understood; write"),
         (["latest", "--provider-uri", "/no/where"], "--provider-uri /no/where: there is no such folder"),
         (["latest", "--participation", "-1"], "participation is -1"),
         (["latest", "--holdings", "nowhere.csv"], "nowhere.csv"),

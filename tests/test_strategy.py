@@ -19,12 +19,12 @@ from qlib_ext.portfolio import fill_top_n
 from qlib_ext.strategy import Book, Line, LiquidityTopNStrategy, Market, Planner, summary, whole_lots
 from qlib_ext.synthetic import make_market
 
-NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["datetime", "instrument"]))
+ONE = pd.Series([1.0], pd.MultiIndex.from_tuples([(pd.Timestamp("2020-01-02"), "SH600000")]))
 CODES = [f"SH60000{i}" for i in range(4)]
 
 
 def strategy(**options):
-    return LiquidityTopNStrategy(signal=NOTHING, **options)
+    return LiquidityTopNStrategy(signal=ONE, **options)
 
 
 @pytest.mark.parametrize("top_n", [None, 5])

@@ -30,7 +30,7 @@ from qlib_ext.data import DayDatasetH, panel_of
 from qlib_ext.evaluate import daily_metrics
 from qlib_ext.leak.compare import Finding, Grid, changed_share, compare, feature_ic
 from qlib_ext.model import DayModel
-from qlib_ext.panel import DayPanel, grid_of
+from qlib_ext.panel import DayPanel, check_scores, grid_of
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
 from qlib_ext.runs import Task
 
@@ -184,11 +184,7 @@ def _shortened(model: dict[str, Any], epochs: int | None) -> dict[str, Any]:
 
 def _as_series(score: Any) -> pd.Series:
     """Return scores as a series by (datetime, instrument), sorted."""
-    series = score.iloc[:, 0] if isinstance(score, pd.DataFrame) else score
-    if not isinstance(series, pd.Series) or set(series.index.names) != {"datetime", "instrument"}:
-        raise ValueError(f"the model predicts a {type(score).__name__}; wanted scores by (datetime, instrument)")
-    ordered = series if series.index.names[0] == "datetime" else series.swaplevel()
-    return ordered.sort_index().rename("score").astype(np.float64)
+    return check_scores(score, "the model's prediction").rename("score").astype(np.float64)
 
 
 def _save_panel(panel: DayPanel, cutoff: pd.Timestamp, folder: Path) -> None:

@@ -44,6 +44,8 @@ def first_difference(names: Sequence[str], others: Sequence[str]) -> str:
 
 def combined(scores: Sequence[Grid], combine: str) -> Grid:
     """Mean over members of their scores (D, N), put on one scale each day first; NaN where a stock is not present."""
+    if any(np.isinf(score).any() for score in scores):
+        raise ValueError("a member's scores hold infinities: it has diverged; NaN is no score")
     scaled = _ranks if combine == "rank" else _standardised
     total = scaled(scores[0])
     for score in scores[1:]:

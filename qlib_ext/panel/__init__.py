@@ -4,7 +4,7 @@ from qlib_ext.panel.labels import DEFAULT_LABEL, PRICES, LabelSpan, check_raw_re
 from qlib_ext.panel.macro_state import MacroSeries, MacroState, read_macro
 from qlib_ext.panel.market_state import OFFICIAL_INDICES, OFFICIAL_NAMES, MarketState
 from qlib_ext.panel.panel import Batch, DayPanel
-from qlib_ext.panel.scores import grid_of
+from qlib_ext.panel.scores import check_grid, check_scores, grid_of
 
 __all__ = [
     "Batch",
@@ -17,7 +17,9 @@ __all__ = [
     "OFFICIAL_INDICES",
     "OFFICIAL_NAMES",
     "PRICES",
+    "check_grid",
     "check_raw_return",
+    "check_scores",
     "grid_of",
     "label_prices",
     "label_span",

@@ -21,6 +21,7 @@ from qlib_ext.data import DayDatasetH, benchmark_returns, read_benchmark
 from qlib_ext.evaluate import known_benchmark
 from qlib_ext.exchange import AShareExchange, prices
 from qlib_ext.options import check_flag, refuse_unknown, tell
+from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import PARTICIPATION
 from qlib_ext.record.tables import (
     REPORT,
@@ -152,7 +153,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     # --- the backtest
 
     def _generate(self, **kwargs: Any) -> Any:
-        pred = self.load("pred.pkl")
+        pred = check_scores(self.load("pred.pkl"), "pred.pkl").to_frame("score")
         self._set_span(pd.DatetimeIndex(pred.index.get_level_values("datetime")))
         self._check_benchmark()
         strategy, executor, exchange = self._build(pred)

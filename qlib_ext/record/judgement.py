@@ -29,7 +29,7 @@ from qlib_ext.evaluate import (
     rank_correlation,
 )
 from qlib_ext.options import SHARE, check_number, tell
-from qlib_ext.panel import DayPanel
+from qlib_ext.panel import DayPanel, check_grid
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
 from qlib_ext.rules import fee_rates
 
@@ -166,7 +166,8 @@ def judge(
         benchmark: returns by day of an index from entry to entry, named by its code; missing days count as 0, see
             `known_benchmark`.
 
-    Raises: ValueError where the panel lacks a grid, where no day has a known outcome, and where the benchmark lacks
+    Raises: ValueError for scores of another shape, infinite ones or none at all (see `panel.check_grid`), where the
+        panel lacks a grid, where no day has a known outcome, and where the benchmark lacks
         more than 5% of the days that have one.
 
     >>> rows = dataset.rows("test")
@@ -176,6 +177,7 @@ def judge(
     (['capped_buyable_gross', 'capped_buyable_net', 'capped_buyable_net_impact'], (16,))
     """
     days = pd.DatetimeIndex(panel.days[rows])
+    check_grid(score, days, panel.stocks)
     label, liquidity, buyable, volatility = (
         grid_rows(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
     )

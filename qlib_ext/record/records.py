@@ -147,7 +147,8 @@ class MoneyRecord(ACRecordTemp):
     def scores(self, rows: Rows, of: pd.Series | None = None) -> Grid:
         """Scores of some rows of the panel, (d, N); those of pred.pkl unless others are given."""
         panel: DayPanel = self.dataset.panel
-        return grid_of(self.load("pred.pkl")["score"] if of is None else of, panel.days[rows], panel.stocks)
+        scores = self.load("pred.pkl") if of is None else of
+        return grid_of(scores, panel.days[rows], panel.stocks, calendar=panel.days)
 
     def _past_return(self, rows: Rows) -> Grid:
         """Return of the last `REVERSAL_DAYS` days up to each day's close, (d, N)."""

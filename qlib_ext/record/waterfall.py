@@ -94,7 +94,7 @@ def judged_stages(
     place = calendar.get_indexer(days[1:]) - 2
     signal = calendar[place.clip(min=0)]
     at = np.where(place < 0, -1, pd.DatetimeIndex(panel.days).get_indexer(signal))
-    score = np.where(at[:, None] < 0, np.nan, grid_of(pred.iloc[:, 0], signal, panel.stocks))
+    score = np.where(at[:, None] < 0, np.nan, grid_of(pred, signal, panel.stocks))
     grids = panel.liquidity, entry_return(panel), panel.buyable
     liquidity, earned, buyable = (grid_rows(grid, at.clip(min=0)) for grid in grids)
     market = score, liquidity, earned, buyable > 0

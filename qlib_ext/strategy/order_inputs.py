@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.exchange import LEAD
+from qlib_ext.panel import check_scores
 from qlib_ext.provider import calendar, last_known, listed_days, load_liquidity, read_fields, trailing_volatility
 from qlib_ext.rules import (
     NEW_DAYS,
@@ -85,10 +86,9 @@ def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None) -
     if "pred.pkl" not in kept or "task" not in kept:
         raise ValueError(f"run {run.id} has no pred.pkl and task: it needs a SignalRecord, and an end")
     scores, config = kept["pred.pkl"], kept.get("config", {})  # qrun writes it; a run made in Python has none
-    if isinstance(scores, pd.DataFrame):
-        scores = scores.iloc[:, 0]
+    scores = check_scores(scores, f"run {run.id}: pred.pkl")
     codes = scores.index.get_level_values("instrument")
-    scores = scores[~codes.map(lambda code: is_index(str(code))).to_numpy(dtype=bool)].sort_index()
+    scores = scores[~codes.map(lambda code: is_index(str(code))).to_numpy(dtype=bool)]
     if not len(scores):
         raise ValueError(f"run {run.id} has no scores of stocks in pred.pkl")
     return ScoredRun(run.id, scores, kept["task"], dict(config.get("qlib_init", {})), kept.get(PLAN))

@@ -18,6 +18,7 @@ from qlib.log import get_module_logger
 
 from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import Impact, Options
+from qlib_ext.panel import check_scores
 from qlib_ext.provider import calendar
 from qlib_ext.rules import Fees
 from qlib_ext.runs import Task
@@ -33,7 +34,6 @@ ORDER_COLUMNS = (
     "date", "signal_date", "code", "side", "shares", "price", "yuan", "target_yuan", "held_shares", "cap_yuan",
     "cap_used", "limit_up", "limit_down", "rank", "score", "reason",
 )  # fmt: skip
-_NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["datetime", "instrument"]))
 _SIDES = ("sell", "buy", "none")
 
 
@@ -78,7 +78,7 @@ def make_orders(
     >>> market = pd.DataFrame({"price": 10.0, "suspended": False, "liquidity": 2e6, "known_liquidity": 2e6,
     ...     "limit_up": 11.0, "limit_down": 9.0, "least": 100.0, "step": 100.0}, index=["SH600000"])
     >>> index = pd.MultiIndex.from_product([panel.days, panel.stocks], names=["datetime", "instrument"])
-    >>> strategy, date = LiquidityTopNStrategy(signal=pd.Series(1.0, index)), pd.Timestamp("2022-03-02")
+    >>> strategy, date = LiquidityTopNStrategy(signal=pd.Series(range(len(index)), index)), pd.Timestamp("2022-03-02")
     >>> held = pd.DataFrame({"shares": [1_000]}, index=["SH600000"])
     >>> orders = make_orders(pd.Series({"SH600000": 0.3}), market, held, strategy=strategy, capital=50_000.0,
     ...     day=pd.Timestamp("2022-03-01"), date=date, fees=Fees([date]))
@@ -89,6 +89,7 @@ def make_orders(
     cash = _cash(capital, cash, float((held["shares"] * market["price"].reindex(held.index)).sum()))
     if not score.notna().any():
         raise ValueError(f"no stock has a score on {day:%Y-%m-%d}")
+    score = check_scores(pd.concat({day: score}), f"scores of {day:%Y-%m-%d}").loc[day]
     if not score.index.isin(market.index).all():
         raise ValueError(f"market lacks {score.index[~score.index.isin(market.index)][0]}, which has a score")
     values = score.to_numpy(dtype=float)
@@ -164,7 +165,7 @@ def plan_orders(
     """
     task = run.recorded_task
     options = (task.liquidity if task.strategy is None else task.strategy) | changed
-    strategy = LiquidityTopNStrategy(signal=_NOTHING, **options)
+    strategy = LiquidityTopNStrategy(signal=run.scores, **options)
     dealt = _exchange_of(task, commission)
     signal_day, score = run.score(day)
     date, _ = next_day(signal_day)

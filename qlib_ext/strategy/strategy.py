@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from qlib.backtest.decision import TradeDecisionWO
-from qlib.backtest.signal import SignalWCache
+from qlib.backtest.signal import ModelSignal, SignalWCache
 from qlib.contrib.strategy.signal_strategy import BaseSignalStrategy
 from qlib.log import get_module_logger
 
@@ -16,6 +16,7 @@ from qlib_ext import rules
 from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.options import SHARE, argument_names, check_number, is_number, is_whole, refuse_unknown, tell
+from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import fill_top_n
 from qlib_ext.provider import calendar, last_known, load_liquidity
 from qlib_ext.rules import is_index
@@ -25,6 +26,7 @@ from qlib_ext.strategy.quotes import Market, Span
 
 logger = get_module_logger("qlib_ext.strategy")
 NO_CAP = 1e9  # of liquidity
+_SIGNAL = "LiquidityTopNStrategy: signal"
 DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
 
 Buffer = float | tuple[int, int]
@@ -53,7 +55,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
     t_plus_1 (bought today).
 
     >>> index = pd.MultiIndex.from_product([panel.days, panel.stocks], names=["datetime", "instrument"])
-    >>> strategy = LiquidityTopNStrategy(signal=pd.Series(1.0, index), participation=0.05, top_n=2)
+    >>> strategy = LiquidityTopNStrategy(signal=pd.Series(range(len(index)), index), participation=0.05, top_n=2)
     >>> strategy.target_yuan(pd.Series([3.0, 2.0, 1.0]), liquidity=pd.Series([20e6] * 3), capital=1.5e6).tolist()
     [750000.0, 750000.0, 0.0]
     """
@@ -79,7 +81,8 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
         """Set the caps; both are multiples of daily liquidity in yuan.
 
         Args:
-            signal: what qlib takes as a signal (`<PRED>` in YAML); scores of indices are left out.
+            signal: what qlib takes as a signal (`<PRED>` in YAML), see `panel.check_scores`; scores of indices are left
+                out.
             capital: yuan to place; None means the account's value at the close before.
             participation: position cap.
             trade_participation: cap on one day's buy or sell of a stock; None: no cap.
@@ -99,7 +102,7 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
 
         Raises:
             TypeError: an unknown option.
-            ValueError: an option out of range.
+            ValueError: an option out of range, or scores that are not surely understood.
         """
         refuse_unknown("LiquidityTopNStrategy", unknown, argument_names(LiquidityTopNStrategy))
         for name, value, within, whole in (
@@ -114,9 +117,13 @@ class LiquidityTopNStrategy(BaseSignalStrategy):
                 hint = SHARE if "participation" in name else ""
                 check_number(f"LiquidityTopNStrategy: {name}", value, within, whole=whole, hint=hint)
         rules.fields_of(liquidity, owner="LiquidityTopNStrategy")
+        if isinstance(signal, pd.Series | pd.DataFrame):
+            signal = check_scores(signal, _SIGNAL)
         super().__init__(
             signal=signal, trade_exchange=trade_exchange, level_infra=level_infra, common_infra=common_infra
         )
+        if isinstance(self.signal, ModelSignal):
+            self.signal.signal_cache = check_scores(self.signal.signal_cache, _SIGNAL)
         self.capital, self.participation, self.top_n = capital, participation, top_n
         self.trade_participation = NO_CAP if trade_participation is None else trade_participation
         self.rank_buffer = read_buffer(rank_buffer)
