@@ -3,7 +3,8 @@
 import difflib
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import inf
 from numbers import Integral, Real
 from typing import Any
@@ -115,6 +116,26 @@ def check_flag(what: str, value: Any) -> None:
     """Raise ValueError for what is neither true nor false."""
     if not isinstance(value, bool):
         raise ValueError(f"{what} is {value!r}; allowed: true or false")
+
+
+@contextmanager
+def enough_memory(cure: str) -> Iterator[None]:
+    """Say what to do where memory ends within: numpy and torch tell only how much was asked for.
+
+    Raises: MemoryError, also for torch's own errors of memory, of the CPU or a GPU; others pass.
+
+    >>> with enough_memory("take fewer days"):
+    ...     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+    Traceback (most recent call last):
+    MemoryError: not enough memory (DefaultCPUAllocator: can't ... tried to allocate 8 bytes.): take fewer days
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error) or type(error).__name__
+        if not isinstance(error, MemoryError) and "tried to allocate" not in text.lower():
+            raise
+        raise MemoryError(f"not enough memory ({text.splitlines()[0]}): {cure}") from error
 
 
 def describe(thing: Any) -> str:

@@ -22,7 +22,7 @@ from qlib_ext.data.handlers import (
 from qlib_ext.data.market_features import load_state, state_names
 from qlib_ext.data.outcomes import locked_up, step_returns
 from qlib_ext.data.segments import check_segments, segment_rows
-from qlib_ext.options import argument_names, check_number, refuse_unknown, tell
+from qlib_ext.options import argument_names, check_number, enough_memory, refuse_unknown, tell
 from qlib_ext.panel import (
     DEFAULT_LABEL,
     DayPanel,
@@ -169,6 +169,7 @@ class DayDatasetH(DatasetH):
         """Names of the panel's M market features; empty where it has none."""
         return state_names(self.market_state, self.macro_state)
 
+    @enough_memory("take a smaller universe, fewer years or fewer features, or a larger machine")
     def _build(self) -> DayPanel:
         tell_unlearnt(getattr(self.handler, "learn_processors", None))
         feature, label = handler_frames(self.handler)

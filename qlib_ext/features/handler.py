@@ -25,7 +25,7 @@ from qlib.utils import code_to_fname
 
 from qlib_ext.features import factors as alpha
 from qlib_ext.features.kernels import Float32
-from qlib_ext.options import argument_names, refuse_unknown
+from qlib_ext.options import argument_names, enough_memory, refuse_unknown
 from qlib_ext.panel import DEFAULT_LABEL, label_prices
 from qlib_ext.provider import read_series
 
@@ -42,6 +42,7 @@ class FastAlphaLoader(QlibDataLoader):
     for a day within the span of a stock's own six fields: a label of fields that span more days adds none.
     """
 
+    @enough_memory("take a smaller universe, fewer years or fewer factors, or a larger machine")
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Load the frame (datetime, instrument) x (group, name) of the instruments, from start to end."""
         names, reason = self._served()

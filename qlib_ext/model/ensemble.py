@@ -4,10 +4,15 @@ Out-of-fold scores come from members that were stopped, though never trained, on
 comparing models, slightly kind as a headline. The walk-forward's test blocks are untouched.
 """
 
+import os
 import pickle
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +45,11 @@ from qlib_ext.training import Rows
 logger = get_module_logger("qlib_ext.ensemble")
 
 COMBINE = ("mean", "rank")
+LOST = (
+    "a process that trained members was killed from outside, mostly by the system for lack of memory: set a smaller "
+    "`processes` (each has its own network and batches), or give the machine more memory; with a `checkpoint` in the "
+    "model's kwargs, finished members are not trained again"
+)
 CONFIG_KEYS = ("class", "module_path", "kwargs")
 
 
@@ -122,14 +132,22 @@ class _Members(Model):
         count = min(self.processes, len(jobs))
         threads = max(1, torch.get_num_threads() // count)
         context = torch.multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(count, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        watched, held = context.Pipe(duplex=False)
+        pool = ProcessPoolExecutor(count, context, initializer=start_worker, initargs=(threads, watched))
+        with watched, held, pool:
             folds, seeds = zip(*jobs, strict=True)
             done = pool.map(partial(pickled_member, panel, step_len, self.model), folds, seeds)
-            for (fold, seed), raw in zip(jobs, done, strict=True):
-                member, score = pickle.loads(raw)
-                for epoch, row in enumerate(member.history.epochs, 1):  # the other process has no recorder
-                    report(prefix_of(fold, seed), epoch, row)
-                yield member, score
+            try:
+                for (fold, seed), raw in zip(jobs, done, strict=True):
+                    member, score = pickle.loads(raw)
+                    for epoch, row in enumerate(member.history.epochs, 1):  # the other process has no recorder
+                        report(prefix_of(fold, seed), epoch, row)
+                    yield member, score
+            except BaseException as error:
+                held.close()  # nobody waits for members that are half trained
+                if isinstance(error, BrokenProcessPool):
+                    raise RuntimeError(LOST) from error
+                raise
 
     def _log_fold(self, panel: DayPanel, fold: Fold, reach: int, step_len: int) -> None:
         shared = overlap(fold.train, fold.valid, reach=reach, window=step_len)
@@ -361,6 +379,22 @@ def new_member(config: Any, seed: int, fold: Fold | None = None) -> Any:
     if not hasattr(member, "fit_rows"):
         raise TypeError(f"{type(member).__name__} cannot train on chosen days: wanted MLPModel or MASTERModel")
     return member
+
+
+def start_worker(threads: int, watched: Any) -> None:
+    """Prepare a process: its threads, and its end when the other end of `watched` is closed, or its holder is gone.
+
+    Ctrl-C reaches it too: it leaves that to the process that started it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+
+    def watch() -> None:
+        with suppress(EOFError, OSError):
+            watched.recv()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check_shared_memory(panel: DayPanel) -> None:

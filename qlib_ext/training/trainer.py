@@ -23,7 +23,7 @@ from qlib_ext.evaluate import (
     metric_needs_liquidity,
 )
 from qlib_ext.losses import DayLoss
-from qlib_ext.options import SHARE, check_flag, check_number, describe
+from qlib_ext.options import SHARE, check_flag, check_number, describe, enough_memory
 from qlib_ext.panel import Batch, DayPanel
 from qlib_ext.training.checkpoint import Checkpoint, History, Run, facts_of
 from qlib_ext.training.device import nearest_device, pick_device, pick_precision, seeded
@@ -34,6 +34,7 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 Progress = Callable[[Iterator[Batch], int], Iterator[Batch]]
 GPU_WIDTH, CPU_WIDTH = 128, 64  # stocks a batch is padded to a multiple of; on a CPU at most a 32nd of the market
 IN_YAML = " (in YAML write 0.001, not 1e-3, which is a text)"
+LESS = "set a smaller batch_days, step_len or network, fewer stocks or features, processes: 1, or take a larger machine"
 MONEY = ("capped_excess", "capped_return", "capped_names_held", "capped_cash_share")  # logged beside the metric
 
 
@@ -138,6 +139,7 @@ class Trainer:
         self.device = nearest_device(device)
         self.precision = pick_precision(precision, self.device)
 
+    @enough_memory(LESS)
     def fit(
         self,
         panel: DayPanel,
@@ -232,6 +234,7 @@ class Trainer:
             )
         self.net.load_state_dict(run.best)
 
+    @enough_memory(LESS)
     def predict(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
         """Score days: (len(rows), N), NaN where a stock is not present."""
         self.net.to(self.device)
