@@ -224,7 +224,7 @@ def note(
     if cases.any():
         day, stock = (int(axis[0]) for axis in np.nonzero(cases))
         values = {name: grid[day, stock] for name, grid in shown.items()}
-        words = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if np.isfinite(value))
+        words = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if not np.isnan(value))
         example = f"{block.codes[stock]} {block.days[day].date()}" + (f": {words}" if words else "")
     tally.add(check, int(cases.sum()), int(judged.sum()), example)
 

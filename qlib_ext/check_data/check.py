@@ -38,6 +38,7 @@ STOPS = (
     *("calendar_duplicate", "calendar_order", "list_line", "list_name", "code_spelling", "universe_empty"),
     *("folder_case", "file_length", "file_start"),
 )
+OF_ALL = ("turnover_step", "turnover_jump", "thin_day")  # which a sample does not show
 Say = Callable[[str], None]
 
 
@@ -105,7 +106,8 @@ def check_start(
     ['list_small']
     """
     table = _look(provider_uri, universe, (start, end), most=SAMPLE)
-    told = {row["check"]: _line(row) for row in table.to_dict("records") if row["severity"] != "info"}
+    table = table[(table["severity"] != "info") & ~table["check"].isin(OF_ALL)]
+    told = {row["check"]: _line(row) for row in table.to_dict("records")}
     if wrong := [line for name, line in told.items() if name in STOPS]:
         cure = f"qlib-ext check-data --provider-uri {provider_uri}"
         raise ValueError(f"{provider_uri} cannot be trained on:\n" + "\n".join(wrong) + f"\nMore is told by {cure}")
@@ -163,7 +165,7 @@ def _look(
 
 def spread(codes: list[str], most: int) -> list[str]:
     """Up to `most` of the codes, evenly spread."""
-    return [codes[n] for n in sorted({int(n) for n in np.linspace(0, len(codes) - 1, most)})]
+    return [codes[n] for n in sorted({int(n) for n in np.linspace(0, len(codes) - 1, min(most, len(codes)))})]
 
 
 def stocks_of(provider: Provider, universe: str | Collection[str] | None) -> list[str]:

@@ -29,6 +29,7 @@ from qlib_ext.rules import is_a_share, price_limit
 
 Span = tuple[str, pd.Timestamp, pd.Timestamp]
 
+FOREVER = pd.Timestamp("2200-01-01")  # of a list's last days, such as 9999-12-31
 BARS = 20  # of a stock, on which every field that it has is known somewhere
 FIELDS = ("open", "high", "low", "close", "volume", "amount", "vwap", "factor", "change")
 
@@ -159,11 +160,11 @@ def read_list(file: Path, tally: Tally) -> list[Span]:
     spans: list[Span] = []
     wrong: list[str] = []
     small: list[str] = []
-    lines = [(n, line) for n, line in enumerate(read_lines(file), 1) if line.strip()]
+    lines = [(n, line.lstrip("\ufeff")) for n, line in enumerate(read_lines(file), 1) if line.strip()]
     for n, line in lines:
         code, first, last = [*line.strip().split("\t"), "", "", ""][:3]
         try:
-            start, end = (plain_day(day, text) for day, text in (("first day", first), ("last day", last)))
+            start, end = (min(plain_day(*day), FOREVER) for day in (("first day", first), ("last day", last)))
             if end < start:
                 raise ValueError("ends before it starts")
         except ValueError as error:
