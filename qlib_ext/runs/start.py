@@ -342,7 +342,7 @@ def _check_backtest(where: str, plan: Mapping[str, Any], scored: pd.DatetimeInde
         _check_benchmark(options.get("benchmark"), span)
     strategy, executor = plan.get("strategy"), plan.get("executor")
     if isinstance(strategy, Mapping):
-        filled = fill_placeholder(strategy, {"<PRED>": _no_scores()})
+        filled = fill_placeholder(strategy, {"<PRED>": _one_score()})
         built = _built(f"{where}.strategy", filled)
         if (capital := getattr(built, "capital", None)) is not None and capital > cash:
             tell(f"strategy: capital is {capital:,.0f}, the account has {cash:,.0f} yuan: no more than that is placed")
@@ -371,9 +371,10 @@ def _check_benchmark(benchmark: Any, span: Mapping[str, Any]) -> None:
         known_benchmark(benchmark_returns(read_benchmark(benchmark), *span.values()).reindex(days))
 
 
-def _no_scores() -> pd.Series:
-    days = pd.MultiIndex.from_arrays([pd.DatetimeIndex([]), []], names=["datetime", "instrument"])
-    return pd.Series([], days, dtype=float, name="score")
+def _one_score() -> pd.Series:
+    """Scores to build a strategy with before there are any."""
+    one = pd.MultiIndex.from_tuples([(pd.Timestamp("2020-01-02"), "SH600000")], names=["datetime", "instrument"])
+    return pd.Series([0.0], one, name="score")
 
 
 def _check_span(options: Mapping[str, Any], scored: pd.DatetimeIndex) -> dict[str, pd.Timestamp]:
