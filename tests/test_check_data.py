@@ -117,6 +117,23 @@ def calendar_gap(folder):
     return {"calendar_gap", "list_ends"}
 
 
+def without(folder, gone):
+    """Leave positions out of the calendar and of all files."""
+    gone = list(gone)
+    calendar(folder, lambda lines: [line for n, line in enumerate(lines) if n not in gone])
+    for file in folder.glob("features/*/*.bin"):
+        numbers = np.fromfile(file, "<f4")
+        place = int(numbers[0]) + np.arange(len(numbers) - 1)
+        start = numbers[0] - sum(n < numbers[0] for n in gone)
+        np.concatenate([[start], numbers[1:][~np.isin(place, gone)]]).astype("<f4").tofile(file)
+
+
+def calendar_hole(folder):  # a Wednesday of July that the calendar lacks, and the bars with it; $change knew it
+    days = pd.DatetimeIndex((folder / "calendars/day.txt").read_text().split())
+    without(folder, [next(n for n, day in enumerate(days) if day.month == 7 and day.day_of_week == 2)])
+    return {"calendar_hole", "change_wrong", "beyond_limit", "range_beyond_limit"}  # returns of two days
+
+
 def calendar_weekend(folder):
     def sunday(lines):
         monday = next(n for n, line in enumerate(lines) if n and pd.Timestamp(line).day_of_week == 0)
@@ -124,7 +141,7 @@ def calendar_weekend(folder):
         return lines
 
     calendar(folder, sunday)
-    return {"calendar_weekend"}
+    return {"calendar_weekend", "calendar_hole"}
 
 
 def list_line(folder):
@@ -397,6 +414,11 @@ def beyond_limit(folder):
     return {"beyond_limit"}
 
 
+def range_beyond_limit(folder):
+    one_value(folder, "high", lambda v: 1.35 * v)
+    return {"range_beyond_limit"}
+
+
 def factor_gaps(folder):
     one_value(folder, "factor", lambda v: np.nan)
     return {"factor_gaps"}
@@ -514,6 +536,14 @@ def stale_stock(folder):
     return {"stale_stock"}
 
 
+def short_stock(folder):  # two stocks of sixty, whose update wrote the last day over all others
+    for code in codes(folder)[:2]:
+        for field in (*BAR, "factor", "adjclose"):
+            numbers = np.fromfile(file_of(folder, code, field), "<f4")
+            np.array([numbers[0] + len(numbers) - 2, numbers[-1]], "<f4").tofile(file_of(folder, code, field))
+    return {"short_stock"}
+
+
 def stale_market(folder):
     on_all(folder, (*BAR, "factor", "adjclose"), lambda v: v[:-5], codes(folder))
     return {"stale_market"}
@@ -526,18 +556,20 @@ def thin_day(folder):
 
 
 PLANTS = [
-    calendar_duplicate, calendar_order, calendar_gap, calendar_weekend, list_line, list_line_of_other_separators,
-    list_line_that_ends_before_it_starts, list_name, code_case, code_spelling, list_ends, list_thin, folder_case,
+    calendar_duplicate, calendar_order, calendar_gap, calendar_hole, calendar_weekend, list_line,
+    list_line_of_other_separators, list_line_that_ends_before_it_starts,
+    list_name, code_case, code_spelling, list_ends, list_thin, folder_case,
     folder_case_of_a_file, list_overlap, listed_no_data, vwap_raw, volume_infinite, field_holes, field_holes_of_zero,
     field_lately,
     indices, not_a_share, folder_twice, file_length, file_length_beyond, file_start, field_span, no_price_field,
     no_factor, no_vwap, no_change, open_all_nan, open_all_nan_for_one, factor_all_nan, vwap_all_nan, change_all_nan,
     first_day_of_a_stock, price_not_positive, price_infinite, bar_order, incomplete_bar, vwap_outside,
-    volume_negative, zero_volume, repeated_bar, absurd_return, beyond_limit, factor_gaps, factor_jump, factor_cents,
+    volume_negative, zero_volume, repeated_bar, absurd_return, beyond_limit, range_beyond_limit, factor_gaps,
+    factor_jump, factor_cents,
     change_percent, change_percent_of_some, change_percent_of_one, change_percent_of_late, change_raw, change_wrong,
     identical_series, units, units_mixed, units_step, units_step_of_few_days, units_step_of_the_factor, turnover_step,
     turnover_cluster, turnover_unusual, shares_as_lots,
-    turnover_jump, stale_stock, stale_market, thin_day,
+    turnover_jump, short_stock, stale_stock, stale_market, thin_day,
 ]  # fmt: skip
 
 
@@ -552,6 +584,23 @@ def test_a_planted_defect_is_found_and_nothing_else(plant, market):
     assert spoken(table) == expected, table[["check", "count", "example"]].to_string()
     assert table["example"].str.len().gt(0).all() and table["cure"].str.len().gt(0).all()
     assert not expected & set(table.attrs["quiet"])
+
+
+def test_a_code_of_the_wrong_exchange_is_told_with_the_right_one(market):
+    code = next(code for code in codes(market) if code.startswith("SH688"))
+    listing(market, lambda lines: [line.replace(code, f"SZ{code[2:]}") for line in lines])
+    table = check_data(market).set_index("check")
+    assert table.loc["listed_no_data", "example"] == f"SZ{code[2:]} in all.txt (is it {code}, which there is?)"
+
+
+def test_units_that_differ_by_board_name_it(market):
+    star = [code for code in every(market) if code.startswith("SH688")]
+    assert len(star) == 6  # one of them is new, and says nothing
+    on_all(market, ["volume"], lambda v: 100 * v)  # lots to shares
+    on_all(market, ["volume"], lambda v: 100 * v, star)  # and once more, as a source does that gives STAR's in shares
+    [file_of(market, code, "amount").unlink() for code in every(market)]
+    row = check_data(market).set_index("check").loc["turnover_cluster"]
+    assert row["severity"] == "error" and row["count"] == len(star) - 1 and row["example"].endswith("(all of SH688)")
 
 
 def test_every_check_is_planted_somewhere():

@@ -50,6 +50,11 @@ BARS: dict[str, Check] = {
     "beyond_limit": Check(
         "warning", "no trade can be beyond the day's limit: check $factor and prices of the day", error_from=1e-2
     ),
+    "range_beyond_limit": Check(
+        "warning",
+        "no high or low can be beyond the day's limit: check $high, $low and their adjustment",
+        error_from=1e-2,
+    ),
     "unadjusted": Check(
         "error", "prices fall when $factor rises: they are not adjusted; multiply them by $factor", told_from=0.5
     ),
@@ -149,13 +154,22 @@ def check_returns(block: Block, tally: Tally) -> None:
     row = np.arange(len(block.days))[:, None]
     leaving = (row > block.last - DELISTING) & (block.last < len(block.days) - 20)
     judged &= np.isfinite(limit) & ~leaving
-    raw = np.round(block.close / factor, 2)
     reference = np.round(block.before / factor, 2)
     top, bottom = limit_up_price(reference, limit), limit_down_price(reference, limit)
     exact = np.isfinite(factor) & (factor > 0)
-    beyond = np.where(exact, (raw > top + CENT) | (raw < bottom - CENT), np.abs(move) > limit + APPROXIMATE)
-    note(block, tally, "beyond_limit", beyond & judged & ~absurd, judged, {"return": move, "limit": limit})
-    note(block, tally, "limit_bars", exact & judged & (np.abs(raw - top) < 0.005), judged, {"return": move})
+
+    def beyond(price: FloatArray) -> BoolArray:
+        raw, step = np.round(price / factor, 2), np.abs(price / block.before - 1.0)
+        return np.where(exact, (raw > top + CENT) | (raw < bottom - CENT), step > limit + APPROXIMATE)
+
+    out = beyond(block.close) & judged
+    note(block, tally, "beyond_limit", out & ~absurd, judged, {"return": move, "limit": limit})
+    ends = {name: block.fields[name] for name in ("high", "low")}
+    around = (ends["low"] <= block.close) & (block.close <= ends["high"]) & np.isfinite(ends["high"])
+    wide = (beyond(ends["high"]) | beyond(ends["low"])) & around & judged & ~out
+    note(block, tally, "range_beyond_limit", wide, judged, {"close before": block.before, **ends, "limit": limit})
+    locked = np.abs(np.round(block.close / factor, 2) - top) < 0.005
+    note(block, tally, "limit_bars", exact & judged & locked, judged, {"return": move})
 
 
 def check_factor(block: Block, tally: Tally) -> None:

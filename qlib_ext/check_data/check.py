@@ -4,7 +4,7 @@ The files are read directly, in blocks of stocks: qlib is not needed, and broken
 (severity, cure) and what adds to a tally under its name, in one file: of calendar and lists in `lists`, of files in
 `folder`, of bars in `bars`, of units and the whole market in `units`; one of the user's own is a `Check` with `look`.
 
-Not seen: special treatment (ST) and its 5% limit, a whole trading day that the calendar lacks, prices that are
+Not seen: special treatment (ST) and its 5% limit, a trading day that the calendar lacks near a holiday, prices that are
 wrong but plausible, and membership of an index that knows the future.
 """
 
@@ -23,7 +23,7 @@ from qlib_ext.check_data.lists import (
     check_calendar,
     check_lists,
     check_members,
-    list_ends,
+    list_spans,
     spelled,
 )
 from qlib_ext.check_data.table import Check, Tally
@@ -155,7 +155,7 @@ def _look(
         market.add(block)
         tell(f"{min(n + BLOCK, len(some))} of {len(some)} stocks checked")
     if len(some) >= (1 if most is None else LEAST_STOCKS):  # a few of a sample are no market
-        check_market(market, list_ends({name: provider.lists[name] for name in names}), tally)
+        check_market(market, list_spans({name: provider.lists[name] for name in names}), tally)
     table = tally.table({**CHECKS, **own})
     first, last = (str(provider.days[row].date()) for row in (begin, stop - 1))
     facts = {"stocks": len(codes), "days": stop - begin, "first": first, "last": last}

@@ -3,6 +3,8 @@
 Legend: `D` days checked.
 """
 
+from collections.abc import Container
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -13,6 +15,10 @@ from qlib_ext.rules import is_a_share, is_index
 from qlib_ext.spelling import read_code
 
 HOLIDAY = 12  # days from one trading day to the next that a holiday explains
+HOLIDAYS = (  # month and day, first and last, of all days that Chinese holidays have closed on weekdays since 2000
+    *(("01-01", "01-05"), ("01-17", "03-03"), ("04-02", "04-08"), ("04-27", "05-08"), ("05-25", "06-27")),
+    *(("09-01", "10-10"), ("12-29", "12-31")),
+)
 OLD_CALENDAR = 30  # days before today
 LEAST_STOCKS = 30  # a day, of a list that can be ranked
 YEAR = 243  # trading days
@@ -24,6 +30,7 @@ LISTS: dict[str, Check] = {
     "calendar_order": Check("error", f"calendars/day.txt must be sorted; {REBUILD} (the bars were not checked)"),
     "calendar_weekend": Check("warning", "there is no trading on weekends: remove the days and dump again"),
     "calendar_gap": Check("warning", "more than 12 days without trade: the calendar lacks days, or an early holiday"),
+    "calendar_hole": Check("warning", f"weekdays are missing on which no holiday falls: {REBUILD}, its calendar too"),
     "list_line": Check(
         "error", "a line of instruments/*.txt is: code, first day, last day (not before the first), separated by tabs"
     ),
@@ -54,10 +61,22 @@ def check_calendar(days: pd.DatetimeIndex, today: pd.Timestamp | None, tally: Ta
         places = np.flatnonzero(cases).tolist()
         tally.each(name, [f"{days[n].date()} to {days[n + 1].date()}" for n in places], len(days))
     tally.each("calendar_weekend", [str(day.date()) for day in days[days.day_of_week >= 5]], len(days))
+    tally.each("calendar_hole", [str(day.date()) for day in _holes(days)], len(days))
     if today is not None:
         age = (today - days[-1]).days
         tally.add("calendar_end", age > OLD_CALENDAR, 1, f"the calendar ends {days[-1].date()}, {age} days ago")
     return bool((step >= 0).all())
+
+
+def _holes(days: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """Weekdays that a calendar lacks, outside of all holidays; gaps that are told otherwise are none."""
+    missing = pd.bdate_range(days.min(), days.max()).difference(days)
+    text = missing.strftime("%m-%d")
+    free = np.any([(text >= first) & (text <= last) for first, last in HOLIDAYS], axis=0)
+    ahead = days.unique().sort_values()
+    after = ahead[ahead.searchsorted(missing).clip(max=len(ahead) - 1)]
+    long = (after - ahead[ahead.searchsorted(missing) - 1]).days > HOLIDAY
+    return missing[~(free | long)]
 
 
 def check_lists(provider: Provider, names: list[str], tally: Tally) -> None:
@@ -74,9 +93,18 @@ def check_lists(provider: Provider, names: list[str], tally: Tally) -> None:
     tally.each("not_a_share", [f"{code} in {name}.txt" for name, code in stocks if not is_a_share(code)], len(stocks))
     for name, spans in lists.items():
         tally.each("list_overlap", [f"{code} in {name}.txt" for code in overlaps(spans)], len(spans))
-    tally.each("listed_no_data", [f"{code} in {name}.txt" for name, code in pairs if code not in places], len(pairs))
+    lost = [f"{code} in {name}.txt{_other(code, places)}" for name, code in pairs if code not in places]
+    tally.each("listed_no_data", lost, len(pairs))
     if len(names) == len(provider.lists):
         tally.each("unlisted", [c for c in places if c not in seen and not is_index(c)], len(places))
+
+
+def _other(code: str, places: Container[str]) -> str:
+    """Words on a folder of the same digits at the other exchange, of a stock that cannot be at this one."""
+    other = {"SH": "SZ", "SZ": "SH"}.get(code[:2], "") + code[2:]
+    return (
+        f" (is it {other}, which there is?)" if is_a_share(other) and other in places and not is_a_share(code) else ""
+    )
 
 
 def spelled(code: str) -> str:
@@ -140,10 +168,11 @@ def overlaps(spans: list[Span]) -> list[str]:
     return out
 
 
-def list_ends(lists: dict[str, list[Span]]) -> dict[str, pd.Timestamp]:
-    """Last day of each code over all lists."""
-    ends: dict[str, pd.Timestamp] = {}
+def list_spans(lists: dict[str, list[Span]]) -> dict[str, tuple[pd.Timestamp, pd.Timestamp]]:
+    """First and last day of each code over all lists."""
+    ends: dict[str, tuple[pd.Timestamp, pd.Timestamp]] = {}
     for spans in lists.values():
-        for code, _, end in spans:
-            ends[code] = max(end, ends.get(code, end))
+        for code, start, end in spans:
+            first, last = ends.get(code, (start, end))
+            ends[code] = min(start, first), max(end, last)
     return ends

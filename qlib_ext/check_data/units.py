@@ -7,6 +7,7 @@ import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from os.path import commonprefix
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from qlib_ext.check_data.folder import Block
 from qlib_ext.check_data.table import BoolArray, Check, FloatArray, Tally
 from qlib_ext.rules import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, PROFILES, profile_of
 
+Dates = tuple[pd.Timestamp, pd.Timestamp]
 PLAUSIBLE_TOTAL = (2e10, 1e13)  # yuan, whole market and day, from TOTAL_FROM on; in 2005 3 billion were a day's total
 TOTAL_FROM = pd.Timestamp("2010-01-01")
 WHOLE_MARKET = 1500  # stocks traded on the median day: from here on the total says something
@@ -45,7 +47,7 @@ UNITS: dict[str, Check] = {
     "turnover_step": Check(
         "warning", "so many stocks do not jump at once: $volume may be lots before or after", told_from=0.02
     ),
-    "turnover_cluster": Check("warning", "some stocks may have $volume in lots, the others in shares: dump them alike"),
+    "turnover_cluster": Check("error", "some stocks have $volume in lots, the others in shares: dump them alike"),
     "stock_turnover": Check(
         "error",
         "wrong units of $volume? Give liquidity: an expression in yuan; or adjusted_shares, where these are yuan "
@@ -62,6 +64,12 @@ UNITS: dict[str, Check] = {
     "turnover_jump": Check("warning", "a stock's mean turnover moved eightfold: units change, or volume is missing"),
     "survivorship": Check("warning", "delisted stocks are missing, which flatters returns: only compare models"),
     "stale_stock": Check("warning", "the list goes on, the bars do not: update the data, or end the stock in the list"),
+    "short_stock": Check(
+        "warning",
+        "few days only, and the list begins long before: did an update overwrite them? Dump all days again",
+        told_from=0.02,
+        error_from=0.2,
+    ),
     "stale_market": Check("error", "update the bars to the calendar's end, or end the segments earlier"),
     "thin_day": Check("warning", "most stocks have no bar: download the day again"),
 }
@@ -118,10 +126,10 @@ class Market:
         return self.amount * AMOUNT_IN_YUAN[self.profile or "yuan"]
 
 
-def check_market(market: Market, ends: dict[str, pd.Timestamp], tally: Tally) -> None:
-    """Run all checks of the market as a whole; `ends`: code -> last day of the lists that name it."""
+def check_market(market: Market, spans: dict[str, Dates], tally: Tally) -> None:
+    """Run all checks of the market as a whole; `spans`: code -> first and last day of the lists that name it."""
     check_units(market, tally)
-    check_ends(market, ends, tally)
+    check_ends(market, spans, tally)
     level = np.concatenate(market.spans, axis=1)
     check_step(level, market.days, tally)
     check_clusters(level, market.codes, tally)
@@ -171,8 +179,8 @@ def check_total(market: Market, total: FloatArray, tally: Tally) -> None:
     tally.each("market_total", [f"{day.date()} {sum_ / 1e9:,.4g} billion" for day, sum_ in cases], int(judged.sum()))
 
 
-def check_ends(market: Market, ends: dict[str, pd.Timestamp], tally: Tally) -> None:
-    """Look at where the market and its stocks end, and for days with hardly a bar."""
+def check_ends(market: Market, spans: dict[str, Dates], tally: Tally) -> None:
+    """Look at where the market and its stocks begin and end, and for days with hardly a bar."""
     count, days = len(market.days), market.days
     good = np.flatnonzero(market.traded >= 0.5 * _nanmedian(market.traded[market.traded > 0]))
     end = int(good[-1]) if len(good) else 0
@@ -188,9 +196,15 @@ def check_ends(market: Market, ends: dict[str, pd.Timestamp], tally: Tally) -> N
     if expected >= 1.0:
         words = f"{gone} of {some.sum()} stocks end before the data; {expected:.0f} or more would be usual"
         tally.add("survivorship", gone < 0.25 * expected, 1, words)
-    listed = [ends.get(code, days[0]) for code in market.codes]
-    stale = [n for n in np.flatnonzero(some & (last < end - STALE)).tolist() if listed[n] > days[int(last[n]) + STALE]]
+    known = [spans.get(code, (days[-1], days[0])) for code in market.codes]
+    stale = [
+        n for n in np.flatnonzero(some & (last < end - STALE)).tolist() if known[n][1] > days[int(last[n]) + STALE]
+    ]
     tally.each("stale_stock", [f"{market.codes[n]} ends {days[last[n]].date()}" for n in stale], len(last))
+    few = np.flatnonzero(some & (begin > STALE) & (last - begin < STALE)).tolist()
+    short = [n for n in few if known[n][0] < days[int(begin[n]) - STALE]]
+    cases = [f"{market.codes[n]} has bars from {days[begin[n]].date()}, listed {known[n][0].date()}" for n in short]
+    tally.each("short_stock", cases, len(begin))
 
 
 # --- steps within a series, and groups of stocks
@@ -267,8 +281,13 @@ def check_clusters(level: FloatArray, codes: list[str], tally: Tally) -> None:
     smaller = min(split, len(values) - split)
     told = CLUSTERS[0] <= gap <= CLUSTERS[1] and gap > 3.0 * spread
     told = told and smaller >= max(GROUP[1], GROUP[0] * len(values))
-    few = order[:split] if smaller == split else order[split:][::-1]
-    example = f"{10**gap:.3g} times apart, as " + ", ".join(codes[n] for n in few[:3]) if told else ""
+    ordered = [codes[n] for n in order.tolist()]
+    few = ordered[:split] if smaller == split else ordered[split:][::-1]
+    board = commonprefix(few) if told else ""
+    whole = len(board) > 3 and not any(code.startswith(board) for code in {*ordered} - {*few})
+    example = (
+        f"{10**gap:.3g} times apart, as {', '.join(few[:3])}{f' (all of {board})' if whole else ''}" if told else ""
+    )
     tally.add("turnover_cluster", smaller if told else 0, len(values), example)
 
 
