@@ -21,7 +21,7 @@ from qlib_ext.data.handlers import (
 )
 from qlib_ext.data.market_features import load_state, state_names
 from qlib_ext.data.outcomes import locked_up, step_returns
-from qlib_ext.data.segments import check_segments, segment_rows
+from qlib_ext.data.segments import check_segments, plain_segments, segment_rows
 from qlib_ext.options import argument_names, check_number, enough_memory, refuse_unknown, tell
 from qlib_ext.panel import (
     DEFAULT_LABEL,
@@ -103,7 +103,7 @@ class DayDatasetH(DatasetH):
             self.label_days = label_days_of(label_days)
         self.market_state, self.macro_state = MarketState.of(market_state), MacroState.of(macro_state)
         self._panel: DayPanel | None = None
-        check_segments(segments)
+        segments = plain_segments(segments)
         super().__init__(handler=dated_handler(handler, segments), segments=segments, fetch_kwargs=fetch_kwargs or {})
 
     def _check_options(self) -> None:
@@ -123,7 +123,7 @@ class DayDatasetH(DatasetH):
     def config(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Configure as DatasetH does, with the same check of the segments as at the start."""
         if "segments" in kwargs:
-            check_segments(kwargs["segments"])
+            kwargs["segments"] = plain_segments(kwargs["segments"])
         super().config(handler_kwargs=handler_kwargs, **kwargs)
 
     def setup_data(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:

@@ -6,9 +6,11 @@ import pandas as pd
 from qlib.data.dataset.handler import DataHandlerLP
 from qlib.utils import get_callable_kwargs
 
-from qlib_ext.data.segments import OPEN, bounds
+from qlib_ext.data.segments import OPEN, bounds, plain_day
 from qlib_ext.options import init_names, is_whole, tell
 from qlib_ext.panel import LabelSpan, label_prices
+
+DAYS = ("start_time", "end_time", "fit_start_time", "fit_end_time")
 
 
 def dated_handler(handler: Any, segments: dict[str, Any]) -> Any:
@@ -21,6 +23,7 @@ def dated_handler(handler: Any, segments: dict[str, Any]) -> Any:
     if not isinstance(handler, dict):
         return handler
     kwargs = dict(handler.get("kwargs") or {})
+    kwargs |= {name: plain_day(f"handler: {name}", kwargs[name]) for name in DAYS if name in kwargs}
     every, train = [bounds(segment) for segment in segments.values()], bounds(segments.get("train", (None, None)))
     days = {"start_time": min(every)[0], "end_time": max(end for _, end in every)} if every else {}
     days |= {"fit_start_time": train[0], "fit_end_time": train[1]}

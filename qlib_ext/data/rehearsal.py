@@ -16,9 +16,9 @@ from qlib.utils import get_callable_kwargs, init_instance_by_config
 
 from qlib_ext import rules
 from qlib_ext.data.dataset import LEAST, DayDatasetH
-from qlib_ext.data.handlers import dated_handler
+from qlib_ext.data.handlers import DAYS, dated_handler
 from qlib_ext.data.market_features import load_state
-from qlib_ext.data.segments import bounds
+from qlib_ext.data.segments import bounds, plain_day
 from qlib_ext.options import argument_names, init_names, tell
 from qlib_ext.panel import DEFAULT_LABEL, DayPanel
 from qlib_ext.provider import calendar
@@ -45,11 +45,17 @@ def rehearsed(config: Any, label: str | None) -> tuple[DatasetH | None, pd.Datet
     if not isinstance(segments, dict) or not segments:
         raise ValueError(f"segments is {segments!r}; wanted names and days: {{train: [first, last], ...}}")
     spans = {name: bounds(segment, str(name)) for name, segment in segments.items()}
-    blank, days = _without_data(dated_handler(handler, segments) if own is DayDatasetH else handler, spans)
+    if own is DayDatasetH:
+        handler = dated_handler(handler, segments)
+    for name in DAYS:
+        _as_qlib_reads(f"handler: {name}", (handler.get("kwargs") or {}).get(name))
+    blank, days = _without_data(handler, spans)
     if label or not (options.get("label") or options.get("label_days")):
         blank.data_loader = SimpleNamespace(fields={"label": ([label or DEFAULT_LABEL], ["LABEL0"])})
     if own is DatasetH:
-        for name in segments:
+        for name, segment in segments.items():
+            for day in segment if isinstance(segment, list | tuple) else ():
+                _as_qlib_reads(f"segment {name!r}", day)
             if not len(days_of(segments, name, days)):
                 raise ValueError(
                     f"segment {name!r}: {segments[name]} has no trading day of the handler's, {_told(days)}"
@@ -76,11 +82,7 @@ def days_of(segments: Mapping[str, Any], name: str, days: pd.DatetimeIndex) -> p
 def _without_data(config: dict[str, Any], spans: Mapping[str, tuple[pd.Timestamp, ...]]) -> tuple[Any, Any]:
     """Make a handler that holds its processors alone, and the trading days of its configuration."""
     kind, options = get_callable_kwargs(config)
-    day = {
-        name: read_day(name, options[name])
-        for name in ("start_time", "end_time", "fit_start_time", "fit_end_time")
-        if options.get(name) is not None
-    }
+    day = {name: read_day(name, options[name]) for name in DAYS if options.get(name) is not None}
     days = calendar()
     inside = (days >= day.get("start_time", days[0])) & (days <= day.get("end_time", days[-1]))
     if not inside.any():
@@ -99,6 +101,11 @@ def _without_data(config: dict[str, Any], spans: Mapping[str, tuple[pd.Timestamp
     if late and not any(hasattr(one, "fit_end_time") for one in [*blank.infer_processors, *blank.shared_processors]):
         tell("handler: fit_end_time is after the segment train; no processor here is fitted, so it has no effect")
     return blank, days[inside]
+
+
+def _as_qlib_reads(what: str, day: Any) -> None:
+    if plain_day(what, day) != day:
+        raise ValueError(f"{what}: {day!r} is read otherwise by qlib; write {plain_day(what, day)!r}")
 
 
 def _check_counts(dataset: DayDatasetH, days: pd.DatetimeIndex) -> None:

@@ -1,5 +1,6 @@
 """Segments of a dataset: their bounds, whether they overlap, their rows of a panel."""
 
+import datetime
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,28 @@ def bounds(segment: Any, name: str = "") -> tuple[pd.Timestamp, pd.Timestamp]:
     if ends[0] > ends[1]:
         raise ValueError(f"{called} ends before it starts")
     return ends[0], ends[1]
+
+
+def plain_day(what: str, value: Any) -> Any:
+    """Write a day as qlib reads it: 2020-01-31 for 20200131, 2020/1/31 or 2020年1月31日.
+
+    A date, null and ISO texts, with a time of day or not, stay as they are.
+
+    Raises: ValueError for no day, see `spelling.read_day`.
+    """
+    if value is None or isinstance(value, datetime.date):
+        return value
+    iso = f"{read_day(what, value):%Y-%m-%d}"
+    return value if str(value)[:10] == iso else iso
+
+
+def plain_segments(segments: dict[str, Any]) -> dict[str, Any]:
+    """Check segments and write their days as qlib reads them."""
+    check_segments(segments)
+    return {
+        name: segment if isinstance(segment, slice) else [plain_day(f"segment {name!r}", day) for day in segment]
+        for name, segment in segments.items()
+    }
 
 
 def check_segments(segments: dict[str, Any]) -> None:

@@ -89,6 +89,8 @@ class _Members(Model):
             step_len = window_of(self.kind, dataset.step_len)
             cut = self.folds(dataset.panel, dataset.segments, step_len, label_reach(dataset))
             refuse_held_out(dataset.handler, self._fitted_until(dataset.panel, cut), strict=self.strict)
+            if len(cut) == 1 and hasattr(self, "step"):
+                tell(f"step: {self.step} spans the whole segment test: nothing is trained anew")
             if len(cut) * len(self.seeds) < self.processes:
                 tell(f"processes: {self.processes}, but {len(cut)} folds of {len(self.seeds)} seeds: no more are used")
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.options import argument_names, check_choice, check_flag, check_number, close_names, refuse_unknown
+from qlib_ext.options import argument_names, check_choice, check_flag, check_number, close_names, refuse_unknown, tell
 from qlib_ext.spelling import is_nothing, read_csv, read_moment, read_number
 
 Array = npt.NDArray[np.float64]
@@ -73,6 +73,8 @@ class MacroSeries:
             raise ValueError(f"transform={self.transform!r}; allowed: {', '.join(TRANSFORMS)}, or a list of them")
         object.__setattr__(self, "transform", named)
         check_number("window", self.window, "[2, inf)", whole=True)
+        if self.window != 60 and "zscore" not in named:
+            tell("macro_state: window has no effect on a series without the transform zscore")
         check_choice("frequency", self.frequency, LIMITS)
         check_number("limit", self.carried, "[0, inf)", whole=True)
         check_number("jump", self.jump, "(0, inf)")

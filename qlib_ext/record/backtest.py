@@ -17,7 +17,7 @@ from qlib.utils.data import deepcopy_basic_type
 from qlib.workflow import record_temp
 
 from qlib_ext import evaluate
-from qlib_ext.data import DayDatasetH, benchmark_returns, read_benchmark
+from qlib_ext.data import DayDatasetH, benchmark_returns, plain_day, read_benchmark
 from qlib_ext.evaluate import known_benchmark
 from qlib_ext.exchange import AShareExchange, prices
 from qlib_ext.options import check_flag, refuse_unknown, tell
@@ -111,6 +111,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         self.dataset, self.waterfall = dataset, waterfall
         if waterfall is not None:
             check_flag("waterfall (or null)", waterfall)
+        self.backtest_config |= {name: plain_day(name, self.backtest_config.get(name)) for name in SPAN}
         self.backtest_config["benchmark"] = read_benchmark(self.backtest_config["benchmark"])
         self._exchange = _options(self._exchange_kwargs().get("exchange"), "AShareExchange")
         self._strategy = _options(self.strategy_config, "LiquidityTopNStrategy")
@@ -118,6 +119,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         self._span_exchange()
         self._one_definition("exchange", self._exchange, ("liquidity", "liquidity_window", "volatility_window"))
         self._one_definition("strategy", self._strategy, ("liquidity", "liquidity_window"))
+        if waterfall and dataset is not None and self._strategy is not None:
+            self._refuse_waterfall(self._lacks())
 
     def _exchange_kwargs(self) -> dict[str, Any]:
         options: dict[str, Any] = self.backtest_config.get("exchange_kwargs") or {}
@@ -157,8 +160,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         self._set_span(pd.DatetimeIndex(pred.index.get_level_values("datetime")))
         self._check_benchmark()
         strategy, executor, exchange = self._build(pred)
-        if (why := self._no_waterfall(strategy, exchange)) and self.waterfall:
-            raise ValueError(f"waterfall: true, but {why}: change that, or set waterfall: false")
+        why = self._no_waterfall(strategy, exchange)
+        self._refuse_waterfall(why)
         kept = self.strategy_config, self.executor_config, self.backtest_config
         self.strategy_config, self.executor_config = _ready(strategy), _ready(executor)
         self.backtest_config = kept[2] | {"exchange_kwargs": {"exchange": exchange}} | self._no_benchmark()
@@ -252,9 +255,17 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
     def _no_waterfall(self, strategy: Any, exchange: Any) -> str:
         """Tell what the waterfall lacks, "" where it can be made."""
-        dataset, config = self.dataset, self.strategy_config
         if not isinstance(exchange, AShareExchange) or not isinstance(strategy, LiquidityTopNStrategy):
             return "it needs an AShareExchange and a LiquidityTopNStrategy"
+        return self._lacks()
+
+    def _refuse_waterfall(self, why: str) -> None:
+        if why and self.waterfall:
+            raise ValueError(f"waterfall: true, but {why}: change that, or set waterfall: false")
+
+    def _lacks(self) -> str:
+        """Tell what dataset and configurations lack for the waterfall, "" for nothing."""
+        dataset, config = self.dataset, self.strategy_config
         if not isinstance(config, dict) or not isinstance(config["kwargs"].get("signal"), str):
             return "the strategy's signal is not <PRED>"
         if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
