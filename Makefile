@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: env run test test-all test-plots lint bench docs clean
+.PHONY: env run test test-all kill-test test-plots lint bench docs clean
 
 env: $(STAMP)
 
@@ -28,6 +28,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest
+
+# Fifty runs killed at random moments, twenty started twice at once: about half an hour.
+kill-test: env
+	KILLS=50 PAIRS=20 $(BIN)/python -m pytest tests/test_kills.py
 
 # qlib's own report functions on our runs: they need pandas 2 and plotly 6, hence an environment of their own.
 test-plots: .venv-plots/.installed

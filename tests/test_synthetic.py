@@ -1,8 +1,10 @@
 """The embedded market: units, rules, membership, determinism, the oracle, and loading through qlib."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -294,13 +296,22 @@ def test_ensure_market_builds_once_and_repairs(tmp_path):
 
 
 def _build(path):
-    return str(ensure_market(path, **TINY))
+    told = []
+    ensure_market(path, **TINY, say=told.append)
+    return [line.split(":")[0] for line in told]
 
 
-def test_two_builds_at_once_leave_one_whole_market(tmp_path):
+def test_one_of_two_first_builds_waits_for_the_other_and_says_so(tmp_path):
     target = tmp_path / "m"
+    old, young = (tmp_path / f".m.{letter * 12}" for letter in "ab")
+    for folder in (old, young):
+        (folder / "features").mkdir(parents=True)
+    os.utime(old, (0, 0))
     with ProcessPoolExecutor(2) as pool:
-        assert set(pool.map(_build, [target] * 4)) == {str(target)}
+        told = [line for lines in pool.map(_build, [target] * 4) for line in lines]
+    assert told.count("scoring the oracle") == 1 and f"another process is writing {target}" in told
+    assert not old.exists()
+    shutil.rmtree(young)
     assert _bytes(target) == _bytes(make_market(tmp_path / "n", **TINY))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "n"]
 

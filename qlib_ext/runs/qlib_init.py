@@ -92,7 +92,7 @@ def check_folder(path: Path) -> None:
     if path.expanduser().resolve() == synthetic.DEFAULT_PATH.resolve():
         if not synthetic.is_market(path):
             log.info(f"first run: writing the embedded market to {path} (once, under a minute)")
-            synthetic.ensure_market(path)
+            synthetic.ensure_market(path, say=log.info)
             log.info(f"the embedded market is ready: {path}")
         return
     missing = [name for name in ("calendars", "instruments", "features") if not (path / name).is_dir()]

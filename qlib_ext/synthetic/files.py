@@ -5,7 +5,9 @@ Legend: `D` trading days.
 
 import json
 import math
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -107,6 +109,14 @@ def write_notes(folder: Path, *, version: int, facts: Mapping[str, Any], oracle:
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     (folder / "oracle.json").write_text(text, encoding="utf-8", newline="\n")
+
+
+def remove_left(target: Path) -> None:
+    """Delete what builds of `target` that were killed an hour ago or earlier have left beside it."""
+    left = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}(\.old)?")
+    for folder in filter(lambda each: left.fullmatch(each.name), target.parent.iterdir()):
+        if time.time() - folder.stat().st_mtime > 3600:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace(build: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qlib_ext.beside import alone
 from qlib_ext.options import check_flag, check_number, refuse_unknown
 from qlib_ext.synthetic import files
 from qlib_ext.synthetic.listings import MAX_STOCKS, BoolArray, FloatArray, Setup, build_setup, trading_days
@@ -205,18 +206,22 @@ def write_macro(folder: str | Path, parameters: dict[str, Any]) -> Path:
 
 
 def ensure_market(path: str | Path = DEFAULT_PATH, *, say: Say | None = None, **options: Any) -> Path:
-    """Build the embedded market at `path` unless a complete one of this version is there.
+    """Build the embedded market at `path` unless a complete one of this version is there; others wait for the builder.
 
     Args:
         path: provider folder.
-        say: called with a line on the progress of a build.
+        say: called with a line on the progress of a build, and where another process has to be waited for.
         options: of `make_market`; a market there that was built with others is an error, not replaced.
 
     Returns: the folder.
     """
     target = Path(path).expanduser().resolve()
     if files.read_oracle(target).get("version") != VERSION:
-        return make_market(target, say=say, **options)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with alone(target, say or _quiet):
+            if files.read_oracle(target).get("version") != VERSION:
+                files.remove_left(target)
+                return make_market(target, say=say, **options)
     there = files.read_oracle(target)["parameters"]
     if not is_market(target):  # of a release before the macro series, which need nothing but the parameters
         write_macro(target, there)
