@@ -1,6 +1,6 @@
 """Runs that are killed at any moment, and started twice at once: the next command works and ends with the same numbers.
 
-Few of each in `make test`; `make kill-test` has fifty kills and twenty pairs (KILLS, PAIRS, SEED in the environment).
+Few of each in `make test-all`; `make kill-test` has fifty kills and twenty pairs (KILLS, PAIRS, SEED in the environment).
 A run is a process over a tiny market, in a folder of its own that has no file of runs yet.
 """
 
@@ -19,6 +19,7 @@ from mlflow.tracking import MlflowClient
 from qlib_ext.cli import main
 from qlib_ext.synthetic import make_market
 
+pytestmark = pytest.mark.slow
 KILLS, PAIRS, SEED = (int(os.environ.get(name, few)) for name, few in (("KILLS", 3), ("PAIRS", 2), ("SEED", 7)))
 
 
