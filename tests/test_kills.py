@@ -1,6 +1,6 @@
 """Runs that are killed at any moment, and started twice at once: the next command works and ends with the same numbers.
 
-Few of each in `make test-all`; `make kill-test` has fifty kills and twenty pairs (KILLS, PAIRS, SEED in the environment).
+Few of each in `make test-all`; in `make kill-test` fifty kills and twenty pairs (KILLS, PAIRS, SEED: how many, which).
 A run is a process over a tiny market, in a folder of its own that has no file of runs yet.
 """
 
