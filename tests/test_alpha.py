@@ -41,20 +41,14 @@ def halt(values):
     return values
 
 
-def idle(values):
-    values[50:60], values[120:190] = 0.0, 0.0
-    return values
-
-
 @pytest.fixture(scope="module")
 def market(tmp_path_factory):
-    """Embedded market, made worse: a flat price, long halts, days without volume, a listing, a delisting, gaps."""
+    """Embedded market, made worse: a flat price, long halts, a listing, a delisting, gaps."""
     path = make_market(tmp_path_factory.mktemp("alpha") / "market", n_stocks=12, start="2020-01-02", years=1.0, seed=3)
     stocks = sorted(p for p in (path / "features").iterdir() if not p.name.startswith("sh000"))
     whole = [p for p in stocks if (p / "close.day.bin").stat().st_size == 4 * 246]
     rewrite(whole[0], PRICES, flat)
     rewrite(whole[1], FIELDS, halt)
-    rewrite(whole[2], ["volume"], idle)
     (whole[3] / "vwap.day.bin").unlink()
     rewrite(whole[4], ["vwap"], lambda values: values[:200])
     rewrite(whole[5], FIELDS, lambda values: values[150:], first=150)

@@ -238,11 +238,11 @@ def test_an_impact_of_ones_own(hand, rule):
 
 
 def test_a_stock_that_resumes_has_its_last_known_liquidity(hand):
-    """On day 23 the mean of twenty days holds one trade, 5 million shares at 10.00: 2.5 million yuan; then none."""
+    """On day 23 the mean of twenty days knows one trade, 5 million shares at 10.00: 50 million yuan; then none."""
     for options in ({}, PLAIN):
         exchange, money = made(**options), account(SZ000003=10_000)
         assert deal(exchange, money, RESUMED, 10_000, SELL, 27)[0] == 10_000
-        assert exchange.fills["used"][0] == pytest.approx(10_000 * 10.1 / 2.5e6)
+        assert exchange.fills["used"][0] == pytest.approx(10_000 * 10.1 / 50e6)
         assert np.isfinite(exchange.fills["impact"][0]) and not reasons(exchange)
 
 

@@ -200,7 +200,7 @@ def test_unusual_units_that_amount_settles_are_no_error(market):
     assert survey(market).turnover < 1e7
     for code in (line.split("\t")[0] for line in lines):
         (market / "features" / code.lower() / "amount.day.bin").unlink()
-    with pytest.raises(ValueError, match="profile adjusted_shares"):
+    with pytest.raises(ValueError, match=r"run qlib-ext check-data: .*\$close \* \$volume averages"):
         survey(market)
 
 

@@ -263,7 +263,7 @@ def test_no_field_is_read_twice(market, monkeypatch):
     monkeypatch.setattr("qlib_ext.data.dataset.read_fields", counted)
     monkeypatch.setattr("qlib_ext.provider.trailing.read_fields", counted)
     panel = panel_for("Ref($open, -2)/Ref($open, -1) - 1").panel
-    assert sorted(read) == ["$amount", "$close", "$factor", "$open"]
+    assert sorted(read) == ["$amount", "$close", "$factor", "$open", "$volume"]
     read.clear()
     monkeypatch.setattr("qlib_ext.provider.trailing.check_turnover", lambda *_a, **_k: None)
     own = panel_for("Ref($close, -2)/Ref($close, -1) - 1", liquidity="adjusted_shares").panel

@@ -4,41 +4,132 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_ext.rules import PROFILES, check_turnover, decide, fields_of, profile_of, share_of_amount, turnover_in_yuan
+from qlib_ext.rules import (
+    PROFILES,
+    check_turnover,
+    decide,
+    evidence,
+    fields_of,
+    share_of_amount,
+    told,
+    turnover_in_yuan,
+)
 
 NAN = float("nan")
+SHAPE = (120, 40)  # days, stocks
 
 
-def test_profile_of_the_ratio():
-    # thousand yuan over lots: 10 / (10 * 10) = 0.1; yuan over shares 10,000 / (10 * 1,000) = 1; yuan over lots 100
-    assert [profile_of(x) for x in (0.1, 1.0, 100.0)] == ["community", "yuan", "yuan"]
-    assert profile_of(NAN) == "adjusted_shares"
-    assert [profile_of(x) for x in (0.04, 0.21, 10.0, 3.7)] == [None] * 4
+def grids(close, volume, amount=NAN, factor=1.0):
+    """Fields (D, N) by what they are made of, as float32 keeps them."""
+    fields = {"$close": close, "$volume": volume, "$amount": amount, "$factor": factor}
+    shape = np.broadcast_shapes(*map(np.shape, fields.values()))
+    return {name: np.broadcast_to(np.asarray(grid, dtype="f4"), shape).astype(float) for name, grid in fields.items()}
 
 
 @pytest.mark.parametrize(
     ("amount", "value", "profile"),
-    [
-        ([10.0, 10.0], [100.0, 100.0], "community"),
-        ([1e4, 1e4], [1e4, 1e4], "yuan"),
-        ([1e4, 1e4], [100.0, 100.0], "yuan"),
-        ([NAN, NAN], [1e4, 1e4], "adjusted_shares"),
-        ([10.0, 10.0, 1e9, NAN, 5.0], [100.0, 100.0, 0.0, 100.0, NAN], "community"),  # what has no ratio says nothing
+    [  # thousand yuan over lots 10 / (10 * 10) = 0.1; yuan over shares 10,000 / (10 * 1,000) = 1; yuan over lots 100
+        (10.0, 10.0, "community"),
+        (10.0, 1000.0, "community"),
+        (1e4, 1000.0, "yuan"),
+        (1e4, 10.0, "yuan"),
+        (NAN, 1000.0, "adjusted_shares"),
     ],
 )
-def test_decide(amount, value, profile):
-    assert decide(np.array(amount), np.array(value)) == profile
-    assert decide(pd.DataFrame([amount]), pd.DataFrame([value])) == profile
+def test_the_identity_of_amount(amount, value, profile):
+    assert decide(evidence(grids(np.full((5, 3), 10.0), value, amount))) == profile
 
 
-def test_what_fits_nothing_names_the_cure():
-    with pytest.raises(ValueError, match=r"has median 10; .*give liquidity: an expression in yuan.*'\$amount \* 1000'"):
-        decide([1000.0], [100.0])
+def test_what_has_no_ratio_says_nothing():
+    fields = grids(np.full((1, 5), 10.0), [10.0, 10.0, 0.0, 10.0, NAN], [10.0, 10.0, 1e9, 10.0, 5.0])
+    assert decide(evidence(fields)) == "community"
+
+
+def test_an_identity_that_is_none_offers_what_fits_by_size():
+    # 10,000 yuan over shares: 1e8 yuan a stock and day
+    with pytest.raises(
+        ValueError, match=r"has median 0.0001, .* fits 'community'.* fit liquidity: '\$amount \* 10000'$"
+    ):
+        decide(evidence(grids(np.full((5, 3), 10.0), 1e7, 1e4)))
+    with pytest.raises(ValueError, match="has median 3.7, .*Repair"):
+        decide(evidence(grids(np.full((5, 3), 10.0), 10.0, 370.0)))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1000.0])
+@pytest.mark.parametrize("lots", [1.0, 100.0])
+@pytest.mark.parametrize("raw", [False, True])
+def test_amount_tells_raw_volumes_too(unit, lots, raw):
+    """Turnover of 1e8 yuan, closes of 10 times the factor; a third of the stocks may lack $amount."""
+    factor = np.exp(np.linspace(-2.0, 3.0, 30)) * np.ones((20, 1))
+    volume = 1e7 / lots / (1.0 if raw else factor)
+    fields = grids(10.0 * factor, volume, 1e8 / unit, factor)
+    assert decide(evidence(fields)) == ("yuan" if unit == 1.0 else "community")
+    fields["$amount"][:, ::3] = NAN
+    profile = decide(evidence(fields))
+    assert profile == f"{'raw' if raw else 'adjusted'}_{'shares' if lots == 1.0 else 'lots'}"
+    np.testing.assert_allclose(turnover_in_yuan(profile, fields), 1e8, rtol=1e-5)  # of every stock
+
+
+def made(seed=0, *, whole=True, events=True, spread=True):
+    """Shares, raw price and factor of a market: log-normal turnover; `spread` of the factors, `events` in them."""
+    rng = np.random.default_rng(seed)
+    level = 16 + rng.normal(size=SHAPE[1]) + 0.3 * rng.normal(size=SHAPE)
+    factor = np.exp(rng.uniform(0, 3.5, SHAPE[1]) if spread else np.full(SHAPE[1], 0.4711)) * np.ones(SHAPE)
+    if events:
+        factor *= np.where(np.arange(SHAPE[0])[:, None] < rng.integers(20, 100, SHAPE[1]), 1.0, np.pi / 2)
+    price = np.round(np.exp(2.5 + 0.5 * rng.normal(size=SHAPE[1])) * factor[0] / factor, 2)  # there are more shares
+    shares = np.exp(level) / price
+    return np.rint(shares) if whole else shares, price, factor
+
+
+SIGNS = {
+    "whole numbers": {"events": False, "spread": False},
+    "ex-rights days": {"whole": False, "spread": False},
+    "stocks compared": {"whole": False, "events": False},
+    "all": {},
+}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("seed", range(3))
+def test_each_sign_tells_raw_from_adjusted_shares(sign, seed):
+    shares, price, factor = made(seed, **SIGNS[sign])
+    raw, adjusted = grids(price * factor, shares, NAN, factor), grids(price * factor, shares / factor, NAN, factor)
+    assert decide(evidence(raw)) == told(evidence(raw)) == "raw_shares"
+    assert decide(evidence(adjusted)) == "adjusted_shares"
+    blocks = [evidence({name: grid[:, part] for name, grid in raw.items()}) for part in (slice(0, 15), slice(15, None))]
+    assert decide(pd.concat(blocks)) == "raw_shares"
+
+
+def test_raw_closes_beside_raw_volumes_need_no_factor():
+    shares, price, factor = made()
+    assert decide(evidence(grids(price, shares, NAN, factor))) == "adjusted_shares"  # $close * $volume
+
+
+def test_factors_about_one_need_no_sign_and_no_factor_neither():
+    shares, price, _ = made()
+    for factor in (1.0, 1.2, NAN):
+        assert decide(evidence(grids(price, shares, NAN, factor))) == "adjusted_shares"
+
+
+def test_contradictory_signs_are_refused_by_name():
+    shares, price, factor = made(events=False)
+    rounded = grids(price * factor, np.rint(shares / factor) + 0.0, NAN, factor)  # adjusted, and made whole numbers
+    words = r"contradictory .*\$volume is a whole number in 100% of .*from stock to stock.*adjusted_shares .*raw_shares"
+    with pytest.raises(ValueError, match=words):
+        decide(evidence(rounded))
+    assert told(evidence(rounded)) is None
+
+
+def test_few_stocks_tell_nothing_and_are_warned_of():
+    with pytest.warns(UserWarning, match="not enough evidence.*too few.*adjusted_shares is taken"):
+        assert decide(evidence(grids(np.full((20, 1), 10.0), 1000.0, NAN, 0.5))) == "adjusted_shares"
 
 
 def test_fields_of():
-    assert fields_of("auto", owner="A") == ["$close", "$volume", "$amount"]
-    assert [fields_of(name, owner="A") for name in PROFILES] == [["$amount"], ["$amount"], ["$close", "$volume"]]
+    assert fields_of("auto", owner="A") == ["$close", "$volume", "$amount", "$factor"]
+    volumes = [["$close", "$volume"], ["$close", "$factor", "$volume"]]
+    assert [fields_of(name, owner="A") for name in PROFILES] == [["$amount"], ["$amount"], *volumes, *volumes]
     assert fields_of("$vwap * $volume", owner="A") == ["$vwap * $volume"]
 
 
@@ -52,10 +143,14 @@ def test_an_unknown_profile_is_refused_in_the_owners_name(liquidity):
 def test_turnover_in_yuan(kind):
     close, volume = kind([10.0, 20.0]).astype("f4"), kind([100.0, NAN]).astype("f4")
     fields = {"$close": close, "$volume": volume, "$amount": kind([7.0, 8.0]).astype("f4"), "$my": kind([5.0, 6.0])}
+    fields["$factor"] = kind([4.0, 1.0]).astype("f4")
     for profile, expected in {
         "community": [7000.0, 8000.0],
         "yuan": [7.0, 8.0],
         "adjusted_shares": [1000.0, NAN],
+        "raw_shares": [250.0, NAN],
+        "adjusted_lots": [1e5, NAN],
+        "raw_lots": [2.5e4, NAN],
         "$my": [5.0, 6.0],
     }.items():
         yuan = turnover_in_yuan(profile, fields)
@@ -75,15 +170,15 @@ def test_plausible_turnover():
 def test_an_unusual_turnover_may_be_named_or_told_by_amount(mean, factor):
     words = "Beijing stocks, years before 2006 and universes of a few stocks"
     with pytest.warns(UserWarning, match=rf"wrong units\? .*{words}.*\) \* {factor}'"):
-        check_turnover([mean], "$close * $volume", named=True)
+        check_turnover([mean], "$vwap * $volume", named=True)
     with pytest.warns(UserWarning, match=f"averages .*{words}"):
-        check_turnover([mean], "$amount", share=1.0)
-    with pytest.raises(ValueError, match="no \\$amount to tell by; .*name the profile"):
-        check_turnover([mean], "$close * $volume")
+        check_turnover([mean], "yuan", share=1.0)
+    with pytest.raises(ValueError, match=r"no \$amount to tell by; .*name the profile \(liquidity: adjusted_shares\)"):
+        check_turnover([mean], "adjusted_shares")
     for far in (1e6, 1e11):  # the user's word too has bounds
-        with pytest.raises(ValueError, match="wrong units") as told:
-            check_turnover([far], "$close * $volume", named=True)
-        assert "name the profile" not in str(told.value)  # he has
+        with pytest.raises(ValueError, match="wrong units") as refused:
+            check_turnover([far], "adjusted_shares", named=True)
+        assert "name the profile" not in str(refused.value)  # he has
 
 
 @pytest.mark.parametrize(("share", "factor"), [(0.01, "100"), (0.001, "1000"), (100.0, "0.01"), (1000.0, "0.001")])
@@ -92,12 +187,27 @@ def test_units_that_contradict_amount_are_wrong_whatever_their_size(share, facto
         check_turnover([1e8], "$x", share=share, named=True)
 
 
+def test_lots_are_offered_by_the_name_that_fits_the_evidence():
+    with pytest.raises(ValueError, match="here would fit liquidity: raw_lots; where"):
+        check_turnover([1e6], "raw_shares", told="raw_shares")
+    with pytest.raises(ValueError, match="here would fit liquidity: adjusted_lots;"):
+        check_turnover([1e6], "adjusted_shares")
+
+
+def test_a_named_profile_that_the_evidence_is_against():
+    with pytest.warns(UserWarning, match=r"but the data look like raw_shares \(\$close / \$factor \* \$volume\)"):
+        check_turnover([1e9], "adjusted_shares", named=True, told="raw_shares")
+    with pytest.raises(ValueError, match="here would fit liquidity: raw_shares$"):
+        check_turnover([1e11], "adjusted_shares", named=True, told="raw_shares")
+
+
 def test_share_of_amount_by_hand():
     # 2 lots at 1,000 are 200,000 yuan, 200 thousand: the ratio is 0.1, so $amount is thousand yuan
-    close, volume, amount = np.array([[1000.0, 500.0]]), np.array([[2.0, NAN]]), np.array([[200.0, 90.0]])
-    fields = {"$close": close, "$volume": volume, "$amount": amount}
-    assert share_of_amount(amount * 1000.0, fields) == 1.0
-    assert share_of_amount(close * volume, fields) == pytest.approx(2_000 / 200_000)  # only where both are known
-    assert share_of_amount(np.full((1, 2), NAN), fields) is None
+    fields = grids(np.array([[1000.0, 500.0]]), [[2.0, NAN]], [[200.0, 90.0]])
+    amount, found = fields["$amount"], evidence(fields)
+    assert share_of_amount(amount * 1000.0, amount, found) == 1.0
+    own = fields["$close"] * fields["$volume"]
+    assert share_of_amount(own, amount, found) == pytest.approx(2_000 / 200_000)  # only where both are known
+    assert share_of_amount(np.full((1, 2), NAN), amount, found) is None
     for nothing in (np.full((1, 2), NAN), amount * 3.0):  # no $amount; an identity that is none
-        assert share_of_amount(amount, fields | {"$amount": nothing}) is None
+        assert share_of_amount(amount, nothing, evidence(fields | {"$amount": nothing})) is None

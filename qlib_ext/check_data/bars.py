@@ -41,7 +41,9 @@ BARS: dict[str, Check] = {
     ),
     "field_lately": Check("warning", "the field is missing at the end: download it up to the last day"),
     "zero_volume": Check(
-        "warning", "a price without trade: make suspended days NaN in all fields but $factor", error_from=1e-3
+        "warning",
+        "a price without trade: such days count as suspended here; qlib's own handlers and exchange take them for days "
+        "of trade: make them NaN in all fields but $factor",
     ),
     "repeated_bar": Check("warning", "the day before again: a filled suspension should be NaN", error_from=1e-3),
     "absurd_return": Check(
@@ -129,9 +131,14 @@ def check_gaps(block: Block, tally: Tally) -> None:
 def check_suspensions(block: Block, tally: Tally) -> None:
     """Tell suspended days that are filled from those that are NaN, and long ones."""
     volume, trades = block.fields["volume"], block.trades
-    if _known(volume):
-        idle = trades & ((volume == 0) | np.isnan(volume))
-        note(block, tally, "zero_volume", idle, trades, {"close": block.close, "volume": volume})
+    note(
+        block,
+        tally,
+        "zero_volume",
+        block.priced & ~trades & ~(volume < 0),
+        block.priced,
+        {"close": block.fields["close"]},
+    )
     same = trades.copy()
     same[:1] = False
     for name in ("open", "high", "low", "close", "volume"):
@@ -140,7 +147,7 @@ def check_suspensions(block: Block, tally: Tally) -> None:
     note(block, tally, "repeated_bar", same & (volume > 0), trades, {"close": block.close, "volume": volume})
     row = np.arange(len(block.days))[:, None]
     inside = (row >= block.begin) & (row <= block.last)
-    tally.add("suspended", int((inside & ~trades).sum()), int(inside.sum()), "stock days without a bar")
+    tally.add("suspended", int((inside & ~trades).sum()), int(inside.sum()), "stock days without a trade")
     long = [(n, length) for n, length in enumerate(_longest(inside & ~trades)) if length > PAUSE]
     tally.each("long_gap", [f"{block.codes[n]} {length} days" for n, length in long], len(block.codes))
 

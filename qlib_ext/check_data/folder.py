@@ -18,6 +18,7 @@ from qlib_ext.check_data.table import REBUILD, BoolArray, Check, FloatArray, Tal
 from qlib_ext.provider import (
     ages,
     fill_row,
+    filled_days,
     first_known,
     first_listed,
     plain_day,
@@ -25,7 +26,7 @@ from qlib_ext.provider import (
     read_lines,
     read_numbers,
 )
-from qlib_ext.rules import is_a_share, price_limit
+from qlib_ext.rules import is_a_share, is_index, price_limit
 
 Span = tuple[str, pd.Timestamp, pd.Timestamp]
 
@@ -73,14 +74,20 @@ class Block:
     fields: dict[str, FloatArray]
 
     @cached_property
-    def trades(self) -> BoolArray:
+    def priced(self) -> BoolArray:
         """(D, N): the close is a positive number."""
         close = self.fields["close"]
         return np.isfinite(close) & (close > 0)
 
     @cached_property
+    def trades(self) -> BoolArray:
+        """(D, N): priced, and no suspension that is filled; an index needs no volume."""
+        stocks = np.array([not is_index(code) for code in self.codes])
+        return self.priced & ~(filled_days(self.fields["close"], self.fields["volume"]) & stocks)
+
+    @cached_property
     def close(self) -> FloatArray:
-        """(D, N) close where it is a positive number, else NaN."""
+        """(D, N) close on days with a trade, else NaN."""
         return np.where(self.trades, self.fields["close"], np.nan)
 
     @cached_property
@@ -90,10 +97,16 @@ class Block:
             return self.close * self.fields["volume"]
 
     @cached_property
-    def ratio(self) -> FloatArray:
-        """(D, N) $amount over close times volume, which tells the units; NaN where it is not finite."""
+    def raw_value(self) -> FloatArray:
+        """(D, N) close over factor times volume."""
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return self.value / np.where(self.fields["factor"] > 0, self.fields["factor"], np.nan)
+
+    def ratio(self, *, raw: bool) -> FloatArray:
+        """(D, N) $amount over `value` or `raw_value`, which tells the units; NaN where it is not finite."""
+        value = self.raw_value if raw else self.value
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            ratio = self.fields["amount"] / np.where(self.value > 0, self.value, np.nan)
+            ratio = self.fields["amount"] / np.where(value > 0, value, np.nan)
         return np.where(np.isfinite(ratio), ratio, np.nan)
 
     @cached_property

@@ -15,7 +15,7 @@ import pandas as pd
 
 from qlib_ext.check_data.folder import Block
 from qlib_ext.check_data.table import BoolArray, Check, FloatArray, Tally
-from qlib_ext.rules import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, PROFILES, profile_of
+from qlib_ext.rules import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, PROFILES, TELLING, VOLUMES, decide, evidence, rescaled
 
 Dates = tuple[pd.Timestamp, pd.Timestamp]
 PLAUSIBLE_TOTAL = (2e10, 1e13)  # yuan, whole market and day, from TOTAL_FROM on; in 2005 3 billion were a day's total
@@ -33,12 +33,13 @@ SPAN = 20  # days of which a stock's turnover is the median
 FRESH = 60  # first days of a new stock, whose turnover says nothing
 STEP = 1.5  # decades between the turnovers of three spans before and after; 1% of the stocks of 2018 to 2022 reach it
 CLUSTERS = (1.6, 3.4)  # decades between two groups of stocks: 100 or 1,000 times; one unimodal group splits at 0.7
+EMPTY = np.empty((0, 0))
 GROUP = (0.01, 3)  # least share and number of stocks of the smaller group
 
 
 UNITS: dict[str, Check] = {
     "identical_series": Check("error", "two codes hold the same series: remove one, it counts twice"),
-    "units": Check("error", "give DayDatasetH liquidity: an expression in yuan, such as '$amount * 1000'"),
+    "units": Check("error", "give DayDatasetH liquidity: the profile, or the expression in yuan, that is right"),
     "unit_profile": Check("info", "liquidity: auto will find this"),
     "units_mixed": Check("warning", "some stocks have other units than the rest: dump them again", error_from=0.2),
     "units_step": Check(
@@ -50,8 +51,8 @@ UNITS: dict[str, Check] = {
     "turnover_cluster": Check("error", "some stocks have $volume in lots, the others in shares: dump them alike"),
     "stock_turnover": Check(
         "error",
-        "wrong units of $volume? Give liquidity: an expression in yuan; or adjusted_shares, where these are yuan "
-        "(Beijing stocks, years before 2006, a few stocks)",
+        "wrong units of $volume? Give liquidity: what would fit; or the profile by name, where these are yuan (Beijing "
+        "stocks, years before 2006, a few stocks)",
     ),
     "turnover_unusual": Check(
         "warning",
@@ -81,11 +82,12 @@ class Market:
 
     days: pd.DatetimeIndex
     value: FloatArray = field(init=False)  # close * volume
+    raw_value: FloatArray = field(init=False)  # close / factor * volume
     amount: FloatArray = field(init=False)
     traded: FloatArray = field(init=False)
     alive: FloatArray = field(init=False)  # stocks between their first and last bar
     codes: list[str] = field(default_factory=list)
-    ratio: list[float] = field(default_factory=list)  # median of amount / (close * volume)
+    found: list[pd.DataFrame] = field(default_factory=list)  # `rules.evidence` of the units
     begin: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
     spans: list[FloatArray] = field(default_factory=list)  # see `span_turnover`
@@ -93,18 +95,19 @@ class Market:
 
     def __post_init__(self) -> None:
         """Start all sums at 0."""
-        self.value, self.amount, self.traded, self.alive = np.zeros((4, len(self.days)))
+        self.value, self.raw_value, self.amount, self.traded, self.alive = np.zeros((5, len(self.days)))
 
     def add(self, block: Block) -> None:
         """Add a block."""
         close, volume, amount = block.close, block.fields["volume"], block.fields["amount"]
         self.value += np.nansum(np.where(np.isinf(block.value), np.nan, block.value), axis=1)
+        self.raw_value += np.nansum(np.where(np.isinf(block.raw_value), np.nan, block.raw_value), axis=1)
         self.amount += np.nansum(np.where(block.trades & np.isfinite(amount), amount, np.nan), axis=1)
         self.traded += block.trades.sum(axis=1)
         row = np.arange(len(self.days))[:, None]
         self.alive += ((row >= block.begin) & (row <= block.last)).sum(axis=1)
         self.codes += block.codes
-        self.ratio += _nanmedian(block.ratio).tolist()
+        self.found.append(evidence({name: block.fields[name[1:]] for name in TELLING} | {"$close": close}))
         self.begin += block.begin.tolist()
         self.last += block.last.tolist()
         self.spans.append(span_turnover(block))
@@ -114,16 +117,26 @@ class Market:
                 self.series[blake2b(both.tobytes(), digest_size=16).digest()].append(code)
 
     @property
+    def evidence(self) -> pd.DataFrame:
+        """Evidence of the units, a row for each stock; none of no block."""
+        return pd.concat(self.found, ignore_index=True) if self.found else evidence(dict.fromkeys(TELLING, EMPTY))
+
+    @property
     def profile(self) -> str | None:
-        """Unit profile of the whole, None where the identity fits none."""
-        return profile_of(float(_nanmedian(np.array(self.ratio))))
+        """Unit profile of the whole, None where the evidence tells none."""
+        try:
+            return decide(self.evidence)
+        except ValueError:
+            return None
 
     @property
     def turnover(self) -> FloatArray:
         """(D,) total in yuan by the profile; by $amount in yuan where none fits."""
-        if self.profile == "adjusted_shares":
-            return self.value
-        return self.amount * AMOUNT_IN_YUAN[self.profile or "yuan"]
+        profile = self.profile or "yuan"
+        if profile in VOLUMES:
+            raw, shares = VOLUMES[profile]
+            return (self.raw_value if raw else self.value) * shares
+        return self.amount * AMOUNT_IN_YUAN[profile]
 
 
 def check_market(market: Market, spans: dict[str, Dates], tally: Tally) -> None:
@@ -139,13 +152,20 @@ def check_market(market: Market, spans: dict[str, Dates], tally: Tally) -> None:
 
 def check_units(market: Market, tally: Tally) -> None:
     """Judge the units by the identity of the fields, the size of the turnover and its steps."""
-    ratio, profile, total = np.array(market.ratio), market.profile, market.turnover
-    middle = float(_nanmedian(ratio))
-    words = f"$amount / ($close * $volume) has median {middle:.4g}; 0.1 is thousand yuan over lots, 1 yuan over shares"
-    tally.add("units", profile is None, 1, words)
-    with np.errstate(divide="ignore"):
-        other = np.flatnonzero(np.abs(np.log(ratio / middle)) > np.log(3.0))
-    tally.each("units_mixed", [f"{market.codes[n]} {ratio[n]:.3g} (all: {middle:.3g})" for n in other], len(ratio))
+    found, total, profile, why = market.evidence, market.turnover, None, ""
+    try:
+        profile = decide(found)
+    except ValueError as error:
+        why = str(error)
+    tally.add("units", profile is None, 1, why)
+    sides = found[["by_close", "by_raw"]].to_numpy()
+    middle = _nanmedian(sides)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = np.abs(np.log(sides / middle))
+    side = int(np.subtract(*_nanmedian(away)) > 0.02)  # the price that makes the stocks alike, $close in doubt
+    other = np.flatnonzero(away[:, side] > np.log(3.0))
+    mixed = [f"{market.codes[n]} {sides[n, side]:.3g} (all: {middle[side]:.3g})" for n in other]
+    tally.each("units_mixed", mixed, len(sides))
     open_days = market.traded > 0
     if profile is None or not open_days.any():
         return
@@ -154,12 +174,11 @@ def check_units(market: Market, tally: Tally) -> None:
     summed = f"a day's total is {np.median(total[open_days]) / 1e9:,.4g} billion yuan"
     tally.add("unit_profile", 1, 1, f"{profile}; {told}; {summed}")
     low, high = PLAUSIBLE_TURNOVER
-    tally.add(
-        "stock_turnover" if profile == "adjusted_shares" else "turnover_unusual",
-        not low <= mean.mean() <= high,
-        1,
-        f"{told}, usual are {low / 1e6:,.0f} to {high / 1e6:,.0f}",
-    )
+    name, fit = "turnover_unusual", ""
+    if profile in VOLUMES and not found["amounts"].sum():
+        name, fit = "stock_turnover", f"; here would fit {rescaled(profile, mean.mean())}"
+    words = f"{told}, usual are {low / 1e6:,.0f} to {high / 1e6:,.0f}{fit}"
+    tally.add(name, not low <= mean.mean() <= high, 1, words)
     check_total(market, total, tally)
     days = market.days[open_days]
     usual = pd.Series(mean).shift(1).rolling(20, min_periods=5).median().to_numpy()
@@ -218,19 +237,27 @@ def first_run(hits: BoolArray) -> tuple[int, int] | None:
 
 
 def check_ratio(block: Block, tally: Tally) -> None:
-    """Tell stocks whose $amount / ($close * $volume) leaves its median for days in a row, with the first such day."""
-    ratio = np.where(block.ratio > 0, block.ratio, np.nan)
+    """Tell stocks whose $amount / ($close * $volume) leaves its median for days in a row, with the first such day.
+
+    With raw volumes it goes with $factor: what $close / $factor for $close explains is no step.
+    """
+    ratio, other = (np.where(grid > 0, grid, np.nan) for grid in (block.ratio(raw=raw) for raw in (False, True)))
     judged = np.flatnonzero(np.isfinite(ratio).any(axis=0)).tolist()
     cases = []
     for n in judged:
         place = np.flatnonzero(np.isfinite(ratio[:, n]))
         series = ratio[place, n]
-        run = first_run(np.abs(np.log(series / np.median(series))) > np.log(OFF))
-        if run is not None:
+        run = first_run(_off(series))
+        if run is not None and (np.isnan(other[place, n]).any() or first_run(_off(other[place, n])) is not None):
             cut = run[0] or run[1]  # a run from the first day on: the day after it
             before, after = np.median(series[:cut][-SPAN:]), np.median(series[cut:][:SPAN])
             cases.append(f"{block.codes[n]} {block.days[place[cut]].date()}: {before:.3g}, then {after:.3g}")
     tally.each("units_step", cases, len(judged))
+
+
+def _off(series: FloatArray) -> BoolArray:
+    """Which values of a ratio (n,) are far from its median."""
+    return np.abs(np.log(series / np.median(series))) > np.log(OFF)
 
 
 def span_turnover(block: Block) -> FloatArray:

@@ -33,7 +33,15 @@ from qlib_ext.panel import (
     label_prices,
     label_span,
 )
-from qlib_ext.provider import calendar, listed_days, profiled_liquidity, read_fields, trailing_volatility
+from qlib_ext.provider import (
+    calendar,
+    filled_days,
+    listed_days,
+    only_traded,
+    profiled_liquidity,
+    read_fields,
+    trailing_volatility,
+)
 
 logger = get_module_logger("qlib_ext.data")
 
@@ -48,7 +56,7 @@ class DayDatasetH(DatasetH):
             whose label reaches into the later one, with a notice. A handler's configuration may leave out `start_time`
             and `end_time` (then those of all segments) and `fit_start_time` and `fit_end_time` (then those of train).
         step_len: T, days in a window.
-        liquidity: "auto", "community", "yuan", "adjusted_shares", an expression of a day's turnover in yuan, or None.
+        liquidity: "auto", a unit profile (`rules.PROFILES`), an expression of a day's turnover in yuan, or None.
         liquidity_window, volatility_window: days of the trailing means.
         listing_age: trading days after listing before a stock belongs to the universe.
         label: the label's expression, where the handler cannot tell it. All money is reckoned with it, so it must be a
@@ -181,20 +189,43 @@ class DayDatasetH(DatasetH):
             logger.warning(f"{len(indices)} indices among the instruments are left out: {indices[:6]}")
             codes = [c for c in codes if not rules.is_index(c)]
         day = pd.DatetimeIndex(feature.index.get_level_values("datetime"))
-        grids = self._grids(codes, day.min(), day.max())
+        raw = self._read(codes, day.min(), day.max())
+        label = self._without_filled(label, raw)
+        grids = self._grids(raw, day.min(), day.max())
         state = load_state(self.market_state, self.macro_state, pd.DatetimeIndex(day.unique().sort_values()))
         panel = DayPanel.from_frame(feature, label, market=state, **grids)
         if panel.filled > 0:
             logger.info(f"{panel.filled:.2%} of the feature values of present stocks were NaN and became 0")
         return panel
 
-    def _grids(self, codes: list[str], start: pd.Timestamp, end: pd.Timestamp) -> dict[str, pd.DataFrame]:
+    def _read(self, codes: list[str], start: pd.Timestamp, end: pd.Timestamp) -> dict[str, pd.DataFrame]:
+        """Read what the grids need, (P, N) each: with the days before and after that they look at."""
         every = calendar()
         last = min(len(every) - 1, int(every.searchsorted(end)) + self.span.reach)
         lead = max(20, self.volatility_window, self.liquidity_window - 1)
-        fields = list(dict.fromkeys(["$close", "$factor", f"${self.entry_field}"]))
-        raw = read_fields(codes, fields, start, every[last], lead=lead)
-        close, price = raw["$close"], raw[f"${self.entry_field}"]
+        fields = list(dict.fromkeys(["$close", "$factor", "$volume", f"${self.entry_field}"]))
+        return read_fields(codes, fields, start, every[last], lead=lead)
+
+    def _without_filled(self, label: pd.Series, raw: dict[str, pd.DataFrame]) -> pd.Series:
+        """Take the label away where it enters or leaves on a day that `filled_days` tells; warn of such days."""
+        close, day = raw["$close"], label.index.get_level_values("datetime")
+        filled = pd.DataFrame(filled_days(close, raw["$volume"]), close.index, close.columns).loc[day.min() :]
+        if not filled.to_numpy().any():
+            return label
+        stocks = [str(code) for code in filled.columns[filled.any()]]
+        logger.warning(
+            f"{int(filled.to_numpy().sum()):,} stock days of {len(stocks)} stocks, {stocks[:3]} among them, have a "
+            "price but no volume: they count as suspended (qlib's own handlers and exchange take them for days of "
+            "trade; make them NaN in all fields but $factor)"
+        )
+        entry, reach = (filled.shift(-days, fill_value=False) for days in (self.span.entry, self.span.reach))
+        row = filled.index.get_indexer(day)
+        column = filled.columns.get_indexer(label.index.get_level_values("instrument"))
+        return label.mask((entry | reach).to_numpy()[row, column] & (row >= 0) & (column >= 0))
+
+    def _grids(self, raw: dict[str, pd.DataFrame], start: pd.Timestamp, end: pd.Timestamp) -> dict[str, pd.DataFrame]:
+        seen, codes = only_traded(raw), [*raw["$close"].columns]
+        close, price = seen["$close"], seen[f"${self.entry_field}"]
         age = listed_days(codes, pd.DatetimeIndex(close.index))
         locked = pd.DataFrame(
             locked_up(close, raw["$factor"], age, price=price, st=self.st), index=close.index, columns=close.columns

@@ -93,7 +93,7 @@ def apply_rules(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Op
     for name in sorted(wanted - {"$change", "$factor"}):
         if not np.isfinite(data[name].astype(np.float64)).any():
             raise ValueError(f"AShareExchange: {name} is not known on any day from {days[0]:%Y-%m-%d} on")
-    suspended = ~(np.isfinite(data["$close"]) & (data["$volume"] > 0))
+    suspended = ~np.isfinite(data["$close"])  # filled days are not known: see `provider.filled_days`
     close = bars.fields["$close"].astype(np.float64)
     yuan, profile = turnover(bars, options.liquidity)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -18,7 +18,7 @@ from qlib.utils.index_data import SingleData
 
 from qlib_ext import rules
 from qlib_ext.options import check_choice
-from qlib_ext.provider import ages, binary_folder, calendar, listings, read_fields, series_file, storage_of, wide
+from qlib_ext.provider import ages, binary_folder, calendar, listings, read_traded, series_file, storage_of, wide
 
 LEAD = 250  # trading days before the first: for trailing means and for the last close before a long suspension
 CACHED = 2  # loads kept in memory
@@ -81,7 +81,7 @@ def _load(codes: tuple[str, ...], fields: tuple[str, ...], days: pd.DatetimeInde
     origin, rest = max(begin - LEAD, 0), len(days) - stop
     span = days[origin:stop]
     plain = [field for field in fields if _PLAIN.fullmatch(field)]
-    frames = read_fields(codes, plain, span[0], span[-1])
+    frames = read_traded(codes, plain, span[0], span[-1])
     if others := [field for field in fields if field not in plain]:
         frames |= dict(zip(others, wide(list(codes), others, span[0], span[-1]), strict=True))
     grids = {name: frame.to_numpy(dtype=np.float32) for name, frame in frames.items()}
@@ -138,13 +138,12 @@ def turnover(bars: Bars, liquidity: str) -> tuple[Grid, str]:
     """
     fields = {name: bars.fields[name].astype(np.float64) for name in turnover_fields(liquidity)}
     profile = liquidity
+    found = rules.evidence(fields)
     if profile == "auto":
-        profile = rules.decide(fields["$amount"], fields["$close"] * fields["$volume"])
-    yuan = rules.turnover_in_yuan(profile, fields)
-    share = rules.share_of_amount(yuan, fields)
-    rules.check_turnover(
-        yuan[bars.lead :], rules.PROFILES.get(profile, profile), share=share, named=liquidity != "auto"
-    )
+        profile = rules.decide(found)
+    yuan = np.where(np.isfinite(fields["$close"]), rules.turnover_in_yuan(profile, fields), np.nan)
+    share = rules.share_of_amount(yuan, fields["$amount"], found)
+    rules.check_turnover(yuan[bars.lead :], profile, share=share, named=liquidity != "auto", told=rules.told(found))
     return yuan, profile
 
 

@@ -27,12 +27,12 @@ from qlib_ext.features import factors as alpha
 from qlib_ext.features.kernels import Float32
 from qlib_ext.options import argument_names, enough_memory, refuse_unknown
 from qlib_ext.panel import DEFAULT_LABEL, label_prices
-from qlib_ext.provider import read_series
+from qlib_ext.provider import filled_days, read_series
 
 logger = get_module_logger("qlib_ext.handler")
 
 LABEL = DEFAULT_LABEL  # of qlib's handlers
-_CLOSE = alpha.FIELDS.index("close")
+_CLOSE, _VOLUME = alpha.FIELDS.index("close"), alpha.FIELDS.index("volume")
 
 
 class FastAlphaLoader(QlibDataLoader):
@@ -232,8 +232,9 @@ def read_bars(
         length: P, rows to read.
 
     Returns:
-        bars (6, N, P) float32, NaN where not known; the first and the last row (N,) of each series within it, P and -1
-        where it has none; (N,) True where the fields of a stock do not share one span (or there is no close).
+        bars (6, N, P) float32, NaN where not known or not traded (`filled_days`); the first and the last row (N,) of
+        each series within it, P and -1 where it has none; (N,) True where the fields of a stock do not share one span
+        (or there is no close).
     """
     bars = np.full((len(alpha.FIELDS), len(codes), length), np.nan, dtype=np.float32)
     first, last = np.full(len(codes), length, dtype=np.int64), np.full(len(codes), -1, dtype=np.int64)
@@ -250,6 +251,7 @@ def read_bars(
         if ends:
             first[n], last[n] = min(a for a, _ in ends), max(b for _, b in ends)
             odd[n] = len(set(ends)) > 1 or not priced
+    bars[:, filled_days(bars[_CLOSE].T, bars[_VOLUME].T).T] = np.nan
     return bars, first, last, odd
 
 

@@ -4,7 +4,7 @@
 minutes instead of seconds. qlib is imported where it is used, so that files can be read without it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,32 @@ def read_fields(
     if folder is None:
         return dict(zip(fields, wide(list(codes), list(fields), days[0], days[-1]), strict=True))
     return {f: pd.DataFrame(field_grid(folder, codes, f, begin, stop), days, list(codes)) for f in fields}
+
+
+def filled_days(close: npt.ArrayLike, volume: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Tell (D, N) days with a price but no trade: suspensions that a provider has filled with the price before.
+
+    A stock trades on a day with a close and a volume above 0; where none of its volumes (D,) is known, with a close.
+    """
+    price, traded = np.asarray(close), np.asarray(volume)
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(price) & ~(traded > 0) & np.isfinite(traded).any(axis=0)
+
+
+def only_traded(fields: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Make `filled_days` NaN in all fields but $factor, as most providers have them; $close and $volume are needed."""
+    filled = filled_days(fields["$close"], fields["$volume"])
+    if not filled.any():
+        return dict(fields)
+    return {name: frame if name == "$factor" else frame.mask(filled) for name, frame in fields.items()}
+
+
+def read_traded(
+    codes: Sequence[str], fields: Sequence[str], start: Any, end: Any, *, lead: int = 0
+) -> dict[str, pd.DataFrame]:
+    """Read plain fields as `read_fields` does, $close and $volume among them, and only on days with a trade."""
+    needed = list(dict.fromkeys([*fields, "$close", "$volume"]))
+    return only_traded(read_fields(codes, needed, start, end, lead=lead))
 
 
 def read_days(codes: Sequence[str], fields: Sequence[str], days: pd.DatetimeIndex) -> dict[str, pd.DataFrame]:

@@ -8,11 +8,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext import rules
-from qlib_ext.provider.storage import calendar, read_days, read_fields, wide
+from qlib_ext.provider.storage import calendar, only_traded, read_days, read_fields, wide
 from qlib_ext.rules import AMOUNT_IN_YUAN, PROFILES, check_turnover
 
 _PROFILE_OF = {text: name for name, text in PROFILES.items()}
 DECIDED_BY = 5  # days spread over the span, by which "auto" decides
+HISTORY, MOST_STOCKS = 750, 1000  # days and stocks that it looks at where there is no $amount
 
 Fields = Mapping[str, pd.DataFrame]
 
@@ -34,22 +35,33 @@ def trailing_volatility(close: pd.DataFrame, window: int) -> pd.DataFrame:
 
 
 def unit_profile(instruments: list[str], start: Any, end: Any) -> str:
-    """Decide the unit profile by identities between the fields on up to five days of the span.
+    """Decide the unit profile by what the fields tell (see `rules.evidence`).
 
-    Where $amount exists, amount / (close * volume) is 0.1 in the community's units (thousand yuan over lots), 1 for
-    yuan over adjusted shares and 100 for yuan over lots. Without $amount, close * volume must be a plausible turnover.
+    Where $amount exists, on up to five days of the span: amount / (close * volume), or with close / factor for the
+    close, is 0.1 in the community's units (thousand yuan over lots), 1 for yuan over shares and 100 for yuan over lots.
+    Without $amount, whether $volume is raw is told by up to three years of up to a thousand of the stocks, and the
+    turnover must be plausible.
 
-    Raises: ValueError where no profile fits, with the expression to use instead.
+    Raises: ValueError where no profile fits, or none surely, with the evidence and the expression to use instead.
 
     >>> unit_profile(list(panel.stocks), "2020-02-03", "2020-06-24")
     'community'
     """
-    raw = _some_days(instruments, start, end)
-    value = raw["$close"] * raw["$volume"]
-    profile = rules.decide(raw["$amount"], value)
-    if profile == "adjusted_shares":
-        check_turnover(value, PROFILES[profile])
+    some = _some_days(instruments, start, end)
+    profile = rules.decide(unit_evidence(instruments, start, end, some))
+    if profile not in AMOUNT_IN_YUAN:
+        check_turnover(rules.turnover_in_yuan(profile, some), profile)
     return profile
+
+
+def unit_evidence(instruments: list[str], start: Any, end: Any, some: Fields) -> pd.DataFrame:
+    """Gather the evidence of the units; `some`: of `_some_days`, which is enough where $amount exists."""
+    found = rules.evidence(some)
+    if found["amounts"].sum() > 0:
+        return found
+    sample = instruments[:: -(-len(instruments) // MOST_STOCKS)]
+    lead = max(HISTORY - len(calendar(start, end)), 0)
+    return rules.evidence(read_fields(sample, rules.TELLING, start, end, lead=lead))
 
 
 def _some_days(instruments: list[str], start: Any, end: Any) -> dict[str, pd.DataFrame]:
@@ -58,7 +70,7 @@ def _some_days(instruments: list[str], start: Any, end: Any) -> dict[str, pd.Dat
     if not len(days):
         raise ValueError(f"no trading day from {start} to {end}: no unit profile can be told")
     picks = days[sorted({int(i) for i in np.linspace(0, len(days) - 1, DECIDED_BY)})]
-    raw = read_days(instruments, ["$close", "$volume", "$amount"], picks)
+    raw = read_days(instruments, rules.TELLING, picks)
     return {field: frame.astype(np.float64) for field, frame in raw.items()}
 
 
@@ -108,24 +120,28 @@ def profiled_liquidity(
 ) -> tuple[pd.DataFrame, str]:
     """Load the liquidity, and tell the profile or expression that it came by.
 
-    `loaded`: raw fields of the instruments from window - 1 days before `start` on, which are not read again.
+    `loaded`: fields of the instruments from window - 1 days before `start` on, as read, which are not read again.
     """
     expression = turnover_expression(profile, instruments, start, end)
     name = _PROFILE_OF.get(expression, expression)
-    if name in PROFILES:
-        rows = len(calendar(start, end)) + window - 1
-        fields = {field: frame.loc[: pd.Timestamp(end)].tail(rows) for field, frame in (loaded or {}).items()}
-        lacking = [field for field in rules.fields_of(name, owner="load_liquidity") if field not in fields]
-        if lacking:
-            fields |= read_fields(instruments, lacking, start, end, lead=window - 1)
-        mean = trailing_mean(rules.turnover_in_yuan(name, fields), window).loc[pd.Timestamp(start) :]
-    else:
-        (mean,) = wide(instruments, [f"Mean({expression}, {window})"], start, end)
+    days, lead = calendar(end=end), window - 1
+    begin = max(int(days.searchsorted(pd.Timestamp(start))) - lead, 0)
+    fields = {field: frame.loc[: pd.Timestamp(end)].tail(len(days) - begin) for field, frame in (loaded or {}).items()}
+    needed = {"$close", "$volume"} | (set(rules.fields_of(name, owner="load_liquidity")) if name in PROFILES else set())
+    if lacking := sorted(needed - set(fields)):
+        fields |= read_fields(instruments, lacking, start, end, lead=lead)
+    fields = only_traded(fields)
+    if name not in PROFILES:
+        fields[name] = wide(instruments, [name], days[begin], end)[0].where(fields["$close"].notna())
+    turnover = rules.turnover_in_yuan(name, fields)
+    mean = trailing_mean(turnover, window).loc[pd.Timestamp(start) :]
     if not np.isfinite(mean.to_numpy()).any():
         raise ValueError(f"{expression} is nowhere known between {start} and {end}: the provider lacks the field")
-    share = 1.0 if profile == "auto" and name in AMOUNT_IN_YUAN else None
+    share, told = 1.0 if profile == "auto" and name in AMOUNT_IN_YUAN else None, None
     if profile != "auto":
         some = _some_days(instruments, start, end)
-        share = rules.share_of_amount(mean.reindex_like(some["$close"]), some)
-    check_turnover(mean, expression, share=share, named=profile != "auto")
+        found = unit_evidence(instruments, start, end, some)
+        share = rules.share_of_amount(mean.reindex_like(some["$close"]), some["$amount"], found)
+        told = rules.told(found)
+    check_turnover(mean, name, share=share, named=profile != "auto", told=told)
     return mean, name

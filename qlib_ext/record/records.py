@@ -31,7 +31,7 @@ from qlib_ext.evaluate import (
 )
 from qlib_ext.options import argument_names, check_choice, refuse_unknown, tell
 from qlib_ext.panel import DayPanel, grid_of
-from qlib_ext.provider import read_fields
+from qlib_ext.provider import read_traded
 from qlib_ext.record.facts import keep_facts
 from qlib_ext.record.judgement import (
     ROW_DEFINITIONS,
@@ -387,7 +387,7 @@ def _checked_baselines(names: Any) -> list[str]:
 
 def past_return(stocks: Any, days: pd.DatetimeIndex) -> Grid:
     """Return of the last `REVERSAL_DAYS` days up to each day's close, (d, N)."""
-    close = read_fields(list(stocks), ["$close"], days[0], days[-1], lead=REVERSAL_DAYS)["$close"]
+    close = read_traded(list(stocks), ["$close"], days[0], days[-1], lead=REVERSAL_DAYS)["$close"]
     price = close.astype(np.float64)
     return np.asarray((price / price.shift(REVERSAL_DAYS) - 1).reindex(days).to_numpy())
 

@@ -1,7 +1,7 @@
 """Units of a provider's fields: how a stock's turnover of a day comes out in yuan, and what can be true of it.
 
 Providers do not agree on what $volume and $amount are (docs/units.md). A unit profile names the expression that gives
-yuan; `decide` finds it by an identity between the fields.
+yuan; `unit_evidence.decide` finds it by what the fields themselves tell.
 """
 
 import re
@@ -13,10 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-PROFILES = {"community": "$amount * 1000", "yuan": "$amount", "adjusted_shares": "$close * $volume"}
+PROFILES = {
+    "community": "$amount * 1000",
+    "yuan": "$amount",
+    "adjusted_shares": "$close * $volume",
+    "raw_shares": "$close / $factor * $volume",
+    "adjusted_lots": "$close * $volume * 100",
+    "raw_lots": "$close / $factor * $volume * 100",
+}
 AMOUNT_IN_YUAN = {"community": 1000.0, "yuan": 1.0}  # of $amount, in the profiles that have it
-# $amount / ($close * $volume): thousand yuan over lots, yuan over shares, yuan over lots
-RATIOS = (("community", 0.1), ("yuan", 1.0), ("yuan", 100.0))
+VOLUMES = {  # in the others: whether $volume is raw, and the shares that one of it is
+    "adjusted_shares": (False, 1.0),
+    "raw_shares": (True, 1.0),
+    "adjusted_lots": (False, 100.0),
+    "raw_lots": (True, 100.0),
+}
+TELLING = ("$close", "$volume", "$amount", "$factor")  # fields that tell the units
 # Mean turnover of a stock and day in yuan: between these bounds for the A-share market since 2006, of which a whole
 # market of 5,000 stocks makes 50 billion to 25 trillion; units that are wrong by 100 or 1,000 fall outside. Right ones
 # can too: 6.8 million for the Beijing stocks alone, 7 billion for one very large stock.
@@ -34,50 +46,13 @@ _OUTSIDE = (
 Field = TypeVar("Field", npt.NDArray[Any], pd.DataFrame)
 
 
-def profile_of(ratio: float) -> str | None:
-    """Tell the unit profile by the median of $amount / ($close * $volume); NaN (no $amount) means adjusted shares.
-
-    0.1 is thousand yuan over lots, 1 yuan over shares, 100 yuan over lots; None where none fits within a factor of 2.
-    """
-    if not np.isfinite(ratio):
-        return "adjusted_shares"
-    return next((name for name, expected in RATIOS if 0.5 < ratio / expected < 2.0), None)
-
-
-def decide(amount: npt.ArrayLike, value: npt.ArrayLike) -> str:
-    """Decide the unit profile of a provider; without any $amount it is "adjusted_shares".
-
-    Args:
-        amount: $amount, any shape, NaN where not known.
-        value: $close * $volume, of the same shape.
-
-    Raises: ValueError where no profile fits, with the expression to use instead.
-    """
-    middle = _ratio(np.asarray(amount, dtype=np.float64), np.asarray(value, dtype=np.float64))
-    profile = profile_of(middle)
-    if profile is None:
-        raise ValueError(
-            f"$amount / ($close * $volume) has median {middle:.4g}; 0.1 fits 'community', 1 or 100 'yuan': "
-            "give liquidity: an expression in yuan, for example '$amount * 1000'"
-        )
-    return profile
-
-
-def _ratio(amount: npt.NDArray[np.float64], value: npt.NDArray[np.float64]) -> float:
-    """Median of $amount over $close * $volume; NaN where neither is known."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = amount / np.where(value > 0, value, np.nan)
-    finite = ratio[np.isfinite(ratio)]
-    return float(np.median(finite)) if finite.size else float("nan")
-
-
 def fields_of(liquidity: Any, *, owner: str) -> list[str]:
     """Fields that turnover needs by a unit profile, "auto", or an expression of one's own with a $field (as it is).
 
     Raises: ValueError, in the name of `owner`, for an option `liquidity` that is none of these.
     """
     if liquidity == "auto":
-        return ["$close", "$volume", "$amount"]
+        return [*TELLING]
     if isinstance(liquidity, str) and liquidity in PROFILES:
         return re.findall(r"\$\w+", PROFILES[liquidity])
     if isinstance(liquidity, str) and "$" in liquidity:
@@ -95,41 +70,28 @@ def turnover_in_yuan(profile: str, fields: Mapping[str, Field]) -> Field:
         profile: a unit profile (not "auto"), or an expression.
         fields: of `fields_of(profile)`, with their $; that of an expression under its own text.
     """
-    if profile == "adjusted_shares":
-        return fields["$close"].astype(np.float64) * fields["$volume"].astype(np.float64)
+    if profile in VOLUMES:
+        raw, shares = VOLUMES[profile]
+        price = fields["$close"].astype(np.float64)
+        price = price / fields["$factor"].astype(np.float64) if raw else price
+        return price * fields["$volume"].astype(np.float64) * shares
     if profile in AMOUNT_IN_YUAN:
         return fields["$amount"].astype(np.float64) * AMOUNT_IN_YUAN[profile]
     return fields[profile].astype(np.float64)
 
 
-def share_of_amount(turnover: npt.ArrayLike, fields: Mapping[str, Field]) -> float | None:
-    """Tell how large a turnover is, as a share of the one that $amount gives where its identity tells its unit.
-
-    Args:
-        turnover: in yuan, so it is said, in the shape of the fields, NaN where not known.
-        fields: $close, $volume, $amount of the same stocks and days.
-
-    Returns:
-        1 where they agree; None where $amount tells nothing.
-    """
-    amount, claimed = (np.asarray(grid, dtype=np.float64) for grid in (fields["$amount"], turnover))
-    profile = profile_of(_ratio(amount, np.asarray(fields["$close"] * fields["$volume"], dtype=np.float64)))
-    if profile not in AMOUNT_IN_YUAN:
-        return None
-    both = np.isfinite(amount) & np.isfinite(claimed)
-    real = AMOUNT_IN_YUAN[profile] * float(amount[both].sum())
-    return float(claimed[both].sum()) / real if real > 0 else None
-
-
-def check_turnover(values: npt.ArrayLike, expression: str, *, share: float | None = None, named: bool = False) -> None:
+def check_turnover(
+    values: npt.ArrayLike, profile: str, *, share: float | None = None, named: bool = False, told: str | None = None
+) -> None:
     """Hold the mean turnover of a stock and day against what $amount says, or else against what can be yuan.
 
     Args:
         values: turnover, any shape, NaN where not known.
-        expression: which gave it, for the message.
-        share: of the turnover by $amount, see `share_of_amount`; None: nothing but its size tells the units.
+        profile: or expression, which gave it.
+        share: of the turnover by $amount, see `unit_evidence.share_of_amount`; None: only its size tells the units.
         named: the user named the units: where nothing but the size tells, a size that small or very special universes
-            have is a warning.
+            have is a warning, and so is a profile that the evidence is against.
+        told: the profile that the evidence tells, None where it tells none.
 
     Raises: ValueError for wrong units, naming the mean, what it should be and what to do.
     """
@@ -138,14 +100,15 @@ def check_turnover(values: npt.ArrayLike, expression: str, *, share: float | Non
     mean = float(finite.mean()) if finite.size else float("nan")
     low, high = PLAUSIBLE_TURNOVER
     usual = low <= mean <= high
-    what = f"{expression} averages {mean:.4g} yuan a stock and day"
+    what = f"{PROFILES.get(profile, profile)} averages {mean:.4g} yuan a stock and day"
+    against = told is not None and share is None and VOLUMES.get(profile, VOLUMES[told])[0] != VOLUMES[told][0]
+    if told is not None and against and usual:
+        warnings.warn(f"wrong units? {what}, but the data look like {told} ({PROFILES[told]}): name that", stacklevel=2)
     if share is not None and SHARES[0] <= share <= SHARES[1] or share is None and usual:
         if not usual:
             warnings.warn(f"{what}, {_OUTSIDE}", stacklevel=2)
         return
-    target = (mean / share * TENTH, mean / share / TENTH) if share else PLAUSIBLE_TURNOVER
-    fits = [k for k in FACTORS if target[0] <= mean * k <= target[1]]
-    cure = " or ".join(f"liquidity: '({expression}) * {k:g}'" for k in fits) or "liquidity: an expression in yuan"
+    cure = f"liquidity: {told}" if against else rescaled(profile, mean, share)
     if share is not None:
         raise ValueError(
             f"wrong units: {what}, {share:.4g} times what $amount says, whose identity with $close and $volume tells "
@@ -154,8 +117,18 @@ def check_turnover(values: npt.ArrayLike, expression: str, *, share: float | Non
     if named and low / SLACK <= mean <= high * SLACK:
         warnings.warn(f"wrong units? {what}, {_OUTSIDE}; if it is none of these, {cure}", stacklevel=2)
         return
-    way_out = "" if named else "; where these are yuan, name the profile (liquidity: adjusted_shares)"
+    way_out = "" if named else f"; where these are yuan, name the profile (liquidity: {profile})"
     raise ValueError(
         f"wrong units: {what}, usual are {low:.0e} to {high:.0e}, and there is no $amount to tell by; here would fit "
         f"{cure}{way_out}"
     )
+
+
+def rescaled(profile: str, mean: float, share: float | None = None) -> str:
+    """Name what would fit in place of a profile or expression whose mean turnover is wrong: its multiples, in words."""
+    target = (mean / share * TENTH, mean / share / TENTH) if share else PLAUSIBLE_TURNOVER
+    fits = [k for k in FACTORS if target[0] <= mean * k <= target[1]]
+    raw, shares = VOLUMES.get(profile, (False, np.nan))
+    named = [name for name, form in VOLUMES.items() if form in [(raw, shares * k) for k in fits]]
+    scaled = [f"'({PROFILES.get(profile, profile)}) * {k:g}'" for k in fits]
+    return " or ".join(f"liquidity: {fit}" for fit in named or scaled) or "liquidity: an expression in yuan"

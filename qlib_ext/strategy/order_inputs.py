@@ -11,7 +11,7 @@ import pandas as pd
 
 from qlib_ext.exchange import LEAD
 from qlib_ext.panel import check_scores
-from qlib_ext.provider import calendar, last_known, listed_days, load_liquidity, read_fields, trailing_volatility
+from qlib_ext.provider import calendar, last_known, listed_days, load_liquidity, read_traded, trailing_volatility
 from qlib_ext.rules import (
     NEW_DAYS,
     is_index,
@@ -197,19 +197,18 @@ def read_market(
 
     Raises: ValueError without raw prices, for wrong units, and codes that are no A shares.
     """
-    raw = read_fields(codes, ["$close", "$factor", "$volume"], day, day, lead=LEAD)
-    close, factor, volume = (raw[name].astype(np.float64) for name in ("$close", "$factor", "$volume"))
+    raw = read_traded(codes, ["$close", "$factor"], day, day, lead=LEAD)
+    close, factor = (raw[name].astype(np.float64) for name in ("$close", "$factor"))
     if not np.isfinite(factor.to_numpy()).any():
         raise ValueError("the provider has no $factor: raw prices, which an order needs, are not known")
     price = (close.ffill().iloc[-1] / factor.ffill().iloc[-1]).round(2)
-    dealt = (volume.iloc[-1] > 0) if np.isfinite(volume.to_numpy()).any() else True
     liquidity = load_liquidity(codes, day, day, profile=profile, window=window, past=True)
     up, down = _limits(codes, day, date, st)
     lots = lot_rule(codes, [date])
     return pd.DataFrame(
         {
             "price": price,
-            "suspended": ~(close.iloc[-1].notna() & dealt),
+            "suspended": close.iloc[-1].isna(),
             "liquidity": liquidity.loc[day],
             "known_liquidity": last_known(liquidity).iloc[-1],
             "volatility": trailing_volatility(close, volatility_window).ffill().iloc[-1],

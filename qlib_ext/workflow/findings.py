@@ -27,7 +27,7 @@ from qlib_ext.check_data import (
 from qlib_ext.options import check_choice
 from qlib_ext.panel import DEFAULT_LABEL, label_span
 from qlib_ext.provider import trailing_mean
-from qlib_ext.rules import AMOUNT_IN_YUAN, PLAUSIBLE_TURNOVER, is_index, turnover_in_yuan
+from qlib_ext.rules import check_turnover, decide, is_index, turnover_in_yuan
 
 WINDOWS = {"master": 8, "mlp": 1}  # days that a model looks at
 REACH = label_span(DEFAULT_LABEL).reach
@@ -220,14 +220,13 @@ def _units(market: Market) -> tuple[str, float]:
 
     Raises: ValueError where no profile fits, or no $amount tells whether an unusual turnover is yuan.
     """
-    profile, traded = market.profile, market.traded.sum()
-    mean = float(market.turnover.sum() / traded) if traded else float("nan")
-    low, high = PLAUSIBLE_TURNOVER
-    if profile is None or not (low <= mean <= high or (mean > 0 and profile in AMOUNT_IN_YUAN)):
-        raise ValueError(
-            f"the units make no sense: profile {profile or 'unknown'}, {mean:.4g} yuan a stock and day (usual are "
-            f"{low:.0e} to {high:.0e}): run qlib-ext check-data, and repair $volume or $amount"
-        )
+    found, traded = market.evidence, market.traded.sum()
+    try:
+        profile = decide(found)
+        mean = float(market.turnover.sum() / traded) if traded else float("nan")
+        check_turnover([mean], profile, share=1.0 if found["amounts"].sum() else None)
+    except ValueError as error:
+        raise ValueError(f"the units make no sense, run qlib-ext check-data: {error}") from error
     return profile, mean
 
 
