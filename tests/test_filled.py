@@ -15,7 +15,7 @@ from qlib_ext.data import DayDatasetH, load_liquidity
 from qlib_ext.exchange import AShareExchange, clear_cache
 from qlib_ext.handler import FastAlpha158
 from qlib_ext.provider import calendar, filled_days, only_traded
-from qlib_ext.strategy.order_inputs import read_market
+from qlib_ext.strategy import read_market
 from qlib_ext.synthetic import make_market
 
 PRICES, DEALT = ("open", "high", "low", "close", "vwap"), ("volume", "amount", "change")
@@ -32,6 +32,7 @@ def suspend(folder, fill):
         gap = np.isnan(close)
         if n % 3 == 0 and len(gap) > 160:
             gap[120 + n : 130 + n], gap[len(gap) - n % 2 :] = True, True
+        gap[: n % 4 * 10] = True  # the fill reaches before the first trade
         count += int(gap.sum())
         last = pd.Series(np.where(gap, NAN, close)).ffill().bfill().to_numpy()
         for name, numbers in series.items():

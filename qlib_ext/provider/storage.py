@@ -98,8 +98,8 @@ def read_days(codes: Sequence[str], fields: Sequence[str], days: pd.DatetimeInde
 def listings(codes: Sequence[str]) -> tuple[Positions, Positions]:
     """Find the calendar's positions (N,), (N,) of each stock's first and last listed day.
 
-    The first is that of the first finite close (see `first_listed`), the calendar's length where there is none. The
-    last is the end of the provider's list of all stocks, or the last finite close where that is later; the calendar's
+    The first is that of the first traded close (see `first_listed`), the calendar's length where there is none. The
+    last is the end of the provider's list of all stocks, or the last traded close where that is later; the calendar's
     end where the list does not tell: it names the stock to its own end, or not at all.
     """
     from qlib.data import D
@@ -112,7 +112,7 @@ def listings(codes: Sequence[str]) -> tuple[Positions, Positions]:
     open_end = max((stop for spans in spells.values() for _, stop in spans), default=None)
     first, last = np.full(len(codes), len(days)), np.full(len(codes), len(days) - 1)
     for n, code in enumerate(codes):
-        begin, values = _slots(code) if folder is None else read_series(series_file(folder, code, "$close"))
+        begin, values = _traded_closes(code, folder)
         spans = spells.get(code, [])
         listed = int(days.searchsorted(min(start for start, _ in spans))) if spans else -1
         first[n] = first_listed(first_known(begin, values, len(days)), listed)
@@ -147,9 +147,20 @@ def listed_days(instruments: list[str], days: pd.DatetimeIndex) -> npt.NDArray[n
     return ages(listings(instruments)[0], calendar().get_indexer(days))
 
 
-def _slots(code: str) -> tuple[int, npt.NDArray[np.float32]]:
-    """Read a stock's closes through qlib's storage interface, as `read_series`."""
-    store = storage_of(code, "$close")
+def _traded_closes(code: str, folder: Path | None) -> tuple[int, npt.NDArray[np.float32]]:
+    """Read a stock's closes, NaN on `filled_days`, and the calendar's position of the first."""
+    (begin, closes), volume = (
+        _slots(code, field) if folder is None else read_series(series_file(folder, code, field))
+        for field in ("$close", "$volume")
+    )
+    traded = np.full_like(closes, np.nan)
+    fill_row(traded, begin, *volume)
+    return begin, np.where(filled_days(closes, traded), np.nan, closes)
+
+
+def _slots(code: str, field: str) -> tuple[int, npt.NDArray[np.float32]]:
+    """Read a stock's field through qlib's storage interface, as `read_series`."""
+    store = storage_of(code, field)
     if store.start_index is None:
         return 0, np.empty(0, dtype=np.float32)
     return store.start_index, store[store.start_index : store.end_index + 1].to_numpy(np.float32)
