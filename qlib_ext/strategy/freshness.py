@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from qlib_ext.provider import calendar, read_fields
+from qlib_ext.provider import calendar, read_traded
 
 FEW = 0.1  # of the stocks that trade on the fullest day: a day with fewer has no bars
 MANY = 0.05  # of the stocks that traded the day before: so many suspensions do not begin on one day
@@ -29,9 +29,9 @@ def check_age(codes: Sequence[str], day: pd.Timestamp, date: pd.Timestamp, *, as
             f"the scores are of {day:%Y-%m-%d}, which the provider's calendar ({trading[0]:%Y-%m-%d} to "
             f"{trading[-1]:%Y-%m-%d}) does not have: update the data, or name the run's own provider"
         )
-    raw = read_fields(codes, ["$close", "$volume"], day, trading[-1], lead=1)
-    dealt = raw["$close"].notna().to_numpy() & ~(raw["$volume"].to_numpy() <= 0)
-    days, count = raw["$close"].index, dealt.sum(axis=1)
+    close = read_traded(codes, [], day, trading[-1], lead=1)["$close"]
+    dealt = close.notna().to_numpy()
+    days, count = close.index, dealt.sum(axis=1)
     at, end = int(days.searchsorted(day)), len(days) - 1
     bars = int(np.flatnonzero(count >= max(1.0, FEW * count.max()))[-1]) if count.any() else -1
     last = f"the last day with bars is {days[bars]:%Y-%m-%d}" if bars >= 0 else "nor on the days about it"
