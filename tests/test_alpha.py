@@ -336,3 +336,32 @@ def test_goldens_by_hand():
     check("VMA5", [1.0, 0.75, nan, 700 / 3 / 400, 225 / 200])
     # slope of 10, 11 over rows 4, 5; of 10, 11, 9 over rows 2, 3, 5: -2 / (14/3); of all over 1, 2, 4, 5: 2/10
     check("BETA5", [nan, 1 / 11, nan, (-2 / (14 / 3)) / 9, (2 / 10) / 12])
+
+
+OK = "Ref($close, -2)/Ref($close, -1) - 1"
+LABELS = [
+    (([OK, OK], ["A"]), "wanted are expressions and as many names"),
+    (([OK], ["A", "B"]), "wanted are expressions and as many names"),
+    (([OK, OK], ["A", "A"]), "each once"),
+    (OK, "wanted are expressions"),
+    ([], "wanted are expressions"),
+    (([OK.replace("(", "((", 1)], ["A"]), "label: A is .*, no expression of qlib's: .* was never closed"),
+    (([OK.replace("Ref", "Reff")], ["A"]), "no expression of qlib's: The operator .Reff. is not registered"),
+]
+
+
+@pytest.mark.parametrize(("label", "words"), LABELS, ids=str)
+def test_a_label_that_cannot_be_is_refused_before_anything_is_loaded(label, words, market):
+    with pytest.raises(ValueError, match=words):
+        FastAlpha158(label=label, **RAW)
+
+
+@pytest.mark.parametrize("instruments", [[], ["600018.SH"], ["SH609999"]], ids=str)
+def test_instruments_without_a_bar_are_refused(instruments, market):
+    with pytest.raises(ValueError, match=f"instruments: {len(instruments)} codes .* have no bar from 20"):
+        FastAlpha158(instruments=instruments, **RAW)
+
+
+def test_a_factor_of_a_field_that_is_not_there_is_told(market, caplog):
+    FastAlpha158(instruments=market[:2], factors={"X": "Mean($clos, 5)"}, **SHORT, **RAW)
+    assert "['X'] are NaN everywhere: does the provider have the fields that they name?" in caplog.text

@@ -188,6 +188,8 @@ class DayDatasetH(DatasetH):
         if indices:
             logger.warning(f"{len(indices)} indices among the instruments are left out: {indices[:6]}")
             codes = [c for c in codes if not rules.is_index(c)]
+        if not codes:
+            raise ValueError("the handler has no stock on its days: correct its instruments (SH600000), or its days")
         day = pd.DatetimeIndex(feature.index.get_level_values("datetime"))
         raw = self._read(codes, day.min(), day.max())
         label = self._without_filled(label, raw)

@@ -55,6 +55,8 @@ class FastAlphaLoader(QlibDataLoader):
             market = D.instruments(market, filter_pipe=self.filter_pipe)
         spans = DatasetProvider.get_instruments_d(market, "day")
         spans = spans if isinstance(spans, dict) else dict.fromkeys(spans)
+        if not spans:
+            raise _empty([], pd.DatetimeIndex(calendar))
         return self._frame(dict(sorted(spans.items())), names, pd.DatetimeIndex(calendar))
 
     def _served(self) -> tuple[tuple[str, ...], str]:
@@ -84,7 +86,7 @@ class FastAlphaLoader(QlibDataLoader):
         bars, first, last, odd = read_bars(codes, begin - alpha.LEAD, alpha.LEAD + len(days) + ahead)
         wanted = _wanted(spans, days, first - alpha.LEAD, last - alpha.LEAD)
         if not wanted.any():
-            return _by_qlib(self.fields, spans, days)
+            raise _empty(codes, days)
         rows = np.where(wanted, wanted.T.ravel().cumsum().reshape(wanted.T.shape).T - 1, -1)
         index = _index(wanted, days, codes)
         columns = [(group, name) for group, (_, every) in self.fields.items() for name in every]
@@ -99,6 +101,8 @@ class FastAlphaLoader(QlibDataLoader):
                     logger.warning(f"qlib's own loader is used for {group}, no raw simple return: {expressions}")
                 own = _by_qlib(rest, spans, days).reindex(index)
                 values[:, place : place + own.shape[1]] = own.to_numpy(dtype=np.float32)
+                if nothing := [str(name) for name, values in own[group].items() if values.isna().all()]:
+                    logger.warning(f"{nothing} are NaN everywhere: does the provider have the fields that they name?")
             for number, prices in enumerate(ends or ()):
                 values[rows[wanted], place + number] = _forward(bars, prices, len(days))[wanted]
             place += len(every) - skip
@@ -120,24 +124,26 @@ class _FastLoading(DataHandlerLP):
     ) -> None:
         config = data_loader["kwargs"]["config"]
         expressions, names = config["feature"]
-        self.check_options(factors=factors)
+        self.check_options(factors=factors, label=config["label"])
         config["feature"] = [*expressions, *(factors or {}).values()], [*names, *(factors or ())]
         super().__init__(*args, data_loader=FastAlphaLoader(**data_loader["kwargs"]), **kwargs)
 
     @classmethod
-    def check_options(cls, factors: Any = None, **_others: Any) -> None:
-        """Look at the factors before anything is loaded; ValueError for names that are taken, and no expressions."""
+    def check_options(cls, factors: Any = None, label: Any = None, **_others: Any) -> None:
+        """Look at factors and label before anything is loaded; ValueError for names taken, and no expressions."""
         named = isinstance(factors or {}, Mapping)
         if not named or not all(isinstance(text, str) for text in (factors or {}).values()):
             raise ValueError(f"factors is {factors!r}; wanted are names and expressions, {{TURN20: $volume/Mean(...)}}")
         own = alpha.ALPHA360_NAMES if issubclass(cls, Alpha360) else alpha.ALPHA158_NAMES
         if twice := sorted({*own} & {*(factors or ())}):
             raise ValueError(f"factors has {', '.join(twice)}, which the handler has already; give another name")
-        for name, text in (factors or {}).items():
-            try:
-                ExpressionD.get_expression_instance(text)
-            except (NameError, SyntaxError, TypeError, AttributeError) as error:
-                raise ValueError(f"factors: {name} is {text!r}, no expression of qlib's: {error}") from error
+        labels = {} if label is None else _label_parts(label)
+        for what, parts in (("factors", factors or {}), ("label", labels)):
+            for name, text in parts.items():
+                try:
+                    ExpressionD.get_expression_instance(text)
+                except (NameError, SyntaxError, TypeError, AttributeError) as error:
+                    raise ValueError(f"{what}: {name} is {text!r}, no expression of qlib's: {error}") from error
 
     def process_data(self, with_fit: bool = False) -> None:
         """Process as qlib does; with `drop_raw` the raw labels are kept, which take little and which records need."""
@@ -190,6 +196,26 @@ class FastAlpha360(_Strict, Alpha360, _FastLoading):
     >>> handler.fetch(col_set="feature").columns[-1]
     'VOLUME0'
     """
+
+
+def _empty(codes: list[str], days: pd.DatetimeIndex) -> ValueError:
+    span = f"{days[0].date()} to {days[-1].date()}"
+    return ValueError(
+        f"instruments: {len(codes)} codes {codes[:3]} have no bar from {span}: name a list of the provider's, "
+        "or codes such as SH600000, and days on which they trade"
+    )
+
+
+def _label_parts(label: Any) -> dict[str, str]:
+    """Expression of each label by name, from the forms that qlib takes; ValueError for any other."""
+    pair = isinstance(label, list | tuple) and len(label) == 2 and all(isinstance(part, list | tuple) for part in label)
+    texts, names = label if pair else (label, label)
+    listed = isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in [*texts, *names])
+    if not listed or len(texts) != len(names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"label is {label!r}; wanted are expressions and as many names, each once: [[{LABEL}], [LABEL0]]"
+        )
+    return dict(zip(names, texts, strict=True))
 
 
 def _by_qlib(
