@@ -9,7 +9,6 @@ import datetime
 import io
 import math
 import re
-import unicodedata
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
@@ -21,18 +20,20 @@ import pandas as pd
 DAY_FORMS = "2020-01-31, 2020/1/31, 20200131 or 2020年1月31日"
 CODE_FORMS = "SH600000, 600000.SH, sh.600000, 600000.XSHG, 600000, or 1 for 000001"
 NOTHING = ("", "na", "n/a", "#n/a", "nan", "nat", "null", "none", ".", "-", "--")  # of a cell, capitals or not
+_WIDE = {0x3000: 0x20} | {0xFF00 + n: 0x20 + n for n in range(1, 95)}  # full-width letters and the blank
 _YEAR = r"(1[6-9]\d\d|2\d{3}|9999)"
 _DAY = re.compile(
     rf"{_YEAR}(?:([-/.])(\d{{1,2}})\2(\d{{1,2}})|(\d\d)(\d\d)(?:\.0)?|年(\d{{1,2}})月(\d{{1,2}})日)"
-    r"(?:[ T]?(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(Z| ?[+-]\d\d:?\d\d)?)?"
+    r"(?:[ T]?(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(Z| ?[+-]\d\d:?\d\d)?)?",
+    re.ASCII,
 )
 _CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d(?:\.\d+)?)?")
 _NAMED_MONTHS = ("%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y")
 _MARKETS = {"SH": "SH", "SS": "SH", "XSHG": "SH", "SZ": "SZ", "XSHE": "SZ", "BJ": "BJ", "XBSE": "BJ", "BJSE": "BJ"}
 _MARKET = "|".join(sorted(_MARKETS, key=len, reverse=True))
-_CODE = re.compile(rf"(?:({_MARKET})[.:_-]?)?(\d{{1,6}})(?:\.0)?(?:[.:_-]?({_MARKET}))?", re.IGNORECASE)
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+_CODE = re.compile(rf"(?:({_MARKET})[.:_-]?)?(\d{{1,6}})(?:\.0)?(?:[.:_-]?({_MARKET}))?", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", re.ASCII)
 _ENCODINGS = ("utf-8-sig", "gb18030")
 _HEADERS = {  # of brokers and data vendors, and what they surely mean
     **dict.fromkeys(("证券代码", "股票代码", "代码", "ts_code", "instrument", "symbol"), "code"),
@@ -109,7 +110,7 @@ def read_number(what: str, value: Any, *, hint: str = "") -> float:
     """
     text = value if type(value) is str else "" if isinstance(value, bool | np.bool_) else str(value)
     if not _NUMBER.fullmatch(text):
-        text = unicodedata.normalize("NFKC", text).strip()
+        text = text.translate(_WIDE).strip()
         text = text.replace(",", "") if _GROUPED.fullmatch(text) else text
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(number):
@@ -119,7 +120,7 @@ def read_number(what: str, value: Any, *, hint: str = "") -> float:
 
 def is_nothing(value: Any) -> bool:
     """Whether a cell stands empty: None, NaN, NaT, blank text, or a sign for it (`NOTHING`)."""
-    return value.strip().lower() in NOTHING if isinstance(value, str) else bool(pd.isna(value))
+    return value.strip().lower() in NOTHING if isinstance(value, str) else bool(np.all(pd.isna(value)))
 
 
 def read_csv(path: str | Path, columns: Sequence[str], *, optional: Sequence[str] = ()) -> pd.DataFrame:
@@ -179,7 +180,7 @@ def _plain(value: Any) -> str:
     """Text of what may be a day or a code: blanks and full-width letters made plain, 20200131.0 whole; else ""."""
     if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
         return f"{float(value):.0f}"
-    return unicodedata.normalize("NFKC", value).strip() if isinstance(value, str) else ""
+    return value.translate(_WIDE).strip() if isinstance(value, str) else ""
 
 
 def _written(text: str) -> tuple[Any, str | None]:

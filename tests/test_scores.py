@@ -43,7 +43,9 @@ def test_good_scores_stay_as_they_are():
         relabelled(days=["2022-01-04", "2022/1/5", "2022-01-06 15:00"]),
         relabelled(names=("instrument", "datetime")),  # labels swapped, not levels
         relabelled(codes=["sh600000", "600004.SH", "000001"]),
+        relabelled(days=DAYS.date),
         SCORES.astype(object),
+        SCORES.astype("Float64"),
         pd.concat([SCORES, SCORES.iloc[:3].rename({"SH600000": "BJ830799"})]).iloc[:9],  # levels that are not used
     ],
 )
@@ -82,7 +84,7 @@ def test_what_is_not_surely_a_score_is_refused(scores, words):
         (SCORES.to_numpy(), "is ndarray"),
         (with_one("0.5", object), "a score is '0.5' at (Timestamp('2022-01-05 00:00:00'), 'SH600004'), no number"),
         (with_one(True, object), "a score is True at"),
-        (SCORES > 3, "a score is np.False_ at"),
+        (SCORES > 3, "a score is False at"),
         (SCORES.astype(str), "a score is '0.0' at"),
         (SCORES.astype(complex), "no number"),
         (relabelled(names=(None, None), days=["a", "b", "c"]), "which level of the index holds the days is not sure"),

@@ -70,7 +70,7 @@ def test_a_moment_keeps_its_time():
 
 @pytest.mark.parametrize(
     "text",
-    ["AAPL", "00700.HK", "00700", "SH1", "1.SZ", "SH600000.SZ", "510300", "", "6000000", "6E+05", True, None, 1.5],
+    ["AAPL", "00700.HK", "00700", "SH1", "1.SZ", "SH600000.SZ", "510300", "", "6000000", "6E+05", "²", True, None, 1.5],
 )
 def test_what_is_no_code_is_refused(text):
     with pytest.raises(ValueError, match="no code of a stock"):
@@ -86,7 +86,24 @@ def test_a_number_with_separators_or_not(text, number):
 
 @pytest.mark.parametrize(
     "text",
-    ["10,00", "1.2.3", "True", True, "inf", "nan", "", "12手", "1 000", "0x10", "5%", "1e400", "0,500", "1.234,56"],
+    [
+        "10,00",
+        "1.2.3",
+        "True",
+        True,
+        "inf",
+        "nan",
+        "",
+        "12手",
+        "1 000",
+        "0x10",
+        "5%",
+        "1e400",
+        "0,500",
+        "1.234,56",
+        "²",
+        "٣",
+    ],
 )
 def test_what_is_no_number_is_refused(text):
     with pytest.raises(ValueError, match="shares is "):

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.spelling import read_code, read_day
+from qlib_ext.options import is_number
+from qlib_ext.spelling import is_nothing, read_code, read_day
 
 NAMES = ["datetime", "instrument"]
 CLOSE = pd.Timedelta(hours=15)  # of the Chinese market: a later stamp may be midnight in another zone
@@ -50,8 +51,8 @@ def check_scores(scores: Any, owner: str = "scores", *, calendar: npt.ArrayLike 
     _check_calendar(days, calendar, owner)
     key = day * len(codes) + code
     order = None if (np.diff(key) > 0).all() else key.argsort(kind="stable")
-    ready = order is None and level == 0 and list(index.names) == NAMES and index.levels[0].equals(days)
-    if not (ready and index.levels[1].equals(codes)):
+    ready = order is None and level == 0 and list(index.names) == NAMES
+    if not (ready and days is index.levels[0] and codes is index.levels[1]):
         order = np.arange(len(key)) if order is None else order
         twice = np.flatnonzero(np.diff(key[order]) == 0)
         if len(twice):
@@ -138,15 +139,16 @@ def _column(scores: Any, owner: str) -> pd.Series:
         raise TypeError(f"{owner} is {type(scores).__name__}; {_WANTED}")
     if scores.index.nlevels != 2:
         raise TypeError(f"{owner}: the index has the levels {list(scores.index.names)}; {_WANTED}")
-    if pd.api.types.is_numeric_dtype(scores) and not pd.api.types.is_bool_dtype(scores):
-        if scores.dtype.kind != "c":
-            return scores
-    strange = [not pd.isna(v) and (isinstance(v, bool | np.bool_ | str) or not np.isreal(v)) for v in scores]
-    if scores.dtype != object or any(strange):
-        at = int(np.argmax(strange)) if any(strange) else 0
-        what = f"{scores.iloc[at]!r} at {scores.index[at]}" if len(scores) else str(scores.dtype)
-        raise TypeError(f"{owner}: a score is {what}, no number; {_WANTED}")
-    return scores.astype(np.float64)
+    kind = scores.dtype
+    if pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) and kind.kind != "c":
+        return scores
+    values = [np.nan if not isinstance(v, str) and is_nothing(v) else v for v in scores]
+    strange = [n for n, value in enumerate(values) if kind.kind != "O" or not is_number(value)]
+    if strange:
+        raise TypeError(
+            f"{owner}: a score is {values[strange[0]]!r} at {scores.index[strange[0]]}, no number; {_WANTED}"
+        )
+    return pd.Series(values, scores.index, dtype=np.float64, name=scores.name)
 
 
 def _level_of_days(index: Any, owner: str) -> int:
@@ -170,8 +172,9 @@ def _coded(index: Any, level: int, read: Any, owner: str) -> tuple[Any, npt.NDAr
     used = np.bincount(codes, minlength=len(index.levels[level])) > 0
     place = np.full(len(used), -1, dtype=np.int64)
     place[used], labels = pd.factorize(read(index.levels[level][used]), sort=True)
-    whole = used.all() and index.levels[level].equals(labels)
-    return (index.levels[level], codes) if whole else (labels, place[codes])
+    own = index.levels[level]
+    whole = used.all() and own.dtype == labels.dtype and own.equals(labels)
+    return (own, codes) if whole else (labels, place[codes])
 
 
 def _read_days(level: Any, owner: str) -> pd.DatetimeIndex:
@@ -197,7 +200,8 @@ def _read_codes(level: Any, owner: str) -> Any:
     if not all(isinstance(label, str) for label in level):
         strange = next(label for label in level if not isinstance(label, str))
         raise TypeError(f"{owner}: a code is {strange!r} ({type(strange).__name__}); write SH600000")
-    return pd.Index([_code(label, owner) for label in level])
+    codes = pd.Index([_code(label, owner) for label in level])
+    return level if level.dtype == object and level.equals(codes) else codes
 
 
 def _code(label: str, owner: str) -> str:
