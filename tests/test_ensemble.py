@@ -248,6 +248,12 @@ def test_the_mean_over_members_is_the_plain_one():
     np.testing.assert_allclose(combined(scores, "mean"), wanted, rtol=1e-5, atol=1e-7)
 
 
+def test_an_infinite_score_of_a_member_is_refused():
+    for combine in ("mean", "rank"):
+        with pytest.raises(ValueError, match="a member's scores hold infinities"):
+            combined([np.array([[1.0, 2.0]]), np.array([[1.0, np.inf]])], combine)
+
+
 def test_the_option_rank_is_used(folds, dataset, panel):
     model, _ = folds
     other = pickle.loads(pickle.dumps(model))
