@@ -97,6 +97,7 @@ def make_full_artifacts():
         "cost_split": evaluate.cost_split(fills, value, settled),
         "participation": evaluate.participation_histogram(fills),
         "blocked": evaluate.blocked_by_reason(made[f"{TRADES}blocked.pkl"]),
+        "book": evaluate.book(book),
         "liquidation": evaluate.days_to_liquidate(book, book * 10, 0.05),
     }
     for name, table in tables.items():

@@ -520,7 +520,7 @@ def test_qlibs_own_exchange_goes_on_working(market):
     made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2])
     got = made._generate()
     assert set(made.list()) <= set(got) and "fills.pkl" not in got and "waterfall.pkl" not in got
-    assert {"performance", "target_reached"} == set(got["execution.pkl"])
+    assert {"performance", "target_reached", "book"} == set(got["execution.pkl"])
     plain = {"class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy"}
     config["strategy"] = plain | {"kwargs": {"signal": "<PRED>", "topk": 5, "n_drop": 1}}
     made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2])

@@ -18,7 +18,7 @@ from qlib.config import C
 from qlib.data import D
 from qlib.strategy.base import BaseStrategy
 
-from qlib_ext.exchange import AShareExchange, Bars, Options, apply_rules, clear_cache, whole_shares
+from qlib_ext.exchange import AShareExchange, Bars, Options, apply_rules, clear_cache, read_account, whole_shares
 from qlib_ext.portfolio import impact_cost
 from qlib_ext.provider import first_listed, listed_days, listings
 from qlib_ext.strategy import LiquidityTopNStrategy, read_market
@@ -395,6 +395,9 @@ def test_a_delisted_holding_is_settled_on_its_day_whether_or_not_anything_is_ord
         exchange_kwargs={"exchange": exchange},
     )  # fmt: skip
     report, positions = done["1day"]
+    before = 1e6 + (10_100 if own else 0)
+    net = report["return"] - report["cost"]  # of the account, holdings among it
+    assert net.iloc[0] == pytest.approx(report["account"].iloc[0] / before - 1)
     # day 26 at 10.00: each purchase pays 5 yuan and 0.01 per mille; day 31: 15 yuan more with stamp duty
     cash = 1e6 - (1 if own else 2) * (10_000 + 5 + 0.1)
     sale = 10_000 - 5 - 0.1 - 10 if delisted == "last_price" else 0.0
@@ -410,6 +413,35 @@ def test_a_delisted_holding_is_settled_on_its_day_whether_or_not_anything_is_ord
     (row,) = exchange.settled.to_dict("records")
     assert (row["day"], row["code"], row["kind"]) == (DAYS[END + 1], GONE, delisted)
     assert (row["yuan"] - row["cost"], row["lost"]) == pytest.approx((sale, 0.0 if sale else 10_000.0))
+
+
+def test_an_account_that_begins_with_holdings_is_read_and_priced(hand):
+    """RESUMED has no trade on days 5 to 26, NEW none before 45; the close of day 25 is 10.10, halved by the factor."""
+    price = pytest.approx(10.1 * FACTOR)
+    held = read_account({"cash": 1e6, "600000.SH": 2000, CHINEXT: {"amount": 10.0, "price": 4.0}}, DAYS[26])
+    assert held == {
+        "cash": 1e6, MAIN: {"amount": 2000.0, "price": price}, CHINEXT: {"amount": 10.0, "price": 4.0},
+    }  # fmt: skip
+    assert read_account({"cash": 1.0, GONE: 1}, DAYS[58])[GONE]["price"] == 10.0 * FACTOR  # its last close, of day 30
+    assert read_account(1e6, DAYS[26]) == 1e6
+    for wrong, words in (
+        ({"SH600001": 1}, "no price of SH600001 in the 250 trading days before 2023-08-08"),
+        ({NEW: 1}, f"no price of {NEW}"),
+        ({MAIN: -1}, "account: SH600000: amount is -1"),
+        ({MAIN: "many"}, "amount is 'many'"),
+        ({MAIN: {"amuont": 1}}, "amuont"),
+        ({MAIN: {"amount": 1, "price": -2}}, "price is -2"),
+        ({"SH000300": 1}, "an index"),
+        ({MAIN: 1, "sh.600000": 2}, "stands twice"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=re.escape(words)):
+            read_account({"cash": 1e6, **wrong}, DAYS[26])
+
+
+def test_a_rate_of_nothing_has_no_least_commission(hand):
+    free, own = made(**PLAIN, commission=0.0), made(**PLAIN, commission=0.0, min_cost=3.0)
+    assert deal(free, account(), MAIN, 100, BUY, 27)[2] == pytest.approx(1010 * 1e-5)  # the transfer fee
+    assert deal(own, account(), MAIN, 100, BUY, 27)[2] == pytest.approx(3 + 1010 * 1e-5)
 
 
 def test_the_fees_of_a_settlement_take_no_other_cash(hand):

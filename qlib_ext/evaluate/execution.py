@@ -216,6 +216,22 @@ def days_to_liquidate(
     return table
 
 
+BOOK = {
+    "names": "stocks held at the close",
+    "empty": "1 on a day without a holding, else 0: its mean is the share of such days",
+}
+
+
+def book(positions: pd.DataFrame) -> pd.DataFrame:
+    """Count what is held: (D, ...) columns of `BOOK`, of the yuan held at the close, (D, N), NaN and 0: not held.
+
+    >>> book(pd.DataFrame({"SH600000": [1e5, 0.0], "SZ000001": [2e5, np.nan]})).to_dict("list")
+    {'names': [2, 0], 'empty': [0.0, 1.0]}
+    """
+    names = (positions > 0).sum(axis=1)
+    return pd.DataFrame({"names": names, "empty": (names == 0).astype(float)})
+
+
 # --- what was not reached
 
 
@@ -289,6 +305,7 @@ EXECUTION_DEFINITIONS: dict[str, dict[str, str]] = {
     "cost_split": COST_SPLIT,
     "participation": PARTICIPATION_BINS,
     "liquidation": LIQUIDATION,
+    "book": BOOK,
     "target_reached": TARGET_REACHED,
     "blocked": BLOCKED,
 }

@@ -114,7 +114,7 @@ class AShareExchange(Exchange):
                 volume_threshold (null): qlib's, with lists: [cum | current, expression] or {all | buy | sell: [...]}.
                 trade_unit ("rules"): see `rules.lot_rule`; null: no lots; or qlib's number of shares.
                 commission (0.0003): rate each way, of which min_cost is the least.
-                min_cost (null): yuan an order; null means the rule's 5.
+                min_cost (null): yuan an order; null means the rule's 5, and nothing where the rate is 0.
                 open_cost, close_cost (null): null means commission, and transfer fee and stamp duty of the day; a
                     number is qlib's whole rate of a buy or sell, with min_cost as its least.
                 impact (1.0), impact_exponent (0.5): b and exponent of `portfolio.impact_cost`, charged as a cost on
@@ -291,6 +291,8 @@ class AShareExchange(Exchange):
         position, day = account.current_position, pd.Timestamp(start).normalize()
         if position is not self._ledger.position:
             self._ledger = Ledger(position)
+            if account.is_port_metr_enabled() and account.portfolio_metrics.is_empty():
+                account.init_cash = position.calculate_value()  # qlib takes the first return over the cash alone
         if "update_current_position" not in vars(account):
             _watch(account)
         if not self._ledger.begin_day(day) or position.skip_update():

@@ -19,7 +19,7 @@ from qlib.workflow import record_temp
 from qlib_ext import evaluate
 from qlib_ext.data import DayDatasetH, benchmark_returns, plain_day, read_benchmark
 from qlib_ext.evaluate import known_benchmark
-from qlib_ext.exchange import AShareExchange, prices
+from qlib_ext.exchange import AShareExchange, prices, read_account
 from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import PARTICIPATION
@@ -165,6 +165,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         kept = self.strategy_config, self.executor_config, self.backtest_config
         self.strategy_config, self.executor_config = _ready(strategy), _ready(executor)
         self.backtest_config = kept[2] | {"exchange_kwargs": {"exchange": exchange}} | self._no_benchmark()
+        if isinstance(kept[2].get("account"), Mapping):  # qlib takes the cash out of it
+            self.backtest_config["account"] = read_account(kept[2]["account"], kept[2]["start_time"])
         try:
             artifacts: dict[str, Any] = super()._generate(**kwargs) | {PLAN.rpartition("/")[2]: _plan(*kept)}
         finally:

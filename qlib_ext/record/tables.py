@@ -48,7 +48,8 @@ def make_tables(
 ) -> dict[str, pd.DataFrame]:
     """Fill the tables of `execution` that the run's parts allow."""
     report = artifacts[REPORT]
-    tables = {"performance": evaluate.performance(report)}
+    book = holdings(artifacts["positions_normal_1day.pkl"])
+    tables = {"performance": evaluate.performance(report), "book": evaluate.book(book)}
     if "daily_log.pkl" in artifacts:
         tables["target_reached"] = evaluate.target_reached(artifacts["daily_log.pkl"])
     if not isinstance(exchange, AShareExchange) or liquidity is None:
@@ -63,7 +64,6 @@ def make_tables(
     }
     caps = (getattr(strategy, "trade_participation", None), exchange.options.participation)
     share = min((cap for cap in caps if cap is not None), default=PARTICIPATION)
-    book = holdings(artifacts["positions_normal_1day.pkl"])
     return tables | {"liquidation": evaluate.days_to_liquidate(book, last_known(liquidity), share)}
 
 
@@ -97,7 +97,7 @@ def log_tables(recorder: Any, tables: Mapping[str, pd.DataFrame]) -> None:
     said = []
     for name, table in tables.items():
         known = table.attrs.setdefault("definitions", evaluate.EXECUTION_DEFINITIONS[name])
-        daily = name in ("turnover", "liquidation")
+        daily = name in ("turnover", "liquidation", "book")
         brief = table.mean().to_frame("mean").T if daily else table
         if name != "participation":
             log_table(recorder, brief, f"execution.{name}")

@@ -29,7 +29,7 @@ _KINDS = {  # how columns of these names are written, and those with one of them
         "yuan": "yuan wanted dealt cut cost commission transfer stamp_duty impact lost target buy sell",
         "percent": "return annual annual_return_arithmetic annual_volatility max_drawdown cumulative gross net "
         "net_impact excess daily_excess_error share participation cash change gone difference low high one_way two_way "
-        "unknown unreached held turnover",
+        "unknown unreached held turnover empty",
     }.items()
     for name in names.split()
 }

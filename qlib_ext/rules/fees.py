@@ -64,7 +64,7 @@ class Fees:
     Args:
         dates: D dates.
         commission: rate each way, at most the legal cap.
-        minimum: least commission of an order, yuan; None: the rule's 5.
+        minimum: least commission of an order, yuan; None: the rule's 5, and none where the rate is 0.
         open_cost, close_cost: whole rate of a buy, a sell, in place of the rules'; all of it counts as commission.
 
     Attributes: `minimum`; `highest`: largest whole rate (buy, sell) of the days.
@@ -74,8 +74,8 @@ class Fees:
     >>> fees = Fees(["2023-08-25", "2023-08-28"])
     >>> [round(yuan, 6) for yuan in fees.parts(1, 100_000.0, sell=True)]
     [30.0, 1.0, 50.0]
-    >>> fees.parts(1, 1_000.0, sell=False)[0]
-    5.0
+    >>> fees.parts(1, 1_000.0, sell=False)[0], Fees(["2023-08-25"], commission=0.0).parts(0, 1_000.0, sell=False)[0]
+    (5.0, 0.0)
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Fees:
     ) -> None:
         own, zero = (open_cost, close_cost), np.zeros(len(dates))
         self.minimum = commission_minimum(dates) if minimum is None else minimum
+        self._always = minimum is not None
         self._rates = [(zero + (rate or 0.0), zero, zero) for rate in own]
         if None in own:  # the rules are asked only where they hold: they do not know every day
             fee_rates(dates, commission=commission)  # says what is wrong with the commission
@@ -102,4 +103,5 @@ class Fees:
     def parts(self, row: int, yuan: float, *, sell: bool) -> tuple[float, float, float]:
         """Commission (at least the minimum), transfer fee and stamp duty of an order of so many yuan on day `row`."""
         commission, transfer, stamp = (float(rate[row]) for rate in self._rates[sell])
-        return max(commission * yuan, self.minimum), transfer * yuan, stamp * yuan
+        least = self.minimum if self._always or commission > 0 else 0.0
+        return max(commission * yuan, least), transfer * yuan, stamp * yuan

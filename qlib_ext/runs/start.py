@@ -29,7 +29,7 @@ from qlib.workflow.record_temp import SignalRecord
 from qlib_ext.check_data import check_start
 from qlib_ext.data import benchmark_returns, days_of, read_benchmark, rehearsed
 from qlib_ext.evaluate import known_benchmark
-from qlib_ext.exchange import rehearse_exchange
+from qlib_ext.exchange import read_account, rehearse_exchange
 from qlib_ext.options import check_number, close_names, default_of, init_names, refuse_unknown, tell
 from qlib_ext.provider import calendar
 from qlib_ext.runs.task import Task, names_class, options_of
@@ -339,6 +339,8 @@ def _check_backtest(where: str, plan: Mapping[str, Any], scored: pd.DatetimeInde
         _class_of("pos_type", {"class": options.get("pos_type", "Position")}, "qlib.backtest.position")
         check_number("account", cash, "(0, inf)", hint=" (yuan)")
         span = _check_span(options, scored)
+        if "start_time" in span:
+            read_account(account, span["start_time"])
         _check_benchmark(options.get("benchmark"), span)
     strategy, executor = plan.get("strategy"), plan.get("executor")
     if isinstance(strategy, Mapping):
