@@ -575,8 +575,9 @@ def test_the_tables_begin_with_the_backtest(hand):
     index = pd.MultiIndex.from_product([DAYS, [MAIN]], names=["datetime", "instrument"])
     executor = {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor",
                 "kwargs": {"time_per_step": "day", "generate_portfolio_metrics": True}}  # fmt: skip
-    for score, there in ((1.0, True), (np.nan, False)):
-        strategy = LiquidityTopNStrategy(signal=pd.Series(score, index))
+    signal = pd.Series(1.0, index)
+    for score, there in ((signal, True), (signal[DAYS[45] :], False)):
+        strategy = LiquidityTopNStrategy(signal=score)
         flat, own = pd.Series(0.0, DAYS), {"exchange": exchange}
         backtest(DAYS[26], DAYS[30], strategy, executor, benchmark=flat, exchange_kwargs=own)
         assert (len(exchange.fills) > 0) == there
