@@ -15,10 +15,10 @@ List the next day's orders of a recorded run, as CSV: code, side, shares, yuan, 
 
 The run tells the scores (pred.pkl), the provider, the settings of its LiquidityTopNStrategy, and the cap, fees and ST
 list of its AShareExchange; the targets are those of the backtest. RUN is a run's id (or its first letters), the name of
-an experiment (its latest finished run), or "latest". Holdings: a CSV file with the columns code,shares
-(raw shares; a column bought, the day of the first buy, where the run has a min_holding), in the usual spellings and with
-the usual headers of brokers; what is not surely understood is refused. Prices are the last close: it
-is a plan for the morning, not an execution. Rows with side none have 0 shares and say why a holding or a target is not
+an experiment (its latest finished run), or "latest". Holdings: a CSV file with the columns code,shares (raw shares; a
+column bought, the day of the first buy, where the run has a min_holding), in the usual spellings and with the usual
+headers of brokers; what is not surely understood is refused. Prices are the last close: it is a plan for the morning,
+not an execution. Rows with side none have 0 shares and say why a holding or a target is not
 traded. Without an ST list (`st` of the exchange) an ST stock's limits are those of its board. The list goes to stdout,
 its summary to stderr, and warnings where scores or data are not of the newest day; a day without bars is refused.
 """
