@@ -583,6 +583,22 @@ def test_the_tables_begin_with_the_backtest(hand):
         assert (len(exchange.fills) > 0) == there
 
 
+def test_the_limit_of_an_ex_rights_day_is_right_to_a_cent():
+    """Close 24.71, then ten for one: 24.71 / 1.1 = 22.46, limit 24.71. By a rounded factor it is 22.47 and 24.72."""
+    raw, factor = np.array([24.71, 24.71, 24.71, 27.17, 29.89]), np.array([1.0, 1.0, 1.0996, 1.0996, 1.0996])
+    days = pd.bdate_range("2022-03-01", periods=5)
+    grid = {name: np.float32(raw * factor)[:, None] for name in ("$close", "$open")}
+    grid |= {"$factor": np.float32(factor)[:, None], "$volume": np.full((5, 1), VOLUME, np.float32)}
+    options = Options(start_time=days[1], end_time=days[-1], liquidity="adjusted_shares")
+    fields, last, old = grid | {"$amount": np.full((5, 1), np.nan)}, np.array([4]), np.full((5, 1), np.inf)
+    ground = apply_rules(
+        Bars((MAIN,), days, 1, fields, np.array([0]), last, last, old, 0), set(grid), ("$open", "$open"), options
+    )
+    # locked on the ex-rights day; 27.17 is a cent below 27.18; 29.89 is the limit
+    assert ground.data["limit_buy"][:, 0].tolist() == [False, True, False, True]
+    assert ground.reference[1, 0] == 22.47
+
+
 def test_a_new_stocks_regime_is_that_of_its_first_day():
     """ChiNext, listed 2020-08-20: the old regime, so 20% on 08-24, and not the five free days of those listed then."""
     days = pd.bdate_range("2020-08-17", periods=8)

@@ -20,6 +20,7 @@ logger = get_module_logger("qlib_ext.exchange")
 
 SCALE = 1e-8  # a price below it is none, as for qlib
 HALT = 20  # trading days after the last bar
+SAME_FACTOR = 1e-4  # relative; beyond it the day is one of ex-rights, whose reference price is right to a cent
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,9 @@ def _limits(
         free = np.isinf(rise)
         up, down = rules.limit_up_price(reference, rise), rules.limit_down_price(reference, fall)
         buy, sell = (_raw(data, field) for field in deal)
-        blocks = (~free & ~(buy < up - 1e-6), ~free & ~(sell > down + 1e-6))
+        eve = forward(bars.fields["$factor"].astype(np.float64), before=True)[bars.lead :]
+        near = np.where(np.isclose(eve, data["$factor"], rtol=SAME_FACTOR), 0.0, 0.01) + 1e-6  # yuan
+        blocks = (~free & ~(buy < up - near), ~free & ~(sell > down + near))
         unknown = ~free & ~np.isfinite(up)
     elif limit is None:
         blocks = (unknown, unknown)
