@@ -69,6 +69,29 @@ class Folder:
                 raw[1:][days] = change(raw[1:][days])
                 self.write(code, field, raw[1:], raw[0])
 
+    def read(self, code, field):
+        raw = np.fromfile(self.root / f"features/{code.lower()}/{field}.day.bin", "<f4").astype(float)
+        return raw[0], raw[1:]
+
+    def fill(self, codes, days, volume=0.0):
+        """Suspend stocks on days that are filled with the close before them, and such a volume."""
+        for code in [codes] if isinstance(codes, str) else codes:
+            close = self.read(code, "close")[1][days.start - 1]
+            self.edit(code, "open high low close vwap", lambda v, close=close: 0 * v + close, days)
+            self.edit(code, "volume amount change", lambda v: 0 * v + volume, days)
+
+    def units(self, raw=False, lots=False, amount=1.0, whole=False):
+        """Lay volumes of raw or adjusted shares or lots, whole numbers if raw; amounts of so many yuan, or none."""
+        for code in self.lines("instruments/all.txt"):
+            code = code.split("\t")[0]
+            (start, close), (_, factor), (_, dealt) = (self.read(code, f) for f in ("close", "factor", "amount"))
+            shares = np.rint(1000 * dealt / (close / factor) / (100 if lots else 1))
+            volume = shares if raw else shares / factor
+            self.write(code, "volume", np.rint(volume) if whole else volume, start)
+            self.write(code, "amount", 1000 * dealt / (amount or 1), start)
+            if amount is None:
+                self.drop(f"features/{code.lower()}/amount.day.bin")
+
 
 def _link(old, new):
     return os.link(old, new) if Path(old).suffix == ".bin" else shutil.copy(old, new)
@@ -90,4 +113,5 @@ def give(text, place, market):
     looked = survey(p.root, universe=names["universe"], model="mlp")
     (first, _), (_, last) = looked.segments["train"], looked.segments["test"]
     facts = table.attrs
-    return f"{facts['stocks']} stocks, {facts['days']} days; {looked.reason}; {first.date()} to {last.date()}"
+    days = f"{first.date()} to {last.date()}"
+    return f"{facts['stocks']} stocks, {facts['days']} days; {looked.reason}; {days}; units: {looked.profile}"

@@ -111,13 +111,13 @@ def check_prices(block: Block, tally: Tally) -> None:
 
 def check_gaps(block: Block, tally: Tally) -> None:
     """Look for days with trade on which a field is missing that the stock has on others, and for fields that ended."""
-    dealt = block.trades & ~(block.fields["volume"] <= 0)
     late = np.arange(len(block.days))[:, None] >= len(block.days) - LATELY
     ended: list[str] = []
     for name in ("open", "high", "low", "volume", "amount", "vwap", "factor", "change"):
         there = np.isfinite(block.fields[name])
         if name == "amount":
             there &= block.fields[name] > 0
+        dealt = block.priced & ~(block.fields["volume"] <= 0) if name == "volume" else block.trades
         hole = dealt & ~there & there.any(axis=0)
         lost = (hole & late).sum(axis=0) > np.maximum(4, (dealt & late).sum(axis=0) / 2)
         ended += [f"{block.codes[n]} ${name}" for n in np.flatnonzero(lost).tolist()]
@@ -131,14 +131,8 @@ def check_gaps(block: Block, tally: Tally) -> None:
 def check_suspensions(block: Block, tally: Tally) -> None:
     """Tell suspended days that are filled from those that are NaN, and long ones."""
     volume, trades = block.fields["volume"], block.trades
-    note(
-        block,
-        tally,
-        "zero_volume",
-        block.priced & ~trades & ~(volume < 0),
-        block.priced,
-        {"close": block.fields["close"]},
-    )
+    idle = block.priced & ~trades & ~(volume < 0)
+    note(block, tally, "zero_volume", idle, block.priced, {"close": block.fields["close"]})
     same = trades.copy()
     same[:1] = False
     for name in ("open", "high", "low", "close", "volume"):
