@@ -290,6 +290,17 @@ def test_an_empty_file_is_a_field_that_is_not_known(market):
     pd.testing.assert_frame_equal(frame, whole, check_exact=True)
 
 
+@pytest.mark.parametrize(("name", "rows"), [("SH60.*", True), ("XX.*", False)])
+def test_a_filter_that_leaves_no_stock_is_told(market, name, rows):
+    config = {"filter_type": "NameDFilter", "name_rule_re": name, "filter_start_time": None, "filter_end_time": None}
+    kwargs = {"instruments": "all", "filter_pipe": [config], **SHORT, **RAW}
+    if rows:
+        assert FastAlpha158(**kwargs)._data.index.equals(Alpha158(**kwargs)._data.index)
+    else:
+        with pytest.raises(ValueError, match="instruments: 0 codes .* have no bar from 2020-09-01 to 2020-10-30"):
+            FastAlpha158(**kwargs)
+
+
 @pytest.mark.parametrize("factors", [alpha158, alpha360])
 def test_no_look_ahead(factors):
     fields, day = bars(), 120

@@ -297,6 +297,19 @@ def start(provider):
     qlib.init(provider_uri=str(provider), region="cn", kernels=1)
 
 
+def test_the_day_after_the_calendar_is_that_of_its_future(folder, tmp_path):
+    market = Path(shutil.copytree(folder / "market", tmp_path / "market"))
+    file = market / "calendars" / "day.txt"
+    last = pd.Timestamp(file.read_text().split()[-1])
+    start(market)
+    assert next_day(last) == (last + pd.offsets.BDay(1), False)
+    after_a_holiday = last + pd.offsets.BDay(6)
+    (file.parent / "day_future.txt").write_text(f"{file.read_text()}{after_a_holiday.date()}\n")
+    start(market)
+    assert next_day(last) == (after_a_holiday, True)
+    assert next_day(last - pd.offsets.BDay(1)) == (last, True)
+
+
 def random_scores(days, seed=0):
     codes = [c for c in D.list_instruments(D.instruments("all"), as_list=True) if not c.startswith(("SH000", "SZ399"))]
     index = pd.MultiIndex.from_product([days, sorted(codes)], names=["datetime", "instrument"])

@@ -116,5 +116,8 @@ def _show(table: Any, run: Any) -> None:
     if run.recorded_task.strategy is None:
         lines.append("the run records no LiquidityTopNStrategy: its defaults are used")
     if first is not None and not strategy.next_day(first["signal_date"])[1]:
-        lines.append("the calendar ends with the scores: the next weekday is taken, holidays are not known")
+        lines.append(
+            "the calendar ends with the scores: the next weekday is taken, holidays are not known (calendars/"
+            "day_future.txt, which qlib has too, would tell)"
+        )
     sys.stderr.write("\n".join(lines) + "\n")

@@ -24,6 +24,10 @@ def dated_handler(handler: Any, segments: dict[str, Any]) -> Any:
         return handler
     kwargs = dict(handler.get("kwargs") or {})
     kwargs |= {name: plain_day(f"handler: {name}", kwargs[name]) for name in DAYS if name in kwargs}
+    if isinstance(kwargs.get("freq"), str) and kwargs["freq"] != "day":
+        raise ValueError(
+            f"DayDatasetH: the handler's freq is {kwargs['freq']!r}, but a sample is a trading day: leave it out"
+        )
     every, train = [bounds(segment) for segment in segments.values()], bounds(segments.get("train", (None, None)))
     days = {"start_time": min(every)[0], "end_time": max(end for _, end in every)} if every else {}
     days |= {"fit_start_time": train[0], "fit_end_time": train[1]}

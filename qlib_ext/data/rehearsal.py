@@ -97,6 +97,15 @@ def _without_data(config: dict[str, Any], spans: Mapping[str, tuple[pd.Timestamp
             some = check_transform_proc(some, *fit)
         processors = [init_instance_by_config(one, qlib_processors, accept_types=Processor) for one in some]
         setattr(blank, name, processors)
+    if blind := [
+        type(one).__name__ for one in [*blank.shared_processors, *blank.infer_processors] if not one.is_for_infer()
+    ]:
+        raise ValueError(
+            f"handler: {', '.join(blind)} needs labels, which a prediction has not: put it into learn_processors"
+        )
+    label = options.get("label")
+    if isinstance(label, list | tuple) and len(label[0] if label and not isinstance(label[0], str) else label) > 1:
+        tell(f"handler: label is {label}; the panel, all models and records of qlib_ext use the first one alone")
     late = fit[1] is not None and "train" in spans and fit[1] > spans["train"][1]
     if late and not any(hasattr(one, "fit_end_time") for one in [*blank.infer_processors, *blank.shared_processors]):
         tell("handler: fit_end_time is after the segment train; no processor here is fitted, so it has no effect")

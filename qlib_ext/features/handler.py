@@ -7,6 +7,7 @@ through qlib's own loader, with a notice: numba missing, another frequency than 
 that does not begin with one of the two; and labels that are no raw simple return (see `panel.label_prices`).
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 from qlib.contrib.data.handler import Alpha158, Alpha360
 from qlib.contrib.data.loader import Alpha158DL, Alpha360DL
 from qlib.data import D
+from qlib.data import filter as filters
 from qlib.data.data import Cal, DatasetProvider, ExpressionD, FeatureD
 from qlib.data.dataset.handler import DataHandlerLP
 from qlib.data.dataset.loader import QlibDataLoader
@@ -25,7 +27,7 @@ from qlib.utils import code_to_fname
 
 from qlib_ext.features import factors as alpha
 from qlib_ext.features.kernels import Float32
-from qlib_ext.options import argument_names, enough_memory, refuse_unknown
+from qlib_ext.options import argument_names, check_choice, enough_memory, refuse_unknown
 from qlib_ext.panel import DEFAULT_LABEL, label_prices
 from qlib_ext.provider import filled_days, read_series
 
@@ -129,8 +131,8 @@ class _FastLoading(DataHandlerLP):
         super().__init__(*args, data_loader=FastAlphaLoader(**data_loader["kwargs"]), **kwargs)
 
     @classmethod
-    def check_options(cls, factors: Any = None, label: Any = None, **_others: Any) -> None:
-        """Look at factors and label before anything is loaded; ValueError for names taken, and no expressions."""
+    def check_options(cls, factors: Any = None, label: Any = None, filter_pipe: Any = None, **_others: Any) -> None:
+        """Look at factors, label, filters before anything is loaded; ValueError or TypeError for what qlib refuses."""
         named = isinstance(factors or {}, Mapping)
         if not named or not all(isinstance(text, str) for text in (factors or {}).values()):
             raise ValueError(f"factors is {factors!r}; wanted are names and expressions, {{TURN20: $volume/Mean(...)}}")
@@ -144,6 +146,9 @@ class _FastLoading(DataHandlerLP):
                     ExpressionD.get_expression_instance(text)
                 except (NameError, SyntaxError, TypeError, AttributeError) as error:
                     raise ValueError(f"{what}: {name} is {text!r}, no expression of qlib's: {error}") from error
+        for number, config in enumerate(filter_pipe or ()):
+            if isinstance(config, dict):
+                _check_filter(f"filter_pipe[{number}]", config)
 
     def process_data(self, with_fit: bool = False) -> None:
         """Process as qlib does; with `drop_raw` the raw labels are kept, which take little and which records need."""
@@ -157,6 +162,23 @@ class _FastLoading(DataHandlerLP):
         if data_key == self.DK_R and hasattr(self, "_data"):
             return self._data
         return super()._get_df_by_key(data_key)
+
+
+def _check_filter(where: str, config: dict[str, Any]) -> None:
+    """Check the configuration of a filter of qlib's, which wants each of its keys."""
+    name = str(config.get("filter_type"))
+    check_choice(f"{where}: filter_type", name, ("NameDFilter", "ExpressionDFilter"))
+    kind = getattr(filters, name)
+    known = list(kind(".").to_config())
+    refuse_unknown(where, config, known)
+    if missing := [key for key in known if key not in config]:
+        raise ValueError(f"{where} lacks {', '.join(missing)}; a {name} has {', '.join(known)} (null: no such day)")
+    try:
+        kind.from_config(config)
+        re.compile(str(config.get("name_rule_re", "")))
+        ExpressionD.get_expression_instance(str(config.get("rule_expression", "$close")))
+    except (re.error, NameError, SyntaxError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{where} is {config}: {error}") from error
 
 
 class _Strict:

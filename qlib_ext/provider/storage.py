@@ -25,6 +25,18 @@ def calendar(start: Any = None, end: Any = None) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(D.calendar(start_time=start, end_time=end, freq="day"))
 
 
+def future_days(day: pd.Timestamp) -> pd.DatetimeIndex:
+    """List the trading days after a day; beyond the calendar those of calendars/day_future.txt, where it is there."""
+    from qlib.config import C
+    from qlib.data import D
+
+    after = calendar()[calendar() > day]
+    if len(after) or not (Path(C.dpm.get_data_uri("day")) / "calendars" / "day_future.txt").is_file():
+        return after
+    coming = pd.DatetimeIndex(D.calendar(freq="day", future=True))
+    return coming[coming > day]
+
+
 def read_fields(
     codes: Sequence[str], fields: Sequence[str], start: Any, end: Any, *, lead: int = 0
 ) -> dict[str, pd.DataFrame]:

@@ -281,9 +281,10 @@ def _check_provider(handler: Mapping[str, Any], days: pd.DatetimeIndex) -> None:
     with _at("task.dataset.kwargs.handler.kwargs.instruments"):
         if not isinstance(universe, str | None):
             there = {place.name.upper() for place in (folder / "features").iterdir()}
-            lacking = [str(code) for code in universe if str(code).upper() not in there]
+            lacking = [str(code) for code in universe if code not in there]
             if lacking:
-                raise ValueError(f"the provider lacks {len(lacking)} codes, {lacking[:5]} among them; write SH600000")
+                cure = "write codes as SH600000, in capitals"
+                raise ValueError(f"the provider lacks {len(lacking)} codes, {lacking[:5]} among them; {cure}")
         for line in check_start(folder, universe=universe, start=days[0], end=days[-1]):
             logger.warning(line)
 

@@ -11,7 +11,15 @@ import pandas as pd
 
 from qlib_ext.exchange import LEAD
 from qlib_ext.panel import check_scores
-from qlib_ext.provider import calendar, last_known, listed_days, load_liquidity, read_traded, trailing_volatility
+from qlib_ext.provider import (
+    calendar,
+    future_days,
+    last_known,
+    listed_days,
+    load_liquidity,
+    read_traded,
+    trailing_volatility,
+)
 from qlib_ext.rules import (
     NEW_DAYS,
     is_index,
@@ -170,7 +178,7 @@ def check_holdings(holdings: pd.DataFrame, priced: pd.Index) -> pd.DataFrame:
 
 def next_day(day: pd.Timestamp) -> tuple[pd.Timestamp, bool]:
     """Return the trading day after a day, and whether the calendar tells it; else it is the next weekday."""
-    after = calendar()[calendar() > day]
+    after = future_days(day)
     return (after[0], True) if len(after) else (day + pd.offsets.BDay(1), False)
 
 
