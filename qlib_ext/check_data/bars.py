@@ -115,7 +115,6 @@ def check_gaps(block: Block, tally: Tally) -> None:
     ended: list[str] = []
     for name in ("open", "high", "low", "volume", "amount", "vwap", "factor", "change"):
         there = np.isfinite(block.fields[name])
-        dealt = block.priced if name == "volume" else block.trades  # which a missing volume ends
         if name == "amount":
             there &= block.fields[name] > 0
         dealt = block.priced & ~(block.fields["volume"] <= 0) if name == "volume" else block.trades
