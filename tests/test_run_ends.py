@@ -1,5 +1,6 @@
 """A run always ends in the recorder, whatever ends its process; what is logged is kept, or told."""
 
+import errno
 import os
 import signal
 import socket
@@ -127,3 +128,19 @@ def _impatient(statement):
     from sqlalchemy import text
 
     return text(statement.replace("20000", "100"))
+
+
+def test_a_full_disk_is_named_and_the_run_fails(ended, monkeypatch):
+    recording = recorder_of(ended[0])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(OSError, match=f"{ended[0]} or .*: the disk is full: make room"),
+        recording.start(experiment_name="z"),
+    ):
+        run = recording.get_recorder()
+        monkeypatch.setattr("qlib.utils.serial.Serializable.general_dump", full)
+        run.save_objects(**{"pred.pkl": 1})
+    assert MlflowClient(run.uri).get_run(run.id).info.status == "FAILED"

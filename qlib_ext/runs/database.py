@@ -1,11 +1,13 @@
 """The sqlite file of runs: made whole or not at all, and what is wrong with it told with the cure. By mlflow alone."""
 
+import errno
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from hashlib import sha1
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -85,13 +87,18 @@ def check_database(file: Path) -> None:
 def telling(file: Path) -> Iterator[None]:
     """Turn what sqlite says through mlflow into what is wrong with a file of runs, and what to do.
 
-    Raises: OSError for sqlite's errors; mlflow's own, such as of a run that is not there, pass.
+    Raises: OSError for sqlite's errors and a full disk; mlflow's own, such as of a run that is not there, pass.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename2 or error.filename or f"{file.parent} or {gettempdir()}"
+        raise OSError(f"{where}: {_CURES['disk is full']}") from error
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         text = str(error)
         cure = next((cure for piece, cure in _CURES.items() if piece in text), None)
