@@ -555,3 +555,14 @@ def test_a_network_of_the_day_alone_gets_no_window():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert make_trainer(net=MASTER(F, 8, 2, 2), step_len=8).step_len == 8 and make_trainer().step_len == 1
+
+
+def test_memory_that_does_not_suffice_is_told_with_the_cure():
+    class Greedy(MLP):
+        def forward(self, *inputs):
+            return torch.ones(2**55)
+
+    trainer, panel = make_trainer(net=Greedy(F, (8,))), make_panel()
+    for use in (lambda: trainer.fit(panel, TRAIN, VALID), lambda: trainer.predict(panel, VALID)):
+        with pytest.raises(MemoryError, match="not enough memory .*: set a smaller batch_days"):
+            use()

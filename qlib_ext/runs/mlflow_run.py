@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,6 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from qlib.log import get_module_logger
-from qlib.workflow import QlibRecorder
 from qlib.workflow.exp import MLflowExperiment
 from qlib.workflow.recorder import MLflowRecorder
 
@@ -184,11 +183,4 @@ def _interrupted() -> bool:
 
 def _within_start() -> bool:
     """Whether qlib's `with R.start(...)` is what begins or ends a run now."""
-    return any(code is QlibRecorder.start.__wrapped__.__code__ for code in _callers())
-
-
-def _callers() -> Iterator[Any]:
-    frame = sys._getframe(1)
-    while frame is not None:
-        yield frame.f_code
-        frame = frame.f_back  # type: ignore[assignment]
+    return bool(calling("start", "qlib/workflow/__init__.py"))
