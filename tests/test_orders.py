@@ -686,10 +686,15 @@ def test_a_broken_configuration_is_an_error(recorded):
     try:
         file.write_bytes(whole[:-5])
         with pytest.raises(ValueError, match="config cannot be read"):
+            read_run(identifier, uri, trust=True)
+        with pytest.raises(ValueError, match=r"config is a pickle that config\.json is not of .was it changed"):
             read_run(identifier, uri)
         file.unlink()
+        assert read_run(identifier, uri).qlib_init["region"] == "cn"  # the twin alone will do
+        file.with_name("config.json").rename(file.with_name("away"))
         assert read_run(identifier, uri).qlib_init == {}  # a run made in Python has none
     finally:
+        file.with_name("away").rename(file.with_name("config.json"))
         file.write_bytes(whole)
 
 

@@ -44,13 +44,13 @@ def there(folder, monkeypatch):
 
 
 def test_compare_says_what_it_said(there, capsys):
-    assert cli.main(["compare", "master_liq_hvkfold", "mlp_liq"]) == 0
+    assert cli.main(["compare", "master_liq_hvkfold", "mlp_liq", "--trust"]) == 0
     assert capsys.readouterr().out == (there / "expected" / "compare.txt").read_text()
 
 
 @pytest.mark.parametrize("run", ["master_liq_hvkfold", "mlp_liq"])
 def test_the_page_is_written_anew(there, run):
-    assert cli.main(["report", run, "--out", f"{run}.html"]) == 0
+    assert cli.main(["report", run, "--out", f"{run}.html", "--trust"]) == 0
     page = (there / f"{run}.html").read_text()
     assert "0.1.0" in page and len(page) > 2_000_000
     sections = ("headline", "quantiles", "backtest", "waterfall", "capacity", *(["folds"] if "fold" in run else []))
@@ -60,14 +60,21 @@ def test_the_page_is_written_anew(there, run):
 def test_orders_are_those_of_that_day(there):
     qlib.init(provider_uri=str(there / "market"), region="cn")
     order = ["orders", "mlp_liq", "--capital", "1500000", "--provider-uri", "market"]
-    assert cli.main([*order, "--out", "o.csv"]) == 0
+    assert cli.main([*order, "--out", "o.csv", "--trust"]) == 0
     pd.testing.assert_frame_equal(pd.read_csv("o.csv"), pd.read_csv("expected/orders.csv"), rtol=1e-9)
+
+
+@pytest.mark.parametrize("command", [["report"], ["compare", "master_liq_hvkfold"], ["orders", "--capital", "1e6"]])
+def test_without_trust_their_pickles_are_not_read(there, capsys, command):
+    assert cli.main([*command, "mlp_liq"]) == 2
+    said = capsys.readouterr().err
+    assert "is a pickle without a twin" in said and "add --trust" in said
 
 
 def test_models_and_datasets_come_out_of_their_pickles(there):
     run = find_run("master_liq_hvkfold")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        found = load_artifacts(run, ["params.pkl", "dataset"])
+        found = load_artifacts(run, ["params.pkl", "dataset"], trust=True)
     assert type(found["params.pkl"]).__name__ == "FoldEnsemble" and len(found["params.pkl"].models) == 2
     assert type(found["dataset"]).__name__ == "DayDatasetH"

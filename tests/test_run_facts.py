@@ -189,7 +189,7 @@ def test_the_command_line_reads_them(tmp_path):
         (place / "task").write_bytes(pickle.dumps({"dataset": {"class": "DayDatasetH"}}))
         if facts:
             (place / FACTS).write_bytes(pickle.dumps(facts))
-        runs[name] = Run(name, "e", pd.Timestamp("2026-01-01", tz="UTC"), "FINISHED", place)
+        runs[name] = Run(name, "e", pd.Timestamp("2026-01-01", tz="UTC"), "FINISHED", place, trust=True)
     contexts = {name: run_context(run) for name, run in runs.items()}
     assert fact(contexts["new"], "versions").startswith("Python 3.11.9")
     assert fact(contexts["old"], "versions") == "not recorded"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib_ext.beside import write_text
-from qlib_ext.runs import DEFAULT_URI
+from qlib_ext.cli.report import add_source
 
 _ORDERS = """\
 List the next day's orders of a recorded run, as CSV: code, side, shares, yuan, cap used, limits, rank, reason.
@@ -41,8 +41,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--fresh", action="store_true", help="for a daily job: an error where scores or data are not of the newest day"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there (default: stdout)")
-    parser.add_argument("--experiment", metavar="NAME", help="look only at the runs of this experiment")
-    parser.add_argument("--uri", default=DEFAULT_URI, help=f"where the runs are kept (default: {DEFAULT_URI})")
+    add_source(parser)
     parser.add_argument("--provider-uri", metavar="DIR", help="qlib data folder (default: the run's)")
     parser.add_argument("--participation", type=float, metavar="X", help="position cap (default: the run's)")
     parser.add_argument(
@@ -59,7 +58,7 @@ def _orders(arguments: argparse.Namespace) -> int:
     from qlib_ext import strategy  # needs qlib, which other commands do without
 
     holdings = strategy.read_holdings(arguments.holdings)
-    run = strategy.read_run(arguments.recorder, arguments.uri, arguments.experiment)
+    run = strategy.read_run(arguments.recorder, arguments.uri, arguments.experiment, trust=arguments.trust)
     _start_qlib(run.qlib_init, arguments.provider_uri, arguments.uri)
     changed = {name: getattr(arguments, name) for name in ("participation", "trade_participation")}
     try:

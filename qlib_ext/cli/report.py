@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qlib_ext.beside import write_text
-from qlib_ext.runs import DEFAULT_URI, FACTS, PLAN, Run, Task, find_run, list_runs, load_artifacts
+from qlib_ext.runs import CURE, DEFAULT_URI, FACTS, PLAN, Run, Task, find_run, list_runs, load_artifacts
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from qlib_ext.evaluate import Comparison
     from qlib_ext.report import Context
+
+TRUST = (
+    "read pickles, and run code that the run names: of your own runs, those of versions without Parquet and JSON, of "
+    "other tools, and with classes of your own (default: numbers and words are read, and no code of the run is run)"
+)
 
 _REPORT = """\
 Write one self-contained HTML page of a recorded run: tables, charts, holdings, folds, costs. It opens offline, in
@@ -58,12 +63,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     compare.set_defaults(run=_compare)
     for each in (parser, compare):
         each.add_argument("--out", type=Path, metavar="FILE", help="write the HTML page to FILE")
-        each.add_argument("--experiment", metavar="NAME", help="look only at the runs of this experiment")
-        each.add_argument("--uri", default=DEFAULT_URI, help=f"where the runs are kept (default: {DEFAULT_URI})")
+        add_source(each)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Declare where runs are looked for, and whether they are trusted."""
+    parser.add_argument("--experiment", metavar="NAME", help="look only at the runs of this experiment")
+    parser.add_argument("--uri", default=DEFAULT_URI, help=f"where the runs are kept (default: {DEFAULT_URI})")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    run = find_run(arguments.run_name, uri=arguments.uri, experiment=arguments.experiment)
+    run = find_run(arguments.run_name, uri=arguments.uri, experiment=arguments.experiment, trust=arguments.trust)
     out = _target(arguments.out or run.folder / "report.html")
     _say(f"run {run.id} of {run.experiment}: reading its artifacts")
     _need_plotly()
@@ -71,6 +82,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
     record = Task(load_artifacts(run, ["task"]).get("task", {})).record("ReportRecord")
     sections = (record or {}).get("sections") or []
+    if sections and not run.trust:
+        _say(f"note: {len(sections)} sections of the run's own are left out, which are code: {CURE}")
+        sections = []
     artifacts = load_artifacts(run, artifact_paths(sections))
     context = run_context(run, artifacts, title=arguments.title)
     return _write(out, report_html(artifacts, context, sections=sections))
@@ -115,7 +129,8 @@ def _named(arguments: argparse.Namespace) -> dict[str, list[Run]]:
     for text in arguments.run_names:
         name, equals, keys = ("", "", text) if text in experiments else text.rpartition("=")  # a=b may be a name itself
         each = [keys] if keys in experiments else keys.split(",")
-        named = [find_run(key, uri=arguments.uri, experiment=arguments.experiment) for key in each]
+        options = {name: getattr(arguments, name) for name in ("uri", "experiment", "trust")}
+        named = [find_run(key, **options) for key in each]
         if len({run.id for run in named}) < len(named):
             raise ValueError(f"{text!r} names a run twice; each run counts once: {', '.join(run.id for run in named)}")
         if len(named) > 1 and not equals:

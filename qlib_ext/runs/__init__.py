@@ -1,12 +1,14 @@
 """Recorded runs: found, read, logged to. Where they are kept stands in `qlib_ext.recorder`, which needs qlib."""
 
-from qlib_ext.runs.artifacts import FACTS, load_if_there, log_finite
-from qlib_ext.runs.backtest import BENCHMARK, PLAN, complete_backtest
+from qlib_ext.runs.artifacts import FACTS, PLAN, load_if_there, log_finite
+from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
 from qlib_ext.runs.task import Task, class_name, names_class, options_of
+from qlib_ext.runs.trust import CURE, plain_init, refuse_code
 
 __all__ = [
     "BENCHMARK",
+    "CURE",
     "DEFAULT_URI",
     "FACTS",
     "LATEST",
@@ -22,4 +24,6 @@ __all__ = [
     "log_finite",
     "names_class",
     "options_of",
+    "plain_init",
+    "refuse_code",
 ]

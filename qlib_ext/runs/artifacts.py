@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 FACTS = "run_facts.pkl"  # what a run was, see `record.keep_facts`
+PLAN = "portfolio_analysis/plan.pkl"  # the complete backtest of a run, as its PortAnaRecord traded it
+CONFIGURATIONS = ("task", "config", PLAN)  # whose twins tell objects by their class
 
 
 def load_if_there(recorder: Any, path: str) -> Any:

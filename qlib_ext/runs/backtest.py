@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 BENCHMARK = "SH000300"  # where a record names none
-PLAN = "portfolio_analysis/plan.pkl"  # the complete backtest of a run, as its PortAnaRecord traded it
 
 
 def default_backtest() -> dict[str, Any]:

@@ -5,8 +5,9 @@ By mlflow alone: neither qlib nor the data of the run are needed.
 
 import difflib
 import pickle
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,33 @@ import pandas as pd
 
 from qlib_ext.runs.alive import is_gone
 from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, check_database, database_file, telling, where_now
+from qlib_ext.runs.trust import CURE
+from qlib_ext.runs.twins import SUFFIXES, fingerprint, read_twin, twin_path
 
 LATEST = "latest"
 _LEAST_PREFIX = 4
-_UNREADABLE = (  # what a damaged pickle, or one of another version, raises
+_UNREADABLE = (  # what a damaged file, or one of another version, raises
     *(pickle.UnpicklingError, EOFError, AttributeError, ImportError),
-    *(IndexError, KeyError, TypeError, ValueError),
+    *(IndexError, KeyError, TypeError, ValueError, OSError),
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """A recorded run: its id, its experiment's name, when it began, its status and its artifacts' folder."""
+    """A recorded run: its id, its experiment's name, when it began, its status and its artifacts' folder.
+
+    `trust`: whether its pickles may be read, and code that it names be run.
+    """
 
     id: str
     experiment: str
     started: pd.Timestamp
     status: str
     folder: Path
+    trust: bool = False
 
 
-def find_run(name: str, *, uri: str = DEFAULT_URI, experiment: str | None = None) -> Run:
+def find_run(name: str, *, uri: str = DEFAULT_URI, experiment: str | None = None, trust: bool = False) -> Run:
     """Find a run.
 
     Args:
@@ -42,6 +49,7 @@ def find_run(name: str, *, uri: str = DEFAULT_URI, experiment: str | None = None
             "latest".
         uri: sqlite:///FILE of the runs.
         experiment: look only there.
+        trust: whether `load_artifacts` and the page may unpickle what it holds and run code that it names.
 
     Raises:
         ValueError: no such run, or several; the message names what is there.
@@ -61,7 +69,7 @@ def find_run(name: str, *, uri: str = DEFAULT_URI, experiment: str | None = None
         if not fitting and len(name) >= _LEAST_PREFIX:
             fitting = [run for run in runs if run.id.startswith(name)]
     if len(fitting) == 1:
-        return fitting[0]
+        return replace(fitting[0], trust=trust)
     if fitting:
         raise ValueError(
             f"run {name!r} fits {len(fitting)} runs: {', '.join(run.id for run in fitting)}; give more of the id"
@@ -125,18 +133,36 @@ def _every_run(client: Any, experiments: Sequence[str]) -> list[Any]:
     return runs
 
 
-def load_artifacts(run: Run, paths: Iterable[str]) -> dict[str, Any]:
-    """Read those of the artifacts that are there, by path. They are pickles: read your own runs only.
+def load_artifacts(run: Run, paths: Iterable[str], *, trust: bool = False) -> dict[str, Any]:
+    """Read those of the artifacts that are there, by path: from their twins in Parquet and JSON, which run no code.
+
+    Args:
+        run: of `find_run`.
+        paths: such as pred.pkl.
+        trust: read the pickles themselves, which run whatever code is in them; also where `run.trust` says so.
 
     Raises:
-        ValueError: an artifact cannot be read.
+        ValueError: an artifact cannot be read, or not without trust.
     """
     artifacts: dict[str, Any] = {}
     for path in paths:
         file = run.folder / path
-        if file.is_file():
-            try:
-                artifacts[path] = pickle.loads(file.read_bytes())
-            except _UNREADABLE as error:
-                raise ValueError(f"{file} cannot be read: {error}; was it written by another version?") from error
+        pickled = file.read_bytes() if file.is_file() else None
+        twins = [twin for suffix in SUFFIXES if (twin := twin_path(file, suffix)).is_file()]
+        if pickled is not None and (trust or run.trust):
+            artifacts[path] = _readable(file, partial(pickle.loads, pickled))
+        elif pickled is not None or twins:
+            found = [_readable(twin, partial(read_twin, twin)) for twin in twins]
+            own = [value for value, of in found if pickled is None or of == fingerprint(pickled)]
+            if not own:
+                why = f"that {twins[0].name} is not of (was it changed?)" if twins else "without a twin beside it"
+                raise ValueError(f"{file} is a pickle {why}, and reading it runs whatever code is in it: {CURE}")
+            artifacts[path] = own[0]
     return artifacts
+
+
+def _readable(file: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except _UNREADABLE as error:
+        raise ValueError(f"{file} cannot be read: {error}; is it damaged, or of another version?") from error

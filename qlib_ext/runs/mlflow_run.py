@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -22,6 +24,7 @@ from qlib.workflow.recorder import MLflowRecorder
 from qlib_ext.runs.alive import lock_of, process_tags, release
 from qlib_ext.runs.database import artifact_folder, database_file, telling
 from qlib_ext.runs.start import calling, check_task
+from qlib_ext.runs.twins import dump_objects
 
 logger = get_module_logger("qlib_ext")
 
@@ -106,11 +109,13 @@ class RunRecorder(MLflowRecorder):
         self._log(tags=[RunTag(_key(name), str(value)) for name, value in tags.items()])
 
     def save_objects(self, local_path: Any = None, artifact_path: Any = None, **objects: Any) -> None:
-        """Keep a local file, or objects by name, as artifacts of the run; a task that is to be trained is checked."""
+        """Keep a local file, or objects by name with their twins, as artifacts; a task to be trained is checked."""
         if "task" in objects and calling("_log_task_info", "qlib/model/trainer.py"):
             check_task(objects["task"])
-        with self._telling():
-            super().save_objects(local_path, artifact_path, **objects)
+        with self._telling(), TemporaryDirectory() as folder:
+            if local_path is None:
+                dump_objects(Path(folder), artifact_path, objects)
+            super().save_objects(local_path or folder, artifact_path)
 
     def _log(self, **values: list[Any]) -> None:
         """Write values of a kind; one that mlflow refuses, such as a changed parameter, is told and left out."""

@@ -75,10 +75,24 @@ class Task:
         """Expression of the label: as dataset or handler have it as an option, else the handler class's own."""
         options = options_of(self.handler)
         loader = _part(options_of(options.get("data_loader")), "config")
-        label = self.dataset.get("label") or options.get("label") or loader.get("label") or _own_label(self.handler)
+        label = self.dataset.get("label") or options.get("label") or loader.get("label") or self._own_label()
         while isinstance(label, list | tuple) and label:  # qlib's ([expression], [name])
             label = label[0]
         return str(label) if label else None
+
+    def _own_label(self) -> Any:
+        """Label that the handler's class has of its own; of a recorded run's, which may be a stranger's, only qlib's.
+
+        None where it has none, or cannot be loaded.
+        """
+        from qlib.utils import get_callable_kwargs
+
+        if self.recorded and _home(self.handler) not in ("qlib", "qlib_ext"):
+            return None
+        try:
+            return get_callable_kwargs(self.handler, "qlib.contrib.data.handler")[0].get_label_config(None)
+        except (KeyError, ImportError, AttributeError, TypeError, ValueError):
+            return None
 
     @property
     def records(self) -> list[Any]:
@@ -167,17 +181,8 @@ def _strategies(plan: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _home(config: Mapping[str, Any]) -> str:
-    """Package that a configuration's class is of; qlib's where it tells none."""
-    kind = config["class"]
-    path = kind if isinstance(kind, str) and "." in kind else getattr(kind, "__module__", None)
-    return str(config.get("module_path") or path or "qlib").partition(".")[0]
-
-
-def _own_label(handler: Mapping[str, Any]) -> Any:
-    """Label that a handler's class has of its own; None where it has none, or cannot be loaded."""
-    from qlib.utils import get_callable_kwargs
-
-    try:
-        return get_callable_kwargs(dict(handler), "qlib.contrib.data.handler")[0].get_label_config(None)
-    except (KeyError, ImportError, AttributeError, TypeError, ValueError):
-        return None
+    """Package that a configuration's class is of, as qlib finds it; qlib's where it tells none."""
+    kind = config.get("class", config.get("func", ""))
+    path = kind if "." in str(kind) else config.get("module_path") or "qlib"
+    path = str(path if isinstance(kind, str) else getattr(kind, "__module__", ""))
+    return "" if path.endswith(".py") else path.partition(".")[0]

@@ -30,7 +30,7 @@ from qlib_ext.rules import (
     read_share,
     st_mask,
 )
-from qlib_ext.runs import DEFAULT_URI, LATEST, PLAN, Task, find_run, list_runs, load_artifacts
+from qlib_ext.runs import DEFAULT_URI, LATEST, PLAN, Task, find_run, list_runs, load_artifacts, plain_init, refuse_code
 from qlib_ext.spelling import is_nothing, read_csv, read_day, read_number
 
 # --- the run
@@ -74,7 +74,7 @@ class ScoredRun:
         return wanted, self.scores.xs(wanted, level="datetime")
 
 
-def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None) -> ScoredRun:
+def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None, *, trust: bool = False) -> ScoredRun:
     """Read a run: scores, task, and how qlib was started.
 
     Args:
@@ -82,14 +82,16 @@ def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None) -
             run), or "latest": the last finished run of the experiment.
         uri: sqlite:///FILE of the runs.
         experiment: look only there; needed by "latest" where several have finished runs.
+        trust: whether the run's pickles may be read, and classes that it names be used, as code of its author runs.
 
     Raises:
-        ValueError: no such run, or several, one without scores, or an artifact that cannot be read.
+        ValueError: no such run, or several, one without scores, or an artifact that cannot be read, or not
+            without trust.
         FileNotFoundError: the file of `uri` is not there.
     """
     if name == LATEST and experiment is None:
         _refuse_several(uri)
-    run = find_run(name, uri=uri, experiment=experiment)
+    run = find_run(name, uri=uri, experiment=experiment, trust=trust)
     kept = load_artifacts(run, ["pred.pkl", "task", "config", PLAN])
     if "pred.pkl" not in kept or "task" not in kept:
         raise ValueError(f"run {run.id} has no pred.pkl and task: it needs a SignalRecord, and an end")
@@ -99,7 +101,12 @@ def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None) -
     scores = scores[~codes.map(lambda code: is_index(str(code))).to_numpy(dtype=bool)]
     if not len(scores):
         raise ValueError(f"run {run.id} has no scores of stocks in pred.pkl")
-    return ScoredRun(run.id, scores, kept["task"], dict(config.get("qlib_init", {})), kept.get(PLAN))
+    init = dict(config.get("qlib_init", {}))
+    scored = ScoredRun(run.id, scores, kept["task"], init if trust else plain_init(init), kept.get(PLAN))
+    task = scored.recorded_task
+    if not trust:
+        refuse_code(strategy=task.liquidity if task.strategy is None else task.strategy, exchange=task.exchange)
+    return scored
 
 
 def _refuse_several(uri: str) -> None:
