@@ -1,7 +1,7 @@
 """The command `qlib-ext`. Each subcommand is a pair: `_add_<name>` declares it, `_<name>` runs it.
 
-Errors of the user (ValueError, OSError) end with one line on stderr and exit status 2; a reader of the output that goes
-(`| head`) ends it with 141, and Ctrl-C with 130, as a shell tells of these signals.
+Errors end with one line on stderr and exit status 2 (QLIB_EXT_DEBUG=1 shows where they come from); a reader of the
+output that goes (`| head`) ends it with 141, and Ctrl-C with 130, as a shell tells of these signals.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from qlib_ext import __version__
 from qlib_ext.cli import data as _cli_data
 from qlib_ext.cli import orders as _cli_orders
 from qlib_ext.cli import report as _cli_report
+from qlib_ext.cli.arguments import Parser, number
 from qlib_ext.cli.help import dress
-from qlib_ext.options import check_number
 from qlib_ext.synthetic import DEFAULT_PATH, VERSION, ensure_market, make_market, read_oracle
 
+_SEED = "[0, 4294967295]"
 _DEMO_DATA = """\
 Build the embedded market: synthetic A shares with a planted signal, as a qlib provider folder.
 
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Declare the command line."""
-    parser = argparse.ArgumentParser(prog="qlib-ext")
+    parser: argparse.ArgumentParser = Parser(prog="qlib-ext")
     parser.add_argument("--version", action="version", version=f"qlib-ext {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo_data(commands)
@@ -78,10 +80,29 @@ def _run(arguments: argparse.Namespace) -> int:
         status: int = arguments.run(arguments)
     except BrokenPipeError:
         raise
-    except (ValueError, OSError) as error:
-        print(f"qlib-ext: error: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001  the last door: whatever it is, the user is told in one line
+        if os.environ.get("QLIB_EXT_DEBUG"):
+            traceback.print_exc()
+        print(f"qlib-ext: error: {_told(error)}", file=sys.stderr)
         return 2
     return status
+
+
+def _told(error: Exception) -> str:
+    """Say in one line what went wrong; what is no error of the user's is said to be a fault of the package's."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    ours = isinstance(error, TypeError) and Path(last).is_relative_to(Path(__file__).parents[1])
+    if isinstance(error, ValueError | OSError) or ours:
+        return text or type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"the memory does not suffice ({text}); close other programs, or take fewer stocks or days"
+    return (
+        f"{type(error).__name__}: {text}. This is a fault of qlib_ext, not of yours: please report it with what "
+        "QLIB_EXT_DEBUG=1 qlib-ext ... prints"
+    )
 
 
 def _add_demo_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -89,12 +110,25 @@ def _add_demo_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser = commands.add_parser("demo-data", help=about, description=_DEMO_DATA)
     add = parser.add_argument
     add("dir", metavar="DIR", nargs="?", type=Path, default=DEFAULT_PATH, help=f"default: {DEFAULT_PATH}")
-    add("--stocks", dest="n_stocks", type=int, default=300, metavar="N", help="stocks, 10 to 5500 (default: 300)")
-    add("--years", type=float, default=3.0, metavar="Y", help="length in years (default: 3)")
+    add(
+        "--stocks",
+        dest="n_stocks",
+        type=number("[10, 5500]", whole=True),
+        default=300,
+        metavar="N",
+        help="stocks, 10 to 5500 (default: 300)",
+    )
+    add("--years", type=number("(0, 100]"), default=3.0, metavar="Y", help="length in years (default: 3)")
     add("--start", default="2020-01-02", metavar="DATE", help="first day, ISO (default: 2020-01-02)")
-    add("--seed", type=int, default=7, metavar="S", help="of all randomness (default: 7)")
+    add(
+        "--seed",
+        type=number(_SEED, whole=True),
+        default=7,
+        metavar="S",
+        help="of all randomness (default: 7)",
+    )
     planted = "standard deviation of the planted mean return a day; 0 plants nothing (default: 0.003)"
-    add("--signal", type=float, default=0.003, metavar="X", help=planted)
+    add("--signal", type=number("[0, inf)"), default=0.003, metavar="X", help=planted)
     add("--regime", action="store_true", help="plant two signals; the macro state decides which of them works")
     add("--force", action="store_true", help="rebuild, also over a market built otherwise")
     parser.set_defaults(run=_demo_data)
@@ -142,18 +176,27 @@ def _add_check_leak(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     add("workflow", metavar="WORKFLOW", type=Path, help="YAML file, as for qrun")
     add("--after", metavar="DATE", help="last day left as it is (default: the middle of test)")
     most = "most epochs of training; 0: as configured (default: 1)"
-    add("--epochs", type=int, default=1, metavar="N", help=most)
-    add("--stocks", type=int, metavar="N", help="perturb N stocks drawn at random (default: all)")
+    add("--epochs", type=number("[0, inf)", whole=True), default=1, metavar="N", help=most)
+    add(
+        "--stocks",
+        type=number("[1, inf)", whole=True),
+        metavar="N",
+        help="perturb N stocks drawn at random (default: all)",
+    )
     which = "overlap, future or shuffled; may be repeated (default: all)"
     add("--only", action="append", metavar="CHECK", help=which)
-    add("--seed", type=int, default=0, metavar="S", help="of perturbation and shuffle (default: 0)")
+    add(
+        "--seed",
+        type=number(_SEED, whole=True),
+        default=0,
+        metavar="S",
+        help="of perturbation and shuffle (default: 0)",
+    )
     add("--json", action="store_true", help="print the table as JSON")
     parser.set_defaults(run=_check_leak)
 
 
 def _check_leak(arguments: argparse.Namespace) -> int:
-    check_number("--epochs", arguments.epochs, "[0, inf)", whole=True)
-    check_number("--seed", arguments.seed, "[0, inf)", whole=True)
     from qlib_ext import leak  # needs qlib, which the other commands do without
 
     begin = time.perf_counter()

@@ -23,8 +23,8 @@ Each command tells more: qlib-ext COMMAND --help. Without a data folder of your 
   qrun workflow.yaml
   qlib-ext report latest
 
-Exit status: 0 done, 1 something was found (check-data, check-leak), 2 an error, told in one line, or nothing proved
-(check-leak).
+Exit status: 0 done, 1 something was found (check-data: an error in the data, check-leak: a leak), 2 an error, told in
+one line, or nothing proved (check-leak). QLIB_EXT_DEBUG=1 shows where an error comes from.
 """
 
 EXAMPLES = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib_ext.beside import write_text
+from qlib_ext.cli.arguments import number
 from qlib_ext.cli.report import add_source
 
 _ORDERS = """\
@@ -33,9 +34,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recorder", metavar="RUN", help="id, experiment or latest, as for `report`")
-    parser.add_argument("--capital", type=float, required=True, metavar="YUAN", help="to place in all")
+    parser.add_argument("--capital", type=number("(0, inf)"), required=True, metavar="YUAN", help="to place in all")
     parser.add_argument("--holdings", type=Path, metavar="FILE", help="CSV of code,shares (default: nothing is held)")
-    parser.add_argument("--cash", type=float, metavar="YUAN", help="at hand (default: capital less the holdings)")
+    parser.add_argument(
+        "--cash", type=number("[0, inf)"), metavar="YUAN", help="at hand (default: capital less the holdings)"
+    )
     parser.add_argument("--date", metavar="DATE", help="day of the scores (default: the last scored one)")
     parser.add_argument(
         "--fresh", action="store_true", help="for a daily job: an error where scores or data are not of the newest day"
@@ -43,14 +46,24 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there (default: stdout)")
     add_source(parser)
     parser.add_argument("--provider-uri", metavar="DIR", help="qlib data folder (default: the run's)")
-    parser.add_argument("--participation", type=float, metavar="X", help="position cap (default: the run's)")
+    parser.add_argument(
+        "--participation",
+        type=number("(0, inf)"),
+        metavar="X",
+        help="position cap (default: the run's)",
+    )
     parser.add_argument(
         "--trade-participation",
-        type=float,
+        type=number("(0, inf)"),
         metavar="X",
         help="cap of a day's trade (default: the run's; the run's exchange may have a smaller one)",
     )
-    parser.add_argument("--commission", type=float, metavar="X", help="each way (default: the run's, or 0.0003)")
+    parser.add_argument(
+        "--commission",
+        type=number("[0, 1)"),
+        metavar="X",
+        help="each way (default: the run's, or 0.0003)",
+    )
     parser.set_defaults(run=_orders)
 
 
