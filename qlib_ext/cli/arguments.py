@@ -2,7 +2,6 @@
 
 import argparse
 import re
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from qlib_ext.options import check_number
@@ -17,6 +16,8 @@ class _Once(argparse.Action):
         if option_string is not None and self.dest in given:
             raise argparse.ArgumentError(self, "given twice; leave one out")
         given.add(self.dest)
+        if isinstance(self.type, number):  # ValueError, which is not argparse's: `main` tells it
+            check_number(str(option_string), values, self.type.within, whole=self.type.whole)
         setattr(namespace, self.dest, values)
 
 
@@ -39,17 +40,16 @@ class Parser(argparse.ArgumentParser):
         return super()._get_value(action, arg_string)
 
 
-def number(within: str, *, whole: bool = False) -> Callable[[str], Any]:
-    """Make what reads a number of an interval, which is told as by `options.check_number`."""
+class number:  # noqa: N801  stands where argparse has int and float
+    """Read a number; whether it is of the interval, as for `options.check_number`, is asked when it is stored."""
 
-    def read(text: str) -> Any:
+    def __init__(self, within: str = "(-inf, inf)", *, whole: bool = False) -> None:
+        self.within, self.whole = within, whole
+
+    def __call__(self, text: str) -> Any:
+        """Read it."""
         try:
-            value: Any = read_number("", text)
-            if whole and value == value // 1:
-                value = int(value)
-            check_number("", value, within, whole=whole)
-        except (ValueError, OverflowError) as error:
+            value = read_number("", text)
+        except ValueError as error:
             raise argparse.ArgumentTypeError(str(error).strip()) from error
-        return value
-
-    return read
+        return int(value) if self.whole and value % 1 == 0 else value

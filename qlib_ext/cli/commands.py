@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; `argv` defaults to the process's arguments."""
     try:
         try:
-            return _run(build_parser().parse_args(argv))
+            return _run(argv)
         finally:
             if sys.stdout is not None:  # it is None where the shell closed it
                 sys.stdout.flush()  # a closed pipe is told here, not when the interpreter ends
@@ -75,8 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(argv: Sequence[str] | None) -> int:
     try:
+        arguments = build_parser().parse_args(argv)
         status: int = arguments.run(arguments)
     except BrokenPipeError:
         raise
@@ -113,7 +114,7 @@ def _add_demo_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     add(
         "--stocks",
         dest="n_stocks",
-        type=number("[10, 5500]", whole=True),
+        type=number(whole=True),
         default=300,
         metavar="N",
         help="stocks, 10 to 5500 (default: 300)",
