@@ -567,7 +567,7 @@ def test_metric_evaluator_and_strategy_place_the_same_yuan(fitted, dataset, pane
     label, liquidity = (g[row].numpy()[at].astype(float) for g in (panel.label, panel.liquidity))
     buyable = panel.buyable[row].numpy()[at]
     money = {"capital": 2e7, "participation": 0.05}
-    strategy = LiquidityTopNStrategy(signal=score, top_n=top_n, **money)
+    strategy = LiquidityTopNStrategy(signal=fitted.predict(dataset), top_n=top_n, **money)
     target = strategy.target_yuan(score, pd.Series(liquidity, score.index), money["capital"])
     placed = fill_top_n(score.to_numpy(dtype=float), liquidity, top_n=top_n, **money)
     np.testing.assert_array_equal(target.to_numpy(), placed)

@@ -84,7 +84,7 @@ def shell_lines():
                     yield pytest.param(words[place + 1 : next(ends, None)], id=f"{page.name}: {' '.join(words)[:60]}")
 
 
-class Parsed(Exception):
+class Parsed(BaseException):
     """The command line was understood."""
 
 

@@ -266,11 +266,11 @@ def test_without_frictions_the_backtest_is_the_evaluator(market, top_n):
     codes = list(close.columns[close.iloc[FIRST - 1 : LAST + 3].notna().all()])
     assert len(codes) > 15
     grid = pd.DataFrame(np.random.default_rng(1).normal(size=(len(days), len(codes))), days, codes)
-    known = liquidity[codes]
+    known = 1e6 * liquidity[codes]  # no cap binds
     price = close[codes].to_numpy(dtype=np.float64)
     label = np.full(price.shape, np.nan)
     label[:-2] = price[2:] / price[1:-1] - 1.0
-    capital, free = 1e8, 1e6
+    capital, free = 1e8, 1.0
     daily = daily_metrics(
         grid.to_numpy(), label, known.to_numpy(), names=["topn_return_paper"],
         capital=capital, participation=free, top_n=top_n,

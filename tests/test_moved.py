@@ -22,6 +22,7 @@ GONE = {
     "handler": "read_bars",
     "recorder": "load_if_there log_finite",
     "report": "Artifacts PATHS packed_holdings sections series_words",
+    "storage": "first_closes",
     "units": "RATIOS profile_of",
     "report_record": "context_of cost_words need_plotly provider_folder",
 }

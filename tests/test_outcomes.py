@@ -220,8 +220,11 @@ def test_an_option_that_cannot_be_is_named(options, words):
             (value, "is no pair of days; wanted .first day, last day")
             for value in (None, "2020-01-02", 5, ["2020-01-02"])
         ),
-        *((["2020-01-02", value], f"{value!r} is no day.*; wanted") for value in ("2020-02-30", "later", 2020, [])),
-        (["2020-01-02", "2020-01-02T00:00Z"], "without a time zone"),
+        *(
+            (["2020-01-02", value], f"{value!r}, no day that is surely understood.*; wanted")
+            for value in ("2020-02-30", "later", 2020, [])
+        ),
+        (["2020-01-02", "2020-01-02T00:00Z"], "with a time zone"),
         (["2020-03-01", "2020-01-02"], "ends before it starts"),
     ],
 )

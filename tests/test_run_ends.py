@@ -71,7 +71,7 @@ def test_a_run_ends_as_its_process_does(ended):
 def test_the_next_run_marks_what_was_killed_hard_and_nothing_else(ended):
     folder, _ = ended
     client = MlflowClient(f"sqlite:///{folder}/mlruns.db")
-    here = {"qlib_ext.host": socket.gethostname()}
+    here = {"process.host": socket.gethostname()}
     number = client.create_experiment("others", artifact_location=str(folder / "mlruns" / "others"))
 
     def started(tags, minutes_ago):
@@ -79,7 +79,7 @@ def test_the_next_run_marks_what_was_killed_hard_and_nothing_else(ended):
 
     dead, young, old, foreign = (
         *(started(here, ago) for ago in (5, 0)),
-        *(started(tags, 5) for tags in ({}, {"qlib_ext.host": "another machine"})),
+        *(started(tags, 5) for tags in ({}, {"process.host": "another machine"})),
     )
     alive = started(here, 5)
     (folder / "mlruns" / "others" / alive).mkdir(parents=True)
@@ -88,7 +88,7 @@ def test_the_next_run_marks_what_was_killed_hard_and_nothing_else(ended):
     status = {run: client.get_run(run).info.status for run in (dead, young, old, foreign, alive)}
     assert status == {dead: "KILLED", young: "RUNNING", old: "RUNNING", foreign: "RUNNING", alive: "RUNNING"}
     hard = client.search_runs([client.get_experiment_by_name("KILLED hard").experiment_id])[0]
-    assert hard.info.status == "KILLED" and hard.data.tags["qlib_ext.host"] == socket.gethostname()
+    assert hard.info.status == "KILLED" and hard.data.tags["process.host"] == socket.gethostname()
 
 
 def test_what_is_logged_is_there_at_once_and_odd_names_do_not_lose_the_others(ended):
@@ -103,7 +103,7 @@ def test_what_is_logged_is_there_at_once_and_odd_names_do_not_lose_the_others(en
         assert {f"p{i}": str(i) for i in range(230)}.items() <= params.items()
         assert params["因子/换手"] == "1" and "a//b" not in params and params["c_d"].startswith("xxx")
         assert run.data.metrics == {"ic": 0.1} and run.data.tags["owner"] == "me" and run.info.status == "RUNNING"
-        assert run.data.tags["qlib_ext.pid"] == str(os.getpid())
+        assert run.data.tags["process.pid"] == str(os.getpid())
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     with recording.start(experiment_name="x", recorder_id=recorder.id, resume=True):
         assert recording.get_recorder().id == recorder.id

@@ -10,13 +10,13 @@ from typing import Any
 
 from qlib_ext.runs.database import artifact_folder
 
-_HOST = "qlib_ext.host"
+_HOST = "process.host"
 _STARTING = 60_000  # milliseconds within which a run without a lock may be about to take it
 
 
 def process_tags() -> dict[str, str]:
     """Tags of a run: the machine and the number of the process."""
-    return {_HOST: socket.gethostname(), "qlib_ext.pid": str(os.getpid())}
+    return {_HOST: socket.gethostname(), "process.pid": str(os.getpid())}
 
 
 def lock_of(artifact_uri: str) -> Any:
