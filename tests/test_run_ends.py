@@ -56,7 +56,7 @@ def ended(tmp_path_factory):
             time.sleep(0.05)
         if number is not None:
             processes[name].send_signal(number)
-    return folder, {name: process.wait(timeout=60) for name, process in processes.items()}
+    return folder, {name: process.wait(timeout=240) for name, process in processes.items()}
 
 
 def test_a_run_ends_as_its_process_does(ended):

