@@ -1,13 +1,15 @@
 """Door of the section "Command line": a line of `qlib-ext`, run in a folder with a run, as a shell would split it.
 
-`$market` is a provider folder, `text.txt` a text, `empty` a folder without anything. Status 2 and one line that is no
-fault of ours is a refusal, raised here with what was said.
+`$market` is a provider folder, `text.txt` a text, `empty` a folder without anything; `zero.db`, `other.db` and
+`half.db` are no whole files of runs. Status 2 and one line that is no fault of ours is a refusal, raised here with what
+was said.
 """
 
 import contextlib
 import io
 import shlex
 import shutil
+import sqlite3
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -35,6 +37,12 @@ def give(text, place, market):
     shutil.copytree(recorded(), place, dirs_exist_ok=True)
     (place / "text.txt").write_text("no table and no database, but long enough to be looked at\n" * 40)
     (place / "empty").mkdir()
+    (place / "zero.db").touch()
+    with contextlib.closing(sqlite3.connect(place / "other.db")) as other:
+        other.execute("CREATE TABLE holdings (code TEXT)")
+    shutil.copy(place / "mlruns.db", place / "half.db")
+    with contextlib.closing(sqlite3.connect(place / "half.db")) as half, half:
+        half.execute("DELETE FROM alembic_version")
     said, out = io.StringIO(), io.StringIO()
     with contextlib.chdir(place), contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):
         try:

@@ -1,5 +1,6 @@
 """The check of a task before anything is loaded: what passes, what a refused run leaves, the words in the log."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import qlib
 from bad_workflow import put, written
 from mlflow.tracking import MlflowClient
+from qlib.data.cache import H
 from qlib.data.dataset.processor import Processor
 
 from qlib_ext.data import DayDatasetH, benchmark_returns, rehearsed
@@ -98,6 +100,23 @@ def test_a_rehearsal_has_the_handlers_days_and_loads_nothing(task):
     dataset, days = rehearsed(config, None)
     assert isinstance(dataset, DayDatasetH) and dataset.panel.x.shape == (len(days), 1, 0)
     assert str(dataset.panel.days[dataset.rows("test")[-1]])[:10] == str(days[-1])[:10]  # the open end is the handler's
+
+
+def test_a_segment_beyond_the_end_of_its_list_is_refused(task, base, market_copy):
+    codes = [line.split("\t")[0] for line in (base / "instruments" / "all.txt").read_text().splitlines()]
+    own = task()
+    own["dataset"]["kwargs"]["handler"]["kwargs"]["instruments"], own["record"] = "own", []
+    own["dataset"]["kwargs"]["segments"] = DAYS | {"test": ["2020-10-09", "2020-12-01"]}
+    qlib.init(provider_uri=str(market_copy), region="cn")
+    try:
+        for last, words in (("2020-12-01", None), ("2020-11-02", r"instruments: segment 'test' .* to 2020-11-02")):
+            spans = [f"{code}\t2020-01-02\t{last}\n" for code in codes]
+            (market_copy / "instruments" / "own.txt").write_text("".join(spans))
+            H.clear()
+            with pytest.raises(ValueError, match=words) if words else contextlib.nullcontext():
+                check_task(own)
+    finally:
+        qlib.init(provider_uri=str(base), region="cn")
 
 
 def test_a_benchmark_is_read_in_every_spelling_or_named(task):

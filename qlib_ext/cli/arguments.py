@@ -53,3 +53,9 @@ class number:  # noqa: N801  stands where argparse has int and float
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error).strip()) from error
         return int(value) if self.whole and value % 1 == 0 else value
+
+
+def add_seed(parser: argparse.ArgumentParser, of: str, default: int = 0) -> None:
+    """Declare --seed, of what is drawn."""
+    read = number("[0, 4294967295]", whole=True)
+    parser.add_argument("--seed", type=read, default=default, metavar="S", help=f"of {of} (default: {default})")

@@ -20,11 +20,10 @@ from qlib_ext import __version__
 from qlib_ext.cli import data as _cli_data
 from qlib_ext.cli import orders as _cli_orders
 from qlib_ext.cli import report as _cli_report
-from qlib_ext.cli.arguments import Parser, number
+from qlib_ext.cli.arguments import Parser, add_seed, number
 from qlib_ext.cli.help import dress
 from qlib_ext.synthetic import DEFAULT_PATH, VERSION, ensure_market, make_market, read_oracle
 
-_SEED = "[0, 4294967295]"
 _DEMO_DATA = """\
 Build the embedded market: synthetic A shares with a planted signal, as a qlib provider folder.
 
@@ -121,13 +120,7 @@ def _add_demo_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     )
     add("--years", type=number("(0, 100]"), default=3.0, metavar="Y", help="length in years (default: 3)")
     add("--start", default="2020-01-02", metavar="DATE", help="first day, ISO (default: 2020-01-02)")
-    add(
-        "--seed",
-        type=number(_SEED, whole=True),
-        default=7,
-        metavar="S",
-        help="of all randomness (default: 7)",
-    )
+    add_seed(parser, "all randomness", 7)
     planted = "standard deviation of the planted mean return a day; 0 plants nothing (default: 0.003)"
     add("--signal", type=number("[0, inf)"), default=0.003, metavar="X", help=planted)
     add("--regime", action="store_true", help="plant two signals; the macro state decides which of them works")
@@ -186,13 +179,7 @@ def _add_check_leak(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     which = "overlap, future or shuffled; may be repeated (default: all)"
     add("--only", action="append", metavar="CHECK", help=which)
-    add(
-        "--seed",
-        type=number(_SEED, whole=True),
-        default=0,
-        metavar="S",
-        help="of perturbation and shuffle (default: 0)",
-    )
+    add_seed(parser, "perturbation and shuffle")
     add("--json", action="store_true", help="print the table as JSON")
     parser.set_defaults(run=_check_leak)
 

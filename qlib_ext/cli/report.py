@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qlib_ext.beside import write_text
-from qlib_ext.cli.arguments import number
+from qlib_ext.cli.arguments import add_seed, number
 from qlib_ext.runs import CURE, DEFAULT_URI, FACTS, PLAN, Run, Task, find_run, list_runs, load_artifacts
 
 if TYPE_CHECKING:
@@ -58,26 +58,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     compare.add_argument("run_names", metavar="RUN", nargs="+", help="two or more: [NAME=]id or experiment[,...]")
     compare.add_argument("--against", metavar="NAME", help="run that the others are compared with (default: the first)")
-    compare.add_argument(
-        "--block",
-        type=number("[1, inf)", whole=True),
-        metavar="DAYS",
-        help="length of a block (default: 2 * days ** (1/3))",
-    )
-    compare.add_argument(
-        "--draws",
-        type=number("[1, 10000000]", whole=True),
-        default=5000,
-        metavar="N",
-        help="of the bootstrap (default: 5000)",
-    )
-    compare.add_argument(
-        "--seed",
-        type=number("[0, 4294967295]", whole=True),
-        default=0,
-        metavar="S",
-        help="of the draws (default: 0)",
-    )
+    days, draws = number("[1, inf)", whole=True), number("[1, 10000000]", whole=True)
+    compare.add_argument("--block", type=days, metavar="DAYS", help="length of a block (default: 2 * days ** (1/3))")
+    compare.add_argument("--draws", type=draws, default=5000, metavar="N", help="of the bootstrap (default: 5000)")
+    add_seed(compare, "the draws")
     compare.set_defaults(run=_compare)
     for each in (parser, compare):
         each.add_argument("--out", type=Path, metavar="FILE", help="write the HTML page to FILE")

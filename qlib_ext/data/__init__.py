@@ -10,7 +10,7 @@ from qlib_ext.data.handlers import (
 )
 from qlib_ext.data.market_features import benchmark_returns, known_indices, load_state, read_benchmark
 from qlib_ext.data.outcomes import locked_up
-from qlib_ext.data.rehearsal import days_of, rehearsed
+from qlib_ext.data.rehearsal import days_of, rehearse_segments, rehearsed
 from qlib_ext.data.segments import bounds, check_segments, plain_day, segment_rows
 from qlib_ext.panel import DEFAULT_LABEL, LabelSpan, MacroState, MarketState, label_span
 from qlib_ext.provider import load_liquidity, turnover_expression, unit_profile
@@ -41,6 +41,7 @@ __all__ = [
     "panel_of",
     "plain_day",
     "read_benchmark",
+    "rehearse_segments",
     "rehearsed",
     "segment_rows",
     "tell_unlearnt",

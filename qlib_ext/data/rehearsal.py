@@ -67,10 +67,16 @@ def rehearsed(config: Any, label: str | None) -> tuple[DatasetH | None, pd.Datet
     if dataset.st is not None:
         rules.st_mask(dataset.st, ["SH600000"], days[:1])
     load_state(dataset.market_state, dataset.macro_state, days)
-    dataset._panel = _one_stock(days)
-    for name in segments:
-        dataset.rows(name)
+    rehearse_segments(dataset, days)
     return dataset, days
+
+
+def rehearse_segments(dataset: DatasetH, days: pd.DatetimeIndex) -> None:
+    """Refuse segments of a rehearsed DayDatasetH outside of the days that there will be data of; ValueError."""
+    if isinstance(dataset, DayDatasetH):
+        dataset._panel = _one_stock(days)
+        for name in dataset.segments:
+            dataset.rows(name)
 
 
 def days_of(segments: Mapping[str, Any], name: str, days: pd.DatetimeIndex) -> pd.DatetimeIndex:

@@ -18,6 +18,7 @@ from qlib_ext import rules
 from qlib_ext.exchange.quote import having, known_fields
 from qlib_ext.options import check_flag, check_number, is_number, is_whole, refuse_unknown, tell
 from qlib_ext.portfolio import PARTICIPATION, impact_cost
+from qlib_ext.spelling import read_day
 
 logger = get_module_logger("qlib_ext.exchange")
 
@@ -115,7 +116,8 @@ def read_options(options: dict[str, Any]) -> Options:
     Raises: TypeError for an unknown name, with the close ones; ValueError for one out of range.
     """
     refuse_unknown(_OWNER, options, [field.name for field in fields(Options)])
-    checked = Options(**options)
+    span = {name: options[name] for name in ("start_time", "end_time") if options.get(name) is not None}
+    checked = Options(**options | {name: read_day(f"{_OWNER}: {name}", day) for name, day in span.items()})
     checked.check()
     free, capless = checked.impact == 0, checked.participation is None
     idle = {

@@ -50,6 +50,8 @@ def _read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a plain state dict without running any code in it, by the authors' first set of names."""
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise type(error)(f"{path}: the checkpoint cannot be read: {error.strerror or error}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is no plain state dict saved by torch.save: {error}") from error
     entries = state.items() if isinstance(state, dict) else [(None, None)]
@@ -81,6 +83,7 @@ def load_official_master(path: str | Path, *, beta: float = 5.0, t_heads: int = 
         The network (variant "official") in eval mode, float32, on the CPU.
 
     Raises:
+        OSError: it cannot be read.
         ValueError: another kind of file; missing or unexpected names and wrong shapes, each by name.
     """
     state = _read_state_dict(path)

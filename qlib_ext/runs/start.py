@@ -17,6 +17,7 @@ from qlib import config as qlib_config
 from qlib.backtest import get_exchange, get_strategy_executor
 from qlib.backtest.exchange import Exchange
 from qlib.config import C
+from qlib.data import D
 from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandler
 from qlib.log import get_module_logger
@@ -27,7 +28,7 @@ from qlib.utils.time import Freq
 from qlib.workflow.record_temp import SignalRecord
 
 from qlib_ext.check_data import check_start
-from qlib_ext.data import benchmark_returns, days_of, read_benchmark, rehearsed
+from qlib_ext.data import benchmark_returns, days_of, read_benchmark, rehearse_segments, rehearsed
 from qlib_ext.evaluate import known_benchmark
 from qlib_ext.exchange import read_account, rehearse_exchange
 from qlib_ext.options import check_number, close_names, default_of, init_names, refuse_unknown, tell
@@ -151,7 +152,7 @@ def check_task(task: Any) -> None:
     if isinstance(handler, str):
         _check_source("task.dataset.kwargs.handler", handler, None)
     if dataset is not None and isinstance(handler, Mapping):
-        _check_provider(handler, days)
+        _check_provider(handler, dataset, days)
     if dataset is not None and hasattr(model, "check_dataset"):
         with _at("task"):
             model.check_dataset(dataset)
@@ -268,8 +269,8 @@ def _built(where: str, config: Any, **filled: Any) -> Any:
 # --- data
 
 
-def _check_provider(handler: Mapping[str, Any], days: pd.DatetimeIndex) -> None:
-    """Look at the provider on the days of the data: the universe, the lists, the heads of the files."""
+def _check_provider(handler: Mapping[str, Any], dataset: DatasetH, days: pd.DatetimeIndex) -> None:
+    """Look at the provider on the days of the data: the universe, the lists and their ends, the heads of the files."""
     kind = _class_of("handler", handler, None)
     if hasattr(kind, "check_options"):
         with _at("task.dataset.kwargs.handler"):
@@ -287,6 +288,10 @@ def _check_provider(handler: Mapping[str, Any], days: pd.DatetimeIndex) -> None:
                 raise ValueError(f"the provider lacks {len(lacking)} codes, {lacking[:5]} among them; {cure}")
         for line in check_start(folder, universe=universe, start=days[0], end=days[-1]):
             logger.warning(line)
+        if isinstance(universe, str):
+            members = D.list_instruments(D.instruments(universe), days[0], days[-1])
+            first, last = zip(*(span for spans in members.values() for span in spans), strict=True)
+            rehearse_segments(dataset, days[(days >= min(first)) & (days <= max(last))])
 
 
 # --- records

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qlib_ext import rules
 from qlib_ext.exchange import LEAD
 from qlib_ext.panel import check_scores
 from qlib_ext.provider import (
@@ -19,16 +20,6 @@ from qlib_ext.provider import (
     load_liquidity,
     read_traded,
     trailing_volatility,
-)
-from qlib_ext.rules import (
-    NEW_DAYS,
-    is_index,
-    limit_down_price,
-    limit_up_price,
-    lot_rule,
-    price_limit,
-    read_share,
-    st_mask,
 )
 from qlib_ext.runs import DEFAULT_URI, LATEST, PLAN, Task, find_run, list_runs, load_artifacts, plain_init, refuse_code
 from qlib_ext.spelling import is_nothing, read_csv, read_day, read_number
@@ -98,7 +89,7 @@ def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None, *
     scores, config = kept["pred.pkl"], kept.get("config", {})  # qrun writes it; a run made in Python has none
     scores = check_scores(scores, f"run {run.id}: pred.pkl")
     codes = scores.index.get_level_values("instrument")
-    scores = scores[~codes.map(lambda code: is_index(str(code))).to_numpy(dtype=bool)]
+    scores = scores[~codes.map(lambda code: rules.is_index(str(code))).to_numpy(dtype=bool)]
     if not len(scores):
         raise ValueError(f"run {run.id} has no scores of stocks in pred.pkl")
     init = dict(config.get("qlib_init", {}))
@@ -147,7 +138,7 @@ def read_holdings(source: str | Path | pd.DataFrame | None) -> pd.DataFrame:
         shares = _read_shares(f"{where} {row}: shares of {cells['code']!r}", cells["shares"])
         if shares == 0:
             continue
-        code = read_share(f"{where} {row}: code", cells["code"], hint=_TRADE_YOURSELF)
+        code = rules.read_share(f"{where} {row}: code", cells["code"], hint=_TRADE_YOURSELF)
         if code in held:
             raise ValueError(f"{where} {row}: {code} stands twice; add its rows up")
         if not is_nothing(free := cells.get("available")) and _read_shares(f"{where} {row}: available", free) > shares:
@@ -219,7 +210,7 @@ def read_market(
     price = (close.ffill().iloc[-1] / factor.ffill().iloc[-1]).round(2)
     liquidity = load_liquidity(codes, day, day, profile=profile, window=window, past=True)
     up, down = _limits(codes, day, date, st)
-    lots = lot_rule(codes, [date])
+    lots = rules.lot_rule(codes, [date])
     return pd.DataFrame(
         {
             "price": price,
@@ -227,8 +218,8 @@ def read_market(
             "liquidity": liquidity.loc[day],
             "known_liquidity": last_known(liquidity).iloc[-1],
             "volatility": trailing_volatility(close, volatility_window).ffill().iloc[-1],
-            "limit_up": limit_up_price(price.to_numpy(), up),
-            "limit_down": limit_down_price(price.to_numpy(), down),
+            "limit_up": rules.limit_up_price(price.to_numpy(), up),
+            "limit_down": rules.limit_down_price(price.to_numpy(), down),
             "least": lots.minimum[0],
             "step": lots.step[0],
         },
@@ -239,8 +230,9 @@ def read_market(
 def _limits(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, st: Any) -> list[npt.NDArray[np.float64]]:
     """Price limits of `date` up and down, (N,) each: those of the first days after listing and of ST among them."""
     days = calendar()
-    days = days[days <= day][-NEW_DAYS:]
+    days = days[days <= day][-rules.NEW_DAYS :]
     age = listed_days(codes, days)
     dates = days.append(pd.DatetimeIndex([date]))
-    rules = {"listed_days": np.vstack([age, age[-1:] + 1]), "st": None if st is None else st_mask(st, codes, dates)}
-    return [price_limit(codes, dates, **rules, side=side)[-1] for side in ("up", "down")]
+    flags = None if st is None else rules.st_mask(st, codes, dates)
+    known = {"listed_days": np.vstack([age, age[-1:] + 1]), "st": flags}
+    return [rules.price_limit(codes, dates, **known, side=side)[-1] for side in ("up", "down")]
