@@ -87,8 +87,9 @@ def test_version(capsys):
 
 
 def started(code, **options):
+    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background does not
     return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, "-c", hear + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
 
 

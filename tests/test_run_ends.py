@@ -18,9 +18,11 @@ from qlib_ext.recorder import SqliteExpManager
 from qlib_ext.runs import list_runs
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from qlib.workflow import QlibRecorder, R
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background does not hear
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nor does nohup
 from qlib.workflow.utils import experiment_exit_handler
 from qlib_ext.recorder import SqliteExpManager
 R.register(QlibRecorder(SqliteExpManager(f"sqlite:///{sys.argv[1]}/mlruns.db", "x")))

@@ -3,6 +3,7 @@
 The tables are those of `execution`; here they are filled from qlib's objects.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -291,8 +292,11 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
         def trade(strategy: dict[str, Any], other: dict[str, Any]) -> pd.Series:
             """Net returns of the same backtest with other options."""
+            with warnings.catch_warnings():  # what the user's options do has been told by the run's own exchange
+                warnings.simplefilter("ignore")
+                dealer = type(exchange)(**other)
             same = deepcopy_basic_type(self.backtest_config) | {
-                "exchange_kwargs": {"exchange": type(exchange)(**other)},
+                "exchange_kwargs": {"exchange": dealer},
                 "benchmark": report["bench"].fillna(0.0),
             }
             executor = self._filled(self.executor_config, pred)
