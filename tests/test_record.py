@@ -359,6 +359,15 @@ def test_baseline_record(run, panel, said):
     assert list(one.index) == ["model", "reversal"]
 
 
+def test_a_baseline_without_a_score_is_left_out_with_a_warning(run, said, monkeypatch):
+    monkeypatch.setattr(
+        BaselineRecord, "_past_return", lambda self, rows: np.full((len(rows), len(self.dataset.panel.stocks)), np.nan)
+    )
+    record = BaselineRecord(*run, benchmark=None, baselines=["reversal", "low_volatility"])
+    assert list(record._generate()["baselines.pkl"].index) == ["model", "low_volatility"]
+    assert any("the baseline reversal has no score on any test day" in text for _, text in said)
+
+
 # --- LiquidityRecord
 
 

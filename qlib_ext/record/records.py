@@ -345,6 +345,9 @@ class BaselineRecord(MoneyRecord):
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
         panel, rows = self.dataset.panel, self.dataset.rows("test")
         scores = {name: self._free(name, rows) for name in self.baselines}
+        for name in [name for name, grid in scores.items() if np.isnan(grid).all()]:
+            logger.warning(f"the baseline {name} has no score on any test day and is left out: its data are missing")
+            del scores[name]
         judged = {"model": self.scores(rows)} | scores
         table = pd.DataFrame.from_dict(
             {name: table_row(self.judged(rows, score)) for name, score in judged.items()}, orient="index"
