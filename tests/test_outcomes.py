@@ -84,7 +84,27 @@ def test_a_label_from_open_to_close_is_marked_from_open_to_open(market, warned):
 def test_one_day_in_one_field_is_its_own_step(market, warned):
     for field in ("close", "open"):
         dataset = panel_for(f"Ref(${field}, -2)/Ref(${field}, -1) - 1")
-        assert dataset.panel.step_return is None and dataset.entry_field == field and not warned
+        panel = dataset.panel
+        assert dataset.entry_field == field and not warned
+        known = np.isfinite(panel.label.numpy())
+        np.testing.assert_allclose(panel.step_return.numpy()[known], panel.label.numpy()[known], rtol=1e-4, atol=1e-6)
+
+
+def test_sellable_is_what_trades_at_the_entry_and_is_not_locked_at_limit_down(market, warned):
+    panel = panel_for("Ref($close, -2)/Ref($close, -1) - 1").panel
+    bars = read_fields(list(panel.stocks), ["$close", "$factor"], FEW["start"], "2020-07-10")
+    close, days = bars["$close"], pd.DatetimeIndex(panel.days)
+    raw = (close / bars["$factor"]).round(2)
+    before = (close.ffill().shift(1) / bars["$factor"].ffill()).round(2)
+    low = before * np.where([code.startswith(("SH68", "SZ30")) for code in panel.stocks], 0.8, 0.9)
+    at_the_low = (raw <= np.floor(low * 100 + 0.5) / 100 + 1e-6).shift(-1)
+    trades = close.shift(-1).notna().loc[days]
+    sellable = pd.DataFrame(panel.sellable.numpy(), days, panel.stocks)
+    old = (close.notna().cumsum() > 10).loc[days]  # past the first days without a limit
+    main = old.loc[:, [code.startswith(("SH60", "SZ00")) for code in panel.stocks]]
+    wanted = (trades & ~at_the_low.loc[days].eq(True))[main.columns]
+    pd.testing.assert_frame_equal(sellable[main.columns].where(main), wanted.where(main))
+    assert not sellable.to_numpy()[~trades.to_numpy()].any()
 
 
 # --- labels that are no raw returns

@@ -229,33 +229,35 @@ class DayDatasetH(DatasetH):
         seen, codes = only_traded(raw), [*raw["$close"].columns]
         close, price = seen["$close"], seen[f"${self.entry_field}"]
         age = listed_days(codes, pd.DatetimeIndex(close.index))
-        locked = pd.DataFrame(
-            locked_up(close, raw["$factor"], age, price=price, st=self.st), index=close.index, columns=close.columns
-        )
-        old = pd.DataFrame(age > self.listing_age, index=close.index, columns=close.columns)
-        entry = self.span.entry
+        factor, entry = raw["$factor"], self.span.entry
+        traded = price.shift(-entry).notna()
+
+        def free(side: str) -> pd.DataFrame:
+            locked = locked_up(close, factor, age, price=price, st=self.st, side=side)
+            return traded & ~pd.DataFrame(locked, close.index, close.columns).shift(-entry, fill_value=True)
+
         grids = {
-            "present": close.notna() & old,
+            "present": close.notna() & pd.DataFrame(age > self.listing_age, close.index, close.columns),
             "volatility": trailing_volatility(close, self.volatility_window),
-            "buyable": price.shift(-entry).notna() & ~locked.shift(-entry, fill_value=True),
+            "buyable": free("up"),
+            "sellable": free("down"),
+            "step_return": step_returns(price, entry),
         }
-        if self._marked_by_steps():
-            grids["step_return"] = step_returns(price, entry)
+        self._tell_overlap()
         if self.liquidity is not None:
             grids["liquidity"], self.unit_profile = profiled_liquidity(
                 codes, start, end, profile=self.liquidity, window=self.liquidity_window, loaded=raw
             )
         return grids
 
-    def _marked_by_steps(self) -> bool:
-        """Whether labels of successive days overlap, so that positions are marked by `step_returns` instead."""
+    def _tell_overlap(self) -> None:
+        """Warn where the label leaves at another price than it enters: labels of successive days then overlap."""
         exit_field = self._prices[self.span.reach]
         if exit_field != self.entry_field:
             logger.warning(
                 f"the label goes from ${self.entry_field} to ${exit_field}, so the labels of successive days overlap: "
                 f"positions are marked from ${self.entry_field} to ${self.entry_field}, day by day"
             )
-        return self.span.horizon > 1 or exit_field != self.entry_field
 
 
 def label_reach(dataset: Any) -> int:

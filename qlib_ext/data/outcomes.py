@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from qlib.log import get_module_logger
 
-from qlib_ext.rules import limit_up_price, price_limit, st_mask
+from qlib_ext.rules import limit_down_price, limit_up_price, price_limit, st_mask
 
 logger = get_module_logger("qlib_ext.data")
 
@@ -32,6 +32,7 @@ def locked_up(
     *,
     price: pd.DataFrame | None = None,
     st: Any = None,
+    side: str = "up",
 ) -> npt.NDArray[np.bool_]:
     """Tell (D, N) where a price of the day (its close) is the limit-up price, by the rules of the board and the date.
 
@@ -44,20 +45,23 @@ def locked_up(
         age: (D, N) trading days since listing, see `listed_days`.
         price: that is looked at; None: the close.
         st: spells of special treatment, as `rules.st_mask` takes them; None: every stock has its board's limit.
+        side: "up", or "down" for the limit-down price.
     """
     codes, days = [str(c) for c in close.columns], pd.DatetimeIndex(close.index)
     special = None if st is None else st_mask(st, codes, days)
-    limit = price_limit(codes, days, listed_days=age, st=special)
+    limit = price_limit(codes, days, listed_days=age, st=special, side=side)
     before, adjustment = close.astype(np.float64).ffill().shift(1), factor.astype(np.float64).ffill()
     deal = (close if price is None else price).astype(np.float64)
     reference, raw = (np.round((grid / adjustment).to_numpy(), 2) for grid in (before, deal))
     move, blind = (deal / before - 1).to_numpy(), ~np.isfinite(adjustment.to_numpy())
     lacks = blind & np.isfinite(move)
-    if lacks.any():
+    if lacks.any() and side == "up":
         some = [codes[n] for n in np.flatnonzero(lacks.any(axis=0))]
         logger.warning(
             f"no $factor on some days of {len(some)} of {len(codes)} stocks, {some[:3]} among them: whether they are "
             f"locked is judged by a return within {NEAR_LIMIT:.1%} of the limit"
         )
     with np.errstate(invalid="ignore"):
+        if side == "down":
+            return np.where(blind, move <= NEAR_LIMIT - limit, raw <= limit_down_price(reference, limit) + 1e-6)
         return np.where(blind, move >= limit - NEAR_LIMIT, raw >= limit_up_price(reference, limit) - 1e-6)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 CHUNK = 16_384  # rows of a frame that are copied at a time
-OPTIONAL_GRIDS = ("liquidity", "volatility", "buyable", "step_return")
+OPTIONAL_GRIDS = ("liquidity", "volatility", "buyable", "sellable", "step_return")
+FLAGS = ("buyable", "sellable")
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,11 @@ class DayPanel:
         label: (D, N) float32 raw forward return, NaN where unknown.
         liquidity: (D, N) float32 yuan a day, known at the close of d, or None.
         volatility: (D, N) float32 trailing standard deviation of daily returns, or None.
-        buyable: (D, N) bool outcome mask, known only later, used only to judge: the entry is not locked, or None.
-        step_return: (D, N) float32 return of the first day after the entry (outcome, to mark sleeves), or None.
+        buyable: (D, N) bool outcome mask, known only later, used only to judge: the stock trades at the entry and is
+            not locked at limit-up, or None.
+        sellable: (D, N) bool outcome mask: it trades at the entry and is not locked at limit-down, or None.
+        step_return: (D, N) float32 return of the first day after the entry (outcome, to mark holdings; 0 while
+            suspended, all of it on the day of the return), or None.
         market: (D, M) float32 or None.
         filled: share of feature values of present stocks that were NaN and became 0.
         market_features: names of the M market features; empty where there are none.
@@ -79,6 +83,7 @@ class DayPanel:
     liquidity: Tensor | None = None
     volatility: Tensor | None = None
     buyable: Tensor | None = None
+    sellable: Tensor | None = None
     step_return: Tensor | None = None
     market: Tensor | None = None
     filled: float = field(default=0.0)
@@ -107,9 +112,9 @@ class DayPanel:
             label: raw forward return by (datetime, instrument).
             present: day x instrument bool; None: every row of `feature`. Rows outside it are masked, not dropped.
             market: day x M frame.
-            grids: liquidity, volatility, buyable, step_return as day x instrument frames.
+            grids: liquidity, volatility, buyable, sellable, step_return as day x instrument frames.
 
-        A stock whose `buyable` is not known counts as not buyable.
+        A stock whose `buyable` (`sellable`) is not known counts as not buyable (sellable).
 
         Raises: ValueError for an empty, wrongly indexed or duplicated frame, infinite features, unknown grids, or a
             grid that shares no day or no stock with the features.
@@ -135,7 +140,7 @@ class DayPanel:
         x = np.zeros((len(days), len(stocks), len(names)), dtype=np.float32)
         filled = _scatter(x, feature, row, column, real[row, column], names)
         tensors = {
-            name: torch.from_numpy((_flags if name == "buyable" else _numbers)(name, frame, days, stocks))
+            name: torch.from_numpy((_flags if name in FLAGS else _numbers)(name, frame, days, stocks))
             for name, frame in grids.items()
             if frame is not None
         }

@@ -2,11 +2,14 @@
 
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals, fill_top_n
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalancing
+from qlib_ext.portfolio.policy import Day, Policy
 from qlib_ext.portfolio.returns import sleeve_returns
 
 __all__ = [
     "CAPITAL",
+    "Day",
     "PARTICIPATION",
+    "Policy",
     "affordable",
     "fee_cost",
     "fill_capitals",
