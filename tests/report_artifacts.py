@@ -60,7 +60,9 @@ def make_artifacts(seed=0, sign=1.0):
         f"{MONEY}quantiles.pkl": pd.DataFrame(rng.normal(0, 0.01, (45, 10)), DAYS, pd.RangeIndex(1, 11)),
         f"{MONEY}exposures.pkl": pd.DataFrame(rng.uniform(-1, 1, (45, 2)), DAYS, ["volatility", "liquidity"]),
         f"{MONEY}selection.pkl": "nothing",
-        f"{MONEY}capacity.pkl": pd.DataFrame({"gross": [0.2, 0.1], "cash_share": [0.0, 0.5]}, index=[1e7, 1e9]),
+        f"{MONEY}capacity.pkl": pd.DataFrame(
+            {"gross": [0.2, 0.1], "net_excess": [0.1, -0.1], "cash_share": [0.0, 0.5]}, index=[1e7, 1e9]
+        ),
         f"{MONEY}capacity_topn.pkl": pd.DataFrame({"gross": [0.3, 0.1], "cash_share": [0.0, 0.9]}, index=[1e7, 1e9]),
         "fold_analysis/headline_folds.pkl": table.set_axis(["fold 0", "test"]).assign(selected="text"),
         "fold_analysis/definitions.pkl": record.TABLE_DEFINITIONS,

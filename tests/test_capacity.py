@@ -14,13 +14,14 @@ from qlib_ext.evaluate import (
     CAPITALS,
     capacity_curve,
     capacity_words,
-    capital_at_zero,
+    excess_crossings,
     fill_capitals,
     headline,
     last_known,
     mean_return,
     money_returns,
     sleeve_returns,
+    zero_crossings,
 )
 from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
 from qlib_ext.record import Money, capacity, judge
@@ -79,31 +80,42 @@ def test_two_days_three_stocks():
     assert (large["cash_share"], large["names_held"]) == (pytest.approx(0.3), 3.0)
 
 
-def test_the_capital_at_which_a_return_vanishes():
+def test_every_capital_at_which_a_return_passes_zero():
     curve = pd.DataFrame({"net_impact_excess": [0.3, 0.1, -0.1]}, index=[1e7, 1e8, 1e9])
     # Half way between 1e8 and 1e9 in the log: 10 ** 8.5.
-    assert capital_at_zero(curve) == pytest.approx(10**8.5)
+    assert zero_crossings(curve) == [(pytest.approx(10**8.5), False)]
     # Falls to exactly 0 at 1e8.
-    assert capital_at_zero(curve - 0.1) == pytest.approx(1e8)
-    assert capital_at_zero(curve + 1) == math.inf
-    assert capital_at_zero(curve - 1) == 0.0
-    # Crosses thrice: the first fall counts. 0.2 -> -0.2 is half way again.
+    assert zero_crossings(curve - 0.1) == [(pytest.approx(1e8), False)]
+    assert zero_crossings(curve + 1) == zero_crossings(curve - 1) == []
+    # Crosses thrice: 0.2 -> -0.2 half way; -0.2 -> 0.1 two thirds; 0.1 -> -0.3 a quarter of the way.
     wild = pd.DataFrame({"net": [0.2, -0.2, 0.1, -0.3]}, index=[1e7, 1e8, 1e9, 1e10])
-    assert capital_at_zero(wild, "net") == pytest.approx(10**7.5)
+    at = [pytest.approx(10**power) for power in (7.5, 8 + 2 / 3, 9.25)]
+    assert zero_crossings(wild, "net") == list(zip(at, [False, True, False], strict=True))
+    # Of the negative all turn round.
+    assert zero_crossings(-wild, "net") == list(zip(at, [True, False, True], strict=True))
     with pytest.raises(ValueError, match="unknown column of the curve 'gross'.*Allowed: net"):
-        capital_at_zero(wild, "gross")
+        zero_crossings(wild, "gross")
     with pytest.raises(ValueError, match="finite net"):
-        capital_at_zero(wild.replace(0.1, np.nan), "net")
+        zero_crossings(wild.replace(0.1, np.nan), "net")
     with pytest.raises(ValueError, match="rise"):
-        capital_at_zero(wild.iloc[::-1], "net")
+        zero_crossings(wild.iloc[::-1], "net")
 
 
-def test_words_tell_where_each_excess_vanishes():
+def test_table_and_words_tell_every_crossing_of_each_excess():
     curve = pd.DataFrame(
-        {"gross_excess": [0.3, 0.1], "net_excess": [0.1, -0.1], "net_impact_excess": [-0.1, -0.2]}, index=[1e7, 1e9]
+        {"gross_excess": [0.3, 0.1, 0.2], "net_excess": [0.1, -0.1, 0.1], "net_impact_excess": [-0.1, -0.2, -0.1]},
+        index=[1e7, 1e9, 1e11],
     )
-    # 1e7 to 1e9, half way in the log: 1e8.
-    assert capacity_words(curve).endswith("gross above 1,000, net 100, net_impact below 10")
+    # 1e7 to 1e9, half way in the log: 1e8; 1e9 to 1e11: 1e10.
+    assert capacity_words(curve).endswith(
+        "10 to 100,000 million yuan: gross above zero throughout; net above zero, falls through it at 100, rises "
+        "through it at 10,000; net_impact below zero throughout"
+    )
+    table = excess_crossings(curve)
+    assert table.loc["net"].tolist() == [pytest.approx(1e8), pytest.approx(1e10)]
+    assert list(table) == ["falls_at", "rises_at"] and table.drop("net").isna().all(axis=None)
+    again = excess_crossings(pd.DataFrame({"net_excess": [-1.0, 1.0, -1.0, 1.0]}, index=[1e7, 1e9, 1e11, 1e13]))
+    assert again.loc["net", ["rises_at", "falls_at", "rises_at_2"]].tolist() == pytest.approx([1e8, 1e10, 1e12])
 
 
 def test_the_judge_says_the_same_at_the_capital_of_the_run():

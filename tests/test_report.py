@@ -3,6 +3,7 @@
 import ast
 import copy
 import dataclasses
+import math
 import os
 import re
 import shutil
@@ -207,6 +208,14 @@ def test_capacity_is_over_the_days_of_the_headline(artifacts):
     said = f"42 days, 2022-01-04 to {daily.index[-4].date()}; universe"
     for key in ("headline", "capacity"):
         assert said in re.search(rf'<section id="{key}">.*?</section>', html, re.S)[0], key
+
+
+def test_every_capital_at_which_an_excess_vanishes_is_shown(artifacts):
+    # 0.1 at 10 million, -0.1 at 1,000 million: half way in the log.
+    html = report_html(artifacts, CONTEXT)
+    zeros = tables(html)["capacity_zeros"]
+    assert zeros["net"]["falls_at"] == pytest.approx(100) and math.isnan(zeros["net"]["rises_at"])
+    assert "capacity_topn_zeros" not in tables(html)  # a curve of an old run without an excess
 
 
 def test_the_table_says_what_it_takes_for_granted(html):

@@ -7,7 +7,7 @@ capital is felt by going further down the ranking and, where the whole market is
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -115,22 +115,32 @@ def capacity_curve(
     return pd.DataFrame(rows, index=pd.Index(amounts, name="capital"))
 
 
-def capital_at_zero(curve: pd.DataFrame, column: str = "net_impact_excess") -> float:
-    """Find the capital at which a return of the curve vanishes, by interpolation linear in the log of the capital.
+class Crossing(NamedTuple):
+    """Where a curve passes zero: the capital in yuan, and whether the curve rises through it there or falls."""
+
+    capital: float
+    rises: bool
+
+
+def zero_crossings(curve: pd.DataFrame, column: str = "net_impact_excess") -> list[Crossing]:
+    """Find every capital at which a return of the curve passes zero, by interpolation linear in the log of the capital.
+
+    A curve can pass it several times: what falls with the impact rises again where most of the capital is idle cash
+    and the market falls. What lies beyond the smallest and the largest capital is not known.
 
     Args:
         curve: of ``capacity_curve``; or any frame with rising capitals (yuan) as index.
-        column: a return, larger is better.
+        column: a return, larger is better; exactly zero counts as below.
 
     Returns:
-        Yuan at the first fall to zero from the smallest capital on. 0.0 where the return is not above zero at the
-        smallest capital already (what lies below it is not known); inf where it stays above zero on the whole curve.
+        The crossings by rising capital, falls and rises in turn; none where the return keeps its sign.
 
     Raises:
         ValueError: for an unknown column, capitals that do not rise, or NaN.
 
-    >>> round(capital_at_zero(pd.DataFrame({"net_impact_excess": [0.3, 0.1, -0.1]}, [1e8, 1e9, 1e10])) / 1e9, 2)
-    3.16
+    >>> curve = pd.DataFrame({"net_impact_excess": [0.1, -0.1, 0.1]}, [1e8, 1e10, 1e12])
+    >>> [(round(at / 1e9), rises) for at, rises in zero_crossings(curve)]
+    [(1, False), (100, True)]
     """
     check_choice("column of the curve", column, curve.columns)
     capital, value = curve.index.to_numpy(dtype=np.float64), curve[column].to_numpy(dtype=np.float64)
@@ -138,27 +148,41 @@ def capital_at_zero(curve: pd.DataFrame, column: str = "net_impact_excess") -> f
         raise ValueError(
             f"wanted capitals (index) that rise from above 0, and finite {column}; got {dict(curve[column])}"
         )
-    if value[0] <= 0:
-        return 0.0
-    if (value > 0).all():
-        return math.inf
-    after = int(np.argmax(value <= 0))
-    way = value[after - 1] / (value[after - 1] - value[after])
-    low, high = np.log(capital[after - 1 : after + 1])
-    return float(np.exp(low + way * (high - low)))
+    before = np.flatnonzero(np.diff(value > 0))
+    way = value[before] / (value[before] - value[before + 1])
+    at = np.exp(np.log(capital[before]) + way * np.log(capital[before + 1] / capital[before]))
+    return [Crossing(float(yuan), bool(value[place] <= 0)) for yuan, place in zip(at, before, strict=True)]
 
 
-def zero_capitals(curve: pd.DataFrame) -> dict[str, float]:
-    """Tell `capital_at_zero` of the excess before costs (gross), after fees (net) and after impact too (net_impact)."""
-    return {name: capital_at_zero(curve, f"{name}_excess") for name in ("gross", "net", "net_impact")}
+def excess_crossings(curve: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate `zero_crossings` of the excess before costs (gross), after fees (net) and after impact (net_impact).
+
+    Returns:
+        A row an excess that the curve has. Columns: `falls_at` and `rises_at`, yuan, NaN where it does not; for further
+        crossings `falls_at_2`, `rises_at_2`, ...
+
+    >>> excess_crossings(pd.DataFrame({"net_excess": [0.1, -0.1]}, [1e8, 1e10])).round(-6).to_dict("index")
+    {'net': {'falls_at': 1000000000.0, 'rises_at': nan}}
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for name in (name for name in ("gross", "net", "net_impact") if f"{name}_excess" in curve):
+        rows[name] = {"falls_at": math.nan, "rises_at": math.nan}
+        for place, (capital, rises) in enumerate(zero_crossings(curve, f"{name}_excess")):
+            again = f"_{place // 2 + 1}" if place > 1 else ""
+            rows[name][f"{'rises' if rises else 'falls'}_at{again}"] = capital
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def capacity_words(curve: pd.DataFrame) -> str:
-    """Say in one line at which capital the excess returns of a curve vanish."""
+    """Say in one line at which capitals the excess returns of a curve pass zero."""
     low, high = (f"{curve.index[end] / 1e6:,.0f}" for end in (0, -1))
-    words = {0.0: f"below {low}", math.inf: f"above {high}"}
-    shown = [f"{name} {words.get(at, f'{at / 1e6:,.0f}')}" for name, at in zero_capitals(curve).items()]
-    return f"  capital at which the excess over the mean stock vanishes, million yuan: {', '.join(shown)}"
+    said = []
+    for name in excess_crossings(curve).index:
+        passed = zero_crossings(curve, f"{name}_excess")
+        sign = "above" if curve[f"{name}_excess"].iloc[0] > 0 else "below"
+        ways = [f", {'rises' if rises else 'falls'} through it at {at / 1e6:,.0f}" for at, rises in passed]
+        said.append(f"{name} {sign} zero{''.join(ways) or ' throughout'}")
+    return f"  excess over the mean stock by capital, {low} to {high} million yuan: {'; '.join(said)}"
 
 
 def last_known(grid: Grid) -> Grid:

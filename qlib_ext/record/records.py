@@ -23,11 +23,11 @@ from qlib_ext.evaluate import (
     REVERSAL_DAYS,
     LightGBM,
     capacity_words,
+    excess_crossings,
     exposures,
     factor_score,
     quantile_returns,
     summary,
-    zero_capitals,
 )
 from qlib_ext.options import argument_names, check_choice, refuse_unknown, tell
 from qlib_ext.panel import DayPanel, grid_of
@@ -48,7 +48,7 @@ from qlib_ext.record.judgement import (
     table_row,
 )
 from qlib_ext.record.tables import as_text, log_table
-from qlib_ext.runs import BENCHMARK, load_if_there, log_finite
+from qlib_ext.runs import BENCHMARK, load_if_there
 
 logger = get_module_logger("qlib_ext.record")
 
@@ -220,7 +220,7 @@ class LiquidityRecord(MoneyRecord):
         log_table(self.recorder, exposed.mean().to_frame("exposure").T)
         log_table(self.recorder, quality, "diagnostics")
         for kind, curve in curves.items():
-            log_finite(self.recorder, {f"{kind}.{key}_zero_at": value for key, value in zero_capitals(curve).items()})
+            log_table(self.recorder, excess_crossings(curve), kind)
         mean = ", ".join(f"{name} {value:+.3f}" for name, value in exposed.mean().items())
         logger.info(
             f"{len(days)} days, {days[0].date()} to {days[-1].date()}, {money.capital / 1e6:g} million yuan, "

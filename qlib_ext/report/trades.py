@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from qlib_ext.evaluate import DEFINITIONS as HEADLINE
-from qlib_ext.evaluate import has_benchmark
+from qlib_ext.evaluate import excess_crossings, has_benchmark
 from qlib_ext.report import figures
 from qlib_ext.report.page import Chart, Content, Context, across, columns_of, glossary, html, meanings_of, table
 from qlib_ext.report.score import Definitions, Frame, judged_days
@@ -108,8 +108,17 @@ def capacity(context: Context, filled: Frame, topn: Frame, daily: Frame, definit
             rows = [text("{million:,.0f} million yuan", million=float(value) / 1e6) for value in curve.index]
             parts.append(Chart(key, figures.capacity(curve), sentence(f"chart.{key}")))
             parts.append(table(curve, columns_of(curve, meanings), key=key, rows=rows))
+            parts += _crossings(curve, f"{key}_zeros")
     scope = context.costs if daily is None else context.scope(judged_days(daily), context.costs)
     return (scope, parts) if parts else None
+
+
+def _crossings(curve: pd.DataFrame, key: str) -> list[Markup]:
+    """Tabulate the capitals at which the excesses of a curve pass zero; nothing for a curve without an excess."""
+    zeros = excess_crossings(curve) / 1e6
+    columns = columns_of(zeros, None, "", **dict.fromkeys(map(str, zeros), "count"))
+    rows = [title(f"{name}_excess") for name in zeros.index]
+    return [table(zeros, columns, key=key, rows=rows)] if len(zeros) else []
 
 
 def blocked(
