@@ -2,12 +2,14 @@
 
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals, fill_top_n
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalancing
+from qlib_ext.portfolio.optimal import OptimalTrades, optimal_trades
 from qlib_ext.portfolio.policy import Day, Policy
 from qlib_ext.portfolio.returns import sleeve_returns
 
 __all__ = [
     "CAPITAL",
     "Day",
+    "OptimalTrades",
     "PARTICIPATION",
     "Policy",
     "affordable",
@@ -15,6 +17,7 @@ __all__ = [
     "fill_capitals",
     "fill_top_n",
     "impact_cost",
+    "optimal_trades",
     "rebalancing",
     "sleeve_returns",
 ]
