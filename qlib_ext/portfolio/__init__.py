@@ -2,6 +2,7 @@
 
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals, fill_top_n
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalancing
+from qlib_ext.portfolio.market import market_of
 from qlib_ext.portfolio.optimal import OptimalTrades, optimal_trades
 from qlib_ext.portfolio.policy import Day, Policy
 from qlib_ext.portfolio.returns import sleeve_returns
@@ -18,6 +19,7 @@ __all__ = [
     "fill_top_n",
     "impact_cost",
     "optimal_trades",
+    "market_of",
     "rebalancing",
     "sleeve_returns",
 ]
