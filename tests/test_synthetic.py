@@ -249,6 +249,30 @@ def test_the_signal_is_there_and_fades_with_liquidity(default):
         assert eight > 1.3 * one
 
 
+def test_a_slow_signal_shows_in_the_turnover_of_gains_and_pays_for_weeks(default):
+    fields = default.fields()
+    close, volume = (pd.DataFrame(fields[name]) for name in ("close", "volume"))
+    score = (close / close.shift()).rolling(20).corr(np.log(volume / volume.shift() + 1))  # CORD20
+    fast, slow = (pd.DataFrame(default.bars[name]).iloc[20:] for name in ("latent", "slow"))
+    assert score.iloc[20:].corrwith(slow, axis=1).mean() > 0.5 > 5 * score.iloc[20:].corrwith(fast, axis=1).mean()
+    prices = close.ffill()
+    ic = {k: score.iloc[20:-21].corrwith(prices.shift(-1 - k) / prices.shift(-1) - 1, axis=1).mean() for k in (1, 20)}
+    assert 0.03 < ic[1] < 0.06 and ic[20] > 2.0 * ic[1]  # the fast one's grows by half
+    # half-lives: rho^7 = .48, .98^34 = .50, less what suspensions and listings blur
+    for state, days in ((fast, 7), (slow, 34)):
+        assert 0.4 < state.corrwith(state.shift(days), axis=1).mean() < 0.6
+
+
+def test_the_slow_signal_has_draws_of_its_own(monkeypatch):
+    market = simulate(**TINY, signal=0.0)
+    monkeypatch.setattr("qlib_ext.synthetic.process.SLOW_RHO", 0.5)
+    other = simulate(**TINY, signal=0.0)
+    for name in ("open", "high", "low", "close", "vwap", "latent"):
+        np.testing.assert_array_equal(market.bars[name], other.bars[name])
+    assert not np.array_equal(market.bars["slow"], other.bars["slow"], equal_nan=True)
+    assert not np.array_equal(market.bars["lots"], other.bars["lots"], equal_nan=True)  # where it shows
+
+
 def test_without_signal_there_is_nothing_to_find():
     market = simulate(n_stocks=100, years=1.5, signal=0.0)
     assert not market.bars["expected"][np.isfinite(market.bars["expected"])].any()

@@ -18,7 +18,7 @@ from qlib_ext.synthetic.listings import MAX_STOCKS, BoolArray, FloatArray, Setup
 from qlib_ext.synthetic.macro import macro_table, macro_text, regime_at_close
 from qlib_ext.synthetic.process import Process
 
-VERSION = 1  # of the embedded market; a change of the process raises it and `ensure_market` rebuilds
+VERSION = 2  # of the embedded market; a change of the process raises it and `ensure_market` rebuilds
 DEFAULT_PATH = Path("~/.qlib/qlib_data/qlib_ext_demo").expanduser()
 INDEX = "SH000300"
 MACRO = "macro.csv"  # in the market's folder
@@ -39,8 +39,8 @@ class Market:
     """A simulated market in raw units; `D` days, `N` stocks.
 
     `bars`: name -> (D, N) float64, NaN where the stock does not trade: open, high, low, close, vwap (raw
-    yuan), lots (100 shares), reference (previous close after ex-rights, raw yuan), latent (s) and expected
-    (m); NaN only where it is not listed: adjustment (cumulative, 1 at first) and cap (yuan). `members` (D,
+    yuan), lots (100 shares), reference (previous close after ex-rights, raw yuan), latent (s), slow (l) and
+    expected (m); NaN only where it is not listed: adjustment (cumulative, 1 at first) and cap (yuan). `members` (D,
     N) bool: in the index csi300. `index`: field -> (D,) of SH000300.
     """
 
@@ -101,9 +101,9 @@ def simulate(*, say: Say | None = None, **options: Any) -> Market:
     signal, rho, seed = parameters["signal"], parameters["rho"], parameters["seed"]
     rng = np.random.default_rng(seed)
     setup = build_setup(rng, **{name: parameters[name] for name in ("n_stocks", "start", "years")})
-    state: dict[str, Any] = {}
+    state: dict[str, Any] = {"slow": np.random.default_rng([seed, 4])}
     if "regime" in parameters:
-        state = {"regime": regime_at_close(setup.days, seed), "extra": np.random.default_rng([seed, 3])}
+        state |= {"regime": regime_at_close(setup.days, seed), "extra": np.random.default_rng([seed, 3])}
     bars = Process(setup, rng, signal=signal, rho=rho, **state).run(say or _quiet)
     members = _index_members(setup, bars["cap"])
     return Market(setup, bars, members, _index_bars(bars, members), parameters)
@@ -163,8 +163,8 @@ def make_market(
         years: length of the calendar, 0.25 to 30.
         seed: of all randomness.
         signal: standard deviation of the label's planted mean at the median liquidity; 0 (plants nothing) to 0.02.
-        rho: autocorrelation of the latent signal from day to day, in [0, 1).
-        regime: plant two signals, of which the macro state decides which one works.
+        rho: autocorrelation of the fast signal from day to day, in [0, 1).
+        regime: plant two fast signals, of which the macro state decides which one works.
         say: called with a line on the progress.
 
     Returns: the folder.

@@ -1,4 +1,4 @@
-"""The day loop of the embedded market: from the setup to raw bars, liquidity and the planted signal.
+"""The day loop of the embedded market: from the setup to raw bars, liquidity and the planted signals.
 
 The equations stand in the docstring of `qlib_ext.synthetic`. Everything is vectorised over stocks; the loop runs over
 days, since a price limit binds on the price of the day before. Prices are raw yuan. Legend: `D` days, `N` stocks.
@@ -27,8 +27,11 @@ NEWS_SHARE, NEWS_SIZE, NEWS_GOOD = 0.045, 0.06, 0.65  # of stock days; mean abso
 CARRY = 0.3  # of a move cut off at the limit comes on the next day
 MAGNET = 3.0  # a move beyond 70% of the limit is drawn towards it
 TRACE_BODY, TRACE_SHADOW, TRACE_VWAP = 0.08, 0.16, 0.05  # how much of s a day's shape shows
+TRACE_VOLUME = 0.15  # how much of the slow signal a day's turnover shows, per standard deviation of its return
+SLOW_SHARE = 0.2  # of the planted variance, at the median liquidity
+SLOW_RHO = 0.98  # from day to day: a half-life of 34 days
 NOISE_BODY, NOISE_SHADOW, NOISE_VWAP = 0.30, 0.70, 0.25
-BAR_FIELDS = ("open", "high", "low", "close", "vwap", "lots", "adjustment", "reference", "cap", "latent", "expected")
+BAR_FIELDS = "open high low close vwap lots adjustment reference cap latent slow expected".split()
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Traits:
     pop: FloatArray
 
 
-def planned_return(latent: FloatArray, liquidity: FloatArray, listed: BoolArray, signal: float) -> FloatArray:
-    """Planted mean of the label, (N,): signal * (1.5 - rank of liquidity) * (g(s) - E g) / sd g.
+def fast_return(latent: FloatArray, liquidity: FloatArray, listed: BoolArray, signal: float) -> FloatArray:
+    """Mean that the fast signal plants, (N,): signal * (1.5 - rank of liquidity) * (g(s) - E g) / sd g.
 
     0 where not listed. `liquidity` (N,) yuan a day, ranked from 0 (least) to 1 (most) among listed stocks.
     """
@@ -58,11 +61,11 @@ def planned_return(latent: FloatArray, liquidity: FloatArray, listed: BoolArray,
 
 
 def regime_return(latent: FloatArray, other: FloatArray, regime: float, *args: Any) -> FloatArray:
-    """Planted mean (N,) under a regime of +1 or -1: one latent signal pays, the other costs as much, or turned.
+    """Fast mean (N,) under a regime of +1 or -1: one latent signal pays, the other costs as much, or turned.
 
-    `args`: liquidity, listed, signal, as of `planned_return`.
+    `args`: liquidity, listed, signal, as of `fast_return`.
     """
-    own, against = (planned_return(s, *args) for s in ((latent, other) if regime > 0 else (other, latent)))
+    own, against = (fast_return(s, *args) for s in ((latent, other) if regime > 0 else (other, latent)))
     return (own - against) / np.sqrt(2.0)
 
 
@@ -109,11 +112,13 @@ class Process:
         *,
         signal: float,
         rho: float,
+        slow: np.random.Generator,
         regime: FloatArray | None = None,
         extra: np.random.Generator | None = None,
     ) -> None:
-        """Take the setup; `regime` (D,) of +-1 brings in a second latent signal, drawn from `extra`."""
+        """Take the setup; `slow` draws the slow signal, `regime` (D,) of +-1 brings in a second fast one (`extra`)."""
         self.setup, self.rng, self.signal, self.rho = setup, rng, signal, rho
+        self.slow_rng = slow
         self.regime, self.extra = regime, extra
         n_days, n_stocks = setup.age.shape
         self.traits = draw_traits(rng, setup)
@@ -124,6 +129,7 @@ class Process:
         self.shares = self.traits.shares.copy()
         self.latent: FloatArray = np.asarray(rng.standard_normal(n_stocks))
         self.other: FloatArray = self.latent if extra is None else np.asarray(extra.standard_normal(n_stocks))
+        self.slow: FloatArray = np.asarray(slow.standard_normal(n_stocks))
         self.vol_state: FloatArray = np.asarray(0.35 * rng.standard_normal(n_stocks))
         self.turnover_state: FloatArray = np.asarray(0.45 * rng.standard_normal(n_stocks))
         self.market_turnover = 0.0
@@ -184,12 +190,14 @@ class Process:
         return suspended
 
     def _evolve(self) -> None:
-        """Move the slow states on: latent signal, volatility, turnover (all AR(1))."""
+        """Move the states on: latent signals, volatility, turnover (all AR(1))."""
         n_stocks = len(self.latent)
         draws = self.rng.standard_normal((3, n_stocks))
         self.latent = self.rho * self.latent + np.sqrt(1.0 - self.rho**2) * draws[0]
         fresh = self.latent if self.extra is None else self.extra.standard_normal(n_stocks)
         self.other = self.latent if self.extra is None else self.rho * self.other + np.sqrt(1.0 - self.rho**2) * fresh
+        kick = np.sqrt(1.0 - SLOW_RHO**2) * self.slow_rng.standard_normal(n_stocks)
+        self.slow = SLOW_RHO * self.slow + kick
         self.vol_state = 0.98 * self.vol_state + 0.35 * np.sqrt(1.0 - 0.98**2) * draws[1]
         self.turnover_state = 0.95 * self.turnover_state + 0.45 * np.sqrt(1.0 - 0.95**2) * draws[2]
         self.market_turnover = 0.96 * self.market_turnover + 0.06 * self.rng.standard_normal()
@@ -234,12 +242,17 @@ class Process:
         return {"open": open_, "high": high, "low": low, "close": close, "vwap": vwap}
 
     def _lots(self, day: int, bar: dict[str, FloatArray], sigma: FloatArray, one_price: BoolArray) -> FloatArray:
-        """Whole lots of 100 shares, (N,): log-normal turnover, more on large moves, little on locked days."""
-        move = np.minimum(np.abs(bar["close"] / self.reference - 1.0) / sigma, 4.0)
+        """Whole lots of 100 shares, (N,): log-normal turnover, more on large moves, little on locked days.
+
+        The slow signal moves it from days of losses to days of gains.
+        """
+        gain = (bar["close"] / self.reference - 1.0) / sigma
+        move = np.minimum(np.abs(gain), 4.0)
         grown = np.log(self.reference * self.shares / (self.traits.price * self.traits.shares))
         fresh = 1.2 * np.exp(-np.maximum(self.setup.age[day], 0) / 20.0)
         noise = 0.25 * self.rng.standard_normal(len(move))
         log_yuan = self.traits.level + 0.6 * grown + self.turnover_state + self.market_turnover
+        log_yuan += TRACE_VOLUME * self.slow * np.clip(gain, -2.0, 2.0)
         yuan = np.exp(log_yuan + noise + fresh + 0.3 * (move - 0.8) - 2.0 * one_price)
         return np.maximum(np.rint(np.minimum(yuan / bar["vwap"], 0.3 * self.shares) / 100.0), 1.0)
 
@@ -253,12 +266,13 @@ class Process:
         self.reference = np.where(trading, bar["close"], self.reference)
         turnover = bar["lots"] * 100.0 * bar["vwap"]
         self.liquidity = np.where(trading, self.liquidity + 2 / 21 * (turnover - self.liquidity), self.liquidity)
-        plan = (self.liquidity, listed, self.signal)
-        mean = planned_return(self.latent, *plan)
+        plan = (self.liquidity, listed, self.signal * np.sqrt(1.0 - SLOW_SHARE))
+        mean = fast_return(self.latent, *plan)
         if self.regime is not None:
             mean = regime_return(self.latent, self.other, float(self.regime[day]), *plan)
+        mean = mean + np.where(listed, self.signal * np.sqrt(SLOW_SHARE) * self.slow, 0.0)
         self.due = np.stack([self.due[1], mean])
-        bar |= {"latent": self.latent, "expected": mean}
+        bar |= {"latent": self.latent, "slow": self.slow, "expected": mean}
         for name, values in bar.items():
             self.bars[name][day] = np.where(trading, values, np.nan)
         self.bars["adjustment"][day] = np.where(listed, self.adjustment, np.nan)
