@@ -1,6 +1,7 @@
 """Slow oracles of portfolio.py and evaluate.py: plain Python, written from the definitions."""
 
 import math
+from statistics import NormalDist
 
 
 def fill_day(score, liquidity, *, capital, participation, top_n=None, mask=None):
@@ -101,3 +102,28 @@ def sleeve_returns(yuan, step_return, horizon, *, capital):
                 gains[t] += value * step / capital
                 value *= 1 + step
     return gains
+
+
+def slopes_by_age(score, step, mask, ages):
+    """Mean over days and ages of the slope of the stocks' returns on the normal scores of that many days before."""
+    days, out = len(score), []
+    for first, last in ages:
+        slopes = []
+        for day in range(days):
+            inside = [i for i in range(score.shape[1]) if mask[day, i] and step[day, i] == step[day, i]]
+            if not inside:
+                continue
+            mean = sum(step[day, i] for i in inside) / len(inside)
+            for age in range(first, last):
+                scored = [] if day < age else [i for i, s in enumerate(score[day - age]) if s == s]
+                if not scored:
+                    continue
+                order = sorted(scored, key=lambda i: score[day - age, i])
+                place = {i: NormalDist().inv_cdf((order.index(i) + 0.5) / len(order)) for i in order}
+                held = [i for i in order if mask[day - age, i]]
+                centre = sum(place[i] for i in held) / len(held)
+                square = sum((place[i] - centre) ** 2 for i in held)
+                gain = sum((place[i] - centre) * (step[day, i] - mean) for i in held if step[day, i] == step[day, i])
+                slopes.append(gain / square)
+        out.append(sum(slopes) / len(slopes))
+    return out

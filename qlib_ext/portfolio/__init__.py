@@ -1,16 +1,19 @@
-"""The one allocation, and what trading it costs."""
+"""The one allocation, what trading it costs, what a score is worth."""
 
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals, fill_top_n
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalancing
+from qlib_ext.portfolio.forecast import Forecast
 from qlib_ext.portfolio.market import market_of
 from qlib_ext.portfolio.optimal import OptimalTrades, optimal_trades
 from qlib_ext.portfolio.policy import Day, Policy
 from qlib_ext.portfolio.returns import sleeve_returns
+from qlib_ext.portfolio.topn import smoothed
 
 __all__ = [
     "CAPITAL",
     "Day",
     "OptimalTrades",
+    "Forecast",
     "PARTICIPATION",
     "Policy",
     "affordable",
@@ -22,4 +25,5 @@ __all__ = [
     "market_of",
     "rebalancing",
     "sleeve_returns",
+    "smoothed",
 ]

@@ -1,0 +1,441 @@
+"""What a score is worth: the expected excess return of a stock, and how fast it decays. Fitted on past days.
+
+``D`` days, ``N`` stocks, ``K`` ages in days, ``B`` bins of the score; returns as fractions a day (0.001 = 10 bp).
+
+The excess return of a stock over the mean stock, k days after the first one that its score can earn, is
+level(z) * decay(k), where z is the place of the stock's smoothed score among the day's. What is measured is what
+portfolios of the score of k days ago earn *on one day*: returns of different days hardly overlap, so that their errors
+are plain, however long the horizon, and a return counts only where its own day is there (Jegadeesh and Titman 1993).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from qlib_ext.cross_section import rank_shares
+from qlib_ext.options import check_number, check_shapes, refuse_unknown
+from qlib_ext.portfolio.policy import Vector
+from qlib_ext.portfolio.topn import smoothed
+
+HORIZONS = (1, 2, 3, 5, 10, 20, 40)
+SMOOTHINGS = (0.0, 2.0, 5.0, 10.0, 20.0)  # half-lives in days that the fit may choose
+HELD = 10  # days whose return the smoothing must predict best: about as long as a trade takes to pay for itself
+EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 1.0)  # bins of the place
+USUAL, FACTOR = 10.0, 4.0  # half-life that is assumed within this factor where the days say nothing
+CLEAR = 3.0  # standard errors by which one half-life must fail before there are two
+T_SIGNIFICANT, FEWEST_DAYS = 2.5, 20
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Expected excess return over the mean stock, from a score; `Forecast()` knows nothing and expects 0.
+
+    Attributes:
+        smoothing: half-life in days by which the score is smoothed, see `smoothed`; 0: none.
+        places: (B,) places in (0, 1), 1 the best, at which the level is told; linear (in normal scores) in between.
+        levels: (B,) expected excess return of the first day after the entry, rising, shrunk.
+        half_lives: days until the level is half, of each exponential of the decay.
+        weights: of each exponential, their sum is 1.
+        half_life_error: standard error of the only half-life; None where there are two or it is not known.
+        persistence: correlation of the places (as normal scores) with those of the next day.
+        spread: standard deviation of the level over stocks.
+        t: level in standard errors, over all ages.
+        significant: whether the fit days show that the score predicts at all.
+        days: returns, one a day, that were used.
+        bins: (place, stocks' share, mean, standard error) of each bin as it was found, beside `places` and `levels`.
+        curve: (first day, last day, mean, standard error) of the return a day of one standard deviation of the score,
+            by days after the entry from the first to the last.
+    """
+
+    smoothing: float = 0.0
+    places: tuple[float, ...] = ()
+    levels: tuple[float, ...] = ()
+    half_lives: tuple[float, ...] = (USUAL,)
+    weights: tuple[float, ...] = (1.0,)
+    half_life_error: float | None = None
+    persistence: float = 0.0
+    spread: float = 0.0
+    t: float = 0.0
+    significant: bool = False
+    days: int = 0
+    bins: tuple[tuple[float, ...], ...] = ()
+    curve: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def fit(
+        cls,
+        score: ArrayLike,
+        step_return: ArrayLike,
+        *,
+        mask: ArrayLike | None = None,
+        horizons: Sequence[int] = HORIZONS,
+        smoothings: Sequence[float] = SMOOTHINGS,
+    ) -> Self:
+        """Learn level and decay from scores and the returns that followed.
+
+        Give it what was known by one day and nothing else: every row is used. A day may lack scores (NaN).
+
+        Args:
+            score: (D, N) of successive trading days, larger is better, NaN where there is none.
+            step_return: (D, N) return of the first day after the entry of signal day d, such as `DayPanel.step_return`;
+                NaN where it is not known.
+            mask: (D, N) bool, stocks that could be entered: in the universe and buyable; None: all. A score outside
+                of it takes part in the ranking.
+            horizons: days after the entry, rising; between each two the decay is measured.
+            smoothings: half-lives in days to choose from.
+
+        Raises:
+            ValueError: for unequal shapes, horizons that do not rise, a negative half-life.
+
+        >>> Forecast.fit(np.zeros((50, 3)), np.zeros((50, 3))).significant
+        False
+        """
+        grid, step = np.asarray(score, dtype=np.float64), np.asarray(step_return, dtype=np.float64)
+        real = np.ones(grid.shape, dtype=bool) if mask is None else np.asarray(mask)
+        check_shapes("(D, N) = (days, stocks)", score=grid, step_return=step, mask=real)
+        ends = _rising_days(horizons)
+        for halflife in smoothings:
+            check_number("a smoothing", halflife, "[0, inf)", hint=" (half-life in days)")
+        excess = _excess(step, real)
+        places = {float(halflife): _places(grid, halflife) for halflife in smoothings}
+        smoothing = max(places, key=lambda halflife: _gain(places[halflife], real, excess))
+        return cls(**_fitted(places[smoothing], real, excess, ends), smoothing=smoothing)
+
+    @property
+    def half_life(self) -> float:
+        """Days until the decay is one half."""
+        low, high = min(self.half_lives), max(self.half_lives)
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.decay(middle) > 0.5 else (low, middle)
+        return (low + high) / 2
+
+    def decay(self, days: ArrayLike) -> Vector:
+        """Share of the level that is left some days later, 1 at 0; of the shape of `days`.
+
+        >>> Forecast(half_lives=(2.0,)).decay([0, 2, 4]).tolist()
+        [1.0, 0.5, 0.25]
+        """
+        age = np.asarray(days, dtype=np.float64)[..., None]
+        return (np.asarray(self.weights) * 2.0 ** (-age / np.asarray(self.half_lives))).sum(axis=-1)
+
+    def prepare(self, score: ArrayLike) -> Vector:
+        """Tell the expected excess return (D, N) of the first day after the entry, from scores of successive days.
+
+        Causal. A stock whose last score is k days old has its level times decay(k); NaN before the first.
+
+        >>> forecast = Forecast(places=(0.25, 0.75), levels=(-0.001, 0.001), half_lives=(1.0,))
+        >>> forecast.prepare([[1.0, 2.0], [np.nan, 1.0]]).round(9).tolist()
+        [[-0.001, 0.001], [-0.0005, 0.0]]
+        """
+        level, age = self._aged_levels(score)
+        return level * self.decay(age)
+
+    def predict(self, score: ArrayLike, horizon: int = 1, age: int = 0) -> Vector:
+        """Sum the expected excess return over the mean stock over `horizon` days: (D, N), NaN where never scored.
+
+        Args:
+            score: (D, N) of successive days.
+            horizon: days, the first one `age` days after the first that the score of the row can earn.
+            age: days.
+
+        Raises:
+            ValueError: for days that are no whole numbers of at least 1 and 0.
+        """
+        check_number("horizon", horizon, "[1, inf)", whole=True, hint=" (days)")
+        check_number("age", age, "[0, inf)", whole=True, hint=" (days)")
+        level, passed = self._aged_levels(score)
+        left = 2.0 ** (-1.0 / np.asarray(self.half_lives))
+        gain = np.asarray(self.weights) * left**age * (1 - left**horizon) / (1 - left)  # a geometric sum each
+        return level * (gain * left ** passed[..., None]).sum(axis=-1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as numbers and lists, for JSON."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            TypeError: for a name that a forecast does not have.
+        """
+        refuse_unknown("Forecast", values, [field.name for field in fields(cls)])
+        return cls(**{name: _frozen(value) for name, value in values.items()})
+
+    def _aged_levels(self, score: ArrayLike) -> tuple[Vector, Vector]:
+        """Level of each stock's last score (D, N), NaN before the first, and the days since."""
+        place = _places(np.asarray(score, dtype=np.float64), self.smoothing)
+        own = np.interp(place, _normal(self.places), self.levels) if self.places else np.zeros_like(place)
+        row = np.arange(len(place))[:, None]
+        last = np.maximum.accumulate(np.where(np.isnan(place), -1, row), axis=0)
+        level = np.take_along_axis(own, last.clip(min=0), axis=0)
+        return np.where(last < 0, np.nan, level), (row - last).astype(np.float64)
+
+
+# --- the score as places
+
+
+def _normal(place: ArrayLike) -> Vector:
+    """Quantiles of the normal distribution; a place of 0 or 1 counts as just inside."""
+    value = torch.as_tensor(np.asarray(place, dtype=np.float64)).clamp(1e-9, 1 - 1e-9)
+    return torch.special.ndtri(value).numpy()
+
+
+def _places(score: Vector, smoothing: float) -> Vector:
+    """Place smoothed scores among those of their day, as normal scores (D, N); NaN where the day has no score."""
+    share = rank_shares(np.where(np.isnan(score), np.nan, smoothed(score, smoothing)))
+    count = np.count_nonzero(~np.isnan(share), axis=1)[:, None]
+    return _normal(share - 0.5 / np.maximum(count, 1))
+
+
+# --- what portfolios of the score earn
+
+
+def _excess(step: Vector, mask: NDArray[np.bool_]) -> Vector:
+    """Take off the day's mean return of the stocks in the mask: (D, N), 0 where not known, NaN on a day without any."""
+    inside = mask & np.isfinite(step)
+    count = inside.sum(axis=1, keepdims=True)
+    mean = np.where(inside, step, 0.0).sum(axis=1, keepdims=True) / np.where(count, count, np.nan)
+    return np.where(np.isfinite(step), step, mean) - mean
+
+
+def _bins(place: Vector) -> NDArray[np.int64]:
+    """Tell the bin (D, N) of each place; the last one where there is none."""
+    return np.searchsorted(_normal(EDGES[1:-1]), place)
+
+
+def _earned(place: Vector, mask: NDArray[np.bool_], excess: Vector, ages: int, *, bins: bool = False) -> Vector:
+    """Return (D, K, 1) of each day on the places of k days before: the slope; NaN where there is none.
+
+    With `bins` (D, K, 1 + B): after the slope the mean of each bin's stocks less that of all.
+    """
+    days, entered = len(place), mask & ~np.isnan(place)
+    number = _bins(place) if bins else None
+    earned = np.full((days, ages, len(EDGES) if bins else 1), np.nan)
+    with np.errstate(invalid="ignore"):
+        for day in np.flatnonzero(entered.any(axis=1)):
+            own = np.flatnonzero(entered[day])
+            centred = place[day, own] - place[day, own].mean()
+            held = (centred / (centred**2).sum())[None]
+            if number is not None:
+                inside = number[day, own] == np.arange(len(EDGES) - 1)[:, None]
+                held = np.concatenate([held, inside / inside.sum(axis=1, keepdims=True) - 1.0 / len(own)])
+            later = np.arange(int(day), min(int(day) + ages, days))
+            earned[later, later - day] = excess[day : day + ages][:, own] @ held.T
+    return earned
+
+
+def _pooled(earned: Vector, weight: Vector) -> tuple[Vector, Vector]:
+    """Weighted least squares of what was earned (D, K, ...) on weights (K,) over all days and ages.
+
+    Returns: the value (...) whose product with the weight an age earns; by day, what each contributes to its error.
+    """
+    there = ~np.isnan(earned)
+    weight = weight.reshape(-1, *[1] * (earned.ndim - 2))
+    total = (there * weight**2).sum(axis=1)
+    gain = np.where(there, earned * weight, 0.0).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        value = gain.sum(axis=0) / total.sum(axis=0)
+        return value, (gain - total * value) / total.sum(axis=0)
+
+
+def _covariance(parts: Vector) -> Vector:
+    """Covariance of sums over days of parts (D, J), neighbouring days included (Newey and West 1987)."""
+    days = max(int(np.count_nonzero(parts.any(axis=1))), 2)
+    lags = int(4 * (days / 100) ** (2 / 9))
+    total = parts.T @ parts
+    for lag in range(1, lags + 1):
+        cross = parts[lag:].T @ parts[:-lag]
+        total += (1 - lag / (lags + 1)) * (cross + cross.T)
+    return total * days / (days - 1)
+
+
+def _error(parts: Vector) -> float:
+    """Tell the standard error of the sum over days of parts (D,)."""
+    return float(np.sqrt(_covariance(parts[:, None])[0, 0]))
+
+
+# --- level and decay
+
+
+def _gain(place: Vector, mask: NDArray[np.bool_], excess: Vector) -> float:
+    """Mean return a day of one standard deviation of the places over the next `HELD` days."""
+    gain, _ = _pooled(_earned(place, mask, excess, HELD)[..., 0], np.ones(HELD))
+    return float(np.nan_to_num(gain, nan=-np.inf))
+
+
+def _fitted(place: Vector, mask: NDArray[np.bool_], excess: Vector, ends: Sequence[int]) -> dict[str, Any]:
+    """Find a forecast's attributes but the smoothing; none where no return followed a score."""
+    earned = _earned(place, mask, excess, ends[-1], bins=True)
+    days = int((~np.isnan(earned[..., 0])).any(axis=1).sum())
+    if not days:
+        return {}
+    measured = _Measured.of(earned[..., 0], ends)
+    fit = _decay(measured)
+    decay = Forecast(half_lives=fit["half_lives"], weights=fit["weights"]).decay(np.arange(ends[-1]))
+    value, parts = _pooled(earned, decay)
+    t = float(value[0]) / max(_error(parts[:, 0]), 1e-18)
+    entered = mask & ~np.isnan(place)
+    number = _bins(place)[entered]
+    count = np.bincount(number, minlength=len(EDGES) - 1)
+    used = np.flatnonzero((count > 0) & np.isfinite(value[1:]))
+    centre = np.bincount(number, place[entered], minlength=len(count))[used] / count[used]
+    share, covariance = count[used] / count[used].sum(), _covariance(parts[:, 1 + used])
+    slope = fit["level"] * max(0.0, 1.0 - (fit["error"] / max(fit["level"], 1e-18)) ** 2)
+    level = _levels(value[1 + used], covariance, centre, share, slope)
+    told = torch.special.ndtr(torch.from_numpy(centre)).numpy()
+    every = np.interp(_normal((np.arange(1000) + 0.5) / 1000), centre, level)
+    starts = [0, *ends[:-1]][: len(measured.slope)]
+    return {
+        "places": tuple(told.tolist()),
+        "levels": tuple(level.tolist()),
+        **{name: fit[name] for name in ("half_lives", "weights", "half_life_error")},
+        "persistence": _persistence(place),
+        "spread": float(every.std()),
+        "t": t,
+        "significant": bool(t >= T_SIGNIFICANT and days >= FEWEST_DAYS),
+        "days": days,
+        "bins": _rows(told, share, value[1 + used], np.sqrt(np.diag(covariance))),
+        "curve": _rows(starts, ends[: len(starts)], measured.slope, np.sqrt(np.diag(measured.covariance))),
+    }
+
+
+def _persistence(place: Vector) -> float:
+    """Mean over days of the correlation of places (D, N) with those of the next day; 0 where there is none."""
+    both = ~np.isnan(place[1:] + place[:-1])
+    today, next_day = (np.where(both, grid, 0.0) for grid in (place[:-1], place[1:]))
+    size = np.sqrt((today**2).sum(axis=1) * (next_day**2).sum(axis=1))
+    return float(((today * next_day).sum(axis=1)[size > 0] / size[size > 0]).mean()) if (size > 0).any() else 0.0
+
+
+def _rows(*columns: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(zip(*([float(x) for x in column] for column in columns), strict=True))
+
+
+def _rising_days(horizons: Sequence[int]) -> tuple[int, ...]:
+    for days in horizons:
+        check_number("a horizon", days, "[1, inf)", whole=True, hint=" (days after the entry)")
+    if not horizons or list(horizons) != sorted(set(horizons)):
+        raise ValueError(f"horizons are {list(horizons)!r}; they must rise, such as {HORIZONS}")
+    return tuple(horizons)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Slopes between each two horizons (J,), their covariance (J, J), and the share of each age in them (J, K)."""
+
+    slope: Vector
+    covariance: Vector
+    share: Vector
+
+    @classmethod
+    def of(cls, earned: Vector, ends: Sequence[int]) -> Self:
+        """Measure what was earned (D, K) up to each end; those that no day reaches are left out."""
+        age, starts = np.arange(earned.shape[1]), np.array([0, *ends[:-1]])[:, None]
+        inside = (age >= starts) & (age < np.array(ends)[:, None])
+        seen = inside * np.count_nonzero(~np.isnan(earned), axis=0)
+        used = seen.sum(axis=1) > 0
+        value, parts = zip(*(_pooled(earned, row.astype(np.float64)) for row in inside[used]), strict=True)
+        return cls(np.array(value), _covariance(np.stack(parts, axis=1)), seen[used] / seen[used].sum(1, keepdims=True))
+
+    def left(self, half_life: Vector) -> Vector:
+        """Share of the level that is left in each slope, (..., J)."""
+        return 2.0 ** (-np.arange(self.share.shape[1]) / half_life[..., None]) @ self.share.T
+
+
+HALF_LIVES = np.geomspace(0.25, 160.0, 141)
+
+
+def _decay(measured: _Measured) -> dict[str, Any]:
+    """Level of one standard deviation with its error, half-lives and weights: least squares by the slopes' errors.
+
+    One exponential; two where the data refuse one in the direction of two by `CLEAR` errors.
+    """
+    variance = np.diag(measured.covariance)
+    left, prior = measured.left(HALF_LIVES), (np.log(HALF_LIVES / USUAL) / np.log(FACTOR)) ** 2
+    levels = ((left / variance) @ measured.slope / (left**2 / variance).sum(axis=1)).clip(min=0.0)
+    gap = measured.slope - levels[:, None] * left
+    best = int(((gap**2 / variance).sum(axis=1) + prior).argmin())
+    level, half_life, curve = float(levels[best]), float(HALF_LIVES[best]), levels[best] * left[best]
+    nearby = measured.left(half_life * np.exp(np.array([-0.01, 0.01])))
+    slopes = np.stack([left[best], level * (nearby[1] - nearby[0]) / 0.02], axis=1) / np.sqrt(variance)[:, None]
+    bread = np.linalg.inv(slopes.T @ slopes + np.diag([0.0, 1 / np.log(FACTOR) ** 2]))
+    correlation = measured.covariance / np.sqrt(np.outer(variance, variance))
+    error = np.sqrt(np.diag(bread @ slopes.T @ correlation @ slopes @ bread))
+    one = {"half_lives": (half_life,), "weights": (1.0,), "half_life_error": half_life * float(error[1])}
+    two = _two_decays(measured, curve)
+    return {"level": level, "error": float(error[0])} | one | two
+
+
+def _two_decays(measured: _Measured, one: Vector) -> dict[str, Any]:
+    """Level, half-lives and weights of two exponentials; nothing where one (its curve (J,)) will do."""
+    variance = np.diag(measured.covariance)
+    lives = HALF_LIVES[::5]
+    left = measured.left(lives) / np.sqrt(variance)
+    target = measured.slope / np.sqrt(variance)
+    fast, slow = np.triu_indices(len(lives), 1)
+    a, b, c = (left[fast] ** 2).sum(1), (left[slow] ** 2).sum(1), (left[fast] * left[slow]).sum(1)
+    u, v = left[fast] @ target, left[slow] @ target
+    det = a * b - c**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first, second = (b * u - c * v) / det, (a * v - c * u) / det
+    gap = ((target - first[:, None] * left[fast] - second[:, None] * left[slow]) ** 2).sum(axis=1)
+    gap[~((first > 0) & (second > 0) & (det > 0))] = np.inf
+    best = int(gap.argmin())
+    if not np.isfinite(gap[best]):
+        return {}
+    curve = (first[best] * left[fast[best]] + second[best] * left[slow[best]]) * np.sqrt(variance)
+    towards = (curve - one) / variance
+    if towards @ (measured.slope - one) < CLEAR * np.sqrt(towards @ measured.covariance @ towards):
+        return {}
+    level = first[best] + second[best]
+    return {
+        "level": float(level),
+        "half_lives": (float(lives[fast[best]]), float(lives[slow[best]])),
+        "weights": (float(first[best] / level), float(second[best] / level)),
+        "half_life_error": None,
+    }
+
+
+def _levels(found: Vector, covariance: Vector, place: Vector, share: Vector, slope: float) -> Vector:
+    """Levels (B,) by bin: the line of a slope plus what the bins found deviate from theirs, shrunk by errors; rising.
+
+    Args:
+        found: (B,) mean excess return of each bin.
+        covariance: (B, B) of them.
+        place: (B,) mean place of each bin's stocks.
+        share: (B,) of stocks.
+        slope: of the line, shrunk.
+    """
+    centred = place - share @ place
+    line = np.outer(centred, share * centred) / (share @ centred**2)
+    off = np.eye(len(place)) - line - share  # less their own line and mean
+    gap, variance = off @ found, np.diag(off @ covariance @ off.T)
+    precision = 1.0 / np.maximum(variance, 1e-18)
+    spread = max(0.0, ((gap**2 - variance) * precision**2).sum() / (precision**2).sum())
+    level = _rising(slope * centred + gap * spread / (spread + variance + 1e-18), share)
+    return level - share @ level
+
+
+def _rising(value: Vector, weight: Vector) -> Vector:
+    """Closest rising values (B,) by weighted squares: the highest, over where a block begins, of its lowest means."""
+    total, mass = (np.concatenate([[0.0], np.cumsum(x)]) for x in (value * weight, weight))
+    first, last = np.arange(len(value))[:, None], np.arange(len(value))[None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = (total[last + 1] - total[first]) / (mass[last + 1] - mass[first])
+    mean[first > last] = np.inf
+    lowest = np.minimum.accumulate(mean[:, ::-1], axis=1)[:, ::-1]  # from each first, over lasts from here on
+    return np.where(first <= last, lowest, -np.inf).max(axis=0)
