@@ -1,8 +1,10 @@
 """The one allocation, what trading it costs, what a score is worth."""
 
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals, fill_top_n
+from qlib_ext.portfolio.cost_aware import CostAwarePolicy
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalancing
 from qlib_ext.portfolio.forecast import Forecast
+from qlib_ext.portfolio.foresight import foresight
 from qlib_ext.portfolio.market import market_of
 from qlib_ext.portfolio.optimal import OptimalTrades, optimal_trades
 from qlib_ext.portfolio.policy import Day, Policy
@@ -11,18 +13,20 @@ from qlib_ext.portfolio.topn import smoothed
 
 __all__ = [
     "CAPITAL",
+    "CostAwarePolicy",
     "Day",
-    "OptimalTrades",
     "Forecast",
+    "OptimalTrades",
     "PARTICIPATION",
     "Policy",
     "affordable",
     "fee_cost",
     "fill_capitals",
     "fill_top_n",
+    "foresight",
     "impact_cost",
-    "optimal_trades",
     "market_of",
+    "optimal_trades",
     "rebalancing",
     "sleeve_returns",
     "smoothed",

@@ -29,6 +29,8 @@ class Day:
         sell_rate: of what is sold.
         universe: (N,) bool, the stocks whose plain mean is the benchmark: in the universe and traded that day.
         exposures: (N, K) of the day, NaN where not known; None where the policy asks for none.
+        specific: (N,) standard deviation of daily returns less the mean stock's, NaN where not known; None: not known.
+        market_volatility: standard deviation of the mean stock's daily returns; None: not known.
     """
 
     score: Vector
@@ -41,6 +43,8 @@ class Day:
     sell_rate: float
     universe: NDArray[np.bool_]
     exposures: Vector | None = None
+    specific: Vector | None = None
+    market_volatility: float | None = None
 
 
 class Policy(Protocol):
