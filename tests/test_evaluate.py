@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlib_ext.evaluate import (
+    ACCOUNT_DEFINITIONS,
     COLUMNS,
     CORRELATIONS,
     DEFINITIONS,
     METRICS,
     daily_metrics,
+    days_a_year,
     headline,
     headline_table,
     metric_value,
@@ -96,34 +98,66 @@ def test_golden_value_and_error():
 
 
 def test_headline_golden():
-    # 1.1 * 0.8 * 1.25 = 1.1; the curve 1, 1.1, 0.88, 1.1 falls by 20%
+    # a capital made up every day: 0.1 - 0.2 + 0.25 = 0.15, mean 0.05; the sums 0.1, -0.1, 0.15 fall by 0.2
     daily = [0.1, -0.2, 0.25]
-    got = headline(daily, ic=[0.1, NAN, 0.3])
-    std = math.sqrt((0.05**2 + 0.25**2 + 0.2**2) / 2)  # mean 0.05
-    assert list(got) == list(DEFINITIONS)
+    got = headline(daily, ic=[0.1, NAN, 0.3], year=240)
+    std = math.sqrt((0.05**2 + 0.25**2 + 0.2**2) / 2)
+    assert list(got) == list(DEFINITIONS) == list(ACCOUNT_DEFINITIONS)
     assert got["mean_ic"] == pytest.approx(0.2)
-    assert got["mean_return"] == pytest.approx(0.1)
-    assert got["annual_return"] == pytest.approx(1.1**84 - 1)
-    assert got["annual_return_arithmetic"] == pytest.approx(12.6)
-    assert got["annual_volatility"] == pytest.approx(std * math.sqrt(252))
-    assert got["sharpe"] == pytest.approx((1.1**84 - 1) / (std * math.sqrt(252)))
-    assert got["sharpe_arithmetic"] == pytest.approx(0.05 / std * math.sqrt(252))
+    assert got["mean_return"] == pytest.approx(0.15)
+    assert got["annual_return"] == pytest.approx(12.0)  # 0.05 * 240
+    assert got["annual_volatility"] == pytest.approx(std * math.sqrt(240))
+    assert got["sharpe"] == pytest.approx(0.05 / std * math.sqrt(240))
+    assert got["deck_ratio"] == pytest.approx((1.1**80 - 1) / (std * math.sqrt(240)))  # 1.1 * 0.8 * 1.25 = 1.1
     assert got["max_drawdown"] == pytest.approx(-0.2)
     assert headline([-0.1, 0.3])["max_drawdown"] == pytest.approx(-0.1)  # below the start
     assert headline([0.1, 0.0])["max_drawdown"] == 0
+    assert headline([0.01, 0.01])["annual_return"] == pytest.approx(2.42)  # 242 days where nothing else is said
     assert math.isnan(headline([0.1])["sharpe"]) and math.isnan(headline([0.1])["mean_ic"])
+
+
+def test_an_account_compounds():
+    # 1.1 * 0.8 * 1.25 = 1.1; the curve 1, 1.1, 0.88, 1.1 falls by 20%: of 1.1 that is 0.22, and no sum
+    got, summed = (headline([0.1, -0.2, 0.25], compounded=c, year=240) for c in (True, False))
+    assert got["mean_return"] == pytest.approx(0.1)
+    assert got["annual_return"] == pytest.approx(1.1**80 - 1)
+    assert got["max_drawdown"] == pytest.approx(-0.2)
+    for name in ("annual_volatility", "sharpe", "deck_ratio"):
+        assert got[name] == summed[name]
+    assert got["deck_ratio"] == pytest.approx(got["annual_return"] / got["annual_volatility"])
+
+
+def test_capital_that_is_made_up_can_lose_more_than_all_of_it():
+    # 60% of the capital a day: 120% are lost, and no account could; the last day's 1.5 cannot be compounded either
+    lost = headline([-0.6, -0.6], year=2)
+    assert (lost["mean_return"], lost["max_drawdown"]) == (pytest.approx(-1.2), pytest.approx(-1.2))
+    assert headline([-0.6, -0.6], compounded=True)["mean_return"] == pytest.approx(-0.84)
+    assert headline([0.5, -1.5])["mean_return"] == -1.0 and math.isnan(headline([0.5, -1.5])["deck_ratio"])
+
+
+def test_a_year_has_the_calendar_s_trading_days():
+    # whole years from 3 January 2022: 250 days in the first, 246 in the second; what is over is no whole year
+    first, second = pd.bdate_range("2022-01-03", periods=250), pd.bdate_range("2023-01-03", periods=246)
+    over = pd.bdate_range("2024-01-03", periods=30)
+    assert days_a_year(first.append(second).append(over)) == 248.0
+    assert days_a_year(first.append(second[:1])) == 250.0
+    for short in (first, first[:0]):
+        assert days_a_year(short) == 242.0
+    assert days_a_year([np.datetime64("2020-02-29"), np.datetime64("2021-03-01")]) == 1.0
 
 
 def test_headline_table():
     table = headline_table({"gross": pd.Series([0.01, 0.02]), "net": pd.Series([0.0, 0.01])}, ic=[0.1])
     assert list(table.index) == ["gross", "net"] and list(table.columns) == list(DEFINITIONS)
-    assert table.loc["net", "mean_return"] == pytest.approx(0.01)
+    assert table.loc["net", "mean_return"] == pytest.approx(0.01) and table.attrs["days_a_year"] == 242.0
+    both = headline_table({"net": pd.Series([0.1, 0.1]), "excess": pd.Series([0.1, 0.1])}, compounded=["net"], year=2)
+    assert both["annual_return"].to_list() == pytest.approx([0.21, 0.2])
 
 
 @pytest.mark.parametrize("bad", [[], [[0.1]], [0.1, NAN], [-1.5]])
 def test_headline_refuses(bad):
     with pytest.raises(ValueError, match="daily"):
-        headline(bad)
+        headline(bad, compounded=True)
 
 
 def test_sleeves_golden():

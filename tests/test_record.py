@@ -173,8 +173,9 @@ def two_blocks():
 
 
 def test_fold_table_golden():
-    # block 0: 1.10 * 0.90 - 1 = -1%; block 1: 1.05 * 1.20 - 1 = 26%; the deck's mean return (-1 + 26) / 2 = 12.5%;
-    # all days: 0.99 * 1.26 - 1 = 24.74%. IC of two stocks: +1, -1, +1, +1: 0 and 1, mean 0.5, over four days 0.5.
+    # block 0: 0.10 - 0.10 = 0; block 1: 0.05 + 0.20 = 25% of the capital, which is made up every day; the deck's mean
+    # return (0 + 25) / 2 = 12.5%; all days: 25%.
+    # IC of two stocks: +1, -1, +1, +1: 0 and 1, mean 0.5, over four days 0.5.
     # error of the mean over folds: std(0, 1) / sqrt(2) = sqrt(0.5) / sqrt(2) = 0.5
     panel, score = two_blocks()
     blocks = [np.array([0, 1]), np.array([2, 3])]
@@ -185,16 +186,16 @@ def test_fold_table_golden():
     assert list(table.index) == ["fold 0", "fold 1", "mean over folds", "all"]
     assert list(table["selected"]) == ["a", "a", "b", "c"]
     assert list(table["days"]) == [2, 2, 4, 4]
-    np.testing.assert_allclose(table["gross_mean_return"], [-0.01, 0.26, 0.125, 0.2474], atol=1e-6)
+    np.testing.assert_allclose(table["gross_mean_return"], [0, 0.25, 0.125, 0.25], atol=1e-6)
     np.testing.assert_allclose(table["mean_ic"], [0, 1, 0.5, 0.5], atol=1e-6)
     np.testing.assert_allclose(table["gross_max_drawdown"], [-0.1, 0, -0.05, -0.1], atol=1e-6)
     assert table.loc["mean over folds", "ic_error"] == pytest.approx(0.5)
     # net of fold 0: bought for 150 million at 0.03% + 0.002%, then 15 million (what was gained) sold at + 0.1%:
     # returns 0.10 - 0.00032 and -0.10 - 0.1 * 0.00132
-    net = (1 + 0.10 - 0.00032) * (1 - 0.10 - 0.1 * 0.00132) - 1
+    net = 0.10 - 0.00032 - 0.10 - 0.1 * 0.00132
     assert table.loc["fold 0", "net_mean_return"] == pytest.approx(net, abs=1e-7)
     # the market is the mean of both stocks: 6%, -5%
-    excess = (1 + 0.10 - 0.00032 - 0.06) * (1 - 0.10 - 0.000132 + 0.05) - 1
+    excess = (0.10 - 0.00032 - 0.06) + (-0.10 - 0.000132 + 0.05)
     assert table.loc["fold 0", "net_over_market_mean_return"] == pytest.approx(excess, abs=1e-7)
     assert table.loc["all", "first"] == pd.Timestamp("2020-03-02")
     assert table.loc["all", "last"] == pd.Timestamp("2020-03-05")
@@ -206,7 +207,7 @@ def test_a_stock_locked_at_the_entry_stays_cash():
     found = judge(panel, np.arange(4), score, Money(), SPAN)
     np.testing.assert_allclose(found.returns["capped_buyable_gross"], [0, -0.10, 0.05, 0.20], atol=1e-7)
     np.testing.assert_allclose(found.returns["capped_paper_gross"], [0.10, -0.10, 0.05, 0.20], atol=1e-7)
-    assert table_row(found)["gross_mean_return"] == pytest.approx(0.9 * 1.05 * 1.2 - 1, abs=1e-6)
+    assert table_row(found)["gross_mean_return"] == pytest.approx(-0.1 + 0.05 + 0.2, abs=1e-6)
     assert len(found.positions) == 3 and (found.positions["weight"] == 1).all()
 
 

@@ -37,7 +37,7 @@ def test_every_definition_of_the_backtest_s_tables_is_on_the_page(html):
     ]
     assert missing == []
     for key in ("annual_return", "sharpe", "max_drawdown"):  # columns of the performance
-        assert evaluate.DEFINITIONS[key] in markup.unescape(part(html, "execution"))
+        assert evaluate.ACCOUNT_DEFINITIONS[key] in markup.unescape(part(html, "execution"))
 
 
 def test_execution_tables_are_the_artifacts(html):

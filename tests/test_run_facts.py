@@ -109,7 +109,7 @@ def test_days_and_seeds_of_folds(folder, dataset):
 
 
 def test_what_is_not_known_is_left_out(dataset, monkeypatch):
-    assert list(run_facts(object(), SimpleNamespace(trainer="no Trainer"))) == ["versions"]
+    assert list(run_facts(object(), SimpleNamespace(trainer="no Trainer"))) == ["versions", "days_a_year"]
     said = []
     monkeypatch.setattr("qlib_ext.record.facts.logger", SimpleNamespace(warning=said.append))
     made = Dataset(make_panel(), test=[0])
@@ -119,7 +119,7 @@ def test_what_is_not_known_is_left_out(dataset, monkeypatch):
         raise ValueError(f"{name} is outside of the panel's days")
 
     monkeypatch.setattr(made, "rows", rows)
-    assert list(run_facts(made, None)) == ["versions"] and "test is outside" in said[0]
+    assert list(run_facts(made, None)) == ["versions", "days_a_year"] and "test is outside" in said[0]
 
 
 # --- kept

@@ -107,7 +107,9 @@ def _compare(arguments: argparse.Namespace) -> int:
         _say(f"note: the days of the label of {', '.join(missing)} are not recorded and taken as 1; or give --block")
     _say(f"{sum(map(len, runs.values()))} runs: drawing {arguments.draws} times")
     options = {name: getattr(arguments, name) for name in ("against", "block", "draws", "seed")}
-    comparison = compare(daily, **options, horizon=max(days or 1 for of in horizons.values() for days in of))
+    year = next(iter(contexts.values()))[0].year
+    horizon = max(days or 1 for of in horizons.values() for days in of)
+    comparison = compare(daily, **options, horizon=horizon, year=year)
     _show(comparison)
     for line in differing_facts(contexts):
         _say(f"note: {line.en}")

@@ -40,7 +40,16 @@ from qlib_ext.evaluate.execution import (
     turnover,
     waterfall,
 )
-from qlib_ext.evaluate.headline import DAYS_A_YEAR, DEFINITIONS, headline, headline_table
+from qlib_ext.evaluate.headline import (
+    ACCOUNT_DEFINITIONS,
+    DAYS_A_YEAR,
+    DEFINITIONS,
+    cumulative,
+    days_a_year,
+    drawdown,
+    headline,
+    headline_table,
+)
 from qlib_ext.evaluate.metrics import (
     COLUMNS,
     CORRELATIONS,
@@ -58,6 +67,7 @@ from qlib_ext.evaluate.metrics import (
 from qlib_ext.portfolio import fill_capitals, sleeve_returns
 
 __all__ = [
+    "ACCOUNT_DEFINITIONS",
     "BASELINES",
     "BLOCK_DAYS",
     "CAPACITY_DEFINITIONS",
@@ -89,8 +99,11 @@ __all__ = [
     "circular_blocks",
     "compare",
     "cost_split",
+    "cumulative",
     "daily_metrics",
+    "days_a_year",
     "days_to_liquidate",
+    "drawdown",
     "excess_crossings",
     "exposures",
     "factor_score",

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.evaluate.diagnostics import newey_west
-from qlib_ext.evaluate.headline import headline
+from qlib_ext.evaluate.headline import DAYS_A_YEAR
 from qlib_ext.options import check_choice, check_number, check_shapes
 from qlib_ext.portfolio import PARTICIPATION, fee_cost, fill_capitals, impact_cost, rebalancing, sleeve_returns
 
@@ -24,14 +24,15 @@ CAPITALS = (10e6, 20e6, 30e6, 50e6, 100e6, 150e6, 300e6, 500e6, 1e9, 2e9, 3e9, 5
 
 CAPACITY_DEFINITIONS = {
     "capital": "yuan placed each day",
-    "gross": "compounded annual return on the whole capital, cash included, which earns 0; no costs",
+    "gross": "mean daily return * trading days of a year, on the whole capital, cash included, which earns 0; not "
+    "compounded, as the capital is made up to its sum every day; no costs",
     "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
     "net_impact": "net less impact: b * volatility * sqrt(share of the day's turnover), a trade; where "
     "turnover or volatility is not known yet, the day's median, or the first known one, stands for it",
-    "gross_excess": "gross less the benchmark day by day, compounded; the benchmark is the mean stock with a score "
+    "gross_excess": "gross less the benchmark's mean daily return a year; the benchmark is the mean stock with a score "
     "unless an index is given",
-    "net_excess": "net less the benchmark day by day, compounded",
-    "net_impact_excess": "net_impact less the benchmark day by day, compounded",
+    "net_excess": "net less the benchmark's mean daily return a year",
+    "net_impact_excess": "net_impact less the benchmark's mean daily return a year",
     "daily_excess": "mean daily return of net_impact_excess, not compounded",
     "daily_excess_error": "Newey-West standard error of daily_excess",
     "cash_share": "mean over days of the share of the capital that is not placed",
@@ -57,6 +58,7 @@ def capacity_curve(
     impact: float = 1.0,
     benchmark: ArrayLike | None = None,
     horizon: int = 1,
+    year: float = DAYS_A_YEAR,
 ) -> pd.DataFrame:
     """Judge one score at many capitals, rebalanced daily, without a backtest.
 
@@ -78,10 +80,10 @@ def capacity_curve(
         impact: b of ``impact_cost``.
         benchmark: (D,) daily returns; None: the mean over the stocks with a score and a return.
         horizon: days of the label; so many sleeves of capital / horizon.
+        year: trading days of a year, see ``days_a_year``.
 
     Returns:
-        One row a capital, rising (the index), columns as in ``CAPACITY_DEFINITIONS``. An annual return is -1 where a
-        day loses the whole capital.
+        One row a capital, rising (the index), columns as in ``CAPACITY_DEFINITIONS``.
 
     Raises:
         ValueError: for shapes, options out of range, an infinite score, or no known return.
@@ -111,7 +113,7 @@ def capacity_curve(
         held = np.flatnonzero(yuan.any(axis=0))  # a small capital touches few stocks
         grids = (grid[:, held] for grid in (yuan, step, quiet, moving))
         daily = _daily(*grids, capital=capital, horizon=horizon, **costs)
-        rows.append(_row(daily.iloc[known], market[known], horizon))
+        rows.append(_row(daily.iloc[known], market[known], horizon, year))
     return pd.DataFrame(rows, index=pd.Index(amounts, name="capital"))
 
 
@@ -257,20 +259,15 @@ def _daily(held: Grid, step: Grid, liquidity: Grid, volatility: Grid, *, capital
     )
 
 
-def _row(daily: pd.DataFrame, market: Grid, horizon: int) -> dict[str, float]:
+def _row(daily: pd.DataFrame, market: Grid, horizon: int, year: float) -> dict[str, float]:
     """Sum up the days of one capital: the columns of ``CAPACITY_DEFINITIONS`` but the capital."""
     names = ("gross", "net", "net_impact")
-    row = {name: _annual(daily[name].to_numpy()) for name in names}
-    row |= {f"{name}_excess": _annual(daily[name].to_numpy() - market) for name in names}
+    row = {name: float(daily[name].mean()) * year for name in names}
+    row |= {f"{name}_excess": row[name] - float(market.mean()) * year for name in names}
     row["daily_excess"], row["daily_excess_error"], _ = newey_west(daily["net_impact"] - market, horizon=horizon)
     row |= {name: float(daily[name].mean()) for name in ("cash_share", "names_held", "turnover")}
     traded = float(daily["traded"].sum())
     return row | {"participation": float(daily["weighted"].sum()) / traded if traded else math.nan, "days": len(daily)}
-
-
-def _annual(daily: Grid) -> float:
-    """Compounded annual return; -1 where a day loses all."""
-    return -1.0 if (daily <= -1.0).any() else headline(daily)["annual_return"]
 
 
 # --- checks

@@ -53,6 +53,7 @@ class Comparison:
         against: name of the run that the others are compared with.
         block: days of a block.
         draws, seed: of the bootstrap.
+        year: trading days of a year.
     """
 
     table: pd.DataFrame
@@ -63,6 +64,7 @@ class Comparison:
     block: int
     draws: int
     seed: int
+    year: float = DAYS_A_YEAR
 
 
 def compare(
@@ -73,6 +75,7 @@ def compare(
     draws: int = DRAWS,
     seed: int = 0,
     horizon: int = 1,
+    year: float = DAYS_A_YEAR,
 ) -> Comparison:
     """Compare runs on the days that all of them have.
 
@@ -85,6 +88,7 @@ def compare(
         draws: of the bootstrap.
         seed: of the draws.
         horizon: days of the label, the least length of a block.
+        year: trading days of a year, see `evaluate.days_a_year`.
 
     Returns:
         A Comparison; rows as `numbers` names them.
@@ -130,7 +134,7 @@ def compare(
     for place, (run, frames) in enumerate(runs.items()):
         values = np.stack([frame.loc[days].to_numpy(dtype=np.float64) for frame in frames])  # (S, D, columns)
         shares = seed_shares(len(frames), draws, (seed, place))
-        base[run] = _both(values, columns, rows, shares)
+        base[run] = _both(values, columns, rows, shares, year)
         paired[run] = pd.DataFrame(values.mean(axis=0), days, columns)
     lines = {
         (run, key): _line(base[run][key], base[first][key], len(days))
@@ -141,7 +145,7 @@ def compare(
     table = pd.DataFrame.from_dict(lines, orient="index")
     table.index = pd.MultiIndex.from_tuples(list(lines), names=["run", "number"])
     seeds = {run: len(frames) for run, frames in runs.items()}
-    return Comparison(table, paired, seeds, left, first, int(length), draws, seed)
+    return Comparison(table, paired, seeds, left, first, int(length), draws, seed, year)
 
 
 def block_length(days: int, horizon: int = 1) -> int:
@@ -165,13 +169,17 @@ def seed_shares(seeds: int, draws: int, seed: tuple[int, int]) -> Array:
     return np.asarray((taken[:, :, None] == np.arange(seeds)).mean(axis=1))
 
 
-def numbers(columns: Iterable[str]) -> dict[str, Callable[[Array], Array]]:
+def numbers(columns: Iterable[str], year: float = DAYS_A_YEAR) -> dict[str, Callable[[Array], Array]]:
     """List the numbers compared: key -> function of a column's values (..., D), named by "column.number".
 
-    `mean` of the correlations; `mean_return` (a day), `annual_return` (compounded) and `sharpe` (annual return /
-    annual volatility, as `evaluate.headline`) of the returns.
+    `mean` of the correlations; of the returns `mean` (a day), `annual_return` and `sharpe` as `evaluate.headline` has
+    them for a capital that is made up every day.
     """
-    of_returns = {"mean": _mean, "annual_return": _annual, "sharpe": _sharpe}
+    of_returns = {
+        "mean": _mean,
+        "annual_return": lambda values: _mean(values) * year,
+        "sharpe": lambda values: _ratio(values) * math.sqrt(year),
+    }
     return {
         f"{name}.{number}": function
         for name in columns
@@ -202,7 +210,7 @@ def _span(frame: pd.DataFrame) -> str:
 
 
 def _both(
-    values: Array, columns: Sequence[str], rows: npt.NDArray[np.int32], shares: Array
+    values: Array, columns: Sequence[str], rows: npt.NDArray[np.int32], shares: Array, year: float
 ) -> dict[str, tuple[float, Array]]:
     """Each number of (S, D, columns) on the days as they were, and on every draw (R,).
 
@@ -210,7 +218,7 @@ def _both(
     """
     both: dict[str, tuple[float, Array]] = {}
     cuts = np.array_split(np.arange(len(rows)), max(1, len(rows) // 1000))
-    for key, number in numbers(columns).items():
+    for key, number in numbers(columns, year).items():
         own = values[:, :, columns.index(key.partition(".")[0])]
         mean = own.mean(axis=0)
         draws = np.concatenate([number(_drawn(own, rows[cut], shares[cut])) for cut in cuts])
@@ -247,11 +255,6 @@ def _mean(values: Array) -> Array:
     return np.asarray(values.mean(axis=-1))
 
 
-def _annual(values: Array) -> Array:
-    growth = np.log1p(np.maximum(values, -1.0 + 1e-12)).mean(axis=-1)
-    return np.asarray(np.expm1(growth * DAYS_A_YEAR))
-
-
-def _sharpe(values: Array) -> Array:
-    spread = values.std(axis=-1, ddof=1) * math.sqrt(DAYS_A_YEAR)
-    return np.asarray(_annual(values) / np.where(spread > 0, spread, np.nan))
+def _ratio(values: Array) -> Array:
+    spread = values.std(axis=-1, ddof=1)
+    return np.asarray(_mean(values) / np.where(spread > 0, spread, np.nan))

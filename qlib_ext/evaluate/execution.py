@@ -13,8 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.evaluate.benchmark import has_benchmark, known_benchmark
-from qlib_ext.evaluate.headline import DAYS_A_YEAR, headline_table
-from qlib_ext.evaluate.headline import DEFINITIONS as HEADLINE
+from qlib_ext.evaluate.headline import ACCOUNT_DEFINITIONS, DAYS_A_YEAR, headline_table
 from qlib_ext.options import check_number
 from qlib_ext.portfolio import fill_top_n, sleeve_returns
 
@@ -33,18 +32,20 @@ PERFORMANCE = {
     "gross": "return of the account before costs, on its value at the previous close",
     "net": "gross less all costs of the day (impact too where the exchange charges it): the account's own growth",
     "benchmark": "return of the benchmark; 0 on a day that lacks it, of which a warning tells",
-    "excess_gross": "gross less benchmark, day by day",
-    "excess_net": "net less benchmark, day by day",
+    "excess_gross": "gross less benchmark, day by day; summed and not compounded, in all columns but deck_ratio",
+    "excess_net": "net less benchmark, day by day; summed and not compounded, in all columns but deck_ratio",
 }
 
 
-def performance(report: pd.DataFrame) -> pd.DataFrame:
+def performance(report: pd.DataFrame, *, year: float = DAYS_A_YEAR) -> pd.DataFrame:
     """Put the account's returns into the deck's table.
 
     Args:
         report: qlib's report, a row a day: `return` (before costs), `cost`, and `bench` (all NaN or 0: no benchmark).
+        year: trading days of a year, see `days_a_year`.
 
-    Returns: rows of `PERFORMANCE`, columns of `evaluate.DEFINITIONS`; without a benchmark, gross and net alone.
+    Returns: rows of `PERFORMANCE`, columns of `evaluate.ACCOUNT_DEFINITIONS`; without a benchmark, gross and net alone.
+        In `attrs["definitions"]` what each means.
 
     Raises: ValueError for a missing column or no day, and as `known_benchmark`.
 
@@ -60,7 +61,10 @@ def performance(report: pd.DataFrame) -> pd.DataFrame:
     if has_benchmark(report):
         bench = known_benchmark(report["bench"].astype(float))
         rows |= {"benchmark": bench, "excess_gross": gross - bench, "excess_net": net - bench}
-    return headline_table(rows).drop(columns="mean_ic")
+    accounts = ("gross", "net", "benchmark")
+    table = headline_table(rows, compounded=accounts, year=year).drop(columns="mean_ic")
+    table.attrs["definitions"] = PERFORMANCE | {str(name): ACCOUNT_DEFINITIONS[str(name)] for name in table}
+    return table
 
 
 TURNOVER = {
@@ -100,19 +104,22 @@ def turnover(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None
 COST_SPLIT = {
     "yuan": "paid over all days",
     "bp_of_traded": "in basis points (0.01%) of all yuan dealt: buys, sells, delisted holdings that were settled",
-    "share_a_year": f"of the account's mean value, a year of {DAYS_A_YEAR} days",
+    "share_a_year": "of the account's mean value, over the trading days of a year",
     "impact": "an estimate charged as a cost: b * volatility * (share of the day's turnover) ** exponent",
     "delisting": "fees of the sales of delisted holdings, and what was written off",
 }
 
 
-def cost_split(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None = None) -> pd.DataFrame:
+def cost_split(
+    fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | None = None, *, year: float = DAYS_A_YEAR
+) -> pd.DataFrame:
     """Split the cost into its parts.
 
     Args:
         fills: yuan and the parts commission, transfer, stamp_duty, impact (yuan).
         value: (D,) the account's value on each day of the backtest, yuan.
         settled: yuan received, cost and lost (yuan) of delisted holdings; None: there are none.
+        year: trading days of a year, see `days_a_year`.
 
     Returns: rows: the parts, delisting, total; columns yuan, bp_of_traded (NaN where nothing was), share_a_year.
 
@@ -127,7 +134,7 @@ def cost_split(fills: pd.DataFrame, value: pd.Series, settled: pd.DataFrame | No
     table = pd.DataFrame({"yuan": pd.Series(yuan)})
     traded = float(fills["yuan"].sum()) + (0.0 if settled is None else float(settled["yuan"].sum()))
     table["bp_of_traded"] = table["yuan"] / traded * 1e4 if traded > 0 else np.nan
-    table["share_a_year"] = table["yuan"] / float(value.mean()) / len(value) * DAYS_A_YEAR
+    table["share_a_year"] = table["yuan"] / float(value.mean()) / len(value) * year
     return table
 
 
@@ -380,12 +387,15 @@ def account_returns(
     return returns
 
 
-def waterfall(returns: Mapping[str, pd.Series], skipped: Collection[str] = ()) -> pd.DataFrame:
+def waterfall(
+    returns: Mapping[str, pd.Series], skipped: Collection[str] = (), *, year: float = DAYS_A_YEAR
+) -> pd.DataFrame:
     """Put the stages under each other: what each assumption takes from the return.
 
     Args:
         returns: stage, of `STAGES` and in their order -> daily returns (D,) over the same days.
         skipped: stages that change nothing in this run (no buffer): they repeat the one above.
+        year: trading days of a year, see `days_a_year`.
 
     Returns: by stage: annual_return, mean_return (cumulative), change (of annual_return from the row above; NaN on the
         first), annual_volatility, max_drawdown, days; in `attrs["definitions"]` what each row and column means.
@@ -406,8 +416,9 @@ def waterfall(returns: Mapping[str, pd.Series], skipped: Collection[str] = ()) -
         filled[name] = filled[above] if name in skipped else returns[name]
         if not filled[name].index.equals(first.index):
             raise ValueError(f"stage {name!r} has other days than {names[0]!r}: bring all to the backtest's days")
-    columns = {name: HEADLINE[name] for name in ("annual_return", "mean_return", "annual_volatility", "max_drawdown")}
-    table = headline_table(filled)[list(columns)]
+    names_of = ("annual_return", "mean_return", "annual_volatility", "max_drawdown")
+    columns = {name: ACCOUNT_DEFINITIONS[name] for name in names_of}
+    table = headline_table(filled, compounded=names, year=year)[list(columns)]
     table.insert(2, "change", table["annual_return"].diff())
     table["days"] = len(first)
     told = {name: STAGES[name] + (" (changes nothing in this run)" if name in skipped else "") for name in names}

@@ -24,6 +24,7 @@ from qlib_ext.exchange import AShareExchange, prices, read_account
 from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import PARTICIPATION
+from qlib_ext.record.facts import market_year
 from qlib_ext.record.tables import (
     REPORT,
     all_blocked,
@@ -307,7 +308,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         series = judged_stages(self.dataset, pred, pd.DatetimeIndex(report.index), account, config["kwargs"])
         stages = stage_changes(self.dataset.entry_field)
         more, skipped = traded_stages(stages, options, report["return"] - report["cost"], trade)
-        table = evaluate.waterfall(series | more, skipped)
+        table = evaluate.waterfall(series | more, skipped, year=market_year())
         log_table(self.recorder, table.drop(columns="days"), "waterfall")
         words = "\n".join(f"  {name}: {text}" for name, text in table.attrs["definitions"].items())
         logger.info(f"from paper to the account, {len(report)} days\n{as_text(table)}\n{words}")

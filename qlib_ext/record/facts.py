@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from qlib.config import C
+from qlib.data import D
 from qlib.log import get_module_logger
 from qlib.workflow.recorder import Recorder
 
 from qlib_ext import __version__
 from qlib_ext.data import DayDatasetH
+from qlib_ext.evaluate import DAYS_A_YEAR, days_a_year
 from qlib_ext.runs import FACTS, load_if_there
 from qlib_ext.training import Trainer
 
@@ -35,9 +38,12 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
     Returns: units (profile or expression of turnover in yuan, None: no liquidity), stocks (number), daily_stocks (of
         the median training day), days (part -> (first, last, number of days) after purging, of folds those of all
         together), folds (number), seeds, devices, precisions (of each member, in their order), versions (package ->
-        version).
+        version), days_a_year (trading days of a year, see `market_year`).
     """
-    facts: dict[str, Any] = {"versions": package_versions(("Python", "qlib_ext", *PACKAGES))}
+    facts: dict[str, Any] = {
+        "versions": package_versions(("Python", "qlib_ext", *PACKAGES)),
+        "days_a_year": market_year(),
+    }
     members = getattr(model, "models", None) or [model]
     trainers = [trainer for member in members if isinstance(trainer := getattr(member, "trainer", None), Trainer)]
     if trainers:
@@ -50,6 +56,11 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         except ValueError as error:
             logger.warning(f"{FACTS} lacks units, stocks and days: {error}")
     return facts
+
+
+def market_year() -> float:
+    """Trading days of a year in the provider's calendar (`evaluate.days_a_year`); the usual ones without qlib."""
+    return days_a_year(D.calendar()) if C.registered else DAYS_A_YEAR
 
 
 def package_versions(names: tuple[str, ...]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from qlib_ext.data import label_span, read_benchmark
-from qlib_ext.evaluate import has_benchmark, idle
+from qlib_ext.evaluate import DAYS_A_YEAR, has_benchmark, idle
 from qlib_ext.exchange import Options, prices
 from qlib_ext.model import FEW_DAYS, FEW_STOCKS
 from qlib_ext.record.facts import package_versions
@@ -57,6 +57,7 @@ def context_of(
         "label": expression or UNKNOWN,
         "stocks": f"{facts['stocks']:,}" if "stocks" in facts else UNKNOWN,
         "days used": _days(facts) if "days" in facts else UNKNOWN,
+        "trading days a year": f"{facts['days_a_year']:.1f}" if "days_a_year" in facts else UNKNOWN,
         "device": _device(facts) if "devices" in facts else UNKNOWN,
         "versions": _versions(facts["versions"]) if facts.get("versions") else UNKNOWN,
         "liquidity": _liquidity(plan, facts),
@@ -77,6 +78,7 @@ def context_of(
         costs=text("costs are not known") if money is None else _costs(money),
         benchmark=benchmark,
         horizon=_horizon(plan.dataset.get("label_days"), expression),
+        year=facts.get("days_a_year", DAYS_A_YEAR),
     )
 
 

@@ -18,6 +18,7 @@ from qlib.data import D
 from qlib_ext.data import LabelSpan
 from qlib_ext.evaluate import (
     CAPITALS,
+    DAYS_A_YEAR,
     capacity_curve,
     daily_metrics,
     headline_table,
@@ -50,7 +51,7 @@ SERIES = {  # of `table_row`
     "net": "capped_buyable_net",
     "net_over_market": "capped_buyable_net_over_market",
 }
-MONEY_KEYS = ("mean_return", "annual_return", "annual_volatility", "sharpe", "max_drawdown")
+MONEY_KEYS = ("mean_return", "annual_return", "annual_volatility", "sharpe", "deck_ratio", "max_drawdown")
 TABLE_DEFINITIONS = {
     "gross": (
         "capital placed in full under the caps, no costs; what is locked at limit-up at the entry stays cash that day: "
@@ -153,7 +154,14 @@ class Judgement:
 
 
 def judge(
-    panel: DayPanel, rows: Rows, score: Grid, money: Money, span: LabelSpan, benchmark: pd.Series | None = None
+    panel: DayPanel,
+    rows: Rows,
+    score: Grid,
+    money: Money,
+    span: LabelSpan,
+    benchmark: pd.Series | None = None,
+    *,
+    year: float = DAYS_A_YEAR,
 ) -> Judgement:
     """Place the capital by a score under liquidity limits, and measure score and money day by day.
 
@@ -165,6 +173,7 @@ def judge(
         span: of the label.
         benchmark: returns by day of an index from entry to entry, named by its code; missing days count as 0, see
             `known_benchmark`.
+        year: trading days of a year, see `evaluate.days_a_year`.
 
     Raises: ValueError for scores of another shape, infinite ones or none at all (see `panel.check_grid`), where the
         panel lacks a grid, where no day has a known outcome, and where the benchmark lacks
@@ -210,7 +219,7 @@ def judge(
     return Judgement(
         daily=daily,
         returns=series,
-        table=headline_table(series, ic=daily["ic"].to_numpy()[closed], unscored=list(bases)),
+        table=headline_table(series, ic=daily["ic"].to_numpy()[closed], unscored=list(bases), year=year),
         positions=_long(holdings["capped"], liquidity, days, panel.stocks, money.capital),
         days=days[closed],
         horizon=span.horizon,
@@ -218,7 +227,14 @@ def judge(
 
 
 def capacity(
-    panel: DayPanel, rows: Rows, score: Grid, money: Money, span: LabelSpan, *, top_n: int | None = None
+    panel: DayPanel,
+    rows: Rows,
+    score: Grid,
+    money: Money,
+    span: LabelSpan,
+    *,
+    top_n: int | None = None,
+    year: float = DAYS_A_YEAR,
 ) -> pd.DataFrame:
     """Draw the capacity curve of a score on the days that `judge` takes, over the universe's mean.
 
@@ -242,6 +258,7 @@ def capacity(
         top_n=top_n,
         impact=money.impact,
         horizon=span.horizon,
+        year=year,
     )
 
 

@@ -32,7 +32,7 @@ from qlib_ext.evaluate import (
 from qlib_ext.options import argument_names, check_choice, refuse_unknown, tell
 from qlib_ext.panel import DayPanel, grid_of
 from qlib_ext.provider import read_traded
-from qlib_ext.record.facts import keep_facts
+from qlib_ext.record.facts import keep_facts, market_year
 from qlib_ext.record.judgement import (
     ROW_DEFINITIONS,
     TABLE_DEFINITIONS,
@@ -142,7 +142,7 @@ class MoneyRecord(ACRecordTemp):
         panel, span = self.dataset.panel, self.dataset.span
         days = pd.DatetimeIndex(panel.days[rows])
         index = index_returns(self.benchmark, span, days, field=self.dataset.entry_field)
-        return judge(panel, rows, score, self.money, span, index)
+        return judge(panel, rows, score, self.money, span, index, year=market_year())
 
     def scores(self, rows: Rows, of: pd.Series | None = None) -> Grid:
         """Scores of some rows of the panel, (d, N); those of pred.pkl unless others are given."""
@@ -194,8 +194,8 @@ class LiquidityRecord(MoneyRecord):
         selected = f"test {judged.days[0].date()} to {judged.days[-1].date()}: nothing was selected on it by this run"
         judged.table.attrs["selection"] = selected
         curves = {
-            "capacity": capacity(panel, rows, score, money, span),
-            "capacity_topn": capacity(panel, rows, score, money, span, top_n=money.top_n),
+            name: capacity(panel, rows, score, money, span, top_n=top_n, year=market_year())
+            for name, top_n in (("capacity", None), ("capacity_topn", money.top_n))
         }
         self._log(judged, quality, exposed, curves)
         return {
@@ -226,7 +226,8 @@ class LiquidityRecord(MoneyRecord):
             f"{len(days)} days, {days[0].date()} to {days[-1].date()}, {money.capital / 1e6:g} million yuan, "
             f"{money.participation:.1%} of a day's turnover a stock; net: commission {money.commission:.3%}, transfer "
             f"fee and stamp duty; net_impact: and {money.impact:g} * volatility * sqrt(share of turnover) a trade; "
-            f"rebalanced daily; {judged.table.attrs['selection']}\n"
+            f"rebalanced daily; {judged.table.attrs['days_a_year']:.1f} trading days a year; "
+            f"{judged.table.attrs['selection']}\n"
             f"{as_text(judged.table)}\n{listed(ROW_DEFINITIONS | DEFINITIONS)}\n{as_text(quality)}\n"
             f"  standard_error: Newey-West; t: distance from what a random score has, in standard errors\n"
             f"  mean rank correlation of the score with known factors: {mean} (turnover stands for size)\n"

@@ -11,6 +11,7 @@ from qlib_ext import evaluate
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.portfolio import PARTICIPATION
 from qlib_ext.provider import last_known, load_liquidity
+from qlib_ext.record.facts import market_year
 from qlib_ext.runs import log_finite
 from qlib_ext.strategy import LiquidityTopNStrategy
 
@@ -48,8 +49,8 @@ def make_tables(
 ) -> dict[str, pd.DataFrame]:
     """Fill the tables of `execution` that the run's parts allow."""
     report = artifacts[REPORT]
-    book = holdings(artifacts["positions_normal_1day.pkl"])
-    tables = {"performance": evaluate.performance(report), "book": evaluate.book(book)}
+    book, year = holdings(artifacts["positions_normal_1day.pkl"]), market_year()
+    tables = {"performance": evaluate.performance(report, year=year), "book": evaluate.book(book)}
     if "daily_log.pkl" in artifacts:
         tables["target_reached"] = evaluate.target_reached(artifacts["daily_log.pkl"])
     if not isinstance(exchange, AShareExchange) or liquidity is None:
@@ -58,7 +59,7 @@ def make_tables(
     before = report["account"] / (1.0 + report["return"] - report["cost"])
     tables |= {
         "turnover": evaluate.turnover(fills, before, artifacts["settled.pkl"]),
-        "cost_split": evaluate.cost_split(fills, report["account"], artifacts["settled.pkl"]),
+        "cost_split": evaluate.cost_split(fills, report["account"], artifacts["settled.pkl"], year=year),
         "participation": evaluate.participation_histogram(fills),
         "blocked": evaluate.blocked_by_reason(artifacts["blocked.pkl"]),
     }

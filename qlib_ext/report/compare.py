@@ -52,7 +52,8 @@ def headlines(comparison: Comparison) -> pd.DataFrame:
     for run, frame in comparison.daily.items():
         returns = {name: frame[name] for name in SERIES if name in frame}
         if returns:
-            tables[run] = headline_table(returns, ic=frame["ic"].to_numpy() if "ic" in frame else None)
+            ic = frame["ic"].to_numpy() if "ic" in frame else None
+            tables[run] = headline_table(returns, ic=ic, year=comparison.year)
     return pd.concat(tables, names=["run", "series"]) if tables else pd.DataFrame()
 
 

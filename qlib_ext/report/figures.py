@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.evaluate import newey_west
+from qlib_ext.evaluate import cumulative, drawdown, newey_west
 from qlib_ext.report.texts import Text, text, title
 from qlib_ext.splits import PARTS
 
@@ -120,9 +120,10 @@ def curves(
     shown: Sequence[str],
     styles: Mapping[str, tuple[str, str]] | None = None,
     *,
+    compounded: Sequence[str] = (),
     day: Text | None = None,
 ) -> go.Figure:
-    """Cumulative compounded return of daily returns, and below it the fall from the highest point so far.
+    """Sum of daily returns, of an account (keys in `compounded`) compounded; below it the fall from the highest point.
 
     Keys of `shown` are visible at first; `styles`: (colour, dash) by key, None: by place; `day`: title of the x axis.
     """
@@ -130,12 +131,11 @@ def curves(
     builder = FigureBuilder(x, text("cumulative return (%)"), y2=text("drawdown (%)"), height=520)
     for place, (key, series) in enumerate(returns.items()):
         (colour, dash), hidden = style(place) if styles is None else styles[key], key not in shown
-        curve = (1.0 + series.fillna(0.0)).cumprod()
-        drawdown = curve / np.maximum(curve.cummax(), 1.0) - 1.0
+        curve, below = (each(series, compounded=key in compounded) for each in (cumulative, drawdown))
         fall = text("{name}: drawdown", name=names[key])
         look: dict[str, Any] = {"hidden": hidden, "legendgroup": key, "dash": dash}
-        builder.line(names[key], curve.index, curve - 1.0, colour, **look)
-        builder.line(fall, curve.index, drawdown, colour, low=True, width=1, showlegend=False, **look)
+        builder.line(names[key], series.index, curve, colour, **look)
+        builder.line(fall, series.index, below, colour, low=True, width=1, showlegend=False, **look)
     return builder.dates().percent("yaxis", "yaxis2").finish()
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from qlib_ext.evaluate import DAYS_A_YEAR
 from qlib_ext.report.texts import Text, definition, join, plain, sentence, text, title
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _KINDS = {  # how columns of these names are written, and those with one of them
     for kind, names in {
         "count": "days names names_held unreached_names count cuts trades stocks fold seed n_train n_valid n_test "
         "best_epoch shares",
-        "ratio": "sharpe sharpe_arithmetic t volatility_exposure",
+        "ratio": "sharpe deck_ratio sharpe_arithmetic t volatility_exposure",
         "bp": "bp",
         "yuan": "yuan wanted dealt cut cost commission transfer stamp_duty impact lost target buy sell",
         "percent": "return annual annual_return_arithmetic annual_volatility max_drawdown cumulative gross net "
@@ -189,6 +190,7 @@ class Context:
         costs: what "net" and "net of impact" charge.
         benchmark: code of the index, or None.
         horizon: days of the label, None where not known.
+        year: trading days of a year.
     """
 
     title: str
@@ -198,6 +200,7 @@ class Context:
     costs: Text = field(default_factory=lambda: text("costs are not known"))
     benchmark: str | None = None
     horizon: int | None = None
+    year: float = DAYS_A_YEAR
 
     def scope(self, index: Any, remark: Text | None = None, *, counted: bool = True) -> Text:
         """Days, their number where they are `counted`, universe and a remark, for the line below a heading."""

@@ -96,9 +96,10 @@ def series_title(name: str) -> Text:
 
 
 def definition(key: str, english: str, table: str = "", **fields: Any) -> Text:
-    """Definition of a key, its English as the artifact has it; `fields`: see `recorded`."""
+    """Definition of a key, its English as the artifact has it, of an older version too; `fields`: see `recorded`."""
     words, name = _words()["definitions"], f"{table}.{key}" if table else key
-    chinese = words.get(name) or words.get(name.rstrip("0123456789").removesuffix("_"))  # gone_5: gone
+    stem = name.rstrip("0123456789").removesuffix("_")  # gone_5: gone
+    chinese = _words()["recorded"].get(english) or words.get(name) or words.get(stem)
     return Text(english, chinese) if chinese else recorded(english, **fields)
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from qlib_ext.evaluate import DEFINITIONS as HEADLINE
-from qlib_ext.evaluate import excess_crossings, has_benchmark
+from qlib_ext.evaluate import ACCOUNT_DEFINITIONS, excess_crossings, has_benchmark
 from qlib_ext.report import figures
 from qlib_ext.report.page import Chart, Content, Context, across, columns_of, glossary, html, meanings_of, table
 from qlib_ext.report.score import Definitions, Frame, judged_days
@@ -31,12 +30,14 @@ def backtest(context: Context, account: pd.DataFrame) -> Content:
         account["over_benchmark"] = account["after_costs"] - account["bench"]
         names["over_benchmark"] = text("account after costs, less the benchmark")
         names["bench"] = text("benchmark")
-    curves = figures.curves({key: account[key] for key in names}, names, list(names), day=text("day of the trade"))
+    accounts = [key for key in names if key != "over_benchmark"]
+    returns, day = {key: account[key] for key in names}, text("day of the trade")
+    curves = figures.curves(returns, names, list(names), compounded=accounts, day=day)
     traded, paid = text("traded (% of the account)"), text("costs (% of the account)")
     axes = (text("turnover (%)"), text("costs (%)"))
     daily = figures.two_lines(account, {"turnover": traded, "cost": paid}, axes, yaxis=0, yaxis2=2)
     sums = account[["turnover", "cost"]].agg(["mean", "sum"]).T
-    sums["year"] = sums["sum"] / len(account) * 252
+    sums["year"] = sums["mean"] * context.year
     columns = columns_of(sums[["mean", "year"]], table="turnover", mean="percent", year="percent")
     return context.scope(account.index, text("costs of the exchange are in where it says so")), [
         Chart("backtest", curves, sentence("chart.backtest")),
@@ -166,13 +167,12 @@ def _of_record(frame: pd.DataFrame, meanings: dict[str, Text], name: str) -> lis
     sums = None
     if isinstance(frame.index, pd.DatetimeIndex) or len(frame) > MOST_ROWS:
         sums = frame.select_dtypes("number").agg(["mean", "min", "max"])
-    elif set(rows) <= set(meanings) and not set(map(str, frame.columns)) & {*meanings, *HEADLINE}:
+    elif set(rows) <= set(meanings) and not set(map(str, frame.columns)) & {*meanings, *ACCOUNT_DEFINITIONS}:
         sums = frame.T  # each row has a unit of its own
     if sums is not None:
         return [across(sums, columns_of(sums, meanings, name), key=key, rows=[title(row) for row in sums.index])]
     flat, titles = _flat(frame, name)
-    shared = meanings_of(HEADLINE) if name == "performance" else {}
-    of_columns = shared | {k: meaning for k, meaning in meanings.items() if k not in rows}
+    of_columns = {k: meaning for k, meaning in meanings.items() if k not in rows}
     return [table(flat, columns_of(flat, of_columns), key=key, rows=titles), glossary(meanings, rows, name)]
 
 
