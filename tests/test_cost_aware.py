@@ -1,27 +1,18 @@
 """The policy of the best trades: against a dynamic programme of one stock, and what always holds."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from qlib_ext.portfolio import CostAwarePolicy, Day, foresight, optimal_trades
+from qlib_ext.portfolio import CostAwarePolicy, Day, Forecast, foresight, optimal_trades
 
 RATES = {"buy_rate": 0.0003, "sell_rate": 0.0008}
 
 
-@dataclass(frozen=True)
-class Fading:
-    """A forecast that is the score itself, and fades like the score: AR(1)."""
-
-    persistence: float
-    spread: float = 1.0
-
-    def prepare(self, score):
-        return score
-
-    def decay(self, days):
-        return self.persistence**days
+def fading(persistence, spread=1.0):
+    """Forecast of an AR(1) signal."""
+    return Forecast(half_lives=(-1 / np.log2(persistence),), persistence=persistence, spread=spread)
 
 
 # --- one stock: risk 1 a day, a forecast of standard deviation 1
@@ -72,7 +63,7 @@ def test_policy_reaches_95_percent_of_the_dynamic_programme(impact, fee, least):
     rho = 0.95
     best, grid = programme(rho, impact, fee, least)
     state, _ = chain(rho)
-    gains, risks = foresight(np.array([impact]), fee, persistence=rho, decay=Fading(rho).decay)
+    gains, risks = foresight(np.array([impact]), fee, persistence=rho, decay=fading(rho).decay)
 
     def trades(held, at):
         return optimal_trades(
@@ -108,7 +99,7 @@ def a_day(seed=0, stocks=200, **changes):
 
 
 def policy(**options):
-    return CostAwarePolicy(Fading(0.95, 0.001), **{"participation": None, "trade_participation": None} | options)
+    return CostAwarePolicy(fading(0.95, 0.001), **{"participation": None, "trade_participation": None} | options)
 
 
 def test_without_a_forecast_the_mean_portfolio_is_left_alone():

@@ -3,6 +3,7 @@
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals, fill_top_n
 from qlib_ext.portfolio.cost_aware import CostAwarePolicy
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalancing
+from qlib_ext.portfolio.exposures import Risk, exposures
 from qlib_ext.portfolio.forecast import Forecast
 from qlib_ext.portfolio.foresight import foresight
 from qlib_ext.portfolio.market import market_of
@@ -19,7 +20,9 @@ __all__ = [
     "OptimalTrades",
     "PARTICIPATION",
     "Policy",
+    "Risk",
     "affordable",
+    "exposures",
     "fee_cost",
     "fill_capitals",
     "fill_top_n",

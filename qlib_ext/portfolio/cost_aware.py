@@ -5,13 +5,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qlib_ext.options import SHARE, check_number
 from qlib_ext.portfolio.allocation import PARTICIPATION
+from qlib_ext.portfolio.forecast import Forecast
 from qlib_ext.portfolio.foresight import foresight
 from qlib_ext.portfolio.optimal import OptimalTrades, optimal_trades
 from qlib_ext.portfolio.policy import Day, Vector
@@ -22,21 +23,6 @@ LEAST_SPREAD = 1e-5  # a day: a forecast below it says nothing
 LEAST_VOLATILITY = 1e-3  # of a day
 MARKET = 0.55  # volatility of the mean stock over that of the median one, where it is not known
 ONE_TRADE = 0.01  # of the capital: what idle cash is invested by, for its cost
-
-
-class Predicts(Protocol):
-    """A forecast, as far as a policy asks it; see `Forecast`."""
-
-    persistence: float
-    spread: float
-
-    def prepare(self, score: Vector) -> Vector:
-        """Expect an excess return over the mean stock (D, N), of the first day after the entry; NaN: never scored."""
-        ...
-
-    def decay(self, days: Vector) -> Vector:
-        """Share of it that is left some days later."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +51,7 @@ class CostAwarePolicy:
         commission: rate of it.
     """
 
-    forecast: Predicts
+    forecast: Forecast
     capital: float | None = None
     participation: float | None = PARTICIPATION
     trade_participation: float | None = PARTICIPATION

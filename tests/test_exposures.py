@@ -1,0 +1,60 @@
+"""Exposures and specific risk: by hand, against pandas, and without the future."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qlib_ext.portfolio import Risk, exposures
+
+
+def closes(days=90, stocks=4):
+    draw = np.random.default_rng(0)
+    steps = draw.normal(0, 0.01, (days, 1)) * draw.uniform(0.5, 2, stocks) + draw.normal(0, 0.02, (days, stocks))
+    price = 10 * np.cumprod(1 + steps, axis=0)
+    price[40:45, 1] = np.nan
+    return price
+
+
+def test_risk_is_that_of_pandas():
+    price = closes()
+    step = pd.DataFrame(price).pct_change(fill_method=None)
+    mean, last = step.mean(axis=1), slice(30, 90)
+    risk = Risk.of_closes(price)
+    for n in range(4):
+        own = pd.DataFrame({"own": step[n], "mean": mean})[last].dropna()
+        covariance = np.cov(own["own"], own["mean"], ddof=0)
+        np.testing.assert_allclose(risk.beta[-1, n], covariance[0, 1] / covariance[1, 1])
+        np.testing.assert_allclose(risk.specific[-1, n], (own["own"] - own["mean"]).std(ddof=0))
+    np.testing.assert_allclose(risk.market[-1], mean[last].std(ddof=0))
+    assert np.isnan(risk.beta[:20]).all() and np.isfinite(risk.beta[21:40]).all()
+
+
+def test_risk_knows_no_later_day():
+    price = closes()
+    changed = price.copy()
+    changed[61:] *= 3.0
+    for name in ("specific", "beta", "market"):
+        then, now = (getattr(Risk.of_closes(grid), name)[:61] for grid in (price, changed))
+        np.testing.assert_array_equal(then, now)
+
+
+def test_numbers_are_standardised_over_the_universe_and_categories_are_weights():
+    # of 1, 4, 16 the logarithms are 0, 2, 4 log 2: mean 2, deviation sqrt(8/3) of log 2; the fourth is not inside
+    inside, size = np.array([True, True, True, False]), np.array([1.0, 4.0, 16.0, 4.0])
+    made = exposures(inside, liquidity=size, columns={"value": [1, 2, 3, 2], "sector": ["b", "a", None, "b"]})
+    np.testing.assert_allclose(made["liquidity"], np.array([-2, 0, 2, 0]) / np.sqrt(8 / 3))
+    np.testing.assert_allclose(made["value"], np.array([-1, 0, 1, 0]) / np.sqrt(2 / 3))
+    assert made["sector=a"].tolist() == [0, 1, 0, 0]
+    assert made["sector=b"].tolist() == [1, 0, 0, 1]
+    assert list(made) == ["liquidity", "value", "sector=a", "sector=b"]
+
+
+def test_what_is_not_known_is_the_mean():
+    made = exposures(np.ones(3, dtype=bool), beta=[np.nan, 1.0, 2.0], volatility=[0.02, 0.02, 0.0])
+    assert made["beta"].tolist() == [0.0, -1.0, 1.0]
+    assert made["volatility"].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_column_with_a_name_of_ours_is_refused():
+    with pytest.raises(ValueError, match="rename"):
+        exposures(np.ones(2, dtype=bool), columns={"beta": [1.0, 2.0]})
