@@ -127,3 +127,49 @@ def slopes_by_age(score, step, mask, ages):
                 slopes.append(gain / square)
         out.append(sum(slopes) / len(slopes))
     return out
+
+
+def account_day(held, cash, target, rank, at, *, capital, participation, rates, commission, least, b):
+    """One day's trades of an account, stock by stock: (holdings, cash, fees, impact, dealt) after them.
+
+    ``at``: by stock, dicts with liquidity and volatility (None: never known), buyable, sellable, young.
+    """
+    fees_paid = moved = dealt = 0.0
+
+    def cost(i, yuan, sell):
+        if yuan == 0:
+            return 0.0, 0.0
+        fee = rates[sell] * yuan + max(least - commission * yuan, 0.0)
+        return fee, b * at[i]["volatility"] * yuan * (yuan / at[i]["liquidity"]) ** 0.5 if b else 0.0
+
+    def dealt_of(yuan):
+        return yuan if yuan > 1e-5 else 0.0
+
+    def can(i):
+        return at[i]["liquidity"] is not None and (b == 0 or at[i]["volatility"] is not None)
+
+    held = list(held)
+    for i in range(len(held)):
+        if target[i] < held[i] and can(i) and at[i]["sellable"] and not at[i]["young"]:
+            yuan = dealt_of(min(held[i] - target[i], participation * at[i]["liquidity"]))
+            fee, impact = cost(i, yuan, True)
+            held[i] -= yuan
+            cash += yuan - fee - impact
+            fees_paid, moved, dealt = fees_paid + fee, moved + impact, dealt + yuan
+    room = math.inf if capital is None else max(capital - sum(held), 0.0)
+    wanted = [i for i in range(len(held)) if target[i] > held[i] and can(i) and at[i]["buyable"]]
+    for i in sorted(wanted, key=lambda i: (math.inf if math.isnan(rank[i]) else rank[i], i)):
+        wish = min(target[i] - held[i], participation * at[i]["liquidity"], room)
+        low, high = 0.0, wish
+        if wish + sum(cost(i, wish, False)) > cash - 0.01:
+            for _ in range(200):
+                middle = (low + high) / 2
+                low, high = (middle, high) if middle + sum(cost(i, middle, False)) <= cash - 0.01 else (low, middle)
+            wish = low
+        wish = dealt_of(wish)
+        fee, impact = cost(i, wish, False)
+        held[i] += wish
+        cash -= wish + fee + impact
+        room -= wish
+        fees_paid, moved, dealt = fees_paid + fee, moved + impact, dealt + wish
+    return held, cash, fees_paid, moved, dealt

@@ -31,7 +31,7 @@ from qlib_ext.data import (
 )
 from qlib_ext.evaluate import daily_metrics, metric_value
 from qlib_ext.model import MASTERModel, MLPModel
-from qlib_ext.portfolio import fill_top_n
+from qlib_ext.portfolio import Day, fill_top_n
 from qlib_ext.processor import CSNormalise, cross_section_zscore
 from qlib_ext.provider import read_fields, trailing_mean, trailing_volatility
 from qlib_ext.rules import turnover_in_yuan
@@ -567,15 +567,16 @@ def test_metric_evaluator_and_strategy_place_the_same_yuan(fitted, dataset, pane
     label, liquidity = (g[row].numpy()[at].astype(float) for g in (panel.label, panel.liquidity))
     buyable = panel.buyable[row].numpy()[at]
     money = {"capital": 2e7, "participation": 0.05}
-    strategy = LiquidityTopNStrategy(signal=fitted.predict(dataset), top_n=top_n, **money)
-    target = strategy.target_yuan(score, pd.Series(liquidity, score.index), money["capital"])
+    policy = LiquidityTopNStrategy(signal=fitted.predict(dataset), top_n=top_n, **money).policy
+    values, none = score.to_numpy(dtype=float), np.zeros(len(score))
+    target = policy.target(Day(values, none, liquidity, liquidity, none, 0.0, 0.0, 0.0, none == 0))
     placed = fill_top_n(score.to_numpy(dtype=float), liquidity, top_n=top_n, **money)
-    np.testing.assert_array_equal(target.to_numpy(), placed)
-    loaded = load_liquidity(list(score.index), panel.days[row], panel.days[row]).iloc[0]
-    own = strategy.target_yuan(score, loaded, money["capital"])  # what the strategy loads for itself
+    np.testing.assert_array_equal(target, placed)
+    loaded = load_liquidity(list(score.index), panel.days[row], panel.days[row]).iloc[0].to_numpy(dtype=float)
+    own = policy.target(Day(values, none, loaded, loaded, none, 0.0, 0.0, 0.0, none == 0))  # what it loads for itself
     np.testing.assert_allclose(own, target, atol=1.0)
     name = "capped_return" if top_n is None else "topn_return"
-    earned = np.nansum(np.where(buyable, target.to_numpy(), 0.0) * label) / money["capital"]
+    earned = np.nansum(np.where(buyable, target, 0.0) * label) / money["capital"]
     arrays = [np.asarray(a)[None] for a in (score.to_numpy(dtype=float), label, liquidity, buyable)]
     daily = daily_metrics(*arrays, top_n=top_n or 30, **money)
     value, _ = metric_value(name, *arrays, top_n=top_n or 30, **money)

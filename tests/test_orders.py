@@ -330,9 +330,9 @@ TASK = {
 }
 
 
-def trade(scores, days, exchange, last, account=2e7):
+def trade(scores, days, exchange, last, account=2e7, **more):
     """(strategy, positions by day) of a backtest from the second scored day to `last`, on an exchange."""
-    chosen = LiquidityTopNStrategy(signal=scores, capital=2e7, **OPTIONS)
+    chosen = LiquidityTopNStrategy(signal=scores, capital=2e7, **OPTIONS | more)
     kwargs = {"time_per_step": "day", "generate_portfolio_metrics": True}
     simulator = {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor", "kwargs": kwargs}
     report, _ = backtest(
@@ -393,7 +393,8 @@ def test_the_backtest_of_the_same_run_has_the_same_orders(folder, tmp_path, opti
     assert (lots < 1.1).all() and (lots > 0.9).sum() <= 2
 
 
-def test_prices_of_the_next_day_are_all_that_the_plan_lacks(folder):
+@pytest.mark.parametrize("more", [{}, {"score_halflife": 1.0}])
+def test_prices_of_the_next_day_are_all_that_the_plan_lacks(folder, more):
     """On the market as it is: targets, caps and ranks are the backtest's, and so is the side of every clear gap.
 
     A gap is clear where neither the next day's price nor a lot can turn it, and the stock trades that day.
@@ -402,11 +403,11 @@ def test_prices_of_the_next_day_are_all_that_the_plan_lacks(folder):
     days = pd.DatetimeIndex(D.calendar())
     scores = random_scores(days[60:75])
     exchange = AShareExchange(start_time=days[61], end_time=days[72], participation=None)
-    chosen, positions = trade(scores, days, exchange, last=71)
+    chosen, positions = trade(scores, days, exchange, last=71, **more)
     day, date = days[70], days[71]
     shares, cash = held_shares(positions[day], day), positions[day].get_cash()
     run = ScoredRun("r", scores, with_exchange(participation=None), {})
-    plan = plan_orders(run, holdings(**shares), capital=2e7, cash=cash, day=str(day.date())).set_index("code")
+    plan = plan_orders(run, holdings(**shares), capital=2e7, cash=cash, day=str(day.date()), **more).set_index("code")
     table = chosen.daily_targets
     there = table[table["date"] == date].set_index("code")
     mine = plan.reindex(there.index)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from qlib.backtest import backtest
 from qlib.data import D
 
-from qlib_ext.portfolio import fill_top_n
+from qlib_ext.portfolio import Day, fill_top_n
 from qlib_ext.strategy import Book, Line, LiquidityTopNStrategy, Market, Planner, summary, whole_lots
 from qlib_ext.synthetic import make_market
 
@@ -27,6 +27,14 @@ def strategy(**options):
     return LiquidityTopNStrategy(signal=ONE, **options)
 
 
+def target_yuan(score, liquidity, capital, held=(), **options):
+    """Yuan that the strategy's policy wants to hold, by code."""
+    nothing = np.full(len(score), np.nan)
+    known = liquidity.reindex(score.index).to_numpy()
+    day = Day(score.to_numpy(), score.index.isin(list(held)) * 1.0, known, known, nothing, capital, 0.0, 0.0, known > 0)
+    return pd.Series(strategy(**options).policy.target(day), score.index)
+
+
 @pytest.mark.parametrize("top_n", [None, 5])
 @pytest.mark.parametrize("seed", range(3))
 def test_target_is_fill_top_n_to_the_yuan(seed, top_n):
@@ -35,7 +43,7 @@ def test_target_is_fill_top_n_to_the_yuan(seed, top_n):
     score = pd.Series(np.round(rng.normal(size=50), 1), codes)  # with ties
     liquidity = pd.Series(rng.lognormal(17, 1, 50), codes)
     score.iloc[3], liquidity.iloc[7] = np.nan, np.nan
-    target = strategy(top_n=top_n).target_yuan(score, liquidity.sample(frac=1, random_state=seed), 5e7, codes[:9])
+    target = target_yuan(score, liquidity.sample(frac=1, random_state=seed), 5e7, codes[:9], top_n=top_n)
     expected = fill_top_n(score.to_numpy(), liquidity.to_numpy(), capital=5e7, top_n=top_n)
     np.testing.assert_array_equal(target.to_numpy(), expected)
     assert 0 < target.sum() <= 5e7 + 1
@@ -44,8 +52,8 @@ def test_target_is_fill_top_n_to_the_yuan(seed, top_n):
 def test_rank_buffer_keeps_a_held_stock():
     # Caps of 50 each, 100 to place: ranks 1 2 3 4; the held fourth comes to 4/2 = 2 and wins the tie.
     score, liquidity = pd.Series([4.0, 3.0, 2.0, 1.0], CODES), pd.Series(1000.0, CODES)
-    plain = strategy().target_yuan(score, liquidity, 100.0, [CODES[3]])
-    kept = strategy(rank_buffer=2).target_yuan(score, liquidity, 100.0, [CODES[3]])
+    plain = target_yuan(score, liquidity, 100.0, [CODES[3]])
+    kept = target_yuan(score, liquidity, 100.0, [CODES[3]], rank_buffer=2)
     assert plain.tolist() == [50, 50, 0, 0]
     assert kept.tolist() == [50, 0, 0, 50]
 
@@ -180,7 +188,7 @@ def test_indices_among_the_scores_are_left_out(market, monkeypatch):
     index = pd.MultiIndex.from_product([days, ["SH000300"]], names=["datetime", "instrument"])
     both, wide = pd.concat([score, pd.Series(99.0, index)]).sort_index(), liquidity.assign(SH000300=1e12)
     said = []
-    monkeypatch.setattr("qlib_ext.strategy.strategy.logger", SimpleNamespace(warning=said.append))
+    monkeypatch.setattr("qlib_ext.strategy.policy_strategy.logger", SimpleNamespace(warning=said.append))
     codes = list(liquidity.columns)
     plain = run_backtest(days[:26], liquidity, score, codes=codes)[0]
     assert not said
@@ -205,7 +213,7 @@ def test_liquidity_is_loaded_once(market, monkeypatch):
         assert start <= days[20] and end >= days[-2] and past
         return liquidity[codes]
 
-    monkeypatch.setattr("qlib_ext.strategy.strategy.load_liquidity", load)
+    monkeypatch.setattr("qlib_ext.strategy.policy_strategy.load_liquidity", load)
     score = random_scores(days, liquidity.columns[:30])
     made, _, fills = run_backtest(days, None, score, codes=liquidity.columns, liquidity_window=5)
     assert calls == [(sorted(liquidity.columns[:30]), "auto", 5)]
@@ -285,13 +293,13 @@ def test_a_pair_keeps_what_is_held_and_enters_late():
     codes = [f"SH60000{i}" for i in range(6)]
     score, liquidity = pd.Series([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], codes), pd.Series(1000.0, codes)
     held = [codes[3], codes[5]]
-    assert strategy(rank_buffer=[2, 5]).target_yuan(score, liquidity, 200.0, held).tolist() == [50, 50, 0, 50, 0, 0]
+    assert target_yuan(score, liquidity, 200.0, held, rank_buffer=[2, 5]).tolist() == [50, 50, 0, 50, 0, 0]
     # with 70 to place: what is held takes 50, the first rank the other 20
-    assert strategy(rank_buffer=(2, 5)).target_yuan(score, liquidity, 70.0, held).tolist() == [20, 0, 0, 50, 0, 0]
+    assert target_yuan(score, liquidity, 70.0, held, rank_buffer=(2, 5)).tolist() == [20, 0, 0, 50, 0, 0]
     # top_n 2: the held fourth and the first, in proportion to liquidity
-    two = strategy(rank_buffer=[2, 5], top_n=2).target_yuan(score, liquidity, 60.0, held)
+    two = target_yuan(score, liquidity, 60.0, held, rank_buffer=[2, 5], top_n=2)
     assert two.tolist() == [30, 0, 0, 30, 0, 0]
-    assert strategy(rank_buffer=[6, 6]).target_yuan(score, liquidity, 200.0).tolist() == [50, 50, 50, 50, 0, 0]
+    assert target_yuan(score, liquidity, 200.0, rank_buffer=[6, 6]).tolist() == [50, 50, 50, 50, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -312,7 +320,7 @@ def test_a_pair_against_loops(seed):
     for code in stay + new:
         expected[code] = min(0.05 * liquidity[code], left)
         left -= expected[code]
-    got = strategy(rank_buffer=[enter, leave]).target_yuan(score, liquidity, 3e4, held)
+    got = target_yuan(score, liquidity, 3e4, held, rank_buffer=[enter, leave])
     np.testing.assert_allclose(got.to_numpy(), list(expected.values()), atol=1e-6)
 
 

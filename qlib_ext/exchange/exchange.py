@@ -252,6 +252,10 @@ class AShareExchange(Exchange):
         at = self._at(stock_id, start_time, end_time)
         return math.inf if self.day_rules.unknown(at, self.options) else self._cost(at, yuan, sell=sell)
 
+    def fee_rates(self, start_time: Any) -> tuple[float, float]:
+        """Fees of a day as shares of what is bought and sold, without the least of an order."""
+        return self._fees.rates(self._quote.rows(start_time, start_time).start)
+
     def unknown(self, stock_id: str, start_time: Any, end_time: Any) -> str:
         """Tell what keeps it from dealing in a stock: unknown_liquidity, unknown_volatility, or "" for nothing."""
         return self.day_rules.unknown(self._at(stock_id, start_time, end_time), self.options)

@@ -10,7 +10,8 @@ from qlib_ext.portfolio.market import market_of
 from qlib_ext.portfolio.optimal import OptimalTrades, optimal_trades
 from qlib_ext.portfolio.policy import Day, Policy
 from qlib_ext.portfolio.returns import sleeve_returns
-from qlib_ext.portfolio.topn import smoothed
+from qlib_ext.portfolio.simulate import Simulation, simulate
+from qlib_ext.portfolio.topn import TopNPolicy, smoothed
 
 __all__ = [
     "CAPITAL",
@@ -21,6 +22,8 @@ __all__ = [
     "PARTICIPATION",
     "Policy",
     "Risk",
+    "Simulation",
+    "TopNPolicy",
     "affordable",
     "exposures",
     "fee_cost",
@@ -31,6 +34,7 @@ __all__ = [
     "market_of",
     "optimal_trades",
     "rebalancing",
+    "simulate",
     "sleeve_returns",
     "smoothed",
 ]

@@ -48,7 +48,14 @@ class Day:
 
 
 class Policy(Protocol):
-    """A way to trade."""
+    """A way to trade.
+
+    Attributes:
+        capital: yuan that a buy may bring the holdings to; None: no bound.
+    """
+
+    @property
+    def capital(self) -> float | None: ...  # noqa: D102
 
     def prepare(self, score: Vector) -> Vector:
         """Make of the scores (D, N) of successive days what `target` wants to see, day by day and causally."""

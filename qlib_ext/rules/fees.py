@@ -100,6 +100,11 @@ class Fees:
                     self._rates[side] = (zero + commission, transfer, stamp)
         self.highest = tuple(float(np.add.reduce(parts).max()) for parts in self._rates)
 
+    def rates(self, row: int) -> tuple[float, float]:
+        """Whole rates of a buy and a sell on day `row`, of an order above the least commission."""
+        buy, sell = (float(sum(part[row] for part in parts)) for parts in self._rates)
+        return buy, sell
+
     def parts(self, row: int, yuan: float, *, sell: bool) -> tuple[float, float, float]:
         """Commission (at least the minimum), transfer fee and stamp duty of an order of so many yuan on day `row`."""
         commission, transfer, stamp = (float(rate[row]) for rate in self._rates[sell])

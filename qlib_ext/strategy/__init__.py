@@ -4,6 +4,7 @@ from qlib_ext.strategy.book import Book
 from qlib_ext.strategy.order_inputs import ScoredRun, next_day, read_holdings, read_market, read_run
 from qlib_ext.strategy.order_list import ORDER_COLUMNS, days_held, make_orders, plan_orders
 from qlib_ext.strategy.planner import Line, Planner, summary
+from qlib_ext.strategy.policy_strategy import PolicyStrategy
 from qlib_ext.strategy.quotes import LastClose, Market, whole_lots
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
 
@@ -15,6 +16,7 @@ __all__ = [
     "Market",
     "ORDER_COLUMNS",
     "Planner",
+    "PolicyStrategy",
     "ScoredRun",
     "days_held",
     "make_orders",

@@ -10,7 +10,7 @@ yuan.
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from qlib.log import get_module_logger
 from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import Impact, Options
 from qlib_ext.panel import check_scores
+from qlib_ext.portfolio import Day, Policy
 from qlib_ext.provider import calendar
 from qlib_ext.rules import Fees
 from qlib_ext.runs import Task
@@ -26,6 +27,7 @@ from qlib_ext.spelling import is_nothing, read_day
 from qlib_ext.strategy.freshness import check_age
 from qlib_ext.strategy.order_inputs import ScoredRun, check_holdings, next_day, read_holdings, read_market
 from qlib_ext.strategy.planner import Line, Planner, make_lines
+from qlib_ext.strategy.policy_strategy import PolicyStrategy
 from qlib_ext.strategy.quotes import LastClose
 from qlib_ext.strategy.strategy import LiquidityTopNStrategy
 
@@ -42,7 +44,7 @@ def make_orders(
     market: pd.DataFrame,
     holdings: pd.DataFrame,
     *,
-    strategy: LiquidityTopNStrategy,
+    strategy: PolicyStrategy,
     capital: float,
     day: pd.Timestamp,
     date: pd.Timestamp,
@@ -54,10 +56,10 @@ def make_orders(
     """List the orders from holdings to the strategy's targets, and what is not traded, with the reason.
 
     Args:
-        score: (N,) by code, of `day`; NaN where there is none.
+        score: (N,) by code, of `day`, as the strategy's policy prepares it; NaN where there is none.
         market: by code, for all of `score` and `holdings`: the columns of `read_market`, `volatility` for an impact.
         holdings: by code, column `shares` (raw).
-        strategy: gives `target_yuan` and the trade cap.
+        strategy: gives the policy and the trade cap.
         capital: yuan to place; no buy lifts the holdings above it.
         day: of the signal.
         date: of the trade.
@@ -92,9 +94,10 @@ def make_orders(
     score = check_scores(pd.concat({day: score}), f"scores of {day:%Y-%m-%d}").loc[day]
     if not score.index.isin(market.index).all():
         raise ValueError(f"market lacks {score.index[~score.index.isin(market.index)][0]}, which has a score")
-    values = score.to_numpy(dtype=float)
-    rank = pd.Series(ranks(values), score.index)
-    target = strategy.target_yuan(score, market["liquidity"], capital, list(held.index))
+    score = score.reindex(score.index.union(held.index))
+    rank = pd.Series(ranks(score.to_numpy(dtype=float)), score.index)
+    policy = cast(Policy, replace(cast(Any, strategy.policy), capital=capital))
+    target = pd.Series(policy.target(_day(score, market, held, cash, fees)), score.index)
     chosen = target.iloc[rank.to_numpy().argsort(kind="stable")][lambda yuan: yuan > 0]
     shares, caps = _by_code(held["shares"]), _by_code(strategy.trade_participation * market["known_liquidity"])
     lines = make_lines(chosen, _by_code(rank), shares, shares, caps, set(young).__contains__)
@@ -171,11 +174,13 @@ def plan_orders(
     date, _ = next_day(signal_day)
     if dealt.participation is not None:
         strategy.trade_participation = min(strategy.trade_participation, dealt.participation)
+    if (seen := strategy.scores_at(signal_day, signal_day)) is not None:
+        score = seen["prepared"].dropna()
     holdings = read_holdings(holdings)
     wanted = score.index.union(holdings.index).astype(str)
     eve = run.scores.loc[:signal_day].index.get_level_values("datetime").unique()[-2:][0]
-    seen = wanted.union(run.scores.loc[[eve]].index.get_level_values("instrument").astype(str))
-    for words in check_age(list(seen), signal_day, date, asked=day is not None, fresh=fresh):
+    both = wanted.union(run.scores.loc[[eve]].index.get_level_values("instrument").astype(str))
+    for words in check_age(list(both), signal_day, date, asked=day is not None, fresh=fresh):
         logger.warning(words)
     fees = dealt.fees([date])
     market = read_market(
@@ -203,6 +208,25 @@ def plan_orders(
 
 
 # --- pieces
+
+
+def _day(score: pd.Series, market: pd.DataFrame, held: pd.DataFrame, cash: float, fees: Fees) -> Day:
+    """Gather what a policy may know at the close."""
+    at = market.reindex(score.index)
+    yuan = (held["shares"] * market["price"]).reindex(score.index).fillna(0.0).to_numpy(dtype=float)
+    sigma = at.reindex(columns=["volatility"])["volatility"]
+    buy, sell = fees.rates(0)
+    return Day(
+        score=score.to_numpy(dtype=float),
+        held=yuan,
+        liquidity=at["liquidity"].to_numpy(dtype=float),
+        known_liquidity=at["known_liquidity"].to_numpy(dtype=float),
+        volatility=np.asarray(sigma, dtype=float),
+        value=cash + float(yuan.sum()),
+        buy_rate=buy,
+        sell_rate=sell,
+        universe=(score.notna() & ~at["suspended"].astype(bool)).to_numpy(),
+    )
 
 
 def _exchange_of(task: Task, commission: float | None) -> Options:
