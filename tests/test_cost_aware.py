@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qlib_ext.portfolio import CostAwarePolicy, Day, Forecast, foresight, optimal_trades
+from qlib_ext.portfolio import CostAwarePolicy, Day, Forecast, foresight, optimal_trades, simulate
 
 RATES = {"buy_rate": 0.0003, "sell_rate": 0.0008}
 
@@ -183,3 +183,34 @@ def test_what_is_not_known_is_not_bought_nor_what_was_never_traded_sold():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         policy(**options)
+
+
+# --- an account that follows it
+
+
+def test_an_account_without_a_forecast_stays_the_mean_portfolio():
+    draw = np.random.default_rng(0)
+    step = draw.normal(0, 0.02, (20, 50))
+    known = {"liquidity": np.full((20, 50), 1e8), "volatility": np.full((20, 50), 0.02)}
+    done = simulate(policy(), np.zeros((20, 50)), step_return=step, **known, start="mean", account=1e8)
+    assert (done.daily["turnover"] == 0).all()
+    np.testing.assert_allclose(done.holdings, 2e6 * np.prod(1 + step[:-1], axis=0))
+
+
+def test_an_account_earns_by_a_signal_more_than_its_trades_cost():
+    draw = np.random.default_rng(1)
+    days, stocks, rho = 150, 100, 0.95
+    noise, signal = draw.normal(0, 0.001 * np.sqrt(1 - rho**2), (days, stocks)), np.zeros((days, stocks))
+    for d in range(1, days):
+        signal[d] = rho * signal[d - 1] + noise[d]
+    step = signal + draw.normal(0, 0.02, (days, stocks))
+    known = {"liquidity": np.full((days, stocks), 1e8), "volatility": np.full((days, stocks), 0.02)}
+
+    class Knowing(Forecast):
+        def prepare(self, score):
+            return score
+
+    forecast = Knowing(half_lives=(-1 / np.log2(rho),), persistence=rho, spread=0.001)
+    done = simulate(CostAwarePolicy(forecast), signal, step_return=step, **known, start="mean", **RATES)
+    assert done.daily["excess"].sum() > 0
+    assert done.daily["gross"].sum() - done.daily["market"].sum() > 2 * done.daily[["fees", "impact"]].sum().sum()

@@ -19,6 +19,7 @@ class Fixed:
 
     yuan: tuple
     capital: float | None = None
+    in_shares: bool = False
 
     def prepare(self, score):
         return np.asarray(score, dtype=float)

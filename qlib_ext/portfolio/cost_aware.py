@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ class CostAwarePolicy:
         commission: rate of it.
     """
 
+    in_shares: ClassVar[bool] = True
     forecast: Forecast
     capital: float | None = None
     participation: float | None = PARTICIPATION
@@ -123,7 +124,8 @@ class CostAwarePolicy:
         if self.benchmark is not None and day.universe.any():
             count = float(np.count_nonzero(day.universe))
             problem["benchmark"] = np.where(day.universe, capital / count, 0.0)
-            market = MARKET * usual if day.market_volatility is None else day.market_volatility
+            told = day.market_volatility
+            market = MARKET * usual if told is None or not np.isfinite(told) else told
             whole = float(impact[day.universe].sum()) / count**1.5
             problem["market_risk"] = _idle_risk(self.risk_aversion * market**2 / capital, whole, fee, capital)
         if self.bounds:

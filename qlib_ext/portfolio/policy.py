@@ -52,10 +52,15 @@ class Policy(Protocol):
 
     Attributes:
         capital: yuan that a buy may bring the holdings to; None: no bound.
+        in_shares: whether a target is at the prices of the close, so that what lies between it and the holding is a
+            number of shares to trade; else it is at the prices of the trade.
     """
 
     @property
     def capital(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def in_shares(self) -> bool: ...  # noqa: D102
 
     def prepare(self, score: Vector) -> Vector:
         """Make of the scores (D, N) of successive days what `target` wants to see, day by day and causally."""

@@ -18,6 +18,7 @@ from qlib_ext.cross_section import ranks
 from qlib_ext.options import SHARE, check_number, check_shapes
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION
 from qlib_ext.portfolio.costs import affordable, impact_cost
+from qlib_ext.portfolio.exposures import Risk
 from qlib_ext.portfolio.policy import Day, Policy, Vector
 
 CENT = 0.01  # yuan of the cash that stay for the rounding of floats, as in a strategy
@@ -57,6 +58,7 @@ def simulate(
     universe: ArrayLike | None = None,
     delisted: ArrayLike | None = None,
     exposures: NDArray[np.float64] | None = None,
+    risk: Risk | None = None,
     account: float = CAPITAL,
     start: str | ArrayLike = "cash",
     first: int = 0,
@@ -85,6 +87,7 @@ def simulate(
         universe: (D, N) bool, whose plain mean is the market; None: the stocks with a score.
         delisted: (D, N) bool, delisted by the entry: a holding is sold at its last price, for fees; None: none is.
         exposures: (D, N, K) for the policy.
+        risk: of the days, for the policy.
         account: yuan at the start.
         start: "cash"; "mean": equal yuan in each stock of the first day's universe; or yuan (N,), the rest in cash.
         first: row at which the account starts; the rows before it only tell the policy what was known.
@@ -104,7 +107,9 @@ def simulate(
     >>> done.daily[["gross", "market", "value"]].round(3).to_numpy().tolist()
     [[0.05, 0.05, 100000.0], [0.0, 0.0, 105000.0]]
     """
-    market = _Market.of(score, liquidity, volatility, step_return, buyable, sellable, universe, delisted, exposures)
+    market = _Market.of(
+        score, liquidity, volatility, step_return, buyable, sellable, universe, delisted, exposures, risk
+    )
     days = len(market.score)
     check_number("account", account, "(0, inf)", hint=" (yuan)")
     check_number("first", first, f"[0, {days - 1}]", whole=True)
@@ -123,9 +128,9 @@ def simulate(
     for d in range(first, days):
         run.begin(d)
         target = policy.target(run.day(prepared[d], rates)) if scored[d] else None
-        run.drift(market.step[d - 1] if d > first else None)
+        moved = run.drift(market.step[d - 1] if d > first else np.zeros_like(run.held))
         if target is not None:
-            run.trade(target, ranks(prepared[d]))
+            run.trade(target * moved if policy.in_shares else target, ranks(prepared[d]))
         rows.append(run.row())
     return Simulation(pd.DataFrame(rows, index=range(first, days)), run.held)
 
@@ -144,6 +149,7 @@ class _Market:
     universe: Flags
     delisted: Flags
     exposures: NDArray[np.float64] | None
+    risk: Risk | None
 
     @classmethod
     def of(cls, score: Any, liquidity: Any, volatility: Any, step: Any, *rest: Any) -> "_Market":
@@ -166,7 +172,7 @@ class _Market:
             everything if sellable is None else sellable,
             ~np.isnan(ranking) if universe is None else universe,
             ~everything if delisted is None else delisted,
-            rest[4],
+            *rest[4:],
         )
 
 
@@ -237,13 +243,16 @@ class _Run:
             sell_rate=float(rates[1][d]),
             universe=market.universe[d],
             exposures=None if market.exposures is None else market.exposures[d],
+            specific=None if market.risk is None else market.risk.specific[d],
+            market_volatility=None if market.risk is None else float(market.risk.market[d]),
         )
 
-    def drift(self, step: Vector | None) -> None:
-        """Bring the holdings to the prices of the entry."""
-        if step is not None:
-            self.held = self.held * (1.0 + np.nan_to_num(step))
+    def drift(self, step: Vector) -> Vector:
+        """Bring the holdings to the prices of the entry; return those over the prices of the close."""
+        moved: Vector = 1.0 + np.nan_to_num(step)
+        self.held = self.held * moved
         self.value = self.cash + float(self.held.sum()) + self.fees
+        return moved
 
     def trade(self, target: Vector, rank: Vector) -> None:
         """Trade towards the target: sell, then buy by rank (N,) with what there is."""

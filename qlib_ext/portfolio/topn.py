@@ -6,6 +6,7 @@ What keeps it from trading all of it anew: scores smoothed over days, and a rank
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -60,6 +61,7 @@ class TopNPolicy:
     array([[0.3, 0.1, 0.2]])
     """
 
+    in_shares: ClassVar[bool] = False
     capital: float | None = None
     participation: float = PARTICIPATION
     top_n: int | None = None
