@@ -104,6 +104,29 @@ def sleeve_returns(yuan, step_return, horizon, *, capital):
     return gains
 
 
+def held_through(target, step, buyable, sellable, capital, score, horizon):
+    """Locked holdings stay, stock by stock; the rest of the capital goes down the ranking."""
+    held = [[0.0] * len(row) for row in target]
+    for day in range(len(target)):
+        left, wanted = capital, {}
+        for n in range(len(target[0])):
+            before = held[day - horizon][n] if day >= horizon else 0.0
+            for at in range(day - horizon, day) if day >= horizon else ():
+                before *= 1.0 + (0.0 if math.isnan(step[at, n]) else step[at, n])
+            if not sellable[day, n]:
+                held[day][n] = before
+            elif not buyable[day, n]:
+                held[day][n] = min(before, target[day, n])
+            left -= held[day][n]
+            if buyable[day, n]:
+                wanted[n] = max(target[day, n] - held[day][n], 0.0)
+        for n in sorted(wanted, key=lambda n: (9e9 if math.isnan(score[day, n]) else -score[day, n], n)):
+            more = min(wanted[n], max(left, 0.0))
+            held[day][n] += more
+            left -= more
+    return held
+
+
 def slopes_by_age(score, step, mask, ages):
     """Mean over days and ages of the slope of the stocks' returns on the normal scores of that many days before."""
     days, out = len(score), []

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import reference_portfolio as slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_portfolio import fill_day
@@ -173,10 +174,9 @@ def test_gross_net_and_impact_are_the_functions_of_portfolio(horizon):
     known = last_known(liquidity), last_known(volatility)
     terms = {"capital": 3e7, "rates": (buy, 0.0013), "impact": 0.7, "horizon": horizon}
     made, trade = money_returns(held, step, *known, **terms)
-    average = np.array([held[max(0, d - horizon + 1) : d + 1].sum(axis=0) / horizon for d in range(15)])
     np.testing.assert_allclose(made["gross"], sleeve_returns(held, step, horizon, capital=3e7))
     np.testing.assert_allclose(made["gross"] - made["net"], fee_cost(trade, buy, 0.0013) / 3e7, atol=1e-15)
-    np.testing.assert_allclose(trade, rebalancing(average, step), atol=1e-6)
+    np.testing.assert_allclose(trade, rebalancing(held, step, horizon), atol=1e-6)
     moved = impact_cost(trade, *known, b=0.7).sum(axis=1)
     np.testing.assert_allclose(made["net"] - made["net_impact"], moved / 3e7, atol=1e-15)
     assert (made["gross"] > made["net"]).all() and (made["net"] > made["net_impact"]).all()
@@ -213,12 +213,12 @@ def test_a_calendar_s_first_days_have_no_volatility():
 # --- oracle
 
 
-def slow_curve(score, liquidity, step, volatility, buyable, capital, *, participation, buy, sell, horizon):
+def slow_curve(score, liquidity, step, volatility, buyable, capital, *, sellable, participation, buy, sell, horizon):
     """One capital through the judge's pieces, holdings stock by stock."""
     placed = fill_top_n(score, liquidity, capital=capital, participation=participation)
-    held = np.where(buyable, placed, 0.0)
+    held = np.array(slow.held_through(placed, step, buyable, sellable, capital, score, horizon))
     days, stocks = held.shape
-    gross = np.zeros(days)
+    gross, trade = np.zeros(days), held / horizon
     for start in range(days):
         for n in range(stocks):
             value = held[start, n] / horizon
@@ -226,8 +226,8 @@ def slow_curve(score, liquidity, step, volatility, buyable, capital, *, particip
                 earned = value * (0.0 if math.isnan(step[day, n]) else step[day, n])
                 gross[day] += earned / capital
                 value += earned
-    average = np.array([held[max(0, d - horizon + 1) : d + 1].sum(axis=0) / horizon for d in range(days)])
-    trade = rebalancing(average, step)
+            if start + horizon < days:
+                trade[start + horizon, n] -= value
     net = gross - fee_cost(trade, buy, sell) / capital
     moved = impact_cost(trade, last_known(liquidity), last_known(volatility)).sum(axis=1) / capital
     seen = [np.isfinite(step[d]) & np.isfinite(score[d]) for d in range(days)]
@@ -244,16 +244,16 @@ def slow_curve(score, liquidity, step, volatility, buyable, capital, *, particip
 @pytest.mark.parametrize(("seed", "horizon"), [(0, 1), (1, 1), (2, 3)])
 def test_each_row_is_the_slow_loop(seed, horizon):
     grids = market(seed, days=12, stocks=25)
-    buy = np.linspace(0.0003, 0.0004, 12)
+    buy, sellable = np.linspace(0.0003, 0.0004, 12), np.random.default_rng(seed).random((12, 25)) < 0.9
     capitals = (1e6, 1e7, 5e7, 1e9)
     curve = capacity_curve(
-        *grids[:4], buyable=grids[4], capitals=capitals, participation=0.05, buy_rate=buy, sell_rate=0.0013,
-        horizon=horizon,
+        *grids[:4], buyable=grids[4], sellable=sellable, capitals=capitals, participation=0.05,
+        buy_rate=buy, sell_rate=0.0013, horizon=horizon,
     )  # fmt: skip
     for capital in capitals:
-        slow = slow_curve(*grids, capital, participation=0.05, buy=buy, sell=0.0013, horizon=horizon)
+        options = {"sellable": sellable, "participation": 0.05, "buy": buy, "sell": 0.0013, "horizon": horizon}
         fast = curve.loc[capital]
-        for name, value in slow.items():
+        for name, value in slow_curve(*grids, capital, **options).items():
             assert fast[name] == pytest.approx(value, rel=1e-9, abs=1e-12), (capital, name)
     assert set(curve.columns) | {"capital"} == set(CAPACITY_DEFINITIONS)
 

@@ -211,6 +211,29 @@ def test_a_stock_locked_at_the_entry_stays_cash():
     assert len(found.positions) == 3 and (found.positions["weight"] == 1).all()
 
 
+def test_locked_holdings_are_neither_sold_nor_bought_anew():
+    # the capital follows stock 0 on day 0, stock 1 from day 1 on. Stock 0, worth 110 of 100, is suspended on day 1: all
+    # of it stays and more than uses up the capital, stock 1 gets nothing. It is free on day 2: all goes to stock 1,
+    # whose limit-up on day 3 leaves the 100 of 101 that are its target.
+    panel, score = two_blocks()
+    score[1:] = [1.0, 2.0]
+    panel.buyable[1, 0] = panel.buyable[3, 1] = False
+    panel.sellable = torch.ones_like(panel.buyable)
+    panel.sellable[1, 0] = False
+    found = judge(panel, np.arange(4), score, Money(), SPAN)
+    np.testing.assert_allclose(found.returns["capped_buyable_gross"], [0.10, 1.1 * -0.10, 0.01, 0.0], atol=1e-7)
+    np.testing.assert_allclose(found.positions["weight"], [1.0, 1.1, 1.0, 1.0], atol=1e-7)
+    # fees: bought on day 0; nothing traded on day 1; on day 2 stock 0, 0.99 of the capital, is sold and stock 1 bought;
+    # the gain of 1% is sold on day 3
+    paid = found.returns["capped_buyable_gross"] - found.returns["capped_buyable_net"]
+    np.testing.assert_allclose(paid, [0.00032, 0.0, 0.99 * 0.00132 + 0.00032, 0.01 * 0.00132], atol=1e-8)
+    assert found.daily["capped_names_held"].to_list() == [1, 1, 1, 1]
+    assert found.daily["capped_cash_share"].to_list() == pytest.approx([0.0] * 4, abs=1e-7)
+    panel.sellable = None  # it could be sold, as far as the panel knows: at limit-up its target of 0 stays
+    blind = judge(panel, np.arange(4), score, Money(), SPAN)
+    np.testing.assert_allclose(blind.returns["capped_buyable_gross"], [0.10, 0.0, 0.01, 0.0], atol=1e-7)
+
+
 def test_days_without_an_outcome_are_left_out():
     panel, score = two_blocks()
     panel.label[3] = torch.nan
@@ -390,7 +413,7 @@ def test_liquidity_record_writes_all(run, panel, said):
     assert recorder.metrics["diagnostics.rank_ic.t"] == pytest.approx(quality.loc["rank_ic", "t"])
     assert "turnover stands for size" in got["definitions.pkl"]["exposure.liquidity"]
     gross = got["definitions.pkl"]["gross"]  # of the table's rows, of which the log tells too
-    assert "a holding in it counts as sold; a sale at limit-down is taken to succeed" in gross and gross in said[0][1]
+    assert "what is locked at the entry is neither sold nor bought anew" in gross and gross in said[0][1]
     (kind, log), *more = said
     assert kind == "info" and not more and text in log and log.endswith("artifacts: here/artifacts")
     assert "standard_error" in log and "reversal" in log

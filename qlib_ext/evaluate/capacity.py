@@ -16,7 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from qlib_ext.evaluate.diagnostics import newey_west
 from qlib_ext.evaluate.headline import DAYS_A_YEAR
 from qlib_ext.options import check_choice, check_number, check_shapes
-from qlib_ext.portfolio import PARTICIPATION, fee_cost, fill_capitals, impact_cost, rebalancing, sleeve_returns
+from qlib_ext.portfolio import (
+    PARTICIPATION,
+    fee_cost,
+    fill_capitals,
+    held_through,
+    impact_cost,
+    rebalancing,
+    sleeve_returns,
+)
 
 Grid = NDArray[np.float64]
 
@@ -52,6 +60,7 @@ def capacity_curve(
     buy_rate: ArrayLike,
     sell_rate: ArrayLike,
     buyable: ArrayLike | None = None,
+    sellable: ArrayLike | None = None,
     capitals: Sequence[float] = CAPITALS,
     participation: float = PARTICIPATION,
     top_n: int | None = None,
@@ -62,8 +71,8 @@ def capacity_curve(
 ) -> pd.DataFrame:
     """Judge one score at many capitals, rebalanced daily, without a backtest.
 
-    Each row is what ``fill_top_n`` and ``money_returns`` give at that capital; the ranking is shared. What cannot be
-    bought stays cash that day. Days count as following each other.
+    Each row is what ``fill_top_n``, ``held_through`` and ``money_returns`` give at that capital; the ranking is shared.
+    What cannot be bought stays cash that day, what cannot be sold stays. Days count as following each other.
 
     Args:
         score: (D, N) NaN where there is none.
@@ -73,7 +82,8 @@ def capacity_curve(
             volatility see ``last_known``.
         buy_rate: fees as a fraction of what is bought; a number or (D,).
         sell_rate: fees (stamp duty included) as a fraction of what is sold; a number or (D,).
-        buyable: (D, N) bool, True = the entry was possible; None: everything was.
+        buyable: (D, N) bool, True = traded at the entry and not locked at limit-up; None: everything was.
+        sellable: (D, N) bool, True = traded at the entry and not locked at limit-down; None: everything was.
         capitals: yuan, C of them, in any order.
         participation: largest share of a stock's liquidity; a larger capital goes to more names.
         top_n: None, or a fixed number of names as in ``fill_top_n``; a larger capital then stays cash.
@@ -94,7 +104,9 @@ def capacity_curve(
     >>> curve[["cash_share", "names_held"]].round(2).to_dict("list")
     {'cash_share': [0.0, 0.0, 0.38], 'names_held': [1.0, 1.0, 2.0]}
     """
-    ranked, traded, step, sigma, can_buy = _grids(score, liquidity, step_return, volatility, buyable)
+    ranked, traded, step, sigma, can_buy, can_sell = _grids(
+        score, liquidity, step_return, volatility, buyable=buyable, sellable=sellable
+    )
     amounts = sorted({float(capital) for capital in capitals})
     if not amounts:
         raise ValueError("capitals: got []; allowed: one or more, yuan, such as [10e6, 150e6]")
@@ -109,10 +121,11 @@ def capacity_curve(
     fills = fill_capitals(ranked, traded, amounts, participation=participation, top_n=top_n)
     costs: dict[str, Any] = {"rates": (buy_rate, sell_rate), "impact": impact}
     for capital, yuan in zip(amounts, fills, strict=True):
-        yuan *= can_buy
-        held = np.flatnonzero(yuan.any(axis=0))  # a small capital touches few stocks
-        grids = (grid[:, held] for grid in (yuan, step, quiet, moving))
-        daily = _daily(*grids, capital=capital, horizon=horizon, **costs)
+        some = np.flatnonzero(yuan.any(axis=0))  # a small capital touches few stocks
+        target, earned, *known_of = (grid[:, some] for grid in (yuan, step, quiet, moving))
+        flags, order = (can_buy[:, some], can_sell[:, some]), ranked[:, some] if top_n is None else None
+        held = held_through(target, earned, *flags, capital=capital, score=order, horizon=horizon)
+        daily = _daily(held, earned, *known_of, capital=capital, horizon=horizon, **costs)
         rows.append(_row(daily.iloc[known], market[known], horizon, year))
     return pd.DataFrame(rows, index=pd.Index(amounts, name="capital"))
 
@@ -227,8 +240,7 @@ def money_returns(
         yuan, sales negative.
     """
     gross = sleeve_returns(held, step, horizon, capital=capital)
-    average = held if horizon == 1 else pd.DataFrame(held).rolling(horizon, min_periods=1).sum().to_numpy() / horizon
-    trade = rebalancing(average, step)
+    trade = rebalancing(held, step, horizon)
     net = gross - fee_cost(trade, *rates) / capital
     moved = np.zeros(len(held)) if impact == 0 else impact_cost(trade, liquidity, volatility, b=impact).sum(axis=1)
     return {"gross": gross, "net": net, "net_impact": net - moved / capital}, trade
@@ -273,15 +285,17 @@ def _row(daily: pd.DataFrame, market: Grid, horizon: int, year: float) -> dict[s
 # --- checks
 
 
-def _grids(score: Any, liquidity: Any, step_return: Any, volatility: Any, buyable: Any) -> tuple[Any, ...]:
-    """Bring the inputs to float64 (D, N), buyable to bool."""
+def _grids(score: Any, liquidity: Any, step_return: Any, volatility: Any, **flags: Any) -> tuple[Any, ...]:
+    """Bring the inputs to float64 (D, N), the flags to bool."""
     grids = {"score": score, "liquidity": liquidity, "step_return": step_return, "volatility": volatility}
     grids = {name: np.array(grid, dtype=np.float64) for name, grid in grids.items()}
-    can_buy = np.ones(grids["score"].shape, dtype=bool) if buyable is None else np.asarray(buyable)
-    if can_buy.dtype != bool:
-        raise ValueError(f"buyable must be bool with True = can be bought, got {can_buy.dtype}; pass buyable > 0")
-    check_shapes("(D, N) = (days, stocks)", **grids, buyable=can_buy)
-    return (*grids.values(), can_buy)
+    shape = grids["score"].shape
+    flags = {n: np.ones(shape, dtype=bool) if flag is None else np.asarray(flag) for n, flag in flags.items()}
+    for name, flag in flags.items():
+        if flag.dtype != bool:
+            raise ValueError(f"{name} must be bool with True = it could be traded, got {flag.dtype}; pass {name} > 0")
+    check_shapes("(D, N) = (days, stocks)", **grids, **flags)
+    return (*grids.values(), *flags.values())
 
 
 def _benchmark(benchmark: ArrayLike, days: int) -> Grid:

@@ -6,6 +6,7 @@ from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalanc
 from qlib_ext.portfolio.exposures import Risk, exposures
 from qlib_ext.portfolio.forecast import Forecast
 from qlib_ext.portfolio.foresight import foresight
+from qlib_ext.portfolio.locked import held_through
 from qlib_ext.portfolio.market import market_of
 from qlib_ext.portfolio.optimal import OptimalTrades, optimal_trades
 from qlib_ext.portfolio.policy import Day, Policy
@@ -30,6 +31,7 @@ __all__ = [
     "fill_capitals",
     "fill_top_n",
     "foresight",
+    "held_through",
     "impact_cost",
     "market_of",
     "optimal_trades",

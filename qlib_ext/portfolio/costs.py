@@ -35,28 +35,41 @@ def fee_cost(trade: ArrayLike, buy_rate: ArrayLike, sell_rate: ArrayLike) -> NDA
     return buys * _day_rate("buy_rate", buy_rate, len(size)) + sells * _day_rate("sell_rate", sell_rate, len(size))
 
 
-def rebalancing(yuan: ArrayLike, next_return: ArrayLike) -> NDArray[np.float64]:
+def rebalancing(yuan: ArrayLike, next_return: ArrayLike, horizon: int = 1) -> NDArray[np.float64]:
     """List the trades that rebalance a portfolio to ``yuan`` each day at the entry price.
 
     Args:
-        yuan: (D, N) holding after the day's trades.
+        yuan: (D, N) holding after the day's trades, of the whole capital.
         next_return: (D, N) one-day return that the holding of day d earns until the entry of day d+1; NaN
             counts as 0.
+        horizon: sleeves of capital / horizon, of which one a day is brought to ``yuan``, as in ``sleeve_returns``.
 
     Returns:
         (D, N) yuan bought (positive) or sold: yuan[d] - yuan[d-1] * (1 + next_return[d-1]), on the first day
-        yuan[0] (from cash).
+        yuan[0] (from cash); of h sleeves (yuan[d] - yuan[d-h] * what h days made of it) / h.
 
     Raises:
         ValueError: for shapes, or a holding that is not finite.
+
+    >>> rebalancing([[60.0], [60.0], [60.0]], [[0.5], [0.0], [0.0]], horizon=2).tolist()
+    [[30.0], [30.0], [-15.0]]
     """
     held, step = np.asarray(yuan, dtype=np.float64), np.asarray(next_return, dtype=np.float64)
     check_shapes("(D, N) = (days, stocks)", yuan=held, next_return=step)
     if not np.isfinite(held).all():
         raise ValueError("yuan must be finite, got NaN or infinity; a stock that is not held has 0")
     trade = held.copy()
-    trade[1:] -= held[:-1] * (1.0 + np.nan_to_num(step[:-1], nan=0.0))
-    return trade
+    trade[horizon:] -= held[:-horizon] * growth(step, horizon)[: max(len(step) - horizon, 0)]
+    return trade / horizon
+
+
+def growth(step_return: ArrayLike, days: int) -> NDArray[np.float64]:
+    """Compound one-day returns (D, N), NaN as 0, over the days d to d+days-1, as far as there are: (D, N) factors."""
+    one = 1.0 + np.nan_to_num(np.asarray(step_return, dtype=np.float64), nan=0.0)
+    grown = one.copy()
+    for later in range(1, min(days, len(one))):
+        grown[:-later] *= one[later:]
+    return grown
 
 
 def impact_cost(

@@ -31,7 +31,7 @@ from qlib_ext.evaluate import (
 )
 from qlib_ext.options import SHARE, check_number, tell
 from qlib_ext.panel import DayPanel, check_grid
-from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
+from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n, held_through
 from qlib_ext.rules import fee_rates
 
 Grid = npt.NDArray[np.float64]
@@ -54,8 +54,9 @@ SERIES = {  # of `table_row`
 MONEY_KEYS = ("mean_return", "annual_return", "annual_volatility", "sharpe", "deck_ratio", "max_drawdown")
 TABLE_DEFINITIONS = {
     "gross": (
-        "capital placed in full under the caps, no costs; what is locked at limit-up at the entry stays cash that day: "
-        "a holding in it counts as sold; a sale at limit-down is taken to succeed (the backtest carries such positions)"
+        "capital placed in full under the caps, made up to its sum every day, no costs; what is locked at the entry is "
+        "neither sold nor bought anew: at limit-up a holding stays up to its target, at limit-down all of it, to be "
+        "topped up, suspended all of it; what stays uses up the capital first"
     ),
     "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
     "net_over_market": "net less the mean return of the stocks with a score",
@@ -166,7 +167,7 @@ def judge(
     """Place the capital by a score under liquidity limits, and measure score and money day by day.
 
     Args:
-        panel: the market, with liquidity, volatility and buyable.
+        panel: the market, with liquidity, volatility and buyable; without sellable all could be sold.
         rows: (d,) increasing rows of the panel, the days to judge; they count as following each other.
         score: (d, N) of these days, NaN where there is none.
         money: how it is placed.
@@ -187,10 +188,8 @@ def judge(
     """
     days = pd.DatetimeIndex(panel.days[rows])
     check_grid(score, days, panel.stocks)
-    label, liquidity, buyable, volatility = (
-        grid_rows(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
-    )
-    can_buy = buyable > 0
+    label, liquidity, volatility = (grid_rows(g, rows) for g in (panel.label, panel.liquidity, panel.volatility))
+    can_buy, can_sell = traded_at_entry(panel, rows)
     daily = daily_metrics(score, label, liquidity, can_buy, **money.caps).set_index(days)
     daily["volatility_exposure"] = rank_correlation(score, volatility)
     step = grid_rows(entry_return(panel), rows)
@@ -205,7 +204,9 @@ def judge(
     costs: dict[str, Any] = {"rates": money.rates(entry_days(panel, rows, span)), "impact": money.impact}
     for kind, count in (("capped", None), ("topn", money.top_n)):
         yuan: Grid = fill_top_n(score, liquidity, capital=money.capital, participation=money.participation, top_n=count)
-        holdings[kind] = np.where(can_buy, yuan, 0.0)
+        flags: dict[str, Any] = {"score": score if count is None else None, "horizon": span.horizon}
+        holdings[kind] = held_through(yuan, step, can_buy, can_sell, capital=money.capital, **flags)
+        daily = daily.assign(**_of_holdings(kind, holdings[kind], label, money.capital))
         for basis, held in (("buyable", holdings[kind]), ("paper", yuan)):
             earned, _ = money_returns(held, step, *carried, capital=money.capital, horizon=span.horizon, **costs)
             returns |= dict(zip(ROWS[kind, basis], earned.values(), strict=True))
@@ -241,18 +242,15 @@ def capacity(
     That is `capacity_curve` at `CAPITALS` and at the capital of `money`, where it says what the rows capped_buyable of
     `judge` say (with `top_n`, capped or topn_buyable). Other arguments as for `judge`.
     """
-    liquidity, buyable, volatility = (
-        grid_rows(grid, rows) for grid in (panel.liquidity, panel.buyable, panel.volatility)
-    )
+    can_buy, can_sell = traded_at_entry(panel, rows)
     buy_rate, sell_rate = money.rates(entry_days(panel, rows, span))
     return capacity_curve(
         score,
-        liquidity,
-        grid_rows(entry_return(panel), rows),
-        volatility,
+        *(grid_rows(grid, rows) for grid in (panel.liquidity, entry_return(panel), panel.volatility)),
         buy_rate=buy_rate,
         sell_rate=sell_rate,
-        buyable=buyable > 0,
+        buyable=can_buy,
+        sellable=can_sell,
         capitals=[*CAPITALS, money.capital],
         participation=money.participation,
         top_n=top_n,
@@ -339,6 +337,20 @@ def entry_days(panel: DayPanel, rows: Rows, span: LabelSpan) -> pd.DatetimeIndex
 def entry_return(panel: DayPanel) -> torch.Tensor:
     """Return of each day from its entry to the next day's, (D, N): the panel's own, or the label where it is that."""
     return panel.label if panel.step_return is None else panel.step_return
+
+
+def traded_at_entry(panel: DayPanel, rows: Rows) -> tuple[Any, Any]:
+    """Tell (d, N) what could be bought at the entry, and what could be sold: None where the panel does not say."""
+    return grid_rows(panel.buyable, rows) > 0, None if panel.sellable is None else grid_rows(panel.sellable, rows) > 0
+
+
+def _of_holdings(kind: str, held: Grid, label: Grid, capital: float) -> dict[str, Any]:
+    """Count what is held on each day, locked holdings among it: in place of what each day alone would hold."""
+    return {
+        f"{kind}_names_held": (held > 0).sum(axis=1),
+        f"{kind}_cash_share": np.maximum(1.0 - held.sum(axis=1) / capital, 0.0),
+        f"{kind}_unpriced": ((held > 0) & ~np.isfinite(label)).sum(axis=1),
+    }
 
 
 def grid_rows(grid: torch.Tensor | None, rows: Rows) -> Grid:
