@@ -118,10 +118,21 @@ def make_full_artifacts():
         "folds/members.pkl": members,
         f"{TRADES}settled.pkl": settled,
         f"{TRADES}execution.pkl": tables,
-        f"{TRADES}definitions.pkl": words | {f"waterfall.{key}": text for key, text in evaluate.STAGES.items()},
+        f"{TRADES}capacity_strategy.pkl": make_strategy_capacity(),
+        f"{TRADES}definitions.pkl": words
+        | {f"waterfall.{key}": text for key, text in evaluate.STAGES.items()}
+        | {f"capacity_strategy.{key}": text for key, text in evaluate.STRATEGY_CAPACITY_DEFINITIONS.items()},
         f"{MONEY}definitions.pkl": made[f"{MONEY}definitions.pkl"]
         | {f"capacity.{key}": text for key, text in evaluate.CAPACITY_DEFINITIONS.items()},
     }
+
+
+def make_strategy_capacity():
+    """As `evaluate.strategy_curve` gives it; at b = 1 the excess falls through zero half way in the log."""
+    rows = pd.MultiIndex.from_product([[1 / 3, 1.0], [1e7, 1e9]], names=["b", "capital"])
+    excess = [0.2, 0.1, 0.1, -0.1]
+    columns = {name: excess for name in evaluate.STRATEGY_CAPACITY_DEFINITIONS if name not in rows.names}
+    return pd.DataFrame(columns, rows)
 
 
 def make_regimes():

@@ -28,6 +28,7 @@ from qlib_ext.evaluate import (
     paper_returns,
     participation_histogram,
     performance,
+    strategy_crossings,
     target_reached,
     turnover,
     waterfall,
@@ -368,6 +369,21 @@ def test_a_frame_of_liquidity_need_only_reach_the_last_signal_day(whole, market)
     expected = days_to_liquidate(book, frame.sort_index().ffill().iloc[[-1]].set_axis(days[-1:]), 0.05)
     pd.testing.assert_frame_equal(got.iloc[-1:], expected)
     assert expected["unknown"].item() == 0
+
+
+def test_the_strategy_s_capacity_goes_through_the_account(whole):
+    """At the account's own capital and b the simulated account is the backtest's, but for lots."""
+    _, got, metrics = whole
+    curve, report = got["capacity_strategy.pkl"], got["report_normal_1day.pkl"]
+    own, earned = curve.loc[(1.0, CASH)], report["return"].mean() * 242
+    assert own["gross"] == pytest.approx(earned, abs=0.02) and own["days"] == len(report)
+    assert own["net_impact"] == pytest.approx(earned - report["cost"].mean() * 242, abs=0.06)
+    assert own["turnover"] == pytest.approx(report["turnover"].mean(), rel=0.04)
+    assert curve["net_impact"].xs(CASH, level="capital").is_monotonic_decreasing
+    assert {f"capacity_strategy.{key}" for key in curve} <= set(got["definitions.pkl"])
+    assert any(name.startswith("capacity_strategy.b033.") for name in metrics)
+    rows = strategy_crossings(curve)  # 1.5e8 yuan earn less than the mean stock, 5e8 are mostly cash while it falls
+    assert 1.5e8 < rows.loc[1.0, "rises_at"] < 5e8
 
 
 def test_the_waterfall_falls_step_by_step(whole, market):

@@ -13,6 +13,7 @@ from reference_portfolio import fill_day
 from qlib_ext.evaluate import (
     CAPACITY_DEFINITIONS,
     CAPITALS,
+    STRATEGY_CAPACITY_DEFINITIONS,
     capacity_curve,
     capacity_words,
     excess_crossings,
@@ -22,9 +23,11 @@ from qlib_ext.evaluate import (
     mean_return,
     money_returns,
     sleeve_returns,
+    strategy_crossings,
+    strategy_curve,
     zero_crossings,
 )
-from qlib_ext.portfolio import fee_cost, fill_top_n, impact_cost, rebalancing
+from qlib_ext.portfolio import TopNPolicy, fee_cost, fill_top_n, impact_cost, rebalancing, simulate
 from qlib_ext.record import Money, capacity, judge
 
 FREE = {"buy_rate": 0.0, "sell_rate": 0.0, "impact": 0.0}
@@ -313,6 +316,42 @@ def test_what_is_lost_is_made_up_the_next_day():
     )
     # 0 - 1 + 0.5 in a year of three days; the benchmark's 0.5 less
     assert curve["gross"].item() == pytest.approx(-0.5) and curve["net_impact_excess"].item() == pytest.approx(-1.0)
+
+
+# --- the run's own strategy
+
+
+def test_each_row_of_the_strategy_s_curve_is_an_account_of_its_own():
+    score, liquidity, step, volatility, buyable = market(11, days=12, stocks=20)
+    step[-1] = np.nan  # the last day has no outcome yet
+    known = {"liquidity": liquidity, "volatility": volatility, "step_return": step, "buyable": buyable}
+    asked = []
+
+    def policy(capital, b):
+        asked.append((capital, b))
+        return TopNPolicy(top_n=5)
+
+    terms = {"buy_rate": 0.0003, "sell_rate": 0.0008, "participation": 0.02}
+    curve = strategy_curve(policy, score, known, capitals=[1e8, 1e7], impacts=[1.0, 0.5], year=200, **terms)
+    assert list(curve.index) == [(0.5, 1e7), (0.5, 1e8), (1.0, 1e7), (1.0, 1e8)] == [each[::-1] for each in asked]
+    daily = simulate(TopNPolicy(top_n=5), score, **known, **terms, account=1e8, impact=0.5).daily.iloc[:-1]
+    row = curve.loc[(0.5, 1e8)]
+    assert row["gross"] == pytest.approx(200 * daily["gross"].mean()) and row["days"] == 11
+    assert row["gross"] - row["net"] == pytest.approx(200 * daily["fees"].mean())
+    assert row["net"] - row["net_impact"] == pytest.approx(200 * daily["impact"].mean())
+    assert row["net_impact_excess"] == pytest.approx(200 * (daily["net"] - daily["market"]).mean())
+    assert row["daily_excess"] == pytest.approx(row["net_impact_excess"] / 200)
+    assert row["cash_share"] == pytest.approx((daily["cash"] / daily["value"]).mean())
+    assert set(curve) | {"b", "capital"} == set(STRATEGY_CAPACITY_DEFINITIONS)
+    with pytest.raises(ValueError, match="no return is known on the 12 days"):
+        strategy_curve(policy, score, known | {"step_return": np.full_like(step, np.nan)}, capitals=[1e7])
+
+
+def test_the_strategy_s_crossings_are_those_of_each_b():
+    rows = pd.MultiIndex.from_product([[0.5, 1.0], [1e7, 1e9]], names=["b", "capital"])
+    zeros = strategy_crossings(pd.DataFrame({"net_impact_excess": [0.1, -0.1, -0.1, 0.1]}, rows))
+    assert zeros.loc[0.5, "falls_at"] == zeros.loc[1.0, "rises_at"] == pytest.approx(1e8)
+    assert zeros.loc[[0.5, 1.0], ["rises_at", "falls_at"]].isna().sum(axis=None) == 2
 
 
 def test_errors_name_what_came():

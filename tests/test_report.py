@@ -357,6 +357,7 @@ def test_every_definition_has_its_chinese():
         *record.TABLE_DEFINITIONS,
         *record.ROW_DEFINITIONS,
         *(f"capacity.{key}" for key in evaluate.CAPACITY_DEFINITIONS if key != "capital"),
+        *(f"capacity_strategy.{k}" for k in evaluate.STRATEGY_CAPACITY_DEFINITIONS if k not in ("b", "capital")),
         *(f"waterfall.{key}" for key in evaluate.STAGES),
         *(f"compare.{key}" for key in evaluate.COMPARE_DEFINITIONS),
         *(f"{name}.{key}" for name, of in evaluate.EXECUTION_DEFINITIONS.items() for key in of if "..." not in key),

@@ -64,6 +64,12 @@ from qlib_ext.evaluate.metrics import (
     metric_value,
     rank_correlation,
 )
+from qlib_ext.evaluate.strategy_capacity import (
+    STRATEGY_CAPACITY_DEFINITIONS,
+    STRATEGY_CAPITALS,
+    strategy_crossings,
+    strategy_curve,
+)
 from qlib_ext.portfolio import fill_capitals, sleeve_returns
 
 __all__ = [
@@ -89,6 +95,8 @@ __all__ = [
     "REVERSAL_DAYS",
     "SERIES",
     "STAGES",
+    "STRATEGY_CAPACITY_DEFINITIONS",
+    "STRATEGY_CAPITALS",
     "account_returns",
     "average",
     "block_length",
@@ -128,6 +136,8 @@ __all__ = [
     "rank_correlation",
     "seed_shares",
     "sleeve_returns",
+    "strategy_crossings",
+    "strategy_curve",
     "summary",
     "target_reached",
     "turnover",

@@ -3,6 +3,7 @@
 The tables are those of `execution`; here they are filled from qlib's objects.
 """
 
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from qlib_ext.exchange import AShareExchange, prices, read_account
 from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import PARTICIPATION
+from qlib_ext.record.capacity import strategy_capacity
 from qlib_ext.record.facts import market_year
 from qlib_ext.record.tables import (
     REPORT,
@@ -37,7 +39,7 @@ from qlib_ext.record.tables import (
 )
 from qlib_ext.record.waterfall import NO_BUFFER, judged_stages, stage_changes, traded_stages
 from qlib_ext.runs import PLAN, complete_backtest, names_class
-from qlib_ext.strategy import LiquidityTopNStrategy
+from qlib_ext.strategy import LiquidityTopNStrategy, PolicyStrategy
 
 logger = get_module_logger("qlib_ext.backtest")
 
@@ -72,7 +74,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     Artifacts in `portfolio_analysis/` beside qlib's own: of AShareExchange `blocked.pkl, fills.pkl, settled.pkl,
     rules_citations.pkl`; of LiquidityTopNStrategy `daily_log.pkl, daily_targets.pkl`; of a daily backtest
     `execution.pkl` (a dict of frames, see `execution`), `waterfall.pkl` and `waterfall_daily.pkl` (daily returns of its
-    stages), and `definitions.pkl` (what each number means).
+    stages), `capacity_strategy.pkl` (the strategy's capacity curves), and `definitions.pkl` (what each number means).
 
     `benchmark: null` means none: qlib, which would take SH000300, is given 0 for every day, so that its files keep
     their columns; our tables and the page have no benchmark then.
@@ -81,6 +83,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         recorder: as for qlib.
         config: strategy, executor and backtest, as far as they differ from the above.
         dataset, model: filled in by qlib.
+        capacity: draw the capacity curves of the run's strategy (`evaluate.strategy_curve`), on the same terms as the
+            waterfall.
         waterfall: run the backtests of the waterfall (four or five more). None: where the run has what they need, an
             AShareExchange, a LiquidityTopNStrategy with signal <PRED>, daily steps, an account in cash, and a
             DayDatasetH with liquidity whose label enters a day after its signal; true: an error where it has not.
@@ -104,15 +108,18 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         dataset: Any = None,
         model: Any = None,
         waterfall: bool | None = None,
+        capacity: bool | None = None,
         **kw: Any,
     ) -> None:
-        refuse_unknown(type(self), [name for name in kw if name not in OF_QLIB], ("config", "waterfall", *OF_QLIB))
+        own = ("config", "waterfall", "capacity", *OF_QLIB)
+        refuse_unknown(type(self), [name for name in kw if name not in OF_QLIB], own)
         refuse_unknown("PortAnaRecord's config", config or (), ("strategy", "executor", "backtest"))
         refuse_unknown("PortAnaRecord's backtest", (config or {}).get("backtest") or (), BACKTEST)
         super().__init__(recorder, complete_backtest(config, getattr(dataset, "segments", None)), **kw)
-        self.dataset, self.waterfall = dataset, waterfall
-        if waterfall is not None:
-            check_flag("waterfall (or null)", waterfall)
+        self.dataset, self.waterfall, self.capacity = dataset, waterfall, capacity
+        for name, flag in (("waterfall", waterfall), ("capacity", capacity)):
+            if flag is not None:
+                check_flag(f"{name} (or null)", flag)
         self.backtest_config |= {name: plain_day(name, self.backtest_config.get(name)) for name in SPAN}
         self.backtest_config["benchmark"] = read_benchmark(self.backtest_config["benchmark"])
         self._exchange = _options(self._exchange_kwargs().get("exchange"), "AShareExchange")
@@ -121,8 +128,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         self._span_exchange()
         self._one_definition("exchange", self._exchange, ("liquidity", "liquidity_window", "volatility_window"))
         self._one_definition("strategy", self._strategy, ("liquidity", "liquidity_window"))
-        if waterfall and dataset is not None and self._strategy is not None:
-            self._refuse_waterfall(self._lacks())
+        if dataset is not None and self._strategy is not None:
+            for name in ("waterfall", "capacity"):
+                self._refuse(name, self._lacks())
 
     def _exchange_kwargs(self) -> dict[str, Any]:
         options: dict[str, Any] = self.backtest_config.get("exchange_kwargs") or {}
@@ -163,7 +171,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         self._check_benchmark()
         strategy, executor, exchange = self._build(pred)
         why = self._no_waterfall(strategy, exchange)
-        self._refuse_waterfall(why)
+        self._refuse("waterfall", why)
+        no_capacity = "capacity: false" if self.capacity is False else self._no_capacity(strategy, exchange)
+        self._refuse("capacity", no_capacity)
         kept = self.strategy_config, self.executor_config, self.backtest_config
         self.strategy_config, self.executor_config = _ready(strategy), _ready(executor)
         self.backtest_config = kept[2] | {"exchange_kwargs": {"exchange": exchange}} | self._no_benchmark()
@@ -188,6 +198,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         log_tables(self.recorder, tables)
         artifacts["execution.pkl"] = tables
         artifacts["definitions.pkl"] = flat(evaluate.EXECUTION_DEFINITIONS)
+        if not no_capacity:
+            artifacts["capacity_strategy.pkl"] = self._capacity(pred, strategy, exchange, report.index)
+            artifacts["definitions.pkl"] |= flat({"capacity_strategy": evaluate.STRATEGY_CAPACITY_DEFINITIONS})
         if why or liquidity is None or self.waterfall is False:
             if isinstance(exchange, AShareExchange) and self.waterfall is None:
                 logger.info(f"no waterfall: {why}")
@@ -255,6 +268,17 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             return config
         return fill_placeholder(deepcopy_basic_type(config), {"<PRED>": pred})
 
+    def _capacity(self, pred: pd.DataFrame, strategy: Any, exchange: AShareExchange, days: pd.Index) -> pd.DataFrame:
+        """Draw, log and tell the capacity curves of the strategy."""
+        began, account = time.perf_counter(), float(self.backtest_config["account"])
+        curve = strategy_capacity(self.dataset, pred, strategy, exchange, account, pd.DatetimeIndex(days))
+        zeros = evaluate.strategy_crossings(curve)
+        log_table(self.recorder, zeros.set_axis([f"b{100 * b:03.0f}" for b in zeros.index]), "capacity_strategy")
+        said = [f"b = {b:.2f}:{evaluate.capacity_words(curve.loc[b])}" for b in zeros.index]
+        lines = "\n".join(["capacity of the strategy", *said])
+        logger.info(f"{lines}\n  {len(curve)} accounts of {len(days)} days, {time.perf_counter() - began:.1f} s")
+        return curve
+
     # --- the waterfall
 
     def _no_waterfall(self, strategy: Any, exchange: Any) -> str:
@@ -263,9 +287,15 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             return "it needs an AShareExchange and a LiquidityTopNStrategy"
         return self._lacks()
 
-    def _refuse_waterfall(self, why: str) -> None:
-        if why and self.waterfall:
-            raise ValueError(f"waterfall: true, but {why}: change that, or set waterfall: false")
+    def _no_capacity(self, strategy: Any, exchange: Any) -> str:
+        """Tell what the strategy's capacity lacks, "" where it can be drawn."""
+        if not isinstance(exchange, AShareExchange) or not isinstance(strategy, PolicyStrategy):
+            return "it needs an AShareExchange and a strategy with a policy"
+        return self._lacks()
+
+    def _refuse(self, name: str, why: str) -> None:
+        if why and getattr(self, name):
+            raise ValueError(f"{name}: true, but {why}: change that, or set {name}: false")
 
     def _lacks(self) -> str:
         """Tell what dataset and configurations lack for the waterfall, "" for nothing."""

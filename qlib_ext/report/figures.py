@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.evaluate import cumulative, drawdown, newey_west
-from qlib_ext.report.texts import Text, text, title
+from qlib_ext.report.texts import Text, join, text, title
 from qlib_ext.splits import PARTS
 
 if TYPE_CHECKING:
@@ -256,6 +256,17 @@ def capacity(curve: pd.DataFrame) -> go.Figure:
         if key in curve:
             low = key == "cash_share"
             builder.line(title(key), curve.index / 1e6, curve[key], colour, low=low, mode="lines+markers")
+    return builder.percent("yaxis", "yaxis2").finish(xaxis={"type": "log"})
+
+
+def strategy_capacity(curve: pd.DataFrame) -> go.Figure:
+    """Annual excess after fees and impact by capital, a line a b, and below them the share of the account in cash."""
+    builder = FigureBuilder(text("capital (million yuan)"), text("a year (%)"), y2=text("cash (%)"), height=460)
+    for b, colour in zip(curve.index.unique("b"), PALETTE, strict=False):
+        rows, name, mode = curve.loc[b], text("b = {b:.2f}", b=b), "lines+markers"
+        million, cash = rows.index / 1e6, join([name, title("cash_share")])
+        builder.line(name, million, rows["net_impact_excess"], colour, mode=mode)
+        builder.line(cash, million, rows["cash_share"], colour, low=True, mode=mode, showlegend=False)
     return builder.percent("yaxis", "yaxis2").finish(xaxis={"type": "log"})
 
 

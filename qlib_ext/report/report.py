@@ -17,6 +17,7 @@ DEFINITIONS = "liquidity_analysis/definitions.pkl"
 DIAGNOSTICS = "liquidity_analysis/diagnostics.pkl"
 FOLDS = ("fold_analysis/headline_folds.pkl", "fold_analysis/definitions.pkl", "folds/fold_map.pkl", "folds/members.pkl")
 CAPACITY = ("liquidity_analysis/capacity.pkl", "liquidity_analysis/capacity_topn.pkl")
+STRATEGY_CAPACITY = "portfolio_analysis/capacity_strategy.pkl"
 ACCOUNT = "portfolio_analysis/report_normal_1day.pkl"
 EXECUTION = ("portfolio_analysis/execution.pkl", "portfolio_analysis/definitions.pkl")
 SETTLED = "portfolio_analysis/settled.pkl"
@@ -29,7 +30,7 @@ SECTIONS = (  # key (its title stands in zh.yaml), artifacts it needs, function,
     Section("returns", (DAILY,), score.performance),
     Section("folds", (), score.folds, FOLDS),
     Section("waterfall", ("portfolio_analysis/waterfall.pkl",), trades.waterfall, (ACCOUNT, EXECUTION[1])),
-    Section("capacity", (), trades.capacity, (*CAPACITY, DAILY, DEFINITIONS)),
+    Section("capacity", (), trades.capacity, (*CAPACITY, DAILY, DEFINITIONS, STRATEGY_CAPACITY, EXECUTION[1])),
     Section("ic", (DAILY,), score.correlation, (DIAGNOSTICS, DEFINITIONS)),
     Section("quantiles", ("liquidity_analysis/quantiles.pkl",), score.quantiles),
     Section("baselines", ("baselines/baselines.pkl",), score.baselines, ("baselines/definitions.pkl",)),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from qlib_ext.evaluate import ACCOUNT_DEFINITIONS, excess_crossings, has_benchmark
+from qlib_ext.evaluate import ACCOUNT_DEFINITIONS, excess_crossings, has_benchmark, strategy_crossings
 from qlib_ext.report import figures
 from qlib_ext.report.page import Chart, Content, Context, across, columns_of, glossary, html, meanings_of, table
 from qlib_ext.report.score import Definitions, Frame, judged_days
@@ -100,26 +100,58 @@ def waterfall(context: Context, frame: pd.DataFrame, account: Frame, definitions
     return remark if account is None else context.scope(account.index, remark), parts
 
 
-def capacity(context: Context, filled: Frame, topn: Frame, daily: Frame, definitions: Definitions) -> Content | None:
-    """Annual return by capital: filled down the ranking, and in a fixed number of names."""
-    meanings = meanings_of(_own(definitions, "capacity"), "capacity")
+def capacity(
+    context: Context,
+    filled: Frame,
+    topn: Frame,
+    daily: Frame,
+    definitions: Definitions,
+    strategy: Frame,
+    of_backtest: Definitions,
+) -> Content | None:
+    """Annual return by capital: the run's strategy; the judge's, down the ranking and in a fixed number of names."""
     parts: list[Any] = []
+    if strategy is not None and len(strategy):
+        parts += _strategy_capacity(strategy, of_backtest)
+    meanings = meanings_of(_own(definitions, "capacity"), "capacity")
     for key, curve in (("capacity", filled), ("capacity_topn", topn)):
         if curve is not None and len(curve):
-            rows = [text("{million:,.0f} million yuan", million=float(value) / 1e6) for value in curve.index]
+            rows = [_millions(capital) for capital in curve.index]
             parts.append(Chart(key, figures.capacity(curve), sentence(f"chart.{key}")))
             parts.append(table(curve, columns_of(curve, meanings), key=key, rows=rows))
-            parts += _crossings(curve, f"{key}_zeros")
+            zeros = excess_crossings(curve)
+            parts += _crossings(zeros, f"{key}_zeros", [title(f"{name}_excess") for name in zeros.index])
     scope = context.costs if daily is None else context.scope(judged_days(daily), context.costs)
     return (scope, parts) if parts else None
 
 
-def _crossings(curve: pd.DataFrame, key: str) -> list[Markup]:
-    """Tabulate the capitals at which the excesses of a curve pass zero; nothing for a curve without an excess."""
-    zeros = excess_crossings(curve) / 1e6
+def _strategy_capacity(curve: pd.DataFrame, definitions: Definitions) -> list[Any]:
+    """Show the curves of the run's own strategy, a b each; the table begins with the largest b."""
+    key, meanings = "capacity_strategy", meanings_of(_own(definitions, "capacity_strategy"), "capacity_strategy")
+    curve = curve.sort_index(level="b", ascending=False, sort_remaining=False)
+    names = [text("b = {b:.2f}", b=b) for b in curve.index.get_level_values("b")]
+    rows = [
+        join([name, _millions(capital)]) for name, capital in zip(names, curve.index.get_level_values(1), strict=True)
+    ]
+    flat = curve.set_axis([f"{b:.2f} {capital:.0f}" for b, capital in curve.index])
+    zeros = strategy_crossings(curve)
+    return [
+        Chart(key, figures.strategy_capacity(curve), sentence(f"chart.{key}")),
+        table(
+            flat, columns_of(flat, meanings), key=key, rows=rows, main=flat.index[: len(curve.loc[curve.index[0][0]])]
+        ),
+        *_crossings(zeros.set_axis([f"{b:.2f}" for b in zeros.index]), f"{key}_zeros", list(dict.fromkeys(names))),
+    ]
+
+
+def _millions(capital: float) -> Text:
+    return text("{million:,.0f} million yuan", million=float(capital) / 1e6)
+
+
+def _crossings(zeros: pd.DataFrame, key: str, rows: Sequence[Text]) -> list[Markup]:
+    """Tabulate the capitals (yuan) at which excesses pass zero; nothing for a curve without an excess."""
     columns = columns_of(zeros, None, "", **dict.fromkeys(map(str, zeros), "count"))
-    rows = [title(f"{name}_excess") for name in zeros.index]
-    return [table(zeros, columns, key=key, rows=rows)] if len(zeros) else []
+    return [table(zeros / 1e6, columns, key=key, rows=rows)] if len(zeros) else []
 
 
 def blocked(
