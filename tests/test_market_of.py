@@ -3,11 +3,12 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_record import make_panel
 
-from qlib_ext.portfolio import market_of
+from qlib_ext.portfolio import Risk, market_of
 from qlib_ext.rules import fee_rates
 
 
@@ -51,6 +52,24 @@ def test_nothing_later_is_known(panel):
     later[12:] = 9.0
     again = market_of(dataclasses.replace(panel, volatility=later), rows)
     np.testing.assert_array_equal(market["volatility"], again["volatility"])
+
+
+@pytest.mark.parametrize("entry", [1, 2])
+def test_risk_is_that_of_the_closes_so_far(entry):
+    made, rng = make_panel(days=90), np.random.default_rng(1)
+    close = pd.DataFrame(np.exp(np.cumsum(rng.normal(0.0, 0.02, (90, 25)), axis=0))).mask(rng.random((90, 25)) < 0.1)
+    close.iloc[:, 4] = close.iloc[:, 4].where(np.arange(90) > 60)  # listed late
+    step = close.ffill().pct_change(fill_method=None).shift(-entry - 1)
+    free = torch.from_numpy(close.notna().shift(-entry, fill_value=False).to_numpy(copy=True))
+    grids = {"step_return": torch.from_numpy(step.to_numpy()), "buyable": free, "sellable": free}
+    rows = np.arange(70, 85)
+    risk = market_of(dataclasses.replace(made, **grids), rows, entry=entry)["risk"]
+    wanted = Risk.of_closes(close.iloc[entry:])  # the panel's first entry is its first price
+    for name in ("specific", "beta"):
+        carried = pd.DataFrame(getattr(wanted, name)).ffill().to_numpy()
+        np.testing.assert_allclose(getattr(risk, name), carried[rows - entry], atol=1e-12)
+    np.testing.assert_allclose(risk.market, wanted.market[rows - entry], atol=1e-12)
+    assert np.isnan(market_of(dataclasses.replace(made, **grids), [0, 1], entry=entry)["risk"].specific).all()
 
 
 def test_errors_name_what_came(panel):

@@ -67,7 +67,7 @@ def strategy_curve(
     >>> market = {"liquidity": [[4e7, 1e7]] * 2, "volatility": [[0.02, 0.02]] * 2, "step_return": [[0.02, 0.0]] * 2}
     >>> curve = strategy_curve(lambda capital, b: TopNPolicy(), [[2.0, 1.0]] * 2, market, capitals=[1e6, 1e7])
     >>> curve.loc[1.0, "net_impact_excess"].round(2).to_dict()
-    {1000000.0: 1.84, 10000000.0: -1.4}
+    {1000000.0: 1.98, 10000000.0: -1.59}
     """
     rows = {}
     for b in sorted({float(b) for b in impacts}):

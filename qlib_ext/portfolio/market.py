@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.panel import DayPanel
+from qlib_ext.portfolio.exposures import WINDOW, Risk
 from qlib_ext.rules import COMMISSION, fee_rates
 
 GRIDS = ("liquidity", "volatility", "step_return", "buyable", "sellable")
@@ -37,7 +38,7 @@ def market_of(
     Returns:
         float64 grids (D, N): `liquidity` (yuan a day, NaN where not known on that day), `volatility` (the last known
         one), `step_return`; bool grids `buyable`, `sellable`, and `universe`, the stocks that are in it and traded on
-        the signal day; `buy_rate`, `sell_rate` (D,).
+        the signal day; `risk`, the last known one of entry prices up to the signal day; `buy_rate`, `sell_rate` (D,).
 
     Raises:
         ValueError: for rows that do not rise, or a panel that lacks a grid; as `rules.fee_rates`.
@@ -58,8 +59,25 @@ def market_of(
         name: grid[row] if grid.dtype == bool else grid[row].astype(np.float64) for name, grid in grids.items()
     }
     market["universe"] = panel.present.cpu().numpy()[row]
+    market["risk"] = _risk(grids, row, entry)
     rates: dict[str, Any] = {"buy_rate": buy_rate, "sell_rate": sell_rate}
     if buy_rate is None or sell_rate is None:
         fees = fee_rates(panel.days[np.minimum(row + entry, len(panel.days) - 1)], commission=commission)
         rates = {name: fees[name.partition("_")[0]].to_numpy() if own is None else own for name, own in rates.items()}
     return market | {name: np.broadcast_to(rate, row.shape) for name, rate in rates.items()}
+
+
+def _risk(grids: dict[str, Any], row: NDArray[np.int64], entry: int) -> Risk:
+    """Measure the risk of the stocks as it is known at the close of each row (D,), the last known one."""
+    first = max(int(row[0]) - entry - 2 * WINDOW, 0)
+    step, traded = (grid[first : row[-1] + 1] for grid in (grids["step_return"], grids["buyable"] | grids["sellable"]))
+    price = np.ones(step.shape)
+    price[1:] = np.cumprod(1.0 + np.nan_to_num(step[:-1]), axis=0)  # at the entry of each row
+    risk = Risk.of_closes(np.where(traded, price, np.nan))
+    known = row - entry - first
+
+    def at(grid: NDArray[np.float64]) -> NDArray[np.float64]:
+        carried = pd.DataFrame(grid).ffill().to_numpy()[known.clip(min=0)]
+        return np.where(known[:, None] >= 0, carried, np.nan)
+
+    return Risk(at(risk.specific), at(risk.beta), at(risk.market)[:, 0])
