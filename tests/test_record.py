@@ -252,6 +252,22 @@ def test_benchmark_rows():
     assert np.isnan(found.table.loc["SH000300", "mean_ic"]) and np.isfinite(found.table.loc["market", "mean_return"])
 
 
+def test_the_mean_stock_is_told_of_all_and_of_those_that_could_be_bought():
+    # day 0: 10% and 2%, of which the first could not be bought; day 1: -10% and 0%, neither could: no mean, 0;
+    # the second has no score on day 2, on day 3 all is as it is on the first
+    panel, score = two_blocks()
+    panel.buyable[0, 0] = panel.buyable[1, 0] = panel.buyable[1, 1] = False
+    score[2, 1] = np.nan
+    found = judge(panel, np.arange(4), score, Money(**FREE), SPAN)
+    np.testing.assert_allclose(found.returns["market"], [0.06, -0.05, 0.05, 0.10], atol=1e-7)
+    np.testing.assert_allclose(found.returns["buyable"], [0.02, 0.0, 0.05, 0.10], atol=1e-7)
+    gross = found.returns["capped_buyable_gross"]
+    np.testing.assert_allclose(found.returns["capped_buyable_gross_over_buyable"], gross - found.returns["buyable"])
+    means = found.table.loc[["market", "buyable"]]
+    np.testing.assert_allclose(means["mean_return"], [0.16, 0.17], atol=1e-6)
+    assert means["mean_ic"].isna().all() and "topn_buyable_net_over_buyable" in found.table.index
+
+
 def test_missing_days_of_the_benchmark_are_counted(panel):
     rows, score = np.arange(60), score_grid(panel, np.arange(60))  # the last two days have no outcome
     index = pd.Series(0.01, pd.DatetimeIndex(panel.days), name="SH000300")

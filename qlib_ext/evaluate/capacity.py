@@ -37,8 +37,8 @@ CAPACITY_DEFINITIONS = {
     "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
     "net_impact": "net less impact: b * volatility * sqrt(share of the day's turnover), a trade; where "
     "turnover or volatility is not known yet, the day's median, or the first known one, stands for it",
-    "gross_excess": "gross less the benchmark's mean daily return a year; the benchmark is the mean stock with a score "
-    "unless an index is given",
+    "gross_excess": "gross less the benchmark's mean daily return a year; the benchmark is the mean of all stocks "
+    "with a score, buyable or not, unless an index is given",
     "net_excess": "net less the benchmark's mean daily return a year",
     "net_impact_excess": "net_impact less the benchmark's mean daily return a year",
     "daily_excess": "mean daily return of net_impact_excess, not compounded",
@@ -88,7 +88,7 @@ def capacity_curve(
         participation: largest share of a stock's liquidity; a larger capital goes to more names.
         top_n: None, or a fixed number of names as in ``fill_top_n``; a larger capital then stays cash.
         impact: b of ``impact_cost``.
-        benchmark: (D,) daily returns; None: the mean over the stocks with a score and a return.
+        benchmark: (D,) daily returns; None: the mean over all stocks with a score and a return.
         horizon: days of the label; so many sleeves of capital / horizon.
         year: trading days of a year, see ``days_a_year``.
 
@@ -246,9 +246,10 @@ def money_returns(
     return {"gross": gross, "net": net, "net_impact": net - moved / capital}, trade
 
 
-def mean_return(score: Grid, step: Grid) -> Grid:
-    """Mean return (D,) of the stocks with a score and a return; 0 on days without any."""
+def mean_return(score: Grid, step: Grid, among: NDArray[np.bool_] | None = None) -> Grid:
+    """Mean return (D,) of the stocks with a score and a return, of those `among` alone; 0 on days without any."""
     seen = np.isfinite(step) & np.isfinite(score)
+    seen = seen if among is None else seen & among
     return np.where(seen, step, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
 
 

@@ -63,7 +63,7 @@ def context_of(
         "liquidity": _liquidity(plan, facts),
         "capital": UNKNOWN if money is None else _capital(money),
         "costs": UNKNOWN if money is None else _costs(money),
-        "benchmark": UNKNOWN if money is None else benchmark or text("none, the universe mean alone"),
+        "benchmark": UNKNOWN if money is None else benchmark or text("none, the universe's means alone"),
         "backtest": _backtest(plan, artifacts),
         "units": text("money in yuan, returns as per cent of the capital unless a day's account is named"),
         "cautions": _cautions(facts, artifacts),

@@ -39,7 +39,7 @@ Rows = npt.NDArray[np.int64]
 Series1 = npt.NDArray[np.float64]  # (d,)
 
 # daily returns by how the capital is placed and what could be bought: before costs, after fees, after impact too; of
-# what could be bought also ..._over_market and, with a benchmark, ..._over_<its code>
+# what could be bought also ..._over_market, ..._over_buyable and, with a benchmark, ..._over_<its code>
 ROWS = {
     ("capped", "buyable"): ("capped_buyable_gross", "capped_buyable_net", "capped_buyable_net_impact"),
     ("capped", "paper"): ("capped_paper_gross", "capped_paper_net", "capped_paper_net_impact"),
@@ -59,7 +59,7 @@ TABLE_DEFINITIONS = {
         "topped up, suspended all of it; what stays uses up the capital first"
     ),
     "net": "gross less commission, transfer fee and stamp duty of daily rebalancing, from cash on the first day",
-    "net_over_market": "net less the mean return of the stocks with a score",
+    "net_over_market": "net less the mean return of all stocks with a score, whether they could be bought or not",
     "mean_ic": "mean over days of the correlation of score and label across stocks",
     "ic_error": "Newey-West standard error of mean_ic; of the mean over folds: deviation of the folds / sqrt(folds)",
     "rank_ic": "mean over days of the correlation of the ranks of score and label across stocks",
@@ -74,6 +74,7 @@ ROW_DEFINITIONS = {  # of the rows of `Judgement.table`, by the part of their na
     "net_impact": "net less impact: b * volatility * sqrt(share of the day's turnover), a trade; where turnover or "
     "volatility is not known yet, the day's median, or the first known one, stands for it",
     "net_over_market": TABLE_DEFINITIONS["net_over_market"],
+    "net_over_buyable": "net less the mean return of those that traded at the entry and were not locked at limit-up",
 }
 
 
@@ -210,7 +211,7 @@ def judge(
         for basis, held in (("buyable", holdings[kind]), ("paper", yuan)):
             earned, _ = money_returns(held, step, *carried, capital=money.capital, horizon=span.horizon, **costs)
             returns |= dict(zip(ROWS[kind, basis], earned.values(), strict=True))
-    bases = {"market": mean_return(score, step)}
+    bases = {"market": mean_return(score, step), "buyable": mean_return(score, step, can_buy)}
     if benchmark is not None:
         index = known_benchmark(benchmark.reindex(days[closed])).reindex(days)
         bases[str(benchmark.name)] = index.to_numpy(dtype=np.float64)

@@ -29,10 +29,12 @@ def headline(
         chosen = recorded(str(selection), first=first, last=last)
         parts.append(html("paragraph", Markup("{}: {}").format(title("selected"), chosen)))
     names = [str(name) for name in frame.index]
-    main = [name for name in names if name.startswith("capped_buyable") or name in ("market", context.benchmark)]
+    main = [
+        name for name in names if name.startswith("capped_buyable") or name in ("market", "buyable", context.benchmark)
+    ]
     rows = [series_title(name) for name in names]
     parts.append(table(frame, columns_of(frame, meanings), key="headline", rows=rows, main=main))
-    parts.append(glossary(meanings, ("gross", "net", "net_impact", "net_over_market")))
+    parts.append(glossary(meanings, ("gross", "net", "net_impact", "net_over_market", "net_over_buyable")))
     return context.scope(days, context.costs), parts
 
 
@@ -73,7 +75,7 @@ def performance(context: Context, daily: pd.DataFrame) -> Content | None:
     if "capped_buyable_gross" not in daily:
         return None
     money = daily.dropna(subset=["capped_buyable_gross"])
-    first = (*CURVES, "market", str(context.benchmark))
+    first = (*CURVES, "market", "buyable", str(context.benchmark))
     more = [name for name in map(str, money) if name.startswith("capped_buyable")]
     keys = [key for key in dict.fromkeys([*first, *more, "capped_paper_gross"]) if key in money]
     figure = figures.curves({key: money[key] for key in keys}, {key: series_title(key) for key in keys}, first)

@@ -92,7 +92,8 @@ def series_title(name: str) -> Text:
     series, _, base = name.partition("_over_")
     if not base:
         return title(series)
-    return join([title(series), text("less the universe mean") if base == "market" else text("less {base}", base=base)])
+    means = {"market": "less the mean of all stocks", "buyable": "less the mean of the buyable stocks"}
+    return join([title(series), text(means[base]) if base in means else text("less {base}", base=base)])
 
 
 def definition(key: str, english: str, table: str = "", **fields: Any) -> Text:
