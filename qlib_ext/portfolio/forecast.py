@@ -86,7 +86,8 @@ class Forecast:
             mask: (D, N) bool, stocks that could be entered: in the universe and buyable; None: all. A score outside
                 of it takes part in the ranking.
             horizons: days after the entry, rising; between each two the decay is measured.
-            smoothings: half-lives in days to choose from.
+            smoothings: half-lives in days to choose from: the longest that earns as much as the best, within half a
+                standard error.
 
         Raises:
             ValueError: for unequal shapes, horizons that do not rise, a negative half-life.
@@ -102,8 +103,11 @@ class Forecast:
             check_number("a smoothing", halflife, "[0, inf)", hint=" (half-life in days)")
         excess = _excess(step, real)
         places = {float(halflife): _places(grid, halflife) for halflife in smoothings}
-        smoothing = max(places, key=lambda halflife: _gain(places[halflife], real, excess))
-        return cls(**_fitted(places[smoothing], real, excess, ends), smoothing=smoothing)
+        gains = {halflife: _gain(place, real, excess) for halflife, place in places.items()}
+        best, error = max(gains.values())
+        smoothing = max(halflife for halflife, (gain, _) in gains.items() if gain >= best - error / 2)
+        fitted = _fitted(places[smoothing], real, excess, ends)
+        return cls(**fitted, smoothing=smoothing) if fitted else cls()
 
     @property
     def half_life(self) -> float:
@@ -263,10 +267,10 @@ def _error(parts: Vector) -> float:
 # --- level and decay
 
 
-def _gain(place: Vector, mask: NDArray[np.bool_], excess: Vector) -> float:
-    """Mean return a day of one standard deviation of the places over the next `HELD` days."""
-    gain, _ = _pooled(_earned(place, mask, excess, HELD)[..., 0], np.ones(HELD))
-    return float(np.nan_to_num(gain, nan=-np.inf))
+def _gain(place: Vector, mask: NDArray[np.bool_], excess: Vector) -> tuple[float, float]:
+    """Mean return a day of one standard deviation of the places over the next `HELD` days, and its standard error."""
+    gain, parts = _pooled(_earned(place, mask, excess, HELD)[..., 0], np.ones(HELD))
+    return (float(gain), _error(parts)) if np.isfinite(gain) else (-np.inf, 0.0)
 
 
 def _fitted(place: Vector, mask: NDArray[np.bool_], excess: Vector, ends: Sequence[int]) -> dict[str, Any]:
@@ -287,8 +291,8 @@ def _fitted(place: Vector, mask: NDArray[np.bool_], excess: Vector, ends: Sequen
     centre = np.bincount(number, place[entered], minlength=len(count))[used] / count[used]
     share, covariance = count[used] / count[used].sum(), _covariance(parts[:, 1 + used])
     slope = fit["level"] * max(0.0, 1.0 - (fit["error"] / max(fit["level"], 1e-18)) ** 2)
-    level = _levels(value[1 + used], covariance, centre, share, slope)
     told = torch.special.ndtr(torch.from_numpy(centre)).numpy()
+    level = _levels(value[1 + used], covariance, np.sqrt(12.0) * (told - 0.5), share, slope)
     every = np.interp(_normal((np.arange(1000) + 0.5) / 1000), centre, level)
     starts = [0, *ends[:-1]][: len(measured.slope)]
     return {
@@ -412,6 +416,9 @@ def _two_decays(measured: _Measured, one: Vector) -> dict[str, Any]:
 
 def _levels(found: Vector, covariance: Vector, place: Vector, share: Vector, slope: float) -> Vector:
     """Levels (B,) by bin: the line of a slope plus what the bins found deviate from theirs, shrunk by errors; rising.
+
+    The line is straight in shares of the stocks, not in normal scores: the few best ones, which are bought, are not
+    taken to be better than the next ones before it is seen.
 
     Args:
         found: (B,) mean excess return of each bin.
