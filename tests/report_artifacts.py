@@ -18,10 +18,8 @@ def make_artifacts(seed=0, sign=1.0):
     rng = np.random.default_rng(seed)
     names = [f"{kind}_buyable_{money}{over}" for kind in ("capped", "topn") for money in ("gross", "net", "net_impact")
              for over in ("", "_over_market", "_over_buyable", "_over_SH000300")]  # fmt: skip
-    returns = {
-        name: pd.Series(sign * rng.normal(0.002, 0.01, len(DAYS)), DAYS)
-        for name in (*names, "market", "buyable", "SH000300")
-    }
+    means = ("market", "buyable", "SH000300")
+    returns = {name: pd.Series(sign * rng.normal(0.002, 0.01, len(DAYS)), DAYS) for name in (*names, *means)}
     daily = pd.DataFrame(returns)
     for name in ("ic", "rank_ic", "capped_cash_share", "capped_names_held", "volatility_exposure"):
         daily[name] = rng.uniform(0, 0.2, len(DAYS))
@@ -51,7 +49,7 @@ def make_artifacts(seed=0, sign=1.0):
     return {
         "label.pkl": pd.DataFrame({"LABEL0": rng.normal(0, 0.01, len(index))}, index),
         f"{MONEY}daily.pkl": daily,
-        f"{MONEY}headline.pkl": evaluate.headline_table(returns, ic=daily["ic"], unscored=("market", "buyable", "SH000300")),
+        f"{MONEY}headline.pkl": evaluate.headline_table(returns, ic=daily["ic"], unscored=means),
         f"{MONEY}definitions.pkl": evaluate.DEFINITIONS
         | record.ROW_DEFINITIONS
         | evaluate.DIAGNOSTICS_DEFINITIONS

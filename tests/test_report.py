@@ -220,7 +220,7 @@ def test_every_capital_at_which_an_excess_vanishes_is_shown(artifacts):
 
 def test_the_table_says_what_it_takes_for_granted(html):
     assert (
-        "a holding in it counts as sold; a sale at limit-down is taken to succeed"
+        "what is locked at the entry is neither sold nor bought anew"
         in re.search(r'<section id="headline">.*?</section>', html, re.S)[0]
     )
 

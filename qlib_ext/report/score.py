@@ -29,9 +29,8 @@ def headline(
         chosen = recorded(str(selection), first=first, last=last)
         parts.append(html("paragraph", Markup("{}: {}").format(title("selected"), chosen)))
     names = [str(name) for name in frame.index]
-    main = [
-        name for name in names if name.startswith("capped_buyable") or name in ("market", "buyable", context.benchmark)
-    ]
+    others = ("market", "buyable", context.benchmark)
+    main = [name for name in names if name.startswith("capped_buyable") or name in others]
     rows = [series_title(name) for name in names]
     parts.append(table(frame, columns_of(frame, meanings), key="headline", rows=rows, main=main))
     parts.append(glossary(meanings, ("gross", "net", "net_impact", "net_over_market", "net_over_buyable")))
