@@ -140,6 +140,33 @@ def test_limits_by_special_treatment(hand):
     assert reasons(strict) == ["limit_up"]
 
 
+def test_one_price_at_the_limit_of_special_treatment_is_beyond_reach():
+    """From 10.00: 10.50 all day is 5% up, 9.50 5% down; with a range, at 10.40, or on ChiNext in 2023, it trades."""
+    days, codes = pd.bdate_range("2023-07-03", periods=6), (MAIN, CHINEXT)
+    raw = np.array([10.0, 10.5, 9.98, 10.4, 9.88, 10.37])  # 10.50 * 0.95 = 9.975; 10.40 * 0.95; 9.88 * 1.05 = 10.374
+    close = np.tile(raw[:, None], (1, 2))
+    low = np.where(np.arange(6)[:, None] == 5, close - 0.1, close)  # the last day has a range
+    fields = {"$close": close, "$open": close, "$high": close, "$low": low, "$factor": np.ones((6, 2))}
+    fields = {name: np.float32(grid) for name, grid in fields.items()}
+    fields |= {"$volume": np.full((6, 2), VOLUME, np.float32), "$amount": np.full((6, 2), np.nan)}
+    last = np.array([5, 5])
+    bars = Bars(codes, days, 1, fields, np.array([0, 0]), last, last, np.full((6, 2), np.inf), 0)
+    options = Options(start_time=days[1], end_time=days[-1], liquidity="adjusted_shares")
+    ground = apply_rules(bars, {"$close", "$open", "$factor", "$volume"}, ("$open", "$open"), options)
+    buy, sell = (ground.data[f"limit_{side}"] for side in ("buy", "sell"))
+    assert buy[:, 0].tolist() == [True, False, False, False, False]
+    assert sell[:, 0].tolist() == [False, True, False, True, False]
+    assert not buy[:, 1].any() and not sell[:, 1].any()
+
+
+def test_nobody_deals_more_than_the_whole_market(hand):
+    """5 million shares at 10.10: so much at most, whatever the caps are; what was dealt before counts."""
+    exchange, money = made(participation=None, impact=0.0), account(SH600000=8e6)
+    assert deal(exchange, money, MAIN, 4e6, SELL, 27)[0] == 4e6
+    assert deal(exchange, money, MAIN, 2e6, SELL, 27)[0] == 1e6
+    assert reasons(exchange) == ["volume_of_day"]
+
+
 @pytest.mark.parametrize(
     ("code", "wanted", "bought"),
     [(MAIN, 350, 300), (MAIN, 99, 0), (CHINEXT, 350, 300), (STAR, 350.7, 350), (STAR, 199, 0), (STAR, 200, 200),

@@ -121,6 +121,18 @@ def test_three_stocks_by_hand():
     ]
 
 
+def test_an_order_above_the_exchanges_largest_is_split():
+    """MAIN 8,000 shares at most 3,000 each; STAR 1,515 at most 700: the last 115 are too few, 85 go over."""
+    table = market().assign(largest=[3_000.0, 3_000.0, 700.0, 3_000.0])
+    whole, parts = listed(), listed(table=table)
+    assert parts[parts["code"] == MAIN]["shares"].tolist() == [3_000, 3_000, 2_000]
+    assert parts[parts["code"] == STAR]["shares"].tolist() == [700, 615, 200]
+    assert parts.groupby("code")[["shares", "yuan", "cap_used"]].sum().stack().to_dict() == pytest.approx(
+        whole.set_index("code")[["shares", "yuan", "cap_used"]].stack().to_dict()
+    )
+    assert parts["reason"][1].endswith("; part 2 of 3: one order is at most 3,000 shares")
+
+
 def test_cash_and_fees_bound_the_buys():
     # 10,000 yuan of cash, commission 0.1% but at least 20, transfer 0.002%. 9 lots of MAIN are 9,000 + 20 + 0.18;
     # 10 lots 10,020.20 are too much. 979.82 left: CHINEXT one lot 700 + 20 + 0.014; STAR's 200 shares cost 6,600.

@@ -286,11 +286,11 @@ def test_no_field_is_read_twice(market, monkeypatch):
     monkeypatch.setattr("qlib_ext.data.dataset.read_fields", counted)
     monkeypatch.setattr("qlib_ext.provider.trailing.read_fields", counted)
     panel = panel_for("Ref($open, -2)/Ref($open, -1) - 1").panel
-    assert sorted(read) == ["$amount", "$close", "$factor", "$open", "$volume"]
+    assert sorted(read) == ["$amount", "$close", "$factor", "$high", "$low", "$open", "$volume"]
     read.clear()
     monkeypatch.setattr("qlib_ext.provider.trailing.check_turnover", lambda *_a, **_k: None)
     own = panel_for("Ref($close, -2)/Ref($close, -1) - 1", liquidity="adjusted_shares").panel
-    assert sorted(read) == ["$close", "$factor", "$volume"]
+    assert sorted(read) == ["$close", "$factor", "$high", "$low", "$volume"]
     for made, profile in ((panel, "community"), (own, "adjusted_shares")):
         wanted = load_liquidity(list(made.stocks), made.days[0], made.days[-1], profile=profile)
         np.testing.assert_allclose(made.liquidity.numpy(), wanted.to_numpy(), rtol=1e-6)

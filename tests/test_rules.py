@@ -12,6 +12,7 @@ from qlib_ext.rules import (
     commission_minimum,
     fee_rates,
     is_index,
+    largest_order,
     limit_down_price,
     limit_up_price,
     lot_rule,
@@ -182,6 +183,14 @@ def test_lots_of_each_board():
     lots = lot_rule(CODES, ["2019-07-19", "2022-01-04"])  # before STAR and Beijing, and with them
     np.testing.assert_array_equal(lots.minimum, [[100, 100, 100, nan, nan, nan], [100, 100, 100, 200, 200, 100]])
     np.testing.assert_array_equal(lots.step, [[100, 100, 100, nan, nan, nan], [100, 100, 100, 1, 1, 1]])
+
+
+def test_the_largest_order_of_each_board():
+    limit, market = (largest_order(CODES, ["2020-08-21", "2022-01-04"], market=kind) for kind in (False, True))
+    million = 1e6
+    np.testing.assert_array_equal(limit[0], [million, million, million, 1e5, 1e5, million])
+    np.testing.assert_array_equal(limit[1], [million, million, 3e5, 1e5, 1e5, million])
+    np.testing.assert_array_equal(market[1], [million, million, 1.5e5, 5e4, 5e4, million])
 
 
 def test_t_plus_1_and_the_least_commission():

@@ -19,9 +19,10 @@ list of its AShareExchange; the targets are those of the backtest. RUN is a run'
 an experiment (its latest finished run), or "latest". Holdings: a CSV file with the columns code,shares (raw shares; a
 column bought, the day of the first buy, where the run has a min_holding), in the usual spellings and with the usual
 headers of brokers; what is not surely understood is refused. Prices are the last close: it is a plan for the morning,
-not an execution. Rows with side none have 0 shares and say why a holding or a target is not
-traded. Without an ST list (`st` of the exchange) an ST stock's limits are those of its board. The list goes to stdout,
-its summary to stderr, and warnings where scores or data are not of the newest day; a day without bars is refused.
+not an execution. An order above the exchange's largest one is split into several rows. Rows with side none have 0
+shares and say why a holding or a target is not traded. Without an ST list (`st` of the exchange) an ST stock's limits
+are those of its board. The list goes to stdout, its summary to stderr, and warnings where scores or data are not of the
+newest day; a day without bars is refused.
 """
 
 
@@ -64,6 +65,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="X",
         help="each way (default: the run's, or 0.0003)",
     )
+    parser.add_argument(
+        "--market-orders",
+        action="store_true",
+        help="split at the largest market order (STAR 50,000, ChiNext 150,000 shares), not at the largest limit order",
+    )
     parser.set_defaults(run=_orders)
 
 
@@ -83,6 +89,7 @@ def _orders(arguments: argparse.Namespace) -> int:
             day=arguments.date,
             fresh=arguments.fresh,
             commission=arguments.commission,
+            market_orders=arguments.market_orders,
             **{name: value for name, value in changed.items() if value is not None},
         )
     except TypeError as error:  # an option of the recorded strategy that this version does not know

@@ -205,7 +205,7 @@ class DayDatasetH(DatasetH):
         every = calendar()
         last = min(len(every) - 1, int(every.searchsorted(end)) + self.span.reach)
         lead = max(20, self.volatility_window, self.liquidity_window - 1)
-        fields = list(dict.fromkeys(["$close", "$factor", "$volume", f"${self.entry_field}"]))
+        fields = list(dict.fromkeys(["$close", "$factor", "$volume", "$high", "$low", f"${self.entry_field}"]))
         return read_fields(codes, fields, start, every[last], lead=lead)
 
     def _without_filled(self, label: pd.Series, raw: dict[str, pd.DataFrame]) -> pd.Series:
@@ -233,7 +233,9 @@ class DayDatasetH(DatasetH):
         traded = price.shift(-entry).notna()
 
         def free(side: str) -> pd.DataFrame:
-            locked = locked_up(close, factor, age, price=price, st=self.st, side=side)
+            locked = locked_up(
+                close, factor, age, price=price, st=self.st, side=side, high=seen["$high"], low=seen["$low"]
+            )
             return traded & ~pd.DataFrame(locked, close.index, close.columns).shift(-entry, fill_value=True)
 
         grids = {

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from qlib.log import get_module_logger
 
-from qlib_ext.rules import limit_down_price, limit_up_price, price_limit, st_mask
+from qlib_ext.rules import limit_down_price, limit_up_price, one_price_limit, price_limit, st_mask
 
 logger = get_module_logger("qlib_ext.data")
 
@@ -33,6 +33,8 @@ def locked_up(
     price: pd.DataFrame | None = None,
     st: Any = None,
     side: str = "up",
+    high: pd.DataFrame | None = None,
+    low: pd.DataFrame | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Tell (D, N) where a price of the day (its close) is the limit-up price, by the rules of the board and the date.
 
@@ -46,6 +48,9 @@ def locked_up(
         price: that is looked at; None: the close.
         st: spells of special treatment, as `rules.st_mask` takes them; None: every stock has its board's limit.
         side: "up", or "down" for the limit-down price.
+        high: of the day; with `low`, a day of one price at the limit of special treatment is locked too, see
+            `rules.one_price_limit`.
+        low: of the day.
     """
     codes, days = [str(c) for c in close.columns], pd.DatetimeIndex(close.index)
     special = None if st is None else st_mask(st, codes, days)
@@ -63,5 +68,10 @@ def locked_up(
         )
     with np.errstate(invalid="ignore"):
         if side == "down":
-            return np.where(blind, move <= NEAR_LIMIT - limit, raw <= limit_down_price(reference, limit) + 1e-6)
-        return np.where(blind, move >= limit - NEAR_LIMIT, raw >= limit_up_price(reference, limit) - 1e-6)
+            locked = np.where(blind, move <= NEAR_LIMIT - limit, raw <= limit_down_price(reference, limit) + 1e-6)
+        else:
+            locked = np.where(blind, move >= limit - NEAR_LIMIT, raw >= limit_up_price(reference, limit) - 1e-6)
+    if high is None or low is None:
+        return locked
+    bar = {n: np.round((p.astype(np.float64) / adjustment).to_numpy(), 2) for n, p in (("high", high), ("low", low))}
+    return locked | one_price_limit(codes, days, **bar, prev_close=reference, listed_days=age, side=side)

@@ -28,7 +28,8 @@ class DayRules:
     """What the exchange knows of each day and stock.
 
     `data`: field -> (D, N) of the quote. (D, N): `suspended`, `unknown_limit` bool; `reference` raw yuan, the previous
-    close after ex-rights adjustment; `liquidity` yuan and `sigma`, known at the previous close; `last_close`.
+    close after ex-rights adjustment; `traded` yuan of the day itself, an outcome; `liquidity` yuan and `sigma`, known
+    at the previous close; `last_close`.
     `lots`: see `rules.Lots`. (N,): `listed`, `gone`: row of the first day, and of the first as delisted. (D,):
     `settles`, T+1 is in force. `adjusted`: no factor, so no lots. `profile`: how turnover came by.
     """
@@ -38,6 +39,7 @@ class DayRules:
     suspended: Grid
     unknown_limit: Grid
     reference: Grid
+    traded: Grid
     liquidity: Grid
     sigma: Grid
     last_close: Grid
@@ -109,6 +111,7 @@ def apply_rules(bars: Bars, wanted: set[str], deal: tuple[str, str], options: Op
         suspended,
         unknown,
         reference,
+        yuan[lead:],
         _eve(trailing_mean(yuan, options.liquidity_window).where(lambda mean: mean > 0))[lead:],
         _eve(trailing_std(step, options.volatility_window))[lead:],
         forward(close)[lead:],
@@ -172,7 +175,8 @@ def _limits(
         buy, sell = (_raw(data, field) for field in deal)
         eve = forward(bars.fields["$factor"].astype(np.float64), before=True)[bars.lead :]
         near = np.where(np.isclose(eve, data["$factor"], rtol=SAME_FACTOR), 0.0, 0.01) + 1e-6  # yuan
-        blocks = (~free & ~(buy < up - near), ~free & ~(sell > down + near))
+        stuck = _one_price(bars, data, reference, near)
+        blocks = (~free & ~(buy < up - near) | stuck[0], ~free & ~(sell > down + near) | stuck[1])
         unknown = ~free & ~np.isfinite(up)
     elif limit is None:
         blocks = (unknown, unknown)
@@ -181,6 +185,18 @@ def _limits(
     else:
         blocks = (data[limit[0]].astype(bool), data[limit[1]].astype(bool))
     return blocks[0] | suspended, blocks[1] | suspended, unknown
+
+
+def _one_price(bars: Bars, data: dict[str, Grid], reference: Grid, near: Grid) -> list[Grid]:
+    """(D, N) bool each: locked all day at the limit up, down, of special treatment; none where highs are not loaded."""
+    raw = {}
+    for name in ("high", "low"):
+        price = bars.fields.get(f"${name}", np.full_like(bars.fields["$close"], np.nan))[bars.lead :]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            raw[name] = np.round(price.astype(np.float64) / data["$factor"], 2)
+    days, age = bars.days[bars.lead :], bars.age[bars.lead :]
+    known = {"prev_close": reference, "listed_days": age, "near": near}
+    return [rules.one_price_limit(bars.codes, days, **raw, **known, side=side) for side in ("up", "down")]
 
 
 def _special(spells: Any, codes: tuple[str, ...], days: pd.DatetimeIndex) -> Grid:

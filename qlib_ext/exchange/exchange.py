@@ -9,7 +9,8 @@ In YAML (qlib forwards no start and end, so it has its own; lists stand for tupl
         kwargs: {start_time: "2022-01-04", end_time: "2022-12-23", deal_price: open, participation: 0.05}
 
 What is not modelled: queues at the limit, prices within the day, halts within a day, delisting periods, the floor of
-one tick under the limits, orders above the largest size allowed. Legend: `D` days of the backtest, `N` stocks.
+one tick under the limits; an order above the largest size allowed is dealt as if it were split. Legend: `D` days of the
+backtest, `N` stocks.
 """
 
 import math
@@ -109,8 +110,8 @@ class AShareExchange(Exchange):
                 deal_price ("close"): field or [buy, sell].
                 subscribe_fields ([]): more fields for `quote`.
                 limit_threshold ("rules"): the rules of board, date, days since listing and `st`, on the raw deal price
-                    and the previous close after ex-rights adjustment; null: no limits; or qlib's: a float, or
-                    [expression that blocks buys, one that blocks sells].
+                    and the previous close after ex-rights adjustment, and `rules.one_price_limit`; null: no limits; or
+                    qlib's: a float, or [expression that blocks buys, one that blocks sells].
                 volume_threshold (null): qlib's, with lists: [cum | current, expression] or {all | buy | sell: [...]}.
                 trade_unit ("rules"): see `rules.lot_rule`; null: no lots; or qlib's number of shares.
                 commission (0.0003): rate each way, of which min_cost is the least.
@@ -165,6 +166,8 @@ class AShareExchange(Exchange):
         chosen = self.options
         whole = {name for name in self.all_fields if name != "$change" or isinstance(chosen.limit, float)}
         wanted = whole | set(turnover_fields(chosen.liquidity))
+        if chosen.limit_threshold == "rules":
+            wanted |= {"$high", "$low"}
         check_fields(self.codes, chosen, whole)
         bars = load_bars(self.codes, wanted, self.start_time, self.end_time)
         self.day_rules: DayRules = apply_rules(bars, whole, (self.buy_price, self.sell_price), chosen)
@@ -201,9 +204,10 @@ class AShareExchange(Exchange):
         """What each reason took from an order: `wanted` yuan before it, `dealt` yuan after it; a row for each cut.
 
         Reasons: unknown_stock, not_listed, suspended, delisted, limit_up, limit_down, limit_unknown (no previous
-        close), unknown_liquidity, unknown_volatility (no history yet), volume_cap, volume_threshold, t_plus_1,
-        not_held, cash, below_lot. Rounding down to whole lots is not a cut unless nothing remains. An order that a
-        strategy does not send, because it asked `is_stock_tradable` first, is not here.
+        close), unknown_liquidity, unknown_volatility (no history yet), volume_cap, volume_of_day (more than the whole
+        market traded that day), volume_threshold, t_plus_1, not_held, cash, below_lot. Rounding down to whole lots is
+        not a cut unless nothing remains. An order that a strategy does not send, because it asked `is_stock_tradable`
+        first, is not here.
         """
         return self._ledger.frame("blocked")
 
@@ -355,14 +359,15 @@ class AShareExchange(Exchange):
         return price, yuan, cost
 
     def _capped(self, order: Order, amount: float, price: float, place: tuple[int, int]) -> float:
-        """Cut to the day's cap of the stock; to nothing where liquidity or volatility is needed and not known."""
+        """Cut to the day's cap and turnover of the stock; to nothing where liquidity or volatility is not known."""
         if reason := self.day_rules.unknown(place, self.options):
             return self._cut(order, amount, 0.0, reason)
-        if self.options.participation is None:
-            return amount
         done = self._ledger.dealt[order.stock_id] if self._live else 0.0
-        room = max(self.options.participation * float(self.day_rules.liquidity[place]) * (1.0 + SLACK) - done, 0.0)
-        return self._cut(order, amount, room / price, "volume_cap")
+        if self.options.participation is not None:
+            room = self.options.participation * float(self.day_rules.liquidity[place]) * (1.0 + SLACK) - done
+            amount = self._cut(order, amount, max(room, 0.0) / price, "volume_cap")
+        traded = float(self.day_rules.traded[place])
+        return self._cut(order, amount, max(traded - done, 0.0) / price, "volume_of_day") if traded > 0 else amount
 
     def _sellable(self, order: Order, amount: float, price: float, position: Any, place: tuple[int, int]) -> float:
         """Cut to what is held and was not bought today; whole lots, or all of it."""

@@ -123,7 +123,6 @@ def read_options(options: dict[str, Any]) -> Options:
     idle = {
         "impact_exponent": (free or not is_number(checked.impact), "without the square-root rule of impact"),
         "volatility_window": (free, "with impact: 0"),
-        "liquidity": (free and capless, "with impact: 0 and participation: null"),
         "liquidity_window": (free and capless, "with impact: 0 and participation: null"),
         "commission": (None not in (checked.open_cost, checked.close_cost), "beside open_cost and close_cost"),
         "st": (checked.limit_threshold != "rules", "with a limit_threshold of one's own"),

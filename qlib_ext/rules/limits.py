@@ -6,7 +6,8 @@ Legend: `D` trading days, `N` stocks; codes are qlib's (`SH600000`, ...).
 
 Known limitation: **ST flags are the user's** (`st_mask`). A stock under special treatment on the main board had a 5%
 limit until 2026-07-06 (ChiNext until 2020-08-24); without a list of ST stocks by date every stock gets its board's
-limit. The days of a delisting period (no limit on its first day) are not known either.
+limit, and is beyond reach only where it has one price all day (`one_price_limit`). The days of a delisting period (no
+limit on its first day) are not known either.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,11 +39,18 @@ _LISTING = {
 _ST_SCOPES = {"main": "st_main", "chinext": "st_chinext", "star": "st_star", "beijing": "st_bse"}
 NEW_DAYS = 5  # after listing, that may have limits of their own
 _LOTS = {"main": (100, 100), "chinext": (100, 100), "star": (200, 1), "beijing": (100, 1)}
+_LARGEST = {"main": (1e6, 1e6), "chinext": (3e5, 1.5e5), "star": (1e5, 5e4), "beijing": (1e6, 1e6)}  # limit, market
+_CHINEXT_REFORM = pd.Timestamp("2020-08-24")  # before it ChiNext had the main board's
 _SPELL = ("code", "start", "end")
 _LOT_TEXT = (
     "buy orders: main board and ChiNext 100 shares or a multiple; STAR at least 200, then single shares; Beijing at "
     "least 100, then single shares; a remainder below the minimum is sold in one order"
 )
+_LARGEST_TEXT = (
+    "shares of one order at most: main boards and Beijing 1,000,000; STAR 100,000 by a limit order, 50,000 by a market "
+    "order; ChiNext 300,000 and 150,000 from 2020-08-24, 1,000,000 before"
+)
+_LARGEST_SOURCES = "english.sse.com.cn/start/trading/mechanism, star.sse.com.cn/en/gettingstarted/features/trading"
 _FEE_RULES = ("stamp_duty_sell", "transfer_fee_each_side", "commission_cap", "commission_min_per_order_cny")
 
 
@@ -198,7 +206,7 @@ def lot_rule(codes: Sequence[str], dates: Any) -> Lots:
     """Smallest buy order and step of each stock and day in raw shares; a remainder below it is sold in one order.
 
     Main board and ChiNext 100 and 100, STAR 200 and 1, Beijing 100 and 1. Our own table: marina-rules has no record of
-    lots. The largest order allowed is left out (a larger one is split).
+    lots. A larger order than `largest_order` is split.
 
     >>> lot_rule(["SH600000", "SH688001"], ["2022-01-04"])
     Lots(minimum=array([[100., 200.]]), step=array([[100.,   1.]]))
@@ -207,6 +215,57 @@ def lot_rule(codes: Sequence[str], dates: Any) -> Lots:
     listed = ~np.isnan(price_limit(codes, days))
     table = np.array([_LOTS[board_of(code)] for code in codes], dtype=float).reshape(-1, 2)
     return Lots(np.where(listed, table[:, 0], np.nan), np.where(listed, table[:, 1], np.nan))
+
+
+def largest_order(codes: Sequence[str], dates: Any, *, market: bool = False) -> FloatArray:
+    """Most raw shares of one order of each stock and day, (D, N); our own table, see `citations`.
+
+    Main boards and Beijing 1,000,000. STAR 100,000, ChiNext 300,000 (1,000,000 before 2020-08-24) by a limit order;
+    half of it by a `market` order.
+
+    >>> largest_order(["SH600000", "SZ300001", "SH688001"], ["2022-01-04"]).tolist()
+    [[1000000.0, 300000.0, 100000.0]]
+    """
+    days, boards = pd.DatetimeIndex(dates), [board_of(code) for code in codes]
+    out = np.tile([_LARGEST[board][market] for board in boards], (len(days), 1))
+    old = (days < _CHINEXT_REFORM)[:, None] & (np.array(boards) == "chinext")
+    return np.where(old, _LARGEST["main"][market], out)
+
+
+def one_price_limit(
+    codes: Sequence[str],
+    dates: Any,
+    *,
+    high: npt.ArrayLike,
+    low: npt.ArrayLike,
+    prev_close: npt.ArrayLike,
+    listed_days: npt.ArrayLike | None = None,
+    side: str = "up",
+    near: npt.ArrayLike = 1e-6,
+) -> BoolArray:
+    """Whether a day's only price is the limit price of special treatment, (D, N): beyond reach, without any list.
+
+    A stock that trades at one price all day, and just that of a 5% limit, was locked there: nobody could deal on that
+    side. On boards and days on which special treatment has no limit of its own this is their own limit.
+
+    Args:
+        codes: as in `price_limit`, like `dates`, `listed_days` and `side`.
+        dates: D dates.
+        high: (D, N) raw yuan in whole cents, NaN where not known.
+        low: the same.
+        prev_close: as in `limit_up_price`.
+        listed_days: (D, N) trading days since listing.
+        side: "up" or "down".
+        near: yuan that the price may be off.
+
+    >>> day = {"high": [[10.5, 10.4]], "low": [[10.5, 10.4]], "prev_close": [[10.0, 10.0]]}
+    >>> one_price_limit(["SH600000", "SH600004"], ["2022-01-04"], **day).tolist()
+    [[True, False]]
+    """
+    top, bottom = np.asarray(high, dtype=float), np.asarray(low, dtype=float)
+    limit = price_limit(codes, dates, listed_days=listed_days, st=np.ones(top.shape, dtype=bool), side=side)
+    bound = (limit_up_price if side == "up" else limit_down_price)(prev_close, limit)
+    return np.asarray((top == bottom) & (np.abs(top - bound) <= near))
 
 
 def settles_next_day(dates: Any) -> BoolArray:
@@ -275,7 +334,7 @@ def citations(dates: Any) -> list[dict[str, Any]]:
     """List the records behind this module's rules between the first and the last date, for a run's artifacts.
 
     Each has id, rule, scope, market, value, effective_from, effective_to, verification, text (quoted) and source. The
-    first is the version and digest of marina-rules; the last, the lots, is our own table.
+    first is the version and digest of marina-rules; the last two, the lots and the largest order, are our own tables.
     """
     days = pd.DatetimeIndex(dates)
     first, last = str(days.min().date()), str(days.max().date())
@@ -293,6 +352,8 @@ def citations(dates: Any) -> list[dict[str, Any]]:
         row["text"] = " / ".join(str(source.get("quote", "")) for source in record.sources)
         out.append(row | {"source": " / ".join(str(source.get("url", "")) for source in record.sources)})
     out.append({"id": "lots", "rule": "lots", "value": _LOTS, "text": _LOT_TEXT, "source": "qlib_ext.rules, unquoted"})
+    largest = {"id": "largest_order", "rule": "largest_order", "value": _LARGEST, "text": _LARGEST_TEXT}
+    out.append(largest | {"source": f"qlib_ext.rules, by {_LARGEST_SOURCES}; ChiNext and Beijing unquoted"})
     return out
 
 

@@ -189,17 +189,18 @@ def read_market(
     window: int,
     volatility_window: int = 20,
     st: Any = None,
+    market_orders: bool = False,
 ) -> pd.DataFrame:
     """Read what is known of N stocks at the close of `day`, and the rules for `date`, the day after.
 
     `profile`, `window`: of `load_liquidity`; `volatility_window`: days of the trailing standard deviation; `st`: as in
-    `rules.st_mask`, None: not known.
+    `rules.st_mask`, None: not known; `market_orders`: `largest` is that of market orders, else of limit orders.
 
     Returns:
         By code: `price` (yuan, last close over today's factor), `suspended` (no trade on `day`), `liquidity` (yuan a
         day, NaN where not known that day), `known_liquidity` (the last one known), `volatility` (of daily
-        returns, the last one known), `limit_up` and `limit_down` (yuan; inf and 0 without a limit), `least` and `step`
-        (shares: smallest buy order, and step above it).
+        returns, the last one known), `limit_up` and `limit_down` (yuan; inf and 0 without a limit), `least`, `step`
+        and `largest` (shares: smallest buy order, step above it, largest order).
 
     Raises: ValueError without raw prices, for wrong units, and codes that are no A shares.
     """
@@ -222,6 +223,7 @@ def read_market(
             "limit_down": rules.limit_down_price(price.to_numpy(), down),
             "least": lots.minimum[0],
             "step": lots.step[0],
+            "largest": rules.largest_order(codes, [date], market=market_orders)[0],
         },
         index=pd.Index(codes, name="code"),
     )

@@ -57,7 +57,8 @@ def make_orders(
 
     Args:
         score: (N,) by code, of `day`, as the strategy's policy prepares it; NaN where there is none.
-        market: by code, for all of `score` and `holdings`: the columns of `read_market`, `volatility` for an impact.
+        market: by code, for all of `score` and `holdings`: the columns of `read_market`, `volatility` for an impact; an
+            order above `largest` is split, without that column none is.
         holdings: by code, column `shares` (raw).
         strategy: gives the policy and the trade cap.
         capital: yuan to place; no buy lifts the holdings above it.
@@ -104,7 +105,8 @@ def make_orders(
     quotes = LastClose(market, date, fees, impact)
     Planner(quotes, quotes.price, cash, capital).plan(lines)
     lines += _passed_over(rank, market, {line.code for line in lines}, lines)
-    rows = [_row(line, quotes.rows[line.code], score.get(line.code, math.nan), day) for line in lines]
+    whole = ((_row(line, quotes.rows[line.code], score.get(line.code, math.nan), day), line.code) for line in lines)
+    rows = [part for row, code in whole for part in _split(row, quotes.rows[code])]
     table = pd.DataFrame(rows, columns=list(ORDER_COLUMNS)).assign(date=date, signal_date=day)
     order = table["side"].map(_SIDES.index).argsort(kind="stable")
     return table.iloc[order].reset_index(drop=True)
@@ -135,6 +137,7 @@ def plan_orders(
     day: str | None = None,
     fresh: bool = False,
     commission: float | None = None,
+    market_orders: bool = False,
     **changed: Any,
 ) -> pd.DataFrame:
     """Make the order list of a run; qlib must be initialised on the provider.
@@ -151,6 +154,7 @@ def plan_orders(
         day: of the signal; None: the last scored one.
         fresh: refuse scores and prices that are not of the last day of the data; else a warning tells of it.
         commission: of both sides, with the rule's other fees; None: the run's rates, or 0.0003.
+        market_orders: split at the largest market order; else at the largest limit order (see `rules.largest_order`).
         changed: options of LiquidityTopNStrategy in place of the run's.
 
     Returns:
@@ -191,6 +195,7 @@ def plan_orders(
         window=strategy.liquidity_window,
         volatility_window=dealt.volatility_window,
         st=dealt.st,
+        market_orders=market_orders,
     )
     return make_orders(
         score,
@@ -298,6 +303,24 @@ def _row(line: Line, at: Mapping[str, Any], score: float, day: pd.Timestamp) -> 
         "score": score,
         "reason": _reason(line, at, day),
     }
+
+
+def _split(row: dict[str, Any], at: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Split an order above the exchange's largest one into rows of their own; a last one is no less than the least."""
+    shares, largest, least, step = row["shares"], at.get("largest", math.inf), at["least"], at["step"]
+    if not shares > largest:
+        return [row]
+    parts = [int(largest)] * int(shares // largest)
+    if rest := shares - sum(parts):
+        moved = max(math.ceil((least - rest) / step) * int(step), 0)
+        parts = [*parts[:-1], parts[-1] - moved, rest + moved]
+    told = f"; part {{}} of {len(parts)}: one order is at most {largest:,.0f} shares"
+    return [
+        row
+        | {"shares": part, "yuan": round(part * row["price"], 2), "cap_used": row["cap_used"] * part / shares}
+        | {"reason": row["reason"] + told.format(n)}
+        for n, part in enumerate(parts, start=1)
+    ]
 
 
 def _reason(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
