@@ -76,6 +76,7 @@ def make_artifacts(seed=0, sign=1.0):
         f"{TRADES}settled.pkl": pd.DataFrame({"day": [DAYS[3]], "code": ["C"], "yuan": [5.0]}),
         f"{TRADES}rules_citations.pkl": [{"id": "x", "rule": "lots", "text": "<b>quoted</b>", "source": "law"}],
         f"{TRADES}waterfall.pkl": pd.DataFrame({"annual_return": [0.5, sign * 0.2]}, index=["paper", "impact"]),
+        f"{TRADES}account.pkl": pd.DataFrame({"account_excess": [0.1, sign * 0.2]}, index=[1.0, 1 / 3]),
         f"{TRADES}execution.pkl": {"some_table": pd.DataFrame({"yuan": [1.0, 2.0]}, index=["p", "q"])},
     }  # fmt: skip
 
@@ -120,7 +121,8 @@ def make_full_artifacts():
         f"{TRADES}capacity_strategy.pkl": make_strategy_capacity(),
         f"{TRADES}definitions.pkl": words
         | {f"waterfall.{key}": text for key, text in evaluate.STAGES.items()}
-        | {f"capacity_strategy.{key}": text for key, text in evaluate.STRATEGY_CAPACITY_DEFINITIONS.items()},
+        | {f"capacity_strategy.{key}": text for key, text in evaluate.STRATEGY_CAPACITY_DEFINITIONS.items()}
+        | {f"account.{key}": text for key, text in evaluate.ACCOUNT_METRICS.items()},
         f"{MONEY}definitions.pkl": made[f"{MONEY}definitions.pkl"]
         | {f"capacity.{key}": text for key, text in evaluate.CAPACITY_DEFINITIONS.items()},
     }

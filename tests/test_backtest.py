@@ -506,7 +506,9 @@ def test_a_run_without_buffer_and_impact_skips_their_backtests(market, monkeypat
     monkeypatch.setattr("qlib_ext.record.backtest.backtest", lambda **kw: runs.append(kw) or backtest(**kw))
     made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)
     table = made._generate()["waterfall.pkl"]
-    assert table.loc["buffer", "change"] == 0 and table.loc["impact", "change"] == 0 and len(runs) == 2
+    assert (
+        table.loc["buffer", "change"] == 0 and table.loc["impact", "change"] == 0 and len(runs) == 2 + 3
+    )  # b: 1, 2/3, 1/3
     assert "changes nothing" in table.attrs["definitions"]["buffer"]
     exchange = made.backtest_config["exchange_kwargs"]["exchange"]["kwargs"]
     assert exchange["start_time"] == "2020-06-10" and exchange["end_time"] == "2020-06-30"  # one's own is kept

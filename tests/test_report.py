@@ -242,6 +242,7 @@ def test_the_table_says_what_it_takes_for_granted(html):
         ("backtest", f"{TRADES}report_normal_1day.pkl"),
         ("costs", f"{TRADES}fills.pkl"),
         ("blocked", f"{TRADES}blocked.pkl"),
+        ("account", f"{TRADES}account.pkl"),
         ("waterfall", f"{TRADES}waterfall.pkl"),
         ("rules", f"{TRADES}rules_citations.pkl"),
     ],
@@ -359,6 +360,7 @@ def test_every_definition_has_its_chinese():
         *(f"capacity.{key}" for key in evaluate.CAPACITY_DEFINITIONS if key != "capital"),
         *(f"capacity_strategy.{k}" for k in evaluate.STRATEGY_CAPACITY_DEFINITIONS if k not in ("b", "capital")),
         *(f"waterfall.{key}" for key in evaluate.STAGES),
+        *(f"account.{key}" for key in evaluate.ACCOUNT_METRICS),
         *(f"compare.{key}" for key in evaluate.COMPARE_DEFINITIONS),
         *(f"{name}.{key}" for name, of in evaluate.EXECUTION_DEFINITIONS.items() for key in of if "..." not in key),
     }

@@ -1,5 +1,6 @@
 """What scores, returns and fills are worth, in numbers: plain arrays and frames in, frames out."""
 
+from qlib_ext.evaluate.account import ACCOUNT_METRICS, IMPACTS, account_metrics, account_table, mean_stock_returns
 from qlib_ext.evaluate.baselines import BASELINES, REVERSAL_DAYS, LightGBM, factor_score
 from qlib_ext.evaluate.benchmark import has_benchmark, idle, known_benchmark
 from qlib_ext.evaluate.capacity import (
@@ -74,6 +75,7 @@ from qlib_ext.portfolio import fill_capitals, sleeve_returns
 
 __all__ = [
     "ACCOUNT_DEFINITIONS",
+    "ACCOUNT_METRICS",
     "BASELINES",
     "BLOCK_DAYS",
     "CAPACITY_DEFINITIONS",
@@ -87,6 +89,7 @@ __all__ = [
     "DIAGNOSTICS_DEFINITIONS",
     "DayGrids",
     "EXECUTION_DEFINITIONS",
+    "IMPACTS",
     "LightGBM",
     "METRICS",
     "Measure",
@@ -97,7 +100,9 @@ __all__ = [
     "STAGES",
     "STRATEGY_CAPACITY_DEFINITIONS",
     "STRATEGY_CAPITALS",
+    "account_metrics",
     "account_returns",
+    "account_table",
     "average",
     "block_length",
     "blocked_by_reason",
@@ -118,11 +123,12 @@ __all__ = [
     "fill_capitals",
     "has_benchmark",
     "headline",
-    "idle",
     "headline_table",
+    "idle",
     "known_benchmark",
     "last_known",
     "mean_return",
+    "mean_stock_returns",
     "metric_column",
     "metric_name",
     "metric_needs_liquidity",

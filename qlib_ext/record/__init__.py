@@ -1,5 +1,6 @@
 """qlib records: the judge's tables, the backtest, the gate, the page."""
 
+from qlib_ext.record.account import mean_stock
 from qlib_ext.record.backtest import PortAnaRecord
 from qlib_ext.record.facts import run_facts
 from qlib_ext.record.gate import GateRecord, gate_weights, regimes
@@ -55,6 +56,7 @@ __all__ = [
     "index_returns",
     "judge",
     "judged_stages",
+    "mean_stock",
     "past_return",
     "regimes",
     "run_facts",

@@ -25,6 +25,7 @@ from qlib_ext.exchange import AShareExchange, prices, read_account
 from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import PARTICIPATION
+from qlib_ext.record.account import charged, mean_stock, measured_account
 from qlib_ext.record.capacity import strategy_capacity
 from qlib_ext.record.facts import market_year
 from qlib_ext.record.tables import (
@@ -38,7 +39,7 @@ from qlib_ext.record.tables import (
     make_tables,
 )
 from qlib_ext.record.waterfall import NO_BUFFER, judged_stages, stage_changes, traded_stages
-from qlib_ext.runs import PLAN, complete_backtest, names_class
+from qlib_ext.runs import PLAN, complete_backtest, log_finite, names_class
 from qlib_ext.strategy import LiquidityTopNStrategy, PolicyStrategy
 
 logger = get_module_logger("qlib_ext.backtest")
@@ -75,6 +76,10 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     rules_citations.pkl`; of LiquidityTopNStrategy `daily_log.pkl, daily_targets.pkl`; of a daily backtest
     `execution.pkl` (a dict of frames, see `execution`), `waterfall.pkl` and `waterfall_daily.pkl` (daily returns of its
     stages), `capacity_strategy.pkl` (the strategy's capacity curves), and `definitions.pkl` (what each number means).
+
+    With a DayDatasetH, an AShareExchange and a strategy named by class, whatever impact is charged: `account.pkl` and
+    `account_daily.pkl`, the account beside the mean stock at b = 1, 2/3 and 1/3 (`evaluate.ACCOUNT_METRICS`, logged
+    under these names); it takes two or three backtests more.
 
     `benchmark: null` means none: qlib, which would take SH000300, is given 0 for every day, so that its files keep
     their columns; our tables and the page have no benchmark then.
@@ -190,6 +195,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             artifacts["blocked.pkl"] = all_blocked(artifacts["blocked.pkl"], artifacts["daily_targets.pkl"], exchange)
         report = artifacts.get(REPORT)
         if report is None:
+            logger.warning("no account_excess and the metrics beside it: the executor keeps no daily report")
             return artifacts
         if evaluate.idle(report):
             logger.warning(f"the backtest traded nothing in {len(report)} days: {why_idle(artifacts)}")
@@ -201,6 +207,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         if not no_capacity:
             artifacts["capacity_strategy.pkl"] = self._capacity(pred, strategy, exchange, report.index)
             artifacts["definitions.pkl"] |= flat({"capacity_strategy": evaluate.STRATEGY_CAPACITY_DEFINITIONS})
+        artifacts |= self._account(pred, report, exchange, strategy)
+        if "account.pkl" in artifacts:
+            artifacts["definitions.pkl"] |= flat({"account": evaluate.ACCOUNT_METRICS})
         if why or liquidity is None or self.waterfall is False:
             if isinstance(exchange, AShareExchange) and self.waterfall is None:
                 logger.info(f"no waterfall: {why}")
@@ -279,6 +288,60 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         logger.info(f"{lines}\n  {len(curve)} accounts of {len(days)} days, {time.perf_counter() - began:.1f} s")
         return curve
 
+    def _again(
+        self, pred: pd.DataFrame, report: pd.DataFrame, exchange: AShareExchange, strategy: Any, other: dict[str, Any]
+    ) -> pd.DataFrame:
+        """Give qlib's report of the run's backtest begun anew: a strategy, and other options of the exchange."""
+        dealt = vars(exchange.options) | {"deal_price": prices(exchange.options.deal_price)} | other
+        with warnings.catch_warnings():  # what the user's options do has been told by the run's own exchange
+            warnings.simplefilter("ignore")
+            dealer = type(exchange)(**dealt)
+            strategy = init_instance_by_config(strategy, accept_types=BaseStrategy)
+        same = deepcopy_basic_type(self.backtest_config)
+        same |= {"exchange_kwargs": {"exchange": dealer}, "benchmark": report["bench"].fillna(0.0)}
+        same["account"] = read_account(same["account"], same["start_time"])
+        executor = self._filled(self.executor_config, pred)
+        portfolio, _ = backtest(strategy=strategy, executor=executor, **same)
+        again: pd.DataFrame = portfolio["1day"][0]
+        return again
+
+    # --- the account beside the mean stock
+
+    def _account(self, pred: pd.DataFrame, report: pd.DataFrame, exchange: Any, strategy: Any) -> dict[str, Any]:
+        """Measure and log the account at each b; say why where it cannot be."""
+        why = self._no_account(exchange)
+        if not why:
+            try:
+                mean = mean_stock(self.dataset, pd.DatetimeIndex(report.index))
+            except ValueError as error:
+                why = str(error)
+        if why:
+            logger.warning(f"no account_excess and the metrics beside it: {why}")
+            return {}
+        config = self._filled(self.strategy_config, pred)
+        if getattr(strategy, "liquidity_frame", None) is not None:
+            config.setdefault("kwargs", {}).setdefault("liquidity_frame", strategy.liquidity_frame)
+
+        def again(b: float) -> pd.DataFrame:
+            began = time.perf_counter()
+            found = self._again(pred, report, exchange, config, {"impact": b, "impact_exponent": 0.5})
+            logger.info(f"account: backtest at b = {b:.2f}, {time.perf_counter() - began:.1f} s")
+            return found
+
+        table, daily = measured_account(report, charged(exchange.options), mean, again)
+        log_finite(self.recorder, evaluate.account_metrics(table))
+        return {"account.pkl": table, "account_daily.pkl": daily}
+
+    def _no_account(self, exchange: Any) -> str:
+        """Tell what the account's metrics lack, "" for nothing."""
+        if not isinstance(exchange, AShareExchange):
+            return "they need an AShareExchange, whose impact they set"
+        if not isinstance(self.dataset, DayDatasetH):
+            return "they need a DayDatasetH, over whose universe the mean stock is taken"
+        if not isinstance(self.strategy_config, dict) or not isinstance(self.executor_config, dict):
+            return "strategy and executor must be named by class, not made objects: they are begun anew at each impact"
+        return ""
+
     # --- the waterfall
 
     def _no_waterfall(self, strategy: Any, exchange: Any) -> str:
@@ -323,16 +386,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
         def trade(strategy: dict[str, Any], other: dict[str, Any]) -> pd.Series:
             """Net returns of the same backtest with other options."""
-            with warnings.catch_warnings():  # what the user's options do has been told by the run's own exchange
-                warnings.simplefilter("ignore")
-                dealer = type(exchange)(**other)
-            same = deepcopy_basic_type(self.backtest_config) | {
-                "exchange_kwargs": {"exchange": dealer},
-                "benchmark": report["bench"].fillna(0.0),
-            }
-            executor = self._filled(self.executor_config, pred)
-            portfolio, _ = backtest(strategy=config | {"kwargs": strategy}, executor=executor, **same)
-            again = portfolio["1day"][0]
+            again = self._again(pred, report, exchange, config | {"kwargs": strategy}, other)
             return again["return"] - again["cost"]
 
         series = judged_stages(self.dataset, pred, pd.DatetimeIndex(report.index), account, config["kwargs"])

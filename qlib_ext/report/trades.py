@@ -46,6 +46,19 @@ def backtest(context: Context, account: pd.DataFrame) -> Content:
     ]
 
 
+def beside_the_mean(context: Context, frame: pd.DataFrame, daily: Frame, definitions: Definitions) -> Content:
+    """Show the account's excess over the mean stock at each impact."""
+    meanings = _meanings(definitions, "account", frame)
+    rows = [text("impact b = {b:.2f}", b=float(b)) for b in frame.index]
+    kinds = {"account_sharpe": "ratio", "account_drawdown": "percent"}
+    parts = [
+        table(frame, columns_of(frame, meanings, "account", **kinds), key="account", rows=rows),
+        glossary(meanings, ["mean_stock", "b"], "account"),
+    ]
+    remark = text("costs as each row says")
+    return remark if daily is None else context.scope(daily.index, remark), parts
+
+
 def costs(context: Context, fills: pd.DataFrame, tables: Tables, definitions: Definitions) -> Content | None:
     """Show what the fills cost, by part and month, and how much of a stock's liquidity they took."""
     if fills.empty:

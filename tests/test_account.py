@@ -1,0 +1,121 @@
+"""The account beside the mean stock: by hand, by a slow oracle, and what the backtest's record logs of it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import test_data
+from qlib.data import D
+from test_backtest import CASH, Run, configuration, market  # noqa: F401
+
+from qlib_ext.evaluate import IMPACTS, account_metrics, account_table, mean_stock_returns
+from qlib_ext.record import PortAnaRecord, mean_stock
+
+DAYS = pd.bdate_range("2022-01-04", periods=3)
+NAMES = (
+    "account_excess",
+    "account_sharpe",
+    "account_drawdown",
+    "turnover",
+    "account_excess_b067",
+    "account_excess_b033",
+)
+
+
+def test_the_mean_stock_by_hand():
+    close = pd.DataFrame({"A": [10.0, 11.0, 11.0], "B": [10.0, np.nan, 12.0], "C": [10.0, 11.0, 22.0]}, DAYS)
+    free = pd.DataFrame({"A": [True, True, True], "B": [True, False, True], "C": [True, False, True]}, DAYS)
+    # day 1: A 10%, B suspended 0, C 10%; day 2: A alone could be bought (B suspended, C locked at limit-up)
+    assert mean_stock_returns(close, free).tolist() == pytest.approx([0.2 / 3, 0.0])
+    with pytest.raises(ValueError, match="no stock could be bought at the close before 2022-01-05"):
+        mean_stock_returns(close, free & (free.index > DAYS[0])[:, None])
+
+
+def test_the_metrics_by_hand():
+    mean = pd.Series([0.01, 0.0, -0.01], DAYS)
+    report = pd.DataFrame({"return": [0.0, 0.02, 0.01], "cost": [0.01, 0.0, 0.01], "turnover": [1.0, 0.2, 0.3]}, DAYS)
+    dear = report.assign(cost=0.0)
+    table, daily = account_table({1.0: report, 2 / 3: report, 1 / 3: dear}, mean, year=240)
+    # excess: -0.02, 0.02, 0.01: mean 0.01 / 3, deviation sqrt(13 / 3) / 100; free of costs -0.01, 0.02, 0.02
+    assert daily["excess"].tolist() == pytest.approx([-0.02, 0.02, 0.01])
+    assert table.loc[1.0].tolist() == pytest.approx([0.8, (1 / 3) / np.sqrt(13 / 3) * np.sqrt(240), 0.02, 0.5])
+    named = account_metrics(table)
+    assert set(named) == set(NAMES) and named["account_excess_b033"] == pytest.approx(2.4)
+    assert named["account_excess_b067"] == named["account_excess"]
+    assert list(daily) == [
+        "mean_stock",
+        *(f"{name}{end}" for end in IMPACTS.values() for name in ("net", "excess", "turnover")),
+    ]
+    with pytest.raises(ValueError, match="mean stock's return is not known on 2022-01-06"):
+        account_table({1.0: report}, mean[:2])
+
+
+def test_the_mean_stock_is_that_of_the_panel(market):  # noqa: F811
+    """Slow: stock by stock, by the panel's buyable mask of the signal day two days before, and raw closes."""
+    test_data.start_qlib(market[0], market[1])
+    panel = market[2].panel
+    every, days = pd.DatetimeIndex(D.calendar()), pd.DatetimeIndex(panel.days[10:30])
+    close = D.features(list(panel.stocks), ["$close"], every[0], every[-1])["$close"].unstack("instrument")
+    present, buyable = panel.present.numpy(), panel.buyable.numpy()
+    expected = []
+    for day in days:
+        row, eve = list(panel.days).index(day), every[every.get_loc(day) - 1]
+        steps = []
+        for n, code in enumerate(panel.stocks):
+            if present[row - 1, n] and buyable[row - 2, n]:
+                now = close.loc[:day, code].ffill().iloc[-1]
+                steps.append(now / close.loc[eve, code] - 1)
+        expected.append(np.mean(steps))
+    np.testing.assert_allclose(mean_stock(market[2], days), expected, rtol=1e-5, atol=1e-9)  # prices are float32
+
+
+def test_every_impact_is_a_backtest_of_its_own(market):  # noqa: F811
+    """Whatever the YAML charges, b = 1 is the same; dearer trades earn less; the run's own backtest is not repeated."""
+    test_data.start_qlib(market[0], market[1])
+    found = {}
+    for impact in (1.0, 0.0):
+        recorder = Run(**{"pred.pkl": market[3]})
+        made = PortAnaRecord(recorder, configuration({"impact": impact}), dataset=market[2], waterfall=False)
+        found[impact] = made._generate(), {name: recorder.metrics[name] for name in NAMES}
+    (own, metrics), (free, same) = found[1.0], found[0.0]
+    assert metrics == same and all(map(np.isfinite, metrics.values()))
+    assert metrics["account_excess"] < metrics["account_excess_b067"] < metrics["account_excess_b033"]
+    report, daily = own["report_normal_1day.pkl"], own["account_daily.pkl"]
+    np.testing.assert_array_equal(daily["net"], report["return"] - report["cost"])
+    assert metrics["turnover"] == pytest.approx(own["execution.pkl"]["turnover"]["two_way"].mean())
+    assert daily.index.equals(report.index)  # the first day is in
+    assert not np.allclose(free["account_daily.pkl"]["net"], free["report_normal_1day.pkl"]["return"])
+    assert "account.account_excess" in own["definitions.pkl"]
+
+
+def test_a_strategy_sees_the_impact_it_is_rerun_at(market):  # noqa: F811
+    test_data.start_qlib(market[0], market[1])
+    seen = []
+
+    from qlib_ext.strategy import LiquidityTopNStrategy
+
+    class Curious(LiquidityTopNStrategy):
+        def generate_trade_decision(self, execute_result=None):
+            seen.append(self.trade_exchange.options.impact)
+            return super().generate_trade_decision(execute_result)
+
+    config = configuration({"impact": 0.5})
+    config["strategy"] |= {"class": Curious, "module_path": None}
+    config["backtest"] |= {"start_time": "2020-06-10", "end_time": "2020-06-16"}
+    PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=False)._generate()
+    assert list(dict.fromkeys(seen)) == [0.5, *IMPACTS]
+
+
+def test_what_the_metrics_lack_is_told(market, monkeypatch):  # noqa: F811
+    test_data.start_qlib(market[0], market[1])
+    said = []
+    monkeypatch.setattr("qlib_ext.record.backtest.logger.warning", said.append, raising=False)
+    span = {"start_time": "2020-06-10", "end_time": "2020-06-16"}
+    qlibs = configuration()
+    qlibs["backtest"] |= span | {"exchange_kwargs": {"limit_threshold": 0.095, "deal_price": "close"}}
+    ours = configuration()
+    ours["backtest"] |= span
+    for config, dataset, why in ((qlibs, market[2], "need an AShareExchange"), (ours, None, "need a DayDatasetH")):
+        recorder = Run(**{"pred.pkl": market[3]})
+        got = PortAnaRecord(recorder, config, dataset=dataset)._generate()
+        assert "account.pkl" not in got and not set(NAMES) & set(recorder.metrics)
+        assert why in said[-1]
