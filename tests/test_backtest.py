@@ -382,8 +382,8 @@ def test_the_strategy_s_capacity_goes_through_the_account(whole):
     assert curve["net_impact"].xs(CASH, level="capital").is_monotonic_decreasing
     assert {f"capacity_strategy.{key}" for key in curve} <= set(got["definitions.pkl"])
     assert any(name.startswith("capacity_strategy.b033.") for name in metrics)
-    rows = strategy_crossings(curve)  # 1.5e8 yuan earn less than the mean stock, 5e8 are mostly cash while it falls
-    assert 1.5e8 < rows.loc[1.0, "rises_at"] < 5e8
+    rows = strategy_crossings(curve)  # 1.5e8 yuan earn less than the mean stock, 1e9 are mostly cash while it falls
+    assert 1.5e8 < rows.loc[1.0, "rises_at"] < 1e9
 
 
 def test_the_waterfall_falls_step_by_step(whole, market):

@@ -15,7 +15,7 @@ from qlib_ext.evaluate.diagnostics import newey_west
 from qlib_ext.evaluate.headline import DAYS_A_YEAR
 from qlib_ext.portfolio import Policy, simulate
 
-STRATEGY_CAPITALS = (10e6, 50e6, 150e6, 500e6, 2e9, 10e9)  # yuan
+STRATEGY_CAPITALS = (10e6, 50e6, 150e6, 1e9, 10e9)  # yuan
 IMPACTS = (1 / 3, 2 / 3, 1.0)
 
 STRATEGY_CAPACITY_DEFINITIONS = {

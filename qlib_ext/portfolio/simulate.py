@@ -7,17 +7,15 @@ strategies on an `exchange.AShareExchange`, without lots. ``D`` days, ``N`` stoc
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from qlib_ext.cross_section import ranks
 from qlib_ext.options import SHARE, check_number, check_shapes
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION
-from qlib_ext.portfolio.costs import affordable, impact_cost
+from qlib_ext.portfolio.costs import affordable
 from qlib_ext.portfolio.exposures import Risk
 from qlib_ext.portfolio.policy import Day, Policy, Vector
 
@@ -117,7 +115,9 @@ def simulate(
     check_number("least", least, "[0, inf)", hint=" (yuan)")
     if participation is not None:
         check_number("participation", participation, "(0, 1]", hint=SHARE)
-    rule = impact if callable(impact) else partial(impact_cost, b=impact) if impact else None
+    if not callable(impact):
+        check_number("impact", impact, "[0, inf)", hint=", or a rule of your own")
+    rule = impact if callable(impact) else _square_root(impact) if impact else None
     rates = [np.broadcast_to(np.asarray(rate, dtype=np.float64), (days,)) for rate in (buy_rate, sell_rate)]
     costs = _Costs(market, rates, commission, least, rule)
     prepared, scored = np.full(market.score.shape, np.nan), np.any(~np.isnan(market.score), axis=1)
@@ -130,7 +130,7 @@ def simulate(
         target = policy.target(run.day(prepared[d], rates)) if scored[d] else None
         moved = run.drift(market.step[d - 1] if d > first else np.zeros_like(run.held))
         if target is not None:
-            run.trade(target * moved if policy.in_shares else target, ranks(prepared[d]))
+            run.trade(target * moved if policy.in_shares else target, prepared[d])
         rows.append(run.row())
     return Simulation(pd.DataFrame(rows, index=range(first, days)), run.held)
 
@@ -254,8 +254,8 @@ class _Run:
         self.value = self.cash + float(self.held.sum()) + self.fees
         return moved
 
-    def trade(self, target: Vector, rank: Vector) -> None:
-        """Trade towards the target: sell, then buy by rank (N,) with what there is."""
+    def trade(self, target: Vector, score: Vector) -> None:
+        """Trade towards the target: sell, then buy by the prepared score (N,), highest first, with what there is."""
         d, market, priced, empty = self.d, self.market, self.costs.priced(self.d), self.held == 0
         cap = np.inf if self.participation is None else self.participation * market.known[d]
         gap = target - self.held
@@ -267,7 +267,7 @@ class _Run:
         self.held[sells] -= sold
         self._pay(-sold, self.costs.fees(d, sold, sell=True).sum(), self.costs.moved(d, sells, sold).sum())
         buys = np.flatnonzero((gap > 0) & priced & market.buyable[d])
-        buys = buys[np.argsort(rank[buys], kind="stable")]
+        buys = buys[np.argsort(-score[buys], kind="stable")]
         bought = self._affordable(buys, wish[buys])
         self.held[buys] += bought
         self._pay(bought, self.costs.fees(d, bought, sell=False).sum(), self.costs.moved(d, buys, bought).sum())
@@ -307,6 +307,11 @@ class _Run:
         value = self.cash + float(self.held.sum())
         shares |= {"market": market, "excess": net - market}
         return shares | {"value": value, "cash": self.cash, "names": int((self.held > DUST).sum())}
+
+
+def _square_root(b: float) -> Impact:
+    """`impact_cost` without its checks, for trades (n,) of at least 0 in stocks with liquidity and volatility."""
+    return lambda yuan, liquidity, volatility: b * volatility * yuan * np.sqrt(yuan / liquidity)
 
 
 def _start(start: str | ArrayLike, account: float, universe: Flags) -> Vector:
