@@ -574,11 +574,19 @@ def test_walk_forward_records(walked, panel):
     assert (parts == "test").sum(axis=1).tolist() == [15, 15, 10] and set(model.curves["fold"]) == {0, 1, 2}
 
 
+SAME = {"check_dtype": False, "check_names": False}
+
+
 def test_walk_forward_scores_nothing_else(walked, dataset, panel):
     model, _ = walked
-    for name in ("train", "valid", "tset"):
-        with pytest.raises(ValueError, match=f"segment='{name}': a walk-forward scores 'test' only"):
+    for name in ("train", "tset"):
+        with pytest.raises(ValueError, match=f"segment='{name}': a walk-forward scores 'test', and 'valid'"):
             model.predict(dataset, name)
+    first = pd.concat(
+        [member.predict(dataset, "valid") for member in model.models[:2]], axis=1
+    )  # the first block's two
+    scaled = first.groupby("datetime").transform(lambda day: (day - day.mean()) / day.std(ddof=0)).mean(axis=1)
+    pd.testing.assert_series_equal(model.predict(dataset, "valid"), scaled, rtol=1e-3, atol=1e-4, **SAME)
     part = model.predict(dataset, slice(panel.days[124], panel.days[125]))  # the seam of two blocks
     pd.testing.assert_series_equal(part, model.predict(dataset).loc[panel.days[124] : panel.days[125]])
     with pytest.raises(ValueError, match="members were trained for 2024-06-03 to 2024-07-26, asked were 2024-05-31"):

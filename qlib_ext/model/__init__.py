@@ -3,7 +3,7 @@
 from qlib_ext.model.day_model import DayModel, MASTERModel, MLPModel
 from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.model.folds import FEW_DAYS, FEW_STOCKS, fitted_processors, fold_days
-from qlib_ext.model.scores import combined
+from qlib_ext.model.scores import combined, past_scores
 
 __all__ = [
     "DayModel",
@@ -16,4 +16,5 @@ __all__ = [
     "combined",
     "fitted_processors",
     "fold_days",
+    "past_scores",
 ]

@@ -344,11 +344,19 @@ class WalkForwardModel(_Members):
     def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
         """Score each test day by the members of its block: Series `score` by (datetime, instrument), sorted.
 
+        The segment "valid" by the members of the first block, which stopped on its days.
+
         Raises: ValueError for another segment, or days for which no block was trained.
         """
         self._trained_or_raise()
-        if not isinstance(segment, slice) and segment != "test":
-            raise ValueError(f"segment={segment!r}: a walk-forward scores 'test' only, its members train on the others")
+        if not isinstance(segment, slice) and segment not in ("test", "valid"):
+            raise ValueError(
+                f"segment={segment!r}: a walk-forward scores 'test', and 'valid' by its first block; its members train "
+                "on the others"
+            )
+        if segment == "valid":
+            panel, rows = asked_rows(dataset, segment)
+            return score_series(panel, rows, self._scores(panel, rows, self.models[: len(self.seeds)]))
         panel, chosen = asked_rows(dataset, segment)
         days = pd.DatetimeIndex(panel.days[chosen])
         if not len(days) or self.end is None or days[0] < self.starts[0] or days[-1] > self.end:

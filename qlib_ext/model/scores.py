@@ -1,5 +1,6 @@
 """Scores of models: asked for by segment, put on one scale and combined, as the series that qlib's records read."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from qlib_ext.cross_section import is_flat, rank_shares, standardised
 from qlib_ext.data import panel_of
-from qlib_ext.panel import DayPanel
+from qlib_ext.panel import DayPanel, check_scores
 from qlib_ext.training import Rows
 
 Grid = npt.NDArray[np.float32]
@@ -20,6 +21,27 @@ def asked_rows(dataset: Any, segment: str | slice) -> tuple[DayPanel, Rows]:
     """Panel of a dataset, and the rows of a segment, or of a slice of days."""
     panel, _, rows = panel_of(dataset)
     return panel, panel.rows(segment.start, segment.stop) if isinstance(segment, slice) else rows(segment)
+
+
+def past_scores(model: Any, dataset: Any) -> pd.Series | None:
+    """Scores of days before the test segment that a trained model did not learn from; None where it has none.
+
+    Out-of-fold scores of a FoldEnsemble; else what the model says of the segment "valid", on which it may have been
+    stopped or selected: such scores look a little better than those of later days.
+
+    Raises: ValueError for a FoldEnsemble that was read from a file, which has no out-of-fold scores (they are in the
+        run's folds/oof.pkl); TypeError, ValueError for what are no scores.
+    """
+    if hasattr(type(model), "oof"):
+        return check_scores(model.oof, "the out-of-fold scores")
+    if "valid" not in getattr(dataset, "segments", {}) or not _takes_segment(model):
+        return None
+    return check_scores(model.predict(dataset, segment="valid"), "the model's scores of the segment valid")
+
+
+def _takes_segment(model: Any) -> bool:
+    options = inspect.signature(model.predict).parameters.values()
+    return any(option.name == "segment" or option.kind == option.VAR_KEYWORD for option in options)
 
 
 def check_features(trained: Sequence[str], panel: DayPanel, market: Sequence[str] = ()) -> None:

@@ -9,15 +9,17 @@ are plain, however long the horizon, and a return counts only where its own day 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.cross_section import rank_shares
 from qlib_ext.options import check_number, check_shapes, refuse_unknown
+from qlib_ext.panel import DayPanel, grid_of
 from qlib_ext.portfolio.policy import Vector
 from qlib_ext.portfolio.topn import smoothed
 
@@ -43,9 +45,12 @@ class Forecast:
         half_life_error: standard error of the only half-life; None where there are two or it is not known.
         persistence: correlation of the places (as normal scores) with those of the next day.
         spread: standard deviation of the level over stocks.
-        t: level in standard errors, over all ages.
-        significant: whether the fit days show that the score predicts at all.
+        slope: level of one standard deviation of the score as it was found, before it is shrunk.
+        slope_error: standard error of it.
+        t: what the score earned over all ages, in standard errors.
+        significant: whether the fit days show that the score predicts at all: t of 2.5 or more, over 20 days or more.
         days: returns, one a day, that were used.
+        first, last: days from the first score to the end of the last return, where `of_panel` knows them.
         bins: (place, stocks' share, mean, standard error) of each bin as it was found, beside `places` and `levels`.
         curve: (first day, last day, mean, standard error) of the return a day of one standard deviation of the score,
             by days after the entry from the first to the last.
@@ -59,9 +64,13 @@ class Forecast:
     half_life_error: float | None = None
     persistence: float = 0.0
     spread: float = 0.0
+    slope: float = 0.0
+    slope_error: float | None = None
     t: float = 0.0
     significant: bool = False
     days: int = 0
+    first: str | None = None
+    last: str | None = None
     bins: tuple[tuple[float, ...], ...] = ()
     curve: tuple[tuple[float, ...], ...] = ()
 
@@ -108,6 +117,48 @@ class Forecast:
         smoothing = max(halflife for halflife, (gain, _) in gains.items() if gain >= best - error / 2)
         fitted = _fitted(places[smoothing], real, excess, ends)
         return cls(**fitted, smoothing=smoothing) if fitted else cls()
+
+    @classmethod
+    def of_panel(
+        cls,
+        panel: DayPanel,
+        scores: pd.Series,
+        *,
+        before: Any = None,
+        entry: int = 1,
+        horizons: Sequence[int] = HORIZONS,
+    ) -> Self:
+        """Learn from the scores of days of a panel, by returns that end before a day; see `fit`.
+
+        Args:
+            panel: of a DayDatasetH.
+            scores: by (datetime, instrument); those of later days are not looked at.
+            before: first day whose prices are not to be known, the first test day; None: all of the panel's are.
+            entry: days from the signal to the entry, of the label (`panel.LabelSpan`).
+            horizons: see `fit`.
+
+        Raises:
+            ValueError: for a panel without the returns after the entry; as `fit` and `panel.check_scores`.
+
+        >>> reversal = -pd.DataFrame(panel.x[:, :, 0].numpy(), panel.days, panel.stocks).stack()
+        >>> forecast = Forecast.of_panel(panel, reversal, before="2020-06-01")
+        >>> forecast.days, forecast.last, forecast.significant
+        (79, '2020-05-29', False)
+        """
+        if panel.step_return is None:
+            raise ValueError("the panel has no step_return, of which a forecast is learnt: use DayDatasetH")
+        grid = grid_of(scores, panel.days, panel.stocks, calendar=panel.days)
+        known = len(panel.days) if before is None else len(panel.days) - len(panel.rows(before, None))
+        end = known - entry - 1  # the return of row d ends entry + 1 days later
+        scored = np.flatnonzero(~np.isnan(grid).all(axis=1))
+        if not len(scored) or scored[0] >= end:
+            return cls()
+        rows = slice(scored[0], end)
+        mask = panel.present if panel.buyable is None else panel.present & panel.buyable
+        step, entered = (value[rows].cpu().numpy() for value in (panel.step_return, mask))
+        forecast = cls.fit(grid[rows], step, mask=entered, horizons=horizons)
+        first, last = (str(panel.days[row])[:10] for row in (scored[0], known - 1))
+        return replace(forecast, first=first, last=last)
 
     @property
     def half_life(self) -> float:
@@ -301,6 +352,8 @@ def _fitted(place: Vector, mask: NDArray[np.bool_], excess: Vector, ends: Sequen
         **{name: fit[name] for name in ("half_lives", "weights", "half_life_error")},
         "persistence": _persistence(place),
         "spread": float(every.std()),
+        "slope": fit["level"],
+        "slope_error": fit["error"],
         "t": t,
         "significant": bool(t >= T_SIGNIFICANT and days >= FEWEST_DAYS),
         "days": days,

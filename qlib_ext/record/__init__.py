@@ -3,6 +3,7 @@
 from qlib_ext.record.account import mean_stock
 from qlib_ext.record.backtest import PortAnaRecord
 from qlib_ext.record.facts import run_facts
+from qlib_ext.record.forecast import ForecastRecord
 from qlib_ext.record.gate import GateRecord, gate_weights, regimes
 from qlib_ext.record.header import context_of
 from qlib_ext.record.judgement import (
@@ -36,6 +37,7 @@ __all__ = [
     "BaselineRecord",
     "FACTOR_DEFINITIONS",
     "FoldRecord",
+    "ForecastRecord",
     "GateRecord",
     "LiquidityRecord",
     "Money",

@@ -1,6 +1,6 @@
 """Recorded runs: found, read, logged to. Where they are kept stands in `qlib_ext.recorder`, which needs qlib."""
 
-from qlib_ext.runs.artifacts import FACTS, PLAN, load_if_there, log_finite
+from qlib_ext.runs.artifacts import FACTS, FORECAST, PLAN, load_if_there, log_finite, save_json
 from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
 from qlib_ext.runs.task import Task, class_name, names_class, options_of
@@ -11,6 +11,7 @@ __all__ = [
     "CURE",
     "DEFAULT_URI",
     "FACTS",
+    "FORECAST",
     "LATEST",
     "PLAN",
     "Run",
@@ -26,4 +27,5 @@ __all__ = [
     "options_of",
     "plain_init",
     "refuse_code",
+    "save_json",
 ]

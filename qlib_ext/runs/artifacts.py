@@ -1,11 +1,16 @@
 """Artifacts and metrics of a run's recorder."""
 
+import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
 
 FACTS = "run_facts.pkl"  # what a run was, see `record.keep_facts`
 PLAN = "portfolio_analysis/plan.pkl"  # the complete backtest of a run, as its PortAnaRecord traded it
+FORECAST = "forecast.json"  # what the run's score is worth, `portfolio.Forecast.to_dict`
+JSON = ".json"  # artifacts of this suffix are plain JSON, no pickles
 CONFIGURATIONS = ("task", "config", PLAN)  # whose twins tell objects by their class
 
 
@@ -17,8 +22,9 @@ def load_if_there(recorder: Any, path: str) -> Any:
     """
     from qlib.utils.exceptions import LoadObjectError
 
+    reader = {"unpickler": _Json} if path.endswith(JSON) else {}
     try:
-        return recorder.load_object(path)
+        return recorder.load_object(path, **reader)
     except LoadObjectError as error:
         if path not in recorder.list_artifacts(path.rpartition("/")[0] or None):
             return None
@@ -26,6 +32,24 @@ def load_if_there(recorder: Any, path: str) -> Any:
             f"the run's artifact {path} is there but cannot be read: {error}. It is damaged, or was written by another "
             "version: run the record that writes it again, or the whole run"
         ) from error
+
+
+class _Json:
+    """Reads JSON where qlib would unpickle."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def load(self) -> Any:
+        return json.load(self.file)
+
+
+def save_json(recorder: Any, name: str, value: Any) -> None:
+    """Keep an artifact as plain JSON, at the top of the run; it has no NaN."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        recorder.save_objects(local_path=str(file), artifact_path=None)
 
 
 def log_finite(recorder: Any, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -4,6 +4,7 @@ By mlflow alone: neither qlib nor the data of the run are needed.
 """
 
 import difflib
+import json
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from qlib_ext.runs.alive import is_gone
+from qlib_ext.runs.artifacts import JSON
 from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, check_database, database_file, telling, where_now
 from qlib_ext.runs.trust import CURE
 from qlib_ext.runs.twins import SUFFIXES, fingerprint, read_twin, twin_path
@@ -134,7 +136,7 @@ def _every_run(client: Any, experiments: Sequence[str]) -> list[Any]:
 
 
 def load_artifacts(run: Run, paths: Iterable[str], *, trust: bool = False) -> dict[str, Any]:
-    """Read those of the artifacts that are there, by path: from their twins in Parquet and JSON, which run no code.
+    """Read those of the artifacts that are there, by path: JSON, or their twins in Parquet and JSON; no code runs.
 
     Args:
         run: of `find_run`.
@@ -147,6 +149,10 @@ def load_artifacts(run: Run, paths: Iterable[str], *, trust: bool = False) -> di
     artifacts: dict[str, Any] = {}
     for path in paths:
         file = run.folder / path
+        if path.endswith(JSON):
+            if file.is_file():
+                artifacts[path] = _readable(file, partial(json.loads, file.read_bytes()))
+            continue
         pickled = file.read_bytes() if file.is_file() else None
         twins = [twin for suffix in SUFFIXES if (twin := twin_path(file, suffix)).is_file()]
         if pickled is not None and (trust or run.trust):

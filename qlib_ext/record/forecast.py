@@ -1,0 +1,134 @@
+"""ForecastRecord: what the run's score is worth, learnt on days before the test segment."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from qlib.log import get_module_logger
+from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
+
+from qlib_ext.data import DayDatasetH, bounds
+from qlib_ext.model import past_scores
+from qlib_ext.options import argument_names, refuse_unknown
+from qlib_ext.panel import check_scores
+from qlib_ext.portfolio import Forecast
+from qlib_ext.runs import FORECAST, load_if_there, log_finite, save_json
+
+logger = get_module_logger("qlib_ext.record")
+
+SCORES = "forecast_scores.pkl"
+
+
+class ForecastRecord(ACRecordTemp):
+    """Learn what the run's score is worth: the expected excess return over the mean stock, and how fast it decays.
+
+    Put it before PortAnaRecord, which trades by it. The scores are those of days that the model did not learn from:
+    out-of-fold ones of a FoldEnsemble, else of the segment valid. Each return that is used ends before the first day
+    of the segment test. Artifacts: `forecast.json` (`portfolio.Forecast.to_dict`) and `forecast_scores.pkl`, the scores
+    that it was learnt from; metrics `forecast.*`.
+
+    Args:
+        recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH.
+        scores: of past days in place of the model's, by (datetime, instrument), or a CSV file whose first three columns
+            are day, code and score.
+        horizons: days after the entry between which the decay is measured, see `Forecast.fit`.
+        skip_existing: leave the forecast of an earlier run as it is.
+
+    Raises: TypeError for an option that there is not, ValueError for another dataset.
+
+    >>> ForecastRecord(None, dataset).list()
+    ['forecast.json', 'forecast_scores.pkl']
+    """
+
+    depend_cls = SignalRecord
+
+    def __init__(
+        self,
+        recorder: Any,
+        dataset: Any = None,
+        model: Any = None,
+        *,
+        scores: pd.Series | pd.DataFrame | str | Path | None = None,
+        horizons: Sequence[int] | None = None,
+        skip_existing: bool = False,
+        **unknown: Any,
+    ) -> None:
+        own = argument_names(ForecastRecord)
+        refuse_unknown(type(self), unknown, own[own.index("model") + 1 :])
+        super().__init__(recorder=recorder, skip_existing=skip_existing)
+        if not isinstance(dataset, DayDatasetH):
+            raise ValueError("ForecastRecord needs a DayDatasetH (module_path qlib_ext.data)")
+        self.dataset, self.model = dataset, model
+        self.given = read_scores(scores) if isinstance(scores, str | Path) else scores
+        self.horizons = {} if horizons is None else {"horizons": horizons}
+
+    def list(self) -> list[str]:
+        """Name the artifacts."""
+        return [FORECAST, SCORES]
+
+    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
+        scores = self._scores()
+        if scores is None:
+            forecast = Forecast()
+            logger.warning(
+                "no forecast: there is no score of days before the test segment that the model did not learn from. Add "
+                "a segment valid, or give ForecastRecord scores: FILE.csv"
+            )
+        else:
+            entry = self.dataset.span.entry
+            forecast = Forecast.of_panel(
+                self.dataset.panel, scores, before=self._first_test_day(), entry=entry, **self.horizons
+            )
+            logger.info(in_words(forecast))
+        save_json(self.recorder, FORECAST, forecast.to_dict())
+        numbers = ("t", "significant", "half_life", "smoothing", "spread", "slope", "days")
+        log_finite(self.recorder, {f"forecast.{name}": getattr(forecast, name) for name in numbers})
+        return {} if scores is None else {SCORES: scores}
+
+    def _scores(self) -> pd.Series | None:
+        """Scores of days before the first test day; None where there are none."""
+        every = self.given
+        if every is None:
+            every = load_if_there(self.recorder, "folds/oof.pkl")
+        if every is None and self.model is not None:
+            every = past_scores(self.model, self.dataset)
+        if every is None:
+            return None
+        series = check_scores(every, "the scores that the forecast is learnt from")
+        first = self._first_test_day()
+        past = series if first is None else series[series.index.get_level_values("datetime") < first]
+        return past if len(past) else None
+
+    def _first_test_day(self) -> pd.Timestamp | None:
+        segments = self.dataset.segments
+        return bounds(segments["test"])[0] if "test" in segments else None
+
+
+def read_scores(file: str | Path) -> pd.Series:
+    """Read scores by (datetime, instrument) from a CSV file with the columns day, code and score, in this order.
+
+    Raises: OSError, ValueError for a file that is none.
+    """
+    frame = pd.read_csv(file, dtype=str)
+    if frame.shape[1] < 3:
+        raise ValueError(f"{file} has the columns {list(frame.columns)}; wanted are day, code and score, in this order")
+    day, code, score = (frame.iloc[:, place] for place in range(3))
+    index = pd.MultiIndex.from_arrays([day, code], names=["datetime", "instrument"])
+    return check_scores(pd.Series(pd.to_numeric(score).to_numpy(), index, name="score"), str(file))
+
+
+def in_words(forecast: Forecast) -> str:
+    """Say what was learnt, in basis points a day."""
+    if not forecast.days:
+        return "forecast: no return of the days before the test segment is known; it expects nothing"
+    smoothed = f"smoothed with a half-life of {forecast.smoothing:g} days" if forecast.smoothing else "not smoothed"
+    error = "" if forecast.half_life_error is None else f" ± {forecast.half_life_error:.1f}"
+    two = f" ({' and '.join(f'{days:.1f}' for days in forecast.half_lives)})" if len(forecast.half_lives) > 1 else ""
+    text = (
+        f"forecast of {forecast.days} days, {forecast.first} to {forecast.last}: one standard deviation of the score, "
+        f"{smoothed}, earned {1e4 * forecast.slope:.1f} ± {1e4 * (forecast.slope_error or 0.0):.1f} basis points over "
+        f"the mean stock on the first day after the entry, half of it after {forecast.half_life:.1f}{error} days{two}; "
+        f"t {forecast.t:.1f}"
+    )
+    return text if forecast.significant else f"{text}: not significant, it is not traded by"
