@@ -1,7 +1,7 @@
 """The one allocation, what trading it costs, what a score is worth."""
 
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals, fill_top_n
-from qlib_ext.portfolio.cost_aware import CostAwarePolicy
+from qlib_ext.portfolio.cost_aware import RISK_AVERSION, CostAwarePolicy
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalancing
 from qlib_ext.portfolio.exposures import Risk, exposures
 from qlib_ext.portfolio.forecast import Forecast
@@ -22,6 +22,7 @@ __all__ = [
     "OptimalTrades",
     "PARTICIPATION",
     "Policy",
+    "RISK_AVERSION",
     "Risk",
     "Simulation",
     "TopNPolicy",

@@ -52,8 +52,8 @@ class Policy(Protocol):
 
     Attributes:
         capital: yuan that a buy may bring the holdings to; None: no bound.
-        in_shares: whether a target is at the prices of the close, so that what lies between it and the holding is a
-            number of shares to trade; else it is at the prices of the trade.
+        in_shares: whether the target of a stock that is held is at the price of the close, so that what lies between it
+            and the holding is a number of shares to trade; else it is at the price of the trade.
     """
 
     @property

@@ -130,7 +130,7 @@ def simulate(
         target = policy.target(run.day(prepared[d], rates)) if scored[d] else None
         moved = run.drift(market.step[d - 1] if d > first else np.zeros_like(run.held))
         if target is not None:
-            run.trade(target * moved if policy.in_shares else target, prepared[d])
+            run.trade(np.where(policy.in_shares & (run.held > 0), target * moved, target), prepared[d])
         rows.append(run.row())
     return Simulation(pd.DataFrame(rows, index=range(first, days)), run.held)
 

@@ -1,6 +1,7 @@
 """From scores to orders: LiquidityTopNStrategy, and tomorrow's order list of a recorded run."""
 
 from qlib_ext.strategy.book import Book
+from qlib_ext.strategy.cost_aware import CostAwareStrategy
 from qlib_ext.strategy.order_inputs import ScoredRun, next_day, read_holdings, read_market, read_run
 from qlib_ext.strategy.order_list import ORDER_COLUMNS, days_held, make_orders, plan_orders
 from qlib_ext.strategy.planner import Line, Planner, summary
@@ -10,6 +11,7 @@ from qlib_ext.strategy.strategy import LiquidityTopNStrategy
 
 __all__ = [
     "Book",
+    "CostAwareStrategy",
     "LastClose",
     "Line",
     "LiquidityTopNStrategy",

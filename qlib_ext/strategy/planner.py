@@ -1,4 +1,4 @@
-"""Orders of one step of LiquidityTopNStrategy: from target yuan and holdings, under caps."""
+"""Orders of one step of a PolicyStrategy: from targets and holdings, under caps."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +25,7 @@ class Line:
     `rank`: by score, NaN where it has none. Yuan: `target`; `held` before the orders; `ordered`, signed; `cap`, left to
     trade today, NaN where liquidity was never known; `lot`, the smallest order where it may be bought, else 0.
     `amount`: adjusted shares held, `sellable` of them not bought today; `price`: the deal price, 0 where not known.
+    `shares`: adjusted shares to trade, signed, where the target is told by them; NaN where it is yuan at any price.
     `reason`: of KINDS, what kept the order from the target; "" where at most rounding to lots did.
     """
 
@@ -40,6 +41,13 @@ class Line:
     ordered: float = 0.0
     lot: float = 0.0
     reason: str = ""
+    shares: float = math.nan
+
+    def value(self, price: float) -> None:
+        """Take the deal price."""
+        self.price, self.held = price, self.amount * price
+        if not math.isnan(self.shares):
+            self.target = max(self.amount + self.shares, 0.0) * price
 
     @property
     def short(self) -> float:
@@ -72,10 +80,9 @@ class Planner:
         code = line.code
         suspended = self.market.suspended(code)
         if not suspended:
-            line.price = self.market.price(code, OrderDir.SELL)
+            line.value(self.market.price(code, OrderDir.SELL))
         elif line.amount > 0:
-            line.price = self.last_price(code)
-        line.held = line.amount * line.price
+            line.value(self.last_price(code))
         if line.target < line.held:
             self._sell(line, suspended)
         elif line.target > line.held and (suspended or not self.market.tradable(code, OrderDir.BUY)):
@@ -83,8 +90,7 @@ class Planner:
         elif line.target > line.held and not math.isfinite(line.cap):
             line.reason = "unknown_liquidity"
         elif line.target > line.held:
-            line.price = self.market.price(code, OrderDir.BUY)
-            line.held = line.amount * line.price
+            line.value(self.market.price(code, OrderDir.BUY))
             line.lot = self.market.lots(code)[0] * line.price
             return line.target > line.held
         return False
@@ -150,7 +156,7 @@ class Planner:
 
 
 def summary(lines: Iterable[Line]) -> dict[str, Any]:
-    """Sum up a step for the log: see `LiquidityTopNStrategy`."""
+    """Sum up a step for the log: see `PolicyStrategy`."""
     lines = list(lines)
     missed = [line for line in lines if line.short > max(line.lot, CENT)]
     sums: dict[str, Any] = {

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from qlib.backtest.decision import TradeDecisionWO
 from qlib.backtest.signal import SignalWCache
 from qlib.contrib.strategy.signal_strategy import BaseSignalStrategy
@@ -137,12 +138,17 @@ class PolicyStrategy(BaseSignalStrategy):
             return TradeDecisionWO([], self)
         day, *known = self._liquidity_at(*seen)
         score = score.reindex(score.index.union(list(held)))
-        target = pd.Series(self.policy.target(self._day(score, held, known, span[0])), score.index, name="target")
+        close = self._day(day, score, held, known, span[0])
+        target = pd.Series(self._target(close, entry), score.index, name="target")
         placed, capital = float(target.sum()), self.policy.capital
         capital = self._book.value if capital is None else float(capital)
         entry |= {"signal_date": day, "capital": capital, "target": placed, "cash_target": capital - placed}
         entry["names"] = int((target > 0).sum())
-        return TradeDecisionWO(self._orders(span, held, score["prepared"], target, known[1], entry), self)
+        return TradeDecisionWO(self._orders(span, held, score["prepared"], target, close, entry), self)
+
+    def _target(self, close: Day, entry: dict[str, Any]) -> NDArray[np.float64]:
+        """Yuan (N,) to hold; a strategy may write into the log of the step."""
+        return self.policy.target(close)
 
     def scores_at(self, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame | None:
         """Scores of the signal's days by code: columns raw and prepared; None where no stock has one."""
@@ -173,8 +179,14 @@ class PolicyStrategy(BaseSignalStrategy):
         raw = raw.drop(columns=indices).dropna(how="all")
         return raw, pd.DataFrame(self.policy.prepare(raw.to_numpy(dtype=float)), raw.index, raw.columns)
 
-    def _day(self, score: pd.DataFrame, held: dict[str, float], known: list[pd.Series], start: pd.Timestamp) -> Day:
-        """Gather what the policy may know; `held`: adjusted shares, `known`: liquidity of the day, and last known."""
+    def _day(
+        self, day: pd.Timestamp, score: pd.DataFrame, held: dict[str, float], known: list[pd.Series],
+        start: pd.Timestamp,
+    ) -> Day:  # fmt: skip
+        """Gather what the policy may know at the close of `day`.
+
+        `held`: adjusted shares, `known`: liquidity of the day, and last known; `start`: of the step.
+        """
         codes, price = score.index, self.trade_position.get_stock_price
         liquidity, carried = (series.reindex(codes).to_numpy(dtype=float) for series in known)
         buy, sell = self._rates(start)
@@ -223,15 +235,21 @@ class PolicyStrategy(BaseSignalStrategy):
         return entry | {"share_reached": self._book.share_reached(held)} | summary([])
 
     def _orders(
-        self, span: Span, held: dict[str, float], score: pd.Series, target: pd.Series, carried: pd.Series,
+        self, span: Span, held: dict[str, float], score: pd.Series, target: pd.Series, close: Day,
         entry: dict[str, Any],
     ) -> list[Any]:  # fmt: skip
-        """Orders of the step, written into its log; `carried` (N',): last known liquidity, yuan."""
+        """Orders of the step, written into its log; what a policy that thinks in shares leaves alone costs no time."""
         book, values = self._book, score.to_numpy(dtype=float)
         rank = ranks(values)
-        chosen = target.iloc[rank.argsort(kind="stable")][lambda yuan: yuan > 0]
+        trade = target.to_numpy() - close.held
+        moves = (trade != 0) if self.policy.in_shares else np.ones(len(trade), dtype=bool)
+        resting = float(close.held[~moves].sum())
+        order = rank.argsort(kind="stable")
+        chosen = target.iloc[order[(target.to_numpy() > 0)[order] & moves[order]]]
+        held = {code: held[code] for code in target.index[moves] if code in held}
         codes = pd.Index(held).union(chosen.index)
-        traded = dict(zip(codes, carried.reindex(codes).to_numpy(dtype=float).tolist(), strict=True))
+        at = target.index.get_indexer(codes)
+        traded = dict(zip(codes, close.known_liquidity[at].tolist(), strict=True))
         lines = make_lines(
             chosen,
             dict(zip(score.index, rank.tolist(), strict=True)),
@@ -240,9 +258,13 @@ class PolicyStrategy(BaseSignalStrategy):
             {code: book.left(code, self.trade_participation * yuan) for code, yuan in traded.items()},
             self._is_young,
         )
+        if self.policy.in_shares:
+            told = dict(zip(codes, zip(trade[at], close.held[at], target.to_numpy()[at], strict=True), strict=True))
+            for line in lines:
+                line.shares = in_shares(line.amount, *told[line.code])
         capital, position = self.policy.capital, self.trade_position
         market = Market(self.trade_exchange, span, traded)
-        bound = math.inf if capital is None else float(capital)
+        bound = math.inf if capital is None else float(capital) - resting
         planner = Planner(market, position.get_stock_price, position.get_cash(), bound)
         orders = planner.plan(lines)
         entry |= summary(lines)
@@ -273,18 +295,33 @@ class PolicyStrategy(BaseSignalStrategy):
             )
         return self._frame.index[row], self._frame.iloc[row], self._carried.iloc[row]
 
-    def _load(self) -> pd.DataFrame:
-        """Load liquidity of every stock of the signal (of the exchange, if the signal has no list)."""
+    def _stocks(self) -> list[str]:
+        """Every stock of the signal (of the exchange, if the signal has no list), and what is held."""
         if isinstance(self.signal, SignalWCache):
             codes = set(self.signal.signal_cache.index.get_level_values("instrument"))
         else:
             codes = set(self.trade_exchange.quote.get_all_stock())
         codes = {code for code in codes if not is_index(str(code))} | set(self.trade_position.get_stock_list())
+        return sorted(codes)
+
+    def _reach(self) -> Span:
+        """First signal day of the backtest, and its last day."""
         first = self.trade_calendar.get_step_time(0, shift=1)[0]
         last = self.trade_calendar.get_all_time()[1]  # within a nested executor only the end of the outer step
         if self.trade_exchange.end_time is not None:
             last = max(last, pd.Timestamp(self.trade_exchange.end_time))
+        return first, last
+
+    def _load(self) -> pd.DataFrame:
+        """Load the liquidity."""
         exchange, profile = self.trade_exchange, self.liquidity
         if profile == "auto" and isinstance(exchange, AShareExchange) and exchange.options.liquidity == "auto":
             profile = exchange.turnover_profile  # decided once a run
-        return load_liquidity(sorted(codes), first, last, profile=profile, window=self.liquidity_window, past=True)
+        return load_liquidity(self._stocks(), *self._reach(), profile=profile, window=self.liquidity_window, past=True)
+
+
+def in_shares(amount: float, trade: float, held: float, target: float) -> float:
+    """Tell a trade of yuan in shares, of which `amount` are `held` yuan; NaN where nothing is held."""
+    if target == 0.0:
+        return -amount
+    return trade * amount / held if held > 0 else math.nan

@@ -1,0 +1,285 @@
+"""The strategy of `portfolio.CostAwarePolicy`: it trades as far as its forecast pays for it."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from qlib.backtest.signal import SignalWCache
+
+from qlib_ext.exchange import AShareExchange
+from qlib_ext.options import argument_names, check_number, is_number, refuse_unknown, tell
+from qlib_ext.portfolio import RISK_AVERSION, CostAwarePolicy, Day, Forecast, Risk, TopNPolicy, exposures
+from qlib_ext.provider import read_traded, trailing_volatility
+from qlib_ext.rules import read_share
+from qlib_ext.spelling import read_csv, read_day
+from qlib_ext.strategy.policy_strategy import PolicyStrategy
+
+FORECAST = "<FORECAST>"  # as is null: what the run's ForecastRecord found
+HISTORY = 120  # days of closes before the backtest
+HALFLIFE, ENTER, LEAVE, SLOW = 10.0, 0.06, 0.2, 0.01  # of the simple rule: days; shares of the stocks; of liquidity
+KINDS = ("volatility", "liquidity", "beta")
+
+
+class CostAwareStrategy(PolicyStrategy):
+    """Hold what is best after the costs of getting there, each day anew, over all stocks at once.
+
+    How it decides is `portfolio.CostAwarePolicy`'s; how it trades, and what it writes down, every `PolicyStrategy`'s.
+    What it decides are shares at the close: a stock that is best left alone is not traded, whatever its price does, and
+    has no row in `daily_targets`. An order that rounds to less than a lot is not sent. Costs are those of the exchange:
+    fees of the day, the least commission, and its b. Where the forecast is missing or not significant it says so, and
+    trades by the simple rule instead: ranks smoothed over 10 days, entering among the best 6% of the stocks and leaving
+    below the best 20%, at no more than 1% of a stock's liquidity a day (`portfolio.TopNPolicy`).
+
+    `daily_log` has beside the others: gain (yuan of the objective over no trade, the days to come included),
+    cash_price (gain of one more yuan of cash), and for each exposure `exposure.NAME` (of the active portfolio after the
+    trades), `beyond.NAME` (its distance to its bounds, 0 within) and `price.NAME` (gain of one more yuan of room).
+
+    >>> index = pd.MultiIndex.from_product([panel.days, panel.stocks], names=["datetime", "instrument"])
+    >>> forecast = Forecast(places=(0.1, 0.9), levels=(-0.001, 0.001), persistence=0.9, spread=5e-4, significant=True)
+    >>> strategy = CostAwareStrategy(signal=pd.Series(range(len(index)), index), forecast=forecast, max_weight=0.02)
+    >>> strategy.policy.max_weight, strategy.simple
+    (0.02, False)
+    """
+
+    def __init__(
+        self,
+        *,
+        signal: Any,
+        forecast: Forecast | Mapping[str, Any] | str | Path | None = None,
+        capital: float | None = None,
+        participation: float = 0.05,
+        trade_participation: float | None = 0.05,
+        max_weight: float | None = None,
+        risk_aversion: float = RISK_AVERSION,
+        exposures: Mapping[str, float | Sequence[float]] | None = None,
+        exposure_frame: pd.DataFrame | str | Path | None = None,
+        benchmark: str | None = "mean",
+        impact: float | None = None,
+        min_holding: int = 0,
+        liquidity: str = "auto",
+        liquidity_window: int = 20,
+        volatility_window: int = 20,
+        liquidity_frame: pd.DataFrame | None = None,
+        trade_exchange: Any = None,
+        level_infra: Any = None,
+        common_infra: Any = None,
+        **unknown: Any,
+    ) -> None:
+        """Set forecast, limits and aversion.
+
+        Args:
+            signal: scores, or a model; see `PolicyStrategy`.
+            forecast: what the scores are worth: a `portfolio.Forecast`, its `to_dict`, or a JSON file of it. None or
+                "<FORECAST>": of the run's ForecastRecord, which PortAnaRecord fills in.
+            capital: yuan to place, at most the account's value at the close before; None: all of it.
+            participation: position cap, a share of a stock's liquidity.
+            trade_participation: cap of a day's trade of a stock, likewise; None: no cap.
+            max_weight: largest share of the capital in a stock; None: no cap.
+            risk_aversion: of active weights w with returns r and variances V: w'r - risk_aversion / 2 w'Vw counts.
+            exposures: by name, bounds of the active portfolio's exposure: a number b for -b to b, or [least, most].
+                volatility, liquidity, beta (60 days, on the mean stock), and columns of `exposure_frame`; in standard
+                deviations of the day's universe, of a category's stocks in active weight.
+            exposure_frame: numbers or categories (text) by instrument, or by (datetime, instrument), known at the close
+                of the day; or a CSV file with the columns code and, where they change, date.
+            benchmark: mean, the mean stock; null: none, and idle cash costs nothing.
+            impact: b of the square-root law that it expects; None: the exchange's, else 1.
+            min_holding: see `PolicyStrategy`.
+            liquidity: see `PolicyStrategy`.
+            liquidity_window: see `PolicyStrategy`.
+            volatility_window: days of the standard deviation that the impact goes by.
+            liquidity_frame: see `PolicyStrategy`.
+            trade_exchange: qlib's; so are `level_infra` and `common_infra`.
+            level_infra: qlib's.
+            common_infra: qlib's.
+            unknown: nothing is allowed here.
+
+        Raises:
+            TypeError: an unknown option.
+            ValueError: an option out of range, or scores that are not surely understood.
+            OSError: a file that cannot be opened.
+        """
+        refuse_unknown("CostAwareStrategy", unknown, argument_names(CostAwareStrategy))
+        check_number("CostAwareStrategy: volatility_window", volatility_window, "[2, inf)", whole=True)
+        self.columns = read_exposures(exposure_frame)
+        self.bounds = read_bounds(exposures, self.columns)
+        self.forecast, self.impact, self.volatility_window = read_forecast(forecast), impact, volatility_window
+        policy = CostAwarePolicy(
+            self.forecast,
+            capital=capital,
+            participation=participation,
+            trade_participation=trade_participation,
+            max_weight=max_weight,
+            risk_aversion=risk_aversion,
+            benchmark=benchmark,
+            impact=1.0 if impact is None else impact,
+        )
+        super().__init__(
+            policy,
+            signal=signal,
+            trade_participation=trade_participation,
+            min_holding=min_holding,
+            liquidity=liquidity,
+            liquidity_window=liquidity_window,
+            liquidity_frame=liquidity_frame,
+            trade_exchange=trade_exchange,
+            level_infra=level_infra,
+            common_infra=common_infra,
+        )
+        if not isinstance(self.signal, SignalWCache):
+            kind = type(self.signal).__name__
+            raise ValueError(f"CostAwareStrategy: a {kind} tells one day at a time: give scores or a model")
+        self.simple = not self.forecast.significant
+        if self.simple:
+            self._trade_simply(capital, participation)
+        self._closes: dict[str, pd.DataFrame] = {}
+
+    def _trade_simply(self, capital: float | None, participation: float) -> None:
+        """Take the simple rule."""
+        stocks = float(self.signal.signal_cache.groupby(level="datetime").count().median())
+        enter = max(math.ceil(ENTER * stocks), 1)
+        buffer = (enter, max(math.ceil(LEAVE * stocks), enter))
+        self.policy = TopNPolicy(capital, participation, rank_buffer=buffer, score_halflife=HALFLIFE)
+        self.trade_participation = min(self.trade_participation, SLOW)
+        why = "not significant" if self.forecast.days else "missing (put a ForecastRecord before, or give one)"
+        tell(
+            f"CostAwareStrategy: the forecast is {why}: it trades by the simple rule, ranks smoothed over {HALFLIFE:g} "
+            f"days, entering at rank {buffer[0]} and leaving at {buffer[1]}, at {SLOW:.0%} of a stock's liquidity a day"
+        )
+
+    def _target(self, close: Day, entry: dict[str, Any]) -> NDArray[np.float64]:
+        """Solve the day, and write down what its limits cost."""
+        if not isinstance(self.policy, CostAwarePolicy):
+            return super()._target(close, entry)
+        best = self.policy.solve(close)
+        entry |= {"gain": best.gain, "cash_price": best.cash_price}
+        for n, name in enumerate(self.policy.bounds):
+            told = {"exposure": best.exposure, "beyond": best.distance, "price": best.exposure_price}
+            entry |= {f"{key}.{name}": float(values[n]) for key, values in told.items()}
+        return close.held + best.trade
+
+    def _day(
+        self, day: pd.Timestamp, score: pd.DataFrame, held: dict[str, float], known: list[pd.Series],
+        start: pd.Timestamp,
+    ) -> Day:  # fmt: skip
+        close = super()._day(day, score, held, known, start)
+        if not isinstance(self.policy, CostAwarePolicy):
+            return close
+        self._take_costs()
+        closes = self._grids()
+        row = int(closes["volatility"].index.searchsorted(day, side="right")) - 1
+        at = closes["volatility"].columns.get_indexer(score.index)
+        volatility, specific, beta = (
+            np.where(at >= 0, closes[name].to_numpy()[row][at], np.nan) for name in ("volatility", "specific", "beta")
+        )
+        market = float(closes["market"].to_numpy()[row, 0])
+        close = replace(close, volatility=volatility, specific=specific, market_volatility=market)
+        if not self.bounds:
+            return close
+        columns = {
+            name: grid.iloc[: grid.index.searchsorted(day, side="right")].tail(1).T.reindex(score.index).iloc[:, 0]
+            for name, grid in self.columns.items()
+            if name in self.bounds
+        }
+        ours = {"volatility": volatility, "liquidity": close.known_liquidity, "beta": beta}
+        ours = {name: value for name, value in ours.items() if name in self.bounds}
+        loads = exposures(close.universe, **ours, columns=columns)
+        bounds = {name: self.bounds[name if name in self.bounds else name.partition("=")[0]] for name in loads}
+        self.policy = replace(self.policy, bounds=bounds)
+        return replace(close, exposures=np.column_stack(list(loads.values())))
+
+    def _take_costs(self) -> None:
+        """Expect what the exchange will charge."""
+        if not isinstance(self.trade_exchange, AShareExchange) or not isinstance(self.policy, CostAwarePolicy):
+            return
+        dealt = self.trade_exchange.options
+        least = 5.0 if dealt.min_cost is None else dealt.min_cost
+        b = dealt.impact if self.impact is None and is_number(dealt.impact) else self.policy.impact
+        self.policy = replace(self.policy, impact=float(b), least_commission=least, commission=dealt.commission)
+
+    def _grids(self) -> dict[str, pd.DataFrame]:
+        """Risk and beta by day and stock, known at the close."""
+        if not self._closes:
+            close = read_traded(self._stocks(), ["$close"], *self._reach(), lead=HISTORY)["$close"]
+            self._closes = risk_grids(close, self.volatility_window)
+        return self._closes
+
+
+def risk_grids(close: pd.DataFrame, window: int) -> dict[str, pd.DataFrame]:
+    """Measure volatility, specific (deviation), beta (day x stock) and market (day x 1), each as last known."""
+    price = close.astype(np.float64)
+    risk = Risk.of_closes(price.to_numpy())
+    grids = {"volatility": trailing_volatility(price, window)}
+    grids |= {name: pd.DataFrame(getattr(risk, name), price.index, price.columns) for name in ("specific", "beta")}
+    grids["market"] = pd.DataFrame(risk.market, price.index)
+    return {name: grid.ffill() for name, grid in grids.items()}
+
+
+# --- options
+
+
+def read_forecast(forecast: Forecast | Mapping[str, Any] | str | Path | None) -> Forecast:
+    """Read the option `forecast`; one that knows nothing where there is none.
+
+    Raises: OSError, ValueError for a file that is none, TypeError for a name that a forecast does not have.
+    """
+    if forecast is None or forecast == FORECAST:
+        return Forecast()
+    if isinstance(forecast, Forecast):
+        return forecast
+    if isinstance(forecast, str | Path):
+        forecast = json.loads(Path(forecast).read_text(encoding="utf-8"))
+    if not isinstance(forecast, Mapping):
+        raise ValueError(f"CostAwareStrategy: forecast is a {type(forecast).__name__}; wanted is what to_dict gives")
+    return Forecast.from_dict(forecast)
+
+
+def read_exposures(frame: pd.DataFrame | str | Path | None) -> dict[str, pd.DataFrame]:
+    """Read the option `exposure_frame`: by column, day x instrument, as last known; of one row where it has no days.
+
+    Raises: ValueError for a table that is none, OSError for a file that cannot be opened.
+    """
+    if isinstance(frame, str | Path):
+        table = read_csv(frame, ["code"], optional=["date"])
+        codes = [read_share(f"{frame}, line {n}: code", code) for n, code in table["code"].items()]
+        index = pd.Index(codes)
+        if "date" in table:
+            days = [read_day(f"{frame}, line {n}: date", day) for n, day in table["date"].items()]
+            index = pd.MultiIndex.from_arrays([pd.DatetimeIndex(days), codes])
+        frame = table.drop(columns=list({"code", "date"} & set(table))).apply(_numbers).set_axis(index)
+    if frame is None:
+        return {}
+    if frame.index.has_duplicates:
+        raise ValueError(f"CostAwareStrategy: exposure_frame has {frame.index[frame.index.duplicated()][0]} twice")
+    if not isinstance(frame.index, pd.MultiIndex):
+        frame = pd.concat({pd.Timestamp.min: frame})
+    return {str(name): column.unstack().sort_index().ffill() for name, column in frame.items()}
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """Read a column as numbers, where each of its cells is one or empty; else it is text."""
+    cells = column.where(column != "")
+    values = pd.to_numeric(cells, errors="coerce")
+    return values if values.notna().equals(cells.notna()) else cells
+
+
+def read_bounds(
+    bounds: Mapping[str, float | Sequence[float]] | None, columns: Iterable[str]
+) -> dict[str, tuple[float, float]]:
+    """Read the option `exposures`. Raises: TypeError for a name that there is not, ValueError for a bound."""
+    refuse_unknown("CostAwareStrategy's exposures", bounds or (), [*KINDS, *columns])
+    out = {}
+    for name, bound in (bounds or {}).items():
+        pair = tuple(bound) if isinstance(bound, Sequence) else (-bound, bound) if is_number(bound) else ()
+        if len(pair) != 2 or not all(map(is_number, pair)) or pair[0] > pair[1]:
+            raise ValueError(
+                f"CostAwareStrategy: exposures: {name} is {bound!r}; allowed are a number of at least 0, for both "
+                "sides, or [least, most]"
+            )
+        out[name] = (float(pair[0]), float(pair[1]))
+    return out

@@ -1,0 +1,146 @@
+"""CostAwareStrategy in qlib's backtest, beside the simulator."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import qlib
+from qlib.backtest import backtest
+from qlib.backtest.executor import SimulatorExecutor
+from qlib.data import D
+
+from qlib_ext.exchange import AShareExchange
+from qlib_ext.portfolio import Forecast, Risk, simulate
+from qlib_ext.provider import load_liquidity, read_traded, trailing_volatility
+from qlib_ext.strategy import CostAwareStrategy
+from qlib_ext.synthetic import make_market
+
+FORECAST = Forecast(
+    places=(0.02, 0.98), levels=(-0.004, 0.004), half_lives=(10.0,), persistence=0.93, spread=0.0024, significant=True,
+    days=100,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cost_aware") / "market"
+    make_market(path, n_stocks=40, years=0.5, seed=4)
+    qlib.init(provider_uri=str(path), region="cn", kernels=1)
+    days, codes = D.calendar()[22:-2], D.list_instruments(D.instruments("all"), as_list=True)
+    codes = [code for code in sorted(codes) if code != "SH000300"]
+    draw, walk = np.random.default_rng(0), np.zeros((len(days), len(codes)))
+    for d in range(1, len(days)):
+        walk[d] = 0.93 * walk[d - 1] + draw.normal(size=len(codes))
+    index = pd.MultiIndex.from_product([days, codes], names=["datetime", "instrument"])
+    return pd.Series(walk.ravel(), index)
+
+
+def traded(scores, *, account=2e8, exchange=None, start=0, **options):
+    """Strategy and daily report of a backtest from the second scored day on."""
+    days = scores.index.get_level_values("datetime").unique()
+    options = {"forecast": FORECAST, "risk_aversion": 2.0} | options
+    strategy = CostAwareStrategy(signal=scores, **options)
+    dealt = AShareExchange(start_time=days[1], end_time=days[-1], **(exchange or {}))
+    executor = SimulatorExecutor(time_per_step="day", generate_portfolio_metrics=True)
+    report, _ = backtest(
+        days[1], days[-1], strategy, executor, benchmark=None, account=account, exchange_kwargs={"exchange": dealt}
+    )
+    return strategy, report["1day"][0], dealt
+
+
+def test_the_account_is_that_of_the_simulator(scores):
+    plain = {"trade_unit": None, "limit_threshold": None, "participation": None, "min_cost": 0.0}
+    strategy, report, dealt = traded(scores, account=2e8, exchange=plain)
+    wide = scores.unstack()
+    days, codes = wide.index, list(wide.columns)
+    close = read_traded(codes, ["$close"], days[0], days[-1], lead=120)["$close"].astype(float)
+    known = close.ffill()
+    step = (known.shift(-2) / known.shift(-1) - 1).loc[days[:-1]]
+    liquidity = load_liquidity(codes, days[0], days[-1], past=True)[codes]
+    there = close.notna().shift(-1, fill_value=False).loc[days[:-1]].to_numpy()
+    rates = np.array([dealt.fee_rates(day) for day in days[1:]])
+    risk = Risk.of_closes(close.to_numpy())
+    grids = [pd.DataFrame(grid, close.index).ffill().loc[days[:-1]].to_numpy() for grid in vars(risk).values()]
+    done = simulate(
+        strategy.policy, wide.iloc[:-1], step_return=step, liquidity=liquidity.reindex(days[:-1]),
+        volatility=trailing_volatility(close, 20).ffill().loc[days[:-1]], buyable=there, sellable=there, account=2e8,
+        buy_rate=rates[:, 0], sell_rate=rates[:, 1], least=0.0, participation=0.05,
+        risk=Risk(*grids[:2], grids[2][:, 0]),
+    )  # fmt: skip
+    assert report["turnover"].gt(0).sum() > 20
+    np.testing.assert_allclose(report["account"], done.daily["value"], rtol=1e-6)
+
+
+def test_what_the_optimum_leaves_alone_is_not_traded(scores):
+    lasting = scores.unstack().iloc[[0] * scores.index.get_level_values(0).nunique()].to_numpy().ravel()
+    strategy, _, _ = traded(pd.Series(lasting, scores.index))
+    orders = strategy.daily_targets.groupby("date").size()
+    assert orders.iloc[40:].mean() < 0.7 * pd.DataFrame(strategy.daily_log)["names"].iloc[40:].mean()
+
+
+def test_the_log_tells_the_limits(scores):
+    frame = pd.DataFrame({"sector": ["a", "b"] * 20}, index=sorted(scores.index.get_level_values(1).unique()))
+    strategy, report, dealt = traded(
+        scores, exposures={"volatility": 0.1, "beta": [-0.2, 0.2], "sector": 0.05}, exposure_frame=frame
+    )
+    log = pd.DataFrame(strategy.daily_log)
+    names = ["volatility", "beta", "sector=a", "sector=b"]
+    assert {f"{key}.{name}" for key in ("exposure", "beyond", "price") for name in names} <= set(log)
+    late = log.iloc[20:]  # from cash it takes some days
+    assert (late[[f"beyond.{name}" for name in names]] < 1e-6).all().all()
+    assert (late["exposure.volatility"].abs() <= 0.1 + 1e-6).all()
+    assert (late["gain"] > 0).any() and late["exposure.sector=a"].abs().max() <= 0.05 + 1e-6
+    assert strategy.daily_targets["reason"].ne("cash_clipped").mean() > 0.9
+    assert len(dealt.fills) > 100
+
+
+def test_the_exchange_tells_the_costs(scores):
+    strategy, cheap, _ = traded(scores, exchange={"impact": 0.1, "min_cost": 1.0, "commission": 0.0002})
+    assert strategy.policy.impact == 0.1 and strategy.policy.least_commission == 1.0
+    assert strategy.policy.commission == 0.0002
+    own, dear, _ = traded(scores, impact=2.0)
+    assert own.policy.impact == 2.0
+    assert dear["turnover"].sum() < cheap["turnover"].sum()
+
+
+@pytest.mark.parametrize("forecast", [None, "<FORECAST>", Forecast(), {"significant": False, "days": 50}])
+def test_without_a_significant_forecast_it_says_so_and_trades_slowly(scores, forecast):
+    with pytest.warns(UserWarning, match="not significant|missing"):
+        strategy = CostAwareStrategy(signal=scores, forecast=forecast)
+    assert strategy.simple and strategy.trade_participation == 0.01
+    assert strategy.policy.rank_buffer == (3, 8) and strategy.policy.score_halflife == 10.0
+
+
+def test_a_forecast_is_read_from_a_file_and_the_plain_numbers(scores, tmp_path):
+    file = tmp_path / "forecast.json"
+    file.write_text(json.dumps(FORECAST.to_dict()))
+    for forecast in (str(file), FORECAST.to_dict(), FORECAST):
+        assert CostAwareStrategy(signal=scores, forecast=forecast).forecast == FORECAST
+
+
+def test_exposures_are_read_from_a_csv_file(scores, tmp_path):
+    file, code = tmp_path / "mine.csv", scores.index[0][1]
+    file.write_text(f"code,date,value,sector\n{code},2020-01-02,1.5,bank\n{code},2021-01-04,2.5,bank\n")
+    strategy = CostAwareStrategy(
+        signal=scores, forecast=FORECAST, exposure_frame=str(file), exposures={"value": 0.3, "sector": 0.1}
+    )
+    assert strategy.columns["value"][code].tolist() == [1.5, 2.5]
+    assert strategy.columns["sector"][code].tolist() == ["bank", "bank"]
+    assert strategy.bounds == {"value": (-0.3, 0.3), "sector": (-0.1, 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"exposures": {"volatilty": 0.1}}, TypeError, "volatility"),
+        ({"exposures": {"beta": [0.2, 0.1]}}, ValueError, "beta is"),
+        ({"exposures": {"beta": -0.1}}, ValueError, "beta is"),
+        ({"risk_aversion": 0}, ValueError, "risk_aversion"),
+        ({"aversion": 1.0}, TypeError, "risk_aversion"),
+        ({"forecast": {"levls": []}}, TypeError, "levels"),
+    ],
+)
+def test_what_cannot_be_is_refused(scores, options, error, words):
+    with pytest.raises(error, match=words):
+        CostAwareStrategy(signal=scores, **options)
