@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from qlib_ext.evaluate.account import IMPACTS
 from qlib_ext.evaluate.capacity import excess_crossings
 from qlib_ext.evaluate.diagnostics import newey_west
 from qlib_ext.evaluate.headline import DAYS_A_YEAR
 from qlib_ext.portfolio import Policy, simulate
 
-STRATEGY_CAPITALS = (10e6, 50e6, 150e6, 1e9, 10e9)  # yuan
-IMPACTS = (1 / 3, 2 / 3, 1.0)
+STRATEGY_CAPITALS = (10e6, 150e6, 1e9, 10e9)  # yuan
 
 STRATEGY_CAPACITY_DEFINITIONS = {
     "b": "coefficient of the impact b * volatility * sqrt(share of the day's turnover), in market and strategy alike",
@@ -42,7 +42,7 @@ def strategy_curve(
     market: Mapping[str, Any],
     *,
     capitals: Sequence[float] = STRATEGY_CAPITALS,
-    impacts: Sequence[float] = IMPACTS,
+    impacts: Sequence[float] = tuple(IMPACTS),
     year: float = DAYS_A_YEAR,
     **terms: Any,
 ) -> pd.DataFrame:

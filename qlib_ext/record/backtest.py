@@ -207,6 +207,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         if not no_capacity:
             artifacts["capacity_strategy.pkl"] = self._capacity(pred, strategy, exchange, report.index)
             artifacts["definitions.pkl"] |= flat({"capacity_strategy": evaluate.STRATEGY_CAPACITY_DEFINITIONS})
+        elif isinstance(exchange, AShareExchange) and self.capacity is None:
+            logger.info(f"no capacity curve of the strategy: {no_capacity}")
         artifacts |= self._account(pred, report, exchange, strategy)
         if "account.pkl" in artifacts:
             artifacts["definitions.pkl"] |= flat({"account": evaluate.ACCOUNT_METRICS})
