@@ -21,9 +21,9 @@ from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import (
     EXECUTION_DEFINITIONS,
     STAGES,
-    account_returns,
     blocked_by_reason,
     cost_split,
+    cost_stages,
     days_to_liquidate,
     paper_returns,
     participation_histogram,
@@ -34,10 +34,12 @@ from qlib_ext.evaluate import (
     waterfall,
 )
 from qlib_ext.exchange import SETTLED, AShareExchange
+from qlib_ext.portfolio import TopNPolicy
 from qlib_ext.provider import load_liquidity
 from qlib_ext.record import Money, PortAnaRecord, all_blocked, holdings, judge, judged_stages, stage_changes
 from qlib_ext.rules import is_index
 from qlib_ext.runs import Task
+from qlib_ext.strategy import PolicyStrategy
 from qlib_ext.synthetic import make_market
 
 DAYS = pd.DatetimeIndex(["2023-07-03", "2023-07-04", "2023-07-05"])
@@ -199,7 +201,7 @@ def test_blocked_by_reason_by_hand():
 # --- the waterfall's arithmetic
 
 
-def test_paper_and_account_by_hand():
+def test_paper_and_buyable_by_hand():
     score = np.array([[2.0, 1.0], [2.0, 1.0]])
     liquidity = np.array([[1200.0, 2000.0], [2000.0, 2000.0]])  # caps at 5%: 60 and 100, then 100 and 100
     step = np.array([[0.5, -0.1], [0.1, np.nan]])
@@ -209,21 +211,35 @@ def test_paper_and_account_by_hand():
     found = paper_returns(score, liquidity, step, buyable, capital=100.0, **caps)
     np.testing.assert_allclose(found["paper"], [0.26, 0.10])
     np.testing.assert_allclose(found["buyable"], [0.30, 0.10])
-    options = {"score": score, "liquidity": liquidity, "step_return": step, "buyable": buyable, "account": 100.0}
-    # the account gains 30; it places 100 of its 130: 10 / 130. All of it: 100 in the first, 30 in the second, unpriced
-    np.testing.assert_allclose(account_returns(**options, capital=100.0, **caps), [0.30, 10 / 130])
-    np.testing.assert_allclose(account_returns(**options, capital=None, **caps), [0.30, 10 / 130])
-    down = options | {"step_return": np.array([[-1.0, 0.0], [0.1, 0.0]])}
-    # 60 are lost: the account places the 40 that are left, and gains 4
-    np.testing.assert_allclose(account_returns(**down, capital=100.0, **caps), [-0.60, 0.10])
+    # suspended on the second day, the first stock stays at 90, which gain 9; 10 are left and nothing else is wanted
+    sellable = np.array([[True, True], [False, True]])
+    buyable[1, 0] = False
+    stuck = paper_returns(score, liquidity, step, buyable, sellable, capital=100.0, **caps)
+    np.testing.assert_allclose(stuck["buyable"], [0.30, 0.09])
+
+
+def test_the_costs_are_taken_off_the_capital_in_use_by_hand():
+    # an account of 200 of which the strategy places at most 100: the first day gains 20 and pays 2 of fees, 4 of
+    # impact; the second begins with 214, loses 150 and pays nothing; 64 are all in use on the third, which earns 3.2
+    report = pd.DataFrame(
+        {"account": [214.0, 64.0, 67.2], "return": [0.10, -150 / 214, 0.05], "cost": [0.03, 0.0, 0.0]}, DAYS[:3]
+    )
+    fills = pd.DataFrame({"day": DAYS[[0, 0, 2]], "impact": [3.0, 1.0, 0.0]})
+    found = cost_stages(report, fills, 100.0)
+    np.testing.assert_allclose(found["before"], [0.20, -1.5, 0.05])
+    np.testing.assert_allclose(found["costs"], [0.18, -1.5, 0.05])
+    np.testing.assert_allclose(found["impact"], [0.14, -1.5, 0.05])
+    np.testing.assert_allclose(cost_stages(report, fills, None)["impact"], [0.07, -150 / 214, 0.05])
+    np.testing.assert_allclose(cost_stages(report, fills[:0], 100.0)["costs"], found["impact"])
 
 
 def test_waterfall_by_hand():
     one, two = pd.Series([0.01, 0.01], DAYS[:2]), pd.Series([0.0, 0.01], DAYS[:2])
     table = waterfall({"paper": one, "limits": two}, skipped=["buffer"])
     assert list(table.index) == ["paper", "limits", "buffer"] and set(table["days"]) == {2}
-    assert table.loc["paper", "annual_return"] == pytest.approx(1.0201**121 - 1)
-    assert table.loc["limits", "change"] == pytest.approx(1.01**121 - 1.0201**121)
+    assert table.loc["paper", "annual_return"] == pytest.approx(0.01 * 242)
+    assert table.loc["limits", "change"] == pytest.approx(-0.005 * 242)
+    assert table.loc["limits", "mean_return"] == pytest.approx(0.01)
     assert table.loc["buffer", "change"] == 0 and np.isnan(table.loc["paper", "change"])
     words = table.attrs["definitions"]
     assert set(words) >= {*table.index, *table.columns} and "changes nothing" in words["buffer"]
@@ -235,7 +251,7 @@ def test_waterfall_by_hand():
 
 def test_every_table_is_defined():
     assert all(text for words in EXECUTION_DEFINITIONS.values() for text in words.values())
-    assert list(STAGES) == ["paper", "buyable", "account", *stage_changes("close")]
+    assert list(STAGES)[2:5] == list(stage_changes("close"))
 
 
 # --- the record
@@ -389,22 +405,53 @@ def test_the_strategy_s_capacity_goes_through_the_account(whole):
 def test_the_waterfall_falls_step_by_step(whole, market):
     _, got, _ = whole
     table, daily = got["waterfall.pkl"], got["waterfall_daily.pkl"]
-    assert list(table.index) == list(STAGES)
+    assert list(table.index) == [stage for stage in STAGES if stage != "strategy"]
     earned = table["annual_return"]
     assert earned["caps"] > earned["costs"] > earned["impact"]  # neither fees nor impact can earn
-    assert earned["impact"] == pytest.approx(got["execution.pkl"]["performance"].loc["net", "annual_return"])
+    report = got["report_normal_1day.pkl"]
+    before = np.r_[CASH, report["account"].iloc[:-1]]  # the account gains more than it places
+    gained = (report["account"] - before) / np.minimum(before, CASH)
+    np.testing.assert_allclose(daily["impact"], gained, atol=1e-12)
+    paid = got["execution.pkl"]["cost_split"]["yuan"]  # what a row takes is what was paid, of the capital in use
+    taken = ((daily["costs"] - daily["impact"]) * np.minimum(before, CASH)).sum()
+    assert taken == pytest.approx(paid["impact"])
+    fees = ((daily["caps"] - daily["costs"]) * np.minimum(before, CASH)).sum()
+    assert fees == pytest.approx(paid["total"] - paid["impact"])
+    assert earned["impact"] == pytest.approx(gained.mean() * 242)
     assert np.isfinite(table["change"].iloc[1:]).all() and daily.index.equals(got["report_normal_1day.pkl"].index)
     judged = judge(market[2].panel, market[2].rows("test"), _grid(market), Money(capital=CASH), market[2].span)
     for stage in ("paper", "buyable"):  # the judge's return of signal day d is that of d+2
         expected = judged.returns[f"capped_{stage}_gross"].to_numpy()[: len(daily) - 2]
         np.testing.assert_allclose(daily[stage].to_numpy()[2:], expected, atol=1e-9)
-    assert daily["account"].iloc[0] == 0 and not np.allclose(daily["account"], daily["buyable"])
 
 
-def test_the_bare_limits_stage_is_close_to_the_account_on_paper(whole):
-    """Nothing but lots, limits and suspensions lies between them: a day's returns differ by little."""
+def test_the_bare_limits_stage_is_close_to_what_could_be_bought_on_paper(whole):
+    """Nothing but lots, T+1 and one account lies between them: a day's returns differ by little, and so does a year."""
     daily = whole[1]["waterfall_daily.pkl"]
-    assert daily["account"].corr(daily["limits"]) > 0.95
+    assert daily["buyable"].corr(daily["limits"]) > 0.95
+    assert abs(whole[1]["waterfall.pkl"].loc["limits", "change"]) < 0.3 * abs(daily["buyable"].mean() * 242)
+
+
+class Own(PolicyStrategy):
+    """A strategy of one's own, with another policy than the deck's."""
+
+    def __init__(self, *, signal, capital=None, **infra):
+        super().__init__(TopNPolicy(capital, 0.02, 10), signal=signal, **infra)
+
+
+def test_a_strategy_of_one_s_own_has_its_waterfall_and_the_deck_s_trading_beside_it(whole, market):
+    test_data.start_qlib(market[0], market[1])
+    config = configuration()
+    config["strategy"] = {"class": Own, "kwargs": {"signal": "<PRED>", "capital": CASH}}
+    got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)._generate()
+    table, daily = got["waterfall.pkl"], got["waterfall_daily.pkl"]
+    assert list(table.index) == ["paper", "buyable", "strategy", "costs", "impact", "deck"]
+    pd.testing.assert_series_equal(daily["deck"], whole[1]["waterfall_daily.pkl"]["deck"])  # as any run's score trades
+    pd.testing.assert_series_equal(daily["paper"], whole[1]["waterfall_daily.pkl"]["paper"])
+    report = got["report_normal_1day.pkl"]
+    before = np.r_[CASH, report["account"].iloc[:-1]]
+    np.testing.assert_allclose(daily["impact"], (report["account"] - before) / np.minimum(before, CASH), atol=1e-12)
+    assert {"daily_log.pkl", "daily_targets.pkl"} <= set(got)
 
 
 def _grid(market):
@@ -430,13 +477,13 @@ def test_the_entry_price_is_the_labels():
     assert "deal_price" not in stage_changes("open")["price"][1]
 
 
-def test_paper_is_on_the_account_where_it_is_above_the_capital(market):
-    """Half of the account is placed: the other half is cash, on paper too."""
+def test_paper_is_on_the_capital_in_use(market):
+    """Half of the account is placed: the other half lies idle and takes nothing from a row."""
     test_data.start_qlib(market[0], market[1])
     days = pd.DatetimeIndex(market[2].panel.days[market[2].rows("test")])[2:20]
     one, two = (judged_stages(*market[2:], days, account, {"capital": CASH}) for account in (CASH, 2 * CASH))
     for stage in ("paper", "buyable"):
-        np.testing.assert_allclose(two[stage], one[stage] / 2)
+        np.testing.assert_allclose(two[stage], one[stage])
         assert one[stage].abs().max() > 0.001
     small = judged_stages(*market[2:], days, CASH, {"capital": 3 * CASH})  # no more than there is
     np.testing.assert_array_equal(small["paper"], one["paper"])
@@ -506,9 +553,8 @@ def test_a_run_without_buffer_and_impact_skips_their_backtests(market, monkeypat
     monkeypatch.setattr("qlib_ext.record.backtest.backtest", lambda **kw: runs.append(kw) or backtest(**kw))
     made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)
     table = made._generate()["waterfall.pkl"]
-    assert (
-        table.loc["buffer", "change"] == 0 and table.loc["impact", "change"] == 0 and len(runs) == 2 + 3
-    )  # b: 1, 2/3, 1/3
+    unchanged = ["price", "buffer", "impact", "deck"]  # it trades as the deck's judge does
+    assert (table.loc[unchanged, "change"] == 0).all() and len(runs) == 1 + 3  # b: 1, 2/3, 1/3
     assert "changes nothing" in table.attrs["definitions"]["buffer"]
     exchange = made.backtest_config["exchange_kwargs"]["exchange"]["kwargs"]
     assert exchange["start_time"] == "2020-06-10" and exchange["end_time"] == "2020-06-30"  # one's own is kept
@@ -639,7 +685,7 @@ def test_a_nested_executor_s_strategy_gets_the_scores_in_the_waterfall_too(marke
                    "inner_strategy": {"class": Twap, "kwargs": {"signal": "<PRED>"}}},
     }  # fmt: skip
     got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)._generate()
-    assert len(got["waterfall.pkl"]) == len(STAGES) and len(seen) >= 5
+    assert len(got["waterfall.pkl"]) == len(STAGES) - 1 and len(seen) >= 5
     assert all(signal.equals(market[3]) for signal in seen)
 
 

@@ -15,6 +15,7 @@ GONE = {
     "market": "options_of whole_number whole_numbers",
     "baseline": "Boosted check_names free_score long_scores",
     "data": "check_turnover known_label label_prices listed_days trailing_volatility turnover_of",
+    "execution": "account_returns",
     "evaluate": "HOLDINGS NEED_LIQUIDITY RETURNS TOP_N TOP_SHARE ascending daily_columns",
     "figures": "draw_fold_map",
     "losses": "OPTIONS WEIGHTED",

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.evaluate.benchmark import has_benchmark, known_benchmark
-from qlib_ext.evaluate.headline import ACCOUNT_DEFINITIONS, DAYS_A_YEAR, headline_table
+from qlib_ext.evaluate.headline import ACCOUNT_DEFINITIONS, DAYS_A_YEAR, DEFINITIONS, headline_table
 from qlib_ext.options import check_number
-from qlib_ext.portfolio import fill_top_n, sleeve_returns
+from qlib_ext.portfolio import fill_top_n, held_through, sleeve_returns
 
 Grid = npt.NDArray[np.float64]
 
@@ -321,23 +321,39 @@ EXECUTION_DEFINITIONS: dict[str, dict[str, str]] = {
 # --- the waterfall
 
 STAGES = {
-    "paper": "the score's portfolio on every day at the label's entry price: all can be bought, nothing costs, the "
-    "capital is made up to its sum every day (the judge's capped_paper_gross, with top_n: topn_paper_gross); what the "
-    "account has beyond the capital is cash",
-    "buyable": "and what is locked at limit-up at the entry stays cash that day (capped_buyable_gross)",
-    "account": "and one account lives with its gains and losses: it places its value, at most the capital",
+    "paper": "the score's portfolio on every day at the label's entry price: all can be bought, nothing costs (the "
+    "judge's capped_paper_gross, with top_n: topn_paper_gross)",
+    "buyable": "and what is locked at the entry is neither sold nor bought anew (capped_buyable_gross)",
     "limits": "and a backtest at the label's entry price: price limits of both sides, suspensions, lots, T+1, "
-    "delistings; no trade cap, no costs, no rank buffer, no minimum holding period",
+    "delistings; no trade cap, no costs, no rank buffer, no smoothing, no minimum holding period",
     "price": "and the run's own deal price",
-    "buffer": "and the run's rank buffer and minimum holding period",
-    "caps": "and the trade caps over days, of the strategy and of the exchange",
-    "costs": "and commission, transfer fee, stamp duty",
+    "buffer": "and the run's rank buffer, smoothing and minimum holding period",
+    "caps": "and the trade caps over days, of the strategy and of the exchange: what the run traded, before costs",
+    "strategy": "and the run's own strategy: what it traded, before costs, with price limits of both sides, "
+    "suspensions, lots, T+1, delistings and caps over days",
+    "costs": "and commission, transfer fee, stamp duty, and what delistings cost",
     "impact": "and market impact: the run's own backtest",
+    "deck": "beside it, the same score traded as the deck's judge does, after fees and impact: all of the capital "
+    "placed anew each day down the ranking, at most 5% of a stock's liquidity",
+}
+STAGE_COLUMNS = {
+    "annual_return": "mean daily return * trading days of a year, not compounded; a day's return is on the capital in "
+    "use: the account at the close before, at most the strategy's capital (what an account has beyond it lies idle)",
+    "mean_return": "sum of the daily returns on the capital in use",
+    "change": "annual_return less that of the row above: what the one assumption takes",
+    "annual_volatility": DEFINITIONS["annual_volatility"],
+    "max_drawdown": DEFINITIONS["max_drawdown"],
+    "days": "trading days of the backtest, the same for all rows",
 }
 
 
 def paper_returns(
-    score: Grid, liquidity: Grid, step_return: Grid, buyable: npt.NDArray[np.bool_], **caps: Any
+    score: Grid,
+    liquidity: Grid,
+    step_return: Grid,
+    buyable: npt.NDArray[np.bool_],
+    sellable: npt.NDArray[np.bool_] | None = None,
+    **caps: Any,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Give the daily returns of the waterfall's first two stages, `paper` and `buyable`, (D,) each.
 
@@ -345,67 +361,71 @@ def paper_returns(
         score: (D, N) NaN where there is none.
         liquidity: (D, N) yuan a day, known at the close of the signal day.
         step_return: (D, N) one-day return that follows the entry; NaN counts as 0.
-        buyable: (D, N) bool, the entry was possible.
+        buyable: (D, N) bool, as in `held_through`.
+        sellable: (D, N) bool, as in `held_through`.
         caps: capital, participation and top_n of `fill_top_n`.
     """
     yuan = fill_top_n(score, liquidity, **caps)
-    held = {"paper": yuan, "buyable": np.where(buyable, yuan, 0.0)}
+    order = score if caps.get("top_n") is None else None
+    locked = held_through(yuan, step_return, buyable, sellable, capital=caps["capital"], score=order)
+    held = {"paper": yuan, "buyable": locked}
     return {name: sleeve_returns(grid, step_return, 1, capital=caps["capital"]) for name, grid in held.items()}
 
 
-def account_returns(
-    score: Grid,
-    liquidity: Grid,
-    step_return: Grid,
-    buyable: npt.NDArray[np.bool_],
-    *,
-    account: float,
-    capital: float | None,
-    **caps: Any,
-) -> npt.NDArray[np.float64]:
-    """Give the daily returns (D,) of an account that lives with its gains and losses: the stage `account`.
-
-    Each day it places its value, at most `capital` (None: all of it), by `fill_top_n`; what is not buyable stays cash.
+def in_use(returns: pd.Series, report: pd.DataFrame, capital: float | None) -> pd.Series:
+    """Bring an account's daily returns (D,) to the capital in use, at most `capital` of the account.
 
     Args:
-        score: (D, N) as in `paper_returns`, like the next three.
-        liquidity: (D, N).
-        step_return: (D, N).
-        buyable: (D, N).
-        account: yuan on the first day.
-        capital: most that is placed, yuan.
-        caps: participation and top_n of `fill_top_n`.
+        returns: on the account at the close before, by day.
+        report: qlib's, with account, return, cost, by day.
+        capital: yuan that the strategy places at most; None: all of the account.
+
+    >>> days = pd.bdate_range("2022-01-04", periods=2)
+    >>> report = pd.DataFrame({"account": [200.0, 210.0], "return": [1.0, 0.06], "cost": [0.0, 0.01]}, days)
+    >>> in_use(report["return"] - report["cost"], report, 100.0).round(4).tolist()  # 10 of 200, of which 100 are in use
+    [1.0, 0.1]
     """
-    step, value, returns = np.nan_to_num(step_return), float(account), np.zeros(len(score))
-    for day, earned in enumerate(step):
-        placed = value if capital is None else min(capital, value)
-        if placed <= 0:
-            break
-        yuan = fill_top_n(score[day], liquidity[day], capital=placed, **caps)
-        gain = float(np.where(buyable[day], yuan * earned, 0.0).sum())
-        returns[day], value = gain / value, value + gain
-    return returns
+    before = report["account"] / (1.0 + report["return"] - report["cost"])
+    return returns if capital is None else returns * before / before.clip(upper=capital)
+
+
+def cost_stages(report: pd.DataFrame, fills: pd.DataFrame, capital: float | None) -> dict[str, pd.Series]:
+    """Take the costs off what a backtest traded: daily returns (D,) on the capital in use, by name.
+
+    Args:
+        report: qlib's, with account, return (before costs) and cost, by day.
+        fills: day and impact (yuan).
+        capital: as in `in_use`.
+
+    Returns: before (costs), costs (after all but the impact) and impact (after all).
+    """
+    _need("fills", fills, ("day", "impact"))
+    net = report["return"] - report["cost"]
+    impact = fills.groupby("day")["impact"].sum().reindex(report.index).fillna(0.0).astype(float)
+    moved = impact * (1.0 + net) / report["account"]
+    stages = {"before": report["return"], "costs": net + moved, "impact": net}
+    return {name: in_use(returns, report, capital) for name, returns in stages.items()}
 
 
 def waterfall(
     returns: Mapping[str, pd.Series], skipped: Collection[str] = (), *, year: float = DAYS_A_YEAR
 ) -> pd.DataFrame:
-    """Put the stages under each other: what each assumption takes from the return.
+    """Put the stages under each other: what each assumption takes from the return on the capital in use.
 
     Args:
-        returns: stage, of `STAGES` and in their order -> daily returns (D,) over the same days.
+        returns: stage, of `STAGES` and in their order -> daily returns (D,) over the same days, see `in_use`.
         skipped: stages that change nothing in this run (no buffer): they repeat the one above.
         year: trading days of a year, see `days_a_year`.
 
-    Returns: by stage: annual_return, mean_return (cumulative), change (of annual_return from the row above; NaN on the
-        first), annual_volatility, max_drawdown, days; in `attrs["definitions"]` what each row and column means.
+    Returns: by stage: annual_return, mean_return, change (NaN on the first), annual_volatility, max_drawdown, days, see
+        `STAGE_COLUMNS`; in `attrs["definitions"]` what each row and column means.
 
     Raises: ValueError for unknown stages, or days that differ.
 
     >>> days = pd.bdate_range("2022-01-04", periods=2)
     >>> stages = {"paper": pd.Series([0.02, 0.01], days), "buyable": pd.Series([0.0, 0.01], days)}
     >>> waterfall(stages, skipped=["buffer"])["mean_return"].round(4).to_dict()
-    {'paper': 0.0302, 'buyable': 0.01, 'buffer': 0.01}
+    {'paper': 0.03, 'buyable': 0.01, 'buffer': 0.01}
     """
     names = [name for name in STAGES if name in returns or name in skipped]
     wrong = sorted(set(returns) - set(STAGES))
@@ -416,14 +436,11 @@ def waterfall(
         filled[name] = filled[above] if name in skipped else returns[name]
         if not filled[name].index.equals(first.index):
             raise ValueError(f"stage {name!r} has other days than {names[0]!r}: bring all to the backtest's days")
-    names_of = ("annual_return", "mean_return", "annual_volatility", "max_drawdown")
-    columns = {name: ACCOUNT_DEFINITIONS[name] for name in names_of}
-    table = headline_table(filled, compounded=names, year=year)[list(columns)]
-    table.insert(2, "change", table["annual_return"].diff())
-    table["days"] = len(first)
+    table = headline_table(filled, year=year)
+    table["change"], table["days"] = table["annual_return"].diff(), len(first)
+    table = table[list(STAGE_COLUMNS)]
     told = {name: STAGES[name] + (" (changes nothing in this run)" if name in skipped else "") for name in names}
-    told["change"] = "annual_return less that of the row above: what the one assumption takes"
-    table.attrs["definitions"] = told | columns | {"days": "trading days of the backtest, the same for all rows"}
+    table.attrs["definitions"] = told | STAGE_COLUMNS
     return table
 
 

@@ -24,7 +24,6 @@ from qlib_ext.evaluate import known_benchmark
 from qlib_ext.exchange import AShareExchange, prices, read_account
 from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.panel import check_scores
-from qlib_ext.portfolio import PARTICIPATION
 from qlib_ext.record.account import charged, mean_stock, measured_account
 from qlib_ext.record.capacity import strategy_capacity
 from qlib_ext.record.facts import market_year
@@ -38,7 +37,7 @@ from qlib_ext.record.tables import (
     log_tables,
     make_tables,
 )
-from qlib_ext.record.waterfall import NO_BUFFER, judged_stages, stage_changes, traded_stages
+from qlib_ext.record.waterfall import DECK, judged_stages, stage_changes, traded_stages
 from qlib_ext.runs import PLAN, complete_backtest, log_finite, names_class
 from qlib_ext.strategy import LiquidityTopNStrategy, PolicyStrategy
 
@@ -90,8 +89,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         dataset, model: filled in by qlib.
         capacity: draw the capacity curves of the run's strategy (`evaluate.strategy_curve`), on the same terms as the
             waterfall.
-        waterfall: run the backtests of the waterfall (four or five more). None: where the run has what they need, an
-            AShareExchange, a LiquidityTopNStrategy with signal <PRED>, daily steps, an account in cash, and a
+        waterfall: run the backtests of the waterfall (one to four more). None: where the run has what they need, an
+            AShareExchange, a strategy with a policy and signal <PRED>, daily steps, an account in cash, and a
             DayDatasetH with liquidity whose label enters a day after its signal; true: an error where it has not.
         kw: as for qlib: risk_analysis_freq, indicator_analysis_freq, indicator_analysis_method, skip_existing.
 
@@ -175,9 +174,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         self._set_span(pd.DatetimeIndex(pred.index.get_level_values("datetime")))
         self._check_benchmark()
         strategy, executor, exchange = self._build(pred)
-        why = self._no_waterfall(strategy, exchange)
+        why = self._no_policy(strategy, exchange)
         self._refuse("waterfall", why)
-        no_capacity = "capacity: false" if self.capacity is False else self._no_capacity(strategy, exchange)
+        no_capacity = "capacity: false" if self.capacity is False else why
         self._refuse("capacity", no_capacity)
         kept = self.strategy_config, self.executor_config, self.backtest_config
         self.strategy_config, self.executor_config = _ready(strategy), _ready(executor)
@@ -189,7 +188,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         finally:
             self.strategy_config, self.executor_config, self.backtest_config = kept
         for teller in (exchange, *_strategies(strategy, executor)):
-            if isinstance(teller, AShareExchange | LiquidityTopNStrategy):
+            if isinstance(teller, AShareExchange | PolicyStrategy):
                 artifacts |= teller.artifacts()
         if isinstance(exchange, AShareExchange) and "daily_targets.pkl" in artifacts:
             artifacts["blocked.pkl"] = all_blocked(artifacts["blocked.pkl"], artifacts["daily_targets.pkl"], exchange)
@@ -216,7 +215,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             if isinstance(exchange, AShareExchange) and self.waterfall is None:
                 logger.info(f"no waterfall: {why}")
             return artifacts
-        table, daily = self._waterfall(pred, report, exchange, liquidity)
+        table, daily = self._waterfall(pred, artifacts, exchange, strategy, liquidity)
         artifacts["definitions.pkl"] |= {f"waterfall.{k}": v for k, v in table.attrs["definitions"].items()}
         return artifacts | {"waterfall.pkl": table, "waterfall_daily.pkl": daily}
 
@@ -346,14 +345,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
     # --- the waterfall
 
-    def _no_waterfall(self, strategy: Any, exchange: Any) -> str:
-        """Tell what the waterfall lacks, "" where it can be made."""
-        if not isinstance(exchange, AShareExchange) or not isinstance(strategy, LiquidityTopNStrategy):
-            return "it needs an AShareExchange and a LiquidityTopNStrategy"
-        return self._lacks()
-
-    def _no_capacity(self, strategy: Any, exchange: Any) -> str:
-        """Tell what the strategy's capacity lacks, "" where it can be drawn."""
+    def _no_policy(self, strategy: Any, exchange: Any) -> str:
+        """Tell what waterfall and capacity of the strategy lack, "" where they can be made."""
         if not isinstance(exchange, AShareExchange) or not isinstance(strategy, PolicyStrategy):
             return "it needs an AShareExchange and a strategy with a policy"
         return self._lacks()
@@ -378,27 +371,41 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         return ""
 
     def _waterfall(
-        self, pred: pd.DataFrame, report: pd.DataFrame, exchange: AShareExchange, liquidity: pd.DataFrame
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        self, pred: pd.DataFrame, artifacts: Mapping[str, Any], exchange: AShareExchange, strategy: PolicyStrategy,
+        liquidity: pd.DataFrame,
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
         """Make the table of the stages, and their daily returns (D, stages); one load of liquidity serves all."""
+        report: pd.DataFrame = artifacts[REPORT]
+        own: Any = strategy.policy
         config, account = self._filled(self.strategy_config, pred), float(self.backtest_config["account"])
-        config["kwargs"].setdefault("liquidity_frame", liquidity)
-        dealt = vars(exchange.options) | {"deal_price": prices(exchange.options.deal_price)}
-        options = {"trade_participation": PARTICIPATION, **NO_BUFFER, **config["kwargs"]}, dealt
+        mine = isinstance(strategy, LiquidityTopNStrategy)
+        options = DECK | {"liquidity_frame": liquidity} | (config["kwargs"] if mine else {})
 
-        def trade(strategy: dict[str, Any], other: dict[str, Any]) -> pd.Series:
-            """Net returns of the same backtest with other options."""
-            again = self._again(pred, report, exchange, config | {"kwargs": strategy}, other)
-            return again["return"] - again["cost"]
+        def trade(chosen: dict[str, Any], other: dict[str, Any]) -> pd.Series:
+            """Net returns of a LiquidityTopNStrategy in the run's backtest, with other options."""
+            chosen = {"signal": pred, "capital": own.capital} | chosen
+            again = self._again(pred, report, exchange, {"class": LiquidityTopNStrategy, "kwargs": chosen}, other)
+            return evaluate.in_use(again["return"] - again["cost"], again, own.capital)
 
-        series = judged_stages(self.dataset, pred, pd.DatetimeIndex(report.index), account, config["kwargs"])
-        stages = stage_changes(self.dataset.entry_field)
-        more, skipped = traded_stages(stages, options, report["return"] - report["cost"], trade)
-        table = evaluate.waterfall(series | more, skipped, year=market_year())
+        of_judge = options if mine else {"capital": own.capital}
+        series = judged_stages(self.dataset, pred, pd.DatetimeIndex(report.index), account, of_judge)
+        skipped: list[str] = []
+        if mine:
+            dealt = vars(exchange.options) | {"deal_price": prices(exchange.options.deal_price)}
+            more, skipped = traded_stages(stage_changes(self.dataset.entry_field), (options, dealt), trade)
+            series |= more
+        paid = evaluate.cost_stages(report, artifacts["fills.pkl"], own.capital)
+        series |= {("caps" if mine else "strategy") if name == "before" else name: each for name, each in paid.items()}
+        skipped += ["impact"] if paid["impact"].equals(paid["costs"]) else []
+        if mine and all(options[name] == value for name, value in DECK.items()):
+            skipped.append("deck")
+        else:
+            series["deck"] = trade(options | DECK, {})
+        table = evaluate.waterfall({n: s for n, s in series.items() if n not in skipped}, skipped, year=market_year())
         log_table(self.recorder, table.drop(columns="days"), "waterfall")
         words = "\n".join(f"  {name}: {text}" for name, text in table.attrs["definitions"].items())
         logger.info(f"from paper to the account, {len(report)} days\n{as_text(table)}\n{words}")
-        return table, pd.DataFrame(series | more)
+        return table, pd.DataFrame(series)
 
 
 # --- configurations

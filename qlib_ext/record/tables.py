@@ -13,7 +13,7 @@ from qlib_ext.portfolio import PARTICIPATION
 from qlib_ext.provider import last_known, load_liquidity
 from qlib_ext.record.facts import market_year
 from qlib_ext.runs import log_finite
-from qlib_ext.strategy import LiquidityTopNStrategy
+from qlib_ext.strategy import PolicyStrategy
 
 logger = get_module_logger("qlib_ext.backtest")
 
@@ -38,7 +38,7 @@ def book_liquidity(days: pd.Index, exchange: AShareExchange, strategy: Any) -> p
 
     A frame of the user's need only reach the last signal day; days that it lacks are empty here.
     """
-    if isinstance(strategy, LiquidityTopNStrategy) and (frame := strategy.liquidity_frame) is not None:
+    if isinstance(strategy, PolicyStrategy) and (frame := strategy.liquidity_frame) is not None:
         return frame.reindex(frame.index.union(days))
     codes, window = sorted(exchange.quote.get_all_stock()), exchange.options.liquidity_window
     return load_liquidity(codes, days[0], days[-1], profile=exchange.turnover_profile, window=window, past=True)
