@@ -25,7 +25,7 @@ from qlib_ext.evaluate.comparison import (
     seed_shares,
 )
 from qlib_ext.evaluate.day_grids import BLOCK_DAYS, DayGrids
-from qlib_ext.evaluate.diagnostics import DIAGNOSTICS_DEFINITIONS, exposures, newey_west, quantile_returns, summary
+from qlib_ext.evaluate.diagnostics import DIAGNOSTICS_DEFINITIONS, exposures, quantile_returns, summary
 from qlib_ext.evaluate.execution import (
     EXECUTION_DEFINITIONS,
     STAGE_COLUMNS,
@@ -64,9 +64,12 @@ from qlib_ext.evaluate.metrics import (
     metric_column,
     metric_name,
     metric_needs_liquidity,
+    metric_needs_trading,
     metric_value,
     rank_correlation,
 )
+from qlib_ext.evaluate.net_excess import NetExcess
+from qlib_ext.evaluate.newey_west import newey_west
 from qlib_ext.evaluate.strategy_capacity import (
     STRATEGY_CAPACITY_DEFINITIONS,
     STRATEGY_CAPITALS,
@@ -95,6 +98,7 @@ __all__ = [
     "LightGBM",
     "METRICS",
     "Measure",
+    "NetExcess",
     "QUALITY",
     "RATIOS",
     "REVERSAL_DAYS",
@@ -136,6 +140,7 @@ __all__ = [
     "metric_column",
     "metric_name",
     "metric_needs_liquidity",
+    "metric_needs_trading",
     "metric_value",
     "money_returns",
     "newey_west",

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from qlib_ext.evaluate.diagnostics import newey_west
 from qlib_ext.evaluate.headline import DAYS_A_YEAR
+from qlib_ext.evaluate.newey_west import newey_west
 from qlib_ext.options import check_choice, check_number, check_shapes
 from qlib_ext.portfolio import (
     PARTICIPATION,

@@ -1,6 +1,6 @@
 """The checked grids (D, N) of some days, what all metrics share of them, and days taken in blocks side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +29,7 @@ class DayGrids:
         score, label, liquidity: (D, N) as in ``daily_metrics``; liquidity is 0 where none was given.
         buyable: (D, N) bool or None.
         capital, participation, top_n, base, alpha: as in ``daily_metrics``.
+        trading: as in ``daily_metrics``, where the metric asks for it, else None.
         priced: (D, N) the label is known.
         real: (D, N) the stock has a score and a label.
         count: (D,) of the real stocks.
@@ -49,12 +50,13 @@ class DayGrids:
         top_n: int = TOP_N,
         base: float = BASE,
         alpha: float = ALPHA,
+        trading: Mapping[str, Any] | None = None,
     ) -> None:
         grids = as_grids(score=score, label=label, liquidity=liquidity, buyable=buyable)
         self.score, self.label, self.buyable = numbers(grids["score"]), numbers(grids["label"]), grids.get("buyable")
         self.liquidity = numbers(grids["liquidity"]) if "liquidity" in grids else torch.zeros_like(self.score)
         self.capital, self.participation, self.top_n = capital, participation, top_n
-        self.base, self.alpha = base, alpha
+        self.base, self.alpha, self.trading = base, alpha, trading
         if (self.score.abs() == torch.inf).any():
             raise ValueError("score holds infinities: a model has diverged. Use NaN where there is no score")
         self.priced = self.label.abs() < torch.inf

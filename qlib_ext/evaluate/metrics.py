@@ -7,7 +7,7 @@ Arrays are (D, N) = (days, stocks), numpy or torch, computed in float64. ``score
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from qlib_ext import losses
 from qlib_ext.cross_section import is_positive, pearson, spearman
 from qlib_ext.evaluate.day_grids import TOP_N, DayGrids, as_grids, by_block, numbers
 from qlib_ext.evaluate.headline import ratio
+from qlib_ext.evaluate.net_excess import NetExcess
+from qlib_ext.evaluate.newey_west import newey_west
 from qlib_ext.options import check_choice
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION
 
@@ -58,12 +60,14 @@ class Metric:
         definition: what the number is.
         needs_liquidity: whether it cannot do without.
         stops: whether it may stop a training: larger is better.
+        whole: whether it needs all days at once and what trading meets on them, and its days resemble each other.
     """
 
     measure: Measure
     definition: str
     needs_liquidity: bool = False
     stops: bool = True
+    whole: bool = False
 
 
 def _money(measure: Measure, definition: str) -> Metric:
@@ -105,6 +109,13 @@ COLUMNS: dict[str, Metric] = {
     ),
     "topn_return": _money(lambda days: days.topn.returns, "capped_return with top_n stocks by liquidity"),
     "topn_excess": _money(lambda days: days.topn.excess(), "capped_excess with top_n stocks by liquidity"),
+    "net_excess": Metric(
+        NetExcess(),
+        "return of an account that trades by the score, after fees and impact, less the mean buyable stock's; the "
+        "forecast that it trades by is fitted on the other half of the days",
+        needs_liquidity=True,
+        whole=True,
+    ),
     "capped_names_held": _held(lambda days: days.capped.names_held(), "stocks held"),
     "capped_cash_share": _held(lambda days: days.capped.cash_share(), "share of the capital in cash"),
     "capped_unpriced": _held(lambda days: days.capped.unpriced(), "stocks held whose label is unknown"),
@@ -156,11 +167,17 @@ def metric_needs_liquidity(metric: str | Measure) -> bool:
     return _row(metric_column(metric)).needs_liquidity
 
 
+def metric_needs_trading(metric: str | Measure) -> bool:
+    """Whether a metric needs what trading meets; one of your own says so by an attribute `whole`."""
+    return _row(metric_column(metric)).whole
+
+
 def _row(column: str | Measure) -> Metric:
     """Row of a column; of a function of your own one made for it."""
     if callable(column):
         _check_own_name(column)
-        return Metric(column, metric_name(column), getattr(column, "needs_liquidity", False))
+        needs = {name: bool(getattr(column, name, False)) for name in ("needs_liquidity", "whole")}
+        return Metric(column, metric_name(column), **needs)
     check_choice("metric", column, COLUMNS)
     return COLUMNS[column]
 
@@ -195,6 +212,7 @@ def daily_metrics(
     top_n: int = TOP_N,
     base: float = losses.BASE,
     alpha: float = losses.ALPHA,
+    trading: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Measure each day, one column a number.
 
@@ -216,6 +234,7 @@ def daily_metrics(
         top_n: stocks of the ``topn`` columns.
         base: of wpcc, see ``losses.rank_weight``.
         alpha: of liq_wpcc, see ``losses.liquidity_weight``.
+        trading: what an account meets on the days, of ``portfolio.market_of``; None only where no named column trades.
 
     Returns:
         Frame of D rows (0 to D-1). Correlations and returns are NaN on days with fewer than two stocks that
@@ -230,18 +249,27 @@ def daily_metrics(
     0  0.5          0.023
     """
     if names is None:
-        names = [name for name, row in COLUMNS.items() if liquidity is not None or not row.needs_liquidity]
+        names = [
+            name
+            for name, row in COLUMNS.items()
+            if (liquidity is not None or not row.needs_liquidity) and (trading is not None or not row.whole)
+        ]
     rows = {metric_name(name): _row(name) for name in names}
     for name, row in rows.items():
         _check_liquidity(name, row, liquidity)
 
-    def measure(days: DayGrids) -> dict[str, Tensor]:
+    def measure(days: DayGrids, whole: bool = False) -> dict[str, Tensor]:
         """Compute the columns of a block of days, (D,) each."""
-        return {name: _one_a_day(name, row.measure(days), days) for name, row in rows.items()}
+        return {name: _one_a_day(name, row.measure(days), days) for name, row in rows.items() if row.whole == whole}
 
     options = {"capital": capital, "participation": participation, "top_n": top_n, "base": base, "alpha": alpha}
-    parts = by_block(measure, options, score=score, label=label, liquidity=liquidity, buyable=buyable)
-    return pd.DataFrame({name: torch.cat([columns[name] for columns in parts]).numpy() for name in rows})
+    grids = {"score": score, "label": label, "liquidity": liquidity, "buyable": buyable}
+    parts = by_block(measure, options, **grids)
+    daily = {name: torch.cat([columns[name] for columns in parts]) for name in parts[0]}
+    if any(row.whole for row in rows.values()):
+        everything: dict[str, Any] = {**as_grids(**grids), **options, "trading": trading}
+        daily |= measure(DayGrids(**everything), whole=True)
+    return pd.DataFrame({name: daily[name].numpy() for name in rows})
 
 
 def metric_value(
@@ -261,12 +289,12 @@ def metric_value(
         label: (D, N).
         liquidity: (D, N), needed by liq_wpcc and every return.
         buyable: (D, N) bool; None: everything was.
-        **options: capital, participation, top_n, base, alpha of ``daily_metrics``.
+        **options: capital, participation, top_n, base, alpha, trading of ``daily_metrics``.
 
     Returns:
         (value, standard error): the mean and std / sqrt(days); for the ratios the error is
-        sqrt((1 + ratio^2 / 2) / days) (Lo 2002, independent days). Labels of several days overlap, and then
-        the error is too small. NaN where there are too few days.
+        sqrt((1 + ratio^2 / 2) / days) (Lo 2002, independent days); of net_excess ``newey_west``'s. Labels of several
+        days overlap, and then the error is too small. NaN where there are too few days.
 
     Raises:
         ValueError: for an unknown name (naming the close ones), or missing liquidity.
@@ -282,8 +310,11 @@ def metric_value(
 
 def average(daily: pd.DataFrame, name: str | Measure) -> tuple[float, float]:
     """Average a metric, or a column, of a ``daily_metrics`` frame: (value, standard error) of ``metric_value``."""
+    whole = name in COLUMNS and COLUMNS[name].whole if isinstance(name, str) else bool(getattr(name, "whole", False))
     name = metric_name(name)
     values = daily[METRICS.get(name, name)].to_numpy(dtype=np.float64)
+    if whole:
+        return newey_west(values)[:2]
     values = values[np.isfinite(values)]
     if len(values) == 0:
         return math.nan, math.nan

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 
 from qlib_ext.evaluate.account import IMPACTS
 from qlib_ext.evaluate.capacity import excess_crossings
-from qlib_ext.evaluate.diagnostics import newey_west
 from qlib_ext.evaluate.headline import DAYS_A_YEAR
+from qlib_ext.evaluate.newey_west import newey_west
 from qlib_ext.portfolio import Policy, simulate
 
 STRATEGY_CAPITALS = (10e6, 150e6, 1e9, 10e9)  # yuan

@@ -4,7 +4,7 @@ from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals,
 from qlib_ext.portfolio.cost_aware import RISK_AVERSION, CostAwarePolicy
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalancing
 from qlib_ext.portfolio.exposures import Risk, exposures
-from qlib_ext.portfolio.forecast import Forecast
+from qlib_ext.portfolio.forecast import HORIZONS, Forecast
 from qlib_ext.portfolio.foresight import foresight
 from qlib_ext.portfolio.locked import held_through
 from qlib_ext.portfolio.market import market_of
@@ -19,6 +19,7 @@ __all__ = [
     "CostAwarePolicy",
     "Day",
     "Forecast",
+    "HORIZONS",
     "OptimalTrades",
     "PARTICIPATION",
     "Policy",

@@ -22,8 +22,8 @@ def market_of(
     *,
     entry: int = 1,
     commission: float = COMMISSION,
-    buy_rate: float | None = None,
-    sell_rate: float | None = None,
+    buy_rate: ArrayLike | None = None,
+    sell_rate: ArrayLike | None = None,
 ) -> dict[str, Any]:
     """Cut what `simulate` asks for out of a panel, once for all scores, policies and capitals.
 
@@ -32,7 +32,8 @@ def market_of(
         rows: (D,) increasing rows of the panel; they count as following each other.
         entry: days from the signal to the entry, of the label (`panel.LabelSpan`).
         commission: of both sides; transfer fee and stamp duty are those in force on the day of the entry.
-        buy_rate: fees as a share of what is bought, in place of those by date (for days before 2015-08).
+        buy_rate: fees as a share of what is bought, a number or (D,), in place of those by date (for days before
+            2015-08).
         sell_rate: of what is sold.
 
     Returns:

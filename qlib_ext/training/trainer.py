@@ -21,10 +21,13 @@ from qlib_ext.evaluate import (
     metric_column,
     metric_name,
     metric_needs_liquidity,
+    metric_needs_trading,
 )
 from qlib_ext.losses import DayLoss
 from qlib_ext.options import SHARE, check_flag, check_number, describe, enough_memory
 from qlib_ext.panel import Batch, DayPanel
+from qlib_ext.portfolio import market_of
+from qlib_ext.rules import fee_rates
 from qlib_ext.training.checkpoint import Checkpoint, History, Run, facts_of
 from qlib_ext.training.device import nearest_device, pick_device, pick_precision, seeded
 from qlib_ext.training.scaling import RobustScale
@@ -35,6 +38,7 @@ Progress = Callable[[Iterator[Batch], int], Iterator[Batch]]
 GPU_WIDTH, CPU_WIDTH = 128, 64  # stocks a batch is padded to a multiple of; on a CPU at most a 32nd of the market
 IN_YAML = " (in YAML write 0.001, not 1e-3, which is a text)"
 LESS = "set a smaller batch_days, step_len or network, fewer stocks or features, processes: 1, or take a larger machine"
+FIRST_FEES = np.datetime64("2015-08-03")
 MONEY = ("capped_excess", "capped_return", "capped_names_held", "capped_cash_share")  # logged beside the metric
 
 
@@ -212,13 +216,13 @@ class Trainer:
         progress: Progress | None,
     ) -> None:
         """Run the epochs until the metric stops rising; write them into the history, end with the best state."""
-        panel, history = panel.to(self.device), run.history
+        panel, history, trading = panel.to(self.device), run.history, self._trading(panel, valid)
         for epoch in range(len(history.epochs) + 1, self.epochs + 1):
             if epoch - 1 - history.best_epoch >= self.patience:
                 break
             train_loss, _ = self.run_epoch(panel, run.order.permutation(train), run.optimiser, progress=progress)
             valid_loss, score = self.run_epoch(panel, valid)
-            row = {"train_loss": train_loss, "valid_loss": valid_loss, **self._judge(panel, valid, score)}
+            row = {"train_loss": train_loss, "valid_loss": valid_loss, **self._judge(panel, valid, score, trading)}
             history.epochs.append(row)
             if row[self.metric] > history.best_value:  # an undefined ratio is not
                 history.best_value, history.best_epoch = row[self.metric], epoch
@@ -326,7 +330,19 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
         optimiser.step()
 
-    def _judge(self, panel: DayPanel, rows: Rows, score: npt.NDArray[np.float32]) -> dict[str, float]:
+    def _trading(self, panel: DayPanel, rows: Rows) -> dict[str, Any] | None:
+        """Cut out what an account meets on the days, once for all epochs; None where the metric does not trade.
+
+        Days before the first known fees have those of that day.
+        """
+        if not metric_needs_trading(self._chosen()):
+            return None
+        fees = fee_rates(np.maximum(panel.days[rows], FIRST_FEES))
+        return market_of(panel, rows, buy_rate=fees["buy"].to_numpy(), sell_rate=fees["sell"].to_numpy())
+
+    def _judge(
+        self, panel: DayPanel, rows: Rows, score: npt.NDArray[np.float32], trading: dict[str, Any] | None = None
+    ) -> dict[str, float]:
         """Compute the validation metrics of one epoch, the chosen one with its standard error over days."""
         at = torch.as_tensor(rows, device=panel.label.device)
         money = MONEY if panel.liquidity is not None else ()
@@ -334,7 +350,7 @@ class Trainer:
         options = self.money | {"base": self.loss.base, "alpha": self.loss.alpha}
         grids = (panel.label, panel.liquidity, panel.buyable)
         inputs: list[Any] = [None if grid is None else grid[at].cpu() for grid in grids]
-        daily = daily_metrics(score, *inputs, names=names, **options)
+        daily = daily_metrics(score, *inputs, names=names, trading=trading, **options)
         row = {metric_name(name): average(daily, name)[0] for name in names}
         row[self.metric], row[f"{self.metric}_se"] = average(daily, self.metric)
         if not math.isfinite(row[self.metric]) and self.metric not in RATIOS:
