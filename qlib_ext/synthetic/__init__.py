@@ -42,14 +42,17 @@ model finds more than a cross-sectional one. CORD20 shows l with a correlation o
 every stock with m[t]; what it reaches is in `oracle.json`.
 """
 
+from qlib_ext.synthetic.bounds import Account, Terms, best_account, bound, terms
 from qlib_ext.synthetic.files import read_oracle, write_fields, write_lists
 from qlib_ext.synthetic.macro import macro_table, macro_text, regime_at_close
 from qlib_ext.synthetic.market import (
+    DEFAULT_BOUND,
     DEFAULT_PATH,
     FIELDS,
     MACRO,
     VERSION,
     Market,
+    bound_of,
     ensure_market,
     is_market,
     make_market,
@@ -58,6 +61,13 @@ from qlib_ext.synthetic.market import (
 )
 
 __all__ = [
+    "Account",
+    "Terms",
+    "best_account",
+    "bound",
+    "bound_of",
+    "terms",
+    "DEFAULT_BOUND",
     "DEFAULT_PATH",
     "FIELDS",
     "MACRO",

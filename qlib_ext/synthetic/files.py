@@ -34,11 +34,17 @@ raw close times the cumulative adjustment. `$volume * $vwap = 10 * $amount`. Sus
 field but `$factor`. `instruments/all.txt` lists the stocks, `csi300.txt` the index members point in time;
 SH000300 is the index. `macro.csv` holds invented macro series on calendars of their own.
 
-A signal is planted (strength {signal}; equations: `help(qlib_ext.synthetic)`). The best
-possible score reaches on `Ref($close,-2)/Ref($close,-1)-1` a mean daily IC of {ic} and RankIC of {rank_ic};
-its top tenth earns {top_decile_return} a day, paper return before costs. `oracle.json` holds these figures
-and all parameters.
+Two signals are planted, a fast one and a slow one (strength {signal}; equations: `help(qlib_ext.synthetic)`).
+The best possible score reaches on `Ref($close,-2)/Ref($close,-1)-1` a mean daily IC of {ic} and RankIC of
+{rank_ic}; its top tenth earns {top_decile_return} a day, paper return before costs.
+{worth}
+`oracle.json` holds these figures and all parameters.
 """
+WORTH = """After fees and impact (b = {b}), from cash, {first} to {last}, {capital:,.0f} yuan, at most
+{participation:.0%} of a stock's daily turnover: no policy can expect more than {upper_bound[excess]:.1%} a year over
+the mean stock (log of the account), if all planted means were known ahead; planning each day by what its close
+tells earns {planned[excess]:.1%}. What is assumed: `help(qlib_ext.synthetic.bounds)`."""
+NO_WORTH = "What is left after costs was not computed: `python -m benchmarks.bench_bound {path}`."
 
 
 def read_oracle(path: str | Path) -> dict[str, Any]:
@@ -98,6 +104,7 @@ def write_notes(folder: Path, *, version: int, facts: Mapping[str, Any], oracle:
     clean = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in oracle.items()}
     shown = {key: "none" if v is None else f"{v:.4g}" for key, v in clean.items()}
     values = dict(facts) | shown | {"version": version, "path": "DIR", **facts["parameters"]}
+    values["worth"] = WORTH.format(**facts["bound"]) if facts["bound"] else NO_WORTH.format(**values)
     (folder / "README.md").write_text(README.format(**values), encoding="utf-8", newline="\n")
     content = {
         "kind": KIND,

@@ -30,6 +30,16 @@ _NUMBERS: dict[str, tuple[str, type]] = {  # option -> what is allowed
     "signal": ("[0, 0.02]", float),
     "rho": ("[0, 1)", float),
 }
+DEFAULT_BOUND: dict[str, Any] = {  # of the market with the default options: what `benchmarks.bench_bound` computes
+    "first": "2022-01-04",
+    "last": "2022-12-23",
+    "capital": 150e6,
+    "participation": 0.05,
+    "b": 1.0,
+    "days": 236,
+    "upper_bound": {"excess": 0.9929, "costs": 0.09197, "turnover": 35.23},
+    "planned": {"excess": 0.8943, "costs": 0.2037, "turnover": 65.09},
+}
 _BLOCK = 256  # stocks whose fields are held in memory at once while writing
 Say = Callable[[str], object]
 
@@ -40,7 +50,8 @@ class Market:
 
     `bars`: name -> (D, N) float64, NaN where the stock does not trade: open, high, low, close, vwap (raw
     yuan), lots (100 shares), reference (previous close after ex-rights, raw yuan), latent (s), slow (l) and
-    expected (m); NaN only where it is not listed: adjustment (cumulative, 1 at first) and cap (yuan). `members` (D,
+    expected (m); NaN only where it is not listed: adjustment (cumulative, 1 at first), cap (yuan) and planted (m, of
+    suspended days too). `members` (D,
     N) bool: in the index csi300. `index`: field -> (D,) of SH000300.
     """
 
@@ -137,6 +148,11 @@ def oracle(market: Market) -> dict[str, float | int]:
         "top_decile_return_liquid_half": _mean_of_days(label, liquid_rank > 0.9),
         "market_return": _mean_of_days(label, scored),
     }
+
+
+def bound_of(parameters: dict[str, Any]) -> dict[str, Any] | None:
+    """Tell the bound of a market by its parameters, which takes minutes to compute: known of the default one alone."""
+    return DEFAULT_BOUND if parameters == _checked({}) else None
 
 
 def make_market(
@@ -259,7 +275,8 @@ def _write(market: Market, folder: Path, say: Say) -> None:
     files.write_fields(folder, INDEX, 0, {name: market.index[name] for name in FIELDS})
     write_macro(folder, market.parameters)
     say("scoring the oracle")
-    facts = {"parameters": market.parameters, "first": str(days[0]), "last": str(days[-1])}
+    facts: dict[str, Any] = {"parameters": market.parameters, "first": str(days[0]), "last": str(days[-1])}
+    facts["bound"] = bound_of(market.parameters)
     files.write_notes(folder, version=VERSION, facts=facts, oracle=oracle(market))
 
 

@@ -31,7 +31,7 @@ TRACE_VOLUME = 0.15  # how much of the slow signal a day's turnover shows, per s
 SLOW_SHARE = 0.2  # of the planted variance, at the median liquidity
 SLOW_RHO = 0.98  # from day to day: a half-life of 34 days
 NOISE_BODY, NOISE_SHADOW, NOISE_VWAP = 0.30, 0.70, 0.25
-BAR_FIELDS = "open high low close vwap lots adjustment reference cap latent slow expected".split()
+BAR_FIELDS = "open high low close vwap lots adjustment reference cap latent slow expected planted".split()
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,16 @@ def fast_return(latent: FloatArray, liquidity: FloatArray, listed: BoolArray, si
     rank[order] = np.arange(len(order)) / max(len(order) - 1, 1)
     shape = (latent + CONVEXITY * np.maximum(latent, 0.0) ** 2 - _G_MEAN) / _G_STD
     return np.where(listed, signal * (1.5 - rank) * shape, 0.0)
+
+
+def shape_ahead(latent: FloatArray, rho: float) -> FloatArray:
+    """Expect (g(s') - E g) / sd g of a later s' = rho s + sqrt(1 - rho^2) e, (N,)."""
+    from scipy.special import ndtr  # here, since the commands start without it
+
+    mean, spread = rho * latent, max(1.0 - rho**2, 1e-12) ** 0.5
+    density = np.exp(-0.5 * (mean / spread) ** 2) / np.sqrt(2.0 * np.pi)
+    square = (mean**2 + spread**2) * ndtr(mean / spread) + mean * spread * density  # E max(s', 0)^2
+    return np.asarray((mean + CONVEXITY * square - _G_MEAN) / _G_STD)
 
 
 def regime_return(latent: FloatArray, other: FloatArray, regime: float, *args: Any) -> FloatArray:
@@ -276,6 +286,7 @@ class Process:
         for name, values in bar.items():
             self.bars[name][day] = np.where(trading, values, np.nan)
         self.bars["adjustment"][day] = np.where(listed, self.adjustment, np.nan)
+        self.bars["planted"][day] = np.where(listed, mean, np.nan)
         self.bars["cap"][day] = np.where(listed, self.reference * self.shares, np.nan)
 
 
