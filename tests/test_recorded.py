@@ -60,6 +60,12 @@ def test_the_page_is_written_anew(there, run):
     assert "0.1.0" in page and len(page) > 2_000_000
     sections = ("headline", "quantiles", "backtest", "waterfall", "capacity", *(["folds"] if "fold" in run else []))
     assert all(f'id="{name}"' in page for name in sections)
+    of_then = (
+        "annual_return / annual_volatility, as the deck has it",
+        "年化收益 / 年化波动率，按幻灯片口径",
+        "252 / 天数",
+    )
+    assert all(words in page for words in of_then)  # what the numbers meant that were recorded, in both languages
 
 
 def test_orders_are_those_of_that_day(there):

@@ -139,7 +139,9 @@ class Judgement:
     """What `judge` found.
 
     Attributes:
-        daily: metrics of each day asked for, see `evaluate.daily_metrics`, and volatility_exposure.
+        daily: metrics of each day asked for, see `evaluate.daily_metrics`, and volatility_exposure; names_held,
+            cash_share and unpriced (not on paper) are those of the capital that is carried from day to day, locked
+            holdings among it, where the other columns know each day alone.
         returns: daily returns by name, over the days with a known outcome.
         table: `headline_table` of the returns.
         positions: by (datetime, instrument): yuan, weight of the capital, liquidity in yuan (capped, buyable).
