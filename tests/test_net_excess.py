@@ -1,5 +1,7 @@
 """The metric `net_excess`: what trading a score earns after its costs, cross-fitted over two halves of the days."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,21 @@ def test_a_half_is_traded_by_what_the_other_half_taught():
     )
 
 
+def test_a_bet_on_volatility_is_kept_small():
+    """A score that is nothing but volatility, which happened to pay: within the bounds little of it is left."""
+    _, panel, _ = market(6, level=0.0)
+    rng = np.random.default_rng(6)
+    kind = np.broadcast_to(rng.permutation(np.linspace(-1.5, 1.5, STOCKS)), (DAYS, STOCKS))
+    step = 0.003 * kind + 0.01 * rng.normal(size=kind.shape)
+    changed = {"volatility": 0.02 * np.exp(0.3 * kind), "step_return": step, "label": step}
+    panel = replace(panel, **{name: torch.tensor(grid.astype(np.float32)) for name, grid in changed.items()})
+    trading = market_of(panel, np.arange(DAYS))
+    free, bound = (
+        measured(kind, panel, trading, NetExcess(exposures=b), capital=2e7)[0] for b in ({}, {"volatility": 0.2})
+    )
+    assert free > 2e-3 and bound < 0.5 * free
+
+
 def test_its_error_allows_for_days_that_resemble_each_other():
     signal, panel, trading = market(3)
     daily = daily_metrics(signal, panel.label, panel.liquidity, names=["net_excess"], trading=trading)["net_excess"]
@@ -110,3 +127,5 @@ def test_what_it_needs_and_refuses():
         NetExcess(topn={}, policy={})
     with pytest.raises(TypeError, match="risk_aversoin"):
         NetExcess(policy={"risk_aversoin": 1.0})
+    with pytest.raises(ValueError, match="unknown exposure of NetExcess 'volatilty'.*volatility"):
+        NetExcess(exposures={"volatilty": 0.1})

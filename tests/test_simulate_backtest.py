@@ -8,9 +8,9 @@ from qlib.backtest import backtest
 from qlib.data import D
 
 from qlib_ext.exchange import AShareExchange
-from qlib_ext.portfolio import simulate
-from qlib_ext.provider import load_liquidity
-from qlib_ext.strategy import LiquidityTopNStrategy
+from qlib_ext.portfolio import Forecast, Risk, exposures, simulate
+from qlib_ext.provider import load_liquidity, read_traded
+from qlib_ext.strategy import CostAwareStrategy, LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market
 
 ENDS = "SH601600"  # is delisted on the way, and always liked until then
@@ -51,6 +51,10 @@ def both(market, kind, exchange, *, account, **options):
     gone = np.arange(len(price))[:, None] >= rules.gone[where]
     locked = [np.asarray(rules.data[name])[:, where] for name in ("limit_buy", "limit_sell")]
     rates = [dealt.fee_rates(day) for day in days[FIRST : LAST + 1]]
+    close = read_traded(list(score.columns), ["$close"], days[0], days[LAST])["$close"].astype(float)
+    risk = {name: pd.DataFrame(grid, close.index).ffill() for name, grid in vars(Risk.of_closes(close)).items()}
+    told = {name: grid.loc[eve].to_numpy() for name, grid in risk.items()}
+    loads = exposures(score.loc[eve].notna().to_numpy(), volatility=rules.sigma[:, where])
     daily = simulate(
         strategy.policy,
         score.loc[eve],
@@ -60,6 +64,8 @@ def both(market, kind, exchange, *, account, **options):
         buyable=~locked[0] & ~gone,
         sellable=~locked[1] & ~gone,
         delisted=gone,
+        risk=Risk(told["specific"], told["beta"], told["market"][:, 0]),
+        exposures=loads["volatility"][..., None],
         buy_rate=[buy for buy, _ in rates],
         sell_rate=[sell for _, sell in rates],
         account=account,
@@ -93,6 +99,17 @@ def test_the_account_is_the_backtest_s(market, options, limit_threshold):
     assert dealt.settled["code"].tolist() == [ENDS] and daily["turnover"].mean() > 0.05
     log = pd.DataFrame(strategy.daily_log)
     assert (log[["blocked_buy", "trade_cap"]].sum() > 0).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"exposures": {"volatility": 0.3}, "max_weight": 0.1}])
+def test_the_account_of_a_cost_aware_strategy_is_the_backtest_s(market, options):
+    forecast = Forecast(
+        0.0, (0.02, 0.5, 0.98), (-0.01, 0.0, 0.01), (5.0,), persistence=0.8, spread=4e-3, significant=True
+    )
+    more = {"account": 2e8, "forecast": forecast, **options}
+    report, daily, *_ = both(market, CostAwareStrategy, {"trade_unit": None}, **more)
+    np.testing.assert_allclose(daily["value"], report["account"], rtol=1e-6)
+    assert daily["turnover"].mean() > 0.02 and daily["names"].mean() > 5
 
 
 def test_lots_make_little_difference_without_a_rank_buffer(market):
