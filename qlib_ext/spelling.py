@@ -40,6 +40,11 @@ _HEADERS = {  # of brokers and data vendors, and what they surely mean
     **dict.fromkeys(("持仓数量", "持股数量", "股份余额", "股票余额", "证券数量", "当前持仓", "持有数量"), "shares"),
     **dict.fromkeys(("可用股份", "可用数量", "可用余额", "股份可用", "可卖数量"), "available"),
     **dict.fromkeys(("买入日期", "建仓日期"), "bought"),
+    **dict.fromkeys(("成交日期", "委托日期"), "date"),
+    **dict.fromkeys(("买卖方向", "买卖标志", "操作", "方向"), "side"),
+    **dict.fromkeys(("成交金额", "成交额"), "yuan"),
+    **dict.fromkeys(("成交均价", "平均价格"), "average"),
+    **dict.fromkeys(("到达价", "决策价"), "arrival"),
     **{"日期": "date", "start_date": "start", "开始日期": "start", "end_date": "end", "结束日期": "end"},
 }
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlib_ext.cross_section import ranks
-from qlib_ext.portfolio import affordable, fee_cost, fill_capitals, fill_top_n, impact_cost, rebalancing
+from qlib_ext.portfolio import affordable, fee_cost, fill_capitals, fill_top_n, impact_cost, one_impact, rebalancing
 
 NAN = float("nan")
 MODES = [None, 1, 3, 7, 100]
@@ -341,3 +341,17 @@ def test_affordable_asks_seldom():
 
     affordable(2e6, 1e6, cost)
     assert len(asked) < 40
+
+
+def test_one_impact_is_impact_cost_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    yuan, liquidity, sigma = rng.lognormal(12, 3, 500), rng.lognormal(17, 2, 500), rng.uniform(0.005, 0.1, 500)
+    for b, exponent in ((1.0, 0.5), (1 / 3, 0.5)):
+        whole = impact_cost(yuan, liquidity, sigma, b=b, exponent=exponent)
+        each = [
+            one_impact(*map(float, one), b=b, exponent=exponent) for one in zip(yuan, liquidity, sigma, strict=True)
+        ]
+        np.testing.assert_array_equal(whole, each)
+    other = impact_cost(yuan, liquidity, sigma, exponent=0.6)
+    assert one_impact(yuan[0], liquidity[0], sigma[0], exponent=0.6) == pytest.approx(other[0], rel=1e-14)
+    assert one_impact(0.0, 1e6, 0.02) == 0.0

@@ -18,6 +18,7 @@ from typing import Any
 
 from qlib_ext import __version__
 from qlib_ext.cli import data as _cli_data
+from qlib_ext.cli import executions as _cli_executions
 from qlib_ext.cli import orders as _cli_orders
 from qlib_ext.cli import report as _cli_report
 from qlib_ext.cli.arguments import Parser, add_seed, number
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check_leak(commands)
     _cli_report.add(commands)
     _cli_orders.add(commands)
+    _cli_executions.add(commands)
     dress(parser, commands.choices)
     return parser
 

@@ -12,7 +12,7 @@ The usual order:
   judge   check-leak                    does the workflow use the future?
   train   qrun workflow.yaml            qlib's own command
   see     report, compare               a page of a run, runs side by side
-  trade   orders                        the next day's list
+  trade   orders, fit-impact            the next day's list; what your own trades pay
 """
 
 CLOSING = """\
@@ -59,6 +59,10 @@ EXAMPLES = {
         "qlib-ext orders latest --capital 150e6 --out orders.csv",
         "qlib-ext orders latest --capital 150e6 --holdings held.csv",
         "qlib-ext orders 6db642 --capital 1e7 --date 2022-12-28",
+    ),
+    "fit-impact": (
+        "qlib-ext fit-impact executions.csv --provider-uri ~/.qlib/qlib_data/cn_data",
+        "qlib-ext fit-impact trades-of-2023.csv",
     ),
 }
 

@@ -15,7 +15,7 @@ import pandas as pd
 from qlib_ext.evaluate.benchmark import has_benchmark, known_benchmark
 from qlib_ext.evaluate.headline import ACCOUNT_DEFINITIONS, DAYS_A_YEAR, DEFINITIONS, headline_table
 from qlib_ext.options import check_number
-from qlib_ext.portfolio import fill_top_n, held_through, sleeve_returns
+from qlib_ext.portfolio import RULES, fill_top_n, held_through, sleeve_returns
 
 Grid = npt.NDArray[np.float64]
 
@@ -310,6 +310,7 @@ EXECUTION_DEFINITIONS: dict[str, dict[str, str]] = {
     "performance": PERFORMANCE,
     "turnover": TURNOVER,
     "cost_split": COST_SPLIT,
+    "impact_rules": RULES,
     "participation": PARTICIPATION_BINS,
     "liquidation": LIQUIDATION,
     "book": BOOK,

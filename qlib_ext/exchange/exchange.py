@@ -28,7 +28,8 @@ from qlib_ext import rules
 from qlib_ext.exchange.day_rules import SCALE, DayRules, apply_rules, whole_shares
 from qlib_ext.exchange.options import check_fields, prices, read_options, stocks, thresholds
 from qlib_ext.exchange.quote import DayQuote, load_bars, turnover_fields
-from qlib_ext.portfolio import affordable
+from qlib_ext.options import is_number
+from qlib_ext.portfolio import affordable, one_impact
 
 logger = get_module_logger("qlib_ext.exchange")
 
@@ -37,7 +38,7 @@ LOT = 100  # shares, where the stock is not told
 BLOCKED = ("day", "code", "side", "wanted", "dealt", "reason")
 FILLS = (
     "day", "code", "side", "shares", "price", "prev_close", "scope", "yuan", "commission", "transfer", "stamp_duty",
-    "impact", "used",
+    "impact", "used", "volatility",
 )  # fmt: skip
 SETTLED = ("day", "code", "kind", "shares", "yuan", "cost", "lost")
 
@@ -213,7 +214,9 @@ class AShareExchange(Exchange):
 
     @property
     def fills(self) -> pd.DataFrame:
-        """Fills: raw shares, raw price and previous close, the cost's parts (yuan), `used` = yuan / liquidity."""
+        """Fills: raw shares, raw price and previous close, the cost's parts (yuan), `used` = yuan / liquidity,
+        `volatility` of daily returns, both known at the previous close.
+        """
         return self._ledger.frame("fills")
 
     @property
@@ -408,10 +411,13 @@ class AShareExchange(Exchange):
         """Market impact of a trade, yuan: what it adds to that of all that was dealt of the stock on the day."""
         if self._impact is None or yuan <= 0:
             return 0.0
-        today = self._quote.days[place[0]] == self._ledger.day
+        today = self._quote.row.get(self._ledger.day) == place[0]
         done = self._ledger.dealt.get(self._quote.codes[place[1]], 0.0) if today else 0.0
-        trades = np.array([done, done + yuan])
-        before, after = self._impact(trades, self.day_rules.liquidity[place], self.day_rules.sigma[place])
+        known = float(self.day_rules.liquidity[place]), float(self.day_rules.sigma[place])
+        if is_number(self.options.impact):
+            rule = {"b": float(self.options.impact), "exponent": float(self.options.impact_exponent)}
+            return one_impact(done + yuan, *known, **rule) - one_impact(done, *known, **rule)
+        before, after = self._impact(np.array([done, done + yuan]), *known)
         return float(after - before)
 
     # --- the records
@@ -449,4 +455,5 @@ class AShareExchange(Exchange):
         ledger.dealt[order.stock_id] += yuan
         used = yuan / float(today.liquidity[place])
         who = (ledger.day, order.stock_id, "sell" if sell else "buy")
-        ledger.fills.append((*who, *raw, today.scopes[place[1]], yuan, *parts, used))
+        sigma = float(today.sigma[place])
+        ledger.fills.append((*who, *raw, today.scopes[place[1]], yuan, *parts, used, sigma))

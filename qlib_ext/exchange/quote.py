@@ -175,6 +175,7 @@ class DayQuote(BaseQuote):
         self.codes = list(codes)
         self.column = {code: n for n, code in enumerate(codes)}
         self.row = {day: n for n, day in enumerate(days)}
+        self._asked: tuple[Any, Any, range] = (None, None, range(0))  # one step asks for its own rows again and again
 
     def get_all_stock(self) -> Iterable[str]:
         """Codes of all stocks."""
@@ -185,8 +186,13 @@ class DayQuote(BaseQuote):
 
         qlib ends the last bar of a day at the next morning.
         """
-        first, last = pd.Timestamp(start).normalize(), pd.Timestamp(end).normalize()
-        if first == last or first != pd.Timestamp(start):
+        if start is not self._asked[0] or end is not self._asked[1]:
+            self._asked = (start, end, self._rows(pd.Timestamp(start), pd.Timestamp(end)))
+        return self._asked[2]
+
+    def _rows(self, start: pd.Timestamp, end: pd.Timestamp) -> range:
+        first, last = start.normalize(), end.normalize()
+        if first == last or first != start:
             one = self.row.get(first)
             return range(0) if one is None else range(one, one + 1)
         return range(int(self.days.searchsorted(first)), int(self.days.searchsorted(last, side="right")))

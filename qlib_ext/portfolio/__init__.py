@@ -2,7 +2,8 @@
 
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals, fill_top_n
 from qlib_ext.portfolio.cost_aware import RISK_AVERSION, CostAwarePolicy
-from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, rebalancing
+from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, one_impact, rebalancing
+from qlib_ext.portfolio.executions import RULES, almgren_rate, fit_impact, rules_table
 from qlib_ext.portfolio.exposures import Risk, exposures
 from qlib_ext.portfolio.forecast import HORIZONS, Forecast
 from qlib_ext.portfolio.foresight import foresight
@@ -24,20 +25,25 @@ __all__ = [
     "PARTICIPATION",
     "Policy",
     "RISK_AVERSION",
+    "RULES",
     "Risk",
     "Simulation",
     "TopNPolicy",
     "affordable",
+    "almgren_rate",
     "exposures",
     "fee_cost",
     "fill_capitals",
     "fill_top_n",
+    "fit_impact",
     "foresight",
     "held_through",
     "impact_cost",
     "market_of",
     "optimal_trades",
+    "one_impact",
     "rebalancing",
+    "rules_table",
     "simulate",
     "sleeve_returns",
     "smoothed",

@@ -3,6 +3,7 @@
 ``D`` days, ``N`` stocks; amounts in yuan, returns as fractions (0.01 = 1%).
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -119,6 +120,16 @@ def impact_cost(
         )
     share = size / np.where(active, traded, 1.0)
     return np.where(active, size * b * np.where(active, sigma, 0.0) * share**exponent, 0.0)
+
+
+def one_impact(yuan: float, liquidity: float, volatility: float, *, b: float = 1.0, exponent: float = 0.5) -> float:
+    """Estimate what one trade of `yuan`, at least 0, pays: what `impact_cost` says, unchecked and much faster.
+
+    >>> round(one_impact(4e4, 1e6, 0.02), 6)
+    160.0
+    """
+    share = yuan / liquidity
+    return yuan * b * volatility * (math.sqrt(share) if exponent == 0.5 else share**exponent)
 
 
 def affordable(yuan: float, cash: float, cost: Callable[[float], float]) -> float:

@@ -25,8 +25,8 @@ from qlib_ext.exchange import AShareExchange, prices, read_account
 from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.panel import check_scores
 from qlib_ext.record.account import charged, mean_stock, measured_account
-from qlib_ext.record.capacity import strategy_capacity
 from qlib_ext.record.facts import market_year
+from qlib_ext.record.strategy_capacity import strategy_capacity
 from qlib_ext.record.tables import (
     REPORT,
     all_blocked,

@@ -9,7 +9,7 @@ from qlib.log import get_module_logger
 
 from qlib_ext import evaluate
 from qlib_ext.exchange import AShareExchange
-from qlib_ext.portfolio import PARTICIPATION
+from qlib_ext.portfolio import PARTICIPATION, rules_table
 from qlib_ext.provider import last_known, load_liquidity
 from qlib_ext.record.facts import market_year
 from qlib_ext.runs import log_finite
@@ -60,6 +60,7 @@ def make_tables(
     tables |= {
         "turnover": evaluate.turnover(fills, before, artifacts["settled.pkl"]),
         "cost_split": evaluate.cost_split(fills, report["account"], artifacts["settled.pkl"], year=year),
+        "impact_rules": rules_table(fills),
         "participation": evaluate.participation_histogram(fills),
         "blocked": evaluate.blocked_by_reason(artifacts["blocked.pkl"]),
     }

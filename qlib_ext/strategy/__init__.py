@@ -2,6 +2,7 @@
 
 from qlib_ext.strategy.book import Book
 from qlib_ext.strategy.cost_aware import CostAwareStrategy
+from qlib_ext.strategy.executions import read_executions, with_market
 from qlib_ext.strategy.order_inputs import ScoredRun, next_day, read_holdings, read_market, read_run
 from qlib_ext.strategy.order_list import ORDER_COLUMNS, days_held, make_orders, plan_orders
 from qlib_ext.strategy.planner import Line, Planner, summary
@@ -24,9 +25,11 @@ __all__ = [
     "make_orders",
     "next_day",
     "plan_orders",
+    "read_executions",
     "read_holdings",
     "read_market",
     "read_run",
     "summary",
     "whole_lots",
+    "with_market",
 ]

@@ -1,0 +1,49 @@
+"""`qlib-ext fit-impact`: the coefficient b of the impact by the user's own executions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qlib_ext.synthetic import DEFAULT_PATH
+
+_FIT = """\
+Fit b of the impact b * volatility * sqrt(order / turnover) to your own executions, with its standard error.
+
+FILE: a CSV file, a row an order: date,code,side,yuan,arrival,average (arrival: the price when it was decided), in the
+usual spellings and with the usual headers of brokers. Turnover and volatility are the provider's, as known at the close
+before. The fit is robust; its error is that of days. Give b to AShareExchange as its `impact`: the backtest then pays
+what you pay, and a strategy that looks at its costs knows them.
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the subcommand."""
+    parser = commands.add_parser("fit-impact", help="the impact's b by your own executions", description=_FIT)
+    parser.add_argument("file", type=Path, metavar="FILE", help="CSV of date,code,side,yuan,arrival,average")
+    parser.add_argument(
+        "--provider-uri", default=DEFAULT_PATH, metavar="DIR", help="qlib data folder (default: %(default)s)"
+    )
+    parser.set_defaults(run=_fit)
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    import qlib
+
+    from qlib_ext import portfolio, strategy
+
+    orders = strategy.read_executions(arguments.file)
+    folder = Path(arguments.provider_uri).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"--provider-uri {folder}: there is no such folder; give a qlib data folder")
+    qlib.init(provider_uri=str(folder), region="cn")
+    known = strategy.with_market(orders)
+    b, error = portfolio.fit_impact(known)
+    share, count = known["yuan"] / known["liquidity"], {name: known[name].nunique() for name in ("day", "code")}
+    sys.stdout.write(f"b = {b:.3f} +- {error:.3f} (standard error)\n")
+    sys.stderr.write(
+        f"{len(known)} orders of {count['day']} days, {count['code']} stocks, median {share.median():.2%} of a day's "
+        f"turnover; left out, their turnover or volatility not known: {known.attrs['left_out']}\n"
+    )
+    return 0

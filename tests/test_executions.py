@@ -1,0 +1,133 @@
+"""What trades pay for impact: published rules by hand, and b recovered from simulated executions."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import test_data
+from qlib.data import D
+
+from qlib_ext import cli
+from qlib_ext.portfolio import almgren_rate, fit_impact, rules_table
+from qlib_ext.provider import calendar, load_liquidity, read_traded
+from qlib_ext.rules import is_a_share
+from qlib_ext.strategy import read_executions, with_market
+
+B = 0.6
+
+
+def orders(seed, *, days=80, each=25, market=0.3, jumps=0.02, b=B):
+    """Simulated orders: what b says, the market's move of the day, noise, and some jumps of four deviations."""
+    rng = np.random.default_rng(seed)
+    n = days * each
+    liquidity, volatility = rng.lognormal(18, 1, n), rng.uniform(0.01, 0.05, n)
+    yuan, side = liquidity * rng.lognormal(-4, 1, n), np.where(rng.random(n) < 0.5, 1.0, -1.0)
+    move = np.repeat(market * rng.normal(size=days), each) + 0.3 * rng.normal(size=n)
+    move += np.where(rng.random(n) < jumps, 4.0 * np.sign(move), 0.0)
+    paid = side * b * np.sqrt(yuan / liquidity) + move  # in standard deviations of the price's return
+    return pd.DataFrame(
+        {
+            "day": np.repeat(np.arange(days), each), "side": np.where(side > 0, "buy", "sell"), "yuan": yuan,
+            "arrival": 10.0, "average": 10.0 * (1.0 + volatility * paid), "liquidity": liquidity,
+            "volatility": volatility,
+        }
+    )  # fmt: skip
+
+
+def test_published_rules_by_hand():
+    """4% of the turnover at a volatility of 2.8%: 0.2 * 280 = 56 basis points at b = 1."""
+    fills = pd.DataFrame({"day": 1, "code": ["A", "A"], "yuan": [1e4, 3e4], "used": [0.01, 0.03], "volatility": 0.028})
+    table = rules_table(fills)  # two fills of a stock and day are one order
+    assert table["bp_of_traded"].to_dict() == pytest.approx(
+        {"b033": 56 / 3, "b067": 112 / 3, "b100": 56, "toth": 112 / 3, "almgren_day": 9.97, "almgren_half_hour": 24.28},
+        abs=0.01,
+    )
+    temporary, permanent = 0.142 * 280 * 0.04**0.6, 0.314 * 280 * 0.04 * 33**0.25
+    assert 1e4 * almgren_rate(0.04, 0.028) == pytest.approx(temporary + permanent / 2)
+    assert table.loc["b100", "yuan"] == pytest.approx(4e4 * 56e-4)
+    assert rules_table(fills.iloc[:0])["bp_of_traded"].isna().all()
+
+
+def test_b_is_found_within_its_error():
+    """Over thirty draws, each with a market that all orders of a day share, and with jumps."""
+    fits = np.array([fit_impact(orders(seed)) for seed in range(30)])
+    off = (fits[:, 0] - B) / fits[:, 1]
+    assert abs(off.mean()) < 3 / np.sqrt(30) and 0.7 < off.std() < 1.4
+    assert (fits[:, 1] < 0.1).all()
+
+
+def test_orders_of_a_day_are_no_independent_evidence():
+    """All buy and the market moves as one: the error is that of days."""
+    one = orders(0, market=1.0, jumps=0.0)
+    one = one[one["side"] == "buy"]
+    each = one.assign(day=np.arange(len(one)))
+    assert fit_impact(one)[1] > 2 * fit_impact(each)[1]
+    assert fit_impact(one)[0] == fit_impact(each)[0]
+
+
+def test_without_noise_it_is_exact():
+    rows = orders(1, market=0.0, jumps=0.0)
+    sign, root = np.where(rows["side"] == "buy", 1.0, -1.0), np.sqrt(rows["yuan"] / rows["liquidity"])
+    rows["average"] = 10.0 * (1.0 + sign * B * rows["volatility"] * root)
+    assert fit_impact(rows) == pytest.approx((B, 0.0), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"side": "long"}, "side is 'long'; allowed: buy, sell"),
+        ({"yuan": 0.0}, "row 0: yuan is 0.0; it must be a number above 0"),
+        ({"volatility": np.nan}, "row 0: volatility is nan"),
+        ({"day": 1}, "executions of 1 days: an error needs three"),
+    ],
+)
+def test_what_cannot_be_fitted_is_an_error(change, match):
+    with pytest.raises(ValueError, match=match):
+        fit_impact(orders(0).assign(**change))
+    with pytest.raises(ValueError, match=r"lack \['arrival'\]"):
+        fit_impact(orders(0).drop(columns="arrival"))
+
+
+def test_the_command_fits_a_file(base, tmp_path, capsys):
+    """Executions of the embedded market by a known b, in a broker's words; of the close before, and no day later."""
+    test_data.start_qlib(base, tmp_path)
+    days, rng = calendar(), np.random.default_rng(0)
+    codes = [c for c in D.list_instruments(D.instruments("all"), as_list=True) if is_a_share(c)][:12]
+    span = days[100:160]
+    liquidity = load_liquidity(codes, days[60], span[-1], profile="community").shift(1)
+    close = read_traded(codes, [], days[60], span[-1])["$close"].astype(float)
+    sigma = (close / close.shift(1) - 1).rolling(20, min_periods=2).std().ffill().shift(1)
+    lines = ["成交日期,证券代码,买卖标志,成交金额,到达价,成交均价"]
+    for day in span:
+        for code in codes:
+            traded, deviation = liquidity.ffill().at[day, code], sigma.at[day, code]
+            if np.isfinite(traded) and np.isfinite(deviation):
+                yuan, sign = 0.02 * traded * rng.random(), rng.choice([1.0, -1.0])
+                paid = sign * B * deviation * np.sqrt(yuan / traded) + 0.1 * deviation * rng.normal()
+                side = "买入" if sign > 0 else "卖出"
+                lines.append(f"{day:%Y/%m/%d},{code[2:]},{side},{yuan:.2f},10,{10 * (1 + paid):.8f}")
+    file = tmp_path / "own.csv"
+    file.write_text("\n".join(lines), encoding="gbk")
+    known = with_market(read_executions(file))
+    row = known.iloc[0]
+    assert row["liquidity"] == pytest.approx(liquidity.ffill().at[row["day"], row["code"]], rel=1e-6)
+    assert row["volatility"] == pytest.approx(sigma.at[row["day"], row["code"]], rel=1e-5)
+    assert cli.main(["fit-impact", str(file), "--provider-uri", str(base)]) == 0
+    said = capsys.readouterr()
+    b, error = (float(part.split()[0]) for part in said.out.removeprefix("b = ").split(" +- "))
+    assert abs(b - B) < 4 * error < 0.4 and "60 days" in said.err
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ("2022-01-04,600000,hold,1e5,10,10.1", r"line 2: side is 'hold'; allowed: buy, sell"),
+        ("2022-01-04,600000,buy,1e5,10,14", r"line 2: average 14 is more than 20% from arrival 10"),
+        ("2022-01-04,600000,buy,-1,10,10.1", r"line 2: yuan is -1; it must be above 0"),
+        ("01/02/2022,600000,buy,1e5,10,10.1", r"line 2: date is '01/02/2022', no day"),
+    ],
+)
+def test_a_file_that_is_not_surely_understood_is_refused(tmp_path, row, match):
+    file = tmp_path / "own.csv"
+    file.write_text(f"date,code,side,yuan,arrival,average\n{row}\n")
+    with pytest.raises(ValueError, match=match):
+        read_executions(file)
