@@ -39,7 +39,7 @@ def scores(tmp_path_factory):
 def traded(scores, *, account=2e8, exchange=None, start=0, **options):
     """Strategy and daily report of a backtest from the second scored day on."""
     days = scores.index.get_level_values("datetime").unique()
-    options = {"forecast": FORECAST, "risk_aversion": 2.0} | options
+    options = {"forecast": FORECAST, "risk_aversion": 2.0, "exposures": None} | options
     strategy = CostAwareStrategy(signal=scores, **options)
     dealt = AShareExchange(start_time=days[1], end_time=days[-1], **(exchange or {}))
     executor = SimulatorExecutor(time_per_step="day", generate_portfolio_metrics=True)

@@ -24,6 +24,7 @@ FORECAST = "<FORECAST>"  # as is null: what the run's ForecastRecord found
 HISTORY = 120  # days of closes before the backtest
 HALFLIFE, ENTER, LEAVE, SLOW = 10.0, 0.06, 0.2, 0.01  # of the simple rule: days; shares of the stocks; of liquidity
 KINDS = ("volatility", "liquidity", "beta")
+BOUNDS = dict.fromkeys(KINDS, 0.2)  # measured: docs/trading.md
 
 
 class CostAwareStrategy(PolicyStrategy):
@@ -34,7 +35,7 @@ class CostAwareStrategy(PolicyStrategy):
     has no row in `daily_targets`. An order that rounds to less than a lot is not sent. Costs are those of the exchange:
     fees of the day, the least commission, and its b. Where the forecast is missing or not significant it says so, and
     trades by the simple rule instead: ranks smoothed over 10 days, entering among the best 6% of the stocks and leaving
-    below the best 20%, at no more than 1% of a stock's liquidity a day (`portfolio.TopNPolicy`).
+    below the best 20%, with at most 1% of a stock's liquidity held, and traded a day (`portfolio.TopNPolicy`).
 
     `daily_log` has beside the others: gain (yuan of the objective over no trade, the days to come included),
     cash_price (gain of one more yuan of cash), and for each exposure `exposure.NAME` (of the active portfolio after the
@@ -57,7 +58,7 @@ class CostAwareStrategy(PolicyStrategy):
         trade_participation: float | None = 0.05,
         max_weight: float | None = None,
         risk_aversion: float = RISK_AVERSION,
-        exposures: Mapping[str, float | Sequence[float]] | None = None,
+        exposures: Mapping[str, float | Sequence[float]] | None = BOUNDS,
         exposure_frame: pd.DataFrame | str | Path | None = None,
         benchmark: str | None = "mean",
         impact: float | None = None,
@@ -84,7 +85,8 @@ class CostAwareStrategy(PolicyStrategy):
             risk_aversion: of active weights w with returns r and variances V: w'r - risk_aversion / 2 w'Vw counts.
             exposures: by name, bounds of the active portfolio's exposure: a number b for -b to b, or [least, most].
                 volatility, liquidity, beta (60 days, on the mean stock), and columns of `exposure_frame`; in standard
-                deviations of the day's universe, of a category's stocks in active weight.
+                deviations of the day's universe, of a category's stocks in active weight. Default: 0.2 each for the
+                first three, without which a score trades its tilts (docs/trading.md); None or {}: no bounds.
             exposure_frame: numbers or categories (text) by instrument, or by (datetime, instrument), known at the close
                 of the day; or a CSV file with the columns code and, where they change, date.
             benchmark: mean, the mean stock; null: none, and idle cash costs nothing.
@@ -144,7 +146,7 @@ class CostAwareStrategy(PolicyStrategy):
         stocks = float(self.signal.signal_cache.groupby(level="datetime").count().median())
         enter = max(math.ceil(ENTER * stocks), 1)
         buffer = (enter, max(math.ceil(LEAVE * stocks), enter))
-        self.policy = TopNPolicy(capital, participation, rank_buffer=buffer, score_halflife=HALFLIFE)
+        self.policy = TopNPolicy(capital, min(participation, SLOW), rank_buffer=buffer, score_halflife=HALFLIFE)
         self.trade_participation = min(self.trade_participation, SLOW)
         why = "not significant" if self.forecast.days else "missing (put a ForecastRecord before, or give one)"
         tell(
