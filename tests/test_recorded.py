@@ -34,7 +34,10 @@ def folder(tmp_path_factory):
         database.execute(
             "update experiments set artifact_location = replace(artifact_location, ?, ?)", (HOME, str(folder))
         )
-    make_market(folder / "market", n_stocks=20, start="2020-01-02", years=0.6, seed=3)
+    with pytest.MonkeyPatch.context() as patch:  # the market of that version had no slow signal
+        for constant in ("SLOW_SHARE", "TRACE_VOLUME"):
+            patch.setattr(f"qlib_ext.synthetic.process.{constant}", 0.0)
+        make_market(folder / "market", n_stocks=20, start="2020-01-02", years=0.6, seed=3)
     return folder
 
 
