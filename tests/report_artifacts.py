@@ -1,16 +1,26 @@
 """Artifacts of a run for the tests of its page."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from qlib_ext import evaluate, record
 from qlib_ext.exchange import SETTLED
+from qlib_ext.portfolio import Forecast
 from qlib_ext.record import selections
 from qlib_ext.report import Context
 
 CONTEXT = Context(title="a run", universe="csi300", capital=100.0, benchmark="SH000300")
 MONEY, TRADES = "liquidity_analysis/", "portfolio_analysis/"
 DAYS = pd.bdate_range("2022-01-04", periods=45)
+
+
+def make_forecast(rng, sign):
+    """A forecast of a score that predicts, or does not."""
+    score = rng.normal(size=(45, 30))
+    forecast = Forecast.fit(score, 0.004 * sign * score + rng.normal(0, 0.01, score.shape), horizons=[1, 2, 5])
+    return replace(forecast, first="2021-10-08", last="2021-12-31")
 
 
 def make_artifacts(seed=0, sign=1.0):
@@ -57,6 +67,7 @@ def make_artifacts(seed=0, sign=1.0):
         f"{MONEY}diagnostics.pkl": quality.set_axis(["ic", "rank_ic"]),
         f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100, liquidity=1000.0),
         f"{MONEY}quantiles.pkl": pd.DataFrame(rng.normal(0, 0.01, (45, 10)), DAYS, pd.RangeIndex(1, 11)),
+        "forecast.json": make_forecast(rng, sign).to_dict(),
         f"{MONEY}exposures.pkl": pd.DataFrame(rng.uniform(-1, 1, (45, 2)), DAYS, ["volatility", "liquidity"]),
         f"{MONEY}selection.pkl": "nothing",
         f"{MONEY}capacity.pkl": pd.DataFrame(

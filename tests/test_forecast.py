@@ -160,6 +160,16 @@ def test_a_forecast_that_knows_nothing_expects_nothing():
     assert empty == Forecast() and not empty.significant
 
 
+def test_what_few_days_tell_of_is_left_out():
+    score, step = market(12, days=60, stocks=20)
+    ages = [row[1] for row in Forecast.fit(score, step, horizons=[1, 20, 45, 55, 59]).curve]
+    assert ages == [1, 20, 45, 55]  # ages of 45 days and more are seen on 15 days, of 55 and more on 5
+    late = score.copy()
+    late[15:] = NAN
+    assert Forecast.fit(late[:24], step[:24]).to_dict()["curve"][-1][1] == 20
+    assert Forecast.fit(score[:9], step[:9]) == Forecast()
+
+
 def test_few_days_are_never_significant():
     forecast = Forecast.fit(*market(10, days=12, level=5e-3))
     assert forecast.t > 5 and forecast.days == 12 and not forecast.significant

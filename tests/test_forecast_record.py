@@ -124,7 +124,7 @@ def test_out_of_fold_scores_of_an_ensemble_are_taken_from_the_run(dataset):
     pd.testing.assert_series_equal(scores, model.oof)
     model._oof = None  # as of a model that was read from a file
     record = ForecastRecord(recorder, dataset, model)
-    pd.testing.assert_series_equal(record._scores(), scores)
+    pd.testing.assert_series_equal(record.past(), scores)
 
 
 def test_scores_of_qlibs_lightgbm_and_of_a_csv_file(dataset, tmp_path):

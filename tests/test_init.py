@@ -107,9 +107,9 @@ def test_what_the_provider_lacks_is_told(market):
     found = survey(market)
     assert found.missing == ["vwap"] and found.benchmark is None and "VWAP0 will be 0" in describe(found)
     task = parsed(workflow_text(found, "master"))["task"]
-    backtest = task["record"][2]["kwargs"]["config"]["backtest"]
+    backtest = task["record"][3]["kwargs"]["config"]["backtest"]
     assert backtest["benchmark"] == found.stand_in and len(found.stand_in) > 40
-    assert task["record"][3]["kwargs"]["benchmark"] is None
+    assert task["record"][4]["kwargs"]["benchmark"] is None
     other = make_market(market.parent / "other", n_stocks=10, years=0.7, seed=2)
     shutil.move(other / "features" / "sh000300", market / "features" / "sh000905")  # 170 days: not up to the end
     assert survey(market).benchmark is None
@@ -205,7 +205,7 @@ def test_unusual_units_that_amount_settles_are_no_error(market):
 
 
 def test_the_capital_is_that_of_the_template(base):
-    kwargs = written(base)["task"]["record"][3]["kwargs"]
+    kwargs = written(base)["task"]["record"][4]["kwargs"]
     assert (kwargs["capital"], kwargs["participation"]) == (150e6, 0.05)  # by which `Survey.names` counts
 
 

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from qlib_ext import cli, leak
 from qlib_ext.provider import read_calendar
+from qlib_ext.record import ForecastRecord
 from qlib_ext.splits import overlap
 from qlib_ext.synthetic import make_market
 
@@ -102,7 +103,7 @@ def config(market):
         "task": {
             "model": {"class": "MLPModel", "module_path": "qlib_ext.model", "kwargs": options},
             "dataset": {"class": "DayDatasetH", "module_path": "qlib_ext.data", "kwargs": dataset},
-            "record": [record],
+            "record": [record, {"class": "ForecastRecord", "module_path": "qlib_ext.record"}],
         },
     }
 
@@ -284,7 +285,8 @@ def test_a_clean_workflow_passes(config):
     wanted = ["features", "present stocks", "liquidity", "volatility", "labels", "scores", "target yuan", "orders"]
     assert (future.loc[[*wanted, "positions"], "compared"] > 100).all()
     assert table.loc[table["check"] == "overlap", "item"].tolist() == ["train/valid", "train/test", "valid/test"]
-    assert "IC" in detail(table, "scores").tolist()[-1] and len(lines) == 6
+    assert "IC" in detail(table, "scores").tolist()[-1] and len(lines) == 7
+    assert future.loc["forecast", "compared"] > 10 and "ends on 2020-07-31" in future.loc["forecast", "detail"]
 
 
 def test_a_workflow_without_days_of_the_handler_is_read_as_one_with_them(config):
@@ -318,7 +320,7 @@ def test_a_processor_fitted_on_all_days_is_caught(config):
     dataset_of(config)["handler"]["kwargs"]["infer_processors"] = [{"class": WholePeriod, "kwargs": {}}]
     config["task"]["record"] = []
     table = quick(config, only=["future"])
-    assert "no PortAnaRecord" in detail(table, "orders")
+    assert "no PortAnaRecord" in detail(table, "orders") and "no ForecastRecord" in detail(table, "forecast")
     assert {"features", "scores"} <= failed(table) and "liquidity" not in failed(table)
     assert all(name in detail(table, "features") for name in FEATURES)
 
@@ -334,6 +336,14 @@ def test_a_strategy_that_looks_ahead_is_caught(config):
     strategy["kwargs"]["liquidity"] = "Ref($amount, -2)*1000"  # the order of a day rests on the day before
     table = quick(config, only=["future"])
     assert failed(table) == {"orders", "positions"}
+
+
+def test_a_forecast_that_knows_returns_of_the_test_segment_is_caught(config, monkeypatch):
+    monkeypatch.setattr(ForecastRecord, "_first_test_day", lambda record: None)
+    table = quick(config, only=["future"])
+    assert failed(table) == {"forecast"} and "a return that ends in the test segment is known" in detail(
+        table, "forecast"
+    )
 
 
 def test_data_that_the_perturbation_does_not_reach_prove_nothing(config):

@@ -233,6 +233,7 @@ def test_the_table_says_what_it_takes_for_granted(html):
     [
         ("ic", f"{MONEY}daily.pkl"),
         ("quantiles", f"{MONEY}quantiles.pkl"),
+        ("forecast", "forecast.json"),
         ("exposures", f"{MONEY}exposures.pkl"),
         ("holdings", f"{MONEY}positions.pkl"),
         ("capacity", f"{MONEY}capacity.pkl"),

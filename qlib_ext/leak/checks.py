@@ -119,9 +119,11 @@ def check_future(
 
     Features, presence, liquidity, volatility and market state of all days up to `after`, labels that end by then, the
     test scores, the yuan that `fill_top_n` places by them, and the orders and positions of the workflow's backtest,
-    which runs on for BEYOND days. The model is trained in float32; scores that agree but for rounding are traded as
-    equal, so that ties do not fall differently. What a workflow lacks (PortAnaRecord, liquidity) has a row that says
-    so. That the perturbation reaches the features of later days at all is checked too.
+    which runs on for BEYOND days. A ForecastRecord learns once more, of the same scores of past days, on a market that
+    is perturbed from the first test day on, and must find the same. The model is trained in float32; scores that agree
+    but for rounding are traded as equal, so that ties do not fall differently. What a workflow lacks (PortAnaRecord,
+    ForecastRecord, liquidity) has a row that says so. That the perturbation reaches the features of later days at all
+    is checked too.
 
     What looks k days ahead shows on the last k days up to `after`. Orders rest on the day before, so a strategy is
     caught from two days on; what it may know of the day it trades on (the deal price, but not the day's volume) this
@@ -143,8 +145,15 @@ def check_future(
         speak(f"future: the same with {len(names)} perturbed stocks")
         new = Replay(config, folder / "market", folder / "new", span.reach, epochs, cutoff, like=old.folder)
         new.run(isolated)
+        known = None
+        if old.result("past") is not None:
+            speak("future: the forecast, on a market perturbed from the first test day on")
+            eve = calendar[calendar < bounds(segments["test"])[0]][-1]
+            perturb_provider(provider, folder / "early", eve, stocks=stocks, seed=seed)
+            known = Replay(config, folder / "early", folder / "known", span.reach, epochs, cutoff, past=old.folder)
+            known.run(isolated)
         speak("future: comparing")
-        return compare_replays(old, new, cutoff, days)
+        return compare_replays(old, new, cutoff, days, known)
 
 
 def check_shuffled(

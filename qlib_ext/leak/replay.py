@@ -6,6 +6,7 @@ folder.
 
 import copy
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -28,11 +29,11 @@ from qlib.utils import auto_filter_kwargs, fill_placeholder, get_callable_kwargs
 
 from qlib_ext.data import DayDatasetH, panel_of
 from qlib_ext.evaluate import daily_metrics
-from qlib_ext.leak.compare import Finding, Grid, changed_share, compare, feature_ic
+from qlib_ext.leak.compare import TOLERANCE, Finding, Grid, changed_share, compare, feature_ic
 from qlib_ext.model import DayModel
 from qlib_ext.panel import DayPanel, check_scores, grid_of
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
-from qlib_ext.runs import Task
+from qlib_ext.runs import Task, class_name, names_class
 
 BEYOND = 5  # trading days after the cutoff that are kept, to see that the perturbation arrived
 SCORE_TOLERANCE = 1e-4  # of a score and of the mean size of scores: rounding of another batch width
@@ -61,6 +62,8 @@ class Replay:
         epochs: most epochs of the training; None: as configured.
         cutoff: last day compared; None: the IC of scores and features is all that is wanted (a shuffled market).
         like: folder of the replay to be compared with: scores that agree but for rounding are traded as its own.
+        past: folder of the replay whose scores of past days the forecast is learnt from, and nothing else done; None: a
+            whole replay.
     """
 
     config: dict[str, Any]
@@ -70,6 +73,7 @@ class Replay:
     epochs: int | None
     cutoff: pd.Timestamp | None = None
     like: Path | None = None
+    past: Path | None = None
 
     def run(self, isolated: bool) -> None:
         """Run it; a failure is a ValueError with its last line (the whole log as a note)."""
@@ -97,7 +101,10 @@ class Replay:
             raise error
 
     def result(self, name: str) -> Any:
-        """Read `score` (by datetime and instrument), `trade` (orders and positions; None: no backtest) or `ic`."""
+        """Read `score`, `past` (by datetime and instrument), `forecast`, `trade` (orders and positions) or `ic`.
+
+        None: the workflow has no backtest (`trade`), no ForecastRecord (`past`, `forecast`).
+        """
         return pd.read_pickle(self.folder / f"{name}.pkl")
 
     def early_score(self) -> pd.Series:
@@ -150,6 +157,10 @@ def _work(replay: Replay) -> None:
             f"the label reaches {dataset.span.reach} days, read from the configuration was {replay.reach}: "
             "give the dataset's kwargs a label (its expression)"
         )
+    if replay.past is not None:
+        _, forecast = _forecast(task, dataset, pd.read_pickle(replay.past / "past.pkl"))
+        (folder / "forecast.pkl").write_bytes(pickle.dumps(forecast))
+        return
     if replay.cutoff is not None:
         _save_panel(panel, replay.cutoff, folder)
     model = init_instance_by_config(_shortened(task["model"], replay.epochs), accept_types=BaseModel)
@@ -159,10 +170,30 @@ def _work(replay: Replay) -> None:
         used = [rows(name) for name in dataset.segments if name in ("train", "valid", "test")]
         (folder / "ic.pkl").write_bytes(pickle.dumps(_ic(panel, np.unique(np.concatenate(used)), rows("test"), score)))
         return
-    (folder / "score.pkl").write_bytes(pickle.dumps(score))
+    past, forecast = _forecast(task, dataset, model=model)
+    for name, value in (("score", score), ("past", past), ("forecast", forecast)):
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(value))
     if replay.like is not None:
         score = _steady(score, pd.read_pickle(replay.like / "score.pkl"))
-    (folder / "trade.pkl").write_bytes(pickle.dumps(_trade(task, model, dataset, score, replay.cutoff)))
+    (folder / "trade.pkl").write_bytes(pickle.dumps(_trade(task, model, dataset, score, forecast, replay.cutoff)))
+
+
+def _forecast(task: dict[str, Any], dataset: Any, past: pd.Series | None = None, model: Any = None) -> Any:
+    """Scores of past days, and the forecast that the workflow's ForecastRecord learns of them; None where it has none.
+
+    Args:
+        task: the workflow's.
+        dataset: built.
+        past: the scores; None: those of the record and its model.
+        model: trained.
+    """
+    records = [record for record in Task(task).records if class_name(record) == "ForecastRecord"]
+    if not records:
+        return None, None
+    objects = {"model": model, "dataset": dataset}
+    record = init_instance_by_config(records[0], try_kwargs=objects, recorder=None)
+    past = record.past() if past is None else past
+    return past, record.learn(past).to_dict()
 
 
 def _shortened(model: dict[str, Any], epochs: int | None) -> dict[str, Any]:
@@ -213,7 +244,9 @@ def _steady(score: pd.Series, like: pd.Series) -> pd.Series:
     return score.where(~near, other)
 
 
-def _trade(task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, cutoff: pd.Timestamp) -> Any:
+def _trade(
+    task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, forecast: Any, cutoff: pd.Timestamp
+) -> Any:
     """Run the workflow's backtest to some days past the cutoff; return orders and positions up to it, or None."""
     records = Task(task).trading_records
     if not records:
@@ -222,6 +255,10 @@ def _trade(task: dict[str, Any], model: Any, dataset: Any, score: pd.Series, cut
     config, home = records[0], "qlib.workflow.record_temp"
     record = init_instance_by_config(config, default_module=home, try_kwargs=objects, recorder=None)
     filled = {"<PRED>": score.to_frame("score"), "<MODEL>": model, "<DATASET>": dataset}
+    if names_class(record.strategy_config, "CostAwareStrategy"):
+        options = record.strategy_config["kwargs"]
+        if options.get("forecast") in (None, "<FORECAST>"):
+            options["forecast"] = forecast
     strategy, executor = (fill_placeholder(c, filled) for c in (record.strategy_config, record.executor_config))
     options = dict(record.backtest_config)
     calendar = pd.DatetimeIndex(D.calendar())
@@ -257,8 +294,22 @@ def _until(cutoff: pd.Timestamp, days: list[tuple[Any, Any]], amounts: Callable[
 # --- two replays
 
 
-def compare_replays(old: Replay, new: Replay, cutoff: pd.Timestamp, days: pd.DatetimeIndex) -> list[Finding]:
-    """Compare all that two replays left up to their cutoff; `days` are the calendar's days up to it."""
+def compare_replays(
+    old: Replay,
+    new: Replay,
+    cutoff: pd.Timestamp,
+    days: pd.DatetimeIndex,
+    known: Replay | None = None,
+) -> list[Finding]:
+    """Compare all that two replays left up to their cutoff.
+
+    Args:
+        old: before the perturbation.
+        new: after it.
+        cutoff: last day that is as it was.
+        days: the calendar's days up to it.
+        known: forecast on a market that is perturbed from the first test day on; None: the workflow has none.
+    """
     findings = []
     for name, (item, fill) in GRIDS.items():
         last = days[-1 - old.reach] if name == "label" else cutoff
@@ -271,6 +322,7 @@ def compare_replays(old: Replay, new: Replay, cutoff: pd.Timestamp, days: pd.Dat
     a, b = (Grid.of_series(replay.early_score(), "score") for replay in (old, new))
     findings.append(compare("future", "scores", a, b, tolerance=SCORE_TOLERANCE))
     findings.append(_compare_yuan(old, new))
+    findings.append(_compare_forecasts(old, known))
     trades = [replay.result("trade") for replay in (old, new)]
     for name in ("orders", "positions"):
         if trades[0] is None or trades[1] is None:
@@ -280,6 +332,33 @@ def compare_replays(old: Replay, new: Replay, cutoff: pd.Timestamp, days: pd.Dat
             grids = [Grid.of_series(trade[name], name) for trade in trades]
             findings.append(compare("future", name, *grids, fill=0.0, note="none" if not len(grids[0].days) else ""))
     return findings
+
+
+def _compare_forecasts(old: Replay, known: Replay | None) -> Finding:
+    """Compare the forecast with that of the same scores on a market perturbed from the first test day on."""
+    if known is None:
+        return Finding(
+            "future",
+            "forecast",
+            0,
+            0,
+            True,
+            "not checked: the workflow has no ForecastRecord, or no scores of past days",
+        )
+    a, b = (replay.result("forecast") for replay in (old, known))
+    differ = [name for name, value in a.items() if not _same(value, b[name])]
+    last = f"its last return ends on {a['last']}" if a["last"] else "it knows no return"
+    text = f"{', '.join(differ)} changed: a return that ends in the test segment is known" if differ else last
+    return Finding("future", "forecast", len(a), len(differ), not differ, text)
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two values of a forecast agree but for the rounding of sums."""
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(map(_same, value, other))
+    if isinstance(value, float) and isinstance(other, float):
+        return math.isclose(value, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE**2)
+    return bool(value == other)
 
 
 def _reached(old: Replay, new: Replay) -> Finding:

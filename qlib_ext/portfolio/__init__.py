@@ -5,7 +5,7 @@ from qlib_ext.portfolio.cost_aware import RISK_AVERSION, CostAwarePolicy
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, one_impact, rebalancing
 from qlib_ext.portfolio.executions import RULES, almgren_rate, fit_impact, rules_table
 from qlib_ext.portfolio.exposures import Risk, exposures
-from qlib_ext.portfolio.forecast import HORIZONS, Forecast
+from qlib_ext.portfolio.forecast import FEWEST_DAYS, HORIZONS, T_SIGNIFICANT, Forecast
 from qlib_ext.portfolio.foresight import foresight
 from qlib_ext.portfolio.locked import held_through
 from qlib_ext.portfolio.market import market_of
@@ -19,8 +19,10 @@ __all__ = [
     "CAPITAL",
     "CostAwarePolicy",
     "Day",
+    "FEWEST_DAYS",
     "Forecast",
     "HORIZONS",
+    "T_SIGNIFICANT",
     "OptimalTrades",
     "PARTICIPATION",
     "Policy",

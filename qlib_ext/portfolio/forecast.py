@@ -30,6 +30,7 @@ EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.9
 USUAL, FACTOR = 10.0, 4.0  # half-life that is assumed within this factor where the days say nothing
 CLEAR = 3.0  # standard errors by which one half-life must fail before there are two
 T_SIGNIFICANT, FEWEST_DAYS = 2.5, 20
+LEAST_DAYS = 10  # with a return without which nothing is learnt
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,7 @@ def _fitted(place: Vector, mask: NDArray[np.bool_], excess: Vector, ends: Sequen
     """Find a forecast's attributes but the smoothing; none where no return followed a score."""
     earned = _earned(place, mask, excess, ends[-1], bins=True)
     days = int((~np.isnan(earned[..., 0])).any(axis=1).sum())
-    if not days:
+    if days < LEAST_DAYS:
         return {}
     measured = _Measured.of(earned[..., 0], ends)
     fit = _decay(measured)
@@ -400,11 +401,12 @@ class _Measured:
 
     @classmethod
     def of(cls, earned: Vector, ends: Sequence[int]) -> Self:
-        """Measure what was earned (D, K) up to each end; those that no day reaches are left out."""
+        """Measure what was earned (D, K) up to each end; those that fewer than `LEAST_DAYS` reach are left out."""
         age, starts = np.arange(earned.shape[1]), np.array([0, *ends[:-1]])[:, None]
         inside = (age >= starts) & (age < np.array(ends)[:, None])
-        seen = inside * np.count_nonzero(~np.isnan(earned), axis=0)
-        used = seen.sum(axis=1) > 0
+        there = ~np.isnan(earned)
+        seen = inside * np.count_nonzero(there, axis=0)
+        used = np.count_nonzero(there @ inside.T, axis=0) >= LEAST_DAYS
         value, parts = zip(*(_pooled(earned, row.astype(np.float64)) for row in inside[used]), strict=True)
         return cls(np.array(value), _covariance(np.stack(parts, axis=1)), seen[used] / seen[used].sum(1, keepdims=True))
 

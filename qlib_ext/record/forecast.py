@@ -68,28 +68,24 @@ class ForecastRecord(ACRecordTemp):
         return [FORECAST, SCORES]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
-        scores = self._scores()
+        scores = self.past()
+        forecast = self.learn(scores)
         if scores is None:
-            forecast = Forecast()
             logger.warning(
                 "no forecast: there is no score of days before the test segment that the model did not learn from. Add "
                 "a segment valid, or give ForecastRecord scores: FILE.csv"
             )
         else:
-            entry = self.dataset.span.entry
-            forecast = Forecast.of_panel(
-                self.dataset.panel, scores, before=self._first_test_day(), entry=entry, **self.horizons
-            )
             logger.info(in_words(forecast))
         save_json(self.recorder, FORECAST, forecast.to_dict())
         numbers = ("t", "significant", "half_life", "smoothing", "spread", "slope", "days")
         log_finite(self.recorder, {f"forecast.{name}": getattr(forecast, name) for name in numbers})
         return {} if scores is None else {SCORES: scores}
 
-    def _scores(self) -> pd.Series | None:
-        """Scores of days before the first test day; None where there are none."""
+    def past(self) -> pd.Series | None:
+        """Scores of days before the first test day that the model did not learn from; None where there are none."""
         every = self.given
-        if every is None:
+        if every is None and self._recorder is not None:
             every = load_if_there(self.recorder, "folds/oof.pkl")
         if every is None and self.model is not None:
             every = past_scores(self.model, self.dataset)
@@ -99,6 +95,13 @@ class ForecastRecord(ACRecordTemp):
         first = self._first_test_day()
         past = series if first is None else series[series.index.get_level_values("datetime") < first]
         return past if len(past) else None
+
+    def learn(self, scores: pd.Series | None) -> Forecast:
+        """Learn of the scores what they are worth, by returns that end before the first test day; of none, nothing."""
+        if scores is None:
+            return Forecast()
+        options: dict[str, Any] = {"before": self._first_test_day(), "entry": self.dataset.span.entry, **self.horizons}
+        return Forecast.of_panel(self.dataset.panel, scores, **options)
 
     def _first_test_day(self) -> pd.Timestamp | None:
         segments = self.dataset.segments

@@ -190,6 +190,26 @@ def quantile_curves(quantiles: pd.DataFrame, horizon: int = 1) -> go.Figure:
     return builder.dates().percent("yaxis").finish()
 
 
+def forecast_levels(bins: pd.DataFrame) -> go.Figure:
+    """Mean excess return by place of the score with its error, and the level that is learnt of it; 0.0001 = 1 bp."""
+    unit = text("excess return a day (basis points)")
+    builder = FigureBuilder(text("place of the score among the day's (1)"), unit, height=320)
+    points: dict[str, Any] = {"mode": "markers", "error_y": {"type": "data", "array": _numbers(1e4 * bins["error"])}}
+    builder.line(text("found"), bins["place"], 1e4 * bins["mean"], BLUE, **points)
+    builder.line(text("forecast"), bins["place"], 1e4 * bins["level"], ORANGE)
+    return builder.finish()
+
+
+def forecast_decay(ages: pd.DataFrame, fitted: pd.Series) -> go.Figure:
+    """Excess return a day of one standard deviation of the score by its age, with errors, and the decay fitted."""
+    unit = text("excess return a day of one standard deviation (basis points)")
+    builder = FigureBuilder(text("days since the entry (number)"), unit, height=320)
+    points: dict[str, Any] = {"mode": "markers", "error_y": {"type": "data", "array": _numbers(1e4 * ages["error"])}}
+    builder.line(text("found"), ages["middle"], 1e4 * ages["mean"], BLUE, **points)
+    builder.line(text("decay"), fitted.index, 1e4 * fitted, ORANGE)
+    return builder.finish()
+
+
 def learning(member_curves: pd.DataFrame, metric: str) -> go.Figure:
     """Loss in training (thin) and validation by epoch, and the metric that chose the epoch.
 

@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from qlib_ext.portfolio import FEWEST_DAYS, T_SIGNIFICANT, Forecast
 from qlib_ext.report import figures
 from qlib_ext.report.page import Chart, Column, Content, Context, across, columns_of, glossary, html, meanings_of, table
-from qlib_ext.report.texts import plain, recorded, sentence, series_title, text, title
+from qlib_ext.report.texts import join, plain, recorded, sentence, series_title, text, title
 
 CURVES = ("capped_buyable_gross", "capped_buyable_net", "capped_buyable_net_impact", "capped_buyable_net_over_market")
 Definitions = Mapping[str, str] | None
@@ -108,6 +109,42 @@ def quantiles(context: Context, frame: pd.DataFrame) -> Content:
     return context.scope(frame.index, text("no costs, no caps")), [
         Chart("quantile-means", figures.quantile_means(frame, horizon), sentence(mean)),
         Chart("quantile-curves", figures.quantile_curves(frame, horizon), sentence(added, n=horizon)),
+    ]
+
+
+def forecast(context: Context, values: Mapping[str, Any]) -> Content:
+    """Show what the score was worth before the test segment: level by score, decay, whether it is significant."""
+    learnt = Forecast.from_dict(values)
+    if not learnt.days:
+        return text("no costs"), [html("paragraph", sentence("forecast.nothing"))]
+    error = text("not known") if learnt.half_life_error is None else plain(f"± {learnt.half_life_error:.1f}")
+    cards = [
+        _card("forecast.half_life", "half_life", learnt.half_life, "number", error),
+        _card("forecast.t", "t", learnt.t, "ratio", text("over all ages")),
+        _card("forecast.spread", "spread", 1e4 * learnt.spread, "bp", text("standard deviation over stocks")),
+        _card("forecast.smoothing", "smoothing", learnt.smoothing, "count", text("half-life in days, 0: none")),
+    ]
+    ages = pd.DataFrame(learnt.curve, columns=["first", "last", "mean", "error"])
+    middle = (ages["first"] + ages["last"] - 1) / 2
+    curve = pd.DataFrame({"first_day": ages["first"] + 1, "last_day": ages["last"]}).astype(int)
+    curve = curve.assign(mean_bp=1e4 * ages["mean"], error_bp=1e4 * ages["error"])
+    curve["fitted_bp"] = 1e4 * learnt.slope * learnt.decay(middle)
+    bins = pd.DataFrame(learnt.bins, columns=["place", "share", "mean", "error"]).assign(level=learnt.levels)
+    days = range(int(ages["last"].max()))
+    fitted, ages = pd.Series(learnt.slope * learnt.decay(days), days), ages.assign(middle=middle)
+    span = context.scope([day for day in (learnt.first, learnt.last) if day], text("no costs"), counted=False)
+    rows = [text("{first} to {last}", first=a, last=b) for a, b in curve[["first_day", "last_day"]].to_numpy()]
+    columns = columns_of(curve.drop(columns=["first_day", "last_day"]), table="forecast")
+    return join([span, text("{n} days", n=learnt.days)], "; "), [
+        html("cards", cards),
+        html("paragraph", sentence("forecast.traded", t=T_SIGNIFICANT, days=FEWEST_DAYS)),
+        Chart("forecast-level", figures.forecast_levels(bins), sentence("chart.forecast-level")),
+        Chart(
+            "forecast-decay",
+            figures.forecast_decay(ages, fitted),
+            sentence("chart.forecast-decay"),
+        ),
+        table(curve, columns, key="forecast", rows=rows),
     ]
 
 

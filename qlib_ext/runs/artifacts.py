@@ -22,11 +22,16 @@ def load_if_there(recorder: Any, path: str) -> Any:
     """
     from qlib.utils.exceptions import LoadObjectError
 
-    reader = {"unpickler": _Json} if path.endswith(JSON) else {}
+    def there() -> bool:
+        return path in recorder.list_artifacts(path.rpartition("/")[0] or None)
+
+    plain = path.endswith(JSON)
+    if plain and not there():
+        return None
     try:
-        return recorder.load_object(path, **reader)
+        return recorder.load_object(path, unpickler=_Json) if plain else recorder.load_object(path)
     except LoadObjectError as error:
-        if path not in recorder.list_artifacts(path.rpartition("/")[0] or None):
+        if not there():
             return None
         raise ValueError(
             f"the run's artifact {path} is there but cannot be read: {error}. It is damaged, or was written by another "
