@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 import test_data
 from qlib.data import D
-from test_backtest import CASH, Run, configuration, market  # noqa: F401
+from test_backtest import EXCHANGE, Run, configuration, market  # noqa: F401
 
+from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import IMPACTS, account_metrics, account_table, mean_stock_returns
+from qlib_ext.provider import load_liquidity
 from qlib_ext.record import PortAnaRecord, mean_stock
 
 DAYS = pd.bdate_range("2022-01-04", periods=3)
@@ -119,3 +121,34 @@ def test_what_the_metrics_lack_is_told(market, monkeypatch):  # noqa: F811
         got = PortAnaRecord(recorder, config, dataset=dataset)._generate()
         assert "account.pkl" not in got and not set(NAMES) & set(recorder.metrics)
         assert why in said[-1]
+
+
+def test_the_liquidity_is_read_once(market, monkeypatch):  # noqa: F811
+    """The strategy is handed the dataset's, to the last bit what it would load; where the panel lacks days it loads."""
+    test_data.start_qlib(market[0], market[1])
+    dataset, codes = market[2], sorted(map(str, market[2].panel.stocks))
+    asked = {"instruments": codes, "start": "2020-07-01", "end": "2020-07-07", "profile": "community", "window": 5}
+    short = DayDatasetH(dataset.handler, {"test": ("2020-06-01", "2020-07-07")}, liquidity_window=5, listing_age=5)
+    loads = []
+
+    def load(*args, **kwargs):
+        loads.append(args)
+        return load_liquidity(*args, **kwargs)
+
+    monkeypatch.setattr("qlib_ext.strategy.policy_strategy.load_liquidity", load)
+    frame = short.liquidity_of(codes, asked["start"], asked["end"])
+    pd.testing.assert_frame_equal(frame, load_liquidity(**asked, past=True), check_exact=True)
+    assert dataset.liquidity_of(codes, "2020-05-08", "2020-07-07") is None  # the panel begins on 2020-05-06
+    assert short.liquidity_of([*codes, "SH600999"], "2020-07-01", "2020-07-07") is None
+    config = configuration()
+    config["backtest"] |= {"start_time": "2020-06-29", "end_time": "2020-07-07"}
+    for data, loaded in ((short, 0), (None, 1)):
+        options = {} if data is not None else {"liquidity_window": 5}
+        config["strategy"]["kwargs"] |= options
+        exchange = {"liquidity_window": 5}
+        config["backtest"]["exchange_kwargs"]["exchange"] = EXCHANGE | {"kwargs": exchange}
+        got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=data, waterfall=False)._generate()
+        assert len(loads) == loaded
+        if data is not None:
+            fills = got["fills.pkl"]
+    pd.testing.assert_frame_equal(got["fills.pkl"], fills, check_exact=True)

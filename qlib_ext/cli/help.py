@@ -12,7 +12,7 @@ The usual order:
   judge   check-leak                    does the workflow use the future?
   train   qrun workflow.yaml            qlib's own command
   see     report, compare               a page of a run, runs side by side
-  trade   orders, fit-impact            the next day's list; what your own trades pay
+  trade   orders, fit-impact            the next day's list, your own costs
 """
 
 CLOSING = """\

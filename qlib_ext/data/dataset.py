@@ -37,10 +37,12 @@ from qlib_ext.provider import (
     calendar,
     filled_days,
     listed_days,
+    mean_turnover,
     only_traded,
     profiled_liquidity,
     read_fields,
     trailing_volatility,
+    with_past,
 )
 
 logger = get_module_logger("qlib_ext.data")
@@ -168,6 +170,17 @@ class DayDatasetH(DatasetH):
             panel = self._panel = self._build()
         return panel
 
+    def liquidity_of(self, codes: Sequence[str], start: Any, end: Any) -> pd.DataFrame | None:
+        """Give what `provider.load_liquidity` would with the past before `start`, to the last bit, and read nothing.
+
+        Yuan a day, day x code, by the turnover that the panel was made of; None where that lacks days or codes.
+        """
+        turnover = None if self.liquidity is None or self.panel is None else getattr(self, "_turnover", None)
+        if turnover is None or not set(codes) <= set(turnover.columns):
+            return None
+        first = with_past(start, self.liquidity_window)
+        return mean_turnover(turnover[list(codes)], first, end, self.liquidity_window)
+
     def rows(self, segment: str) -> npt.NDArray[np.int64]:
         """Rows of a segment in the panel; days whose label reaches into a later segment are purged."""
         return segment_rows(self.panel, self.segments, segment, self.span.reach)
@@ -247,7 +260,7 @@ class DayDatasetH(DatasetH):
         }
         self._tell_overlap()
         if self.liquidity is not None:
-            grids["liquidity"], self.unit_profile = profiled_liquidity(
+            grids["liquidity"], self.unit_profile, self._turnover = profiled_liquidity(
                 codes, start, end, profile=self.liquidity, window=self.liquidity_window, loaded=raw
             )
         return grids

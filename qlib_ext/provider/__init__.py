@@ -30,12 +30,14 @@ from qlib_ext.provider.storage import (
 from qlib_ext.provider.trailing import (
     last_known,
     load_liquidity,
+    mean_turnover,
     profiled_liquidity,
     trailing_mean,
     trailing_std,
     trailing_volatility,
     turnover_expression,
     unit_profile,
+    with_past,
 )
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "listed_days",
     "listings",
     "load_liquidity",
+    "mean_turnover",
     "only_traded",
     "profiled_liquidity",
     "read_calendar",
@@ -70,4 +73,5 @@ __all__ = [
     "turnover_expression",
     "unit_profile",
     "wide",
+    "with_past",
 ]

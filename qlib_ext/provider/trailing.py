@@ -106,8 +106,25 @@ def load_liquidity(
     >>> liquidity.shape
     (2, 12)
     """
-    first = pd.Timestamp(start) - pd.Timedelta(days=2 * window + 30) if past else start
+    first = with_past(start, window) if past else start
     return profiled_liquidity(instruments, first, end, profile=profile, window=window)[0]
+
+
+def with_past(start: Any, window: int) -> pd.Timestamp:
+    """First day of `load_liquidity` with the past before `start`."""
+    return pd.Timestamp(start) - pd.Timedelta(days=2 * window + 30)
+
+
+def mean_turnover(turnover: pd.DataFrame, start: Any, end: Any, window: int) -> pd.DataFrame | None:
+    """Give the liquidity of [start, end] by each day's turnover in yuan (day x instrument); None where days lack.
+
+    To the last bit what `profiled_liquidity` gives: its trailing mean begins window - 1 days before `start` too.
+    """
+    days = calendar(end=end)
+    span = days[max(int(days.searchsorted(pd.Timestamp(start))) - window + 1, 0) :]
+    if not len(span) or not span.isin(turnover.index).all():
+        return None
+    return trailing_mean(turnover.loc[span], window).loc[pd.Timestamp(start) :]
 
 
 def last_known(liquidity: pd.DataFrame) -> pd.DataFrame:
@@ -117,8 +134,8 @@ def last_known(liquidity: pd.DataFrame) -> pd.DataFrame:
 
 def profiled_liquidity(
     instruments: list[str], start: Any, end: Any, *, profile: str, window: int, loaded: Fields | None = None
-) -> tuple[pd.DataFrame, str]:
-    """Load the liquidity, and tell the profile or expression that it came by.
+) -> tuple[pd.DataFrame, str, pd.DataFrame]:
+    """Load the liquidity; tell the profile or expression that it came by, and each day's turnover.
 
     `loaded`: fields of the instruments from window - 1 days before `start` on, as read, which are not read again.
     """
@@ -144,4 +161,4 @@ def profiled_liquidity(
         share = rules.share_of_amount(mean.reindex_like(some["$close"]), some["$amount"], found)
         told = rules.told(found)
     check_turnover(mean, name, share=share, named=profile != "auto", told=told)
-    return mean, name
+    return mean, name, turnover

@@ -3,6 +3,7 @@
 The tables are those of `execution`; here they are filled from qlib's objects.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -38,8 +39,9 @@ from qlib_ext.record.tables import (
     make_tables,
 )
 from qlib_ext.record.waterfall import DECK, judged_stages, stage_changes, traded_stages
+from qlib_ext.rules import is_index
 from qlib_ext.runs import PLAN, complete_backtest, log_finite, names_class
-from qlib_ext.strategy import LiquidityTopNStrategy, PolicyStrategy
+from qlib_ext.strategy import CostAwareStrategy, LiquidityTopNStrategy, PolicyStrategy
 
 logger = get_module_logger("qlib_ext.backtest")
 
@@ -127,7 +129,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         self.backtest_config |= {name: plain_day(name, self.backtest_config.get(name)) for name in SPAN}
         self.backtest_config["benchmark"] = read_benchmark(self.backtest_config["benchmark"])
         self._exchange = _options(self._exchange_kwargs().get("exchange"), "AShareExchange")
-        self._strategy = _options(self.strategy_config, "LiquidityTopNStrategy")
+        self._strategy = _options(self.strategy_config, "LiquidityTopNStrategy", "CostAwareStrategy")
         self._open = [name for name in SPAN if (self._exchange or {}).get(name) is None]
         self._span_exchange()
         self._one_definition("exchange", self._exchange, ("liquidity", "liquidity_window", "volatility_window"))
@@ -268,9 +270,31 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     def _build(self, pred: pd.DataFrame) -> tuple[Any, Any, Any]:
         """Build strategy, executor and exchange, to ask them afterwards."""
         exchange = get_exchange(**({name: self.backtest_config[name] for name in SPAN} | self._exchange_kwargs()))
-        strategy = init_instance_by_config(self._filled(self.strategy_config, pred), accept_types=BaseStrategy)
+        config = self._handed(self._filled(self.strategy_config, pred), pred, exchange)
+        with warnings.catch_warnings():  # the record has filled in the dataset's own definition, and its numbers
+            warnings.filterwarnings("ignore", message=".* have no effect beside liquidity_frame")
+            strategy = init_instance_by_config(config, accept_types=BaseStrategy)
         executor = init_instance_by_config(self._filled(self.executor_config, pred), accept_types=BaseExecutor)
         return strategy, executor, exchange
+
+    def _handed(self, config: Any, pred: pd.DataFrame, exchange: Any) -> Any:
+        """Hand the dataset's liquidity to a strategy that would load the same: it is read once a run."""
+        dataset, account = self.dataset, self.backtest_config.get("account")
+        if self._strategy is None or not isinstance(dataset, DayDatasetH) or isinstance(account, Mapping):
+            return config
+        options = config["kwargs"]
+        one = options.get("liquidity"), options.get("liquidity_window")
+        if options.get("signal") is not pred or options.get("liquidity_frame") is not None:
+            return config
+        by = exchange.turnover_profile if isinstance(exchange, AShareExchange) else dataset.unit_profile
+        if one != (dataset.liquidity, dataset.liquidity_window) or by != dataset.unit_profile:
+            return config
+        codes = sorted({code for code in pred.index.get_level_values("instrument") if not is_index(str(code))})
+        days, ends = pd.DatetimeIndex(D.calendar()), [self.backtest_config["end_time"], exchange.end_time]
+        eve = days[max(int(days.searchsorted(pd.Timestamp(self.backtest_config["start_time"]))) - 1, 0)]
+        last = max(pd.Timestamp(day) for day in ends if day is not None)
+        frame = dataset.liquidity_of(codes, eve, last)
+        return config if frame is None else config | {"kwargs": options | {"liquidity_frame": frame}}
 
     @staticmethod
     def _filled(config: Any, pred: pd.DataFrame) -> Any:
@@ -320,8 +344,11 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             logger.warning(f"no account_excess and the metrics beside it: {why}")
             return {}
         config = self._filled(self.strategy_config, pred)
+        options, own = config.setdefault("kwargs", {}), charged(exchange.options)
         if getattr(strategy, "liquidity_frame", None) is not None:
-            config.setdefault("kwargs", {}).setdefault("liquidity_frame", strategy.liquidity_frame)
+            options.setdefault("liquidity_frame", strategy.liquidity_frame)
+        if isinstance(strategy, CostAwareStrategy) and options.pop("impact", None) is not None:
+            own = math.nan  # the strategy expects another b than is charged: at each it shall know what is
 
         def again(b: float) -> pd.DataFrame:
             began = time.perf_counter()
@@ -329,7 +356,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             logger.info(f"account: backtest at b = {b:.2f}, {time.perf_counter() - began:.1f} s")
             return found
 
-        table, daily = measured_account(report, charged(exchange.options), mean, again)
+        table, daily = measured_account(report, own, mean, again)
         log_finite(self.recorder, evaluate.account_metrics(table))
         return {"account.pkl": table, "account_daily.pkl": daily}
 
@@ -411,9 +438,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 # --- configurations
 
 
-def _options(config: Any, name: str) -> dict[str, Any] | None:
+def _options(config: Any, *names: str) -> dict[str, Any] | None:
     """Give the options, to be changed, of a configuration that names a class; None for another, or an instance."""
-    if not names_class(config, name):
+    if not any(names_class(config, name) for name in names):
         return None
     config["kwargs"] = config.get("kwargs") or {}
     options: dict[str, Any] = config["kwargs"]
