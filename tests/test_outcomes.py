@@ -92,12 +92,14 @@ def test_one_day_in_one_field_is_its_own_step(market, warned):
 
 def test_sellable_is_what_trades_at_the_entry_and_is_not_locked_at_limit_down(market, warned):
     panel = panel_for("Ref($close, -2)/Ref($close, -1) - 1").panel
-    bars = read_fields(list(panel.stocks), ["$close", "$factor"], FEW["start"], "2020-07-10")
+    read = read_fields(list(panel.stocks), ["$close", "$factor", "$high", "$low"], FEW["start"], "2020-07-10")
+    bars = {name: frame.astype(float) for name, frame in read.items()}
     close, days = bars["$close"], pd.DatetimeIndex(panel.days)
     raw = (close / bars["$factor"]).round(2)
     before = (close.ffill().shift(1) / bars["$factor"].ffill()).round(2)
     low = before * np.where([code.startswith(("SH68", "SZ30")) for code in panel.stocks], 0.8, 0.9)
-    at_the_low = (raw <= np.floor(low * 100 + 0.5) / 100 + 1e-6).shift(-1)
+    stuck = (bars["$high"] == bars["$low"]) & (raw == (np.floor(before * 95 + 0.5) / 100).round(2))  # 5% all day
+    at_the_low = ((raw <= np.floor(low * 100 + 0.5) / 100 + 1e-6) | stuck).shift(-1)
     trades = close.shift(-1).notna().loc[days]
     sellable = pd.DataFrame(panel.sellable.numpy(), days, panel.stocks)
     old = (close.notna().cumsum() > 10).loc[days]  # past the first days without a limit
