@@ -7,6 +7,8 @@ metric, and the test days by the money that is left: the account of `NetExcess`,
 with a forecast that is fitted on the validation days, after fees and impact, over the mean stock.
 """
 
+from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,29 @@ import pandas as pd
 
 from benchmarks.bench_step import table
 from benchmarks.comparison import opened, parser
-from qlib_ext.evaluate import METRICS, NetExcess, average, daily_metrics
+from qlib_ext.evaluate import METRICS, NetExcess, average, daily_metrics, metric_value
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import Forecast, market_of
 from qlib_ext.training import Trainer
 
 NAMES = [name for name in METRICS if not name.endswith("_buyable")]
+BELIEF = 5e-4  # a day, of one standard deviation of the score
+PLACES = (0.005, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.995)
+
+
+class Believing(NetExcess):
+    """Trades as if each score were worth the same: of the fit only decay, smoothing and persistence count."""
+
+    def account(self, forecast: Forecast, *known: Any, **options: Any) -> Any:
+        """See `NetExcess.account`."""
+        levels = tuple(BELIEF * NormalDist().inv_cdf(place) for place in PLACES)
+        return super().account(replace(forecast, places=PLACES, levels=levels, spread=BELIEF), *known, **options)
+
+
+OWN = {
+    "net_excess, top n": NetExcess(trade_participation=0.01, topn={"rank_buffer": 3.0, "score_halflife": 10.0}),
+    "net_excess, believing": Believing(),
+}
 
 
 def epochs_of(dataset: Any, panel: DayPanel, model: Any, days: dict[str, Any]) -> pd.DataFrame:
@@ -34,6 +53,8 @@ def epochs_of(dataset: Any, panel: DayPanel, model: Any, days: dict[str, Any]) -
         columns = list(dict.fromkeys(METRICS[name] for name in NAMES))
         daily = daily_metrics(score[: len(valid)], *grids, names=columns, **trainer.money, trading=days["valid"])
         seen = {name: average(daily, name)[0] for name in NAMES} | {"minus loss": -row["valid_loss"]}
+        money = trainer.money | {"trading": days["valid"]}
+        seen |= {name: metric_value(own, score[: len(valid)], *grids, **money)[0] for name, own in OWN.items()}
         rows.append({"epoch": epoch, **seen, "test": _earned(score, days, len(valid), trainer.money["capital"])})
 
     trainer.fit(panel, dataset.rows("train"), valid, on_epoch=look)
@@ -57,7 +78,7 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
     rank = frame.rank()
     groups = [part for _, part in frame.groupby("seed")]
     out = {}
-    for name in [*NAMES, "minus loss"]:
+    for name in [*NAMES, *OWN, "minus loss"]:
         within = [part[name].corr(part["test"], method="spearman") for part in groups]
         chosen = [part.loc[part[name].idxmax(), "test"] for part in groups]
         out[name] = {

@@ -29,7 +29,7 @@ from qlib_ext.portfolio import (
 
 Grid = NDArray[np.float64]
 FEWEST = 8  # days
-EXPOSURES = {"volatility": 0.2, "liquidity": 0.2}
+EXPOSURES = {"volatility": 0.2, "liquidity": 0.2, "beta": 0.2}  # as `strategy.CostAwareStrategy` has it
 PARTS = 4  # the longest horizon is at most such a part of the days that the forecast is fitted on
 
 
@@ -45,7 +45,8 @@ class NetExcess:
         impact: b of `portfolio.impact_cost`.
         topn: options of `portfolio.TopNPolicy` to trade by; None: a `portfolio.CostAwarePolicy`.
         exposures: bounds b of the CostAwarePolicy, -b to b standard deviations of the universe, on the account's active
-            exposure to volatility and liquidity: what such a bet earns on a few days says little of a score. {}: none.
+            exposure to volatility, liquidity and beta: the luck of such a bet on a few days tells little of a score.
+            {}: none.
         policy: further options of the CostAwarePolicy (risk_aversion, max_weight).
 
     Raises:
@@ -115,7 +116,8 @@ class NetExcess:
         """
         money: dict[str, Any] = {"account": capital, "participation": self.trade_participation, "impact": self.impact}
         if self.topn is None and self.exposures:
-            loads = exposures(trading["universe"], **{name: trading[name] for name in self.exposures})
+            known = {**trading, "beta": trading["risk"].beta[: len(score)]}
+            loads = exposures(trading["universe"], **{name: known[name] for name in self.exposures})
             money["exposures"] = np.stack([loads[name] for name in self.exposures], axis=-1)
         done = simulate(self._policy(forecast, participation), score, **trading, **money, start="mean", first=first)
         return done.daily["excess"].to_numpy(dtype=np.float64)
