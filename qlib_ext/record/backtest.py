@@ -206,8 +206,11 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         artifacts["execution.pkl"] = tables
         artifacts["definitions.pkl"] = flat(evaluate.EXECUTION_DEFINITIONS)
         if not no_capacity:
-            artifacts["capacity_strategy.pkl"] = self._capacity(pred, strategy, exchange, report.index)
-            artifacts["definitions.pkl"] |= flat({"capacity_strategy": evaluate.STRATEGY_CAPACITY_DEFINITIONS})
+            try:
+                artifacts["capacity_strategy.pkl"] = self._capacity(pred, strategy, exchange, report.index)
+                artifacts["definitions.pkl"] |= flat({"capacity_strategy": evaluate.STRATEGY_CAPACITY_DEFINITIONS})
+            except ValueError as error:  # of other capitals, at the end of a run whose own account is done
+                logger.warning(f"no capacity curve of the strategy: {error}")
         elif isinstance(exchange, AShareExchange) and self.capacity is None:
             logger.info(f"no capacity curve of the strategy: {no_capacity}")
         artifacts |= self._account(pred, report, exchange, strategy)

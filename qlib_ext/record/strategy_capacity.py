@@ -4,15 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import STRATEGY_CAPITALS, strategy_curve
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.panel import grid_of
-from qlib_ext.portfolio import market_of
+from qlib_ext.portfolio import CostAwarePolicy, Day, Risk, market_of
 from qlib_ext.record.facts import market_year
 from qlib_ext.strategy import PolicyStrategy
+
+Grid = npt.NDArray[np.float64]
 
 
 def strategy_capacity(
@@ -51,16 +54,19 @@ def strategy_capacity(
     caps = [cap for cap in (strategy.trade_participation, options.participation) if cap is not None and cap <= 1.0]
     least = options.min_cost if options.min_cost is not None else 5.0 if options.commission > 0 else 0.0
 
+    more, bounds = _known(strategy, score, market, pd.Index(panel.stocks), pd.DatetimeIndex(panel.days[rows]))
     own: Any = strategy.policy
 
     def policy(capital: float, b: float) -> Any:
-        changed = {} if own.capital is None else {"capital": own.capital / account * capital}
-        return replace(own, **changed, **({"impact": b} if hasattr(own, "impact") else {}))
+        changed: dict[str, Any] = {} if own.capital is None else {"capital": own.capital / account * capital}
+        if isinstance(own, CostAwarePolicy):
+            changed |= {"impact": b, "bounds": bounds}
+        return replace(own, **changed)
 
     return strategy_curve(
         policy,
         score,
-        market,
+        market | more,
         capitals=[*STRATEGY_CAPITALS, account],
         year=market_year(),
         participation=min(caps, default=None),
@@ -68,6 +74,38 @@ def strategy_capacity(
         commission=options.commission,
         least=least,
     )
+
+
+def _known(
+    strategy: PolicyStrategy, score: Grid, market: dict[str, Any], codes: pd.Index, days: pd.DatetimeIndex
+) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+    """Ask the strategy day by day what its policy knows of the stocks beside the market, and its bounds."""
+    complete, nothing = getattr(strategy, "complete", lambda close, *_: close), np.zeros(len(codes))
+    carried = pd.DataFrame(market["liquidity"]).ffill().to_numpy()
+    seen: dict[str, list[Any]] = {name: [] for name in ("volatility", "specific", "market_volatility")}
+    loads: list[dict[str, Any]] = []
+    bounds: dict[str, tuple[float, float]] = {}
+    for d, day in enumerate(days):
+        told = {
+            "liquidity": market["liquidity"][d],
+            "known_liquidity": carried[d],
+            "volatility": market["volatility"][d],
+        }
+        told |= {"universe": ~np.isnan(score[d]), "value": 1.0, "buy_rate": 0.0, "sell_rate": 0.0}
+        close = complete(Day(score=score[d], held=nothing, **told), codes, day)
+        if close.specific is None:
+            return {}, bounds
+        for name, grid in seen.items():
+            grid.append(getattr(close, name))
+        if close.exposures is not None and isinstance(strategy.policy, CostAwarePolicy):
+            bounds |= strategy.policy.bounds
+            loads.append(dict(zip(strategy.policy.bounds, close.exposures.T, strict=True)))
+    specific = np.array(seen["specific"])
+    risk = Risk(specific, np.full_like(specific, np.nan), np.array(seen["market_volatility"], dtype=np.float64))
+    known = {"volatility": np.array(seen["volatility"]), "risk": risk}
+    if bounds:
+        known["exposures"] = np.array([[load.get(name, nothing) for name in bounds] for load in loads]).swapaxes(1, 2)
+    return known, bounds
 
 
 def _delisted(exchange: AShareExchange, days: Any, stocks: Any) -> np.ndarray[Any, Any]:
