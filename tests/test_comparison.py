@@ -4,12 +4,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # `benchmarks` is not installed
 
-from benchmarks import compare_gates, compare_losses, comparison  # noqa: E402
+from benchmarks import compare_gates, compare_losses, compare_trading, comparison  # noqa: E402
+from qlib_ext.portfolio import Forecast  # noqa: E402
 
 
 @pytest.mark.parametrize("module", [compare_losses, compare_gates])
@@ -54,3 +56,14 @@ def test_models_have_the_fixed_options_and_the_changed_ones(monkeypatch, capsys)
     assert make(loss="ic", seed=1) == {**model, "kwargs": {"hidden": [8], "lr": 0.01, "loss": "ic", "seed": 1}}
     assert make() == {**model, "kwargs": {"hidden": [8], "lr": 0.01}}  # nothing of the workflow's or of another variant
     assert options["loss"] == "mse"
+
+
+def test_every_way_to_trade_is_a_policy_and_has_a_row_of_means_and_deviations():
+    for make, share in compare_trading.WAYS.values():
+        assert make(Forecast(), 0.5).prepare([[1.0, 2.0]]).shape == (1, 2) and 0 < share <= 0.05
+    numbers = dict.fromkeys([name for name, _, _ in compare_trading.SHOWN.values()], 0.5)
+    ways = [("a", 0, 0.14), ("a", 1, 0.16), ("b", 0, 0.01), ("b", 1, 0.03)]
+    lines = [{**numbers, "way": w, "seed": n, "excess": x, "year": 2019, "b": 1.0, "days": 244} for w, n, x in ways]
+    text = compare_trading.summary(pd.DataFrame(lines))
+    assert "2019, b = 1: 244 days, 2 seeds" in text  # 0.15 +- sqrt(2) 0.01
+    assert "| a | 50.0 | 50.0 | 50.0 | 50.0 | 15.0 (1.4) | 50.0 |" in text and "| 2.0 (1.4) |" in text
