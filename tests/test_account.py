@@ -10,7 +10,7 @@ from test_backtest import EXCHANGE, Run, configuration, market  # noqa: F401
 from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import IMPACTS, account_metrics, account_table, mean_stock_returns
 from qlib_ext.provider import load_liquidity
-from qlib_ext.record import PortAnaRecord, mean_stock
+from qlib_ext.record import PortAnaRecord, index_returns, mean_stock
 
 DAYS = pd.bdate_range("2022-01-04", periods=3)
 NAMES = (
@@ -152,3 +152,27 @@ def test_the_liquidity_is_read_once(market, monkeypatch):  # noqa: F811
         if data is not None:
             fills = got["fills.pkl"]
     pd.testing.assert_frame_equal(got["fills.pkl"], fills, check_exact=True)
+
+
+def test_a_total_return_series_of_ones_own(market, tmp_path, monkeypatch):  # noqa: F811
+    """Levels in a CSV: by day in the backtest, from entry to entry for the judge; a price index is called one."""
+    test_data.start_qlib(market[0], market[1])
+    days = pd.DatetimeIndex(D.calendar())
+    file = tmp_path / "h00300.csv"
+    level = 100.0 * 1.001 ** np.arange(len(days))
+    level[-20:] *= 2.0
+    file.write_text(
+        "date,close\n" + "".join(f"{d:%Y-%m-%d},{v!r}\n" for d, v in zip(days, level.tolist(), strict=True))
+    )
+    signal = days[-24:-18]  # the jump is on the calendar's 20th last day, two days after the signal of the 22nd last
+    judged = index_returns(str(file), market[2].span, signal, field="close")
+    assert judged.name == "h00300" and judged.round(4).tolist() == [0.001, 0.001, 1.002, 0.001, 0.001, 0.001]
+    said, config = [], configuration()
+    monkeypatch.setattr("qlib_ext.record.backtest.logger.info", said.append, raising=False)
+    config["backtest"] |= {"start_time": "2020-06-10", "end_time": "2020-06-16", "benchmark": str(file)}
+    own = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=None)._generate()
+    np.testing.assert_allclose(own["report_normal_1day.pkl"]["bench"], 0.001)
+    assert not any("price index" in words for words in said)
+    config["backtest"]["benchmark"] = "SH000300"
+    PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=None)._generate()
+    assert any("SH000300 is a price index" in words and "2.4% a year" in words for words in said)

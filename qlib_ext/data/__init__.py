@@ -8,7 +8,14 @@ from qlib_ext.data.handlers import (
     label_expression,
     tell_unlearnt,
 )
-from qlib_ext.data.market_features import benchmark_returns, known_indices, load_state, read_benchmark
+from qlib_ext.data.market_features import (
+    benchmark_returns,
+    is_series,
+    known_indices,
+    load_state,
+    own_series,
+    read_benchmark,
+)
 from qlib_ext.data.outcomes import locked_up
 from qlib_ext.data.rehearsal import days_of, rehearse_segments, rehearsed
 from qlib_ext.data.segments import bounds, check_segments, plain_day, segment_rows
@@ -37,7 +44,9 @@ __all__ = [
     "label_span",
     "load_liquidity",
     "load_state",
+    "is_series",
     "locked_up",
+    "own_series",
     "panel_of",
     "plain_day",
     "read_benchmark",

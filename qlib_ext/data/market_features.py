@@ -13,7 +13,7 @@ from qlib_ext.options import close_names
 from qlib_ext.panel import OFFICIAL_INDICES, MacroState, MarketState, read_macro
 from qlib_ext.provider import binary_folder, calendar, read_fields
 from qlib_ext.rules import is_index
-from qlib_ext.spelling import read_code
+from qlib_ext.spelling import read_code, read_csv, read_day, read_number
 
 logger = get_module_logger("qlib_ext.data")
 
@@ -117,6 +117,27 @@ def read_benchmark(value: Any) -> Any:
         return value
 
 
+def own_series(path: str) -> pd.Series:
+    """Daily returns of a user's series, such as an index with its dividends: a CSV file of date and close, its levels.
+
+    Returns: by day, named by the file; the first level has none.
+
+    Raises: ValueError for what is not surely understood, a level that is not above 0, or days out of order.
+    """
+    table = read_csv(find_file(path, "benchmark"), ("date", "close"))
+    days = [read_day(f"{path}, line {line}: date", day) for line, day in table["date"].items()]
+    levels = [read_number(f"{path}, line {line}: close", level) for line, level in table["close"].items()]
+    series = pd.Series(levels, pd.DatetimeIndex(days), name=Path(path).stem)
+    if not (series > 0).all() or not series.index.is_monotonic_increasing or not series.index.is_unique:
+        raise ValueError(f"{path}: wanted are levels above 0, each day once and in order")
+    return series.pct_change(fill_method=None).iloc[1:]
+
+
+def is_series(benchmark: Any) -> bool:
+    """Whether a benchmark is named by a file, see `own_series`."""
+    return isinstance(benchmark, str) and benchmark.lower().endswith(".csv")
+
+
 def benchmark_returns(benchmark: Any, first: pd.Timestamp, last: pd.Timestamp) -> pd.Series:
     """Daily returns of a benchmark, a code or codes (their mean), as the provider has them, by day.
 
@@ -138,7 +159,7 @@ def benchmark_returns(benchmark: Any, first: pd.Timestamp, last: pd.Timestamp) -
     return every.iloc[:, 0].groupby(level="datetime").mean().rename(", ".join(codes))
 
 
-def find_file(path: str) -> Path:
+def find_file(path: str, owner: str = "macro_state") -> Path:
     """Find a file: as it is given, or in the provider's folder.
 
     Raises: FileNotFoundError naming both places.
@@ -149,6 +170,6 @@ def find_file(path: str) -> Path:
         if place.is_file():
             return place
     raise FileNotFoundError(
-        f"macro_state: no file {path!r} here ({Path.cwd()}) nor in {', '.join(map(str, folders))}; "
+        f"{owner}: no file {path!r} here ({Path.cwd()}) nor in {', '.join(map(str, folders))}; "
         "give its path, a CSV or Parquet file as workflows/macro_example.csv"
     )

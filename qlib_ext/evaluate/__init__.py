@@ -2,7 +2,7 @@
 
 from qlib_ext.evaluate.account import ACCOUNT_METRICS, IMPACTS, account_metrics, account_table, mean_stock_returns
 from qlib_ext.evaluate.baselines import BASELINES, REVERSAL_DAYS, LightGBM, factor_score
-from qlib_ext.evaluate.benchmark import has_benchmark, idle, known_benchmark
+from qlib_ext.evaluate.benchmark import DIVIDENDS, has_benchmark, idle, is_price_index, known_benchmark
 from qlib_ext.evaluate.capacity import (
     CAPACITY_DEFINITIONS,
     CAPITALS,
@@ -93,6 +93,7 @@ __all__ = [
     "DEFINITIONS",
     "DIAGNOSTICS_DEFINITIONS",
     "DayGrids",
+    "DIVIDENDS",
     "EXECUTION_DEFINITIONS",
     "IMPACTS",
     "LightGBM",
@@ -133,6 +134,7 @@ __all__ = [
     "headline_table",
     "in_use",
     "idle",
+    "is_price_index",
     "known_benchmark",
     "last_known",
     "mean_return",

@@ -7,7 +7,21 @@ import warnings
 
 import pandas as pd
 
+from qlib_ext.rules import is_index
+
 UNKNOWN_BENCHMARK, UNKNOWN_DAYS = 0.05, 2  # largest share of days without the benchmark's return; so many always may
+
+
+DIVIDENDS = 0.024  # a year, of the CSI 300
+
+
+def is_price_index(name: object) -> bool:
+    """Whether a benchmark is an index without its dividends, SH000300 and the like.
+
+    >>> is_price_index("SH000300"), is_price_index("H00300")
+    (True, False)
+    """
+    return isinstance(name, str) and is_index(name)
 
 
 def has_benchmark(report: pd.DataFrame) -> bool:

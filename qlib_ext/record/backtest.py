@@ -20,8 +20,8 @@ from qlib.utils.data import deepcopy_basic_type
 from qlib.workflow import record_temp
 
 from qlib_ext import evaluate
-from qlib_ext.data import DayDatasetH, benchmark_returns, plain_day, read_benchmark
-from qlib_ext.evaluate import known_benchmark
+from qlib_ext.data import DayDatasetH, benchmark_returns, is_series, own_series, plain_day, read_benchmark
+from qlib_ext.evaluate import DIVIDENDS, is_price_index, known_benchmark
 from qlib_ext.exchange import AShareExchange, prices, read_account
 from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.panel import check_scores
@@ -127,7 +127,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             if flag is not None:
                 check_flag(f"{name} (or null)", flag)
         self.backtest_config |= {name: plain_day(name, self.backtest_config.get(name)) for name in SPAN}
-        self.backtest_config["benchmark"] = read_benchmark(self.backtest_config["benchmark"])
+        benchmark = self.backtest_config["benchmark"]
+        self.backtest_config["benchmark"] = own_series(benchmark) if is_series(benchmark) else read_benchmark(benchmark)
         self._exchange = _options(self._exchange_kwargs().get("exchange"), "AShareExchange")
         self._strategy = _options(self.strategy_config, "LiquidityTopNStrategy", "CostAwareStrategy")
         self._open = [name for name in SPAN if (self._exchange or {}).get(name) is None]
@@ -258,6 +259,11 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         first, last = (pd.Timestamp(self.backtest_config[name]) for name in SPAN)
         if returns is None:
             return
+        if is_price_index(returns):
+            logger.info(
+                f"{returns} is a price index, the account a total return: the excess over it has about {DIVIDENDS:.1%} "
+                "a year of dividends in it. benchmark: FILE.csv (date, close) takes a total-return series"
+            )
         if not isinstance(returns, pd.Series):
             returns = benchmark_returns(returns, first, last)
         known_benchmark(returns.reindex(days[(days >= first) & (days <= last)]))

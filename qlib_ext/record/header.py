@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from qlib_ext.data import label_span, read_benchmark
-from qlib_ext.evaluate import DAYS_A_YEAR, has_benchmark, idle
+from qlib_ext.data import is_series, label_span, read_benchmark
+from qlib_ext.evaluate import DAYS_A_YEAR, DIVIDENDS, has_benchmark, idle, is_price_index
 from qlib_ext.exchange import Options, prices
 from qlib_ext.model import FEW_DAYS, FEW_STOCKS
 from qlib_ext.record.facts import package_versions
@@ -46,6 +47,7 @@ def context_of(
     record, expression = plan.record("LiquidityRecord"), label or plan.label
     money = None if record is None else Money(**{f.name: record[f.name] for f in fields(Money) if f.name in record})
     benchmark = None if record is None else read_benchmark(record.get("benchmark", BENCHMARK))
+    benchmark = Path(str(benchmark)).stem if is_series(benchmark) else benchmark
     rows: dict[str, Text | str | None] = {  # None: the run has no such thing
         **{name: run.get(name) or None for name in ("experiment", "run", "started")},
         **_model_facts(plan),
@@ -63,7 +65,7 @@ def context_of(
         "liquidity": _liquidity(plan, facts),
         "capital": UNKNOWN if money is None else _capital(money),
         "costs": UNKNOWN if money is None else _costs(money),
-        "benchmark": UNKNOWN if money is None else benchmark or text("none, the universe's means alone"),
+        "benchmark": UNKNOWN if money is None else _priced(benchmark) or text("none, the universe's means alone"),
         "backtest": _backtest(plan, artifacts),
         "units": text("money in yuan, returns as per cent of the capital unless a day's account is named"),
         "cautions": _cautions(facts, artifacts),
@@ -112,13 +114,21 @@ def _impact(impact: Any, exponent: float) -> Text | str:
     return text(rule, impact=float(impact), power=float(exponent))
 
 
+def _priced(benchmark: Any) -> Any:
+    """Name a benchmark; of a price index say what it lacks."""
+    if not is_price_index(benchmark):
+        return benchmark
+    words = "{code} (a price index: it lacks about {share:.1%} a year of dividends, which an excess over it has)"
+    return text(words, code=benchmark, share=DIVIDENDS)
+
+
 def _benchmark(given: Any, report: pd.DataFrame | None) -> Text | str:
     """Name the backtest's benchmark; runs of before took qlib's index for `null`, and their report shows it."""
     if given is None:
         return text("none") if report is None or not has_benchmark(report) else BENCHMARK
     if isinstance(given, pd.Series):
-        return text("a series of its own")
-    return given if isinstance(given, str) else ", ".join(map(str, given))
+        return text("a series of its own") if given.name is None else str(given.name)
+    return _priced(given) if isinstance(given, str) else ", ".join(map(str, given))
 
 
 def _liquidity(plan: Task, facts: Mapping[str, Any]) -> Text:

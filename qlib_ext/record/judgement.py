@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from qlib.data import D
 
-from qlib_ext.data import LabelSpan
+from qlib_ext.data import LabelSpan, is_series, own_series
 from qlib_ext.evaluate import (
     CAPITALS,
     DAYS_A_YEAR,
@@ -304,7 +304,7 @@ def index_returns(code: str | None, span: LabelSpan, days: pd.DatetimeIndex, *, 
     """Daily returns of an index from the entry of each day to that of the next, by day; None without a code.
 
     Args:
-        code: of the index.
+        code: of the index, or a CSV file of one's own, see `data.own_series` (closes).
         span: of the label.
         days: (D,) of the signal.
         field: price of the label's entry, `DayDatasetH.entry_field`: close, open, ... Where the index has no such
@@ -314,6 +314,12 @@ def index_returns(code: str | None, span: LabelSpan, days: pd.DatetimeIndex, *, 
     """
     if code is None:
         return None
+    if is_series(code):  # the return of the day d + entry + 1, which begins at the entry's close
+        own, every = own_series(code), pd.DatetimeIndex(D.calendar())
+        later = every.get_indexer(days) + span.entry + 1
+        known = own.reindex(every).to_numpy()
+        values = np.where(later < len(every), known[later.clip(max=len(every) - 1)], np.nan)
+        return pd.Series(values, days, name=own.name)
 
     def step(price: str) -> str:  # of a lag of 0 qlib would take the first day of all
         now, then = (f"Ref(${price}, -{lag})" if lag else f"${price}" for lag in (span.entry, span.entry + 1))

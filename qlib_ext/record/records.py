@@ -77,7 +77,8 @@ class MoneyRecord(ACRecordTemp):
         recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.
         capital, participation, top_n, commission, impact: see `Money`.
         buy_rate, sell_rate: fees as shares of what is bought and sold, in place of those by date; both or none.
-        benchmark: index code, or None for the universe's means alone.
+        benchmark: index code, a CSV file of date and close (such as a total-return index), or None for the universe's
+            means alone.
         skip_existing: leave artifacts of an earlier run as they are.
 
     Raises: TypeError for an option that there is not; ValueError for one out of range, or another dataset.
