@@ -101,7 +101,7 @@ def test_the_account_is_the_backtest_s(market, options, limit_threshold):
     assert (log[["blocked_buy", "trade_cap"]].sum() > 0).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"exposures": {"volatility": 0.3}, "max_weight": 0.1}])
+@pytest.mark.parametrize("options", [{"exposures": None}, {"exposures": {"volatility": 0.3}, "max_weight": 0.1}])
 def test_the_account_of_a_cost_aware_strategy_is_the_backtest_s(market, options):
     forecast = Forecast(
         0.0, (0.02, 0.5, 0.98), (-0.01, 0.0, 0.01), (5.0,), persistence=0.8, spread=4e-3, significant=True
