@@ -34,7 +34,7 @@ from qlib_ext.evaluate import (
     waterfall,
 )
 from qlib_ext.exchange import SETTLED, AShareExchange
-from qlib_ext.portfolio import TopNPolicy
+from qlib_ext.portfolio import Forecast, TopNPolicy
 from qlib_ext.provider import load_liquidity
 from qlib_ext.record import Money, PortAnaRecord, all_blocked, holdings, judge, judged_stages, stage_changes
 from qlib_ext.rules import is_index
@@ -754,3 +754,28 @@ def test_a_year_of_the_whole_market_breaks_no_rule(tmp_path):
     rows = old.assign(date=old["day"].astype(str), turnover=old["yuan"], fee=cost)
     verdict = check_rows(rows.to_dict("records"))
     assert verdict["rules_verified"], verdict["findings"][:3]
+
+
+def test_a_cost_aware_strategy_trades_by_the_forecast_of_the_run(market):
+    test_data.start_qlib(market[0], market[1])
+    levels = {"places": [0.1, 0.9], "levels": [-0.004, 0.004], "persistence": 0.5, "spread": 0.003}
+    forecast = Forecast.from_dict(levels | {"significant": True, "days": 60}).to_dict()
+
+    class Keeps(Run):
+        def load_object(self, name, **reader):
+            return forecast if name == "forecast.json" else super().load_object(name)
+
+    config = configuration()
+    config["strategy"] = {
+        "class": "CostAwareStrategy",
+        "module_path": "qlib_ext.strategy",
+        "kwargs": {"signal": "<PRED>", "risk_aversion": 2.0},
+    }
+    made = PortAnaRecord(Keeps(**{"pred.pkl": market[3]}), config, dataset=market[2], capacity=False)
+    got = made._generate()
+    log, plan = got["daily_log.pkl"], got["plan.pkl"]
+    assert (log["gain"].iloc[1:] > 0).all() and len(got["fills.pkl"]) > 20
+    assert plan["strategy"]["kwargs"]["forecast"] == forecast and "waterfall.pkl" not in got
+    task = Task({}, recorded=True, plan=plan)
+    assert task.strategy_class == "CostAwareStrategy" and task.strategy["forecast"] == forecast
+    assert task.strategy["liquidity"] == "community"  # the dataset's

@@ -13,7 +13,7 @@ from qlib.data import D
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.portfolio import Forecast, Risk, simulate
 from qlib_ext.provider import load_liquidity, read_traded, trailing_volatility
-from qlib_ext.strategy import CostAwareStrategy
+from qlib_ext.strategy import CostAwareStrategy, ScoredRun, plan_orders, read_holdings
 from qlib_ext.synthetic import make_market
 
 FORECAST = Forecast(
@@ -128,6 +128,29 @@ def test_exposures_are_read_from_a_csv_file(scores, tmp_path):
     assert strategy.columns["value"][code].tolist() == [1.5, 2.5]
     assert strategy.columns["sector"][code].tolist() == ["bank", "bank"]
     assert strategy.bounds == {"value": (-0.3, 0.3), "sector": (-0.1, 0.1)}
+
+
+def test_tomorrows_orders_are_those_of_the_backtest(scores):
+    days = scores.index.get_level_values("datetime").unique()
+    options = {"forecast": FORECAST.to_dict(), "risk_aversion": 2.0, "exposures": {"beta": 0.3}}
+    config = {"strategy": {"class": "CostAwareStrategy", "module_path": "qlib_ext.strategy", "kwargs": options}}
+    exchange = {"class": "AShareExchange", "module_path": "qlib_ext.exchange", "kwargs": {}}
+    config["backtest"] = {"exchange_kwargs": {"exchange": exchange}}
+    close = read_traded(list(scores.index.levels[1]), ["$close"], days[0], days[-1])["$close"]
+    scores = scores[close.notna().stack().reindex(scores.index).to_numpy()]  # as a model's: of stocks that trade
+    strategy, _, _ = traded(scores, account=5e7, **options)
+    run = ScoredRun(
+        "demo", scores, task={"record": [{"class": "PortAnaRecord", "kwargs": {"config": config}}]}, qlib_init={}
+    )
+    orders = plan_orders(run, read_holdings(None), capital=5e7, day=str(days[0].date())).set_index("code")
+    sent = strategy.daily_targets.set_index("code").loc[lambda table: table["date"] == days[1]]
+    wanted = orders["target_yuan"].groupby(level=0).first()  # a large order is split
+    both = wanted.to_frame().join(sent["target"].rename("backtest"), how="inner")
+    assert len(both) == len(sent) > 5 and (orders["date"] == days[1]).all()
+    np.testing.assert_allclose(both["target_yuan"], both["backtest"], rtol=1e-3)
+    held = orders.loc[orders["side"] == "buy", ["shares"]].groupby(level=0).sum()
+    again = plan_orders(run, held, capital=5e7, day=str(days[0].date()))
+    assert 0 < again["yuan"].sum() < 0.3 * orders["yuan"].sum()  # the next part of the way
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from qlib_ext.cli.report import add_source
 _ORDERS = """\
 List the next day's orders of a recorded run, as CSV: code, side, shares, yuan, cap used, limits, rank, reason.
 
-The run tells the scores (pred.pkl), the provider, the settings of its LiquidityTopNStrategy, and the cap, fees and ST
+The run tells the scores (pred.pkl), the provider, the settings of its strategy, and the cap, fees and ST
 list of its AShareExchange; the targets are those of the backtest. RUN is a run's id (or its first letters), the name of
 an experiment (its latest finished run), or "latest". Holdings: a CSV file with the columns code,shares (raw shares; a
 column bought, the day of the first buy, where the run has a min_holding), in the usual spellings and with the usual
@@ -133,7 +133,7 @@ def _show(table: Any, run: Any) -> None:
     from qlib_ext import strategy
 
     if run.recorded_task.strategy is None:
-        lines.append("the run records no LiquidityTopNStrategy: its defaults are used")
+        lines.append("the run records no strategy of ours: the defaults of LiquidityTopNStrategy are used")
     if first is not None and not strategy.next_day(first["signal_date"])[1]:
         lines.append(
             "the calendar ends with the scores: the next weekday is taken, holidays are not known (calendars/"

@@ -40,7 +40,7 @@ from qlib_ext.record.tables import (
 )
 from qlib_ext.record.waterfall import DECK, judged_stages, stage_changes, traded_stages
 from qlib_ext.rules import is_index
-from qlib_ext.runs import PLAN, complete_backtest, log_finite, names_class
+from qlib_ext.runs import FORECAST, PLAN, STRATEGIES, complete_backtest, load_if_there, log_finite, names_class
 from qlib_ext.strategy import CostAwareStrategy, LiquidityTopNStrategy, PolicyStrategy
 
 logger = get_module_logger("qlib_ext.backtest")
@@ -59,7 +59,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     that names no start_time or end_time takes the backtest's.
 
     `config` may be left out, or say what differs (qlib would take it in place of its own default, whole); see
-    `runs.complete_backtest`. By default 150 million yuan follow the scores through a LiquidityTopNStrategy (at most 5%
+    `runs.complete_backtest`. A CostAwareStrategy whose `forecast` is null takes the `forecast.json` of the run's
+    ForecastRecord. By default 150 million yuan follow the scores through a LiquidityTopNStrategy (at most 5%
     of a stock's liquidity held and traded a day, rank_buffer 2) and an AShareExchange (at the close, at most 5% of a
     day's turnover) over the dataset's test segment, against SH000300:
 
@@ -130,11 +131,12 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         benchmark = self.backtest_config["benchmark"]
         self.backtest_config["benchmark"] = own_series(benchmark) if is_series(benchmark) else read_benchmark(benchmark)
         self._exchange = _options(self._exchange_kwargs().get("exchange"), "AShareExchange")
-        self._strategy = _options(self.strategy_config, "LiquidityTopNStrategy", "CostAwareStrategy")
+        self._strategy = _options(self.strategy_config, *STRATEGIES)
         self._open = [name for name in SPAN if (self._exchange or {}).get(name) is None]
         self._span_exchange()
         self._one_definition("exchange", self._exchange, ("liquidity", "liquidity_window", "volatility_window"))
-        self._one_definition("strategy", self._strategy, ("liquidity", "liquidity_window"))
+        names = ("volatility_window",) if names_class(self.strategy_config, "CostAwareStrategy") else ()
+        self._one_definition("strategy", self._strategy, ("liquidity", "liquidity_window", *names))
         if dataset is not None and self._strategy is not None:
             for name in ("waterfall", "capacity"):
                 self._refuse(name, self._lacks())
@@ -176,6 +178,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         pred = check_scores(self.load("pred.pkl"), "pred.pkl").to_frame("score")
         self._set_span(pd.DatetimeIndex(pred.index.get_level_values("datetime")))
         self._check_benchmark()
+        self._fill_forecast()
         strategy, executor, exchange = self._build(pred)
         why = self._no_policy(strategy, exchange)
         self._refuse("waterfall", why)
@@ -252,6 +255,12 @@ class PortAnaRecord(record_temp.PortAnaRecord):
                     f"the exchange's {name} is {own[name]}, the backtest's {needed}: it would not trade on the "
                     f"{lacks.sum()} days between. Leave it out (it is then the backtest's), or make the span wider"
                 )
+
+    def _fill_forecast(self) -> None:
+        """Give a CostAwareStrategy that names no forecast the run's own, so that its plan keeps it."""
+        options = _options(self.strategy_config, "CostAwareStrategy")
+        if options is not None and options.get("forecast") in (None, "<FORECAST>"):
+            options["forecast"] = load_if_there(self.recorder, FORECAST)
 
     def _check_benchmark(self) -> None:
         """Look at the benchmark itself: qlib makes 0 of the days that it lacks before its report shows them."""
@@ -448,7 +457,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
 
 def _options(config: Any, *names: str) -> dict[str, Any] | None:
-    """Give the options, to be changed, of a configuration that names a class; None for another, or an instance."""
+    """Give the options, to be changed, of a configuration that names one of the classes; None for another."""
     if not any(names_class(config, name) for name in names):
         return None
     config["kwargs"] = config.get("kwargs") or {}

@@ -3,7 +3,7 @@
 from qlib_ext.runs.artifacts import FACTS, FORECAST, PLAN, load_if_there, log_finite, save_json
 from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
-from qlib_ext.runs.task import Task, class_name, names_class, options_of
+from qlib_ext.runs.task import STRATEGIES, Task, class_name, names_class, options_of
 from qlib_ext.runs.trust import CURE, plain_init, refuse_code
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "LATEST",
     "PLAN",
     "Run",
+    "STRATEGIES",
     "Task",
     "class_name",
     "complete_backtest",

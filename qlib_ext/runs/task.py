@@ -6,6 +6,8 @@ from typing import Any
 
 from qlib_ext.runs.backtest import complete_backtest
 
+STRATEGIES = ("LiquidityTopNStrategy", "CostAwareStrategy")
+
 
 def class_name(config: Any) -> str:
     """Name of the class of a configuration, without its module; "" where it is no configuration, or names none.
@@ -133,16 +135,27 @@ class Task:
 
     @property
     def strategy(self) -> dict[str, Any] | None:
-        """Options of the LiquidityTopNStrategy, the outermost one, without `signal`; None where there is none.
+        """Options of our strategy (see `STRATEGIES`), the outermost one, without `signal`; None where there is none.
 
         `liquidity` and `liquidity_window` are the dataset's where the strategy names none, as `PortAnaRecord` has it.
         """
-        for strategy in (strategy for plan in self.backtests for strategy in _strategies(plan)):
-            if names_class(strategy, "LiquidityTopNStrategy"):
-                options = options_of(strategy)
-                options.pop("signal", None)
-                return self.liquidity | options
-        return None
+        config = self._our_strategy
+        if config is None:
+            return None
+        options = options_of(config)
+        options.pop("signal", None)
+        own = self._of_dataset("volatility_window") if names_class(config, "CostAwareStrategy") else {}
+        return self.liquidity | own | options
+
+    @property
+    def strategy_class(self) -> str | None:
+        """Name of its class."""
+        return None if self._our_strategy is None else class_name(self._our_strategy)
+
+    @property
+    def _our_strategy(self) -> Any:
+        every = (strategy for plan in self.backtests for strategy in _strategies(plan))
+        return next((config for config in every if class_name(config) in STRATEGIES), None)
 
     @property
     def exchange(self) -> dict[str, Any] | None:

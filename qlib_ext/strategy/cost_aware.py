@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from qlib.backtest.signal import SignalWCache
 
-from qlib_ext.exchange import AShareExchange
+from qlib_ext.exchange import Options
 from qlib_ext.options import argument_names, check_number, is_number, refuse_unknown, tell
 from qlib_ext.portfolio import RISK_AVERSION, CostAwarePolicy, Day, Forecast, Risk, TopNPolicy, exposures
 from qlib_ext.provider import read_traded, trailing_volatility
@@ -165,17 +165,13 @@ class CostAwareStrategy(PolicyStrategy):
             entry |= {f"{key}.{name}": float(values[n]) for key, values in told.items()}
         return close.held + best.trade
 
-    def _day(
-        self, day: pd.Timestamp, score: pd.DataFrame, held: dict[str, float], known: list[pd.Series],
-        start: pd.Timestamp,
-    ) -> Day:  # fmt: skip
-        close = super()._day(day, score, held, known, start)
+    def complete(self, close: Day, codes: pd.Index, day: pd.Timestamp) -> Day:
+        """Add risk and exposures."""
         if not isinstance(self.policy, CostAwarePolicy):
             return close
-        self._take_costs()
-        closes = self._grids()
+        closes = self._grids(codes, day)
         row = int(closes["volatility"].index.searchsorted(day, side="right")) - 1
-        at = closes["volatility"].columns.get_indexer(score.index)
+        at = closes["volatility"].columns.get_indexer(codes)
         volatility, specific, beta = (
             np.where(at >= 0, closes[name].to_numpy()[row][at], np.nan) for name in ("volatility", "specific", "beta")
         )
@@ -184,7 +180,7 @@ class CostAwareStrategy(PolicyStrategy):
         if not self.bounds:
             return close
         columns = {
-            name: grid.iloc[: grid.index.searchsorted(day, side="right")].tail(1).T.reindex(score.index).iloc[:, 0]
+            name: grid.iloc[: grid.index.searchsorted(day, side="right")].tail(1).T.reindex(codes).iloc[:, 0]
             for name, grid in self.columns.items()
             if name in self.bounds
         }
@@ -195,19 +191,20 @@ class CostAwareStrategy(PolicyStrategy):
         self.policy = replace(self.policy, bounds=bounds)
         return replace(close, exposures=np.column_stack(list(loads.values())))
 
-    def _take_costs(self) -> None:
-        """Expect what the exchange will charge."""
-        if not isinstance(self.trade_exchange, AShareExchange) or not isinstance(self.policy, CostAwarePolicy):
+    def take_costs(self, options: Options) -> None:
+        """Expect what an exchange with these options charges; an impact of the user's own goes first."""
+        if not isinstance(self.policy, CostAwarePolicy):
             return
-        dealt = self.trade_exchange.options
-        least = 5.0 if dealt.min_cost is None else dealt.min_cost
-        b = dealt.impact if self.impact is None and is_number(dealt.impact) else self.policy.impact
-        self.policy = replace(self.policy, impact=float(b), least_commission=least, commission=dealt.commission)
+        least = 5.0 if options.min_cost is None else options.min_cost
+        b = options.impact if self.impact is None and is_number(options.impact) else self.policy.impact
+        self.policy = replace(self.policy, impact=float(b), least_commission=least, commission=options.commission)
 
-    def _grids(self) -> dict[str, pd.DataFrame]:
-        """Risk and beta by day and stock, known at the close."""
+    def _grids(self, codes: pd.Index, day: pd.Timestamp) -> dict[str, pd.DataFrame]:
+        """Risk and beta by day and stock, known at the close: of the whole backtest, or outside of one of the day."""
         if not self._closes:
-            close = read_traded(self._stocks(), ["$close"], *self._reach(), lead=HISTORY)["$close"]
+            alone = getattr(self, "level_infra", None) is None
+            span = (day, day) if alone else self._reach()
+            close = read_traded(self._stocks(codes), ["$close"], *span, lead=HISTORY)["$close"]
             self._closes = risk_grids(close, self.volatility_window)
         return self._closes
 

@@ -1,4 +1,4 @@
-"""Tomorrow's order list of a recorded run: what LiquidityTopNStrategy would send, in raw shares and words.
+"""Tomorrow's order list of a recorded run: what its strategy would send, in raw shares and words.
 
 The targets are the strategy's, and so is the way from targets to orders (caps, lots, sells before buys, cash): here it
 only sees the last close in place of the next day's prices. So the list is a plan: a price that opens elsewhere, a limit
@@ -24,6 +24,7 @@ from qlib_ext.provider import calendar
 from qlib_ext.rules import Fees
 from qlib_ext.runs import Task
 from qlib_ext.spelling import is_nothing, read_day
+from qlib_ext.strategy.cost_aware import CostAwareStrategy
 from qlib_ext.strategy.freshness import check_age
 from qlib_ext.strategy.order_inputs import ScoredRun, check_holdings, next_day, read_holdings, read_market
 from qlib_ext.strategy.planner import Line, Planner, make_lines
@@ -98,10 +99,14 @@ def make_orders(
     score = score.reindex(score.index.union(held.index))
     rank = pd.Series(ranks(score.to_numpy(dtype=float)), score.index)
     policy = cast(Policy, replace(cast(Any, strategy.policy), capital=capital))
-    target = pd.Series(policy.target(_day(score, market, held, cash, fees)), score.index)
+    close = _day(score, market, held, cash, fees)
+    target = pd.Series(policy.target(strategy.complete(close, score.index, day)), score.index)
     chosen = target.iloc[rank.to_numpy().argsort(kind="stable")][lambda yuan: yuan > 0]
     shares, caps = _by_code(held["shares"]), _by_code(strategy.trade_participation * market["known_liquidity"])
     lines = make_lines(chosen, _by_code(rank), shares, shares, caps, set(young).__contains__)
+    if policy.in_shares:  # what is best left alone
+        kept = set(target.index[target.to_numpy() == close.held])
+        lines = [replace(line, shares=0.0) if line.code in kept else line for line in lines]
     quotes = LastClose(market, date, fees, impact)
     Planner(quotes, quotes.price, cash, capital).plan(lines)
     lines += _passed_over(rank, market, {line.code for line in lines}, lines)
@@ -155,7 +160,7 @@ def plan_orders(
         fresh: refuse scores and prices that are not of the last day of the data; else a warning tells of it.
         commission: of both sides, with the rule's other fees; None: the run's rates, or 0.0003.
         market_orders: split at the largest market order; else at the largest limit order (see `rules.largest_order`).
-        changed: options of LiquidityTopNStrategy in place of the run's.
+        changed: options of the strategy in place of the run's.
 
     Returns:
         As `make_orders`.
@@ -172,8 +177,13 @@ def plan_orders(
     """
     task = run.recorded_task
     options = (task.liquidity if task.strategy is None else task.strategy) | changed
-    strategy = LiquidityTopNStrategy(signal=run.scores, **options)
+    cost_aware = task.strategy_class == "CostAwareStrategy"
+    strategy: PolicyStrategy = (CostAwareStrategy if cost_aware else LiquidityTopNStrategy)(
+        signal=run.scores, **options
+    )
     dealt = _exchange_of(task, commission)
+    if task.exchange is not None:
+        strategy.take_costs(dealt)
     signal_day, score = run.score(day)
     date, _ = next_day(signal_day)
     if dealt.participation is not None:
@@ -335,6 +345,8 @@ def _motive(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
         if not at["liquidity"] > 0:
             return f"{'leave' if line.amount else 'passed over'} at rank {line.rank:.0f}: no liquidity known that day"
         return f"leave: fell to rank {line.rank:.0f}"
+    if line.shares == 0.0:
+        return f"hold at rank {line.rank:.0f}"
     if line.amount == 0:
         return f"enter at rank {line.rank:.0f}"
     if line.target < line.amount * at["price"]:
@@ -345,7 +357,7 @@ def _motive(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
 def _kept(line: Line, at: Mapping[str, Any], day: pd.Timestamp) -> str:
     """Say what kept the order from the target, "" where nothing did."""
     texts = {
-        "": "" if line.ordered else "nothing to do: the difference is below a lot",
+        "": "" if line.ordered or line.shares == 0.0 else "nothing to do: the difference is below a lot",
         "blocked_buy": f"not traded: suspended on {day:%Y-%m-%d}",
         "blocked_sell": f"not traded: suspended on {day:%Y-%m-%d}",
         "unknown_liquidity": "not traded: liquidity never known" if line.target or line.amount else "",

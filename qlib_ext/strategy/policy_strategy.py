@@ -1,6 +1,7 @@
 """A strategy that follows a policy: its targets become orders over days, under a trade cap."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from qlib.log import get_module_logger
 
 from qlib_ext import rules
 from qlib_ext.cross_section import ranks
-from qlib_ext.exchange import AShareExchange
+from qlib_ext.exchange import AShareExchange, Options
 from qlib_ext.options import SHARE, check_number, tell
 from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import Day, Policy
@@ -188,9 +189,11 @@ class PolicyStrategy(BaseSignalStrategy):
         `held`: adjusted shares, `known`: liquidity of the day, and last known; `start`: of the step.
         """
         codes, price = score.index, self.trade_position.get_stock_price
+        if isinstance(self.trade_exchange, AShareExchange):
+            self.take_costs(self.trade_exchange.options)
         liquidity, carried = (series.reindex(codes).to_numpy(dtype=float) for series in known)
         buy, sell = self._rates(start)
-        return Day(
+        close = Day(
             score=score["prepared"].to_numpy(dtype=float),
             held=np.array([held[code] * price(code) if code in held else 0.0 for code in codes]),
             liquidity=liquidity,
@@ -201,6 +204,14 @@ class PolicyStrategy(BaseSignalStrategy):
             sell_rate=sell,
             universe=score["raw"].notna().to_numpy(),
         )
+        return self.complete(close, codes, day)
+
+    def complete(self, close: Day, codes: pd.Index, day: pd.Timestamp) -> Day:
+        """Add to what is known of stocks at the close of a day what else the policy asks for."""
+        return close
+
+    def take_costs(self, options: Options) -> None:
+        """Expect what an exchange with these options charges."""
 
     def _rates(self, start: pd.Timestamp) -> tuple[float, float]:
         """Fees of a day as shares of what is bought and sold."""
@@ -295,13 +306,13 @@ class PolicyStrategy(BaseSignalStrategy):
             )
         return self._frame.index[row], self._frame.iloc[row], self._carried.iloc[row]
 
-    def _stocks(self) -> list[str]:
-        """Every stock of the signal (of the exchange, if the signal has no list), and what is held."""
+    def _stocks(self, held: Iterable[str]) -> list[str]:
+        """Every stock of the signal (of the exchange, if the signal has no list), and those that are held."""
         if isinstance(self.signal, SignalWCache):
             codes = set(self.signal.signal_cache.index.get_level_values("instrument"))
         else:
             codes = set(self.trade_exchange.quote.get_all_stock())
-        codes = {code for code in codes if not is_index(str(code))} | set(self.trade_position.get_stock_list())
+        codes = {code for code in codes if not is_index(str(code))} | set(held)
         return sorted(codes)
 
     def _reach(self) -> Span:
@@ -317,7 +328,13 @@ class PolicyStrategy(BaseSignalStrategy):
         exchange, profile = self.trade_exchange, self.liquidity
         if profile == "auto" and isinstance(exchange, AShareExchange) and exchange.options.liquidity == "auto":
             profile = exchange.turnover_profile  # decided once a run
-        return load_liquidity(self._stocks(), *self._reach(), profile=profile, window=self.liquidity_window, past=True)
+        return load_liquidity(
+            self._stocks(self.trade_position.get_stock_list()),
+            *self._reach(),
+            profile=profile,
+            window=self.liquidity_window,
+            past=True,
+        )
 
 
 def in_shares(amount: float, trade: float, held: float, target: float) -> float:
