@@ -765,17 +765,20 @@ def test_a_cost_aware_strategy_trades_by_the_forecast_of_the_run(market):
         def load_object(self, name, **reader):
             return forecast if name == "forecast.json" else super().load_object(name)
 
+        def list_artifacts(self, folder=None):
+            return ["forecast.json"]
+
     config = configuration()
     config["strategy"] = {
         "class": "CostAwareStrategy",
         "module_path": "qlib_ext.strategy",
         "kwargs": {"signal": "<PRED>", "risk_aversion": 2.0},
     }
-    made = PortAnaRecord(Keeps(**{"pred.pkl": market[3]}), config, dataset=market[2], capacity=False)
+    made = PortAnaRecord(Keeps(**{"pred.pkl": market[3]}), config, dataset=market[2], capacity=False, waterfall=False)
     got = made._generate()
     log, plan = got["daily_log.pkl"], got["plan.pkl"]
     assert (log["gain"].iloc[1:] > 0).all() and len(got["fills.pkl"]) > 20
-    assert plan["strategy"]["kwargs"]["forecast"] == forecast and "waterfall.pkl" not in got
+    assert plan["strategy"]["kwargs"]["forecast"] == forecast
     task = Task({}, recorded=True, plan=plan)
     assert task.strategy_class == "CostAwareStrategy" and task.strategy["forecast"] == forecast
     assert task.strategy["liquidity"] == "community"  # the dataset's
