@@ -402,6 +402,25 @@ def test_the_strategy_s_capacity_goes_through_the_account(whole):
     assert 1.5e8 < rows.loc[1.0, "rises_at"] < 1e9
 
 
+def test_a_cost_aware_strategy_s_capacity_goes_through_its_account_too(market):
+    """Without lots to the yuan: the curve knows risk and exposures of the days as the strategy does."""
+    test_data.start_qlib(market[0], market[1])
+    level = {"places": (0.1, 0.5, 0.9), "levels": (-0.004, 0.0, 0.004), "half_lives": (1.5,), "spread": 0.003}
+    forecast = Forecast(**level, persistence=0.3, significant=True)
+    options = {
+        "signal": "<PRED>",
+        "forecast": forecast.to_dict(),
+        "exposures": {"volatility": 0.2, "beta": [-0.3, 0.3]},
+    }
+    strategy = {"class": "CostAwareStrategy", "module_path": "qlib_ext.strategy", "kwargs": options}
+    config = configuration({"trade_unit": None}) | {"strategy": strategy}
+    got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=False)._generate()
+    own, report = got["capacity_strategy.pkl"].loc[(1.0, CASH)], got["report_normal_1day.pkl"]
+    assert own["gross"] == pytest.approx(report["return"].mean() * 242, abs=0.003)
+    paid = report["cost"].iloc[:-1].sum() / len(report) * 242  # what the last day's trades cost earns nothing yet
+    assert own["gross"] - own["net_impact"] == pytest.approx(paid, rel=0.01)
+
+
 def test_the_waterfall_falls_step_by_step(whole, market):
     _, got, _ = whole
     table, daily = got["waterfall.pkl"], got["waterfall_daily.pkl"]

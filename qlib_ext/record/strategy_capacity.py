@@ -80,7 +80,7 @@ def _known(
     strategy: PolicyStrategy, score: Grid, market: dict[str, Any], codes: pd.Index, days: pd.DatetimeIndex
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
     """Ask the strategy day by day what its policy knows of the stocks beside the market, and its bounds."""
-    complete, nothing = getattr(strategy, "complete", lambda close, *_: close), np.zeros(len(codes))
+    nothing = np.zeros(len(codes))
     carried = pd.DataFrame(market["liquidity"]).ffill().to_numpy()
     seen: dict[str, list[Any]] = {name: [] for name in ("volatility", "specific", "market_volatility")}
     loads: list[dict[str, Any]] = []
@@ -92,7 +92,7 @@ def _known(
             "volatility": market["volatility"][d],
         }
         told |= {"universe": ~np.isnan(score[d]), "value": 1.0, "buy_rate": 0.0, "sell_rate": 0.0}
-        close = complete(Day(score=score[d], held=nothing, **told), codes, day)
+        close = strategy.complete(Day(score=score[d], held=nothing, **told), codes, day)
         if close.specific is None:
             return {}, bounds
         for name, grid in seen.items():
