@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 BENCHMARK = "SH000300"  # where a record names none
+MAX_WEIGHT = 0.05  # of the capital in one stock
 
 
 def default_backtest() -> dict[str, Any]:
     """Strategy, executor, account, benchmark and exchange of a PortAnaRecord that names none."""
     from qlib_ext.portfolio import CAPITAL, PARTICIPATION
 
-    caps = {"participation": PARTICIPATION, "trade_participation": PARTICIPATION}
-    strategy = {"signal": "<PRED>", "capital": CAPITAL, **caps, "rank_buffer": 2.0}
+    caps = {"participation": PARTICIPATION, "trade_participation": PARTICIPATION, "max_weight": MAX_WEIGHT}
+    strategy = {"signal": "<PRED>", "capital": CAPITAL, **caps}
     steps = {"time_per_step": "day", "generate_portfolio_metrics": True}
     exchange = {"deal_price": "close", "participation": PARTICIPATION}
     return {
-        "strategy": {"class": "LiquidityTopNStrategy", "module_path": "qlib_ext.strategy", "kwargs": strategy},
+        "strategy": {"class": "CostAwareStrategy", "module_path": "qlib_ext.strategy", "kwargs": strategy},
         "executor": {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor", "kwargs": steps},
         "backtest": {
             "account": CAPITAL,
@@ -37,10 +38,10 @@ def complete_backtest(config: Mapping[str, Any] | None, segments: Mapping[str, A
         config: strategy, executor and backtest, each as far as it differs from `default_backtest`; None: nothing does.
         segments: of the dataset; its test segment gives start_time and end_time where `backtest` does not have them.
 
-    >>> own = {"strategy": {"kwargs": {"rank_buffer": 3.0}}}
+    >>> own = {"strategy": {"kwargs": {"max_weight": 0.02}}}
     >>> config = complete_backtest(own, segments={"test": ["2022-01-04", "2022-12-23"]})
-    >>> config["strategy"]["class"], config["strategy"]["kwargs"]["rank_buffer"], config["backtest"]["end_time"]
-    ('LiquidityTopNStrategy', 3.0, '2022-12-23')
+    >>> config["strategy"]["class"], config["strategy"]["kwargs"]["max_weight"], config["backtest"]["end_time"]
+    ('CostAwareStrategy', 0.02, '2022-12-23')
     """
     default, own = default_backtest(), dict(config or {})
     test = (segments or {}).get("test")
