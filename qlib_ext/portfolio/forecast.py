@@ -29,7 +29,7 @@ HELD = 10  # days whose return the smoothing must predict best: about as long as
 EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 1.0)  # bins of the place
 USUAL, FACTOR = 10.0, 4.0  # half-life that is assumed within this factor where the days say nothing
 CLEAR = 3.0  # standard errors by which one half-life must fail before there are two
-T_SIGNIFICANT, FEWEST_DAYS = 2.5, 20
+T_SIGNIFICANT, FEWEST_DAYS = 1.65, 20  # one-sided 5%: what is left of a weak level is small, as it is shrunk
 LEAST_DAYS = 10  # with a return without which nothing is learnt
 
 
@@ -49,7 +49,7 @@ class Forecast:
         slope: level of one standard deviation of the score as it was found, before it is shrunk.
         slope_error: standard error of it.
         t: what the score earned over all ages, in standard errors.
-        significant: whether the fit days show that the score predicts at all: t of 2.5 or more, over 20 days or more.
+        significant: whether the fit days show that the score predicts at all: t of 1.65 or more, over 20 days or more.
         days: returns, one a day, that were used.
         first, last: days from the first score to the end of the last return, where `of_panel` knows them.
         bins: (place, stocks' share, mean, standard error) of each bin as it was found, beside `places` and `levels`.
