@@ -130,7 +130,7 @@ def test_errors_name_the_cure(market):
         survey(market)
 
 
-def test_the_capital_decides_the_metric(market):
+def test_the_names_that_take_the_capital_are_told(market):
     found = survey(market)
     days = days_of(market)
     rows = slice(days.get_loc(found.segments["train"][0]), days.get_loc(found.segments["valid"][1]) + 1)
@@ -146,9 +146,9 @@ def test_the_capital_decides_the_metric(market):
         means.append(own[(days >= first) & (days <= last)].reindex(days).iloc[rows])
     median = np.nanmedian(np.concatenate(means))
     assert found.liquidity == pytest.approx(median, rel=1e-6)
-    assert found.names == np.ceil(150e6 / 0.05 / median) >= 20 and found.metric == "capped_excess"
+    assert found.names == np.ceil(150e6 / 0.05 / median) >= 20
     text = workflow_text(found, "master")
-    assert f"fit into {found.names} names" in text and "too few" not in text
+    assert f"fit into {found.names} names" in text
     assert f"{found.names} names of median liquidity" in describe(found)
     for code in (line.split("\t")[0] for line in (market / "instruments" / "all.txt").read_text().splitlines()):
         for field in ("amount", "volume"):
@@ -158,13 +158,12 @@ def test_the_capital_decides_the_metric(market):
             raw.tofile(place)
     for model in ("master", "mlp"):
         few = survey(market, model=model)
-        assert few.names < 20 and few.metric == "rank_ic"
+        assert few.names < 20
         text = workflow_text(few, model)
-        assert parsed(text)["task"]["model"]["kwargs"]["metric"] == "rank_ic"
+        assert parsed(text)["task"]["model"]["kwargs"]["metric"] == "wpcc"
         share = few.names / few.universe.daily
         assert f"fit into {few.names} names of median liquidity" in text
         assert f"({few.liquidity / 1e6:,.0f} million yuan a day), {share:.0%} of" in text
-        assert "fewer than 20, too few to choose an epoch by their return" in text
         assert max(map(len, text.splitlines())) <= 120 + len(str(market))
     assert few.liquidity == pytest.approx(5 * found.liquidity, rel=0.03)
 
@@ -177,7 +176,7 @@ def change(folder, code, field, alter, rows):
     raw.tofile(place)
 
 
-def test_nothing_of_the_test_period_chooses_the_metric_or_the_stocks_of_the_benchmark(market):
+def test_nothing_of_the_test_period_chooses_the_stocks_of_the_benchmark(market):
     shutil.rmtree(market / "features" / "sh000300")
     found, days = survey(market), days_of(market)
     test = days.get_loc(found.segments["test"][0])
@@ -187,7 +186,7 @@ def test_nothing_of_the_test_period_chooses_the_metric_or_the_stocks_of_the_benc
         change(market, code, "amount", lambda v: v * 3, slice(test, None))
     later = survey(market)
     assert later.segments == found.segments and later.stand_in == found.stand_in and gone in later.stand_in
-    assert later.liquidity == found.liquidity and later.metric == found.metric
+    assert later.liquidity == found.liquidity
     change(market, gone, "close", lambda v: v * np.nan, slice(test - 30, None))  # suspended on the eve
     assert gone not in survey(market).stand_in
 
@@ -310,7 +309,7 @@ def test_the_workflow_of_real_data_builds_its_dataset(tmp_path, capsys):
     config = parsed(out.read_text())
     assert config["qlib_init"]["provider_uri"] == str(folder)
     kwargs = config["task"]["model"]["kwargs"]
-    assert kwargs["metric"] == "rank_ic" and "names of median liquidity" in told  # 3 to 5 names take 150 million yuan
+    assert kwargs["metric"] == "wpcc" and "names of median liquidity" in told  # 3 to 5 names take 150 million yuan
     found = survey(folder, universe="csi300")
     assert 2 <= found.names <= 12 and found.profile in ("adjusted_shares", "community")
     rows, (days, stocks, features) = build(out)

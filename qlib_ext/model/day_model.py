@@ -26,7 +26,7 @@ from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
 from qlib_ext.options import argument_names, check_flag, describe, refuse_unknown, tell
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
 from qlib_ext.runs import log_finite
-from qlib_ext.training import History, Rows, Trainer, seeded
+from qlib_ext.training import METRIC, History, Rows, Trainer, seeded
 
 logger = get_module_logger("qlib_ext.model")
 
@@ -88,7 +88,7 @@ class DayModel(Model):
         """Refuse a dataset that lacks what loss, metric or gate need, as far as it can be told without its data."""
         tell_unlearnt(getattr(dataset.handler, "learn_processors", None))
         own = isinstance(dataset, DayDatasetH)
-        metric = self.options.get("metric", "capped_excess")
+        metric = self.options.get("metric", METRIC)
         needs = {"loss": self.loss.needs_liquidity, "metric": metric_needs_liquidity(metric)}
         for option, needed in needs.items():
             if needed and (not own or dataset.liquidity is None):

@@ -3,6 +3,16 @@
 from qlib_ext.training.checkpoint import History
 from qlib_ext.training.device import PRECISIONS, pick_device, pick_precision, seeded
 from qlib_ext.training.scaling import RobustScale
-from qlib_ext.training.trainer import Rows, Trainer
+from qlib_ext.training.trainer import METRIC, Rows, Trainer
 
-__all__ = ["History", "PRECISIONS", "RobustScale", "Rows", "Trainer", "pick_device", "pick_precision", "seeded"]
+__all__ = [
+    "History",
+    "METRIC",
+    "PRECISIONS",
+    "RobustScale",
+    "Rows",
+    "Trainer",
+    "pick_device",
+    "pick_precision",
+    "seeded",
+]

@@ -39,6 +39,7 @@ GPU_WIDTH, CPU_WIDTH = 128, 64  # stocks a batch is padded to a multiple of; on 
 IN_YAML = " (in YAML write 0.001, not 1e-3, which is a text)"
 LESS = "set a smaller batch_days, step_len or network, fewer stocks or features, processes: 1, or take a larger machine"
 FIRST_FEES = np.datetime64("2015-08-03")
+METRIC = "wpcc"  # measured: docs/losses.md
 MONEY = ("capped_excess", "capped_return", "capped_names_held", "capped_cash_share")  # logged beside the metric
 
 
@@ -80,7 +81,7 @@ class Trainer:
         net: nn.Module,
         loss: DayLoss | str | Callable[..., Tensor],
         *,
-        metric: str | Measure = "capped_excess",
+        metric: str | Measure = METRIC,
         step_len: int = 1,
         epochs: int = 20,
         patience: int = 5,

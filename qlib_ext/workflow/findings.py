@@ -42,7 +42,6 @@ MEANS = 100  # stocks whose mean stands in for an index
 SETTLED = 60  # days before test, by which they are chosen
 BENCHMARKS = ("SH000300", "SH000906", "SH000905", "SH000852", "SH000001", "SZ399300", "SZ399106")
 CAPITAL, PARTICIPATION = 150e6, 0.05  # of the template
-FEWEST = 20  # names of median liquidity that take the capital; with fewer, its return says little about a ranking
 LIQUIDITY_DAYS = 20
 OPTIONAL = ("vwap", "factor", "amount", "change")
 Dates = tuple[pd.Timestamp, pd.Timestamp]
@@ -87,11 +86,6 @@ class Survey:
     def names(self) -> int:
         """Names of median liquidity that take the whole capital."""
         return math.ceil(CAPITAL / (PARTICIPATION * self.liquidity))
-
-    @property
-    def metric(self) -> str:
-        """Metric that chooses the epoch: the capital's return, or RankIC where few names take it all."""
-        return "capped_excess" if self.names >= FEWEST else "rank_ic"
 
 
 def survey(

@@ -7,7 +7,7 @@ from jinja2 import Environment, StrictUndefined
 
 from qlib_ext.options import check_choice
 from qlib_ext.rules import PROFILES
-from qlib_ext.workflow.findings import CAPITAL, FEWEST, PARTICIPATION, WINDOWS, Survey, Universe
+from qlib_ext.workflow.findings import CAPITAL, PARTICIPATION, WINDOWS, Survey, Universe
 
 FEATURES = 158
 _LACKS = {
@@ -52,14 +52,11 @@ def workflow_text(survey: Survey, model: str) -> str:
 
 
 def _capacity(survey: Survey) -> str:
-    """Comment on the metric: how many names take the capital."""
+    """Comment on the universe: how many names take the capital."""
     daily, order = survey.universe.daily, f"{CAPITAL / 1e6:.0f} million yuan at {PARTICIPATION:.0%} of a day's turnover"
     first = f"# {order} fit into {survey.names} names of median liquidity"
     share = f"{survey.names / max(daily, 1.0):.0%} of {daily:,.0f} stocks a day"
-    second = f"# ({survey.liquidity / 1e6:,.0f} million yuan a day), {share}"
-    if survey.metric == "rank_ic":
-        second += f": fewer than {FEWEST}, too few to choose an epoch by their return"
-    return f"{first}\n      {second}"
+    return f"{first}\n      # ({survey.liquidity / 1e6:,.0f} million yuan a day), {share}"
 
 
 def describe(survey: Survey) -> str:
@@ -80,7 +77,7 @@ def describe(survey: Survey) -> str:
     lines.append(f"Size       {whole:,.0f} stock days, {whole * FEATURES * 4 / 1e9:.1f} GB of features")
     lines.append(
         f"Capacity   {survey.names} names of median liquidity, {survey.liquidity / 1e6:,.0f} million yuan a day, take "
-        f"{CAPITAL / 1e6:.0f} million at {PARTICIPATION:.0%}: epochs are chosen by {survey.metric}"
+        f"{CAPITAL / 1e6:.0f} million at {PARTICIPATION:.0%}"
     )
     index = survey.benchmark or f"none has bars; the backtest is held against the mean of {len(survey.stand_in)} stocks"
     lines.append(f"Benchmark  {index}")
