@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from qlib_ext.options import check_shapes
 
 Vector = NDArray[np.float64]
-STEPS, HALVINGS = 200, 60  # of the iteration; ten or twenty steps are the rule
-CLOSE = 1e-11  # of the capital: what a limit may miss by float noise
+STEPS, HALVINGS = 200, 30  # of the iteration; ten or twenty steps are the rule
+CLOSE = 1e-9  # of the capital: what a limit may miss by float noise
 STIFF = 100.0  # of the largest marginal gain: the price at which a limit that cannot be kept is missed by the least
 
 
