@@ -60,14 +60,14 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
     `config` may be left out, or say what differs (qlib would take it in place of its own default, whole); see
     `runs.complete_backtest`. A CostAwareStrategy whose `forecast` is null takes the `forecast.json` of the run's
-    ForecastRecord. By default 150 million yuan follow the scores through a LiquidityTopNStrategy (at most 5%
-    of a stock's liquidity held and traded a day, rank_buffer 2) and an AShareExchange (at the close, at most 5% of a
-    day's turnover) over the dataset's test segment, against SH000300:
+    ForecastRecord. By default an account of 150 million yuan follows the scores through a CostAwareStrategy (at
+    most 5% of a stock's liquidity held and traded a day, at most 5% of the account in a stock) and an AShareExchange
+    (at the close, at most 5% of a day's turnover) over the dataset's test segment, against SH000300:
 
-    >>> config = {"strategy": {"kwargs": {"rank_buffer": 1.5}}, "backtest": {"benchmark": None}}
+    >>> config = {"strategy": {"kwargs": {"max_weight": 0.02}}, "backtest": {"benchmark": None}}
     >>> record = PortAnaRecord(None, config, dataset=dataset)
-    >>> record.strategy_config["kwargs"]["rank_buffer"], record.strategy_config["kwargs"]["capital"]
-    (1.5, 150000000.0)
+    >>> record.strategy_config["class"], record.strategy_config["kwargs"]["max_weight"]
+    ('CostAwareStrategy', 0.02)
     >>> record.backtest_config["account"], record.backtest_config["start_time"]
     (150000000.0, '2020-06-01')
 

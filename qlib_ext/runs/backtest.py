@@ -12,7 +12,7 @@ def default_backtest() -> dict[str, Any]:
     from qlib_ext.portfolio import CAPITAL, PARTICIPATION
 
     caps = {"participation": PARTICIPATION, "trade_participation": PARTICIPATION, "max_weight": MAX_WEIGHT}
-    strategy = {"signal": "<PRED>", "capital": CAPITAL, **caps}
+    strategy = {"signal": "<PRED>", **caps}
     steps = {"time_per_step": "day", "generate_portfolio_metrics": True}
     exchange = {"deal_price": "close", "participation": PARTICIPATION}
     return {
