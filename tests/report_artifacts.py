@@ -108,6 +108,7 @@ def make_full_artifacts():
         "target_reached": evaluate.target_reached(log),
         "turnover": evaluate.turnover(fills, value),
         "cost_split": evaluate.cost_split(fills, value, settled),
+        "impact_rules": evaluate.rules_table(fills),
         "participation": evaluate.participation_histogram(fills),
         "blocked": evaluate.blocked_by_reason(made[f"{TRADES}blocked.pkl"]),
         "book": evaluate.book(book),

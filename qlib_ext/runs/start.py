@@ -352,7 +352,8 @@ def _check_backtest(where: str, plan: Mapping[str, Any], scored: pd.DatetimeInde
     if isinstance(strategy, Mapping):
         filled = fill_placeholder(strategy, {"<PRED>": _one_score()})
         if names_class(filled, "CostAwareStrategy") and options_of(filled).get("forecast") in (None, "<FORECAST>"):
-            filled["kwargs"]["forecast"] = {"significant": True}  # the run's own is yet to come
+            come = {"forecast": {"significant": True}}  # in place of the run's own, which is yet to be learnt
+            filled = {**filled, "kwargs": options_of(filled) | come}
         built = _built(f"{where}.strategy", filled)
         if (capital := getattr(built, "capital", None)) is not None and capital > cash:
             tell(f"strategy: capital is {capital:,.0f}, the account has {cash:,.0f} yuan: no more than that is placed")
