@@ -7,7 +7,7 @@ import pandas as pd
 
 from qlib_ext import evaluate, record
 from qlib_ext.exchange import SETTLED
-from qlib_ext.portfolio import Forecast
+from qlib_ext.portfolio import Forecast, rules_table
 from qlib_ext.record import selections
 from qlib_ext.report import Context
 
@@ -108,7 +108,7 @@ def make_full_artifacts():
         "target_reached": evaluate.target_reached(log),
         "turnover": evaluate.turnover(fills, value),
         "cost_split": evaluate.cost_split(fills, value, settled),
-        "impact_rules": evaluate.rules_table(fills),
+        "impact_rules": rules_table(fills),
         "participation": evaluate.participation_histogram(fills),
         "blocked": evaluate.blocked_by_reason(made[f"{TRADES}blocked.pkl"]),
         "book": evaluate.book(book),
