@@ -49,7 +49,7 @@ def make_artifacts(seed=0, sign=1.0):
                            "valid_loss": [3.0, 2.5, 3, 2], "rank_ic": [0.01, 0.02, 0.03, 0.01]})  # fmt: skip
     fills = pd.DataFrame({"day": DAYS[:4], "code": "SH600000", "side": "buy", "yuan": [1e4, 2e4, 3e4, 4e4],
                           "commission": 3.0, "transfer": 1.0, "stamp_duty": 0.0, "impact": 6.0,
-                          "used": [0.01, 0.02, 0.03, 0.05]})  # fmt: skip
+                          "used": [0.01, 0.02, 0.03, 0.05], "volatility": 0.02})  # fmt: skip
     blocked = pd.DataFrame({"day": DAYS[[0, 1, 1]], "code": ["A", "B", "A"], "side": ["buy", "buy", "sell"],
                             "wanted": [100.0, 50.0, 30.0], "dealt": [40.0, 0.0, 0.0],
                             "reason": ["limit_up", "limit_up", "suspended"]})  # fmt: skip

@@ -618,8 +618,10 @@ def test_qlibs_own_exchange_goes_on_working(market):
 @pytest.mark.parametrize("own", [None, {}, {"backtest": {"exchange_kwargs": None}}, {"strategy": {"kwargs": None}}])
 def test_what_a_workflow_leaves_out(market, own):
     """It is what the workflows wrote in full."""
-    caps = {"participation": 0.05, "trade_participation": 0.05}
-    whole = configuration({"deal_price": "close", "participation": 0.05}, capital=150e6, **caps)
+    caps = {"participation": 0.05, "trade_participation": 0.05, "max_weight": 0.05}
+    whole = configuration({"deal_price": "close", "participation": 0.05})
+    kwargs = {"signal": "<PRED>", **caps}
+    whole["strategy"] = {"class": "CostAwareStrategy", "module_path": "qlib_ext.strategy", "kwargs": kwargs}
     whole["backtest"] |= {"start_time": "2020-06-01", "end_time": "2020-07-07", "account": 150e6}
     names = ("strategy_config", "executor_config", "backtest_config")
     full, bare = (PortAnaRecord(None, config, dataset=market[2]) for config in (whole, own))
@@ -635,7 +637,7 @@ def test_a_run_keeps_what_it_traded_by(market):
     assert pickle.loads(pickle.dumps(plan))["backtest"]["account"] == 150e6 and "plan.pkl" in made.list()
     task = {"record": [record], "dataset": {"kwargs": {"segments": {"test": ["2020-06-01", "2020-07-07"]}}}}
     for kept in (Task(task), Task(task, recorded=True, plan=plan)):  # to be run, and as it ran
-        assert kept.strategy["rank_buffer"] == 2.0 and kept.exchange["participation"] == 0.05
+        assert kept.strategy["max_weight"] == 0.05 and kept.exchange["participation"] == 0.05
         assert kept.backtest["account"] == 150e6 and kept.backtest["start_time"] == "2020-06-01"
     bare = Task(task, recorded=True)
     assert bare.strategy is None and bare.exchange is None and bare.backtest == {}
@@ -653,16 +655,20 @@ def test_a_misspelt_key_of_the_backtest_is_an_error(market):
 
 
 def test_a_workflow_states_what_differs(market):
-    own = {"strategy": {"kwargs": {"top_n": 5}}, "backtest": {"account": 1e6, "exchange_kwargs": {"min_cost": 5}}}
+    own = {
+        "strategy": {"kwargs": {"risk_aversion": 5}},
+        "backtest": {"account": 1e6, "exchange_kwargs": {"min_cost": 5}},
+    }
     made = PortAnaRecord(None, own, dataset=market[2])
-    assert made.strategy_config["kwargs"]["top_n"] == 5 and made.strategy_config["kwargs"]["rank_buffer"] == 2.0
+    options = made.strategy_config["kwargs"]
+    assert options["risk_aversion"] == 5 and options["max_weight"] == 0.05
     assert made.backtest_config["exchange_kwargs"] == {"min_cost": 5}  # of qlib's exchange
     named = {"strategy": {"class": "LiquidityTopNStrategy", "kwargs": {"signal": "<PRED>"}}}
-    assert "rank_buffer" not in PortAnaRecord(None, named, dataset=market[2]).strategy_config["kwargs"]
+    assert "max_weight" not in PortAnaRecord(None, named, dataset=market[2]).strategy_config["kwargs"]
     with pytest.raises(TypeError, match="'strategie'.*'strategy'"):
         PortAnaRecord(None, {"strategie": {}}, dataset=market[2])
     task = {"record": {"class": "PortAnaRecord", "module_path": "qlib_ext.record", "kwargs": {"config": own}}}
-    assert (Task(task).strategy["top_n"], Task(task).strategy["capital"]) == (5, 150e6)
+    assert (Task(task).strategy["risk_aversion"], Task(task).strategy["max_weight"]) == (5, 0.05)
     qlibs = task["record"] | {"module_path": "qlib.workflow.record_temp"}
     assert Task({"record": qlibs}).strategy is None
 

@@ -516,7 +516,7 @@ def test_plain_dataset(handler):
     with pytest.raises(ValueError, match=r"needs liquidity.*DayDatasetH"):
         MLPModel(loss="liq_wpcc", metric="rank_ic", **SMALL).fit(plain)
     with pytest.raises(ValueError, match="liquidity"):
-        MLPModel(loss="wpcc", **SMALL).fit(plain)  # the default metric is money
+        MLPModel(loss="wpcc", metric="capped_excess", **SMALL).fit(plain)
     with pytest.raises(ValueError, match="DayDatasetH"):
         model.fit(object())
 

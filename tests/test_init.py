@@ -160,7 +160,7 @@ def test_the_names_that_take_the_capital_are_told(market):
         few = survey(market, model=model)
         assert few.names < 20
         text = workflow_text(few, model)
-        assert parsed(text)["task"]["model"]["kwargs"]["metric"] == "wpcc"
+        assert "metric" not in parsed(text)["task"]["model"]["kwargs"]  # the default's
         share = few.names / few.universe.daily
         assert f"fit into {few.names} names of median liquidity" in text
         assert f"({few.liquidity / 1e6:,.0f} million yuan a day), {share:.0%} of" in text
@@ -309,7 +309,7 @@ def test_the_workflow_of_real_data_builds_its_dataset(tmp_path, capsys):
     config = parsed(out.read_text())
     assert config["qlib_init"]["provider_uri"] == str(folder)
     kwargs = config["task"]["model"]["kwargs"]
-    assert kwargs["metric"] == "wpcc" and "names of median liquidity" in told  # 3 to 5 names take 150 million yuan
+    assert "metric" not in kwargs and "names of median liquidity" in told  # 3 to 5 names take 150 million yuan
     found = survey(folder, universe="csi300")
     assert 2 <= found.names <= 12 and found.profile in ("adjusted_shares", "community")
     rows, (days, stocks, features) = build(out)

@@ -107,6 +107,20 @@ def test_gain_is_that_of_a_general_solver(kind, seed):
     assert binding.get(kind, (best.exposure_price != 0).any())
 
 
+@pytest.mark.parametrize("seed", [108, 183, 192])  # each has a price that comes near 0 long before the others fit
+def test_limits_that_can_be_kept_are_kept_though_a_price_comes_near_zero(seed):
+    day = instance(seed, "bounds")
+    sector = np.arange(len(day["held"])) % 2
+    day["exposures"] = np.column_stack([day["exposures"][:, :2], 1 - sector, sector])
+    day["bounds"] = [(-0.1, 0.1), (-0.2, 0.2), (-0.05, 0.05), (-0.05, 0.05)]
+    best = optimal_trades(**day)
+    assert best.distance.max() <= 1e-9
+    price = np.abs(best.exposure_price).max() * day["capital"]
+    other, _, beyond = worth(day, oracle(day, 1.5 * price))  # the dearer a distance, the less exact is cvxpy
+    assert beyond <= 1e-9
+    np.testing.assert_allclose(best.gain, other, rtol=3e-6)
+
+
 def test_distance_to_bounds_out_of_reach_is_the_smallest():
     day = instance(5, "bounds out of reach")
     best = optimal_trades(**day)

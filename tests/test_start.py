@@ -126,7 +126,7 @@ def test_a_benchmark_is_read_in_every_spelling_or_named(task):
         benchmark_returns(["SH000300", "SH000905"], first, last)
     record = task()
     for spelling in ("sh000300", "000300.SH", None, ["SH000300"]):
-        put(record, ["record", 2, "kwargs", "config", "backtest", "benchmark"], repr(spelling).replace("None", "null"))
+        put(record, ["record", 3, "kwargs", "config", "backtest", "benchmark"], repr(spelling).replace("None", "null"))
         check_task(record)
 
 
@@ -192,7 +192,7 @@ def test_the_page_says_what_makes_its_numbers_mean_little():
     ("path", "value", "words"),
     [
         (["experiment_nam"], "x", "the workflow has no option 'experiment_nam'"),
-        (["task", "record", 2, "kwargs", "config", "backtest", "benchmark"], "SH000905", "'SH000905' is not in"),
+        (["task", "record", 3, "kwargs", "config", "backtest", "benchmark"], "SH000905", "'SH000905' is not in"),
     ],
 )
 def test_qrun_refuses_at_once_and_leaves_no_run_behind(base, tmp_path, path, value, words):

@@ -11,7 +11,7 @@ float64; the regressions are its recurrence, begun on the same row.
 
 Agreement: the same NaN pattern and relative 1e-4 (on three years of the whole market 4e-7). Two exceptions, both where
 pandas leaves a residue of its running sums in a window of equal values, whose true spread is 0 and is 0 here:
-STD differs by up to 1e-8 (`TOLERANCE`), and WVMA is 0 where qlib divides the residue by 1e-12 and reports 1e9 or more.
+STD differs by up to 1e-8 (`TOLERANCE`), and WVMA is 0 where qlib divides the residue by 1e-12 and reports 1e8 or more.
 """
 
 import os

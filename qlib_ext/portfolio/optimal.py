@@ -215,12 +215,19 @@ class _Problem:
             ridge = 1e-13 * np.trace(part) + np.abs(slope[free]).max() / (1e6 * self.scale)
             step[free] = -np.linalg.solve(part + ridge * np.eye(len(part)), slope[free])
             step *= min(1.0, radius / np.abs(step).max())
-            for halving in range(HALVINGS):
-                tried = np.clip(price + step * 0.5**halving, low, high)
+            edge = np.where(step < 0, low, high)
+            moves = step != 0
+            hit = np.full(len(step), np.inf)  # shares of the step at which prices reach their bounds
+            hit[moves] = (edge[moves] - price[moves]) / step[moves]
+            first, size = hit[hit > 0].min(initial=np.inf), 1.0
+            for _ in range(HALVINGS):
+                tried = np.where(size >= hit, edge, price + size * step)
                 seen = self.look(tried)
                 drop = float(slope @ (tried - price))
                 if seen[0] <= value + 1e-4 * drop + 1e-15 * abs(value):
                     break
+                # a price that ends near its bound rather than on it would shorten every later step
+                size = first if size / 2 < first < size else size / 2
             else:
                 break
             radius = max(2.0 * np.abs(tried - price).max(), self.scale / 64)

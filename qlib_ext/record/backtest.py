@@ -138,7 +138,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         names = ("volatility_window",) if names_class(self.strategy_config, "CostAwareStrategy") else ()
         self._one_definition("strategy", self._strategy, ("liquidity", "liquidity_window", *names))
         if dataset is not None and self._strategy is not None:
-            for name in ("waterfall", "capacity"):
+            for name in (name for name in ("waterfall", "capacity") if getattr(self, name)):
                 self._refuse(name, self._lacks())
 
     def _exchange_kwargs(self) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def learning(member_curves: pd.DataFrame, metric: str) -> go.Figure:
 
 def metric_title(metric: str) -> tuple[Text, bool]:
     """Axis title of an evaluator's metric, and whether it is a fraction that is written as per cent."""
-    percent = metric.startswith(("capped_return", "capped_excess", "topn_return", "topn_excess"))
+    percent = metric.startswith(("capped_return", "capped_excess", "topn_return", "topn_excess", "net_excess"))
     template = "{name}, on validation days (%)" if percent else "{name}, on validation days (1)"
     return text(template, name=title(metric)), percent
 

@@ -355,7 +355,7 @@ def _check_backtest(where: str, plan: Mapping[str, Any], scored: pd.DatetimeInde
             come = {"forecast": {"significant": True}}  # in place of the run's own, which is yet to be learnt
             filled = {**filled, "kwargs": options_of(filled) | come}
         built = _built(f"{where}.strategy", filled)
-        if (capital := getattr(built, "capital", None)) is not None and capital > cash:
+        if (capital := getattr(getattr(built, "policy", None), "capital", None)) is not None and capital > cash:
             tell(f"strategy: capital is {capital:,.0f}, the account has {cash:,.0f} yuan: no more than that is placed")
     while isinstance(executor, Mapping):
         inner = options_of(executor)
