@@ -67,10 +67,10 @@ def account_table(
     Raises: ValueError for a day whose mean stock is not known.
 
     >>> days = pd.bdate_range("2022-01-04", periods=2)
-    >>> report = pd.DataFrame({"return": [0.0, 0.03], "cost": [0.01, 0.0], "turnover": [1.0, 0.0]}, days)
+    >>> report = pd.DataFrame({"return": [0.0, 0.04], "cost": [0.01, 0.0], "turnover": [1.0, 0.0]}, days)
     >>> table, daily = account_table({1.0: report}, pd.Series([0.01, 0.01], days), year=200)
-    >>> table.round(3).to_dict("records")  # -0.02, then 0.02
-    [{'account_excess': 0.0, 'account_sharpe': 0.0, 'account_drawdown': 0.02, 'turnover': 0.5}]
+    >>> table.round(3).to_dict("records")  # -0.02, then 0.03
+    [{'account_excess': 1.0, 'account_sharpe': 2.0, 'account_drawdown': 0.02, 'turnover': 0.5}]
     """
     rows: dict[float, dict[str, float]] = {}
     columns: dict[str, pd.Series] = {}

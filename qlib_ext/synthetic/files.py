@@ -51,7 +51,7 @@ def read_oracle(path: str | Path) -> dict[str, Any]:
     """Read `oracle.json` of an embedded market of any version; empty where there is none.
 
     >>> sorted(read_oracle(provider))
-    ['definition', 'first', 'kind', 'label', 'last', 'oracle', 'parameters', 'version']
+    ['bound', 'definition', 'first', 'kind', 'label', 'last', 'oracle', 'parameters', 'version']
     """
     try:
         content = json.loads((Path(path).expanduser() / "oracle.json").read_text(encoding="utf-8"))
