@@ -189,13 +189,15 @@ class PolicyStrategy(BaseSignalStrategy):
         `held`: adjusted shares, `known`: liquidity of the day, and last known; `start`: of the step.
         """
         codes, price = score.index, self.trade_position.get_stock_price
+        worth = np.zeros(len(codes))
+        worth[codes.get_indexer(pd.Index(list(held)))] = [amount * price(code) for code, amount in held.items()]
         if isinstance(self.trade_exchange, AShareExchange):
             self.take_costs(self.trade_exchange.options)
         liquidity, carried = (series.reindex(codes).to_numpy(dtype=float) for series in known)
         buy, sell = self._rates(start)
         close = Day(
             score=score["prepared"].to_numpy(dtype=float),
-            held=np.array([held[code] * price(code) if code in held else 0.0 for code in codes]),
+            held=worth,
             liquidity=liquidity,
             known_liquidity=carried,
             volatility=np.full(len(codes), np.nan),
@@ -263,7 +265,7 @@ class PolicyStrategy(BaseSignalStrategy):
         traded = dict(zip(codes, close.known_liquidity[at].tolist(), strict=True))
         lines = make_lines(
             chosen,
-            dict(zip(score.index, rank.tolist(), strict=True)),
+            dict(zip(codes, rank[at].tolist(), strict=True)),
             held,
             {code: book.sellable(code, amount) for code, amount in held.items()},
             {code: book.left(code, self.trade_participation * yuan) for code, yuan in traded.items()},
@@ -309,7 +311,7 @@ class PolicyStrategy(BaseSignalStrategy):
     def _stocks(self, held: Iterable[str]) -> list[str]:
         """Every stock of the signal (of the exchange, if the signal has no list), and those that are held."""
         if isinstance(self.signal, SignalWCache):
-            codes = set(self.signal.signal_cache.index.get_level_values("instrument"))
+            codes = set(self.signal.signal_cache.index.get_level_values("instrument").unique())
         else:
             codes = set(self.trade_exchange.quote.get_all_stock())
         codes = {code for code in codes if not is_index(str(code))} | set(held)
