@@ -1,4 +1,4 @@
-"""Compare losses, targets and weights on one dataset: the table "What the losses do" of the README.
+"""Compare losses, targets and weights on one dataset: the table of docs/losses.md.
 
     python -m benchmarks.compare_losses workflows/mlp_liq.yaml --seeds 0 1 2 --options '{"dropout": 0.1, "lr": 0.001}'
 

@@ -640,7 +640,7 @@ def test_the_gate_finds_the_regime_of_the_embedded_market_and_a_net_without_it_d
     market = simulate(**TURNING)
     expected = pd.DataFrame(market.bars["expected"], pd.DatetimeIndex(market.days), list(market.codes))
     oracle = daily_ic(expected.loc[pd.DatetimeIndex(panel.days[rows]), list(panel.stocks)].to_numpy()).mean()
-    found = {gate: values.mean() for gate, values in daily.items()}  # seeds 0 to 2: .012 and .082, the oracle has .30
+    found = {gate: values.mean() for gate, values in daily.items()}  # seeds 0, 1: .014 and .071, the oracle has .29
     gain = daily[True] - daily[False]
     assert gain.mean() > 0.03 and gain.mean() > 3 * gain.std() / np.sqrt(len(gain)), (found, oracle)
     assert abs(found[False]) < 0.1 * oracle and found[True] > 0.15 * oracle and oracle > 0.2, (found, oracle)

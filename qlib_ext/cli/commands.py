@@ -26,7 +26,7 @@ from qlib_ext.cli.help import dress
 from qlib_ext.synthetic import DEFAULT_PATH, VERSION, ensure_market, make_market, read_oracle
 
 _DEMO_DATA = """\
-Build the embedded market: synthetic A shares with a planted signal, as a qlib provider folder.
+Build the embedded market: synthetic A shares with planted signals, as a qlib provider folder.
 
 It comes in the units of the community's data set (volume in adjusted lots, amount in thousand yuan); the same
 arguments give the same files. DIR/README.md and DIR/oracle.json tell what is in it and what the best possible

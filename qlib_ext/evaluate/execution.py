@@ -1,7 +1,7 @@
 """What a backtest traded, what that cost, what it could not reach, and what each assumption takes: plain frames.
 
 Every function is pure and takes the tables of `AShareExchange` (`fills`, `blocked`, `settled`), of qlib's report or of
-`LiquidityTopNStrategy.daily_log`. `EXECUTION_DEFINITIONS` says in words what stands in each table.
+`PolicyStrategy.daily_log`. `EXECUTION_DEFINITIONS` says in words what stands in each table.
 Legend: `D` days, `N` stocks; yuan; shares and returns as fractions (0.01 = 1%).
 """
 
@@ -256,7 +256,7 @@ def target_reached(daily_log: pd.DataFrame) -> pd.DataFrame:
     """Sum up how far the orders got towards the targets.
 
     Args:
-        daily_log: of LiquidityTopNStrategy: a row a step with target, value, held, cash, unreached (yuan),
+        daily_log: of a PolicyStrategy: a row a step with target, value, held, cash, unreached (yuan),
             unreached_names, share_reached, names.
 
     Returns: rows of `TARGET_REACHED`; columns mean, median, worst (the smallest of share_reached, held and names, the

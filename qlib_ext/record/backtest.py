@@ -75,7 +75,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     qlib, the first scored day and the day after the last one.
 
     Artifacts in `portfolio_analysis/` beside qlib's own: of AShareExchange `blocked.pkl, fills.pkl, settled.pkl,
-    rules_citations.pkl`; of LiquidityTopNStrategy `daily_log.pkl, daily_targets.pkl`; of a daily backtest
+    rules_citations.pkl`; of a PolicyStrategy `daily_log.pkl, daily_targets.pkl`; of a daily backtest
     `execution.pkl` (a dict of frames, see `execution`), `waterfall.pkl` and `waterfall_daily.pkl` (daily returns of its
     stages), `capacity_strategy.pkl` (the strategy's capacity curves), and `definitions.pkl` (what each number means).
 

@@ -1,4 +1,4 @@
-"""From scores to orders: LiquidityTopNStrategy, and tomorrow's order list of a recorded run."""
+"""From scores to orders: CostAwareStrategy, LiquidityTopNStrategy, and tomorrow's order list of a recorded run."""
 
 from qlib_ext.strategy.book import Book
 from qlib_ext.strategy.cost_aware import CostAwareStrategy
