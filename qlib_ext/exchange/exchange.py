@@ -85,6 +85,11 @@ def _watch(account: Any) -> None:
     account.update_current_position = settled_first
 
 
+def _close(amount: float, other: float) -> bool:
+    """Whether two amounts are the same but for float noise, as numpy's isclose says, without its arrays."""
+    return abs(amount - other) <= 1e-8 + 1e-5 * abs(other)
+
+
 class AShareExchange(Exchange):
     """A qlib Exchange that deals as the A-share market would; daily bars.
 
@@ -145,6 +150,7 @@ class AShareExchange(Exchange):
         self.options = chosen = read_options(options)
         self._ledger, self._live = Ledger(), False
         self._impact = chosen.impact_rule()
+        self._law = {"b": chosen.impact, "exponent": chosen.impact_exponent} if is_number(chosen.impact) else {}
         super().__init__(
             start_time=chosen.start_time,
             end_time=chosen.end_time,
@@ -236,6 +242,8 @@ class AShareExchange(Exchange):
         column, rows = self._quote.column.get(stock_id), self._quote.rows(start_time, end_time)
         if column is None or not len(rows):
             return True
+        if len(rows) == 1:
+            return bool(self.day_rules.suspended[rows.start, column])
         return bool(self.day_rules.suspended[rows.start : rows.stop, column].all())
 
     def get_amount_of_trade_unit(
@@ -378,12 +386,12 @@ class AShareExchange(Exchange):
             return amount
         code = order.stock_id
         held = position.get_stock_amount(code) if position.check_stock(code) else 0.0
-        amount = held if np.isclose(amount, held) else self._cut(order, amount, held, "not_held")
+        amount = held if _close(amount, held) else self._cut(order, amount, held, "not_held")
         free = held
         if self._live and self.day_rules.settles[place[0]] and self._ledger.bought[code] > 0:
             free = max(held - self._ledger.bought[code], 0.0)
             amount = self._cut(order, amount, free, "t_plus_1")
-        if not np.isclose(amount, free):
+        if not _close(amount, free):
             amount = self._rounded(order, amount, place)
         yuan = amount * price
         if yuan > 0 and position.get_cash() + yuan < self._cost(place, yuan, sell=True):
@@ -414,9 +422,9 @@ class AShareExchange(Exchange):
         today = self._quote.row.get(self._ledger.day) == place[0]
         done = self._ledger.dealt.get(self._quote.codes[place[1]], 0.0) if today else 0.0
         known = float(self.day_rules.liquidity[place]), float(self.day_rules.sigma[place])
-        if is_number(self.options.impact):
-            rule = {"b": float(self.options.impact), "exponent": float(self.options.impact_exponent)}
-            return one_impact(done + yuan, *known, **rule) - one_impact(done, *known, **rule)
+        if self._law:
+            before = one_impact(done, *known, **self._law) if done else 0.0
+            return one_impact(done + yuan, *known, **self._law) - before
         before, after = self._impact(np.array([done, done + yuan]), *known)
         return float(after - before)
 

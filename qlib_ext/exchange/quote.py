@@ -18,7 +18,17 @@ from qlib.utils.index_data import SingleData
 
 from qlib_ext import rules
 from qlib_ext.options import check_choice
-from qlib_ext.provider import ages, binary_folder, calendar, listings, read_traded, series_file, storage_of, wide
+from qlib_ext.provider import (
+    ages,
+    binary_folder,
+    calendar,
+    listings,
+    read_series,
+    read_traded,
+    series_file,
+    storage_of,
+    wide,
+)
 
 LEAD = 250  # trading days before the first: for trailing means and for the last close before a long suspension
 CACHED = 2  # loads kept in memory
@@ -91,9 +101,12 @@ def _load(codes: tuple[str, ...], fields: tuple[str, ...], days: pd.DatetimeInde
 
 
 def _last(codes: tuple[str, ...]) -> Grid:
-    """Calendar position (N,) of the last day of each series, through qlib's storage; NaN days of it count."""
-    ends = [storage_of(code, "$close").end_index for code in codes]
-    return np.array([-1 if end is None else end for end in ends], dtype=np.int64)
+    """Calendar position (N,) of the last day of each series; NaN days of it count."""
+    if (folder := binary_folder(codes)) is None:
+        ends = [storage_of(code, "$close").end_index for code in codes]
+        return np.array([-1 if end is None else end for end in ends], dtype=np.int64)
+    series = (read_series(series_file(folder, code, "$close")) for code in codes)
+    return np.array([first + len(values) - 1 for first, values in series], dtype=np.int64)
 
 
 def having(codes: Sequence[str], name: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ minutes instead of seconds. qlib is imported where it is used, so that files can
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,11 @@ def field_grid(folder: Path, codes: Sequence[str], field: str, begin: int, stop:
 
 def series_file(folder: Path, code: str, field: str) -> Path:
     """Name the file of a stock's field (with its $) in the folder of the features."""
+    return _stock_folder(folder, code) / f"{field[1:].lower()}.day.bin"
+
+
+@lru_cache(maxsize=20_000)
+def _stock_folder(folder: Path, code: str) -> Path:
     from qlib.utils import code_to_fname
 
-    return folder / code_to_fname(code).lower() / f"{field[1:].lower()}.day.bin"
+    return folder / str(code_to_fname(code)).lower()
