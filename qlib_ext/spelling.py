@@ -34,6 +34,7 @@ _MARKET = "|".join(sorted(_MARKETS, key=len, reverse=True))
 _CODE = re.compile(rf"(?:({_MARKET})[.:_-]?)?(\d{{1,6}})(?:\.0)?(?:[.:_-]?({_MARKET}))?", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", re.ASCII)
+_SPLIT = re.compile(r"[1-9]\d{0,2} 0\d\d")  # two cells that were one number
 _ENCODINGS = ("utf-8-sig", "gb18030")
 _HEADERS = {  # of brokers and data vendors, and what they surely mean
     **dict.fromkeys(("证券代码", "股票代码", "代码", "ts_code", "instrument", "symbol"), "code"),
@@ -45,7 +46,8 @@ _HEADERS = {  # of brokers and data vendors, and what they surely mean
     **dict.fromkeys(("成交金额", "成交额"), "yuan"),
     **dict.fromkeys(("成交均价", "平均价格"), "average"),
     **dict.fromkeys(("到达价", "决策价"), "arrival"),
-    **{"日期": "date", "start_date": "start", "开始日期": "start", "end_date": "end", "结束日期": "end"},
+    **dict.fromkeys(("日期", "交易日期", "trade_date", "datetime"), "date"),
+    **{"start_date": "start", "开始日期": "start", "end_date": "end", "结束日期": "end"},
 }
 
 
@@ -169,8 +171,9 @@ def read_csv(path: str | Path, columns: Sequence[str], *, optional: Sequence[str
     if twice:
         raise ValueError(f"{path}, line {rows[0][0]}: column {', '.join(twice)} stands twice in {head!r}; keep one")
     for number, cells in rows[1:]:
-        split = any(re.fullmatch(r"[1-9]\d{0,2} 0\d\d", f"{a} {b}") for a, b in zip(cells, cells[1:], strict=False))
-        if len(cells) < len(names) or any(cells[len(names) :]) or (split and mark == ","):
+        thousands = mark == "," and any(len(cell) == 3 and cell[0] == "0" for cell in cells)
+        split = thousands and any(map(_SPLIT.fullmatch, map(" ".join, zip(cells, cells[1:], strict=False))))
+        if len(cells) < len(names) or any(cells[len(names) :]) or split:
             raise ValueError(
                 f"{path}, line {number}: {len(cells)} cells for {len(names)} columns ({','.join(names)}): "
                 f"{lines[number - 1]!r}; put a number with separators in quotes, or write it without"
@@ -235,6 +238,8 @@ def _decoded(path: str | Path) -> str:
 
 def _cells(place: str, line: str, mark: str) -> list[str]:
     """Cells of a line without blanks around them; ="000001" and '000001 of a spreadsheet are text."""
+    if '"' not in line and "'" not in line:  # ten times as quick
+        return [cell.strip() for cell in line.split(mark)]
     try:
         cells = next(csv.reader(io.StringIO(line), delimiter=mark, skipinitialspace=True, strict=True))
     except csv.Error as error:

@@ -37,6 +37,9 @@ def give(text, place, market):
     shutil.copytree(recorded(), place, dirs_exist_ok=True)
     (place / "text.txt").write_text("no table and no database, but long enough to be looked at\n" * 40)
     (place / "empty").mkdir()
+    head = "date,code,side,yuan,arrival,average\n"
+    (place / "headers.csv").write_text(head)
+    (place / "own.csv").write_text(f"{head}2020-06-01,SH603999,buy,1e5,10,10\n")
     (place / "zero.db").touch()
     with contextlib.closing(sqlite3.connect(place / "other.db")) as other:
         other.execute("CREATE TABLE holdings (code TEXT)")

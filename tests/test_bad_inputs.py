@@ -22,6 +22,10 @@ DOORS = {
     "Scores": "bad_scores",
     "Holdings": "bad_holdings",
     "ST lists": "bad_st",
+    "Past scores": "bad_past_scores",
+    "Executions": "bad_executions",
+    "Exposures": "bad_exposures",
+    "Forecasts": "bad_forecasts",
     "Macro files": "bad_macro",
     "Providers": "bad_provider",
 }

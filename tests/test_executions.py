@@ -131,3 +131,19 @@ def test_a_file_that_is_not_surely_understood_is_refused(tmp_path, row, match):
     file.write_text(f"date,code,side,yuan,arrival,average\n{row}\n")
     with pytest.raises(ValueError, match=match):
         read_executions(file)
+
+
+def test_the_command_tells_what_is_no_row_an_order(base, tmp_path, capsys):
+    """Two fills of one order, and yuan that nobody can have dealt."""
+    test_data.start_qlib(base, tmp_path)
+    code = next(c for c in D.list_instruments(D.instruments("all"), as_list=True) if is_a_share(c))
+    close = read_traded([code], [], *calendar()[[100, 160]])["$close"][code].dropna()
+    lines = [f"{day.date()},{code},buy,1e5,10,10.01" for day in close.index[5:9]]
+    file = tmp_path / "own.csv"
+    file.write_text(
+        "\n".join(["date,code,side,yuan,arrival,average", *lines, lines[2], lines[3].replace("1e5", "1e13")])
+    )
+    assert cli.main(["fit-impact", str(file), "--provider-uri", str(base)]) == 0
+    said = capsys.readouterr().err
+    assert "note: 4 orders share day, stock and side with another (line 4 is the first)" in said
+    assert "note: 1 orders are above a whole day's turnover" in said and "(line 7)" in said

@@ -157,5 +157,5 @@ def test_what_the_record_refuses(dataset, tmp_path):
     with pytest.raises(ValueError, match="ForecastRecord needs a DayDatasetH"):
         ForecastRecord(None, None)
     (tmp_path / "bad.csv").write_text("day,score\n2020-01-02,1\n")
-    with pytest.raises(ValueError, match=r"has the columns \['day', 'score'\]; wanted are day, code and score"):
+    with pytest.raises(ValueError, match=r"bad.csv, line 1: no column date, code; wanted date,code,score"):
         ForecastRecord(None, dataset, scores=tmp_path / "bad.csv")

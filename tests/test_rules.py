@@ -186,10 +186,11 @@ def test_lots_of_each_board():
 
 
 def test_the_largest_order_of_each_board():
-    limit, market = (largest_order(CODES, ["2020-08-21", "2022-01-04"], market=kind) for kind in (False, True))
+    limit, market = (largest_order(CODES, ["2020-08-21", "2020-08-24"], market=kind) for kind in (False, True))
     million = 1e6
     np.testing.assert_array_equal(limit[0], [million, million, million, 1e5, 1e5, million])
     np.testing.assert_array_equal(limit[1], [million, million, 3e5, 1e5, 1e5, million])
+    np.testing.assert_array_equal(market[0], [million, million, million, 5e4, 5e4, million])
     np.testing.assert_array_equal(market[1], [million, million, 1.5e5, 5e4, 5e4, million])
 
 

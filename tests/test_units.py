@@ -211,3 +211,8 @@ def test_share_of_amount_by_hand():
     assert share_of_amount(np.full((1, 2), NAN), amount, found) is None
     for nothing in (np.full((1, 2), NAN), amount * 3.0):  # no $amount; an identity that is none
         assert share_of_amount(amount, nothing, evidence(fields | {"$amount": nothing})) is None
+
+
+def test_turnover_that_is_not_known_at_all_has_no_wrong_units():
+    with pytest.raises(ValueError, match=r"no turnover is known by .*are stocks and days in the data\?"):
+        check_turnover(np.full((2, 2), np.nan), "adjusted_shares")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qlib_ext.synthetic import DEFAULT_PATH
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FIT = """\
 Fit b of the impact b * volatility * sqrt(order / turnover) to your own executions, with its standard error.
@@ -34,6 +39,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     from qlib_ext import portfolio, strategy
 
     orders = strategy.read_executions(arguments.file)
+    if orders.empty:
+        raise ValueError(f"{arguments.file} has no order below its header; give a row an order")
     folder = Path(arguments.provider_uri).expanduser()
     if not folder.is_dir():
         raise ValueError(f"--provider-uri {folder}: there is no such folder; give a qlib data folder")
@@ -41,9 +48,26 @@ def _fit(arguments: argparse.Namespace) -> int:
     known = strategy.with_market(orders)
     b, error = portfolio.fit_impact(known)
     share, count = known["yuan"] / known["liquidity"], {name: known[name].nunique() for name in ("day", "code")}
+    for line in _doubts(known, share):
+        sys.stderr.write(f"note: {line}\n")
     sys.stdout.write(f"b = {b:.3f} +- {error:.3f} (standard error)\n")
     sys.stderr.write(
         f"{len(known)} orders of {count['day']} days, {count['code']} stocks, median {share.median():.2%} of a day's "
         f"turnover; left out, their turnover or volatility not known: {known.attrs['left_out']}\n"
     )
     return 0
+
+
+def _doubts(known: pd.DataFrame, share: pd.Series) -> Iterator[str]:
+    """Tell what looks like something else than a row an order."""
+    same = known.duplicated(["day", "code", "side"], keep=False)
+    if same.any():
+        yield (
+            f"{int(same.sum())} orders share day, stock and side with another (line {known.index[same][0]} is "
+            "the first): add the fills of one order up, strike repeated rows"
+        )
+    if (share > 1).any():
+        yield (
+            f"{int((share > 1).sum())} orders are above a whole day's turnover, the largest {share.max():.3g} times "
+            f"(line {share.idxmax()}): is its yuan right? One such row outweighs all others"
+        )

@@ -8,6 +8,7 @@ portfolios of the score of k days ago earn *on one day*: returns of different da
 are plain, however long the horizon, and a return counts only where its own day is there (Jegadeesh and Titman 1993).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.cross_section import rank_shares
-from qlib_ext.options import check_number, check_shapes, refuse_unknown
+from qlib_ext.options import check_flag, check_number, check_shapes, is_number, refuse_unknown
 from qlib_ext.panel import DayPanel, grid_of
 from qlib_ext.portfolio.policy import Vector
 from qlib_ext.portfolio.topn import smoothed
@@ -219,9 +220,27 @@ class Forecast:
 
         Raises:
             TypeError: for a name that a forecast does not have.
+            ValueError: for values by which nothing can be predicted.
         """
         refuse_unknown("Forecast", values, [field.name for field in fields(cls)])
-        return cls(**{name: _frozen(value) for name, value in values.items()})
+        made = cls(**{name: _frozen(value) for name, value in values.items()})
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        """Refuse what `predict` cannot go by, such as a damaged file."""
+        columns = {name: getattr(self, name) for name in ("places", "levels", "half_lives", "weights")}
+        for name, column in {**columns, "smoothing": (self.smoothing,)}.items():
+            if not isinstance(column, tuple) or not all(is_number(x) and math.isfinite(x) for x in column):
+                raise ValueError(f"Forecast: {name} is {getattr(self, name)!r}; wanted is what to_dict gives")
+        check_flag("Forecast: significant", self.significant)
+        length = {name: len(column) for name, column in columns.items()}
+        fits = length["places"] == length["levels"] and length["half_lives"] == length["weights"] > 0
+        if not fits or min(self.half_lives) <= 0 or self.smoothing < 0 or list(self.places) != sorted(self.places):
+            raise ValueError(
+                f"Forecast: places {self.places}, levels {self.levels}, half_lives {self.half_lives}, weights "
+                f"{self.weights}, smoothing {self.smoothing} do not go together; wanted is what to_dict gives"
+            )
 
     def _aged_levels(self, score: ArrayLike) -> tuple[Vector, Vector]:
         """Level of each stock's last score (D, N), NaN before the first, and the days since."""

@@ -1,5 +1,6 @@
 """ForecastRecord: what the run's score is worth, learnt on days before the test segment."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from qlib_ext.options import argument_names, refuse_unknown
 from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import Forecast
 from qlib_ext.runs import FORECAST, load_if_there, log_finite, save_json
+from qlib_ext.spelling import is_nothing, read_code, read_csv, read_number
 
 logger = get_module_logger("qlib_ext.record")
 
@@ -30,8 +32,8 @@ class ForecastRecord(ACRecordTemp):
 
     Args:
         recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH.
-        scores: of past days in place of the model's, by (datetime, instrument), or a CSV file whose first three columns
-            are day, code and score.
+        scores: of past days in place of the model's, by (datetime, instrument), or a CSV file with the columns
+            date, code and score.
         horizons: days after the entry between which the decay is measured, see `Forecast.fit`.
         skip_existing: leave the forecast of an earlier run as it is.
 
@@ -109,16 +111,20 @@ class ForecastRecord(ACRecordTemp):
 
 
 def read_scores(file: str | Path) -> pd.Series:
-    """Read scores by (datetime, instrument) from a CSV file with the columns day, code and score, in this order.
+    """Read scores by (datetime, instrument) from a CSV file with the columns date, code and score.
 
-    Raises: OSError, ValueError for a file that is none.
+    Read as by `spelling.read_csv`; an empty score is none, other columns do not matter.
+
+    Raises: OSError; ValueError for a file that is no such table, or what is not surely understood.
     """
-    frame = pd.read_csv(file, dtype=str)
-    if frame.shape[1] < 3:
-        raise ValueError(f"{file} has the columns {list(frame.columns)}; wanted are day, code and score, in this order")
-    day, code, score = (frame.iloc[:, place] for place in range(3))
-    index = pd.MultiIndex.from_arrays([day, code], names=["datetime", "instrument"])
-    return check_scores(pd.Series(pd.to_numeric(score).to_numpy(), index, name="score"), str(file))
+    table = read_csv(file, ("date", "code", "score"))
+    first = table["code"].drop_duplicates()
+    codes = {code: read_code(f"{file}, line {line}: code", code) for line, code in first.items()}
+    index = pd.MultiIndex.from_arrays([table["date"], table["code"].map(codes)], names=["datetime", "instrument"])
+    score = [
+        math.nan if is_nothing(x) else read_number(f"{file}, line {n}: score", x) for n, x in table["score"].items()
+    ]
+    return check_scores(pd.Series(score, index, dtype=float, name="score"), str(file))
 
 
 def in_words(forecast: Forecast) -> str:

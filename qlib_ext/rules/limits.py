@@ -1,7 +1,7 @@
 """China A-share trading rules by date: boards, daily price limits, limit prices, lots, T+1.
 
 The numbers come from the package `marina-rules` (a quoted official source for each record, see `citations`); this
-module only lays them out over days x stocks. The lots alone are a table of our own: marina-rules has no record of them.
+module only lays them out over days x stocks. Lots and largest orders are tables of our own: marina-rules has no record.
 Legend: `D` trading days, `N` stocks; codes are qlib's (`SH600000`, ...).
 
 Known limitation: **ST flags are the user's** (`st_mask`). A stock under special treatment on the main board had a 5%
@@ -221,7 +221,7 @@ def largest_order(codes: Sequence[str], dates: Any, *, market: bool = False) -> 
     """Most raw shares of one order of each stock and day, (D, N); our own table, see `citations`.
 
     Main boards and Beijing 1,000,000. STAR 100,000, ChiNext 300,000 (1,000,000 before 2020-08-24) by a limit order;
-    half of it by a `market` order.
+    STAR 50,000, ChiNext 150,000 by a `market` order.
 
     >>> largest_order(["SH600000", "SZ300001", "SH688001"], ["2022-01-04"]).tolist()
     [[1000000.0, 300000.0, 100000.0]]

@@ -97,6 +97,8 @@ def check_turnover(
     """
     turnover = np.asarray(values, dtype=np.float64)
     finite = turnover[np.isfinite(turnover)]
+    if not finite.size and share is None:
+        raise ValueError(f"no turnover is known by {PROFILES.get(profile, profile)}: are stocks and days in the data?")
     mean = float(finite.mean()) if finite.size else float("nan")
     low, high = PLAUSIBLE_TURNOVER
     usual = low <= mean <= high

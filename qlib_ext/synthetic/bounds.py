@@ -13,7 +13,9 @@ once, all e known, is a convex programme. It **bounds every policy that knows an
 the planted means, the mean holdings of such a policy earn what it earns, and their costs are at most its own (Jensen).
 So its expected account is at most the optimum, and the mean of its log account at most the log. Assumed: the
 equations above (no lots, T+1 or limits, dealt at the close), liquidity, volatility and the mean stock as they came,
-nothing else known of the future (the market's drift times beta, moves that limits hold back; cash loses r alone).
+nothing else known of the future: the market's drift times beta, moves that limits hold back, the decline of 0.8% a day
+that a stock has in its last 90 days before it is delisted (cash loses r alone). A policy that foresaw a delisting could
+avoid that, and is not bounded.
 
 `D` signal days, `N` stocks. cvxpy (which pyqlib brings) is imported where it is needed.
 """
