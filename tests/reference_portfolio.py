@@ -176,6 +176,8 @@ def account_day(held, cash, target, rank, at, *, capital, participation, rates, 
         if target[i] < held[i] and can(i) and at[i]["sellable"] and not at[i]["young"]:
             yuan = dealt_of(min(held[i] - target[i], participation * at[i]["liquidity"]))
             fee, impact = cost(i, yuan, True)
+            if cash + yuan - fee - impact < 0:  # there is nothing to pay its costs by
+                continue
             held[i] -= yuan
             cash += yuan - fee - impact
             fees_paid, moved, dealt = fees_paid + fee, moved + impact, dealt + yuan

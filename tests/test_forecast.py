@@ -160,6 +160,18 @@ def test_a_forecast_that_knows_nothing_expects_nothing():
     assert empty == Forecast() and not empty.significant
 
 
+def test_returns_without_noise_have_a_forecast_of_numbers():
+    score = np.random.default_rng(1).standard_normal((50, 30))
+    nothing = Forecast.fit(score, np.zeros(score.shape))
+    assert nothing.days == 50 and not nothing.significant and nothing.t == 0.0
+    assert set(nothing.levels) == {0.0} and np.isfinite(nothing.half_life) and nothing.half_life_error is None
+    lasting = score[[0] * 50]
+    exact = Forecast.fit(lasting, 1e-3 * lasting)
+    assert exact.significant and slope_of(exact) == pytest.approx(1e-3, rel=0.3)
+    for forecast in (nothing, exact):
+        json.dumps(forecast.to_dict(), allow_nan=False)
+
+
 def test_what_few_days_tell_of_is_left_out():
     score, step = market(12, days=60, stocks=20)
     ages = [row[1] for row in Forecast.fit(score, step, horizons=[1, 20, 45, 55, 59]).curve]
@@ -168,6 +180,8 @@ def test_what_few_days_tell_of_is_left_out():
     late[15:] = NAN
     assert Forecast.fit(late[:24], step[:24]).to_dict()["curve"][-1][1] == 20
     assert Forecast.fit(score[:9], step[:9]) == Forecast()
+    late[1:] = NAN
+    assert Forecast.fit(late, step, horizons=range(1, 41)) == Forecast()  # each age is seen on one day
 
 
 def test_few_days_are_never_significant():

@@ -8,7 +8,7 @@ import pytest
 import reference_portfolio as slow
 
 from qlib_ext.cross_section import ranks
-from qlib_ext.portfolio import Day, TopNPolicy, simulate, smoothed
+from qlib_ext.portfolio import CostAwarePolicy, Day, Forecast, TopNPolicy, simulate, smoothed
 
 FEES = {"buy_rate": 0.0004, "sell_rate": 0.0014}
 
@@ -140,6 +140,36 @@ def test_agrees_with_the_account_that_deals_stock_by_stock(policy, b, min_holdin
         np.testing.assert_allclose(daily["gross"], gain / before, atol=1e-12)
         np.testing.assert_allclose(daily["net"], (gain - fees - impact) / before, atol=1e-12)
         assert daily["cash"].min() >= 0 and (daily["turnover"] > 0).sum() > 4
+
+
+@pytest.mark.parametrize("account", [3.0, 60.0, 900.0])
+def test_an_account_of_a_few_yuan_sells_what_it_can_pay_for(account):
+    step = np.random.default_rng(0).normal(0.0, 0.02, (60, 12))
+    score = np.random.default_rng(1).normal(size=(60, 12))
+    known = grids(60, 12, step_return=step) | {
+        "buyable": np.ones(step.shape, bool),
+        "sellable": np.ones(step.shape, bool),
+    }
+    rules = {"account": account, "min_holding": 0, "participation": 0.1, "least": 5.0}
+    daily = simulate(TopNPolicy(top_n=3), score, **known, **rules, **FEES).daily
+    rows = slow_account(TopNPolicy(top_n=3), score, known, delisted=score > 9, b=1.0, **rules)
+    np.testing.assert_allclose(daily["cash"], [row[1] for row in rows], atol=1e-6)
+    assert daily["cash"].min() >= 0 and daily["value"].min() > 0
+    mean = simulate(TopNPolicy(top_n=3), score, **known, **rules, **FEES, start="mean").daily
+    assert mean["cash"].min() > -1e-9 and mean["value"].min() > 0
+    # a sale of 2 yuan pays 5: not made while there is no cash
+    one = simulate(Fixed((0.0, 0.0)), [[1.0, 2.0]], **grids(1, 2), account=4.0, start="mean").daily
+    assert one["turnover"].item() == 0 and one["value"].item() == 4.0
+
+
+@pytest.mark.parametrize("policy", [TopNPolicy(), CostAwarePolicy(Forecast())])
+def test_an_account_that_loses_everything_has_no_shares_of_it(policy):
+    step = np.zeros((4, 2))
+    step[1] = -1.0
+    day = grids(4, 2, step_return=step) | {"buyable": np.zeros(step.shape, bool)}
+    daily = simulate(policy, np.ones((4, 2)), **day, start="mean", account=1e5).daily
+    assert daily["net"].tolist()[:2] == [0.0, -1.0] and daily["value"].tolist()[2:] == [0.0, 0.0]
+    assert daily[["net", "turnover", "excess"]].iloc[2:].isna().all(axis=None)
 
 
 def test_the_mean_portfolio_that_is_never_traded_is_the_mean_stock():

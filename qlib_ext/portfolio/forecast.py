@@ -32,6 +32,7 @@ USUAL, FACTOR = 10.0, 4.0  # half-life that is assumed within this factor where 
 CLEAR = 3.0  # standard errors by which one half-life must fail before there are two
 T_SIGNIFICANT, FEWEST_DAYS = 1.65, 20  # one-sided 5%: what is left of a weak level is small, as it is shrunk
 LEAST_DAYS = 10  # with a return without which nothing is learnt
+LEAST_ERROR = 1e-9  # a day: no measured return is taken to be more exact, though days without noise say so
 
 
 @dataclass(frozen=True)
@@ -351,10 +352,12 @@ def _fitted(place: Vector, mask: NDArray[np.bool_], excess: Vector, ends: Sequen
     if days < LEAST_DAYS:
         return {}
     measured = _Measured.of(earned[..., 0], ends)
+    if measured is None:
+        return {}
     fit = _decay(measured)
     decay = Forecast(half_lives=fit["half_lives"], weights=fit["weights"]).decay(np.arange(ends[-1]))
     value, parts = _pooled(earned, decay)
-    t = float(value[0]) / max(_error(parts[:, 0]), 1e-18)
+    t = float(value[0]) / max(_error(parts[:, 0]), LEAST_ERROR)
     entered = mask & ~np.isnan(place)
     number = _bins(place)[entered]
     count = np.bincount(number, minlength=len(EDGES) - 1)
@@ -419,15 +422,22 @@ class _Measured:
     share: Vector
 
     @classmethod
-    def of(cls, earned: Vector, ends: Sequence[int]) -> Self:
-        """Measure what was earned (D, K) up to each end; those that fewer than `LEAST_DAYS` reach are left out."""
+    def of(cls, earned: Vector, ends: Sequence[int]) -> Self | None:
+        """Measure what was earned (D, K) up to each end; those that fewer than `LEAST_DAYS` reach are left out.
+
+        Returns: None where all are.
+        """
         age, starts = np.arange(earned.shape[1]), np.array([0, *ends[:-1]])[:, None]
         inside = (age >= starts) & (age < np.array(ends)[:, None])
         there = ~np.isnan(earned)
         seen = inside * np.count_nonzero(there, axis=0)
         used = np.count_nonzero(there @ inside.T, axis=0) >= LEAST_DAYS
+        if not used.any():
+            return None
         value, parts = zip(*(_pooled(earned, row.astype(np.float64)) for row in inside[used]), strict=True)
-        return cls(np.array(value), _covariance(np.stack(parts, axis=1)), seen[used] / seen[used].sum(1, keepdims=True))
+        covariance = _covariance(np.stack(parts, axis=1))
+        np.fill_diagonal(covariance, np.maximum(np.diag(covariance), LEAST_ERROR**2))
+        return cls(np.array(value), covariance, seen[used] / seen[used].sum(1, keepdims=True))
 
     def left(self, half_life: Vector) -> Vector:
         """Share of the level that is left in each slope, (..., J)."""
@@ -453,7 +463,8 @@ def _decay(measured: _Measured) -> dict[str, Any]:
     bread = np.linalg.inv(slopes.T @ slopes + np.diag([0.0, 1 / np.log(FACTOR) ** 2]))
     correlation = measured.covariance / np.sqrt(np.outer(variance, variance))
     error = np.sqrt(np.diag(bread @ slopes.T @ correlation @ slopes @ bread))
-    one = {"half_lives": (half_life,), "weights": (1.0,), "half_life_error": half_life * float(error[1])}
+    spread = half_life * float(error[1]) if level > 0 else None  # nothing has no half-life
+    one = {"half_lives": (half_life,), "weights": (1.0,), "half_life_error": spread}
     two = _two_decays(measured, curve)
     return {"level": level, "error": float(error[0])} | one | two
 

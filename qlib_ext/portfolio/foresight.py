@@ -2,11 +2,17 @@
 
 A yuan that is held today is held for a while: it earns the forecast of the next days too, as far as it will not have
 been traded away by then, and a deviation from the best holding is paid for until it is traded away. How fast that is
-depends on the costs. With quadratic costs of trade L u^2 / 2 and a risk k a day it is known exactly (Garleanu and
-Pedersen 2013): each day the distance to the aim shrinks to the share theta. Fees and the square-root law are not
-quadratic; L is the quadratic cost whose marginal cost fits theirs best over the trades that the policy then makes
-(statistical linearisation, a fixed point). Today's own trade pays its true cost (`optimal_trades`), so that there is a
-zone without trade.
+depends on the costs. With quadratic costs of trade L u^2 / 2 it is known exactly (Garleanu and Pedersen 2013, "Dynamic
+trading with predictable returns and transaction costs", Journal of Finance 68(6), here without discount). A stock whose
+forecast today is f, and k days later decay(k) f, has beside what does not depend on its holding x the value
+
+    max over u of  f x' - x'^2 / 2 - L u^2 / 2 + sum over k >= 1 of theta^k decay(k) f x' - A x'^2 / 2,   x' = x + u,
+    A = L (1 + A) / (L + 1 + A),   theta = L / (L + 1 + A),
+
+for each day the distance to the aim shrinks to the share theta. So today's forecast counts sum(theta^k decay(k)) times,
+k from 0, today's risk 1 + A times. Fees and the square-root law are not quadratic; L is the quadratic cost whose
+marginal cost fits theirs best over the trades that the policy then makes (statistical linearisation, a fixed point).
+Today's own trade pays its true cost (`optimal_trades`), so that there is a zone without trade.
 
 Units: risk 1 a day, spread of the forecast 1; so the best holding without costs has the standard deviation 1.
 """
@@ -21,7 +27,7 @@ Vector = NDArray[np.float64]
 Decay = Callable[[Vector], Vector]
 
 DAYS = 1000  # that a forecast is followed
-ROUNDS = 200  # of the fixed point, each half of a step of Newton's
+ROUNDS = 200  # of the fixed point, each half the way on a logarithmic scale: L to a relative 2e-4
 NODES = np.sinh(np.linspace(0.0, 17.0, 171)) / 1e3  # of the impact in the table: 0 to 12,000
 MEAN, MEAN_15 = np.sqrt(2 / np.pi), 0.8600399873  # of |z| and |z|^1.5, z standard normal
 SLOWEST = 0.9999  # persistence a day
@@ -61,7 +67,7 @@ def _table(fee: float, persistence: float, decay: Decay) -> tuple[Vector, Vector
 
 
 def _ahead(cost: Vector) -> Vector:
-    """Risk of the days to come, by the quadratic cost of trade: B = cost (1 + B) / (cost + 1 + B)."""
+    """Risk of the days to come, A, by the quadratic cost of trade: A = cost (1 + A) / (cost + 1 + A)."""
     return (np.sqrt(1.0 + 4.0 * cost) - 1.0) / 2.0
 
 

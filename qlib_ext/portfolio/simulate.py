@@ -35,6 +35,7 @@ class Simulation:
             next entry), ``fees``, ``impact``, ``net`` = gross - fees - impact, ``turnover`` (buys and sells).
             ``market``: plain mean step of the stocks of the universe that could be bought; ``excess`` = net - market,
             both NaN where no step is known. After the trades: ``value`` of the account and ``cash`` in yuan, ``names``.
+            Shares of an account that has lost everything are NaN.
         holdings: (N,) yuan after the last day's trades.
     """
 
@@ -70,7 +71,7 @@ def simulate(
 
     Each day what is too much is sold; then what lacks is bought by rank of the prepared score, while the cash lasts and
     within the policy's capital. A day without any score changes nothing. A stock whose liquidity was never known, or
-    with an impact its volatility, is not dealt in.
+    with an impact its volatility, is not dealt in; nor is a sale whose costs are more than it and the cash come to.
 
     Args:
         policy: says what to hold.
@@ -127,7 +128,8 @@ def simulate(
     rows = []
     for d in range(first, days):
         run.begin(d)
-        target = policy.target(run.day(prepared[d], rates)) if scored[d] else None
+        day = run.day(prepared[d], rates)
+        target = policy.target(day) if scored[d] and day.value > 0 else None
         moved = run.drift(market.step[d - 1] if d > first else np.zeros_like(run.held))
         if target is not None:
             run.trade(np.where(policy.in_shares & (run.held > 0), target * moved, target), prepared[d])
@@ -263,15 +265,27 @@ class _Run:
         wish[wish <= DUST] = 0.0
         sells = np.flatnonzero((gap < 0) & priced & market.sellable[d] & (d - self.since >= self.min_holding))
         sold = wish[sells]
+        fees, impact = self.costs.fees(d, sold, sell=True), self.costs.moved(d, sells, sold)
+        if not (paid := self._payable(sold - fees - impact)).all():
+            sells, sold, fees, impact = sells[paid], sold[paid], fees[paid], impact[paid]
         self.held = self.held.copy()
         self.held[sells] -= sold
-        self._pay(-sold, self.costs.fees(d, sold, sell=True).sum(), self.costs.moved(d, sells, sold).sum())
+        self._pay(-sold, fees.sum(), impact.sum())
         buys = np.flatnonzero((gap > 0) & priced & market.buyable[d])
         buys = buys[np.argsort(-score[buys], kind="stable")]
         bought = self._affordable(buys, wish[buys])
         self.held[buys] += bought
         self._pay(bought, self.costs.fees(d, bought, sell=False).sum(), self.costs.moved(d, buys, bought).sum())
         self.since[empty & (self.held > 0)] = d
+
+    def _payable(self, brings: Vector) -> Flags:
+        """Tell which sales (n,), in their order, leave the cash at 0 or above; `brings`: less their costs."""
+        paid, cash = np.ones(len(brings), dtype=bool), self.cash
+        if cash + np.minimum(brings, 0.0).sum() < 0:
+            for n, more in enumerate(brings):
+                paid[n] = more >= 0 or cash + more >= 0
+                cash += more * paid[n]
+        return paid
 
     def _affordable(self, stocks: NDArray[np.intp], wish: Vector) -> Vector:
         """Yuan (n,) of the buys, in their order, that capital and cash suffice for."""
@@ -301,7 +315,7 @@ class _Run:
         mean = step[self.market.universe[d] & self.market.buyable[d] & np.isfinite(step)]
         market = float(mean.mean()) if len(mean) else np.nan
         parts = (float((self.held * np.nan_to_num(step)).sum()), self.fees, self.impact, self.dealt)
-        gross, fees, impact, turnover = (part / self.value for part in parts)
+        gross, fees, impact, turnover = (part / self.value if self.value > 0 else np.nan for part in parts)
         net = gross - fees - impact
         shares = {"gross": gross, "fees": fees, "impact": impact, "net": net, "turnover": turnover}
         value = self.cash + float(self.held.sum())
