@@ -179,6 +179,21 @@ def test_what_is_not_known_is_not_bought_nor_what_was_never_traded_sold():
         np.testing.assert_array_equal(policy().target(replace(day, **unknown)), held)
 
 
+def test_what_the_day_knows_counts():
+    day = a_day(held=np.zeros(200))
+    placed = policy().target(day)
+    assert policy(capital=3e7).target(day).sum() <= 3e7 * (1 + 1e-9) < 0.5 * placed.sum()
+    calm, wild = (
+        policy().target(replace(day, score=day.score / 10, market_volatility=sigma)).sum() for sigma in (0.002, 0.02)
+    )
+    assert wild > 1.02 * calm  # idle cash lacks the market's return
+    dropped = np.where(np.arange(200) % 2, np.nan, day.liquidity)  # known once, not today: nothing is bought
+    assert (policy().target(replace(day, liquidity=dropped))[1::2] == 0).all() and (placed[1::2] > 0).any()
+    specific = np.where(np.arange(200) % 2, 3 * day.volatility, np.nan)  # NaN: its volatility
+    wary = policy().target(replace(day, specific=specific))
+    assert wary[1::2].sum() / wary.sum() < 0.7 * placed[1::2].sum() / placed.sum()
+
+
 @pytest.mark.parametrize("options", [{"risk_aversion": 0.0}, {"participation": 1.5}, {"benchmark": "SH000300"}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
