@@ -36,7 +36,16 @@ from qlib_ext.evaluate import (
 from qlib_ext.exchange import SETTLED, AShareExchange
 from qlib_ext.portfolio import Forecast, TopNPolicy
 from qlib_ext.provider import load_liquidity
-from qlib_ext.record import Money, PortAnaRecord, all_blocked, holdings, judge, judged_stages, stage_changes
+from qlib_ext.record import (
+    LiquidityRecord,
+    Money,
+    PortAnaRecord,
+    all_blocked,
+    holdings,
+    judge,
+    judged_stages,
+    stage_changes,
+)
 from qlib_ext.rules import is_index
 from qlib_ext.runs import Task
 from qlib_ext.strategy import PolicyStrategy
@@ -235,12 +244,12 @@ def test_the_costs_are_taken_off_the_capital_in_use_by_hand():
 
 def test_waterfall_by_hand():
     one, two = pd.Series([0.01, 0.01], DAYS[:2]), pd.Series([0.0, 0.01], DAYS[:2])
-    table = waterfall({"paper": one, "limits": two}, skipped=["buffer"])
-    assert list(table.index) == ["paper", "limits", "buffer"] and set(table["days"]) == {2}
+    table = waterfall({"paper": one, "limits": two, "deck": one}, skipped=["buffer"])
+    assert list(table.index) == ["paper", "limits", "buffer", "deck"] and set(table["days"]) == {2}
     assert table.loc["paper", "annual_return"] == pytest.approx(0.01 * 242)
     assert table.loc["limits", "change"] == pytest.approx(-0.005 * 242)
     assert table.loc["limits", "mean_return"] == pytest.approx(0.01)
-    assert table.loc["buffer", "change"] == 0 and np.isnan(table.loc["paper", "change"])
+    assert table.loc["buffer", "change"] == 0 and table.loc[["paper", "deck"], "change"].isna().all()  # it adds nothing
     words = table.attrs["definitions"]
     assert set(words) >= {*table.index, *table.columns} and "changes nothing" in words["buffer"]
     with pytest.raises(ValueError, match="stage 'limits' has other days"):
@@ -437,7 +446,7 @@ def test_the_waterfall_falls_step_by_step(whole, market):
     fees = ((daily["caps"] - daily["costs"]) * np.minimum(before, CASH)).sum()
     assert fees == pytest.approx(paid["total"] - paid["impact"])
     assert earned["impact"] == pytest.approx(gained.mean() * 242)
-    assert np.isfinite(table["change"].iloc[1:]).all() and daily.index.equals(got["report_normal_1day.pkl"].index)
+    assert list(table.index[table["change"].isna()]) == ["paper", "deck"] and daily.index.equals(report.index)
     judged = judge(market[2].panel, market[2].rows("test"), _grid(market), Money(capital=CASH), market[2].span)
     for stage in ("paper", "buyable"):  # the judge's return of signal day d is that of d+2
         expected = judged.returns[f"capped_{stage}_gross"].to_numpy()[: len(daily) - 2]
@@ -572,13 +581,42 @@ def test_a_run_without_buffer_and_impact_skips_their_backtests(market, monkeypat
     monkeypatch.setattr("qlib_ext.record.backtest.backtest", lambda **kw: runs.append(kw) or backtest(**kw))
     made = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)
     table = made._generate()["waterfall.pkl"]
-    unchanged = ["price", "buffer", "impact", "deck"]  # it trades as the deck's judge does
-    assert (table.loc[unchanged, "change"] == 0).all() and len(runs) == 1 + 3  # b: 1, 2/3, 1/3
+    assert (table.loc[["price", "buffer", "impact"], "change"] == 0).all()
+    assert (
+        table.loc["deck", "annual_return"] == table.loc["impact", "annual_return"]
+    )  # it trades as the deck's judge does
+    assert len(runs) == 1 + 3  # b: 1, 2/3, 1/3
     assert "changes nothing" in table.attrs["definitions"]["buffer"]
     exchange = made.backtest_config["exchange_kwargs"]["exchange"]["kwargs"]
     assert exchange["start_time"] == "2020-06-10" and exchange["end_time"] == "2020-06-30"  # one's own is kept
     quiet = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=False)._generate()
     assert "waterfall.pkl" not in quiet and "execution.pkl" in quiet
+
+
+def test_each_number_a_year_is_by_the_market_s_calendar(market, monkeypatch):
+    test_data.start_qlib(market[0], market[1])
+    from qlib.data import D
+
+    year = 2 * len(D.calendar())
+    monkeypatch.setattr("qlib_ext.record.facts.days_a_year", lambda calendar: 2 * len(calendar))
+    config = configuration()
+    config["backtest"] |= {"start_time": "2020-06-15", "end_time": "2020-06-30"}
+    got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2])._generate()
+    report, tables = got["report_normal_1day.pkl"], got["execution.pkl"]
+    net = report["return"] - report["cost"]
+    assert tables["performance"].loc["net", "annual_volatility"] == pytest.approx(net.std() * year**0.5)
+    share = tables["cost_split"]["yuan"] / report["account"].mean() / len(report) * year
+    np.testing.assert_allclose(tables["cost_split"]["share_a_year"], share)
+    excess = got["account_daily.pkl"]["excess"].mean()
+    assert got["account.pkl"].loc[1.0, "account_excess"] == pytest.approx(excess * year)
+    judged = LiquidityRecord(Run(**{"pred.pkl": market[3]}), dataset=market[2])._generate()
+    for curve in (got["capacity_strategy.pkl"], judged["capacity.pkl"], judged["capacity_topn.pkl"]):
+        np.testing.assert_allclose(curve["net_impact_excess"], curve["daily_excess"] * year)
+    for table, days in (
+        (got["waterfall.pkl"], len(report)),
+        (judged["headline.pkl"], judged["daily.pkl"]["market"].count()),
+    ):
+        np.testing.assert_allclose(table["annual_return"], table["mean_return"] / days * year)
 
 
 def test_the_span_ends_a_day_before_the_calendar(market):

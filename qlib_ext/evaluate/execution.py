@@ -341,7 +341,8 @@ STAGE_COLUMNS = {
     "annual_return": "mean daily return * trading days of a year, not compounded; a day's return is on the capital in "
     "use: the account at the close before, at most the strategy's capital (what an account has beyond it lies idle)",
     "mean_return": "sum of the daily returns on the capital in use",
-    "change": "annual_return less that of the row above: what the one assumption takes",
+    "change": "annual_return less that of the row above: what the one assumption takes; none of deck, which adds no "
+    "assumption",
     "annual_volatility": DEFINITIONS["annual_volatility"],
     "max_drawdown": DEFINITIONS["max_drawdown"],
     "days": "trading days of the backtest, the same for all rows",
@@ -418,8 +419,9 @@ def waterfall(
         skipped: stages that change nothing in this run (no buffer): they repeat the one above.
         year: trading days of a year, see `days_a_year`.
 
-    Returns: by stage: annual_return, mean_return, change (NaN on the first), annual_volatility, max_drawdown, days, see
-        `STAGE_COLUMNS`; in `attrs["definitions"]` what each row and column means.
+    Returns: by stage: annual_return, mean_return, change (NaN on the first, and on `deck`, which stands beside),
+        annual_volatility, max_drawdown, days, see `STAGE_COLUMNS`; in `attrs["definitions"]` what each row and column
+        means.
 
     Raises: ValueError for unknown stages, or days that differ.
 
@@ -438,7 +440,8 @@ def waterfall(
         if not filled[name].index.equals(first.index):
             raise ValueError(f"stage {name!r} has other days than {names[0]!r}: bring all to the backtest's days")
     table = headline_table(filled, year=year)
-    table["change"], table["days"] = table["annual_return"].diff(), len(first)
+    change = table["annual_return"].diff()
+    table["change"], table["days"] = change.where(change.index != "deck"), len(first)
     table = table[list(STAGE_COLUMNS)]
     told = {name: STAGES[name] + (" (changes nothing in this run)" if name in skipped else "") for name in names}
     table.attrs["definitions"] = told | STAGE_COLUMNS

@@ -181,9 +181,27 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         self._fill_forecast()
         strategy, executor, exchange = self._build(pred)
         why = self._no_policy(strategy, exchange)
-        self._refuse("waterfall", why)
-        no_capacity = "capacity: false" if self.capacity is False else why
-        self._refuse("capacity", no_capacity)
+        for name in ("waterfall", "capacity"):
+            self._refuse(name, why)
+        artifacts = self._traded(strategy, executor, exchange, **kwargs)
+        report = artifacts.get(REPORT)
+        if report is None:
+            logger.warning("no account_excess and the metrics beside it: the executor keeps no daily report")
+            return artifacts
+        if evaluate.idle(report):
+            logger.warning(f"the backtest traded nothing in {len(report)} days: {why_idle(artifacts)}")
+        liquidity = book_liquidity(report.index, exchange, strategy) if isinstance(exchange, AShareExchange) else None
+        artifacts["execution.pkl"] = make_tables(artifacts, exchange, strategy, liquidity)
+        log_tables(self.recorder, artifacts["execution.pkl"])
+        if self._wanted("capacity", why, exchange):
+            artifacts |= self._capacity(pred, strategy, exchange, report.index)
+        artifacts |= self._account(pred, report, exchange, strategy)
+        if liquidity is not None and self._wanted("waterfall", why, exchange):
+            artifacts |= self._waterfall(pred, artifacts, exchange, strategy, liquidity)
+        return artifacts | {"definitions.pkl": _definitions(artifacts)}
+
+    def _traded(self, strategy: Any, executor: Any, exchange: Any, **kwargs: Any) -> dict[str, Any]:
+        """Let qlib's record run the backtest with these; its artifacts, the plan, and what these wrote down."""
         kept = self.strategy_config, self.executor_config, self.backtest_config
         self.strategy_config, self.executor_config = _ready(strategy), _ready(executor)
         self.backtest_config = kept[2] | {"exchange_kwargs": {"exchange": exchange}} | self._no_benchmark()
@@ -198,35 +216,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
                 artifacts |= teller.artifacts()
         if isinstance(exchange, AShareExchange) and "daily_targets.pkl" in artifacts:
             artifacts["blocked.pkl"] = all_blocked(artifacts["blocked.pkl"], artifacts["daily_targets.pkl"], exchange)
-        report = artifacts.get(REPORT)
-        if report is None:
-            logger.warning("no account_excess and the metrics beside it: the executor keeps no daily report")
-            return artifacts
-        if evaluate.idle(report):
-            logger.warning(f"the backtest traded nothing in {len(report)} days: {why_idle(artifacts)}")
-        liquidity = book_liquidity(report.index, exchange, strategy) if isinstance(exchange, AShareExchange) else None
-        tables = make_tables(artifacts, exchange, strategy, liquidity)
-        log_tables(self.recorder, tables)
-        artifacts["execution.pkl"] = tables
-        artifacts["definitions.pkl"] = flat(evaluate.EXECUTION_DEFINITIONS)
-        if not no_capacity:
-            try:
-                artifacts["capacity_strategy.pkl"] = self._capacity(pred, strategy, exchange, report.index)
-                artifacts["definitions.pkl"] |= flat({"capacity_strategy": evaluate.STRATEGY_CAPACITY_DEFINITIONS})
-            except ValueError as error:  # of other capitals, at the end of a run whose own account is done
-                logger.warning(f"no capacity curve of the strategy: {error}")
-        elif isinstance(exchange, AShareExchange) and self.capacity is None:
-            logger.info(f"no capacity curve of the strategy: {no_capacity}")
-        artifacts |= self._account(pred, report, exchange, strategy)
-        if "account.pkl" in artifacts:
-            artifacts["definitions.pkl"] |= flat({"account": evaluate.ACCOUNT_METRICS})
-        if why or liquidity is None or self.waterfall is False:
-            if isinstance(exchange, AShareExchange) and self.waterfall is None:
-                logger.info(f"no waterfall: {why}")
-            return artifacts
-        table, daily = self._waterfall(pred, artifacts, exchange, strategy, liquidity)
-        artifacts["definitions.pkl"] |= {f"waterfall.{k}": v for k, v in table.attrs["definitions"].items()}
-        return artifacts | {"waterfall.pkl": table, "waterfall_daily.pkl": daily}
+        return artifacts
 
     def _set_span(self, scored: pd.DatetimeIndex) -> None:
         """Set start and end of the backtest and of the exchange; the end at most a day before the calendar's."""
@@ -320,16 +310,20 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             return config
         return fill_placeholder(deepcopy_basic_type(config), {"<PRED>": pred})
 
-    def _capacity(self, pred: pd.DataFrame, strategy: Any, exchange: AShareExchange, days: pd.Index) -> pd.DataFrame:
+    def _capacity(self, pred: pd.DataFrame, strategy: Any, exchange: AShareExchange, days: pd.Index) -> dict[str, Any]:
         """Draw, log and tell the capacity curves of the strategy."""
         began, account = time.perf_counter(), float(self.backtest_config["account"])
-        curve = strategy_capacity(self.dataset, pred, strategy, exchange, account, pd.DatetimeIndex(days))
+        try:
+            curve = strategy_capacity(self.dataset, pred, strategy, exchange, account, pd.DatetimeIndex(days))
+        except ValueError as error:  # of other capitals, at the end of a run whose own account is done
+            logger.warning(f"no capacity curve of the strategy: {error}")
+            return {}
         zeros = evaluate.strategy_crossings(curve)
         log_table(self.recorder, zeros.set_axis([f"b{100 * b:03.0f}" for b in zeros.index]), "capacity_strategy")
         said = [f"b = {b:.2f}:{evaluate.capacity_words(curve.loc[b])}" for b in zeros.index]
         lines = "\n".join(["capacity of the strategy", *said])
         logger.info(f"{lines}\n  {len(curve)} accounts of {len(days)} days, {time.perf_counter() - began:.1f} s")
-        return curve
+        return {"capacity_strategy.pkl": curve}
 
     def _again(
         self, pred: pd.DataFrame, report: pd.DataFrame, exchange: AShareExchange, strategy: Any, other: dict[str, Any]
@@ -369,6 +363,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             own = math.nan  # the strategy expects another b than is charged: at each it shall know what is
 
         def again(b: float) -> pd.DataFrame:
+            """Give the report of the run's backtest at another b."""
             began = time.perf_counter()
             found = self._again(pred, report, exchange, config, {"impact": b, "impact_exponent": 0.5})
             logger.info(f"account: backtest at b = {b:.2f}, {time.perf_counter() - began:.1f} s")
@@ -400,6 +395,12 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         if why and getattr(self, name):
             raise ValueError(f"{name}: true, but {why}: change that, or set {name}: false")
 
+    def _wanted(self, name: str, why: str, exchange: Any) -> bool:
+        """Whether to make the waterfall or the capacity curves; tell what is lacking where the run left it open."""
+        if why and getattr(self, name) is None and isinstance(exchange, AShareExchange):
+            logger.info(f"no {name}: {why}")
+        return not why and getattr(self, name) is not False
+
     def _lacks(self) -> str:
         """Tell what dataset and configurations lack for the waterfall, "" for nothing."""
         dataset, config = self.dataset, self.strategy_config
@@ -418,7 +419,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     def _waterfall(
         self, pred: pd.DataFrame, artifacts: Mapping[str, Any], exchange: AShareExchange, strategy: PolicyStrategy,
         liquidity: pd.DataFrame,
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    ) -> dict[str, Any]:  # fmt: skip
         """Make the table of the stages, and their daily returns (D, stages); one load of liquidity serves all."""
         report: pd.DataFrame = artifacts[REPORT]
         own: Any = strategy.policy
@@ -450,7 +451,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         log_table(self.recorder, table.drop(columns="days"), "waterfall")
         words = "\n".join(f"  {name}: {text}" for name, text in table.attrs["definitions"].items())
         logger.info(f"from paper to the account, {len(report)} days\n{as_text(table)}\n{words}")
-        return table, pd.DataFrame(series)
+        return {"waterfall.pkl": table, "waterfall_daily.pkl": pd.DataFrame(series)}
 
 
 # --- configurations
@@ -476,6 +477,18 @@ def why_idle(artifacts: Mapping[str, Any]) -> str:
     reasons = {} if targets is None else targets["reason"].replace("", "none").value_counts().to_dict()
     counted = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
     return f"reasons of its targets: {counted}" if counted else "the strategy wanted nothing: look at the scores"
+
+
+def _definitions(artifacts: Mapping[str, Any]) -> dict[str, str]:
+    """Say what each number of the tables means."""
+    words = dict(evaluate.EXECUTION_DEFINITIONS)
+    if "capacity_strategy.pkl" in artifacts:
+        words["capacity_strategy"] = evaluate.STRATEGY_CAPACITY_DEFINITIONS
+    if "account.pkl" in artifacts:
+        words["account"] = evaluate.ACCOUNT_METRICS
+    if "waterfall.pkl" in artifacts:
+        words["waterfall"] = artifacts["waterfall.pkl"].attrs["definitions"]
+    return flat(words)
 
 
 def _strategies(strategy: Any, executor: Any) -> Iterator[Any]:
