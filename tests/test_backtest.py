@@ -463,8 +463,8 @@ def test_the_bare_limits_stage_is_close_to_what_could_be_bought_on_paper(whole):
 class Own(PolicyStrategy):
     """A strategy of one's own, with another policy than the deck's."""
 
-    def __init__(self, *, signal, capital=None, **infra):
-        super().__init__(TopNPolicy(capital, 0.02, 10), signal=signal, **infra)
+    def __init__(self, *, signal, capital=None, policy=(0.02, 10), **infra):
+        super().__init__(TopNPolicy(capital, *policy), signal=signal, **infra)
 
 
 def test_a_strategy_of_one_s_own_has_its_waterfall_and_the_deck_s_trading_beside_it(whole, market):
@@ -480,6 +480,17 @@ def test_a_strategy_of_one_s_own_has_its_waterfall_and_the_deck_s_trading_beside
     before = np.r_[CASH, report["account"].iloc[:-1]]
     np.testing.assert_allclose(daily["impact"], (report["account"] - before) / np.minimum(before, CASH), atol=1e-12)
     assert {"daily_log.pkl", "daily_targets.pkl"} <= set(got)
+
+
+def test_the_deck_s_way_by_another_name_is_the_run_itself(market):
+    """A row with a backtest of its own is on the same capital in use as those of the run's fills."""
+    test_data.start_qlib(market[0], market[1])
+    config = configuration()
+    config["strategy"] = {"class": Own, "kwargs": {"signal": "<PRED>", "capital": CASH / 4, "policy": (0.05, None)}}
+    got = PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, dataset=market[2], waterfall=True)._generate()
+    daily, report = got["waterfall_daily.pkl"], got["report_normal_1day.pkl"]
+    np.testing.assert_allclose(daily["deck"], daily["impact"], atol=1e-12)
+    assert daily["impact"].std() > 2 * (report["return"] - report["cost"]).std()  # three quarters lie idle
 
 
 def _grid(market):
