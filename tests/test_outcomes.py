@@ -9,7 +9,7 @@ from qlib.data import D
 from qlib.data.dataset import DatasetH
 from test_data import SEGMENTS, SIZE, make_handler, start_qlib
 
-from qlib_ext.data import DayDatasetH, load_liquidity, locked_up, panel_of, unit_profile
+from qlib_ext.data import DayDatasetH, load_liquidity, locked_up, own_series, panel_of, unit_profile
 from qlib_ext.exchange import AShareExchange, clear_cache
 from qlib_ext.provider import listed_days, listings, read_days, read_fields
 from qlib_ext.synthetic import make_market
@@ -324,3 +324,13 @@ def test_auto_settled_by_amount_only_warns_of_an_unusual_turnover(market, folder
     finally:
         start_qlib(market, folder)
         clear_cache()
+
+
+@pytest.mark.parametrize("rows", ["2022-01-04,101", "2022-01-03,101", "2022-01-05,0"])
+def test_a_benchmark_of_ones_own_names_the_line_that_is_wrong(market, tmp_path, rows):
+    file = tmp_path / "own.csv"
+    file.write_text(f"date,close\n2022-01-04,100\n{rows}\n")
+    with pytest.raises(ValueError, match=r"own.csv, line 3: wanted are levels above 0, each day once and in order"):
+        own_series(str(file))
+    file.write_text("date,close\n2022-01-04,100\n2022-01-05,101\n")
+    assert own_series(str(file)).to_dict() == {pd.Timestamp("2022-01-05"): pytest.approx(0.01)}

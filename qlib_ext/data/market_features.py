@@ -128,8 +128,10 @@ def own_series(path: str) -> pd.Series:
     days = [read_day(f"{path}, line {line}: date", day) for line, day in table["date"].items()]
     levels = [read_number(f"{path}, line {line}: close", level) for line, level in table["close"].items()]
     series = pd.Series(levels, pd.DatetimeIndex(days), name=Path(path).stem)
-    if not (series > 0).all() or not series.index.is_monotonic_increasing or not series.index.is_unique:
-        raise ValueError(f"{path}: wanted are levels above 0, each day once and in order")
+    steps = series.index.to_series().diff().dt.days.fillna(1.0)
+    wrong = table.index[((steps <= 0) | (series <= 0)).to_numpy()]
+    if len(wrong):
+        raise ValueError(f"{path}, line {wrong[0]}: wanted are levels above 0, each day once and in order")
     return series.pct_change(fill_method=None).iloc[1:]
 
 
