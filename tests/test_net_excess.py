@@ -10,7 +10,7 @@ from qlib_ext.evaluate import NetExcess, daily_metrics, metric_needs_trading, me
 from qlib_ext.losses import DayLoss
 from qlib_ext.nets import MLP
 from qlib_ext.panel import DayPanel
-from qlib_ext.portfolio import market_of
+from qlib_ext.portfolio import Forecast, market_of
 from qlib_ext.training import Trainer
 
 DAYS, STOCKS = 60, 80
@@ -58,6 +58,11 @@ def test_a_good_score_earns_and_noise_does_not():
         values.append((good, error, noise))
     good, error, noise = np.mean(values, axis=0)
     assert good > 0.001 and good > 4 * error and abs(noise) < 2 * error
+
+
+def test_an_account_that_expects_nothing_stays_the_mean_portfolio():
+    signal, panel, trading = market(1)
+    assert np.abs(NetExcess().account(Forecast(), signal, trading, capital=2e7)[:5]).max() < 1e-4
 
 
 def test_costs_and_size_take_from_it():
