@@ -17,7 +17,7 @@ from qlib_ext.options import argument_names, check_number, is_number, refuse_unk
 from qlib_ext.portfolio import RISK_AVERSION, CostAwarePolicy, Day, Forecast, Risk, TopNPolicy, exposures
 from qlib_ext.provider import read_traded, trailing_volatility
 from qlib_ext.rules import read_share
-from qlib_ext.spelling import read_csv, read_day
+from qlib_ext.spelling import is_nothing, read_csv, read_day, read_number
 from qlib_ext.strategy.policy_strategy import PolicyStrategy
 
 FORECAST = "<FORECAST>"  # as is null: what the run's ForecastRecord found
@@ -225,14 +225,19 @@ def risk_grids(close: pd.DataFrame, window: int) -> dict[str, pd.DataFrame]:
 def read_forecast(forecast: Forecast | Mapping[str, Any] | str | Path | None) -> Forecast:
     """Read the option `forecast`; one that knows nothing where there is none.
 
-    Raises: OSError, ValueError for a file that is none, TypeError for a name that a forecast does not have.
+    Raises: ValueError for a file that is none, TypeError for a name that a forecast does not have.
     """
     if forecast is None or forecast == FORECAST:
         return Forecast()
     if isinstance(forecast, Forecast):
         return forecast
-    if isinstance(forecast, str | Path):
-        forecast = json.loads(Path(forecast).read_text(encoding="utf-8"))
+    if isinstance(file := forecast, str | Path):
+        try:
+            forecast = json.loads(Path(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"CostAwareStrategy: forecast {str(file)!r} is no JSON file of a forecast: {error}"
+            ) from None
     if not isinstance(forecast, Mapping):
         raise ValueError(f"CostAwareStrategy: forecast is a {type(forecast).__name__}; wanted is what to_dict gives")
     return Forecast.from_dict(forecast)
@@ -250,9 +255,14 @@ def read_exposures(frame: pd.DataFrame | str | Path | None) -> dict[str, pd.Data
         if "date" in table:
             days = [read_day(f"{frame}, line {n}: date", day) for n, day in table["date"].items()]
             index = pd.MultiIndex.from_arrays([pd.DatetimeIndex(days), codes])
-        frame = table.drop(columns=list({"code", "date"} & set(table))).apply(_numbers).set_axis(index)
+        columns = table.drop(columns=list({"code", "date"} & set(table)))
+        read = {name: _numbers(f"{frame}, line", name, cells) for name, cells in columns.items()}
+        frame = pd.DataFrame(read, columns.index).set_axis(index)
     if frame is None:
         return {}
+    if not isinstance(frame, pd.DataFrame) or frame.empty:
+        told = f"is of shape {frame.shape}" if isinstance(frame, pd.DataFrame) else f"is a {type(frame).__name__}"
+        raise ValueError(f"CostAwareStrategy: exposure_frame {told}; wanted is a table with a column for each exposure")
     if frame.index.has_duplicates:
         raise ValueError(f"CostAwareStrategy: exposure_frame has {frame.index[frame.index.duplicated()][0]} twice")
     if not isinstance(frame.index, pd.MultiIndex):
@@ -260,11 +270,21 @@ def read_exposures(frame: pd.DataFrame | str | Path | None) -> dict[str, pd.Data
     return {str(name): column.unstack().sort_index().ffill() for name, column in frame.items()}
 
 
-def _numbers(column: pd.Series) -> pd.Series:
-    """Read a column as numbers, where each of its cells is one or empty; else it is text."""
-    cells = column.where(column != "")
-    values = pd.to_numeric(cells, errors="coerce")
-    return values if values.notna().equals(cells.notna()) else cells
+def _numbers(where: str, name: Any, column: pd.Series) -> pd.Series:
+    """Read a column of text as numbers, or, where none of its cells is one, as categories; empty cells are unknown.
+
+    Raises: ValueError where some cells are numbers and others are not.
+    """
+    cells = column[[not is_nothing(cell) for cell in column]]
+    values, wrong = dict[Any, float](), []
+    for line, cell in cells.items():
+        try:
+            values[line] = read_number(f"{where} {line}: {name}", cell)
+        except ValueError as error:
+            wrong.append(error)
+    if values and wrong:
+        raise ValueError(f"{wrong[0]}; the column's other cells are numbers")
+    return (pd.Series(values, dtype=float) if values else cells).reindex(column.index)
 
 
 def read_bounds(

@@ -11,7 +11,10 @@ from qlib_ext.provider import calendar, last_known, load_liquidity, read_traded,
 from qlib_ext.spelling import read_csv, read_day, read_number
 
 COLUMNS = ("date", "code", "side", "yuan", "arrival", "average")
-SIDES = {**dict.fromkeys(("buy", "b", "买入", "买"), "buy"), **dict.fromkeys(("sell", "s", "卖出", "卖"), "sell")}
+SIDES = {
+    **dict.fromkeys(("buy", "b", "买入", "买", "证券买入"), "buy"),
+    **dict.fromkeys(("sell", "s", "卖出", "卖", "证券卖出"), "sell"),
+}
 FAR = 0.2  # of the arrival price: an average price that is further away belongs to another stock or day
 
 

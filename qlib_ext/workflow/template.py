@@ -56,7 +56,7 @@ def _capacity(survey: Survey) -> str:
     daily, order = survey.universe.daily, f"{CAPITAL / 1e6:.0f} million yuan at {PARTICIPATION:.0%} of a day's turnover"
     first = f"# {order} fit into {survey.names} names of median liquidity"
     share = f"{survey.names / max(daily, 1.0):.0%} of {daily:,.0f} stocks a day"
-    return f"{first}\n      # ({survey.liquidity / 1e6:,.0f} million yuan a day), {share}"
+    return f"{first}\n    # ({survey.liquidity / 1e6:,.0f} million yuan a day), {share}"
 
 
 def describe(survey: Survey) -> str:
