@@ -20,7 +20,8 @@ def make_forecast(rng, sign):
     """A forecast of a score that predicts, or does not."""
     score = rng.normal(size=(45, 30))
     forecast = Forecast.fit(score, 0.004 * sign * score + rng.normal(0, 0.01, score.shape), horizons=[1, 2, 5])
-    return replace(forecast, first="2021-10-08", last="2021-12-31")
+    error = forecast.half_life_error or 5.0  # a score that predicts nothing has no half-life, hence no error of it
+    return replace(forecast, first="2021-10-08", last="2021-12-31", half_life_error=error)
 
 
 def make_artifacts(seed=0, sign=1.0):
