@@ -417,6 +417,8 @@ def test_a_start_from_the_authors_weights(dataset, tmp_path):
         if name not in ("gate.center", "gate.spread", "gate.limit"):
             torch.testing.assert_close(value, start[name], atol=1e-7, rtol=1e-6)
     assert (net.gate.limit == 3).all() and net.intra.ffn[2].p == 0.1  # scaled by our training days, our dropout
+    several = still.build(3, 13, 2).head  # each head starts as the authors' one
+    assert torch.equal(several.weight, start["head.weight"].expand(2, -1)) and several.bias.shape == (2,)
     tuned = MASTERModel(**options | {"epochs": 4, "patience": 4}, lr=0.01)
     tuned.fit(dataset)
     losses = [row["train_loss"] for row in tuned.history.epochs]

@@ -97,6 +97,33 @@ def test_golden_padded_and_beside_other_days(golden, golden_net):
     assert (score[~present[:, -1]] == 0).all() and score[2, 4:9].isfinite().all()
 
 
+# --- several scores a stock ---
+
+
+def one_of(net, kind, head):
+    """The same network with one of its heads alone."""
+    alone = kind().double().eval()
+    state = net.state_dict()
+    alone.load_state_dict(state | {name: state[name][head : head + 1] for name in ("head.weight", "head.bias")})
+    return alone
+
+
+@pytest.mark.parametrize("kind", [lambda **o: MLP(F, (6,), **o), lambda **o: MASTER(F, D, **o)], ids=["mlp", "master"])
+def test_each_head_is_the_network_with_that_head_alone(kind):
+    torch.manual_seed(0)
+    net = kind(heads=3).double().eval()
+    x, present, _ = days()
+    x[~present] = torch.nan
+    score = net(x, present)
+    assert score.shape == (B, N, 3) and (score[~present[:, -1]] == 0).all() and score.isfinite().all()
+    for head in range(3):
+        torch.testing.assert_close(score[..., head], one_of(net, kind, head)(x, present), rtol=0, atol=1e-12)
+    assert kind(heads=1)(x.float(), present).shape == (B, N)
+    for heads in (0, 1.5, True):
+        with pytest.raises(ValueError, match="heads is"):
+            kind(heads=heads)
+
+
 # --- oracle: random checkpoints by the authors' names ---
 
 

@@ -67,8 +67,8 @@ class DayModel(Model):
         with torch.device("meta"):
             self.build(4, 1)
 
-    def build(self, d_feat: int, d_gate: int) -> nn.Module:
-        """Build the network for d_feat features and d_gate market features."""
+    def build(self, d_feat: int, d_gate: int, heads: int = 1) -> nn.Module:
+        """Build the network for d_feat features and d_gate market features, with so many scores a stock."""
         raise TypeError(f"{type(self).__name__} builds no network: use MLPModel or MASTERModel")
 
     def check_dataset(self, dataset: Any) -> None:
@@ -216,9 +216,9 @@ class MLPModel(DayModel):
         self._try_to_build()  # which checks them
         self.hidden = tuple(hidden)
 
-    def build(self, d_feat: int, d_gate: int) -> nn.Module:
+    def build(self, d_feat: int, d_gate: int, heads: int = 1) -> nn.Module:
         """Build the MLP; it has no gate."""
-        return MLP(d_feat, self.hidden, dropout=self.dropout)
+        return MLP(d_feat, self.hidden, dropout=self.dropout, heads=heads)
 
 
 class MASTERModel(DayModel):
@@ -266,12 +266,14 @@ class MASTERModel(DayModel):
             tell("MASTERModel: beta has no effect without the gate (gate: false)")
         self._try_to_build()
 
-    def build(self, d_feat: int, d_gate: int) -> nn.Module:
+    def build(self, d_feat: int, d_gate: int, heads: int = 1) -> nn.Module:
         """Build MASTER; with the gate on, the dataset must have market features."""
         if self.gate and not d_gate:
             raise ValueError(NO_MARKET)
         d_gate = d_gate if self.gate else 0
-        return self._net(d_feat, d_gate, self.max_steps) if self.init_from is None else self._official(d_feat, d_gate)
+        if self.init_from is None:
+            return self._net(d_feat, d_gate, self.max_steps, heads)
+        return self._official(d_feat, d_gate, heads)
 
     def fit_rows(self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, **options: Any) -> History:
         """Train as `DayModel.fit_rows`; a start from the authors' weights needs their features by name."""
@@ -289,7 +291,7 @@ class MASTERModel(DayModel):
         else:
             self._official(None, None)
 
-    def _net(self, d_feat: int, d_gate: int, max_steps: int) -> MASTER:
+    def _net(self, d_feat: int, d_gate: int, max_steps: int, heads: int) -> MASTER:
         return MASTER(
             d_feat,
             self.d_model,
@@ -302,10 +304,14 @@ class MASTERModel(DayModel):
             key_dropout=self.key_dropout,
             variant=self.variant,  # type: ignore[arg-type]
             max_steps=max_steps,
+            heads=heads,
         )
 
-    def _official(self, d_feat: int | None, d_gate: int | None) -> MASTER:
-        """Build the authors' network with our dropout (None: any number of features); ValueError where it misfits."""
+    def _official(self, d_feat: int | None, d_gate: int | None, heads: int = 1) -> MASTER:
+        """Build the authors' network with our dropout (None: any number of features); ValueError where it misfits.
+
+        Each of several heads starts as the authors' one.
+        """
         path = str(self.init_from)
         authors = load_official_master(path, beta=self.beta, t_heads=self.t_heads, s_heads=self.s_heads)
         sizes: dict[str, tuple[Any, Any]] = {
@@ -319,8 +325,10 @@ class MASTERModel(DayModel):
         wrong = [f"{name} is {ours}, the checkpoint's is {its}" for name, (ours, its) in sizes.items() if ours != its]
         if wrong:
             raise ValueError(f"init_from={path!r} does not fit: {'; '.join(wrong)}")
-        net = self._net(authors.d_feat, authors.d_gate, max(authors.max_steps, self.max_steps))
-        net.load_state_dict(authors.state_dict())
+        net = self._net(authors.d_feat, authors.d_gate, max(authors.max_steps, self.max_steps), heads)
+        state = authors.state_dict()
+        state |= {name: state[name].expand_as(own) for name, own in net.head.state_dict(prefix="head.").items()}
+        net.load_state_dict(state)
         return net
 
 

@@ -5,8 +5,9 @@ H heads. Masks: True = real. `present=None` says that everything is present: no 
 the fastest attention kernels are used, and the device is never asked. Features under a False mask may hold
 anything, NaN too.
 
-Both networks are called as `net(x, present, market)` and return scores (B, N). The score of a stock that is
-not present at the last step is exactly 0 and carries no gradient: mask it from loss and allocation.
+Both networks are called as `net(x, present, market)` and return scores (B, N), or (B, N, heads) with several heads,
+such as one a horizon. The score of a stock that is not present at the last step is exactly 0 and carries no gradient:
+mask it from loss and allocation.
 """
 
 import math
@@ -59,6 +60,7 @@ class MLP(nn.Module):
         d_feat: F, number of features.
         hidden: widths of the hidden layers, two by default (the third layer is the head).
         dropout: after each hidden ReLU.
+        heads: scores a stock, read out of one body.
 
     >>> MLP(3, [4])(torch.zeros(2, 5, 3)).shape  # 2 days, 5 stocks, 3 features
     torch.Size([2, 5])
@@ -67,11 +69,13 @@ class MLP(nn.Module):
     d_gate = 0
     needs_window = False  # a trainer gathers the day alone
 
-    def __init__(self, d_feat: int, hidden: Sequence[int] = (256, 128), *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, d_feat: int, hidden: Sequence[int] = (256, 128), *, dropout: float = 0.0, heads: int = 1
+    ) -> None:
         super().__init__()
         if not isinstance(hidden, Sequence) or isinstance(hidden, str):
             raise ValueError(f"hidden is {hidden!r}; allowed: a list of widths, such as [256, 128]")
-        check_sizes(d_feat=d_feat, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+        check_sizes(d_feat=d_feat, heads=heads, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
         check_rates(dropout=dropout)
         self.d_feat = d_feat
         widths = [d_feat, *hidden]
@@ -79,7 +83,7 @@ class MLP(nn.Module):
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(inplace=True), Dropout(dropout)]
         self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1], 1)
+        self.head = nn.Linear(widths[-1], heads)
 
     def forward(self, x: Tensor, present: Tensor | None = None, market: Tensor | None = None) -> Tensor:
         """Score the stocks of each day.
@@ -90,7 +94,7 @@ class MLP(nn.Module):
             market: must be None, an MLP has no gate (the argument keeps one call for all nets).
 
         Returns:
-            (B, N) scores.
+            (B, N) scores, (B, N, heads) with more than one.
 
         Raises:
             ValueError: shapes that do not fit.
@@ -106,13 +110,16 @@ class MLP(nn.Module):
 
 
 def _read_out(head: nn.Linear, e: Tensor, present: Tensor | None) -> Tensor:
-    """Scores (B, N) of embeddings e (B, N, D), in the parameters' precision also under autocast; absent is 0.
+    """Scores (B, N), or (B, N, heads), of embeddings e (B, N, D), in the parameters' precision also under autocast.
 
+    Absent is 0.
     A bfloat16 score has 8 bits: it would tie many of a market's stocks, and ranks are what counts.
     """
     with torch.autocast(e.device.type, enabled=False):
-        score = head(e.to(head.weight.dtype))[..., 0]
-    return score if present is None else torch.where(present, score, 0.0)
+        score = head(e.to(head.weight.dtype))
+    if present is not None:
+        score = torch.where(present[..., None], score, 0.0)
+    return score[..., 0] if score.shape[-1] == 1 else score
 
 
 class Gate(nn.Module):
@@ -167,7 +174,7 @@ class MASTER(nn.Module):
     """Market-guided stock transformer (Li et al., AAAI 2024), every attention masked.
 
     Optional gate -> linear F to D plus positions -> attention over the steps of each stock -> attention over
-    the stocks of each step -> temporal aggregation with the last step as the query -> linear D to 1.
+    the stocks of each step -> temporal aggregation with the last step as the query -> linear D to `heads`.
 
     The paper and the authors' published code differ; `variant` selects, the parameters are the same:
     - intra-stock attention: "paper" is multi-head attention as usually defined, scaled by 1/sqrt(D/t_heads);
@@ -192,6 +199,7 @@ class MASTER(nn.Module):
         key_dropout: share of keys hidden from each attention group while training (see `Attention`).
         variant: "official" (the authors' code and checkpoints) or "paper".
         max_steps: longest window T.
+        heads: scores a stock, read out of one body.
 
     Raises:
         ValueError: arguments out of range, heads that do not divide `d_model`.
@@ -218,14 +226,16 @@ class MASTER(nn.Module):
         key_dropout: float = 0.0,
         variant: Variant = "official",
         max_steps: int = 100,
+        heads: int = 1,
     ) -> None:
         super().__init__()
         attention_dropout = dropout if attention_dropout is None else attention_dropout
-        check_sizes(d_feat=d_feat, d_model=d_model, t_heads=t_heads, s_heads=s_heads, max_steps=max_steps)
+        sizes = {"d_model": d_model, "t_heads": t_heads, "s_heads": s_heads, "max_steps": max_steps, "heads": heads}
+        check_sizes(d_feat=d_feat, **sizes)
         check_rates(dropout=dropout, attention_dropout=attention_dropout, key_dropout=key_dropout)
-        for name, heads in {"t_heads": t_heads, "s_heads": s_heads}.items():
-            if d_model % heads:
-                raise ValueError(f"d_model={d_model} is not divisible by {name}={heads}: choose a multiple")
+        for name, parts in {"t_heads": t_heads, "s_heads": s_heads}.items():
+            if d_model % parts:
+                raise ValueError(f"d_model={d_model} is not divisible by {name}={parts}: choose a multiple")
         check_number("d_gate", d_gate, "[0, inf)", whole=True, hint=", 0 for no gate")
         check_number("beta", beta, "(0, inf)", hint=YAML)
         check_choice("variant", variant, get_args(Variant))
@@ -237,7 +247,7 @@ class MASTER(nn.Module):
         self.intra = Aggregation(d_model, t_heads, scale=variant == "paper", **rates)
         self.inter = Aggregation(d_model, s_heads, scale=True, **rates)
         self.temporal = TemporalAttention(d_model, variant=variant)
-        self.head = nn.Linear(d_model, 1)
+        self.head = nn.Linear(d_model, heads)
 
     def forward(self, x: Tensor, present: Tensor | None = None, market: Tensor | None = None) -> Tensor:
         """Score the stocks of each day.
@@ -249,7 +259,7 @@ class MASTER(nn.Module):
             market: (B, M), state of the day, needed if and only if `d_gate` > 0; ignored on an empty day.
 
         Returns:
-            (B, N) scores.
+            (B, N) scores, (B, N, heads) with more than one.
 
         Raises:
             ValueError: shapes that do not fit each other or the net.
