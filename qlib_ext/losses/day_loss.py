@@ -382,11 +382,19 @@ class DayLoss:
         mask: Tensor,
         liquidity: Tensor | None = None,
         volatility: Tensor | None = None,
+        *,
+        day_weight: Tensor | None = None,
     ) -> Tensor:
-        """Average ``per_day`` over the valid days: a scalar, 0 with zero gradients where no day is valid."""
+        """Average ``per_day`` over the valid days: a scalar, 0 with zero gradients where no day is valid.
+
+        With `day_weight` (B,) it is the sum of weight * loss over the number of valid days, whatever the weights.
+        """
         check_days(score=score, label=label, mask=mask)
         valid = self.valid_days(label, mask, liquidity)
-        return self._per_day(score, label, mask, liquidity, volatility, valid).sum() / valid.sum().clamp(min=1)
+        loss = self._per_day(score, label, mask, liquidity, volatility, valid)
+        if day_weight is not None:
+            loss = loss * day_weight.to(loss.dtype)
+        return loss.sum() / valid.sum().clamp(min=1)
 
     def _check_effect(self) -> None:
         for key, default in self._defaults().items():

@@ -55,6 +55,9 @@ class Trainer:
         epochs, patience: most epochs, and epochs without a better metric before the stop.
         lr, weight_decay, clip: Adam's rate and decay, and the largest gradient norm.
         batch_days: days a step.
+        day_halflife: trading days after which a training day counts half: its loss is weighed by 0.5 ** (age /
+            day_halflife), age in rows of the panel before the last training day; the weights have the mean 1 over the
+            training days that can be learnt from, and the train loss is the mean so weighed. None: all count alike.
         seed: seeds the order of days and dropout, without touching the global generator's later use.
         capital, participation, top_n: yuan, share of liquidity and names of the money metrics.
         scale: "robust" fits RobustScale on the training days, None trusts the features as they come.
@@ -75,6 +78,7 @@ class Trainer:
     """
 
     measure: Measure | None = None  # of your own; recorded trainers may lack it
+    day_halflife: float | None = None  # likewise
 
     def __init__(
         self,
@@ -89,6 +93,7 @@ class Trainer:
         weight_decay: float = 0.0,
         clip: float = 3.0,
         batch_days: int = 4,
+        day_halflife: float | None = None,
         seed: int = 0,
         capital: float = 150e6,
         participation: float = 0.05,
@@ -109,6 +114,8 @@ class Trainer:
         check_number("seed", seed, "[0, inf)", whole=True)
         check_number("weight_decay", weight_decay, "[0, inf)", hint=IN_YAML)
         check_flag("compile", compile)
+        if day_halflife is not None:
+            check_number("day_halflife", day_halflife, "(0, inf)", hint=" (trading days), or null")
         if scale not in (None, "robust"):
             raise ValueError(f"scale={scale!r}; allowed: null, 'robust'")
         if checkpoint is not None and (not isinstance(checkpoint, str) or not checkpoint):
@@ -122,6 +129,7 @@ class Trainer:
         self.metric, self.measure = metric_name(metric), metric if callable(metric) else None
         self.epochs, self.patience, self.batch_days, self.seed = epochs, patience, batch_days, seed
         self.lr, self.weight_decay, self.clip, self.scale = lr, weight_decay, clip, scale
+        self.day_halflife = day_halflife
         self.money: dict[str, Any] = {"capital": capital, "participation": participation, "top_n": top_n}
         self.asked = (device, precision)
         self.device = pick_device(device)
@@ -185,6 +193,8 @@ class Trainer:
         """Tell the options that change a training's numbers; epochs and patience only end it."""
         names = ("step_len", "batch_days", "lr", "weight_decay", "clip", "seed", "scale", "precision", "compile")
         own = {name: getattr(self, name) for name in names} | self.money
+        if self.day_halflife is not None:  # files of older versions do not name it
+            own["day_halflife"] = self.day_halflife
         return {"loss": self.loss, "metric": describe(self._chosen()), **own, "device": self.device.type}
 
     def _chosen(self) -> str | Measure:
@@ -218,10 +228,13 @@ class Trainer:
     ) -> None:
         """Run the epochs until the metric stops rising; write them into the history, end with the best state."""
         panel, history, trading = panel.to(self.device), run.history, self._trading(panel, valid)
+        weight = None if self.day_halflife is None else day_weight(train, self.day_halflife)
         for epoch in range(len(history.epochs) + 1, self.epochs + 1):
             if epoch - 1 - history.best_epoch >= self.patience:
                 break
-            train_loss, _ = self.run_epoch(panel, run.order.permutation(train), run.optimiser, progress=progress)
+            order = run.order.permutation(len(train))
+            own = None if weight is None else weight[order]
+            train_loss, _ = self.run_epoch(panel, train[order], run.optimiser, weight=own, progress=progress)
             valid_loss, score = self.run_epoch(panel, valid)
             row = {"train_loss": train_loss, "valid_loss": valid_loss, **self._judge(panel, valid, score, trading)}
             history.epochs.append(row)
@@ -267,12 +280,15 @@ class Trainer:
         rows: Rows,
         optimiser: torch.optim.Optimizer | None = None,
         *,
+        weight: npt.NDArray[np.float64] | None = None,
         progress: Progress | None = None,
     ) -> tuple[float, npt.NDArray[np.float32]]:
         """Pass once over the days in the given order; learn where an optimiser is given.
 
-        Returns: the mean loss over valid days (NaN without one), and the scores (len(rows), N) of a pass that does
-            not learn, NaN where absent.
+        `weight` (len(rows),): of each day's loss; None: 1.
+
+        Returns: the mean (weighed) loss over valid days (NaN without one), and the scores (len(rows), N) of a pass that
+            does not learn, NaN where absent.
         """
         learn = optimiser is not None
         self.net.train(learn)
@@ -289,7 +305,8 @@ class Trainer:
                 days = int(valid[i : i + self.batch_days].sum())
                 here = batch.to(self.device)
                 output = self._forward(here)
-                loss = self.loss(output, here.label, here.mask, here.liquidity, here.volatility)
+                own = None if weight is None else torch.as_tensor(weight[i : i + self.batch_days], device=self.device)
+                loss = self.loss(output, here.label, here.mask, here.liquidity, here.volatility, day_weight=own)
                 if optimiser is not None and days:
                     self._learn(loss, optimiser)
                 total = total + loss.detach() * days
@@ -395,6 +412,16 @@ class Trainer:
                     f"or more validation days with an {column} (two or more labelled stocks with different labels), "
                     f"there are {count}. Lengthen the segment valid, or choose metric: {column}"
                 )
+
+
+def day_weight(rows: Rows, halflife: float) -> npt.NDArray[np.float64]:
+    """Weigh days by 0.5 ** (age / halflife), age in rows before the last: (len(rows),) with the mean 1.
+
+    >>> day_weight(np.array([4, 5, 7]), 1.0).round(4).tolist()
+    [0.2727, 0.5455, 2.1818]
+    """
+    weight = 0.5 ** ((rows.max() - rows) / halflife)
+    return np.asarray(weight / weight.mean(), dtype=np.float64)
 
 
 class _Scores:
