@@ -4,6 +4,7 @@ from qlib_ext.data.dataset import DayDatasetH, label_reach, panel_of
 from qlib_ext.data.handlers import (
     dated_handler,
     handler_frames,
+    horizons_of,
     label_days_of,
     label_expression,
     tell_unlearnt,
@@ -37,6 +38,7 @@ __all__ = [
     "dated_handler",
     "days_of",
     "handler_frames",
+    "horizons_of",
     "known_indices",
     "label_days_of",
     "label_expression",

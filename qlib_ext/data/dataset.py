@@ -8,19 +8,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from qlib.data.dataset import DatasetH
+from qlib.data.dataset.handler import DataHandlerLP
 from qlib.log import get_module_logger
 
 from qlib_ext import rules
 from qlib_ext.data.handlers import (
     dated_handler,
     handler_frames,
+    horizons_of,
     label_days_of,
     label_expression,
     tell_unlearnt,
     told_prices,
 )
 from qlib_ext.data.market_features import load_state, state_names
-from qlib_ext.data.outcomes import locked_up, step_returns
+from qlib_ext.data.outcomes import horizon_returns, locked_up, step_returns
 from qlib_ext.data.segments import check_segments, plain_segments, segment_rows
 from qlib_ext.options import argument_names, check_number, enough_memory, refuse_unknown, tell
 from qlib_ext.panel import (
@@ -65,6 +67,9 @@ class DayDatasetH(DatasetH):
             raw simple return, see `panel.label_prices`.
         label_days: [entry, reach], the first and last day after d whose prices the label takes, where its expression
             equals such a return but is not of its form; the entry is then taken to be a close.
+        horizons: days of further labels to learn from, all from the label's entry to the same price so many days later
+            (`panel.labels`): rising, such as [1, 5, 10, 20]; a network of qlib_ext has one head each. The handler's
+            label still judges. Segments and folds are purged by the longest. null: the handler's label alone.
         st: spells of special treatment, as AShareExchange takes them: a CSV file or a frame with the columns code,
             start, end. The mask `buyable` then knows their limits; null: every stock has its board's.
         market_state, macro_state: what feeds MASTER's gate: true or options of `panel.MarketState`, options of
@@ -81,6 +86,7 @@ class DayDatasetH(DatasetH):
     """
 
     label_days: LabelSpan | None = None
+    horizons: tuple[int, ...] = ()
     st: pd.DataFrame | str | Path | None = None
     market_state: MarketState | None = None
     macro_state: MacroState | None = None
@@ -99,6 +105,7 @@ class DayDatasetH(DatasetH):
         listing_age: int = 60,
         label: str | None = None,
         label_days: Sequence[int] | None = None,
+        horizons: Sequence[int] | None = None,
         market_state: bool | dict[str, Any] | MarketState | None = None,
         macro_state: dict[str, Any] | MacroState | None = None,
         st: pd.DataFrame | str | Path | None = None,
@@ -111,6 +118,7 @@ class DayDatasetH(DatasetH):
         self._check_options()
         if label_days is not None:
             self.label_days = label_days_of(label_days)
+        self.horizons = horizons_of(horizons)
         self.market_state, self.macro_state = MarketState.of(market_state), MacroState.of(macro_state)
         self._panel: DayPanel | None = None
         segments = plain_segments(segments)
@@ -141,13 +149,19 @@ class DayDatasetH(DatasetH):
         self._panel = None
         super().setup_data(handler_kwargs=handler_kwargs, **kwargs)
 
+    def prepare(self, segments: Any, *args: Any, **kwargs: Any) -> Any:
+        """Prepare frames as DatasetH does; a model that learns from them has the handler's label alone."""
+        if self.horizons and kwargs.get("data_key") == DataHandlerLP.DK_L:
+            tell("DayDatasetH: horizons have no effect on a model that learns from frames, such as LGBModel")
+        return super().prepare(segments, *args, **kwargs)
+
     @property
     def span(self) -> LabelSpan:
-        """Entry and reach of the label.
+        """Entry of the labels, reach of the longest, days of the handler's own.
 
         Raises: ValueError for a label that is no raw simple return, or one that `label_days` contradicts.
         """
-        return LabelSpan(*self._prices)
+        return LabelSpan(*self._prices).with_horizons(self.horizons)
 
     @property
     def entry_field(self) -> str:
@@ -233,12 +247,12 @@ class DayDatasetH(DatasetH):
             "price but no volume: they count as suspended (qlib's own handlers and exchange take them for days of "
             "trade; make them NaN in all fields but $factor)"
         )
-        entry, reach = (filled.shift(-days, fill_value=False) for days in (self.span.entry, self.span.reach))
+        entry, reach = (filled.shift(-days, fill_value=False) for days in self._prices)
         row = filled.index.get_indexer(day)
         column = filled.columns.get_indexer(label.index.get_level_values("instrument"))
         return label.mask((entry | reach).to_numpy()[row, column] & (row >= 0) & (column >= 0))
 
-    def _grids(self, raw: dict[str, pd.DataFrame], start: pd.Timestamp, end: pd.Timestamp) -> dict[str, pd.DataFrame]:
+    def _grids(self, raw: dict[str, pd.DataFrame], start: pd.Timestamp, end: pd.Timestamp) -> dict[str, Any]:
         seen, codes = only_traded(raw), [*raw["$close"].columns]
         close, price = seen["$close"], seen[f"${self.entry_field}"]
         age = listed_days(codes, pd.DatetimeIndex(close.index))
@@ -257,6 +271,7 @@ class DayDatasetH(DatasetH):
             "buyable": free("up"),
             "sellable": free("down"),
             "step_return": step_returns(price, entry),
+            "labels": horizon_returns(price, entry, self.horizons),
         }
         self._tell_overlap()
         if self.liquidity is not None:
@@ -267,7 +282,7 @@ class DayDatasetH(DatasetH):
 
     def _tell_overlap(self) -> None:
         """Warn where the label leaves at another price than it enters: labels of successive days then overlap."""
-        exit_field = self._prices[self.span.reach]
+        _, exit_field = self._prices.values()
         if exit_field != self.entry_field:
             logger.warning(
                 f"the label goes from ${self.entry_field} to ${exit_field}, so the labels of successive days overlap: "

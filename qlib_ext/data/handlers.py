@@ -67,6 +67,25 @@ def label_days_of(pair: Any) -> LabelSpan | None:
     return LabelSpan(*pair)
 
 
+def horizons_of(days: Any) -> tuple[int, ...]:
+    """Days of the labels beside the handler's, as the user lists them; none for null.
+
+    Raises: ValueError for anything but rising whole numbers of at least 1.
+
+    >>> horizons_of([1, 5, 10])
+    (1, 5, 10)
+    """
+    if days is None:
+        return ()
+    right = isinstance(days, list | tuple) and len(days) > 0 and all(is_whole(day) and day >= 1 for day in days)
+    if not right or list(days) != sorted(set(days)):
+        raise ValueError(
+            f"DayDatasetH: horizons is {days!r}; it must be a list of rising whole days from the entry, such as "
+            "[1, 5, 10, 20], or null for the handler's label alone."
+        )
+    return tuple(int(day) for day in days)
+
+
 def told_prices(handler: Any, label: str | None, days: LabelSpan | None) -> dict[int, str]:
     """Read the two prices of the label: days after d -> field, the entry first.
 

@@ -3,6 +3,7 @@
 Legend: `D` days, `N` stocks; frames are day x stock, prices adjusted unless they are called raw.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,20 @@ def step_returns(price: pd.DataFrame, entry: int) -> pd.DataFrame:
     The product of 1 + the steps of days d to d+h-1 is 1 + the label of d, of h days and in one field.
     """
     return price.astype(np.float64).ffill().pct_change(fill_method=None).shift(-entry - 1)
+
+
+def horizon_returns(price: pd.DataFrame, entry: int, horizons: Sequence[int]) -> dict[int, pd.DataFrame]:
+    """Return from the entry, `entry` days after d, to each of `horizons` days later, in the price's own field.
+
+    NaN where the stock is not traded at the entry or at the exit, as a label by expression has it; in between it may be
+    suspended.
+
+    >>> price = pd.DataFrame({"SH600000": [10.0, 11.0, np.nan, 22.0]})
+    >>> horizon_returns(price, 0, [1, 2])[2]["SH600000"].tolist()
+    [nan, 1.0, nan, nan]
+    """
+    later = price.astype(np.float64).shift(-entry)
+    return {days: later.shift(-days) / later - 1.0 for days in horizons}
 
 
 def locked_up(

@@ -24,6 +24,7 @@ from qlib_ext.data import (
     bounds,
     check_segments,
     dated_handler,
+    horizons_of,
     label_days_of,
     label_span,
     segment_rows,
@@ -300,13 +301,15 @@ def _class_of(config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _label_span(config: dict[str, Any]) -> LabelSpan:
-    """Days after t that its label touches, read from the configuration of dataset and handler."""
+    """Days after t that its labels touch, read from the configuration of dataset and handler."""
     task = Task(config["task"])
-    if (days := label_days_of(task.dataset.get("label_days"))) is not None:
-        return days
-    if task.label is None:
-        raise ValueError("the workflow does not tell its label: give the dataset label=<its expression> or label_days")
-    return label_span(task.label)
+    span = label_days_of(task.dataset.get("label_days"))
+    if span is None:
+        if task.label is None:
+            told = "give the dataset label=<its expression> or label_days"
+            raise ValueError(f"the workflow does not tell its label: {told}")
+        span = label_span(task.label)
+    return span.with_horizons(horizons_of(task.dataset.get("horizons")))
 
 
 def _window(config: dict[str, Any]) -> int:

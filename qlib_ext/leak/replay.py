@@ -45,6 +45,7 @@ GRIDS = {  # of the panel: what the report calls it, and what stands for a cell 
     "volatility": ("volatility", np.nan),
     "market": ("market", np.nan),
     "label": ("labels", np.nan),
+    "labels": ("labels of several horizons", np.nan),
 }
 
 Rows = npt.NDArray[np.int64]
@@ -125,7 +126,8 @@ class Replay:
         if name == "market":
             names = [f"market {i}" for i in range(values.shape[1])]
             return Grid(values[:, None, :], days[at].to_numpy(), np.array(["(all)"], dtype=object), names)
-        return Grid(values, days[at].to_numpy(), axes["stocks"], axes["features"] if name == "x" else [name])
+        names = {"x": axes["features"], "labels": axes["horizons"]}.get(name, [name])
+        return Grid(values, days[at].to_numpy(), axes["stocks"], names)
 
 
 # --- one replay
@@ -226,6 +228,7 @@ def _save_panel(panel: DayPanel, cutoff: pd.Timestamp, folder: Path) -> None:
         if value is not None:
             np.save(folder / f"{name}.npy", value[:last].cpu().numpy())
     axes = {"days": panel.days[:last], "stocks": panel.stocks, "features": panel.features}
+    axes["horizons"] = [f"{days} days" for days in panel.horizons]
     (folder / "axes.pkl").write_bytes(pickle.dumps(axes))
 
 
@@ -312,7 +315,7 @@ def compare_replays(
     """
     findings = []
     for name, (item, fill) in GRIDS.items():
-        last = days[-1 - old.reach] if name == "label" else cutoff
+        last = days[-1 - old.reach] if name in ("label", "labels") else cutoff
         a, b = old.grid(name, last), new.grid(name, last)
         if a is not None and b is not None:
             findings.append(compare("future", item, a, b, fill=fill, note=f"up to {last.date()}"))

@@ -5,7 +5,8 @@ raw simple return only; `label_span`, which purging needs, reads the days of oth
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +24,28 @@ _FIELD = re.compile(r"Ref\(\s*\$\w+\s*,\s*(-?\d+)\s*\)|\$\w+")
 
 @dataclass(frozen=True)
 class LabelSpan:
-    """Days after d that a label touches: its entry (first price), its reach (last price)."""
+    """Days after d that the labels touch: their entry (first price), their reach (last price, of the longest).
+
+    `held` are the days of the one label that judges, where others beside it are longer.
+    """
 
     entry: int
     reach: int
+    held: int | None = field(default=None, repr=False)
 
     @property
     def horizon(self) -> int:
-        """Days that the position is held."""
-        return self.reach - self.entry
+        """Days that the position of the judging label is held."""
+        return self.reach - self.entry if self.held is None else self.held
+
+    def with_horizons(self, horizons: Sequence[int]) -> "LabelSpan":
+        """Reach as far as the longest of labels of so many days from the same entry.
+
+        >>> LabelSpan(entry=1, reach=2).with_horizons([1, 5])
+        LabelSpan(entry=1, reach=6)
+        """
+        reach = max([self.reach, *(self.entry + days for days in horizons)])
+        return LabelSpan(self.entry, reach, None if reach == self.reach else self.horizon)
 
 
 def label_prices(expression: str) -> dict[int, str]:

@@ -7,7 +7,7 @@ True = real.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -30,7 +30,7 @@ class Batch:
 
     x (B, T, N, F) float32; present (B, T, N) bool; mask (B, N) bool, present at the last step; label, liquidity,
     volatility (B, N), the latter two None where the panel has none; market (B, M) or None; stock (B, N) column of each
-    place in the panel (meaningless where padded); days (B,) rows in the panel.
+    place in the panel (meaningless where padded); days (B,) rows in the panel; labels (B, N, H) or None.
     """
 
     days: npt.NDArray[np.int64]
@@ -42,6 +42,7 @@ class Batch:
     liquidity: Tensor | None
     volatility: Tensor | None
     market: Tensor | None
+    labels: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the same batch with its tensors on `device`."""
@@ -69,6 +70,8 @@ class DayPanel:
         market: (D, M) float32 or None.
         filled: share of feature values of present stocks that were NaN and became 0.
         market_features: names of the M market features; empty where there are none.
+        labels: (D, N, H) float32 raw forward returns of `horizons`, NaN where unknown, or None.
+        horizons: H days that each of `labels` is held; empty without them.
 
     >>> panel  # doctest: +ELLIPSIS
     DayPanel(98 days 2020-02-03 to 2020-06-23, 12 stocks, 2 features, ... cells)
@@ -88,6 +91,8 @@ class DayPanel:
     market: Tensor | None = None
     filled: float = field(default=0.0)
     market_features: list[str] = field(default_factory=list)
+    labels: Tensor | None = None
+    horizons: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         """Sizes and span instead of a page of numbers."""
@@ -103,6 +108,7 @@ class DayPanel:
         *,
         present: pd.DataFrame | None = None,
         market: pd.DataFrame | None = None,
+        labels: Mapping[int, pd.DataFrame] | None = None,
         **grids: pd.DataFrame | None,
     ) -> DayPanel:
         """Build from long frames by (datetime, instrument).
@@ -112,6 +118,7 @@ class DayPanel:
             label: raw forward return by (datetime, instrument).
             present: day x instrument bool; None: every row of `feature`. Rows outside it are masked, not dropped.
             market: day x M frame.
+            labels: by days held, day x instrument frames of raw forward returns beside the label.
             grids: liquidity, volatility, buyable, sellable, step_return as day x instrument frames.
 
         A stock whose `buyable` (`sellable`) is not known counts as not buyable (sellable).
@@ -146,6 +153,9 @@ class DayPanel:
         }
         if market is not None:
             tensors["market"] = torch.from_numpy(_states(market, days))
+        if labels:
+            held = [np.where(in_frame, _numbers("labels", frame, days, stocks), np.nan) for frame in labels.values()]
+            tensors["labels"] = torch.from_numpy(np.stack(held, axis=2))
         values = np.full((len(days), len(stocks)), np.nan, dtype=np.float32)
         aligned = label if label.index.equals(feature.index) else label.reindex(feature.index)
         values[row, column] = aligned.to_numpy(dtype=np.float32)
@@ -158,6 +168,7 @@ class DayPanel:
             label=torch.from_numpy(np.where(np.isfinite(values), values, np.nan)),
             filled=filled,
             market_features=[] if market is None else [str(name) for name in market.columns],
+            horizons=tuple(labels or ()),
             **tensors,
         )
 
@@ -223,6 +234,7 @@ class DayPanel:
         def pick(grid: Tensor | None) -> Tensor | None:
             return None if grid is None else grid[at_day[:, None], stock]
 
+        labels = pick(self.labels)
         label = torch.where(mask, self.label[at_day[:, None], stock], torch.nan)
         return Batch(
             days=day,
@@ -234,6 +246,7 @@ class DayPanel:
             liquidity=pick(self.liquidity),
             volatility=pick(self.volatility),
             market=None if self.market is None else self.market[at_day],
+            labels=None if labels is None else torch.where(mask[:, :, None], labels, torch.nan),
         )
 
 
