@@ -107,6 +107,27 @@ def test_a_strategy_sees_the_impact_it_is_rerun_at(market):  # noqa: F811
     assert list(dict.fromkeys(seen)) == [0.5, *IMPACTS]
 
 
+@pytest.mark.parametrize(("expected", "backtests"), [(1.0, 3), (0.5, 4), (None, 3)])
+def test_a_cost_aware_backtest_is_repeated_only_where_it_would_differ(market, expected, backtests):  # noqa: F811
+    """A strategy that expects another impact than is charged is asked again at b = 1 with what is charged."""
+    test_data.start_qlib(market[0], market[1])
+    runs = []
+
+    from qlib_ext.strategy import CostAwareStrategy
+
+    class Counted(CostAwareStrategy):
+        def __init__(self, **options):
+            runs.append(options.get("impact"))
+            super().__init__(**options)
+
+    config = configuration({"impact": 1.0})
+    config["strategy"] = {"class": Counted, "module_path": None, "kwargs": {"signal": "<PRED>", "impact": expected}}
+    config["backtest"] |= {"start_time": "2020-06-10", "end_time": "2020-06-16"}
+    options = {"dataset": market[2], "waterfall": False, "capacity": False}
+    PortAnaRecord(Run(**{"pred.pkl": market[3]}), config, **options)._generate()
+    assert len(runs) == backtests
+
+
 def test_what_the_metrics_lack_is_told(market, monkeypatch):  # noqa: F811
     test_data.start_qlib(market[0], market[1])
     said = []

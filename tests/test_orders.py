@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from qlib.backtest import backtest
 from qlib.data import D
 
-from qlib_ext import cli
+from qlib_ext import cli, rules
 from qlib_ext.exchange import AShareExchange, impact_rule
 from qlib_ext.leak import perturb_provider
 from qlib_ext.recorder import SqliteExpManager
@@ -514,6 +514,10 @@ def test_the_market_at_the_close(folder):
     np.testing.assert_allclose(table["limit_up"][main], table["price"][main] * 1.1, atol=0.0051)
     np.testing.assert_allclose(table["limit_down"][main], table["price"][main] * 0.9, atol=0.0051)
     assert (table["least"] == np.where(table.index.str.startswith("SH688"), 200, 100)).all()
+    at_market = read_market(codes, day, date, profile="community", window=20, market_orders=True)
+    for largest, market in ((table["largest"], False), (at_market["largest"], True)):
+        assert largest.tolist() == rules.largest_order(codes, [date], market=market)[0].tolist()
+    assert at_market["largest"].lt(table["largest"]).any()
     assert next_day(day) == (date, True)
     after, told = next_day(days[-1])
     assert not told and after > days[-1] and after.day_of_week < 5

@@ -535,6 +535,13 @@ def test_the_header_names_no_label_that_is_not_known(dataset, handler, said, hor
     assert fact(known, "label") == "Ref($a, -3)/$a - 1" and known.horizon == 3
 
 
+@pytest.mark.parametrize(("code", "index"), [("SH000300", True), ("h00300", False), ("SH600018", False)])
+def test_the_header_says_what_a_price_index_lacks(code, index):
+    record = [{"class": "LiquidityRecord", "kwargs": {"benchmark": code}}]
+    said = fact(context_of(TASK | {"record": record}, {}, {}, provider="p"), "benchmark")
+    assert said.startswith(code) and ("2.4% a year of dividends" in said) == index
+
+
 def test_without_a_record_of_money_the_header_claims_none(artifacts):
     made = context_of(TASK | {"record": [{"class": "SignalRecord"}]}, {}, {"experiment": "e"}, provider="p")
     assert (made.capital, made.benchmark, made.costs.en) == (None, None, "costs are not known")

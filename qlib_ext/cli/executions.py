@@ -45,7 +45,10 @@ def _fit(arguments: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise ValueError(f"--provider-uri {folder}: there is no such folder; give a qlib data folder")
     qlib.init(provider_uri=str(folder), region="cn")
-    known = strategy.with_market(orders)
+    try:
+        known = strategy.with_market(orders)
+    except ValueError as error:
+        raise ValueError(f"{arguments.file}, {error}") from None
     b, error = portfolio.fit_impact(known)
     share, count = known["yuan"] / known["liquidity"], {name: known[name].nunique() for name in ("day", "code")}
     for line in _doubts(known, share):

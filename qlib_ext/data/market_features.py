@@ -17,6 +17,8 @@ from qlib_ext.spelling import read_code, read_csv, read_day, read_number
 
 logger = get_module_logger("qlib_ext.data")
 
+MACRO_FILE = "a CSV or Parquet file as workflows/macro_example.csv"
+
 
 def load_state(market: MarketState | None, macro: MacroState | None, days: pd.DatetimeIndex) -> pd.DataFrame | None:
     """Load the market features of the days, (D, M), index features first; None where none are wanted.
@@ -27,7 +29,7 @@ def load_state(market: MarketState | None, macro: MacroState | None, days: pd.Da
     if market is not None:
         frames.append(index_features(market, days))
     if macro is not None:
-        table = read_macro([find_file(path) for path in macro.path])
+        table = read_macro([find_file(path, "macro_state", MACRO_FILE) for path in macro.path])
         frame, notices = macro.compute(table, calendar(), days)
         for notice in notices:
             logger.warning(f"macro_state: {notice}")
@@ -124,7 +126,7 @@ def own_series(path: str) -> pd.Series:
 
     Raises: ValueError for what is not surely understood, a level that is not above 0, or days out of order.
     """
-    table = read_csv(find_file(path, "benchmark"), ("date", "close"))
+    table = read_csv(find_file(path, "benchmark", "a CSV file with the columns date, close"), ("date", "close"))
     days = [read_day(f"{path}, line {line}: date", day) for line, day in table["date"].items()]
     levels = [read_number(f"{path}, line {line}: close", level) for line, level in table["close"].items()]
     series = pd.Series(levels, pd.DatetimeIndex(days), name=Path(path).stem)
@@ -161,8 +163,8 @@ def benchmark_returns(benchmark: Any, first: pd.Timestamp, last: pd.Timestamp) -
     return every.iloc[:, 0].groupby(level="datetime").mean().rename(", ".join(codes))
 
 
-def find_file(path: str, owner: str = "macro_state") -> Path:
-    """Find a file: as it is given, or in the provider's folder.
+def find_file(path: str, owner: str, wants: str) -> Path:
+    """Find a file: as it is given, or in the provider's folder; where there is none, what the owner wants is told.
 
     Raises: FileNotFoundError naming both places.
     """
@@ -172,6 +174,5 @@ def find_file(path: str, owner: str = "macro_state") -> Path:
         if place.is_file():
             return place
     raise FileNotFoundError(
-        f"{owner}: no file {path!r} here ({Path.cwd()}) nor in {', '.join(map(str, folders))}; "
-        "give its path, a CSV or Parquet file as workflows/macro_example.csv"
+        f"{owner}: no file {path!r} here ({Path.cwd()}) nor in {', '.join(map(str, folders))}; give its path, {wants}"
     )

@@ -359,7 +359,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         options, own = config.setdefault("kwargs", {}), charged(exchange.options)
         if getattr(strategy, "liquidity_frame", None) is not None:
             options.setdefault("liquidity_frame", strategy.liquidity_frame)
-        if isinstance(strategy, CostAwareStrategy) and options.pop("impact", None) is not None:
+        if isinstance(strategy, CostAwareStrategy) and options.pop("impact", own) not in (None, own):
             own = math.nan  # the strategy expects another b than is charged: at each it shall know what is
 
         def again(b: float) -> pd.DataFrame:
