@@ -47,8 +47,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     qlib.init(provider_uri=str(folder), region="cn")
     try:
         known = strategy.with_market(orders)
-    except ValueError as error:
-        raise ValueError(f"{arguments.file}, {error}") from None
+    except ValueError as reason:
+        raise ValueError(f"{arguments.file}, {reason}") from None
     b, error = portfolio.fit_impact(known)
     share, count = known["yuan"] / known["liquidity"], {name: known[name].nunique() for name in ("day", "code")}
     for line in _doubts(known, share):
