@@ -161,7 +161,7 @@ def read_csv(path: str | Path, columns: Sequence[str], *, optional: Sequence[str
     mark = mark or max(",;\t|", key=head.count)
     rows = [(n + 1, _cells(f"{path}, line {n + 1}", lines[n], mark)) for n in kept]
     rows = [row for row in rows if any(row[1])] or rows[:1]
-    names = [_name(cell, [*columns, *optional]) for cell in rows[0][1]]
+    names = [known_name(cell, [*columns, *optional]) for cell in rows[0][1]]
     while names and names[-1] == "":  # an empty last column of a spreadsheet
         names.pop()
     missing = [name for name in columns if name not in names]
@@ -182,6 +182,34 @@ def read_csv(path: str | Path, columns: Sequence[str], *, optional: Sequence[str
     out = pd.DataFrame(table, columns=names, index=pd.Index([n for n, _ in rows[1:]], name="line"), dtype=str)
     out.attrs["separator"] = mark
     return out
+
+
+def known_name(cell: str, known: Sequence[str]) -> str:
+    """Name of a column among the known ones, by their own or their usual names (`_HEADERS`); else as it stands.
+
+    >>> known_name("TS_CODE", ["code"]), known_name("roe", ["code"])
+    ('code', 'roe')
+    """
+    name = cell.strip("\ufeff ")
+    meant = _HEADERS.get(name.lower(), name)
+    return next((one for one in known if one.lower() in (name.lower(), meant)), name)
+
+
+def read_numbers(column: pd.Series, where: str, decimal_comma: bool = False) -> pd.Series:
+    """Read a column of numbers, NaN where nothing stands; `where` takes the row's label ("line {}: size").
+
+    Raises: ValueError for the first cell that is none, or that a decimal comma may have made (`decimal_comma`: of a
+        file separated by semicolons).
+    """
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return column.astype(float)
+    if decimal_comma and len(commas := column[column.astype(str).str.contains(",")]):
+        raise ValueError(
+            f"{where.format(commas.index[0])} is {commas.iloc[0]!r}, in a file separated by semicolons: write decimals "
+            "with a point and no separators of thousands"
+        )
+    values = [math.nan if is_nothing(v) else read_number(where.format(row), v) for row, v in column.items()]
+    return pd.Series(values, column.index, dtype=float)
 
 
 def _plain(value: Any) -> str:
@@ -245,10 +273,3 @@ def _cells(place: str, line: str, mark: str) -> list[str]:
     except csv.Error as error:
         raise ValueError(f"{place}: {line!r} is no line of a CSV file ({error}); check its quotes") from error
     return [re.sub(r'^="(.*)"$|^\'', r"\1", cell.strip()) for cell in cells]
-
-
-def _name(cell: str, known: Sequence[str]) -> str:
-    """Name of a column among the known ones, by their own or their usual names; else as it stands."""
-    name = cell.strip("﻿ ")
-    meant = _HEADERS.get(name.lower(), name)
-    return next((one for one in known if one.lower() in (name.lower(), meant)), name)

@@ -23,7 +23,7 @@ DOORS_BY_PATH = {  # modules that YAML names: a second door of their room
 }
 CORE = (
     *("losses", "nets", "training", "panel", "portfolio", "evaluate", "synthetic", "rules", "cross_section"),
-    *("features", "provider", "splits", "cli", "report", "runs", "check_data", "workflow", "options"),
+    *("features", "frames", "provider", "splits", "cli", "report", "runs", "check_data", "workflow", "options"),
 )
 
 

@@ -6,7 +6,6 @@ days, M features. Scaling is not done here: the gate fits it on its own training
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.options import argument_names, check_choice, check_flag, check_number, close_names, refuse_unknown, tell
-from qlib_ext.spelling import is_nothing, read_csv, read_moment, read_number
+from qlib_ext.spelling import is_nothing, read_csv, read_moment, read_numbers
 
 Array = npt.NDArray[np.float64]
 
@@ -221,7 +220,7 @@ def _observations(name: str, one: MacroSeries, table: pd.DataFrame) -> tuple[pd.
             )
     if name in table.attrs.get("strange", ()):
         raise ValueError(table.attrs["strange"][name])
-    value = _numbers(table[name], f"macro_state: {name} on {{:%Y-%m-%d}}").dropna()
+    value = read_numbers(table[name], f"macro_state: {name} on {{:%Y-%m-%d}}").dropna()
     if np.isinf(value).any():
         raise ValueError(
             f"macro_state: {name} is {value[np.isinf(value)].iloc[0]} on {value.index[np.isinf(value)][0].date()}"
@@ -432,7 +431,7 @@ def _read_one(path: Path) -> pd.DataFrame:
     decimal_comma = table.attrs.get("separator") == ";"
     for name in table.columns.drop("date"):
         try:
-            columns[name] = _numbers(table[name], f"{where} {{}}: {name}", decimal_comma)
+            columns[name] = read_numbers(table[name], f"{where} {{}}: {name}", decimal_comma)
         except ValueError as error:  # of a column that no series needs it does not matter
             strange[name], columns[name] = str(error), table[name]
     out = pd.DataFrame({name: column.to_numpy() for name, column in columns.items()}, index=date)
@@ -468,19 +467,3 @@ def read_dates(column: pd.Series, where: str) -> pd.DatetimeIndex:
             )
         days.append(moment)
     return pd.DatetimeIndex(days, dtype="datetime64[ns]")
-
-
-def _numbers(column: pd.Series, where: str, decimal_comma: bool = False) -> pd.Series:
-    """Read numbers, NaN where nothing stands; `where` takes the row's label.
-
-    Raises: ValueError for the first that is none, or that a decimal comma may have made.
-    """
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        return column.astype(float)
-    if decimal_comma and len(commas := column[column.astype(str).str.contains(",")]):
-        raise ValueError(
-            f"{where.format(commas.index[0])} is {commas.iloc[0]!r}, in a file separated by semicolons: write decimals "
-            "with a point and no separators of thousands"
-        )
-    values = [math.nan if is_nothing(v) else read_number(where.format(row), v) for row, v in column.items()]
-    return pd.Series(values, column.index, dtype=float)
