@@ -1,0 +1,413 @@
+"""Compare scores, each piece on and off, walk-forward by years on real data: the tables of docs/scores.md.
+
+    python -m benchmarks.compare_scores STUDY --provider-uri DIR --years 2018 2019 2020 2021 --last 2021-12-31
+
+A piece is a row of `PIECES`: a model that learns on three years but their last 120 days, which select the epoch, or
+scores made of those of other pieces. STUDY/scores keeps what each piece and seed says of those 120 days and of the
+test year, STUDY/daily its numbers by test day, STUDY/lines.csv a line for each piece, year and seed; what is there is
+not run again. `--tables` prints the tables of what is there. No return counts that ends after `--last`.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import qlib
+import torch
+
+from benchmarks.bench_step import table
+from benchmarks.years import BOUNDS, MLP, VALID, YEAR, Grid, Year, dataset_of, days_of, outcomes, parser
+from qlib_ext.cross_section import rank_shares
+from qlib_ext.evaluate import LightGBM, circular_blocks, daily_metrics, rank_correlation, seed_shares
+from qlib_ext.model import MLPModel
+from qlib_ext.panel import DayPanel
+from qlib_ext.portfolio import CostAwarePolicy
+from qlib_ext.provider import calendar
+
+HORIZON = 10  # days of the label that all pieces are judged by
+LAGS = 40
+TOP = 20  # the best 1 / TOP of the scores
+BLOCK, DRAWS = 20, 2000
+NEUTRAL = 2  # of years.KINDS: volatility, liquidity
+KEY = ["piece", "year", "seed"]
+SHOWN = {  # column of the tables: column of the days, factor, digits
+    "IC": ("ic", 100, 2), "RankIC": ("rank_ic", 100, 2),
+    "neutral IC": ("neutral_ic", 100, 2), "neutral RankIC": ("neutral_rank_ic", 100, 2),
+    "top, 1 day": ("top1", 100 * YEAR, 1), "top, 10 days": ("top10", 100 * YEAR, 1),
+    "net excess": ("net", 100 * YEAR, 1), "over all": ("net_all", 100 * YEAR, 1),
+    "on volatility": ("on_volatility", 1, 2), "on liquidity": ("on_liquidity", 1, 2),
+}  # fmt: skip
+COMPARED = ("RankIC", "neutral IC", "neutral RankIC", "top, 1 day", "top, 10 days", "over all")
+HALF_LIVES = np.geomspace(0.3, 300.0, 200)  # days, that are looked through
+
+
+# --- what pieces work with
+
+
+class Bench:
+    """A test year, and what pieces need of it; features are read when a piece asks for them.
+
+    Attributes:
+        year: what trades meet.
+    """
+
+    def __init__(self, folder: Path, universe: str, year: int, last: pd.Timestamp) -> None:
+        self.folder, self.universe = folder, universe
+        every = pd.DatetimeIndex(calendar())
+        test, before = days_of(year, 1)
+        most = int(every.searchsorted(last, side="right")) - 3  # the step after a signal ends two days after it
+        end = every[min(int(every.searchsorted(test[-1])) + LAGS + HORIZON, most)]
+        self.year = Year(outcomes(universe, before[-VALID], end), year, last)
+
+    @property
+    def panel(self) -> DayPanel:
+        """Features and ten-day label of all days."""
+        return self._loaded[0]
+
+    @property
+    def rows(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Rows of the panel to learn from (train), to select on (valid) and to score, the latter not purged."""
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[DayPanel, dict[str, npt.NDArray[np.int64]]]:
+        dataset = dataset_of(self.universe, self.year.year)
+        rows = {name: dataset.rows(name) for name in ("train", "valid")}
+        return dataset.panel, rows | {"scored": dataset.panel.rows(dataset.segments["valid"][0], None)}
+
+    def labelled(self, days: int) -> DayPanel:
+        """Give the panel with the return of other days than ten; only where a stock trades at entry and exit."""
+        panel = self.panel
+        traded = (panel.buyable | panel.sellable).numpy()
+        left = np.zeros_like(traded)
+        left[:-days] = traded[days:]
+        label = np.where(traded & left, forward(panel.step_return.numpy(), days), np.nan)
+        return replace(panel, label=torch.from_numpy(label.astype(np.float32)))
+
+    def frame(self, score: npt.NDArray[Any], panel: DayPanel | None = None) -> pd.DataFrame:
+        """Name scores (days, N) of the rows `scored`; of the year's days where no panel is given."""
+        if panel is None:
+            return pd.DataFrame(score, self.year.days, self.year.stocks)
+        return pd.DataFrame(score, panel.days[self.rows["scored"]], panel.stocks)
+
+    def score(self, piece: str, seed: int) -> Grid:
+        """Give the scores (D, N) of a piece, made where they are not there."""
+        file = self.folder / "scores" / piece / f"{self.year.year}_{seed}.parquet"
+        if not file.exists():
+            start, made = time.perf_counter(), PIECES[piece].make(self, seed)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            made.astype(np.float32).to_parquet(file)
+            print(f"{piece}, {self.year.year}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+        return self.year.grid(pd.read_parquet(file))
+
+
+Make = Callable[[Bench, int], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A way to make scores.
+
+    Attributes:
+        what: in a few words.
+        make: of a bench and a seed -> day x code.
+        against: the piece without it; "": none.
+        seeds: how many of the seeds are run; 1: nothing in it is random.
+    """
+
+    what: str
+    make: Make
+    against: str = ""
+    seeds: int | None = None
+
+
+def mlp(days: int | None = None, **options: Any) -> Make:
+    """Train an MLP with options over those of `years.MLP`, on the return of `days` days; None: the label's ten."""
+
+    def make(bench: Bench, seed: int) -> pd.DataFrame:
+        panel = bench.panel if days is None else bench.labelled(days)
+        model = MLPModel(**{**MLP, **options}, seed=seed)
+        model.fit_rows(panel, 1, bench.rows["train"], bench.rows["valid"])
+        return bench.frame(model.trainer.predict(panel, bench.rows["scored"]), panel)
+
+    return make
+
+
+def lightgbm(**options: Any) -> Make:
+    """Train the baseline of the records on the ranks of ten-day returns."""
+
+    def make(bench: Bench, seed: int) -> pd.DataFrame:
+        rows = [bench.rows[name] for name in ("train", "valid", "scored")]
+        return bench.frame(LightGBM(seed=seed, **options).fit_predict(bench.panel, *rows)[0], bench.panel)
+
+    return make
+
+
+def projected(piece: str) -> Make:
+    """Project a piece's scores off volatility and liquidity, with equal weights over the day's stocks."""
+
+    def make(bench: Bench, seed: int) -> pd.DataFrame:
+        score = bench.score(piece, seed)
+        inside = np.isfinite(score) & bench.year.market["universe"]
+        return bench.frame(residual(score, bench.year.exposures[..., :NEUTRAL], inside))
+
+    return make
+
+
+def mean_rank(*pieces: str, seeds: Iterable[int] | None = None) -> Make:
+    """Average the day's ranks of several pieces, and of several seeds (None: the one that is asked for)."""
+
+    def make(bench: Bench, seed: int) -> pd.DataFrame:
+        every = [bench.score(piece, n) for piece in pieces for n in ([seed] if seeds is None else seeds)]
+        return bench.frame(np.mean([rank_shares(score) for score in every], axis=0))
+
+    return make
+
+
+def minus(kind: str) -> Make:
+    """Rank by minus a number that is known at the close."""
+    return lambda bench, seed: bench.frame(np.where(bench.year.market["universe"], -bench.year.market[kind], np.nan))
+
+
+PIECES = {
+    "mlp": Piece("MLP on Alpha158, IC with the ranks of ten-day returns", mlp()),
+    "volatility": Piece("minus the 20-day volatility", minus("volatility"), "mlp", 1),
+    "liquidity": Piece("minus the 20-day liquidity", minus("liquidity"), "mlp", 1),
+    "wpcc-1": Piece("the deck's WPCC, next-day return", mlp(1, loss="wpcc", target="raw"), "mlp"),
+    "liq_wpcc-1": Piece("the deck's LIQ-WPCC, next-day return", mlp(1, loss="liq_wpcc", target="raw"), "mlp"),
+    "ic-1": Piece("IC with the ranks of next-day returns", mlp(1), "mlp"),
+    "mlp_projected": Piece("its score projected off volatility, liquidity", projected("mlp"), "mlp"),
+    "lightgbm": Piece("LightGBM on the same", lightgbm(), "mlp"),
+    "mlp_seeds": Piece("mean rank of three seeds", mean_rank("mlp", seeds=range(3)), "mlp", 1),
+    "mlp+lightgbm": Piece("mean rank of MLP and LightGBM", mean_rank("mlp", "lightgbm"), "mlp"),
+    "mlp+lightgbm_projected": Piece("the same, projected", projected("mlp+lightgbm"), "mlp+lightgbm"),
+}
+
+
+# --- a score's numbers by day
+
+
+def forward(step: npt.NDArray[Any], days: int) -> Grid:
+    """Compound one-day returns (D, N): the return of `days` days from each entry; NaN where one is not known."""
+    total = np.zeros((2, len(step) + 1, step.shape[1]))
+    np.cumsum([np.log1p(np.nan_to_num(step)), np.isnan(step)], axis=1, out=total[:, 1:])
+    growth, unknown = total[:, days:] - total[:, :-days]
+    out = np.full(step.shape, np.nan)
+    out[: len(growth)] = np.where(unknown > 0, np.nan, np.expm1(growth))
+    return out
+
+
+def residual(value: Grid, exposures: Grid, inside: npt.NDArray[np.bool_]) -> Grid:
+    """Take the least-squares fit on a constant and exposures (D, N, K) off values (D, N), day by day; NaN outside."""
+    design = np.concatenate([np.ones((*value.shape, 1)), exposures], axis=-1) * inside[..., None]
+    gap = np.where(inside, value, 0.0)
+    slope = np.linalg.pinv(design.transpose(0, 2, 1) @ design) @ (design.transpose(0, 2, 1) @ gap[..., None])
+    return np.where(inside, gap - (design @ slope)[..., 0], np.nan)
+
+
+def correlation(left: Grid, right: Grid) -> Grid:
+    """Correlate (D,) values (D, N) of mean 0 that are NaN in the same places."""
+    one, other = np.nan_to_num(left), np.nan_to_num(right)
+    scale = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
+    return (one * other).sum(axis=1) / np.where(scale > 0, scale, np.nan)
+
+
+def unit(value: Grid) -> Grid:
+    """Rank (D, N) within the day, mean 0 and variance 1; 0 where there is none."""
+    share = rank_shares(value)
+    real = np.isfinite(share)
+    count = np.maximum(real.sum(axis=1, keepdims=True), 1)
+    gap = np.where(real, share - np.where(real, share, 0.0).sum(axis=1, keepdims=True) / count, 0.0)
+    spread = np.sqrt((gap**2).sum(axis=1, keepdims=True) / count)
+    return gap / np.where(spread > 0, spread, 1.0)
+
+
+def daily_numbers(year: Year, score: Grid) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Measure scores (D, N) on the days of the test year.
+
+    Returns: a row a day, and the year's facts. A day's numbers that end after the last day are NaN. Of the top those
+        count that could be bought; the mean is that of the stocks that could.
+    """
+    rows, market = slice(year.first, None), year.market
+    days = len(year.days)
+    score = np.where(market["universe"], score, np.nan)
+    label = forward(year.step, HORIZON)[:days]
+    label = np.where(market["buyable"] | market["sellable"], label, np.nan)
+    plain = daily_metrics(score[rows], label[rows], names=["ic", "rank_ic"])
+    out = {name: plain[name].to_numpy() for name in ("ic", "rank_ic")}
+    inside = np.isfinite(score) & np.isfinite(label)
+    loads = year.exposures[rows, :, :NEUTRAL]
+    for name, both in {"neutral_ic": (score, label), "neutral_rank_ic": (unit(score), unit(label))}.items():
+        out[name] = correlation(*(residual(value[rows], loads, inside[rows]) for value in both))
+    out |= {"top1": top(year, score, year.step[:days])[rows], "top10": top(year, score, label)[rows] / HORIZON}
+    for number, kind in enumerate(("volatility", "liquidity")):
+        out[f"on_{kind}"] = rank_correlation(score[rows], year.exposures[rows, :, number])
+    ranks, steps = unit(score)[rows], unit(year.step)
+    count = np.isfinite(score[rows]).sum(axis=1)
+    for lag in range(1, LAGS + 1):
+        at = np.arange(year.first, days) + lag - 1
+        later = (ranks * steps[at.clip(max=len(steps) - 1)]).sum(axis=1) / np.maximum(count, 1)
+        out[f"lag{lag}"] = np.where(at < len(steps), later, np.nan)
+    forecast = year.forecast(score)
+    account, line = year.traded(CostAwarePolicy(forecast, impact=1.0, bounds=BOUNDS), score, 0.05, 1.0)
+    told_by = {name: getattr(forecast, name) for name in ("smoothing", "t", "significant", "slope")}
+    out |= {"net": account["excess"].to_numpy()}
+    out["net_all"] = account["net"].to_numpy() - mean_of(year.step[:days], market["universe"])[rows]
+    frame = pd.DataFrame(out, index=year.days[rows])
+    traded = {f"account_{name}": value for name, value in line.items()}
+    return frame, traded | {f"forecast_{name}": value for name, value in told_by.items()}
+
+
+def top(year: Year, score: Grid, gain: Grid) -> Grid:
+    """Excess (D,) of the top twentieth of the day's scores over the mean stock, of those that could be bought."""
+    bought = year.market["universe"] & year.market["buyable"]
+    return mean_of(gain, bought & (rank_shares(score) > 1.0 - 1.0 / TOP)) - mean_of(gain, bought)
+
+
+def mean_of(value: Grid, picked: npt.NDArray[np.bool_]) -> Grid:
+    """Average (D,) what is known of the picked values (D, N); NaN where there is none."""
+    real = picked & np.isfinite(value)
+    count = real.sum(axis=1)
+    return np.where(real, value, 0.0).sum(axis=1) / np.where(count > 0, count, np.nan)
+
+
+# --- tables
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Days of several years, drawn in blocks: (R, D) how often each counts; seeds are drawn anew for each piece."""
+
+    days: pd.DatetimeIndex
+    counts: Grid
+
+    @classmethod
+    def of(cls, days: pd.DatetimeIndex) -> "Sample":
+        """Draw blocks of successive days, circular; the first row takes each day once."""
+        drawn = circular_blocks(len(days), BLOCK, DRAWS, seed=0)
+        counts = np.zeros((DRAWS + 1, len(days)))
+        counts[0] = 1.0
+        for draw, rows in enumerate(drawn):
+            counts[draw + 1] = np.bincount(rows, minlength=len(days))
+        return cls(days, counts)
+
+    def means(self, frames: list[pd.DataFrame], columns: list[str], place: int) -> tuple[Grid, Grid]:
+        """Average columns over the draws' days and seeds.
+
+        Args:
+            frames: of the seeds, by day.
+            columns: of them.
+            place: of the piece, for its draws of seeds.
+
+        Returns: (R, columns), the first row the mean itself, and (S, columns) means of each seed.
+        """
+        shares = np.vstack([np.full(len(frames), 1 / len(frames)), seed_shares(len(frames), DRAWS, (0, place))])
+        drawn, own = np.zeros((DRAWS + 1, len(columns))), []
+        for share, frame in zip(shares.T, frames, strict=True):
+            value = frame.reindex(self.days)[columns].to_numpy()
+            mean = (self.counts @ np.nan_to_num(value)) / np.maximum(self.counts @ np.isfinite(value), 1)
+            drawn += share[:, None] * mean
+            own.append(mean[0])
+        return drawn, np.array(own)
+
+
+def half_life(curve: Grid) -> Grid:
+    """Fit a * 2^(-age / h) to what scores earn (R, LAGS) by age: h (R,); NaN where they earn nothing."""
+    base = 2.0 ** (-np.arange(curve.shape[1]) / HALF_LIVES[:, None])
+    gain = curve @ base.T / np.sqrt((base**2).sum(axis=1))
+    return np.where(gain.max(axis=1) > 0, HALF_LIVES[gain.argmax(axis=1)], np.nan)
+
+
+def measured(folder: Path, years: Iterable[int], pieces: Iterable[str]) -> dict[str, list[pd.DataFrame]]:
+    """Read the days of each piece that has all years, a frame a seed that has them."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for piece in pieces:
+        files = {f"{year}_{seed}" for year in years for seed in range(100)} & {
+            file.stem for file in (folder / "daily" / piece).glob("*.parquet")
+        }
+        seeds = sorted({int(name.split("_")[1]) for name in files})
+        whole = [seed for seed in seeds if all(f"{year}_{seed}" in files for year in years)]
+        if whole:
+            found[piece] = [
+                pd.concat([pd.read_parquet(folder / "daily" / piece / f"{year}_{seed}.parquet") for year in years])
+                for seed in whole
+            ]
+    return found
+
+
+def tables(folder: Path, years: list[int], pieces: Iterable[str]) -> str:
+    """Write the table of values and that of differences from the piece without, with errors of the block bootstrap."""
+    found = measured(folder, years, pieces)
+    if not found:
+        return f"nothing there for {years}"
+    days = pd.DatetimeIndex(next(iter(found.values()))[0].index)
+    sample, columns = Sample.of(days), [name for name, _, _ in SHOWN.values()]
+    lags = [f"lag{lag}" for lag in range(1, LAGS + 1)]
+    drawn, values, gaps = {}, [], []
+    for piece, frames in found.items():
+        place = list(PIECES).index(piece)
+        drawn[piece], own = sample.means(frames, columns, place)
+        half = half_life(sample.means(frames, lags, place)[0])
+        error = np.ptp(np.nanquantile(half[1:], [0.16, 0.84])) / 2 if np.isfinite(half[1:]).any() else np.nan
+        off = np.sqrt(YEAR) * np.mean([frame["net"].std() for frame in frames])
+        row = [piece, str(len(frames))]
+        for number, (_, scale, digits) in enumerate(SHOWN.values()):
+            value, sure = scale * drawn[piece][0, number], scale * drawn[piece][1:, number].std()
+            spread = f" ({scale * own[:, number].std(ddof=1):.{digits}f})" if len(own) > 1 else ""
+            row.append(f"{value:.{digits}f} ± {sure:.{digits}f}{spread}")
+        values.append([*row, f"{half[0]:.1f} ± {error:.1f}", f"{100 * off:.1f}"])
+    for piece in found:
+        base = PIECES[piece].against
+        if base in drawn:
+            gap, row = drawn[piece] - drawn[base], [piece, base]
+            for name in COMPARED:
+                number, (_, scale, digits) = list(SHOWN).index(name), SHOWN[name]
+                row.append(f"{scale * gap[0, number]:+.{digits}f} ± {scale * gap[1:, number].std():.{digits}f}")
+            gaps.append(row)
+    head = f"{years}, {len(days)} days; IC in %, money in % a year; ± standard error over days (deviation over seeds)"
+    first = table(["piece", "seeds", *SHOWN, "half-life", "tracking error"], values)
+    return f"{head}\n\n{first}\n\nless the piece without\n\n{table(['piece', 'against', *COMPARED], gaps)}"
+
+
+def main() -> None:
+    """Run what was not run, print the tables."""
+    asked = parser(__doc__, "of scores, daily numbers and lines.csv")
+    asked.add_argument("--pieces", nargs="+", default=list(PIECES), choices=list(PIECES), metavar="PIECE")
+    asked.add_argument("--tables", action="store_true", help="run nothing")
+    wanted = asked.parse_args()
+    if not wanted.tables:
+        qlib.init(provider_uri=wanted.provider_uri, region="cn")
+        for year in wanted.years:
+            run(wanted.folder, wanted.universe, year, wanted.last, wanted.seeds, wanted.pieces)
+    print(tables(wanted.folder, wanted.years, wanted.pieces))
+    for year in wanted.years if len(wanted.years) > 1 else []:
+        print("\n" + tables(wanted.folder, [year], wanted.pieces))
+
+
+def run(folder: Path, universe: str, year: int, last: pd.Timestamp, seeds: list[int], pieces: list[str]) -> None:
+    """Make and measure the scores of a year that are not there; a line each."""
+    kept, bench = folder / "lines.csv", None
+    for piece in pieces:
+        for seed in seeds[: PIECES[piece].seeds]:
+            file = folder / "daily" / piece / f"{year}_{seed}.parquet"
+            if file.exists():
+                continue
+            bench = bench or Bench(folder, universe, year, last)
+            daily, facts = daily_numbers(bench.year, bench.score(piece, seed))
+            lines = pd.read_csv(kept) if kept.exists() else pd.DataFrame(columns=KEY)
+            line = {"piece": piece, "year": year, "seed": seed, "days": len(daily), **daily.mean().to_dict(), **facts}
+            pd.concat([lines, pd.DataFrame([line])], ignore_index=True).to_csv(kept, index=False)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            daily.to_parquet(file)
+            shown = {name: f"{scale * line[column]:.{digits}f}" for name, (column, scale, digits) in SHOWN.items()}
+            print(piece, year, seed, shown, flush=True)
+
+
+if __name__ == "__main__":
+    main()
