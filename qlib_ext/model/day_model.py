@@ -1,5 +1,6 @@
 """MLPModel and MASTERModel: qlib models that train on day cross-sections."""
 
+import hashlib
 import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,8 @@ class DayModel(Model):
     """
 
     needs_window = True
+    learnt_until: pd.Timestamp | None = None  # last training day; recorded models may lack it
+    seen_until: pd.Timestamp | None = None  # last day of training and validation
 
     def __init__(self, *, loss: Any = "liq_wpcc", **options: Any) -> None:
         own = [name for name in own_options(type(self)) if name not in options]
@@ -102,16 +105,19 @@ class DayModel(Model):
         if own and dataset.market_names and not gate:
             tell(f"market_state and macro_state have no effect: {type(self).__name__} has no gate (MASTERModel: gate)")
 
-    def fit(self, dataset: Any, *, reweighter: Any = None) -> None:
+    def fit(self, dataset: Any, *, reweighter: Any = None, start: "DayModel | None" = None) -> None:
         """Train on the segment "train", select on "valid"; artifact `folds/curves.pkl` where an experiment runs.
 
-        Raises: ValueError for a reweighter (days are weighted by the loss) or what the loss or metric lacks.
+        `start`: a trained model whose network this one's begins as; it must have seen no day after these segments.
+
+        Raises: ValueError for a reweighter (days are weighted by the loss), what the loss or metric lacks, or a start
+            of another kind, size or later days.
         """
         refuse_reweighter(reweighter)
         panel, step_len, rows = panel_of(dataset)
         refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
         warn_if_thin(panel, rows("train"))
-        history = self.fit_rows(panel, step_len, rows("train"), rows("valid"))
+        history = self.fit_rows(panel, step_len, rows("train"), rows("valid"), start=start)
         save_folds(curves=curves_frame([(0, int(self.options.get("seed", 0)), history)]))
 
     def fit_rows(
@@ -123,6 +129,7 @@ class DayModel(Model):
         *,
         prefix: str = "",
         keep_checkpoint: bool = False,
+        start: "DayModel | None" = None,
     ) -> History:
         """Train on any days of a panel, which need not follow each other, and select on others.
 
@@ -136,11 +143,17 @@ class DayModel(Model):
             valid_rows: rows in the panel to stop and select on.
             prefix: put before the names of the recorded metrics.
             keep_checkpoint: leave the option `checkpoint`'s file at the end.
+            start: a trained model whose network this one's begins as, with a fresh optimiser and scales of these days;
+                what it learnt from must come before `valid_rows`, what it was stopped on no later than they end.
         """
         step_len = window_of(type(self), step_len)
         with seeded(int(self.options.get("seed", 0))):
             net = self.build(len(panel.features), 0 if panel.market is None else panel.market.shape[1])
         self.features = list(panel.features)
+        facts = {option: getattr(self, option, None) for option in own_options(type(self)) if option != "loss"}
+        if start is not None:
+            self._begin_as(start, net, panel, train_rows, valid_rows)
+            facts["start"] = _digest(net)
         self.market_features = []
         if isinstance(gate := getattr(net, "gate", None), Gate) and panel.market is not None:
             self.market_features = list(panel.market_features)
@@ -156,13 +169,36 @@ class DayModel(Model):
             valid_rows,
             on_epoch=partial(report, prefix),
             progress=_progress,
-            facts={option: getattr(self, option, None) for option in own_options(type(self)) if option != "loss"},
+            facts=facts,
             keep_checkpoint=keep_checkpoint,
         )
+        last = panel.days[train_rows].max()
+        self.learnt_until = pd.Timestamp(last)
+        self.seen_until = pd.Timestamp(max(last, panel.days[valid_rows].max()))
         logger.info(f"{prefix}best epoch {h.best_epoch}: {self.trainer.metric} {h.best_value:.5f}")
         if h.degenerate_days:
             logger.warning(f"{prefix}{h.degenerate_days} training days could not be learnt from and were counted out")
         return h
+
+    def _begin_as(self, start: "DayModel", net: nn.Module, panel: DayPanel, train: Rows, valid: Rows) -> None:
+        """Give a network the state of a trained model's; ValueError for another kind, size, or days not yet past."""
+        kind = type(self).__name__
+        if type(start) is not type(self) or start.trainer is None or start.learnt_until is None:
+            raise ValueError(f"start must be a trained {kind} that tells its days; got {type(start).__name__}")
+        check_features(start.features, panel, start.market_features)
+        before = panel.days[train[train < valid.min()]]
+        end = panel.days[valid].max()
+        if not len(before) or start.learnt_until > before.max() or start.seen_until > end:
+            raise ValueError(
+                f"start learnt from days up to {start.learnt_until:%Y-%m-%d} and was stopped on days up to "
+                f"{start.seen_until:%Y-%m-%d}; it may have learnt from no day after "
+                f"{str(before.max())[:10] if len(before) else 'the beginning'}, the last training day before the "
+                f"validation days, and seen none after {str(end)[:10]}: start from an earlier model"
+            )
+        try:
+            net.load_state_dict(start.trainer.net.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"start is a {kind} of other sizes: {str(error).splitlines()[-1].strip()}") from error
 
     def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
         """Score a segment: Series `score` by (datetime, instrument), sorted."""
@@ -171,6 +207,14 @@ class DayModel(Model):
         panel, rows = asked_rows(dataset, segment)
         check_features(self.features, panel, self.market_features)
         return score_series(panel, rows, self.trainer.predict(panel, rows))
+
+
+def _digest(net: nn.Module) -> str:
+    """Tell the state of a network in a few letters."""
+    digest = hashlib.blake2b(digest_size=8)
+    for value in net.state_dict().values():
+        digest.update(value.detach().contiguous().cpu().numpy().data)
+    return digest.hexdigest()
 
 
 def built(option: str, value: Any) -> Any:

@@ -9,7 +9,7 @@ import pickle
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -26,7 +26,7 @@ from qlib.model.base import Model
 from qlib.utils import init_instance_by_config
 
 from qlib_ext.data import DayDatasetH, label_reach, panel_of, segment_rows
-from qlib_ext.model.day_model import refuse_reweighter, report, save_folds, window_of
+from qlib_ext.model.day_model import DayModel, refuse_reweighter, report, save_folds, window_of
 from qlib_ext.model.folds import (
     Fold,
     curves_frame,
@@ -37,7 +37,7 @@ from qlib_ext.model.folds import (
     whole_segment,
 )
 from qlib_ext.model.scores import Grid, asked_rows, check_features, combined, score_series
-from qlib_ext.options import argument_names, check_choice, check_number, refuse_unknown, tell
+from qlib_ext.options import argument_names, check_choice, check_flag, check_number, refuse_unknown, tell
 from qlib_ext.panel import DayPanel
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
 from qlib_ext.training import Rows
@@ -51,6 +51,8 @@ LOST = (
     "model's kwargs, finished members are not trained again"
 )
 CONFIG_KEYS = ("class", "module_path", "kwargs")
+WARM = {"epochs": 2}  # of `warm_start: true`
+Job = tuple[Fold, int]  # and the seed
 
 
 class _Members(Model):
@@ -58,6 +60,8 @@ class _Members(Model):
 
     After fit: `models` (by fold, then by seed), `members` (a row each), `curves` (a row each epoch), `fold_map`.
     """
+
+    warm: dict[str, Any] | None = None  # options of a member that begins as that of the fold before; None: none does
 
     def __init__(
         self,
@@ -106,7 +110,8 @@ class _Members(Model):
         for fold in folds:
             self._log_fold(panel, fold, reach, step_len)
         jobs = [(fold, seed) for fold in folds for seed in self.seeds]
-        trained = list(self._train(panel, step_len, jobs))
+        done = self._train(panel, step_len, jobs)
+        trained = [done[job] for job in range(len(jobs))]
         for fold, seed in jobs:  # kept until here: a run that was cut short does not train its finished members anew
             if (file := member_checkpoint(self.model, fold, seed)) is not None:
                 file.unlink(missing_ok=True)
@@ -124,32 +129,37 @@ class _Members(Model):
             combined([score for _, score in trained[i : i + size]], self.combine) for i in range(0, len(trained), size)
         ]
 
-    def _train(self, panel: DayPanel, step_len: int, jobs: list[tuple[Fold, int]]) -> Iterator[tuple[Any, Grid]]:
-        """Train the members in the order of the jobs, here or in processes that share the panel's memory."""
+    def _train(self, panel: DayPanel, step_len: int, jobs: list[Job]) -> dict[int, tuple[Any, Grid]]:
+        """Train the members of the jobs, here or in processes that share the panel's memory, by the job's number.
+
+        Jobs that begin as the one before are a chain, which one process trains.
+        """
+        train = partial(train_members, panel, step_len, self.model, self.warm)
         if self.processes == 1:
-            for fold, seed in jobs:
-                yield train_member(panel, step_len, self.model, fold, seed)
-            return
+            return dict(enumerate(train(jobs)))
         check_shared_memory(panel)
-        count = min(self.processes, len(jobs))
+        every = list(range(len(jobs)))
+        chains = [every[n :: len(self.seeds)] for n in range(len(self.seeds))] if self.warm else [[n] for n in every]
+        count = min(self.processes, len(chains))
         threads = max(1, torch.get_num_threads() // count)
         context = torch.multiprocessing.get_context("spawn")
         watched, held = context.Pipe(duplex=False)
         pool = ProcessPoolExecutor(count, context, initializer=start_worker, initargs=(threads, watched))
+        trained: dict[int, tuple[Any, Grid]] = {}
         with watched, held, pool:
-            folds, seeds = zip(*jobs, strict=True)
-            done = pool.map(partial(pickled_member, panel, step_len, self.model), folds, seeds)
+            done = pool.map(partial(pickled_members, train), [[jobs[n] for n in chain] for chain in chains])
             try:
-                for (fold, seed), raw in zip(jobs, done, strict=True):
-                    member, score = pickle.loads(raw)
-                    for epoch, row in enumerate(member.history.epochs, 1):  # the other process has no recorder
-                        report(prefix_of(fold, seed), epoch, row)
-                    yield member, score
+                for chain, raw in zip(chains, done, strict=True):
+                    trained |= dict(zip(chain, pickle.loads(raw), strict=True))
+                    for n in chain:  # the other process has no recorder
+                        for epoch, row in enumerate(trained[n][0].history.epochs, 1):
+                            report(prefix_of(*jobs[n]), epoch, row)
             except BaseException as error:
                 held.close()  # nobody waits for members that are half trained
                 if isinstance(error, BrokenProcessPool):
                     raise RuntimeError(LOST) from error
                 raise
+        return trained
 
     def _log_fold(self, panel: DayPanel, fold: Fold, reach: int, step_len: int) -> None:
         shared = overlap(fold.train, fold.valid, reach=reach, window=step_len)
@@ -267,11 +277,18 @@ class WalkForwardModel(_Members):
     "test", and its "train" and "valid" are the given ones, i * step days later. Days within `gap` of the next segment
     are left out.
 
+    With `warm_start` a block's network begins as the best state of the block before (of the same seed), with a fresh
+    optimiser and scales of its own days, and trains for few epochs; the first block's is trained in full. It has then
+    seen days that have left a rolling window; none that come later than its own validation days.
+
     Args:
         model: configuration (class, module_path, kwargs) of an MLPModel or MASTERModel; its seed is set from `seeds`,
             and a `checkpoint` becomes a file for each fold and seed (`run.fold0.seed0.pt`), kept until all are trained.
         step: trading days of a test block.
         expanding: training starts at the first day of "train" for every block instead of rolling.
+        window: most trading days of a rolling block's training; None: as many as the segment "train" has. A longer one
+            begins at the segment's first day until it is full.
+        warm_start: True, or options of every block after the first: {epochs:, lr:}, as True epochs of 2.
         gap: trading days between train and valid, valid and test; None: reach + window - 1.
         strict, seeds, combine, processes: as for FoldEnsemble; processors may be fitted on the first training days.
 
@@ -290,6 +307,8 @@ class WalkForwardModel(_Members):
         model: dict[str, Any],
         step: int,
         expanding: bool = False,
+        window: int | None = None,
+        warm_start: bool | Mapping[str, Any] = False,
         gap: int | None = None,
         strict: bool = True,
         seeds: Sequence[int] = (0,),
@@ -300,7 +319,12 @@ class WalkForwardModel(_Members):
         refuse_unknown(type(self), unknown, argument_names(WalkForwardModel))
         super().__init__(model=model, seeds=seeds, gap=gap, combine=combine, strict=strict, processes=processes)
         WalkForward(1, 1, 1, step, expanding=expanding, strict=strict)
-        self.step, self.expanding = step, expanding
+        if window is not None:
+            check_number("window", window, "[1, inf)", whole=True, hint=" (trading days), or null")
+            if expanding:
+                raise ValueError(f"window={window} does nothing with expanding: true: leave one of them out")
+        self.step, self.expanding, self.window = step, expanding, window
+        self.warm = self._warm_options(warm_start)
         self.starts: list[pd.Timestamp] = []  # first day of each test block
         self.end: pd.Timestamp | None = None  # last day of the last one
 
@@ -319,6 +343,19 @@ class WalkForwardModel(_Members):
         self.end = pd.Timestamp(panel.days[blocks[-1][-1]])
         save_folds(members=self.members, curves=self.curves, fold_map=self.fold_map)
 
+    def _warm_options(self, warm_start: bool | Mapping[str, Any]) -> dict[str, Any] | None:
+        """Read the option `warm_start`; an option that cannot be is an error now, not after the first block."""
+        own = dict(warm_start) if isinstance(warm_start, Mapping) else {}
+        if not isinstance(warm_start, Mapping):
+            check_flag("warm_start", warm_start)
+        if warm_start is False:
+            return None
+        refuse_unknown("warm_start", own, ("epochs", "lr"))
+        options = WARM | own
+        if not isinstance(member := new_member(with_options(self.model, options), self.seeds[0]), DayModel):
+            raise ValueError(f"warm_start: a {type(member).__name__} cannot begin as another: set warm_start: false")
+        return options
+
     def _fitted_until(self, panel: DayPanel, folds: list[Fold]) -> Any:
         return panel.days[folds[0].train[-1]]
 
@@ -336,9 +373,10 @@ class WalkForwardModel(_Members):
             raise ValueError(f"gap={gap} leaves no day of train ({len(train)}) or valid ({len(valid)}): lengthen them")
         folds = []
         for number, shift in enumerate(range(0, len(test), self.step)):
-            start = train[0] if self.expanding else train[0] + shift
+            end, length = train[-1] + shift + 1, len(train) if self.window is None else self.window
+            start = train[0] if self.expanding else max(train[0], end - length)
             block = test[shift : shift + self.step]
-            folds.append(Fold(number, np.arange(start, train[-1] + shift + 1), valid + shift, block))
+            folds.append(Fold(number, np.arange(start, end), valid + shift, block))
         return folds
 
     def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
@@ -420,17 +458,33 @@ def check_shared_memory(panel: DayPanel) -> None:
         )
 
 
-def train_member(panel: DayPanel, step_len: int, config: dict[str, Any], fold: Fold, seed: int) -> tuple[Any, Grid]:
-    """Train one member; return it and its scores of the valid block, (len(valid), N)."""
-    member = new_member(config, seed, fold)
-    kept = {} if member_checkpoint(config, fold, seed) is None else {"keep_checkpoint": True}
-    member.fit_rows(panel, step_len, fold.train, fold.valid, prefix=prefix_of(fold, seed), **kept)
-    return member, member.trainer.predict(panel, fold.valid)
+def train_members(
+    panel: DayPanel, step_len: int, config: dict[str, Any], warm: dict[str, Any] | None, jobs: Iterable[Job]
+) -> Iterator[tuple[Any, Grid]]:
+    """Train members, each fold's as the one before of its seed where `warm` has options for it.
+
+    Returns: of each job the member and its scores of the valid block, (len(valid), N).
+    """
+    last: dict[int, Any] = {}
+    for fold, seed in jobs:
+        start = None if warm is None else last.get(seed)
+        member = new_member(config if start is None else with_options(config, warm), seed, fold)
+        kept: dict[str, Any] = {} if start is None else {"start": start}
+        if member_checkpoint(config, fold, seed) is not None:
+            kept["keep_checkpoint"] = True
+        member.fit_rows(panel, step_len, fold.train, fold.valid, prefix=prefix_of(fold, seed), **kept)
+        last[seed] = member
+        yield member, member.trainer.predict(panel, fold.valid)
 
 
-def pickled_member(panel: DayPanel, step_len: int, config: dict[str, Any], fold: Fold, seed: int) -> bytes:
+def pickled_members(train: Callable[[list[Job]], Iterator[tuple[Any, Grid]]], jobs: list[Job]) -> bytes:
     """Train in another process; bytes, since tensors would leave it as files of its own memory."""
-    return pickle.dumps(train_member(panel, step_len, config, fold, seed))
+    return pickle.dumps(list(train(jobs)))
+
+
+def with_options(config: dict[str, Any], options: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a model's configuration with other options."""
+    return {**config, "kwargs": {**(config.get("kwargs") or {}), **(options or {})}}
 
 
 def member_checkpoint(config: dict[str, Any], fold: Fold, seed: int) -> Path | None:
