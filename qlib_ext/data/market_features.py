@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from qlib.config import C
 from qlib.data import D
 from qlib.log import get_module_logger
 
 from qlib_ext.options import close_names
 from qlib_ext.panel import OFFICIAL_INDICES, MacroState, MarketState, read_macro
-from qlib_ext.provider import binary_folder, calendar, read_fields
+from qlib_ext.provider import binary_folder, calendar, provider_folders, read_fields
 from qlib_ext.rules import is_index
 from qlib_ext.spelling import read_code, read_csv, read_day, read_number
 
@@ -169,7 +168,7 @@ def find_file(path: str, owner: str, wants: str) -> Path:
     Raises: FileNotFoundError naming both places.
     """
     wanted = Path(path).expanduser()
-    folders = [Path(str(uri)).expanduser() for uri in C.dpm.provider_uri.values()]
+    folders = provider_folders()
     for place in (wanted, *(folder / wanted for folder in folders)):
         if place.is_file():
             return place

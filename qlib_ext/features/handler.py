@@ -26,7 +26,9 @@ from qlib.log import get_module_logger
 from qlib.utils import code_to_fname
 
 from qlib_ext.features import factors as alpha
+from qlib_ext.features.frame_loader import OwnFactors, beside
 from qlib_ext.features.kernels import Float32
+from qlib_ext.frames import Frame
 from qlib_ext.options import argument_names, check_choice, enough_memory, refuse_unknown
 from qlib_ext.panel import DEFAULT_LABEL, label_prices
 from qlib_ext.provider import filled_days, read_series
@@ -41,8 +43,15 @@ class FastAlphaLoader(QlibDataLoader):
     """QlibDataLoader that computes the Alpha158 or Alpha360 features itself; arguments as for QlibDataLoader.
 
     The rows, index and columns are qlib's; the values are float32 and agree as `qlib_ext.features` tells. A row stands
-    for a day within the span of a stock's own six fields: a label of fields that span more days adds none.
+    for a day within the span of a stock's own six fields: a label of fields that span more days adds none. Factors of
+    `frames` (see `FrameLoader`) are the last of the features.
     """
+
+    frames: Sequence[Frame] = ()
+
+    def __init__(self, *args: Any, frames: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.frames = Frame.of(frames)
 
     @enough_memory("take a smaller universe, fewer years or fewer factors, or a larger machine")
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
@@ -51,7 +60,7 @@ class FastAlphaLoader(QlibDataLoader):
         calendar = D.calendar(start_time, end_time, freq="day") if names else []
         if not names or not len(calendar):
             logger.warning(f"qlib's own loader is used, the fast one does not serve this: {reason or 'no trading day'}")
-            return super().load(instruments, start_time, end_time)
+            return self._with_own(super().load(instruments, start_time, end_time))
         market = "all" if instruments is None else instruments
         if isinstance(market, str):
             market = D.instruments(market, filter_pipe=self.filter_pipe)
@@ -60,6 +69,15 @@ class FastAlphaLoader(QlibDataLoader):
         if not spans:
             raise _empty([], pd.DatetimeIndex(calendar))
         return self._frame(dict(sorted(spans.items())), names, pd.DatetimeIndex(calendar))
+
+    def _with_own(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Add the factors of `frames` to a frame that has none."""
+        if not self.frames:
+            return frame
+        index: Any = frame.index
+        own = beside(None, OwnFactors(self.frames, frame["feature"]), index)
+        rest = [column for column in frame.columns if column[0] != "feature"]
+        return pd.concat([frame[["feature"]], own, frame[rest]], axis=1)
 
     def _served(self) -> tuple[tuple[str, ...], str]:
         """Names of the factors to compute, or () and the reason why not."""
@@ -91,7 +109,9 @@ class FastAlphaLoader(QlibDataLoader):
             raise _empty(codes, days)
         rows = np.where(wanted, wanted.T.ravel().cumsum().reshape(wanted.T.shape).T - 1, -1)
         index = _index(wanted, days, codes)
-        columns = [(group, name) for group, (_, every) in self.fields.items() for name in every]
+        own = OwnFactors(self.frames, self.fields["feature"][1])
+        added = {"feature": own.names}
+        columns = [(g, name) for g, (_, every) in self.fields.items() for name in (*every, *added.get(g, ()))]
         values = np.empty((len(index), len(columns)), dtype=np.float32)
         alpha.fill(values, bars, first, np.hstack([rows, extra]), names)
         place = len(names)
@@ -101,18 +121,22 @@ class FastAlphaLoader(QlibDataLoader):
             if ends is None and expressions[skip:]:
                 if group in returns:
                     logger.warning(f"qlib's own loader is used for {group}, no raw simple return: {expressions}")
-                own = _by_qlib(rest, spans, days).reindex(index)
-                values[:, place : place + own.shape[1]] = own.to_numpy(dtype=np.float32)
-                if nothing := [str(name) for name, values in own[group].items() if values.isna().all()]:
+                by_qlib = _by_qlib(rest, spans, days).reindex(index)
+                values[:, place : place + by_qlib.shape[1]] = by_qlib.to_numpy(dtype=np.float32)
+                if nothing := [str(name) for name, values in by_qlib[group].items() if values.isna().all()]:
                     logger.warning(f"{nothing} are NaN everywhere: does the provider have the fields that they name?")
             for number, prices in enumerate(ends or ()):
                 values[rows[wanted], place + number] = _forward(bars, prices, len(days))[wanted]
             place += len(every) - skip
+            if group == "feature":
+                own.fill(values[:, place : place + len(own.names)], index)
+                place += len(own.names)
         if odd.any():
             strange = {codes[n]: spans[codes[n]] for n in np.flatnonzero(odd)}
             logger.info(f"{len(strange)} stocks whose fields differ in length are computed by qlib: {[*strange][:6]}")
             at = np.sort(rows[odd][rows[odd] >= 0])
-            values[at] = _by_qlib(self.fields, strange, days).reindex(index[at]).to_numpy(dtype=np.float32)
+            theirs = np.flatnonzero([column not in {("feature", name) for name in own.names} for column in columns])
+            values[np.ix_(at, theirs)] = _by_qlib(self.fields, strange, days).reindex(index[at]).to_numpy(np.float32)
         return pd.DataFrame(values, index, pd.MultiIndex.from_tuples(columns), copy=False)
 
 
@@ -122,17 +146,27 @@ class _FastLoading(DataHandlerLP):
     _data: pd.DataFrame
 
     def __init__(
-        self, *args: Any, data_loader: Any = None, factors: Mapping[str, str] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        data_loader: Any = None,
+        factors: Mapping[str, str] | None = None,
+        frames: Any = None,
+        **kwargs: Any,
     ) -> None:
         config = data_loader["kwargs"]["config"]
         expressions, names = config["feature"]
         self.check_options(factors=factors, label=config["label"])
         config["feature"] = [*expressions, *(factors or {}).values()], [*names, *(factors or ())]
-        super().__init__(*args, data_loader=FastAlphaLoader(**data_loader["kwargs"]), **kwargs)
+        super().__init__(*args, data_loader=FastAlphaLoader(frames=frames, **data_loader["kwargs"]), **kwargs)
 
     @classmethod
-    def check_options(cls, factors: Any = None, label: Any = None, filter_pipe: Any = None, **_others: Any) -> None:
-        """Look at factors, label, filters before anything is loaded; ValueError or TypeError for what qlib refuses."""
+    def check_options(
+        cls, factors: Any = None, label: Any = None, filter_pipe: Any = None, frames: Any = None, **_others: Any
+    ) -> None:
+        """Look at factors, label, filters, own files before anything is loaded.
+
+        Raises: ValueError or TypeError for what qlib refuses, and for files that are not understood.
+        """
         named = isinstance(factors or {}, Mapping)
         if not named or not all(isinstance(text, str) for text in (factors or {}).values()):
             raise ValueError(f"factors is {factors!r}; wanted are names and expressions, {{TURN20: $volume/Mean(...)}}")
@@ -146,6 +180,7 @@ class _FastLoading(DataHandlerLP):
                     ExpressionD.get_expression_instance(text)
                 except (NameError, SyntaxError, TypeError, AttributeError) as error:
                     raise ValueError(f"{what}: {name} is {text!r}, no expression of qlib's: {error}") from error
+        OwnFactors(Frame.of(frames), [*own, *(factors or ())])
         for number, config in enumerate(filter_pipe or ()):
             if isinstance(config, dict):
                 _check_filter(f"filter_pipe[{number}]", config)
@@ -191,9 +226,10 @@ class _Strict:
 
 
 class FastAlpha158(_Strict, Alpha158, _FastLoading):
-    """qlib's Alpha158, quick; the same arguments (`label` and the other keyword arguments included), and two more.
+    """qlib's Alpha158, quick; the same arguments (`label` and the other keyword arguments included), and three more.
 
     Args:
+        frames: files of factors of one's own, options of `frames.Frame` or a list of them: the last of the features.
         factors: more features, name -> expression of qlib's, such as {"TURN20": "$volume/Mean($volume, 20)"}. What
             expressions cannot say is an operator in Python: a class named to qlib by `custom_ops` (see qlib.init).
         drop_raw: the raw features go once they are processed, half of the memory, and the raw labels stay: `label.pkl`
@@ -210,7 +246,7 @@ class FastAlpha158(_Strict, Alpha158, _FastLoading):
 
 
 class FastAlpha360(_Strict, Alpha360, _FastLoading):
-    """qlib's Alpha360, quick; the same arguments, `factors` and `drop_raw` as of FastAlpha158.
+    """qlib's Alpha360, quick; the same arguments, `frames`, `factors` and `drop_raw` as of FastAlpha158.
 
     Raises: as FastAlpha158.
 

@@ -26,6 +26,13 @@ def calendar(start: Any = None, end: Any = None) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(D.calendar(start_time=start, end_time=end, freq="day"))
 
 
+def provider_folders() -> list[Path]:
+    """List the folders that qlib was started on, one a frequency; files of one's own may lie in them."""
+    from qlib.config import C
+
+    return [Path(str(uri)).expanduser() for uri in C.dpm.provider_uri.values()]
+
+
 def future_days(day: pd.Timestamp) -> pd.DatetimeIndex:
     """List the trading days after a day; beyond the calendar those of calendars/day_future.txt, where it is there."""
     from qlib.config import C
