@@ -123,6 +123,20 @@ def standardised(value: Tensor, real: Tensor) -> Tensor:
     return gap / torch.where(variance > 0, variance, 1.0).sqrt()
 
 
+def day_zscores(score: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(score - mean) / std over the day's stocks, (D, N), NaN where there is none; a constant day becomes 0.
+
+    Constant is what float32 cannot tell apart, as in the losses.
+
+    >>> day_zscores(np.array([[1.0, 3.0, np.nan], [2.0, 2.0, 2.0]])).tolist()
+    [[-1.0, 1.0, nan], [0.0, 0.0, 0.0]]
+    """
+    value = torch.from_numpy(np.asarray(score, dtype=np.float64))
+    scored = torch.isfinite(value)
+    flat = is_flat(value.float(), scored)
+    return torch.where(scored, standardised(value, scored & ~flat), torch.nan).numpy()
+
+
 def unit_ranks(label: Tensor, real: Tensor) -> Tensor:
     """Rank each day's labels upwards (B, N), mean 0 and variance 1 over the real stocks, ties at their mean rank."""
     return standardised(-places(label, real, ties="average"), real)

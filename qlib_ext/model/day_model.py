@@ -22,12 +22,12 @@ from qlib_ext.evaluate import metric_needs_liquidity
 from qlib_ext.features import ALPHA158_NAMES
 from qlib_ext.losses import DayLoss
 from qlib_ext.model.folds import curves_frame, refuse_fitted, warn_if_thin
-from qlib_ext.model.scores import asked_rows, check_features, first_difference, score_series
+from qlib_ext.model.scores import asked_rows, check_features, first_difference, heads_frame, score_series
 from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
 from qlib_ext.options import argument_names, check_flag, describe, refuse_unknown, tell
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
 from qlib_ext.runs import log_finite
-from qlib_ext.training import METRIC, History, Rows, Trainer, seeded
+from qlib_ext.training import METRIC, History, Rows, Trainer, check_heads, seeded
 
 logger = get_module_logger("qlib_ext.model")
 
@@ -99,6 +99,7 @@ class DayModel(Model):
                 raise ValueError(
                     f"{option} {describe(name)} needs a DayDatasetH with liquidity (for example liquidity: auto)"
                 )
+        check_heads(self.options.get("horizon_weights"), getattr(dataset, "horizons", ()))
         gate = getattr(self, "gate", False)
         if gate and not (own and dataset.market_names):
             raise ValueError(NO_MARKET)
@@ -148,7 +149,8 @@ class DayModel(Model):
         """
         step_len = window_of(type(self), step_len)
         with seeded(int(self.options.get("seed", 0))):
-            net = self.build(len(panel.features), 0 if panel.market is None else panel.market.shape[1])
+            heads = {"heads": len(panel.horizons)} if len(panel.horizons) > 1 else {}
+            net = self.build(len(panel.features), 0 if panel.market is None else panel.market.shape[1], **heads)
         self.features = list(panel.features)
         facts = {option: getattr(self, option, None) for option in own_options(type(self)) if option != "loss"}
         if start is not None:
@@ -176,6 +178,11 @@ class DayModel(Model):
         self.learnt_until = pd.Timestamp(last)
         self.seen_until = pd.Timestamp(max(last, panel.days[valid_rows].max()))
         logger.info(f"{prefix}best epoch {h.best_epoch}: {self.trainer.metric} {h.best_value:.5f}")
+        if (found := self.trainer.heads) is not None:
+            logger.info(f"{prefix}{found.in_words()}")
+            if recording():
+                weights = zip(found.horizons, found.weights, strict=True)
+                log_finite(R, {f"{prefix}head_weight_{days}": weight for days, weight in weights})
         if h.degenerate_days:
             logger.warning(f"{prefix}{h.degenerate_days} training days could not be learnt from and were counted out")
         return h
@@ -207,6 +214,14 @@ class DayModel(Model):
         panel, rows = asked_rows(dataset, segment)
         check_features(self.features, panel, self.market_features)
         return score_series(panel, rows, self.trainer.predict(panel, rows))
+
+    def predict_heads(self, dataset: Any, segment: str | slice = "test") -> pd.DataFrame:
+        """Score a segment by each head: as `predict`, a column each named by its horizon in days."""
+        if self.trainer is None:
+            raise ValueError("the model is not trained: call fit first")
+        panel, rows = asked_rows(dataset, segment)
+        check_features(self.features, panel, self.market_features)
+        return heads_frame(panel, rows, self.trainer.predict_heads(panel, rows), self.trainer.horizons)
 
 
 def _digest(net: nn.Module) -> str:

@@ -36,7 +36,7 @@ from qlib_ext.model.folds import (
     warn_if_thin,
     whole_segment,
 )
-from qlib_ext.model.scores import Grid, asked_rows, check_features, combined, score_series
+from qlib_ext.model.scores import Grid, asked_rows, check_features, combined, heads_frame, score_series
 from qlib_ext.options import argument_names, check_choice, check_flag, check_number, refuse_unknown, tell
 from qlib_ext.panel import DayPanel
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
@@ -172,6 +172,22 @@ class _Members(Model):
         if shared and not self.strict:
             logger.warning(f"fold {fold.number}: {shared} pairs of days share a label or window (strict: false)")
 
+    def predict_heads(self, dataset: Any, segment: str | slice = "test") -> pd.DataFrame:
+        """Score a segment by each head as `predict` does, a column each named by its horizon in days."""
+        panel, rows, score = self._asked(dataset, segment, self._heads)
+        return heads_frame(panel, rows, score, self.models[0].trainer.horizons)
+
+    def _asked(
+        self, dataset: Any, segment: str | slice, scores: Callable[[DayPanel, Rows, Sequence[Any]], Grid]
+    ) -> tuple[DayPanel, Rows, Grid]:
+        """Panel and rows of a segment, and what `scores` says of them by the members that are to score each."""
+        raise NotImplementedError
+
+    def _heads(self, panel: DayPanel, rows: Rows, models: Sequence[Any]) -> Grid:
+        """Combine each head of some members, (len(rows), N, H)."""
+        grids = np.stack([model.trainer.predict_heads(panel, rows) for model in models])
+        return np.stack([combined(each, self.combine) for each in np.moveaxis(grids, 3, 0)], axis=2)
+
     def _scores(self, panel: DayPanel, rows: Rows, models: Sequence[Any]) -> Grid:
         """Combine the scores of some members, (len(rows), N)."""
         check_features(models[0].features, panel, getattr(models[0], "market_features", ()))
@@ -265,9 +281,12 @@ class FoldEnsemble(_Members):
 
     def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
         """Score a segment by the mean of all members: Series `score` by (datetime, instrument), sorted."""
+        return score_series(*self._asked(dataset, segment, self._scores))
+
+    def _asked(self, dataset: Any, segment: str | slice, scores: Any) -> tuple[DayPanel, Rows, Grid]:
         self._trained_or_raise()
         panel, rows = asked_rows(dataset, segment)
-        return score_series(panel, rows, self._scores(panel, rows, self.models))
+        return panel, rows, scores(panel, rows, self.models)
 
 
 class WalkForwardModel(_Members):
@@ -386,6 +405,9 @@ class WalkForwardModel(_Members):
 
         Raises: ValueError for another segment, or days for which no block was trained.
         """
+        return score_series(*self._asked(dataset, segment, self._scores))
+
+    def _asked(self, dataset: Any, segment: str | slice, scores: Any) -> tuple[DayPanel, Rows, Grid]:
         self._trained_or_raise()
         if not isinstance(segment, slice) and segment not in ("test", "valid"):
             raise ValueError(
@@ -394,7 +416,7 @@ class WalkForwardModel(_Members):
             )
         if segment == "valid":
             panel, rows = asked_rows(dataset, segment)
-            return score_series(panel, rows, self._scores(panel, rows, self.models[: len(self.seeds)]))
+            return panel, rows, scores(panel, rows, self.models[: len(self.seeds)])
         panel, chosen = asked_rows(dataset, segment)
         days = pd.DatetimeIndex(panel.days[chosen])
         if not len(days) or self.end is None or days[0] < self.starts[0] or days[-1] > self.end:
@@ -404,11 +426,11 @@ class WalkForwardModel(_Members):
                 f"{asked}: fit on the dataset whose test segment is to be scored"
             )
         block = pd.DatetimeIndex(self.starts).searchsorted(days, side="right") - 1
-        score = np.full((len(chosen), len(panel.stocks)), np.nan, dtype=np.float32)
-        for number in np.unique(block):
-            own = self.models[number * len(self.seeds) : (number + 1) * len(self.seeds)]
-            score[block == number] = self._scores(panel, chosen[block == number], own)
-        return score_series(panel, chosen, score)
+        parts = [
+            scores(panel, chosen[block == n], self.models[n * len(self.seeds) : (n + 1) * len(self.seeds)])
+            for n in np.unique(block)
+        ]
+        return panel, chosen, np.concatenate(parts)
 
 
 # --- members

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from qlib_ext.cross_section import is_flat, rank_shares, standardised
+from qlib_ext.cross_section import day_zscores, is_flat, rank_shares
 from qlib_ext.data import panel_of
 from qlib_ext.panel import DayPanel, check_scores
 from qlib_ext.training import Rows
@@ -68,29 +68,24 @@ def combined(scores: Sequence[Grid], combine: str) -> Grid:
     """Mean over members of their scores (D, N), put on one scale each day first; NaN where a stock is not present."""
     if any(np.isinf(score).any() for score in scores):
         raise ValueError("a member's scores hold infinities: it has diverged; NaN is no score")
-    scaled = _ranks if combine == "rank" else _standardised
+    scaled = _ranks if combine == "rank" else day_zscores
     total = scaled(scores[0])
     for score in scores[1:]:
         total += scaled(score)
     return (total / len(scores)).astype(np.float32)
 
 
-def _standardised(score: Grid) -> npt.NDArray[np.float64]:
-    """(score - mean) / std over the day's stocks, (D, N); a constant day becomes 0 (correlations give no scale)."""
-    value, flat = torch.from_numpy(np.asarray(score, dtype=np.float64)), _flat_days(score)
-    scored = torch.isfinite(value)
-    return torch.where(scored, standardised(value, scored & ~flat), torch.nan).numpy()
-
-
 def _ranks(score: Grid) -> npt.NDArray[np.float64]:
     """Average rank over the day's stocks divided by their number, (D, N); on a constant day all stocks tie."""
-    return rank_shares(np.where(_flat_days(score).numpy() & np.isfinite(score), 0.0, score))
-
-
-def _flat_days(score: Grid) -> torch.Tensor:
-    """Tell the days (D, 1) whose scores are equal within float32's noise: the losses' rule of a constant."""
     value = torch.from_numpy(np.array(score, dtype=np.float32))
-    return is_flat(value, torch.isfinite(value))
+    flat = is_flat(value, torch.isfinite(value)).numpy()  # within float32's noise: the losses' rule of a constant
+    return rank_shares(np.where(flat & np.isfinite(score), 0.0, score))
+
+
+def heads_frame(panel: DayPanel, rows: Rows, score: Grid, horizons: Sequence[int]) -> pd.DataFrame:
+    """Turn scores of heads (len(rows), N, H) into a frame as `score_series`, a column each; the only one is `score`."""
+    names = [*horizons] if len(horizons) > 1 else ["score"]
+    return pd.concat({name: score_series(panel, rows, score[..., n]) for n, name in enumerate(names)}, axis=1)
 
 
 def score_series(panel: DayPanel, rows: Rows, score: Grid) -> pd.Series:

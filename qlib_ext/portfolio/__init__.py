@@ -7,6 +7,7 @@ from qlib_ext.portfolio.executions import RULES, almgren_rate, fit_impact, rules
 from qlib_ext.portfolio.exposures import Risk, exposures
 from qlib_ext.portfolio.forecast import FEWEST_DAYS, HORIZONS, T_SIGNIFICANT, Forecast
 from qlib_ext.portfolio.foresight import foresight
+from qlib_ext.portfolio.heads import HeadWeights, combine_heads, shrunk_weights
 from qlib_ext.portfolio.locked import held_through
 from qlib_ext.portfolio.market import market_of
 from qlib_ext.portfolio.optimal import OptimalTrades, optimal_trades
@@ -21,6 +22,7 @@ __all__ = [
     "Day",
     "FEWEST_DAYS",
     "Forecast",
+    "HeadWeights",
     "HORIZONS",
     "T_SIGNIFICANT",
     "OptimalTrades",
@@ -33,6 +35,7 @@ __all__ = [
     "TopNPolicy",
     "affordable",
     "almgren_rate",
+    "combine_heads",
     "exposures",
     "fee_cost",
     "fill_capitals",
@@ -46,6 +49,7 @@ __all__ = [
     "one_impact",
     "rebalancing",
     "rules_table",
+    "shrunk_weights",
     "simulate",
     "sleeve_returns",
     "smoothed",

@@ -2,6 +2,7 @@
 
 from qlib_ext.training.checkpoint import History
 from qlib_ext.training.device import PRECISIONS, pick_device, pick_precision, seeded
+from qlib_ext.training.heads import check_heads, head_losses
 from qlib_ext.training.scaling import RobustScale
 from qlib_ext.training.trainer import METRIC, Rows, Trainer
 
@@ -12,6 +13,8 @@ __all__ = [
     "RobustScale",
     "Rows",
     "Trainer",
+    "check_heads",
+    "head_losses",
     "pick_device",
     "pick_precision",
     "seeded",

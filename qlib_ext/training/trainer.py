@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -26,10 +26,11 @@ from qlib_ext.evaluate import (
 from qlib_ext.losses import DayLoss
 from qlib_ext.options import SHARE, check_flag, check_number, describe, enough_memory
 from qlib_ext.panel import Batch, DayPanel
-from qlib_ext.portfolio import market_of
+from qlib_ext.portfolio import HeadWeights, combine_heads, market_of
 from qlib_ext.rules import fee_rates
 from qlib_ext.training.checkpoint import Checkpoint, History, Run, facts_of
 from qlib_ext.training.device import nearest_device, pick_device, pick_precision, seeded
+from qlib_ext.training.heads import check_heads, check_weights, head_losses, head_metrics
 from qlib_ext.training.scaling import RobustScale
 
 Rows = npt.NDArray[np.int64]
@@ -47,7 +48,8 @@ class Trainer:
     """Train a network on days of a panel.
 
     Args:
-        net: maps x (B, T, N, F), present (B, T, N), market (B, M) to scores (B, N).
+        net: maps x (B, T, N, F), present (B, T, N), market (B, M) to scores (B, N), or (B, N, H) of a panel with H
+            `horizons`, a head each.
         loss: a DayLoss or what one is made of, smaller is better.
         metric: what stops and selects, larger is better: of `evaluate.METRICS`, or a function of your own of
             `evaluate.DayGrids` -> (D,).
@@ -58,6 +60,9 @@ class Trainer:
         day_halflife: trading days after which a training day counts half: its loss is weighed by 0.5 ** (age /
             day_halflife), age in rows of the panel before the last training day; the weights have the mean 1 over the
             training days that can be learnt from, and the train loss is the mean so weighed. None: all count alike.
+        horizon_weights: (H,) of the heads' losses, which are added; None: equal. With them the standardised scores of
+            the heads are added too, until `fit` has found at its end what they earned together, see `HeadWeights`; the
+            metric is of the sum, with the label that judges.
         seed: seeds the order of days and dropout, without touching the global generator's later use.
         capital, participation, top_n: yuan, share of liquidity and names of the money metrics.
         scale: "robust" fits RobustScale on the training days, None trusts the features as they come.
@@ -79,6 +84,9 @@ class Trainer:
 
     measure: Measure | None = None  # of your own; recorded trainers may lack it
     day_halflife: float | None = None  # likewise
+    horizon_weights: tuple[float, ...] | None = None
+    horizons: tuple[int, ...] = ()  # of the heads; known once `fit` has a panel
+    heads: HeadWeights | None = None  # by which their scores are added; None with one, and before `fit` ends
 
     def __init__(
         self,
@@ -94,6 +102,7 @@ class Trainer:
         clip: float = 3.0,
         batch_days: int = 4,
         day_halflife: float | None = None,
+        horizon_weights: Sequence[float] | None = None,
         seed: int = 0,
         capital: float = 150e6,
         participation: float = 0.05,
@@ -129,7 +138,7 @@ class Trainer:
         self.metric, self.measure = metric_name(metric), metric if callable(metric) else None
         self.epochs, self.patience, self.batch_days, self.seed = epochs, patience, batch_days, seed
         self.lr, self.weight_decay, self.clip, self.scale = lr, weight_decay, clip, scale
-        self.day_halflife = day_halflife
+        self.day_halflife, self.horizon_weights = day_halflife, check_weights(horizon_weights)
         self.money: dict[str, Any] = {"capital": capital, "participation": participation, "top_n": top_n}
         self.asked = (device, precision)
         self.device = pick_device(device)
@@ -178,6 +187,7 @@ class Trainer:
         Raises: ValueError without a usable day, for a metric that is never defined, or a checkpoint that is not of this
             training; FloatingPointError where loss or scores stop being finite.
         """
+        self.horizons, self.heads = panel.horizons, None
         train, valid, history = self._usable(panel, train, valid)
         file = None
         if self.checkpoint is not None:
@@ -185,9 +195,16 @@ class Trainer:
             file = Checkpoint(self.checkpoint, texts)
         with seeded(self.seed, self.device):
             self._epochs(panel, train, valid, self._start(panel, train, history, file), file, on_epoch, progress)
+        if len(self.horizons) > 1:
+            self.heads = HeadWeights.of_panel(panel, valid, self.predict_heads(panel, valid), prior=self._prior())
         if file is not None and not keep_checkpoint:
             file.remove()
         return history
+
+    def _prior(self) -> npt.NDArray[np.float64]:
+        """Weights (H,) of the heads' losses, adding to 1."""
+        heads = max(1, len(self.horizons))
+        return np.full(heads, 1.0 / heads) if self.horizon_weights is None else np.asarray(self.horizon_weights)
 
     def _facts(self) -> dict[str, Any]:
         """Tell the options that change a training's numbers; epochs and patience only end it."""
@@ -195,6 +212,8 @@ class Trainer:
         own = {name: getattr(self, name) for name in names} | self.money
         if self.day_halflife is not None:  # files of older versions do not name it
             own["day_halflife"] = self.day_halflife
+        if self.horizons:
+            own |= {"horizons": self.horizons, "horizon_weights": self._prior().tolist()}
         return {"loss": self.loss, "metric": describe(self._chosen()), **own, "device": self.device.type}
 
     def _chosen(self) -> str | Measure:
@@ -252,22 +271,32 @@ class Trainer:
             )
         self.net.load_state_dict(run.best)
 
-    @enough_memory(LESS)
     def predict(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
-        """Score days: (len(rows), N), NaN where a stock is not present."""
+        """Score days: (len(rows), N), NaN where a stock is not present; of several heads their sum by weights."""
+        return self._added(self.predict_heads(panel, rows))
+
+    def _added(self, score: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Add the standardised scores of several heads; one is itself, bit for bit."""
+        if len(self.horizons) < 2:
+            return score if score.ndim == 2 else score[..., 0]
+        return combine_heads(score, self._prior() if self.heads is None else self.heads.weights)
+
+    @enough_memory(LESS)
+    def predict_heads(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
+        """Score days by each head: (len(rows), N, H), NaN where a stock is not present."""
         self.net.to(self.device)
         if self.scaler is not None:
             self.scaler.to(self.device)
-        score = np.full((len(rows), len(panel.stocks)), np.nan, dtype=np.float32)
+        score = np.full((len(rows), len(panel.stocks), max(1, len(self.horizons))), np.nan, dtype=np.float32)
         traded = np.isin(rows, panel.with_stocks(rows))
         if traded.any():
-            score[traded] = self._scores(panel, rows[traded])
+            score[traded] = self._scores(panel, rows[traded]).reshape(-1, *score.shape[1:])
         return score
 
     def _scores(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
         """Score days without asking for labels, liquidity or the loss."""
         self.net.eval()
-        scores = _Scores(len(rows), panel, self.device)
+        scores = _Scores(len(rows), panel, self.device, max(1, len(self.horizons)))
         with torch.no_grad():
             for i in range(0, len(rows), self.batch_days):
                 batch = self._batch(panel, rows[i : i + self.batch_days]).to(self.device)
@@ -287,14 +316,15 @@ class Trainer:
 
         `weight` (len(rows),): of each day's loss; None: 1.
 
-        Returns: the mean (weighed) loss over valid days (NaN without one), and the scores (len(rows), N) of a pass that
-            does not learn, NaN where absent.
+        Returns: the mean (weighed) loss over valid days (NaN without one), of several heads the mean of theirs by
+            `horizon_weights`, and the scores (len(rows), N), or (len(rows), N, H), of a pass that does not learn, NaN
+            where absent.
         """
         learn = optimiser is not None
         self.net.train(learn)
-        valid = self._learnable(panel, rows)
-        total = torch.zeros((), device=self.device)
-        scores = None if learn else _Scores(len(rows), panel, self.device)
+        valid, share = self._learnable(panel, rows), torch.as_tensor(self._prior(), device=self.device).float()
+        total = torch.zeros(len(share), device=self.device)
+        scores = None if learn else _Scores(len(rows), panel, self.device, len(share))
         starts = range(0, len(rows), self.batch_days)
         batches: Iterator[Batch] = (self._batch(panel, rows[i : i + self.batch_days]) for i in starts)
         if progress is not None:
@@ -302,27 +332,32 @@ class Trainer:
         context: AbstractContextManager[object] = nullcontext() if learn else torch.no_grad()
         with context:
             for i, batch in zip(starts, batches, strict=True):
-                days = int(valid[i : i + self.batch_days].sum())
+                days = valid[i : i + self.batch_days].sum(axis=0)
                 here = batch.to(self.device)
                 output = self._forward(here)
                 own = None if weight is None else torch.as_tensor(weight[i : i + self.batch_days], device=self.device)
-                loss = self.loss(output, here.label, here.mask, here.liquidity, here.volatility, day_weight=own)
-                if optimiser is not None and days:
-                    self._learn(loss, optimiser)
-                total = total + loss.detach() * days
+                loss = head_losses(self.loss, output, here, own)
+                if optimiser is not None and days.any():
+                    self._learn((loss * share).sum(), optimiser)
+                total = total + loss.detach() * torch.from_numpy(days).to(self.device, non_blocking=True)
                 if scores is not None:
                     scores.add(here, output)
-        count = int(valid.sum())
-        mean = float(total) / count if count else math.nan
-        if count and not math.isfinite(mean):
-            raise FloatingPointError(f"the loss became {mean}: lower lr ({self.lr}) or clean the features")
+        count = valid.sum(axis=0)
+        there = count > 0
+        mean = math.nan
+        if there.any():
+            mean = float(np.average(total.cpu().double().numpy()[there] / count[there], weights=self._prior()[there]))
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the loss became {mean}: lower lr ({self.lr}) or clean the features")
         return mean, np.empty((0, len(panel.stocks)), np.float32) if scores is None else scores.numpy()
 
     def _learnable(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.bool_]:
-        """Tell (len(rows),) which days count for the loss; asked once an epoch, so that no step waits for a GPU."""
+        """Tell (len(rows), H) which days count for a head; asked once an epoch, so that no step waits for a GPU."""
         at = torch.as_tensor(rows, device=panel.label.device)
-        liquidity = None if panel.liquidity is None else panel.liquidity[at]
-        return self.loss.valid_days(panel.label[at], panel.present[at], liquidity).cpu().numpy()
+        present, liquidity = panel.present[at], None if panel.liquidity is None else panel.liquidity[at]
+        labels = [panel.label] if panel.labels is None else panel.labels.unbind(2)
+        each = [self.loss.valid_days(label[at], present, liquidity).cpu().numpy() for label in labels]
+        return np.stack(each, axis=1)
 
     def _batch(self, panel: DayPanel, rows: Rows) -> Batch:
         """Gather days in few different widths.
@@ -334,7 +369,7 @@ class Trainer:
         return panel.batch(rows, step_len=self.step_len, multiple=GPU_WIDTH if self.device.type == "cuda" else narrow)
 
     def _forward(self, batch: Batch) -> Tensor:
-        """Score a batch that lies on the device: (B, N) float32."""
+        """Score a batch that lies on the device: (B, N), or (B, N, H) of several heads, float32."""
         x = batch.x if self.scaler is None else self.scaler(batch.x)
         market = batch.market if getattr(self.net, "d_gate", 0) else None
         low = self.precision == "bfloat16"
@@ -361,8 +396,12 @@ class Trainer:
     def _judge(
         self, panel: DayPanel, rows: Rows, score: npt.NDArray[np.float32], trading: dict[str, Any] | None = None
     ) -> dict[str, float]:
-        """Compute the validation metrics of one epoch, the chosen one with its standard error over days."""
+        """Compute the validation metrics of one epoch, the chosen one with its standard error over days.
+
+        Those of several heads (D, N, H) are of their sum, with the label that judges; each head has its own besides.
+        """
         at = torch.as_tensor(rows, device=panel.label.device)
+        each, score = score, self._added(score)
         money = MONEY if panel.liquidity is not None else ()
         names = list(dict.fromkeys(["ic", "rank_ic", *money, metric_column(self._chosen())]))
         options = self.money | {"base": self.loss.base, "alpha": self.loss.alpha}
@@ -371,6 +410,8 @@ class Trainer:
         daily = daily_metrics(score, *inputs, names=names, trading=trading, **options)
         row = {metric_name(name): average(daily, name)[0] for name in names}
         row[self.metric], row[f"{self.metric}_se"] = average(daily, self.metric)
+        if panel.labels is not None and len(self.horizons) > 1:
+            row |= head_metrics(each, panel.labels[at].cpu(), self.horizons)
         if not math.isfinite(row[self.metric]) and self.metric not in RATIOS:
             raise ValueError(f"the metric {self.metric} is {row[self.metric]} on the validation days: no label there?")
         return row
@@ -378,7 +419,7 @@ class Trainer:
     def _usable(self, panel: DayPanel, train: Rows, valid: Rows) -> tuple[Rows, Rows, History]:
         valid = panel.with_stocks(valid)
         self._check_panel(panel, valid)
-        good = self._learnable(panel, train)
+        good = self._learnable(panel, train).any(axis=1)
         if not good.any() or not len(valid):
             raise ValueError(
                 f"{int(good.sum())} of {len(train)} training days can be learnt from (two or more labelled stocks with "
@@ -388,6 +429,7 @@ class Trainer:
 
     def _check_panel(self, panel: DayPanel, valid: Rows) -> None:
         """Raise ValueError where a panel, or its rows `valid`, lack what a training needs."""
+        check_heads(self.horizon_weights, panel.horizons)
         if self.loss.needs_liquidity and panel.liquidity is None:
             raise ValueError(
                 "this loss needs liquidity: use DayDatasetH(liquidity=...) or the loss 'wpcc', 'ic', 'mse'"
@@ -425,22 +467,23 @@ def day_weight(rows: Rows, halflife: float) -> npt.NDArray[np.float64]:
 
 
 class _Scores:
-    """Scores of a pass (days, N), gathered on the device, so that only their end waits for it."""
+    """Scores of a pass (days, N, H), gathered on the device, so that only their end waits for it."""
 
-    def __init__(self, days: int, panel: DayPanel, device: torch.device) -> None:
-        self.value = torch.full((days, len(panel.stocks)), torch.nan, device=device)
+    def __init__(self, days: int, panel: DayPanel, device: torch.device, heads: int = 1) -> None:
+        self.value = torch.full((days, len(panel.stocks), heads), torch.nan, device=device)
         self.strange = torch.zeros((), dtype=torch.bool, device=device)
         self.filled = 0
 
     def add(self, batch: Batch, output: Tensor) -> None:
         """Write the scores of the next days; a padded place is the column of an absent stock and stays NaN."""
-        here = self.value[self.filled : self.filled + len(batch.days)]
-        here.scatter_(1, batch.stock, torch.where(batch.mask, output, torch.nan))
-        self.strange |= (batch.mask & ~torch.isfinite(output)).any()
+        here, mask = self.value[self.filled : self.filled + len(batch.days)], batch.mask[..., None]
+        output = output if output.dim() == 3 else output[..., None]
+        here.scatter_(1, batch.stock[..., None].expand_as(output), torch.where(mask, output, torch.nan))
+        self.strange |= (mask & ~torch.isfinite(output)).any()
         self.filled += len(batch.days)
 
     def numpy(self) -> npt.NDArray[np.float32]:
-        """Return the scores (days, N), NaN where a stock is not present."""
+        """Return the scores (days, N, H), of one head (days, N), NaN where a stock is not present."""
         if bool(self.strange):
             raise FloatingPointError("the network returned a score that is not finite: lower lr or clean the features")
-        return self.value.cpu().numpy()
+        return (self.value if self.value.shape[2] > 1 else self.value[..., 0]).cpu().numpy()
