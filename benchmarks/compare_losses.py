@@ -9,7 +9,7 @@ the judge of the records, after fees and without impact.
 
 from typing import Any
 
-from benchmarks.comparison import compare, measure, opened, parser
+from benchmarks.comparison import compare_options
 
 VARIED = ("loss", "target", "weight_by", "base", "seed")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -34,15 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Train all variants and seeds; print a line each, then the table of means (deviation over seeds)."""
-    asked = parser(__doc__)
-    asked.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
-    arguments = asked.parse_args()
-    dataset, make = opened(arguments, VARIED)
-
-    def run(name: str, seed: int) -> dict[str, float]:
-        return measure(dataset, dataset.panel, make(**VARIANTS[name], seed=seed))
-
-    compare("variant", arguments.variants, arguments.seeds, run)
+    compare_options(__doc__, "variant", VARIANTS, VARIED)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +104,32 @@ def compare(what: str, names: Iterable[str], seeds: Iterable[int], run: Callable
     mean, spread = frame.mean(), frame.std()
     cells = [[str(n), *(f"{mean.loc[n, c]:.3f} ({spread.loc[n, c]:.3f})" for c in mean)] for n in mean.index]
     print(table([what, *mean.columns], cells))
+
+
+def compare_options(
+    doc: str | None,
+    what: str,
+    variants: Mapping[str, dict[str, Any]],
+    varied: Collection[str],
+    *,
+    workflow: Path | None = None,
+) -> None:
+    """Train one kind of model with each variant's options and each seed, as the command line asks.
+
+    Args:
+        doc: of the module.
+        what: the variants are called.
+        variants: name -> options of the model.
+        varied: options that variants set, the seed too.
+        workflow: see `parser`.
+
+    """
+    asked = parser(doc, workflow=workflow)
+    asked.add_argument("--variants", nargs="+", default=list(variants), choices=list(variants), metavar="NAME")
+    arguments = asked.parse_args()
+    dataset, make = opened(arguments, varied)
+
+    def run(name: str, seed: int) -> dict[str, float]:
+        return measure(dataset, dataset.panel, make(**variants[name], seed=seed))
+
+    compare(what, arguments.variants, arguments.seeds, run)

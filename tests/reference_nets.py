@@ -109,3 +109,32 @@ def master_day(state, x, present=None, market=None, *, beta=5.0, t_heads=4, s_he
         e = sum(weight * z[u, t] for weight, t in zip(lam, steps[u], strict=True))
         score[u] = state["layers.5.weight"][0] @ e + state["layers.5.bias"][0]
     return score, kept
+
+
+def induced(net, rows):
+    """Attention of one group's present rows (L, D) through the learned points of `net`, one product at a time."""
+    heads, points = net.heads, list(net.points)
+    d_model = len(points[0])
+    width = d_model // heads
+    query, key, value = net.qkv.weight.chunk(3)
+    to_key, to_value = net.kv.weight.chunk(2)
+
+    def attend(asks, keys, values):
+        out = [[] for _ in asks]
+        for head in range(heads):
+            own = slice(head * width, (head + 1) * width)
+            for i, ask in enumerate(asks):
+                weights = softmax(torch.stack([ask[own] @ one[own] for one in keys]) / math.sqrt(width))
+                out[i].append(sum(weight * one[own] for weight, one in zip(weights, values, strict=True)))
+        return [torch.cat(pieces) for pieces in out]
+
+    seen = attend(points, [key @ row for row in rows], [value @ row for row in rows])
+    points = [
+        layer_norm(point + one, net.norm1.weight, net.norm1.bias) for point, one in zip(points, seen, strict=True)
+    ]
+    inner = [torch.clamp(net.ffn[0].weight @ point + net.ffn[0].bias, min=0) for point in points]
+    points = [
+        layer_norm(point + net.ffn[2].weight @ one + net.ffn[2].bias, net.norm2.weight, net.norm2.bias)
+        for point, one in zip(points, inner, strict=True)
+    ]
+    return attend([query @ row for row in rows], [to_key @ p for p in points], [to_value @ p for p in points])

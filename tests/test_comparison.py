@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # `benchmarks` is not installed
 
-from benchmarks import compare_gates, compare_losses, compare_trading, comparison  # noqa: E402
+from benchmarks import compare_gates, compare_losses, compare_networks, compare_trading, comparison  # noqa: E402
 from qlib_ext.portfolio import Forecast  # noqa: E402
 
 
-@pytest.mark.parametrize("module", [compare_losses, compare_gates])
+@pytest.mark.parametrize("module", [compare_losses, compare_networks, compare_gates])
 def test_options_that_are_varied_are_refused(module):
     for name in module.VARIED:
         arguments = comparison.parser(module.__doc__).parse_args(
@@ -28,7 +28,8 @@ def test_options_that_are_varied_are_refused(module):
 
 
 def test_every_variant_sets_only_what_is_declared_as_varied():
-    assert set().union(*compare_losses.VARIANTS.values()) <= set(compare_losses.VARIED)
+    for module in (compare_losses, compare_networks):
+        assert set().union(*module.VARIANTS.values()) <= set(module.VARIED)
 
 
 def test_the_workflow_is_optional_where_there_is_a_default(capsys):

@@ -285,6 +285,8 @@ class MASTERModel(DayModel):
 
     Args:
         d_model, t_heads, s_heads, dropout, attention_dropout, key_dropout, beta, variant: see nets.MASTER.
+        inter, inducing: attention over the stocks, "full" or "induced" through so many points, whose
+            cost grows with the number of stocks and not with its square: see nets.InducedAttention.
         gate: feed the panel's market features to the gate, scaled by the training days (see nets.Gate).
         init_from: a checkpoint of MASTER's authors to start from. Sizes, heads and the gate must be those of the
             checkpoint; with 158 features they must be Alpha158's, in qlib's order, and with 63 market features those
@@ -310,6 +312,8 @@ class MASTERModel(DayModel):
         key_dropout: float = 0.0,
         beta: float = 5.0,
         variant: str = "official",
+        inter: str = "full",
+        inducing: int = 32,
         gate: bool = False,
         init_from: str | None = None,
         loss: Any = "liq_wpcc",
@@ -321,8 +325,11 @@ class MASTERModel(DayModel):
         self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
         self.attention_dropout, self.key_dropout = attention_dropout, key_dropout
         self.beta, self.variant, self.gate = beta, variant, gate
+        self.inter, self.inducing = inter, inducing
         if not gate and beta != 5.0:
             tell("MASTERModel: beta has no effect without the gate (gate: false)")
+        if inter == "full" and inducing != 32:
+            tell("MASTERModel: inducing has no effect with inter: full")
         self._try_to_build()
 
     def build(self, d_feat: int, d_gate: int, heads: int = 1) -> nn.Module:
@@ -364,6 +371,8 @@ class MASTERModel(DayModel):
             variant=self.variant,  # type: ignore[arg-type]
             max_steps=max_steps,
             heads=heads,
+            inter=self.inter,  # type: ignore[arg-type]
+            inducing=self.inducing,
         )
 
     def _official(self, d_feat: int | None, d_gate: int | None, heads: int = 1) -> MASTER:
@@ -377,6 +386,7 @@ class MASTERModel(DayModel):
             "d_model": (self.d_model, authors.head.in_features),
             "gate": (self.gate, authors.d_gate > 0),
             "variant": (self.variant, "official"),
+            "inter": (self.inter, "full"),
         }
         if d_feat is not None:
             sizes |= {"number of features": (d_feat, authors.d_feat)}

@@ -1,8 +1,9 @@
 """Networks that score one day's whole market: MLP and MASTER."""
 
 from qlib_ext.nets.attention import Aggregation, Attention, Dropout, TemporalAttention, Variant, sinusoidal_positions
+from qlib_ext.nets.induced import InducedAttention
 from qlib_ext.nets.kernels import attend
-from qlib_ext.nets.master import MASTER, MLP, Gate
+from qlib_ext.nets.master import MASTER, MLP, Gate, Inter
 from qlib_ext.nets.official import load_official_master
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "Attention",
     "Dropout",
     "Gate",
+    "InducedAttention",
+    "Inter",
     "MASTER",
     "MLP",
     "TemporalAttention",

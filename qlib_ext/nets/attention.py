@@ -16,9 +16,15 @@ Variant = Literal["official", "paper"]
 _MAX_GROUPS = 65_535  # the grid of CUDA's fused attention; more (16 days x 5,000 stocks) go day by day
 
 
-def _with_a_key(mask: Tensor, dim: int) -> Tensor:
+def with_a_key(mask: Tensor, dim: int) -> Tensor:
     """`mask`, but True all along `dim` where nothing is: a softmax over no key would be NaN."""
     return mask | ~mask.any(dim, keepdim=True)
+
+
+def hide_keys(size: torch.Size, rate: float, key_mask: Tensor | None, device: torch.device) -> Tensor:
+    """Hide a share of the keys (..., L) at random, never all that a group has."""
+    kept = torch.rand(size, device=device) >= rate
+    return kept if key_mask is None else with_a_key(kept & key_mask, -1) & key_mask
 
 
 class Attention(nn.Module):
@@ -74,10 +80,9 @@ class Attention(nn.Module):
         by_head = (-1, length, self.heads, d_model // self.heads)
         q, k, v = (part.reshape(by_head).transpose(1, 2) for part in qkv.chunk(3, -1))  # (groups, H, L, D/H)
         if self.training and self.key_dropout:
-            kept = torch.rand(size, device=qkv.device) >= self.key_dropout
-            key_mask = kept if key_mask is None else _with_a_key(kept & key_mask, -1) & key_mask
+            key_mask = hide_keys(size, self.key_dropout, key_mask, qkv.device)
         if key_mask is not None:
-            key_mask = _with_a_key(key_mask, -1).reshape(-1, 1, 1, length)
+            key_mask = with_a_key(key_mask, -1).reshape(-1, 1, 1, length)
         dropout = self.dropout if self.training else 0.0
         scale = None if self.scale else 1.0  # None: 1/sqrt(D/H)
         out = attend(q, k, v, key_mask, dropout=dropout, scale=scale)
@@ -102,17 +107,15 @@ class Dropout(nn.Dropout):
 
 
 class Aggregation(nn.Module):
-    """One attention block of MASTER: y = LN(x); a = LN(y + MHA(y)); out = a + FFN(a).
+    """One attention block of MASTER: y = LN(x); a = LN(y + A(y)); out = a + FFN(a) with an attention A.
 
     Unlike a usual pre-norm block the residuals start from the **normed** values, as in the authors' code.
     """
 
-    def __init__(
-        self, d_model: int, heads: int, *, dropout: float, attention_dropout: float, key_dropout: float, scale: bool
-    ) -> None:
+    def __init__(self, d_model: int, attention: nn.Module, *, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(d_model)
-        self.attention = Attention(d_model, heads, dropout=attention_dropout, key_dropout=key_dropout, scale=scale)
+        self.attention = attention
         self.norm2 = nn.LayerNorm(d_model)
         first, second = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
         self.ffn = nn.Sequential(first, nn.ReLU(), Dropout(dropout), second, Dropout(dropout))
@@ -149,7 +152,7 @@ class TemporalAttention(nn.Module):
                 query = query @ self.proj.weight
             logit = (z * query[:, None]).sum(-1)  # an einsum would be a loop of tiny products on a CPU
             if present is not None:
-                logit = logit.masked_fill(~_with_a_key(present, 1), -math.inf)
+                logit = logit.masked_fill(~with_a_key(present, 1), -math.inf)
             return (torch.softmax(logit, dim=1)[..., None] * z).sum(1)
 
 

@@ -12,15 +12,17 @@ mask it from loss and allocation.
 
 import math
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from qlib_ext.cross_section import centre_and_spread
-from qlib_ext.nets.attention import Aggregation, Dropout, TemporalAttention, Variant, sinusoidal_positions
+from qlib_ext.nets.attention import Aggregation, Attention, Dropout, TemporalAttention, Variant, sinusoidal_positions
+from qlib_ext.nets.induced import InducedAttention
 from qlib_ext.options import check_choice, check_number
 
+Inter = Literal["full", "induced"]
 YAML = " (in YAML write 0.1, not 1e-1, which is a text)"
 
 
@@ -200,6 +202,9 @@ class MASTER(nn.Module):
         variant: "official" (the authors' code and checkpoints) or "paper".
         max_steps: longest window T.
         heads: scores a stock, read out of one body.
+        inter: attention over the stocks: "full" (the paper's, quadratic in N) or "induced" (linear in N, through
+            learned points: see `InducedAttention`; not the authors' network).
+        inducing: number of those points.
 
     Raises:
         ValueError: arguments out of range, heads that do not divide `d_model`.
@@ -227,10 +232,13 @@ class MASTER(nn.Module):
         variant: Variant = "official",
         max_steps: int = 100,
         heads: int = 1,
+        inter: Inter = "full",
+        inducing: int = 32,
     ) -> None:
         super().__init__()
         attention_dropout = dropout if attention_dropout is None else attention_dropout
-        sizes = {"d_model": d_model, "t_heads": t_heads, "s_heads": s_heads, "max_steps": max_steps, "heads": heads}
+        sizes = {"d_model": d_model, "t_heads": t_heads, "s_heads": s_heads, "max_steps": max_steps}
+        sizes |= {"heads": heads, "inducing": inducing}
         check_sizes(d_feat=d_feat, **sizes)
         check_rates(dropout=dropout, attention_dropout=attention_dropout, key_dropout=key_dropout)
         for name, parts in {"t_heads": t_heads, "s_heads": s_heads}.items():
@@ -239,13 +247,17 @@ class MASTER(nn.Module):
         check_number("d_gate", d_gate, "[0, inf)", whole=True, hint=", 0 for no gate")
         check_number("beta", beta, "(0, inf)", hint=YAML)
         check_choice("variant", variant, get_args(Variant))
+        check_choice("inter", inter, get_args(Inter))
         self.d_feat, self.d_gate, self.max_steps = d_feat, d_gate, max_steps
-        rates = {"dropout": dropout, "attention_dropout": attention_dropout, "key_dropout": key_dropout}
+        rates: dict[str, Any] = {"dropout": attention_dropout, "key_dropout": key_dropout}
         self.gate = Gate(d_gate, d_feat, beta=beta) if d_gate else None
         self.embed = nn.Linear(d_feat, d_model)
         self.register_buffer("positions", sinusoidal_positions(max_steps, d_model), persistent=False)
-        self.intra = Aggregation(d_model, t_heads, scale=variant == "paper", **rates)
-        self.inter = Aggregation(d_model, s_heads, scale=True, **rates)
+        among_steps = Attention(d_model, t_heads, scale=variant == "paper", **rates)
+        self.intra = Aggregation(d_model, among_steps, dropout=dropout)
+        points: dict[str, Any] = {"inducing": inducing} if inter == "induced" else {}
+        among_stocks = (InducedAttention if points else Attention)(d_model, s_heads, **points, **rates)
+        self.inter = Aggregation(d_model, among_stocks, dropout=dropout)
         self.temporal = TemporalAttention(d_model, variant=variant)
         self.head = nn.Linear(d_model, heads)
 
