@@ -26,6 +26,7 @@ from qlib_ext.cross_section.masked import (
     volatility_factor,
     widen,
 )
+from qlib_ext.cross_section.projection import check_exposures, project_off, varied_exposures
 from qlib_ext.cross_section.ranks import as_float64, as_tensor, descending, places, rank_shares, ranks
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "as_tensor",
     "centre_and_spread",
     "check_days",
+    "check_exposures",
     "check_flags",
     "concordance",
     "cross_section_zscore",
@@ -48,12 +50,14 @@ __all__ = [
     "mean_squared_error",
     "pearson",
     "places",
+    "project_off",
     "rank_shares",
     "ranks",
     "spearman",
     "standardised",
     "unit_ranks",
     "varied_days",
+    "varied_exposures",
     "volatility_factor",
     "weighted_pearson",
     "widen",

@@ -1,6 +1,7 @@
 """The market as a DayDatasetH: qlib's frames become a DayPanel with liquidity, labels and market state."""
 
 from qlib_ext.data.dataset import DayDatasetH, label_reach, panel_of
+from qlib_ext.data.exposures import PanelExposures, as_known, measured
 from qlib_ext.data.handlers import (
     dated_handler,
     handler_frames,
@@ -30,8 +31,10 @@ __all__ = [
     "LabelSpan",
     "MacroState",
     "MarketState",
+    "PanelExposures",
     "PLAUSIBLE_TURNOVER",
     "PROFILES",
+    "as_known",
     "benchmark_returns",
     "bounds",
     "check_segments",
@@ -48,6 +51,7 @@ __all__ = [
     "load_state",
     "is_series",
     "locked_up",
+    "measured",
     "own_series",
     "panel_of",
     "plain_day",

@@ -12,6 +12,7 @@ from qlib.data.dataset.handler import DataHandlerLP
 from qlib.log import get_module_logger
 
 from qlib_ext import rules
+from qlib_ext.data.exposures import PanelExposures
 from qlib_ext.data.handlers import (
     dated_handler,
     handler_frames,
@@ -35,6 +36,7 @@ from qlib_ext.panel import (
     label_prices,
     label_span,
 )
+from qlib_ext.portfolio import read_exposures
 from qlib_ext.provider import (
     calendar,
     filled_days,
@@ -72,6 +74,9 @@ class DayDatasetH(DatasetH):
             label still judges. Segments and folds are purged by the longest. null: the handler's label alone.
         st: spells of special treatment, as AShareExchange takes them: a CSV file or a frame with the columns code,
             start, end. The mask `buyable` then knows their limits; null: every stock has its board's.
+        exposures: of your own, known at the close of the day, beside those of `portfolio.KINDS`: numbers or categories
+            (text) by instrument, or by (datetime, instrument); or a CSV file with the columns code and, where they
+            change, date. A loss may be `neutral` to them by their names. null: none.
         market_state, macro_state: what feeds MASTER's gate: true or options of `panel.MarketState`, options of
             `panel.MacroState`. Both together stand side by side, the indices first.
 
@@ -88,6 +93,7 @@ class DayDatasetH(DatasetH):
     label_days: LabelSpan | None = None
     horizons: tuple[int, ...] = ()
     st: pd.DataFrame | str | Path | None = None
+    exposures: pd.DataFrame | str | Path | None = None
     market_state: MarketState | None = None
     macro_state: MacroState | None = None
 
@@ -109,13 +115,16 @@ class DayDatasetH(DatasetH):
         market_state: bool | dict[str, Any] | MarketState | None = None,
         macro_state: dict[str, Any] | MacroState | None = None,
         st: pd.DataFrame | str | Path | None = None,
+        exposures: pd.DataFrame | str | Path | None = None,
         fetch_kwargs: dict[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
         refuse_unknown("DayDatasetH", unknown, argument_names(DayDatasetH))
         self.step_len, self.liquidity, self.liquidity_window = step_len, liquidity, liquidity_window
         self.volatility_window, self.listing_age, self.label, self.st = volatility_window, listing_age, label, st
+        self.exposures = exposures
         self._check_options()
+        self.exposure_source()
         if label_days is not None:
             self.label_days = label_days_of(label_days)
         self.horizons = horizons_of(horizons)
@@ -199,6 +208,13 @@ class DayDatasetH(DatasetH):
         """Rows of a segment in the panel; days whose label reaches into a later segment are purged."""
         return segment_rows(self.panel, self.segments, segment, self.span.reach)
 
+    def exposure_source(self) -> PanelExposures:
+        """Tell what makes exposures of the panel; a file of one's own is read anew.
+
+        Raises: ValueError, OSError for what is none (see `portfolio.read_exposures`).
+        """
+        return PanelExposures(read_exposures(self.exposures, "DayDatasetH: exposures"))
+
     @property
     def market_names(self) -> list[str]:
         """Names of the panel's M market features; empty where it has none."""
@@ -223,6 +239,7 @@ class DayDatasetH(DatasetH):
         grids = self._grids(raw, day.min(), day.max())
         state = load_state(self.market_state, self.macro_state, pd.DatetimeIndex(day.unique().sort_values()))
         panel = DayPanel.from_frame(feature, label, market=state, **grids)
+        panel.source = self.exposure_source()
         if panel.filled > 0:
             logger.info(f"{panel.filled:.2%} of the feature values of present stocks were NaN and became 0")
         return panel

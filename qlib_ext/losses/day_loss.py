@@ -10,7 +10,7 @@ Weights that are taken from the outcome pay for volatility: the derivation and t
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +163,8 @@ class LossDays:
         target: (B, N) the label after ``target_transform``: what the score is compared with.
         real: (B, N) bool, stocks with a label on days that count.
         liquidity, volatility: (B, N) or None, as they were given.
+        exposures: (B, N, K) where the loss is neutral to some, None elsewhere. Score and target are then off them
+            already, with equal weights; `correlation` takes them off with the weights of the loss.
     """
 
     score: Tensor
@@ -171,6 +173,16 @@ class LossDays:
     real: Tensor
     liquidity: Tensor | None = None
     volatility: Tensor | None = None
+    exposures: Tensor | None = None
+
+    def correlation(self, weight: Tensor, center: str) -> Tensor:
+        """Correlate score and target under weights (B, N), the partial correlation where there are exposures: (B,)."""
+        score, target = self.score, self.target
+        if self.exposures is not None:
+            score, target = (
+                cross_section.project_off(value, self.exposures, weight, self.real) for value in (score, target)
+            )
+        return weighted_pearson(score, target, weight, self.real, center=center)
 
     def source(self, weight_by: str) -> Tensor:
         """Take what weights are made of: (B, N), a constant to the gradient."""
@@ -180,7 +192,7 @@ class LossDays:
 def wpcc(days: LossDays, *, weight_by: str, base: float, center: str, ties: str) -> Tensor:
     """Minus the correlation under weights that fall with the rank of the outcome, (B,)."""
     weight = rank_weight(days.source(weight_by), days.real, base=base, ties=ties)
-    return -weighted_pearson(days.score, days.target, weight, days.real, center=center)
+    return -days.correlation(weight, center)
 
 
 def liq_wpcc(days: LossDays, *, weight_by: str, alpha: float, center: str) -> Tensor:
@@ -189,7 +201,7 @@ def liq_wpcc(days: LossDays, *, weight_by: str, alpha: float, center: str) -> Te
     if weight_by == "score":
         returns = cross_section.deal(days.label, returns, days.real)
     weight = liquidity_weight(returns, needed_liquidity("liq_wpcc", days.liquidity, days.label), days.real, alpha=alpha)
-    return -weighted_pearson(days.score, days.target, weight, days.real, center=center)
+    return -days.correlation(weight, center)
 
 
 def needed_liquidity(loss: str, liquidity: Tensor | None, label: Tensor) -> Tensor:
@@ -245,6 +257,11 @@ class DayLoss:
         alpha: liq_wpcc: see ``liquidity_weight``.
         center: wpcc, liq_wpcc: see ``weighted_pearson``; "plain" is the deck's listing to the letter.
         ties: wpcc: see ``rank_weight``.
+        neutral: names of exposures (`portfolio.KINDS`, columns of the user's) that score and target are projected off,
+            after ``target``: the loss is then the partial correlation, with the loss's own weights in wpcc and liq_wpcc
+            (those by the score go by the projected one), with equal weights in ic, ccc, mse and a loss of your own. ccc
+            and mse compare deviations only, as a projection takes the day's mean off. Not with center="plain", whose
+            guard and means are those of a plain correlation. None: nothing.
         **unknown: none is accepted; they are named in the error together with the close ones.
 
     Raises:
@@ -257,6 +274,8 @@ class DayLoss:
     tensor(-0.5000)
     """
 
+    neutral: tuple[str, ...] = ()  # losses of recorded runs lack it
+
     def __init__(
         self,
         name: str | Callable[[LossDays], Tensor],
@@ -267,6 +286,7 @@ class DayLoss:
         alpha: float = ALPHA,
         center: str = "weighted",
         ties: str = "stable",
+        neutral: Sequence[str] | None = None,
         **unknown: Any,
     ) -> None:
         refuse_unknown("DayLoss", unknown, ("name", *DayLoss._defaults()))
@@ -280,6 +300,7 @@ class DayLoss:
         check_number("alpha", alpha, "[0, inf)", hint=ALPHA_HINT)
         self.name, self.target, self.weight_by = name, target, weight_by
         self.base, self.alpha, self.center, self.ties = base, alpha, center, ties
+        self.neutral = exposure_names(neutral)
         self._check_effect()
 
     def __repr__(self) -> str:
@@ -300,7 +321,8 @@ class DayLoss:
 
     def _used(self) -> dict[str, Any]:
         """Options that the loss uses, in the order of the signature."""
-        return {key: getattr(self, key) for key in self._defaults() if key == "target" or key in self._row.options}
+        used = {"target", *self._row.options, *(["neutral"] if self.neutral else [])}
+        return {key: getattr(self, key) for key in self._defaults() if key in used}
 
     @property
     def needs_liquidity(self) -> bool:
@@ -312,16 +334,20 @@ class DayLoss:
         """Whether ``volatility`` must be passed."""
         return self.target == "volatility"
 
-    def valid_days(self, label: Tensor, mask: Tensor, liquidity: Tensor | None = None) -> Tensor:
+    def valid_days(
+        self, label: Tensor, mask: Tensor, liquidity: Tensor | None = None, exposures: Tensor | None = None
+    ) -> Tensor:
         """Tell the days that can be learnt from.
 
         Args:
             label: (B, N) raw forward return, NaN where unknown.
             mask: (B, N) bool, True = real (present).
             liquidity: (B, N) yuan a day; needed by liq_wpcc.
+            exposures: (B, N, K); needed by `neutral`.
 
         Returns: (B,) bool, False with fewer than two labelled stocks, with labels all equal (within 8 float
-            steps) and, for liq_wpcc, without any positive finite liquidity among the labelled stocks.
+            steps), for liq_wpcc without any positive finite liquidity among the labelled stocks, and for a neutral loss
+            with fewer labelled stocks than 2 + the exposures that vary among them.
         """
         check_days(label=label, mask=mask)
         (label,) = cross_section.widen(label)
@@ -330,7 +356,21 @@ class DayLoss:
         if self.needs_liquidity:
             liquidity = needed_liquidity(describe(self.name), liquidity, label)
             valid = valid & (real & cross_section.is_positive(liquidity)).any(dim=1)
+        if (loads := self._loads(exposures, label)) is not None:
+            valid = valid & (real.sum(dim=1) >= 2 + cross_section.varied_exposures(loads, real))
         return valid
+
+    def _loads(self, exposures: Tensor | None, label: Tensor) -> Tensor | None:
+        """Return the exposures of a neutral loss, of the label's days and stocks; None for any other."""
+        if not self.neutral:
+            return None
+        if exposures is None:
+            raise ValueError(
+                f"neutral={[*self.neutral]} got exposures=None: pass a (B, N, K) tensor (DayPanel.exposures of a "
+                "DayDatasetH has them), or leave neutral out"
+            )
+        cross_section.check_exposures(exposures, label=label)
+        return exposures
 
     def per_day(
         self,
@@ -339,6 +379,7 @@ class DayLoss:
         mask: Tensor,
         liquidity: Tensor | None = None,
         volatility: Tensor | None = None,
+        exposures: Tensor | None = None,
     ) -> Tensor:
         """Compute each day's loss.
 
@@ -348,6 +389,7 @@ class DayLoss:
             mask: (B, N) bool, True = real (present).
             liquidity: (B, N) yuan a day; needed by liq_wpcc.
             volatility: (B, N) trailing volatility; needed by target="volatility".
+            exposures: (B, N, K) in the order of `neutral`, 0 where unknown; needed by it.
 
         Returns:
             (B,) minus the correlation, or the squared error; 0 without gradient on degenerate days.
@@ -356,7 +398,8 @@ class DayLoss:
             ValueError: for unequal shapes, or an input that the loss needs and did not get.
         """
         check_days(score=score, label=label, mask=mask)
-        return self._per_day(score, label, mask, liquidity, volatility, self.valid_days(label, mask, liquidity))
+        grids = (liquidity, volatility, exposures)
+        return self._per_day(score, label, mask, *grids, self.valid_days(label, mask, liquidity, exposures))
 
     def _per_day(
         self,
@@ -365,14 +408,18 @@ class DayLoss:
         mask: Tensor,
         liquidity: Tensor | None,
         volatility: Tensor | None,
+        exposures: Tensor | None,
         valid: Tensor,
     ) -> Tensor:
         """Compute ``per_day`` of checked shapes with the valid days (B,) given."""
         score, label = cross_section.widen(score, label.detach())
         real = cross_section.labelled(label, mask) & valid[:, None]
         target = target_transform(label, real, target=self.target, volatility=volatility)
-        days = LossDays(score, label, target, real, liquidity, volatility)
-        options = {key: value for key, value in self._used().items() if key != "target"}
+        if (loads := self._loads(exposures, label)) is not None:
+            score, target = (cross_section.project_off(value, loads, real, real) for value in (score, target))
+            target = torch.where(real, target, torch.nan)
+        days = LossDays(score, label, target, real, liquidity, volatility, loads)
+        options = {key: value for key, value in self._used().items() if key in self._row.options}
         return self._row.per_day(days, **options)
 
     def __call__(
@@ -382,6 +429,7 @@ class DayLoss:
         mask: Tensor,
         liquidity: Tensor | None = None,
         volatility: Tensor | None = None,
+        exposures: Tensor | None = None,
         *,
         day_weight: Tensor | None = None,
     ) -> Tensor:
@@ -390,15 +438,20 @@ class DayLoss:
         With `day_weight` (B,) it is the sum of weight * loss over the number of valid days, whatever the weights.
         """
         check_days(score=score, label=label, mask=mask)
-        valid = self.valid_days(label, mask, liquidity)
-        loss = self._per_day(score, label, mask, liquidity, volatility, valid)
+        valid = self.valid_days(label, mask, liquidity, exposures)
+        loss = self._per_day(score, label, mask, liquidity, volatility, exposures, valid)
         if day_weight is not None:
             loss = loss * day_weight.to(loss.dtype)
         return loss.sum() / valid.sum().clamp(min=1)
 
     def _check_effect(self) -> None:
+        if self.neutral and self.center == "plain":
+            raise ValueError(
+                f"neutral={[*self.neutral]} with center='plain': the deck's listing knows no projection; use "
+                "center='weighted', or leave neutral out"
+            )
         for key, default in self._defaults().items():
-            if getattr(self, key) != default and key not in self._used():
+            if key != "neutral" and getattr(self, key) != default and key not in self._used():
                 names = ", ".join(name for name, row in LOSSES.items() if key in row.options)
                 raise ValueError(
                     f"{key}={getattr(self, key)!r} has no effect on the loss {self.name!r}; it belongs to: {names}. "
@@ -410,3 +463,16 @@ class DayLoss:
                 "weights need returns (alpha * l * r would saturate): use weight_by='label' or 'score', or "
                 "target='volatility'"
             )
+
+
+def exposure_names(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Read the option `neutral`. Raises: ValueError for anything but a list of distinct names."""
+    if names is None:
+        return ()
+    listed = [] if isinstance(names, str) or not isinstance(names, Sequence) else [*names]
+    if not listed or not all(isinstance(name, str) and name for name in listed) or len(set(listed)) < len(listed):
+        raise ValueError(
+            f"neutral is {names!r}; it must be null, or a list of distinct names of exposures, such as "
+            "[volatility, liquidity]"
+        )
+    return tuple(listed)

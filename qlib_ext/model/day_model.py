@@ -24,7 +24,7 @@ from qlib_ext.losses import DayLoss
 from qlib_ext.model.folds import curves_frame, refuse_fitted, warn_if_thin
 from qlib_ext.model.scores import asked_rows, check_features, first_difference, heads_frame, score_series
 from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
-from qlib_ext.options import argument_names, check_flag, describe, refuse_unknown, tell
+from qlib_ext.options import argument_names, check_choice, check_flag, describe, refuse_unknown, tell
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
 from qlib_ext.runs import log_finite
 from qlib_ext.training import METRIC, History, Rows, Trainer, check_heads, seeded
@@ -100,6 +100,8 @@ class DayModel(Model):
                     f"{option} {describe(name)} needs a DayDatasetH with liquidity (for example liquidity: auto)"
                 )
         check_heads(self.options.get("horizon_weights"), getattr(dataset, "horizons", ()))
+        if self.loss.neutral:
+            check_neutral(self.loss.neutral, dataset)
         gate = getattr(self, "gate", False)
         if gate and not (own and dataset.market_names):
             raise ValueError(NO_MARKET)
@@ -230,6 +232,18 @@ def _digest(net: nn.Module) -> str:
     for value in net.state_dict().values():
         digest.update(value.detach().contiguous().cpu().numpy().data)
     return digest.hexdigest()
+
+
+def check_neutral(neutral: Sequence[str], dataset: Any) -> None:
+    """Raise ValueError for exposures that a dataset cannot tell, as far as it shows without its data."""
+    if not isinstance(dataset, DayDatasetH) or ("liquidity" in neutral and dataset.liquidity is None):
+        raise ValueError(
+            f"neutral: [{', '.join(neutral)}] needs a DayDatasetH, whose panel has exposures"
+            f"{' (liquidity: auto)' if 'liquidity' in neutral else ''}; or leave neutral out"
+        )
+    for name in neutral:
+        hint = "; columns of your own come by DayDatasetH(exposures=...)"
+        check_choice("exposure to be neutral to", name, dataset.exposure_source().names, hint=hint)
 
 
 def built(option: str, value: Any) -> Any:

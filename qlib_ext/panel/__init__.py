@@ -3,13 +3,14 @@
 from qlib_ext.panel.labels import DEFAULT_LABEL, PRICES, LabelSpan, check_raw_return, label_prices, label_span
 from qlib_ext.panel.macro_state import MacroSeries, MacroState, read_macro
 from qlib_ext.panel.market_state import OFFICIAL_INDICES, OFFICIAL_NAMES, MarketState
-from qlib_ext.panel.panel import Batch, DayPanel
+from qlib_ext.panel.panel import Batch, DayPanel, Exposure
 from qlib_ext.panel.scores import check_grid, check_scores, grid_of
 
 __all__ = [
     "Batch",
     "DEFAULT_LABEL",
     "DayPanel",
+    "Exposure",
     "LabelSpan",
     "MacroSeries",
     "MacroState",

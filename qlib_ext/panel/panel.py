@@ -7,7 +7,7 @@ True = real.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -30,7 +30,8 @@ class Batch:
 
     x (B, T, N, F) float32; present (B, T, N) bool; mask (B, N) bool, present at the last step; label, liquidity,
     volatility (B, N), the latter two None where the panel has none; market (B, M) or None; stock (B, N) column of each
-    place in the panel (meaningless where padded); days (B,) rows in the panel; labels (B, N, H) or None.
+    place in the panel (meaningless where padded); days (B,) rows in the panel; labels (B, N, H) or None; exposures
+    (B, N, K) those asked for, finite, or None.
     """
 
     days: npt.NDArray[np.int64]
@@ -43,10 +44,34 @@ class Batch:
     volatility: Tensor | None
     market: Tensor | None
     labels: Tensor | None = None
+    exposures: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the same batch with its tensors on `device`."""
         return replace(self, **_moved(self, device))
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What each stock of a panel is like, by one name: of how it is made see `portfolio.exposures`.
+
+    Attributes:
+        grid: (D, N) float32, 0 where unknown; of categories int16, each stock's place among them from 1, 0 unknown.
+        categories: their names; empty where the grid holds numbers.
+    """
+
+    grid: Tensor
+    categories: tuple[str, ...] = ()
+
+    def columns(self, at: Any) -> Tensor:
+        """Take places of the grid, (..., k) float32: the number alone, or 1 for the stock's category and 0 else."""
+        picked = self.grid[at][..., None]
+        if not self.categories:
+            return picked
+        return (picked == torch.arange(1, len(self.categories) + 1, device=picked.device)).to(torch.float32)
+
+
+Source = Callable[["DayPanel", Sequence[str]], Mapping[str, Exposure]]
 
 
 @dataclass(repr=False)
@@ -72,6 +97,8 @@ class DayPanel:
         market_features: names of the M market features; empty where there are none.
         labels: (D, N, H) float32 raw forward returns of `horizons`, NaN where unknown, or None.
         horizons: H days that each of `labels` is held; empty without them.
+        source: makes exposures of the panel by name when they are first asked for (`data.PanelExposures`), or None.
+        loads: the exposures so far, by name.
 
     >>> panel  # doctest: +ELLIPSIS
     DayPanel(98 days 2020-02-03 to 2020-06-23, 12 stocks, 2 features, ... cells)
@@ -93,6 +120,8 @@ class DayPanel:
     market_features: list[str] = field(default_factory=list)
     labels: Tensor | None = None
     horizons: tuple[int, ...] = ()
+    source: Source | None = None
+    loads: dict[str, Exposure] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Sizes and span instead of a page of numbers."""
@@ -146,7 +175,7 @@ class DayPanel:
         real = in_frame if present is None else in_frame & _flags("present", present, days, stocks)
         x = np.zeros((len(days), len(stocks), len(names)), dtype=np.float32)
         filled = _scatter(x, feature, row, column, real[row, column], names)
-        tensors = {
+        tensors: dict[str, Any] = {
             name: torch.from_numpy((_flags if name in FLAGS else _numbers)(name, frame, days, stocks))
             for name, frame in grids.items()
             if frame is not None
@@ -189,7 +218,41 @@ class DayPanel:
         The panel itself where it lies there already, with all that it has worked out.
         """
         moved = _moved(self, device)
-        return self if all(value is getattr(self, name) for name, value in moved.items()) else replace(self, **moved)
+        if all(value is getattr(self, name) for name, value in moved.items()):
+            return self
+        loads = {name: replace(load, **_moved(load, device)) for name, load in self.loads.items()}
+        return replace(self, **moved, loads=loads)
+
+    def load(self, names: Sequence[str]) -> None:
+        """Make exposures that are not there yet, once for the panel.
+
+        Raises: ValueError where the panel cannot tell them (see `data.PanelExposures`).
+        """
+        lacks = [name for name in names if name not in self.loads]
+        if lacks and self.source is None:
+            raise ValueError(
+                f"the panel knows no exposures, asked for are {', '.join(lacks)}: use a DayDatasetH, which has them"
+            )
+        if lacks and self.source is not None:
+            self.loads |= self.source(self, lacks)
+
+    def exposures(self, names: Sequence[str], rows: npt.ArrayLike | None = None) -> Tensor:
+        """Exposures of the stocks present on each day, in deviations of theirs: (D, N, K) float32, 0 where unknown.
+
+        Each as known at the close of its day; a column of categories takes a place for each of them, 1 for its stocks.
+
+        Args:
+            names: of `portfolio.KINDS`, and of the columns of DayDatasetH's `exposures`.
+            rows: of the panel, the D of the result; None: all.
+
+        Raises: ValueError as `load`.
+
+        >>> panel.exposures(["volatility", "liquidity"]).shape
+        torch.Size([98, 12, 2])
+        """
+        self.load(names)
+        at = torch.arange(len(self.days)) if rows is None else torch.as_tensor(rows, dtype=torch.int64)
+        return torch.cat([self.loads[name].columns(at.to(self.present.device)) for name in names], dim=-1)
 
     @cached_property
     def _places(self) -> tuple[Tensor, npt.NDArray[np.int64]]:
@@ -197,11 +260,18 @@ class DayPanel:
         order = torch.argsort((~self.present).to(torch.uint8), dim=1, stable=True).to(torch.int32)
         return order, self.present.sum(dim=1).cpu().numpy()
 
-    def batch(self, rows: Sequence[int] | npt.NDArray[np.int64], *, step_len: int = 1, multiple: int = 1) -> Batch:
+    def batch(
+        self,
+        rows: Sequence[int] | npt.NDArray[np.int64],
+        *,
+        step_len: int = 1,
+        multiple: int = 1,
+        exposures: Sequence[str] = (),
+    ) -> Batch:
         """Gather days with their windows of `step_len` steps, oldest first; steps before the panel are masked.
 
         The width is rounded up to a `multiple` of stocks as far as the panel has them: on a GPU a kernel is planned
-        anew for each new shape, and a market has another width nearly every day.
+        anew for each new shape, and a market has another width nearly every day. `exposures` are names of them.
 
         Raises: ValueError where a day has no stock, or the window is longer than the panel.
 
@@ -236,6 +306,8 @@ class DayPanel:
 
         labels = pick(self.labels)
         label = torch.where(mask, self.label[at_day[:, None], stock], torch.nan)
+        self.load(exposures)
+        loads = [self.loads[name].columns((at_day[:, None], stock)) for name in exposures]
         return Batch(
             days=day,
             stock=stock,
@@ -247,6 +319,7 @@ class DayPanel:
             volatility=pick(self.volatility),
             market=None if self.market is None else self.market[at_day],
             labels=None if labels is None else torch.where(mask[:, :, None], labels, torch.nan),
+            exposures=torch.cat(loads, dim=-1) if loads else None,
         )
 
 

@@ -1,20 +1,21 @@
-"""What active holdings are exposed to, and the risk of a stock that the mean stock does not share.
+"""What stocks are like, as known at the close: the one table of exposures, and the risk that the mean stock lacks.
 
-``D`` days, ``N`` stocks, ``K`` exposures; all known at the close of its day.
+``D`` days, ``N`` stocks, ``K`` exposures; all known at the close of its day. Loss, score, strategy and page take their
+exposures from here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from qlib_ext.options import check_shapes
+from qlib_ext.options import check_choice, check_shapes, refuse_unknown
 from qlib_ext.portfolio.policy import Vector
 
 WINDOW, FEWEST = 60, 20  # days of returns: looked at, and needed
-KINDS = ("volatility", "liquidity", "beta")
+MONTH, YEAR = 20, 250  # trading days
 
 
 @dataclass(frozen=True)
@@ -64,42 +65,153 @@ class Risk:
         return cls(np.sqrt(apart), beta, market)
 
 
+# --- the kinds
+
+
+@dataclass(frozen=True)
+class Past:
+    """Bars up to a day that exposures are measured on, day x stock in float64.
+
+    Attributes:
+        close: adjusted, NaN where a stock did not trade.
+        factor: of adjustment, raw price = close / factor; NaN where not known.
+        age: trading days since listing, as far as the calendar goes.
+    """
+
+    close: pd.DataFrame
+    factor: pd.DataFrame
+    age: pd.DataFrame
+
+
+def _change(past: Past, start: int, end: int = 0) -> pd.DataFrame:
+    """Return from the last known price `start` days back to that of `end` days back."""
+    price = past.close.ffill()
+    return price.shift(end) / price.shift(start) - 1.0
+
+
+def _beta(past: Past) -> pd.DataFrame:
+    return pd.DataFrame(Risk.of_closes(past.close.to_numpy()).beta, past.close.index, past.close.columns).ffill()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row of `KINDS`.
+
+    Attributes:
+        definition: what the number is, larger is more of it.
+        source: who found that it moves returns.
+        measure: of `Past`; None: a grid at hand, the panel's or the day's.
+        lead: trading days before the first one that it looks at.
+        log: whether it goes by its logarithm.
+    """
+
+    definition: str
+    source: str
+    measure: Callable[[Past], pd.DataFrame] | None = None
+    lead: int = 0
+    log: bool = False
+
+
+KINDS = {
+    "volatility": Kind(
+        "log of the trailing standard deviation of daily returns (volatility_window)",
+        "Ang, Hodrick, Xing and Zhang (2006)",
+        log=True,
+    ),
+    "liquidity": Kind(
+        "log of the trailing mean turnover in yuan a day (liquidity_window)",
+        "Brennan, Chordia and Subrahmanyam (1998)",
+        log=True,
+    ),
+    "beta": Kind(
+        f"slope of {WINDOW} daily returns, {FEWEST} at least, on the mean stock's",
+        "Frazzini and Pedersen (2014)",
+        _beta,
+        lead=2 * WINDOW,
+    ),
+    "reversal": Kind(
+        f"minus the return of the last {MONTH} days",
+        "Jegadeesh (1990)",
+        lambda past: -_change(past, MONTH),
+        lead=2 * MONTH,
+    ),
+    "momentum": Kind(
+        f"return from {YEAR} to {MONTH} days back; unknown for stocks listed later, whose first weeks are run-ups"
+        " within limits",
+        "Jegadeesh and Titman (1993)",
+        lambda past: _change(past, YEAR, MONTH),
+        lead=YEAR + MONTH,
+    ),
+    "price": Kind(
+        "log of the raw close",
+        "Miller and Scholes (1982)",
+        lambda past: past.close / past.factor.ffill(),
+        lead=MONTH,
+        log=True,
+    ),
+    "age": Kind(
+        "log of the trading days since listing; of stocks older than the calendar, since its first day",
+        "Barry and Brown (1984)",
+        lambda past: past.age,
+        log=True,
+    ),
+}
+
+
+def measure_exposures(names: Sequence[str], past: Past) -> dict[str, pd.DataFrame]:
+    """Measure kinds on bars, by name day x stock, NaN where not known: raw, for `exposures` to put on one scale.
+
+    Args:
+        names: of the `KINDS` that have a measure.
+        past: with the longest `Kind.lead` of days before those wanted.
+
+    Raises: ValueError for another name.
+
+    >>> close = pd.DataFrame({"SH600000": 1.01 ** np.arange(30)})
+    >>> past = Past(close, close * 0 + 0.5, close * 0 + 9.0)
+    >>> [float(grid.iloc[-1, 0].round(3)) for grid in measure_exposures(["reversal", "price"], past).values()]
+    [-0.22, 2.669]
+    """
+    rows = {name: row.measure for name, row in KINDS.items() if row.measure is not None}
+    for name in names:
+        check_choice("exposure to measure", name, rows)
+    return {name: rows[name](past) for name in names}
+
+
 def exposures(
     universe: NDArray[np.bool_],
     *,
-    volatility: ArrayLike | None = None,
-    liquidity: ArrayLike | None = None,
-    beta: ArrayLike | None = None,
     columns: Mapping[str, ArrayLike] | None = None,
+    **kinds: ArrayLike | None,
 ) -> dict[str, Vector]:
     """Make exposures of what stocks are like: numbers in deviations of the day's universe, categories as 0 or 1.
 
     Args:
         universe: (..., N) bool, whose mean is 0 and standard deviation 1.
-        volatility: (..., N) above 0, goes by its logarithm.
-        liquidity: (..., N) yuan a day, above 0, likewise.
-        beta: (..., N).
         columns: by name (..., N) numbers, or categories (text): each category is an exposure of its own, NAME=CATEGORY,
             1 for its stocks, so that the active exposure is the category's active weight.
+        kinds: of `KINDS`, (..., N) each, raw: volatility, liquidity (yuan a day), price and age above 0 go by their
+            logarithm. None: not asked for.
 
     Returns:
         By name (..., N); 0, the mean, where not known.
 
     Raises:
         ValueError: for another shape, or a column with the name of one of ours.
+        TypeError: for a kind that there is not.
 
     >>> exposures(np.array([True, True, False]), liquidity=[1e6, 1e8, 1e7], columns={"sector": ["a", "b", "a"]})
     {'liquidity': array([-1.,  1.,  0.]), 'sector=a': array([1., 0., 1.]), 'sector=b': array([0., 1., 0.])}
     """
+    refuse_unknown("exposures", kinds, ("columns", *KINDS))
     inside = np.asarray(universe, dtype=bool)
     out: dict[str, Vector] = {}
-    for name, value in zip(KINDS, (volatility, liquidity, beta), strict=True):
-        if value is not None:
+    for name, row in KINDS.items():
+        if (value := kinds.get(name)) is not None:
             grid = np.asarray(value, dtype=np.float64)
-            out[name] = _standard(grid if name == "beta" else np.log(np.where(grid > 0, grid, np.nan)), inside)
+            out[name] = _standard(np.log(np.where(grid > 0, grid, np.nan)) if row.log else grid, inside)
+    refuse_taken(columns or {})
     for name, value in (columns or {}).items():
-        if name in KINDS:
-            raise ValueError(f"exposures: a column is called {name}, as one of ours; rename it")
         grid = np.asarray(value)
         if grid.dtype.kind in "biuf":
             out[name] = _standard(grid.astype(np.float64), inside)
@@ -109,6 +221,13 @@ def exposures(
     for name, value in out.items():
         check_shapes("(..., N) = (days..., stocks)", universe=inside, **{name.replace("=", "_"): value})
     return out
+
+
+def refuse_taken(columns: Iterable[str]) -> None:
+    """Raise ValueError for a column of the user's with the name of one of ours."""
+    for name in columns:
+        if name in KINDS:
+            raise ValueError(f"exposures: a column is called {name}, as one of ours; rename it")
 
 
 def _standard(grid: Vector, universe: NDArray[np.bool_]) -> Vector:

@@ -12,19 +12,27 @@ import pandas as pd
 from numpy.typing import NDArray
 from qlib.backtest.signal import SignalWCache
 
+from qlib_ext.data import as_known, measured
 from qlib_ext.exchange import Options
 from qlib_ext.options import argument_names, check_number, is_number, refuse_unknown, tell
-from qlib_ext.portfolio import RISK_AVERSION, CostAwarePolicy, Day, Forecast, Risk, TopNPolicy, exposures
+from qlib_ext.portfolio import (
+    KINDS,
+    RISK_AVERSION,
+    CostAwarePolicy,
+    Day,
+    Forecast,
+    Risk,
+    TopNPolicy,
+    exposures,
+    read_exposures,
+)
 from qlib_ext.provider import read_traded, trailing_volatility
-from qlib_ext.rules import read_share
-from qlib_ext.spelling import is_nothing, read_csv, read_day, read_number
 from qlib_ext.strategy.policy_strategy import PolicyStrategy
 
 FORECAST = "<FORECAST>"  # as is null: what the run's ForecastRecord found
 HISTORY = 120  # days of closes before the backtest
 HALFLIFE, ENTER, LEAVE, SLOW = 10.0, 0.06, 0.2, 0.01  # of the simple rule: days; shares of the stocks; of liquidity
-KINDS = ("volatility", "liquidity", "beta")
-BOUNDS = dict.fromkeys(KINDS, 0.2)  # measured: docs/trading.md
+BOUNDS = dict.fromkeys(("volatility", "liquidity", "beta"), 0.2)  # measured: docs/trading.md
 
 
 class CostAwareStrategy(PolicyStrategy):
@@ -84,9 +92,9 @@ class CostAwareStrategy(PolicyStrategy):
             max_weight: largest share of the capital in a stock; None: no cap.
             risk_aversion: of active weights w with returns r and variances V: w'r - risk_aversion / 2 w'Vw counts.
             exposures: by name, bounds of the active portfolio's exposure: a number b for -b to b, or [least, most].
-                volatility, liquidity, beta (60 days, on the mean stock), and columns of `exposure_frame`; in standard
-                deviations of the day's universe, of a category's stocks in active weight. Default: 0.2 each for the
-                first three, without which a score trades its tilts (docs/trading.md); None or {}: no bounds.
+                Of the kinds of `portfolio.KINDS` and the columns of `exposure_frame`; in standard deviations of the
+                day's universe, of a category's stocks in active weight. Default: 0.2 each for volatility, liquidity and
+                beta, without which a score trades its tilts (docs/trading.md); None or {}: no bounds.
             exposure_frame: numbers or categories (text) by instrument, or by (datetime, instrument), known at the close
                 of the day; or a CSV file with the columns code and, where they change, date.
             benchmark: mean, the mean stock; null: none, and idle cash costs nothing.
@@ -108,7 +116,7 @@ class CostAwareStrategy(PolicyStrategy):
         """
         refuse_unknown("CostAwareStrategy", unknown, argument_names(CostAwareStrategy))
         check_number("CostAwareStrategy: volatility_window", volatility_window, "[2, inf)", whole=True)
-        self.columns = read_exposures(exposure_frame)
+        self.columns = read_exposures(exposure_frame, "CostAwareStrategy: exposure_frame")
         self.bounds = read_bounds(exposures, self.columns)
         self.forecast, self.impact, self.volatility_window = read_forecast(forecast), impact, volatility_window
         policy = CostAwarePolicy(
@@ -172,20 +180,22 @@ class CostAwareStrategy(PolicyStrategy):
         closes = self._grids(codes, day)
         row = int(closes["volatility"].index.searchsorted(day, side="right")) - 1
         at = closes["volatility"].columns.get_indexer(codes)
-        volatility, specific, beta = (
-            np.where(at >= 0, closes[name].to_numpy()[row][at], np.nan) for name in ("volatility", "specific", "beta")
-        )
+        known = {
+            name: np.where(at >= 0, grid.to_numpy()[row][at], np.nan)
+            for name, grid in closes.items()
+            if name != "market"
+        }
         market = float(closes["market"].to_numpy()[row, 0])
-        close = replace(close, volatility=volatility, specific=specific, market_volatility=market)
+        close = replace(close, volatility=known["volatility"], specific=known.pop("specific"), market_volatility=market)
         if not self.bounds:
             return close
         columns = {
-            name: grid.iloc[: grid.index.searchsorted(day, side="right")].tail(1).T.reindex(codes).iloc[:, 0]
+            name: as_known(grid, pd.DatetimeIndex([day]), codes)[0]
             for name, grid in self.columns.items()
             if name in self.bounds
         }
-        ours = {"volatility": volatility, "liquidity": close.known_liquidity, "beta": beta}
-        ours = {name: value for name, value in ours.items() if name in self.bounds}
+        known["liquidity"] = close.known_liquidity
+        ours = {name: value for name, value in known.items() if name in self.bounds}
         loads = exposures(close.universe, **ours, columns=columns)
         bounds = {name: self.bounds[name if name in self.bounds else name.partition("=")[0]] for name in loads}
         self.policy = replace(self.policy, bounds=bounds)
@@ -206,6 +216,11 @@ class CostAwareStrategy(PolicyStrategy):
             span = (day, day) if alone else self._reach()
             close = read_traded(self._stocks(codes), ["$close"], *span, lead=HISTORY)["$close"]
             self._closes = risk_grids(close, self.volatility_window)
+            if more := [name for name in self.bounds if name in KINDS and name not in (*self._closes, "liquidity")]:
+                self._closes |= {
+                    name: grid.ffill().reindex(close.index)
+                    for name, grid in measured(more, self._stocks(codes), *span).items()
+                }
         return self._closes
 
 
@@ -241,50 +256,6 @@ def read_forecast(forecast: Forecast | Mapping[str, Any] | str | Path | None) ->
     if not isinstance(forecast, Mapping):
         raise ValueError(f"CostAwareStrategy: forecast is a {type(forecast).__name__}; wanted is what to_dict gives")
     return Forecast.from_dict(forecast)
-
-
-def read_exposures(frame: pd.DataFrame | str | Path | None) -> dict[str, pd.DataFrame]:
-    """Read the option `exposure_frame`: by column, day x instrument, as last known; of one row where it has no days.
-
-    Raises: ValueError for a table that is none, OSError for a file that cannot be opened.
-    """
-    if isinstance(frame, str | Path):
-        table = read_csv(frame, ["code"], optional=["date"])
-        codes = [read_share(f"{frame}, line {n}: code", code) for n, code in table["code"].items()]
-        index = pd.Index(codes)
-        if "date" in table:
-            days = [read_day(f"{frame}, line {n}: date", day) for n, day in table["date"].items()]
-            index = pd.MultiIndex.from_arrays([pd.DatetimeIndex(days), codes])
-        columns = table.drop(columns=list({"code", "date"} & set(table)))
-        read = {name: _numbers(f"{frame}, line", name, cells) for name, cells in columns.items()}
-        frame = pd.DataFrame(read, columns.index).set_axis(index)
-    if frame is None:
-        return {}
-    if not isinstance(frame, pd.DataFrame) or frame.empty:
-        told = f"is of shape {frame.shape}" if isinstance(frame, pd.DataFrame) else f"is a {type(frame).__name__}"
-        raise ValueError(f"CostAwareStrategy: exposure_frame {told}; wanted is a table with a column for each exposure")
-    if frame.index.has_duplicates:
-        raise ValueError(f"CostAwareStrategy: exposure_frame has {frame.index[frame.index.duplicated()][0]} twice")
-    if not isinstance(frame.index, pd.MultiIndex):
-        frame = pd.concat({pd.Timestamp.min: frame})
-    return {str(name): column.unstack().sort_index().ffill() for name, column in frame.items()}
-
-
-def _numbers(where: str, name: Any, column: pd.Series) -> pd.Series:
-    """Read a column of text as numbers, or, where none of its cells is one, as categories; empty cells are unknown.
-
-    Raises: ValueError where some cells are numbers and others are not.
-    """
-    cells = column[[not is_nothing(cell) for cell in column]]
-    values, wrong = dict[Any, float](), []
-    for line, cell in cells.items():
-        try:
-            values[line] = read_number(f"{where} {line}: {name}", cell)
-        except ValueError as error:
-            wrong.append(error)
-    if values and wrong:
-        raise ValueError(f"{wrong[0]}; the column's other cells are numbers")
-    return (pd.Series(values, dtype=float) if values else cells).reindex(column.index)
 
 
 def read_bounds(

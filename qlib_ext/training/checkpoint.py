@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,12 +123,18 @@ class Checkpoint:
 
 
 def facts_of(
-    options: Mapping[str, Any], net: nn.Module, panel: DayPanel, train: npt.NDArray[Any], valid: npt.NDArray[Any]
+    options: Mapping[str, Any],
+    net: nn.Module,
+    panel: DayPanel,
+    train: npt.NDArray[Any],
+    valid: npt.NDArray[Any],
+    exposures: Sequence[str] = (),
 ) -> dict[str, str]:
     """Say what a training is: its options, network, days and data; lists have a line an item.
 
-    The data are told by a digest of all that the days' labels, masks and money are made of, and of the features of the
-    first and the last training day. The network's first weights are not told: they come from the options.
+    The data are told by a digest of all that the days' labels, masks and money are made of, of the named exposures, and
+    of the features of the first and the last training day. The network's first weights are not told: they come from the
+    options.
     """
     shapes = [f"{name} {tuple(value.shape)}" for name, value in net.state_dict().items()]
     return {
@@ -139,7 +145,7 @@ def facts_of(
         "training days": _days_words(panel, train),
         "validation days": _days_words(panel, valid),
         "stocks": "\n".join(map(str, panel.stocks)),
-        "data (digest)": _digest(panel, train, valid),
+        "data (digest)": _digest(panel, train, valid, exposures),
     }
 
 
@@ -149,8 +155,10 @@ def _days_words(panel: DayPanel, rows: npt.NDArray[Any]) -> str:
     return f"{len(days)}, {str(days[0])[:10]} to {str(days[-1])[:10]} ({digest})"
 
 
-def _digest(panel: DayPanel, train: npt.NDArray[Any], valid: npt.NDArray[Any]) -> str:
+def _digest(panel: DayPanel, train: npt.NDArray[Any], valid: npt.NDArray[Any], exposures: Sequence[str]) -> str:
+    loads = (panel.loads[name].grid for name in exposures)
     grids = (panel.label, panel.present, panel.liquidity, panel.volatility, panel.buyable, panel.market, panel.labels)
+    grids = (*grids, *loads)
     rows, ends = torch.as_tensor(np.concatenate([train, valid])), torch.as_tensor(train[[0, -1]])
     tensors = [panel.x[ends.to(panel.x.device)], *(grid[rows.to(grid.device)] for grid in grids if grid is not None)]
     digest = hashlib.blake2b(digest_size=8)

@@ -50,16 +50,16 @@ def head_losses(loss: DayLoss, score: Tensor, batch: Batch, day_weight: Tensor |
         batch: on the score's device.
         day_weight: (B,) see `DayLoss`.
     """
-    grids = (batch.liquidity, batch.volatility)
+    grids = (batch.liquidity, batch.volatility, batch.exposures)
     if score.dim() == 2:
         label = batch.label if batch.labels is None else batch.labels[..., 0]
         return loss(score, label, batch.mask, *grids, day_weight=day_weight)[None]
     days, heads = len(score), score.shape[2]
     scores, labels = (grid.movedim(2, 0).flatten(0, 1) for grid in (score, _labels(batch, heads)))
     mask = batch.mask.repeat(heads, 1)
-    liquidity, volatility = (None if g is None else g.repeat(heads, *[1] * (g.dim() - 1)) for g in grids)
-    each = loss.per_day(scores, labels, mask, liquidity, volatility).view(heads, days)
-    valid = loss.valid_days(labels, mask, liquidity).view(heads, days)
+    liquidity, volatility, exposures = (None if g is None else g.repeat(heads, *[1] * (g.dim() - 1)) for g in grids)
+    each = loss.per_day(scores, labels, mask, liquidity, volatility, exposures).view(heads, days)
+    valid = loss.valid_days(labels, mask, liquidity, exposures).view(heads, days)
     if day_weight is not None:
         each = each * day_weight.to(each.dtype)
     return each.sum(dim=1) / valid.sum(dim=1).clamp(min=1)

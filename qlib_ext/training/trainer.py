@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qlib_ext.cross_section import varied_days
+from qlib_ext.cross_section import project_off, varied_days
 from qlib_ext.evaluate import (
     RATIOS,
     Measure,
@@ -36,6 +36,7 @@ from qlib_ext.training.scaling import RobustScale
 Rows = npt.NDArray[np.int64]
 OnEpoch = Callable[[int, dict[str, float]], None]
 Progress = Callable[[Iterator[Batch], int], Iterator[Batch]]
+LOADED_DAYS = 64  # whose exposures are looked at together
 GPU_WIDTH, CPU_WIDTH = 128, 64  # stocks a batch is padded to a multiple of; on a CPU at most a 32nd of the market
 IN_YAML = " (in YAML write 0.001, not 1e-3, which is a text)"
 LESS = "set a smaller batch_days, step_len or network, fewer stocks or features, processes: 1, or take a larger machine"
@@ -191,7 +192,7 @@ class Trainer:
         train, valid, history = self._usable(panel, train, valid)
         file = None
         if self.checkpoint is not None:
-            texts = facts_of(self._facts() | dict(facts or {}), self.net, panel, train, valid)
+            texts = facts_of(self._facts() | dict(facts or {}), self.net, panel, train, valid, self.loss.neutral)
             file = Checkpoint(self.checkpoint, texts)
         with seeded(self.seed, self.device):
             self._epochs(panel, train, valid, self._start(panel, train, history, file), file, on_epoch, progress)
@@ -272,7 +273,11 @@ class Trainer:
         self.net.load_state_dict(run.best)
 
     def predict(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
-        """Score days: (len(rows), N), NaN where a stock is not present; of several heads their sum by weights."""
+        """Score days: (len(rows), N), NaN where a stock is not present; of several heads their sum by weights.
+
+        Where the loss is neutral, so is the score: the residual of a regression on the exposures over the day's present
+        stocks, equal weights, whatever the weights of the loss, which may know returns.
+        """
         return self._added(self.predict_heads(panel, rows))
 
     def _added(self, score: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -353,11 +358,15 @@ class Trainer:
 
     def _learnable(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.bool_]:
         """Tell (len(rows), H) which days count for a head; asked once an epoch, so that no step waits for a GPU."""
-        at = torch.as_tensor(rows, device=panel.label.device)
-        present, liquidity = panel.present[at], None if panel.liquidity is None else panel.liquidity[at]
+        neutral, days = self.loss.neutral, torch.as_tensor(rows, device=panel.label.device)
         labels = [panel.label] if panel.labels is None else panel.labels.unbind(2)
-        each = [self.loss.valid_days(label[at], present, liquidity).cpu().numpy() for label in labels]
-        return np.stack(each, axis=1)
+
+        def valid(at: Tensor) -> Tensor:
+            liquidity = None if panel.liquidity is None else panel.liquidity[at]
+            known = (panel.present[at], liquidity, panel.exposures(neutral, at) if neutral else None)
+            return torch.stack([self.loss.valid_days(label[at], *known) for label in labels], dim=1)
+
+        return torch.cat([valid(at) for at in (days.split(LOADED_DAYS) if neutral else [days])]).cpu().numpy()
 
     def _batch(self, panel: DayPanel, rows: Rows) -> Batch:
         """Gather days in few different widths.
@@ -366,7 +375,8 @@ class Trainer:
         in pieces: 11 GB of them in half an epoch of the whole market.
         """
         narrow = max(1, min(CPU_WIDTH, len(panel.stocks) // 32))
-        return panel.batch(rows, step_len=self.step_len, multiple=GPU_WIDTH if self.device.type == "cuda" else narrow)
+        multiple = GPU_WIDTH if self.device.type == "cuda" else narrow
+        return panel.batch(rows, step_len=self.step_len, multiple=multiple, exposures=self.loss.neutral)
 
     def _forward(self, batch: Batch) -> Tensor:
         """Score a batch that lies on the device: (B, N), or (B, N, H) of several heads, float32."""
@@ -430,6 +440,7 @@ class Trainer:
     def _check_panel(self, panel: DayPanel, valid: Rows) -> None:
         """Raise ValueError where a panel, or its rows `valid`, lack what a training needs."""
         check_heads(self.horizon_weights, panel.horizons)
+        panel.load(self.loss.neutral)
         if self.loss.needs_liquidity and panel.liquidity is None:
             raise ValueError(
                 "this loss needs liquidity: use DayDatasetH(liquidity=...) or the loss 'wpcc', 'ic', 'mse'"
@@ -475,9 +486,15 @@ class _Scores:
         self.filled = 0
 
     def add(self, batch: Batch, output: Tensor) -> None:
-        """Write the scores of the next days; a padded place is the column of an absent stock and stays NaN."""
+        """Write the scores of the next days, off their exposures where the batch has some.
+
+        A padded place is the column of an absent stock and stays NaN.
+        """
         here, mask = self.value[self.filled : self.filled + len(batch.days)], batch.mask[..., None]
         output = output if output.dim() == 3 else output[..., None]
+        if (loads := batch.exposures) is not None:
+            heads = [project_off(head, loads, batch.mask, batch.mask) for head in output.unbind(2)]
+            output = torch.stack(heads, dim=2)
         here.scatter_(1, batch.stock[..., None].expand_as(output), torch.where(mask, output, torch.nan))
         self.strange |= (mask & ~torch.isfinite(output)).any()
         self.filled += len(batch.days)
