@@ -24,6 +24,7 @@ SEGMENTS = {
     "valid": ("2021-08-02", "2021-09-30"),
     "test": ("2021-10-08", "2021-11-30"),
 }
+CHOSEN = [1, 3, 4]  # stocks that always trade
 NEUTRAL = ["volatility", "liquidity"]
 MODEL = {"hidden": (8, 4), "loss": "ic", "metric": "ic", "epochs": 1, "batch_days": 8, "device": "cpu"}
 
@@ -54,11 +55,13 @@ def market(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(market):
-    codes = [f"SH{600000 + 2 * n}" for n in range(3)]
+    codes = ["a", "b", "c"]
     days = pd.to_datetime(["2021-03-01", "2021-05-10"])
     index = pd.MultiIndex.from_product([days, codes], names=["datetime", "instrument"])
     frame = pd.DataFrame({"value": np.arange(6.0), "sector": list("abcbbc")}, index)
-    stocks = make_dataset().panel.stocks[:3]
+    plain = make_dataset().panel
+    stocks = plain.stocks[CHOSEN]
+    assert plain.present[:, CHOSEN].all()
     return make_dataset(exposures=frame.rename(dict(zip(codes, stocks, strict=True)), level=1))
 
 
@@ -95,10 +98,11 @@ def test_each_kind_is_that_of_pandas(panel):
     assert set(expected) | {"liquidity"} == set(KINDS)
     for name, grid in expected.items():
         value = grid.reindex(days).where(present)
-        standard = value.sub(value.mean(axis=1), axis=0).div(value.std(axis=1, ddof=0), axis=0).fillna(0.0)
+        spread = value.std(axis=1, ddof=0)
+        standard = value.sub(value.mean(axis=1), axis=0).div(spread.where(spread > 1e-12), axis=0).fillna(0.0)
         ours = panel.exposures([name])[..., 0].numpy()
         np.testing.assert_allclose(ours, standard, atol=2e-5, err_msg=name)
-        assert (np.abs(ours) > 0.1).mean() > 0.2, name
+        assert (np.abs(ours) > 0.1).mean() > 0.1, name
 
 
 def test_a_panel_that_begins_later_has_the_same(panel):
@@ -147,7 +151,7 @@ def test_columns_of_ones_own_hold_from_their_day_on(panel):
         ["value", "sector"],
         *(panel.rows(day, day) for day in ("2021-02-26", "2021-03-01", "2021-05-10")),
     )
-    got = {row[0]: panel.exposures(names, row)[0, :3] for row in (before, first, second, second - 1)}
+    got = {row[0]: panel.exposures(names, row)[0, CHOSEN] for row in (before, first, second, second - 1)}
     assert (got[before[0]] == 0).all()
     assert torch.equal(got[first[0]], got[second[0] - 1])
     for row, sectors in ((first, "abc"), (second, "bbc")):
@@ -255,3 +259,11 @@ def test_a_model_by_yaml_and_what_its_dataset_lacks(dataset):
         model.check_needs(plain)
     with pytest.raises(ValueError, match="knows no exposures"):
         model.fit_rows(panel_of(plain)[0], 1, np.arange(60), np.arange(60, 90))
+
+
+def test_each_head_is_neutral(market):
+    dataset = make_dataset(horizons=[1, 5])
+    model = MLPModel(**MODEL, neutral=NEUTRAL)
+    model.fit(dataset)
+    assert model.trainer.predict_heads(dataset.panel, dataset.rows("test")).shape[2] == 2
+    assert explained(dataset.panel, model.predict(dataset)) < 1e-5

@@ -36,7 +36,7 @@ from qlib_ext.model.folds import (
     warn_if_thin,
     whole_segment,
 )
-from qlib_ext.model.scores import Grid, asked_rows, check_features, combined, heads_frame, score_series
+from qlib_ext.model.scores import Grid, asked_rows, check_features, combined, heads_frame, off_exposures, score_series
 from qlib_ext.options import argument_names, check_choice, check_flag, check_number, refuse_unknown, tell
 from qlib_ext.panel import DayPanel
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
@@ -126,7 +126,8 @@ class _Members(Model):
         self.fold_map = fold_map(places, panel.days[axis])
         size = len(self.seeds)
         return [
-            combined([score for _, score in trained[i : i + size]], self.combine) for i in range(0, len(trained), size)
+            off_exposures(panel, fold.valid, combined([score for _, score in own], self.combine), self.models)
+            for fold, own in zip(folds, (trained[i : i + size] for i in range(0, len(trained), size)), strict=True)
         ]
 
     def _train(self, panel: DayPanel, step_len: int, jobs: list[Job]) -> dict[int, tuple[Any, Grid]]:
@@ -137,6 +138,9 @@ class _Members(Model):
         train = partial(train_members, panel, step_len, self.model, self.warm)
         if self.processes == 1:
             return dict(enumerate(train(jobs)))
+        panel.load(
+            getattr(getattr(new_member(self.model, self.seeds[0]), "loss", None), "neutral", ())
+        )  # by qlib, here
         check_shared_memory(panel)
         every = list(range(len(jobs)))
         chains = [every[n :: len(self.seeds)] for n in range(len(self.seeds))] if self.warm else [[n] for n in every]
@@ -191,7 +195,8 @@ class _Members(Model):
     def _scores(self, panel: DayPanel, rows: Rows, models: Sequence[Any]) -> Grid:
         """Combine the scores of some members, (len(rows), N)."""
         check_features(models[0].features, panel, getattr(models[0], "market_features", ()))
-        return combined([model.trainer.predict(panel, rows) for model in models], self.combine)
+        score = combined([model.trainer.predict(panel, rows) for model in models], self.combine)
+        return off_exposures(panel, rows, score, models)
 
     def _trained_or_raise(self) -> None:
         if not self.models:
@@ -470,8 +475,8 @@ def start_worker(threads: int, watched: Any) -> None:
 def check_shared_memory(panel: DayPanel) -> None:
     """Raise ValueError where the shared memory cannot hold the rest of the panel: torch would say it less clearly."""
     shared = Path("/dev/shm")
-    own = [value for value in vars(panel).values() if isinstance(value, torch.Tensor) and not value.is_shared()]
-    need = sum(value.nbytes for value in own)
+    grids = [*vars(panel).values(), *(load.grid for load in panel.loads.values())]
+    need = sum(value.nbytes for value in grids if isinstance(value, torch.Tensor) and not value.is_shared())
     if need and shared.is_dir() and shutil.disk_usage(shared).free < 1.1 * need:
         raise ValueError(
             f"processes share the panel through {shared}, where {need / 2**20:.0f} MiB of it are not yet and which has "

@@ -9,12 +9,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from qlib_ext.cross_section import day_zscores, is_flat, rank_shares
+from qlib_ext.cross_section import day_zscores, is_flat, project_off, rank_shares
 from qlib_ext.data import panel_of
 from qlib_ext.panel import DayPanel, check_scores
 from qlib_ext.training import Rows
 
 Grid = npt.NDArray[np.float32]
+BLOCK_DAYS = 64  # whose exposures are looked at together
 
 
 def asked_rows(dataset: Any, segment: str | slice) -> tuple[DayPanel, Rows]:
@@ -86,6 +87,24 @@ def heads_frame(panel: DayPanel, rows: Rows, score: Grid, horizons: Sequence[int
     """Turn scores of heads (len(rows), N, H) into a frame as `score_series`, a column each; the only one is `score`."""
     names = [*horizons] if len(horizons) > 1 else ["score"]
     return pd.concat({name: score_series(panel, rows, score[..., n]) for n, name in enumerate(names)}, axis=1)
+
+
+def off_exposures(panel: DayPanel, rows: Rows, score: Grid, models: Sequence[Any]) -> Grid:
+    """Take combined scores (len(rows), N) off the exposures that all members are neutral to, as each of theirs is.
+
+    A mean of neutral scores is neutral but for rounding, one of ranks is not. Nothing where members differ.
+    """
+    names = {getattr(getattr(getattr(model, "trainer", None), "loss", None), "neutral", ()) for model in models}
+    if len(names) != 1 or not (neutral := names.pop()):
+        return score
+    out = np.full(score.shape, np.nan, dtype=np.float32)
+    for first in range(0, len(rows), BLOCK_DAYS):
+        block = slice(first, first + BLOCK_DAYS)
+        value = torch.from_numpy(np.asarray(score[block], dtype=np.float64))
+        real = torch.isfinite(value)
+        apart = project_off(value, panel.exposures(neutral, rows[block]).cpu(), real, real)
+        out[block] = torch.where(real, apart, torch.nan).numpy()
+    return out
 
 
 def score_series(panel: DayPanel, rows: Rows, score: Grid) -> pd.Series:

@@ -16,6 +16,7 @@ from qlib_ext.portfolio.policy import Vector
 
 WINDOW, FEWEST = 60, 20  # days of returns: looked at, and needed
 MONTH, YEAR = 20, 250  # trading days
+FLAT = 1e-12  # a deviation within such a share of the largest number is that of rounding
 
 
 @dataclass(frozen=True)
@@ -236,4 +237,5 @@ def _standard(grid: Vector, universe: NDArray[np.bool_]) -> Vector:
     count = np.maximum(real.sum(axis=-1, keepdims=True), 1)
     centred = np.where(np.isfinite(grid), grid, 0.0) - np.where(real, grid, 0.0).sum(axis=-1, keepdims=True) / count
     spread = np.sqrt((np.where(real, centred, 0.0) ** 2).sum(axis=-1, keepdims=True) / count)
-    return np.where(np.isfinite(grid) & (spread > 0), centred / np.where(spread > 0, spread, 1.0), 0.0)
+    varied = spread > FLAT * np.where(real, np.abs(grid), 0.0).max(axis=-1, keepdims=True, initial=0.0)
+    return np.where(np.isfinite(grid) & varied, centred / np.where(varied, spread, 1.0), 0.0)

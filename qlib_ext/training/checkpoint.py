@@ -157,8 +157,8 @@ def _days_words(panel: DayPanel, rows: npt.NDArray[Any]) -> str:
 
 def _digest(panel: DayPanel, train: npt.NDArray[Any], valid: npt.NDArray[Any], exposures: Sequence[str]) -> str:
     loads = (panel.loads[name].grid for name in exposures)
-    grids = (panel.label, panel.present, panel.liquidity, panel.volatility, panel.buyable, panel.market, panel.labels)
-    grids = (*grids, *loads)
+    known = (panel.label, panel.present, panel.liquidity, panel.volatility, panel.buyable, panel.market, panel.labels)
+    grids = [*known, *loads]
     rows, ends = torch.as_tensor(np.concatenate([train, valid])), torch.as_tensor(train[[0, -1]])
     tensors = [panel.x[ends.to(panel.x.device)], *(grid[rows.to(grid.device)] for grid in grids if grid is not None)]
     digest = hashlib.blake2b(digest_size=8)
