@@ -13,6 +13,7 @@ import qlib.cli.run  # noqa: F401 its logger keeps the stderr of the first impor
 from ruamel.yaml import YAML
 
 from qlib_ext import cli, leak
+from qlib_ext.panel import MacroState
 from qlib_ext.provider import read_calendar
 from qlib_ext.record import ForecastRecord
 from qlib_ext.splits import overlap
@@ -301,7 +302,8 @@ def test_a_feature_that_contains_the_label_is_caught_by_both_checks(config):
     plant_feature(config, "Ref($close, -5)/Ref($close, -1)")  # the label's day and three more, seen five days early
     table = quick(config, epochs=None)
     future, shuffled = (table[table["check"] == check] for check in ("future", "shuffled"))
-    assert failed(future) == {"features", "scores", "target yuan", "orders", "positions"}
+    assert failed(future) == {"features", "too good", "scores", "target yuan", "orders", "positions"}
+    assert "LEAK (IC 0." in detail(future, "too good") and "dated too early (lag)" in detail(future, "too good")
     assert detail(future, "features").startswith("LEAK (") and "KSFT" not in detail(future, "features")
     assert failed(shuffled) == {"scores", "features"}
     assert "LEAK (IC 0." in detail(shuffled, "features") and "ROC5" not in detail(shuffled, "features")
@@ -356,6 +358,87 @@ def test_data_that_the_perturbation_does_not_reach_prove_nothing(config):
     dataset_of(config)["handler"] = "file:///somewhere/handler.pkl"
     with pytest.raises(ValueError, match="cached file.*class and kwargs"):
         quick(config, only=["future"])
+
+
+# --- files of the user's own
+
+
+@pytest.fixture
+def own(config, tmp_path):
+    """The workflow with a factor file and a macro file beside it, and without a backtest."""
+    days, rng = pd.date_range("2020-01-02", "2020-10-12"), np.random.default_rng(4)
+    codes = sorted(p.name.upper() for p in Path(config["qlib_init"]["provider_uri"], "features").iterdir())
+    index = pd.MultiIndex.from_product([days, codes], names=["datetime", "instrument"])
+    table = pd.DataFrame(rng.normal(size=(len(index), 2)), index, ["DAILY", "SLOW"])
+    table["SLOW"] = table["SLOW"].where(rng.random(len(table)) < 0.1)
+    table.to_parquet(tmp_path / "own.parquet")
+    macro = pd.DataFrame({"date": days, "rate": rng.normal(3, 0.01, len(days))})
+    macro.to_csv(tmp_path / "macro.csv", index=False)
+    frames = [
+        {"path": str(tmp_path / "own.parquet"), "lag": {"DAILY": 0, "SLOW": 1}, "max_age": {"DAILY": 0, "SLOW": 30}}
+    ]
+    handler = dataset_of(config)["handler"]["kwargs"]
+    own = {"class": "FrameLoader", "module_path": "qlib_ext.handler", "kwargs": {"frames": frames}}
+    loaders = {"dataloader_l": [handler["data_loader"], own]}
+    handler["data_loader"] = {
+        "class": "NestedDataLoader", "module_path": "qlib.data.dataset.loader", "kwargs": loaders
+    }  # fmt: skip
+    dataset_of(config)["label"] = LABEL
+    dataset_of(config)["macro_state"] = {"path": str(tmp_path / "macro.csv"), "series": {"rate": {"foreign": True}}}
+    config["task"]["record"] = []
+    return config
+
+
+def test_own_files_are_perturbed_and_their_lags_told(own):
+    table = quick(own, only=["future"])
+    assert table["passed"].all(), table.loc[~table["passed"]].to_string()
+    assert "Lags, which no file proves: DAILY 0, SLOW 1; lag 0 is for" in detail(table, "factor files")
+    rows = table.set_index("item")
+    assert rows.loc["factor files", "compared"] > 100 and rows.loc["macro files", "compared"] == 5
+    assert rows.loc["too good", "compared"] == 5 and "largest" in detail(table, "too good")
+
+
+def test_a_file_that_is_joined_too_early_is_caught(own, monkeypatch):
+    known = import_module("qlib_ext.frames.known")
+    right = known.known_places
+    monkeypatch.setattr(known, "known_places", lambda dates, lag, calendar: right(dates, lag, calendar) - 1)
+    table = quick(own, only=["future"])
+    assert {"features", "scores"} <= failed(table) and "market" not in failed(table)
+    assert "DAILY (" in detail(table, "features") and "SLOW (" in detail(table, "features")
+    assert "KSFT" not in detail(table, "features")
+
+
+def test_a_macro_value_of_the_next_day_is_caught(own, monkeypatch):
+    right = MacroState.compute
+
+    def early(state, table, calendar, days):
+        frame, notices = right(state, table, calendar, days)
+        return frame.shift(-1).ffill(), notices
+
+    monkeypatch.setattr(MacroState, "compute", early)
+    assert failed(quick(own, only=["future"])) == {"market"}
+
+
+def test_a_file_that_holds_a_later_return_is_too_good(own):
+    (frame,) = dataset_of(own)["handler"]["kwargs"]["data_loader"]["kwargs"]["dataloader_l"][1]["kwargs"]["frames"]
+    table = pd.read_parquet(frame["path"])
+    provider = Path(own["qlib_init"]["provider_uri"])
+    days = read_calendar(provider)
+    for code in table.index.levels[1]:
+        start, close = series(provider, code, "close")
+        moves = pd.Series(close, days[start : start + len(close)]).pct_change(fill_method=None).shift(-1)
+        table.loc[(moves.index, code), "DAILY"] = moves.to_numpy()
+    table.to_parquet(frame["path"])
+    found = quick(own, only=["future"])
+    assert failed(found) == {"too good"} and not found.set_index("item").loc["too good", "proves"]
+    assert "DAILY (IC 0.998 with the return of the next day)" in detail(found, "too good")
+
+
+def test_a_file_that_ends_before_the_day_proves_nothing(own):
+    (frame,) = dataset_of(own)["handler"]["kwargs"]["data_loader"]["kwargs"]["dataloader_l"][1]["kwargs"]["frames"]
+    pd.read_parquet(frame["path"]).loc[:"2020-06-30"].to_parquet(frame["path"])
+    found = quick(own, only=["future"])
+    assert failed(found) == {"factor files"} and "its values end before" in detail(found, "factor files")
 
 
 # --- days

@@ -37,7 +37,8 @@ _CHECK_LEAK = """\
 Check a workflow for leaks, on its own data and configuration (rendered as qrun does).
 
 overlap: every pair of days of train, valid and test, or of each fold: no training label or window may meet a
-validation label. future: everything after a day is perturbed; nothing up to it may change, from features to orders.
+validation label. future: everything after a day is perturbed, files of your own (frames, macro_state) too; nothing up
+to it may change, from features to orders. A feature with an IC that is too good to be true is named.
 shuffled: each day's returns are dealt out at random; the IC must be 0 within its error. The model is trained three
 times, and the data set is built three times. Exit status: 0 all passed, 1 a leak, 2 it could not be checked, wholly or
 in part: what proves nothing either way is marked ?.

@@ -31,6 +31,7 @@ from qlib_ext.data import (
 )
 from qlib_ext.leak.compare import Finding, judge_features, judge_ic, judge_parts
 from qlib_ext.leak.copies import perturb_provider, shuffle_provider
+from qlib_ext.leak.own_files import perturb_files
 from qlib_ext.leak.replay import Replay, compare_replays
 from qlib_ext.model import FoldEnsemble, WalkForwardModel, fold_days
 from qlib_ext.options import check_choice
@@ -124,7 +125,9 @@ def check_future(
     is perturbed from the first test day on, and must find the same. The model is trained in float32; scores that agree
     but for rounding are traded as equal, so that ties do not fall differently. What a workflow lacks (PortAnaRecord,
     ForecastRecord, liquidity) has a row that says so. That the perturbation reaches the features of later days at all
-    is checked too.
+    is checked too. Files of the user's own (`frames`, `macro_state`) are changed where their values are not known yet
+    by their lags; whether a lag is true no file tells, so that a feature whose IC is too good over the days of training
+    is named.
 
     What looks k days ahead shows on the last k days up to `after`. Orders rest on the day before, so a strategy is
     caught from two days on; what it may know of the day it trades on (the deal price, but not the day's volume) this
@@ -144,7 +147,8 @@ def check_future(
         speak(f"future: perturbing everything after {cutoff.date()}")
         names = perturb_provider(provider, folder / "market", cutoff, stocks=stocks, seed=seed)
         speak(f"future: the same with {len(names)} perturbed stocks")
-        new = Replay(config, folder / "market", folder / "new", span.reach, epochs, cutoff, like=old.folder)
+        files = perturb_files(config, provider, folder / "files", cutoff, seed=seed)
+        new = Replay(files.config, folder / "market", folder / "new", span.reach, epochs, cutoff, like=old.folder)
         new.run(isolated)
         known = None
         if old.result("past") is not None:
@@ -154,7 +158,7 @@ def check_future(
             known = Replay(config, folder / "early", folder / "known", span.reach, epochs, cutoff, past=old.folder)
             known.run(isolated)
         speak("future: comparing")
-        return compare_replays(old, new, cutoff, days, known)
+        return compare_replays(old, new, cutoff, days, known, files, span.horizon)
 
 
 def check_shuffled(

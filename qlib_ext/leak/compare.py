@@ -27,6 +27,7 @@ ERRORS = 3.0  # standard errors of the score's IC in the shuffled market, as for
 FEATURE_ERRORS = 5.0  # of a single feature's: there are many of them
 MIN_DAYS = 20  # of a feature's IC
 FEWEST = 3  # days that are judged
+TOO_GOOD = 0.2  # mean IC that no factor of the close has: those in the literature stay below 0.1
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,32 @@ def judge_features(ic: Array, names: list[str], horizon: int = 1) -> Finding:
         return Finding("shuffled", "features", 0, 0, False, words, proves=False)
     detail = f"features that know the label: {words}" if bad.any() else f"largest {words}"
     return Finding("shuffled", "features", len(order), int(bad.sum()), not bad.any(), detail)
+
+
+def judge_good(ics: dict[str, Array], names: list[str], horizon: int = 1) -> Finding:
+    """Ask whether a feature is too good to be true: mean |IC| above TOO_GOOD on the days of training.
+
+    A file that is dated too early, or holds a later return, shows in nothing but this. It proves no leak.
+
+    Args:
+        ics: daily IC (D, F) with each of the returns named.
+        names: of the F features.
+        horizon: days of a label; every horizon-th day is judged.
+    """
+    found, largest = [], (0.0, "no feature has an IC")
+    for what, ic in ics.items():
+        for f, name in enumerate(names):
+            mean, error, _, days = _mean_error(ic[:, f], horizon, FEATURE_ERRORS)
+            text = f"{name} (IC {mean:.3f} with {what})"
+            if days >= FEWEST and abs(mean) > largest[0]:
+                largest = (abs(mean), text)
+            if abs(mean) > TOO_GOOD and abs(mean) > FEATURE_ERRORS * error:
+                found.append((abs(mean), text))
+    shown = ", ".join(text for _, text in sorted(found, reverse=True)[:12])
+    detail = f"largest {largest[1]}"
+    if found:
+        detail = f"above {TOO_GOOD}: {shown}; does the value know a later price, or is it dated too early (lag)?"
+    return Finding("future", "too good", len(names), len(found), not found, detail, proves=False)
 
 
 def _mean_error(ic: Array, horizon: int, errors: float) -> tuple[float, float, float, int]:

@@ -11,8 +11,8 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from qlib.utils import auto_filter_kwargs, fill_placeholder, get_callable_kwargs
 
 from qlib_ext.data import DayDatasetH, panel_of
 from qlib_ext.evaluate import daily_metrics
-from qlib_ext.leak.compare import TOLERANCE, Finding, Grid, changed_share, compare, feature_ic
+from qlib_ext.leak.compare import TOLERANCE, Finding, Grid, changed_share, compare, feature_ic, judge_good
+from qlib_ext.leak.own_files import OwnFiles
 from qlib_ext.model import DayModel
 from qlib_ext.panel import DayPanel, check_scores, grid_of
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
@@ -165,6 +166,9 @@ def _work(replay: Replay) -> None:
         return
     if replay.cutoff is not None:
         _save_panel(panel, replay.cutoff, folder)
+        if replay.like is None:
+            entry = dataset.span.entry if isinstance(dataset, DayDatasetH) else 0
+            (folder / "good.pkl").write_bytes(pickle.dumps(_good(panel, rows("train"), entry)))
     model = init_instance_by_config(_shortened(task["model"], replay.epochs), accept_types=BaseModel)
     auto_filter_kwargs(model.fit)(dataset, reweighter=task.get("reweighter"))
     score = _as_series(model.predict(dataset))
@@ -240,6 +244,18 @@ def _ic(panel: DayPanel, rows: Rows, test: Rows, score: pd.Series) -> dict[str, 
     return {"scores": daily["ic"].to_numpy(), "features": feature_ic(*grids), "names": panel.features}
 
 
+def _good(panel: DayPanel, rows: Rows, entry: int) -> dict[str, Any]:
+    """Daily IC (D, F) of each feature over training days, with the label and with the return of the next day."""
+    label = panel.label.numpy()
+    later = {"the label": label[rows]}
+    if panel.step_return is not None and entry:
+        next_day = np.full(label.shape, np.nan)
+        next_day[entry:] = panel.step_return[:-entry].numpy()
+        later["the return of the next day"] = next_day[rows]
+    x, present = panel.x[torch.as_tensor(rows)].numpy(), panel.present[torch.as_tensor(rows)].numpy()
+    return {what: feature_ic(x, returns, present) for what, returns in later.items()}
+
+
 def _steady(score: pd.Series, like: pd.Series) -> pd.Series:
     """Return the scores with those of another replay wherever both agree but for rounding."""
     other = like.reindex(score.index)
@@ -303,6 +319,8 @@ def compare_replays(
     cutoff: pd.Timestamp,
     days: pd.DatetimeIndex,
     known: Replay | None = None,
+    files: OwnFiles | None = None,
+    horizon: int = 1,
 ) -> list[Finding]:
     """Compare all that two replays left up to their cutoff.
 
@@ -312,6 +330,8 @@ def compare_replays(
         cutoff: last day that is as it was.
         days: the calendar's days up to it.
         known: forecast on a market that is perturbed from the first test day on; None: the workflow has none.
+        files: of the user's own that were changed too; None: none.
+        horizon: days of a label.
     """
     findings = []
     for name, (item, fill) in GRIDS.items():
@@ -321,7 +341,8 @@ def compare_replays(
             findings.append(compare("future", item, a, b, fill=fill, note=f"up to {last.date()}"))
         elif (a is None) != (b is None):
             findings.append(Finding("future", item, 0, 1, False, "there on one side only"))
-    findings.append(_reached(old, new))
+    findings += [_reached(old, new), *_own_files(old, new, files or OwnFiles(old.config))]
+    findings.append(judge_good(old.result("good"), old.result("axes")["features"], horizon))
     a, b = (Grid.of_series(replay.early_score(), "score") for replay in (old, new))
     findings.append(compare("future", "scores", a, b, tolerance=SCORE_TOLERANCE))
     findings.append(_compare_yuan(old, new))
@@ -364,15 +385,41 @@ def _same(value: Any, other: Any) -> bool:
     return bool(value == other)
 
 
-def _reached(old: Replay, new: Replay) -> Finding:
-    """Judge whether the features of the days after the cutoff changed at all; without that nothing is proved."""
-    a, b = (replay.grid("x", None, replay.cutoff) for replay in (old, new))
+def _reached(
+    old: Replay, new: Replay, item: str = "perturbation arrives", names: Collection[str] | None = None, grid: str = "x"
+) -> Finding:
+    """Judge whether the features of the days after the cutoff changed at all; without that nothing is proved.
+
+    `names`: of the features that are looked at (of the grid "market": the last so many); None: all.
+    """
+    a, b = (replay.grid(grid, None, replay.cutoff) for replay in (old, new))
+    if a is not None and b is not None and names is not None:
+        count = len(a.names)
+        at = [n for n in range(count) if (n >= count - len(names) if grid == "market" else a.names[n] in names)]
+        a, b = (replace(one, values=one.values[..., at], names=[one.names[n] for n in at]) for one in (a, b))
     share = changed_share(a, b) if a is not None and b is not None else 0.0
     cells = 0 if a is None else int(np.prod(a.values.shape))
     text = f"{share:.1%} of the features of the next days changed, as they should"
     if not share:
-        text = "nothing after the day changed either: the features do not come from the provider, nothing is proved"
-    return Finding("future", "perturbation arrives", cells, 0, share > 0, text, proves=share > 0)
+        why = "the features do not come from the provider" if names is None else "its values end before"
+        text = f"nothing after the day changed either: {why}, nothing is proved"
+    return Finding("future", item, cells, 0, share > 0, text, proves=share > 0)
+
+
+def _own_files(old: Replay, new: Replay, files: OwnFiles) -> list[Finding]:
+    """Judge whether the changed copies of the user's own files arrived, and tell the lags that they are taken with."""
+    out = []
+    if files.lags:
+        same = [name for name, lag in files.lags.items() if lag == 0]
+        told = ", ".join(f"{name} {lag}" for name, lag in files.lags.items())
+        told += (
+            f"; lag 0 is for what is computed of bars up to the close of its date: {', '.join(same)}" if same else ""
+        )
+        one = _reached(old, new, "factor files", files.lags)
+        out.append(replace(one, detail=f"{one.detail}. Lags, which no file proves: {told}"))
+    if files.macro:
+        out.append(_reached(old, new, "macro files", files.macro, "market"))
+    return out
 
 
 def _compare_yuan(old: Replay, new: Replay) -> Finding:

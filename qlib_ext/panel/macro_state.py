@@ -179,6 +179,18 @@ class MacroState:
             columns |= {f"{name}_{how}": frame[how] for how in one.transform}
         return pd.DataFrame(columns, index=days), notices
 
+    def later(self, table: pd.DataFrame, calendar: pd.DatetimeIndex, day: pd.Timestamp) -> dict[str, pd.DatetimeIndex]:
+        """Dates of the values of each series that are not known at the close of a trading day yet.
+
+        Raises: as `compute`, for columns and dates.
+        """
+        axis, out = _before(calendar, table.index[0]) if len(table) else calendar, {}
+        for name, one in self.series.items():
+            value, released = _observations(name, one, table)
+            known = _places(released, one.days_late, axis) <= int(axis.searchsorted(day))
+            out[name] = pd.DatetimeIndex(value.index[~known])
+        return out
+
     @staticmethod
     def _reported(problems: list[str], severity: str, cure: str) -> list[str]:
         if problems and severity == "error":
