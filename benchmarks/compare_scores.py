@@ -3,9 +3,10 @@
     python -m benchmarks.compare_scores STUDY --provider-uri DIR --years 2018 2019 2020 2021 --last 2021-12-31
 
 A piece is a row of `PIECES`: a model that learns on three years but their last 120 days, which select the epoch, or
-scores made of those of other pieces. STUDY/scores keeps what each piece and seed says of those 120 days and of the
-test year, STUDY/daily its numbers by test day, STUDY/lines.csv a line for each piece, year and seed; what is there is
-not run again. `--tables` prints the tables of what is there. No return counts that ends after `--last`.
+scores made of those of other pieces. STUDY/features keeps the factors (1 GB a year), STUDY/scores what each piece and
+seed says of those 120 days and of the test year, STUDY/daily its numbers by test day, STUDY/lines.csv a line for each
+piece, year and seed; what is there is not run again. `--tables` prints the tables of what is there. No return counts
+that ends after `--last`.
 """
 
 import time
@@ -22,7 +23,7 @@ import qlib
 import torch
 
 from benchmarks.bench_step import table
-from benchmarks.years import BOUNDS, MLP, VALID, YEAR, Grid, Year, dataset_of, days_of, outcomes, parser
+from benchmarks.years import BOUNDS, MLP, TRAINED, VALID, YEAR, Features, Grid, Year, days_of, outcomes, parser
 from qlib_ext.cross_section import rank_shares
 from qlib_ext.evaluate import LightGBM, circular_blocks, daily_metrics, rank_correlation, seed_shares
 from qlib_ext.model import MLPModel
@@ -31,6 +32,8 @@ from qlib_ext.portfolio import CostAwarePolicy
 from qlib_ext.provider import calendar
 
 HORIZON = 10  # days of the label that all pieces are judged by
+EVERY = 3  # of the training days are learnt from: ten-day returns overlap, and a third of them serves as well
+THIN = MLP | {"batch_days": 2}  # as many steps an epoch then
 LAGS = 40
 TOP = 20  # the best 1 / TOP of the scores
 BLOCK, DRAWS = 20, 2000
@@ -65,21 +68,17 @@ class Bench:
         end = every[min(int(every.searchsorted(test[-1])) + LAGS + HORIZON, most)]
         self.year = Year(outcomes(universe, before[-VALID], end), year, last)
 
-    @property
-    def panel(self) -> DayPanel:
-        """Features and ten-day label of all days."""
-        return self._loaded[0]
-
-    @property
-    def rows(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Rows of the panel to learn from (train), to select on (valid) and to score, the latter not purged."""
-        return self._loaded[1]
-
     @cached_property
-    def _loaded(self) -> tuple[DayPanel, dict[str, npt.NDArray[np.int64]]]:
-        dataset = dataset_of(self.universe, self.year.year)
-        rows = {name: dataset.rows(name) for name in ("train", "valid")}
-        return dataset.panel, rows | {"scored": dataset.panel.rows(dataset.segments["valid"][0], None)}
+    def panel(self) -> DayPanel:
+        """Features and ten-day label of the year and of those to learn from."""
+        files = Features(self.folder / "features", self.universe, "FastAlpha158")
+        return files.panel(self.year.year - TRAINED, self.year.year)
+
+    def rows(self, reach: int = HORIZON + 1) -> dict[str, npt.NDArray[np.int64]]:
+        """Rows of the panel to learn from (train), to select on (valid) and to score; labels end before the next."""
+        first = len(self.panel.days) - len(self.panel.rows(f"{self.year.year}-01-01", None))
+        every, start = np.arange(len(self.panel.days)), first - VALID
+        return {"train": every[: start - reach], "valid": every[start : first - reach], "scored": every[start:]}
 
     def labelled(self, days: int) -> DayPanel:
         """Give the panel with the return of other days than ten; only where a stock trades at entry and exit."""
@@ -91,10 +90,10 @@ class Bench:
         return replace(panel, label=torch.from_numpy(label.astype(np.float32)))
 
     def frame(self, score: npt.NDArray[Any], panel: DayPanel | None = None) -> pd.DataFrame:
-        """Name scores (days, N) of the rows `scored`; of the year's days where no panel is given."""
+        """Name scores (days, N) of a panel's last days; of the year's where none is given."""
         if panel is None:
             return pd.DataFrame(score, self.year.days, self.year.stocks)
-        return pd.DataFrame(score, panel.days[self.rows["scored"]], panel.stocks)
+        return pd.DataFrame(score, panel.days[-len(score) :], panel.stocks)
 
     def score(self, piece: str, seed: int) -> Grid:
         """Give the scores (D, N) of a piece, made where they are not there."""
@@ -118,33 +117,38 @@ class Piece:
         what: in a few words.
         make: of a bench and a seed -> day x code.
         against: the piece without it; "": none.
-        seeds: how many of the seeds are run; 1: nothing in it is random.
+        seeds: those below it are run; 1: nothing in it is random.
     """
 
     what: str
     make: Make
     against: str = ""
-    seeds: int | None = None
+    seeds: int = 100
 
 
-def mlp(days: int | None = None, **options: Any) -> Make:
-    """Train an MLP with options over those of `years.MLP`, on the return of `days` days; None: the label's ten."""
+def mlp(days: int | None = None, *, every: int = EVERY, **options: Any) -> Make:
+    """Train an MLP with options over `THIN`, on each `every`-th day's return of `days` days; None: the label's ten."""
 
     def make(bench: Bench, seed: int) -> pd.DataFrame:
         panel = bench.panel if days is None else bench.labelled(days)
-        model = MLPModel(**{**MLP, **options}, seed=seed)
-        model.fit_rows(panel, 1, bench.rows["train"], bench.rows["valid"])
-        return bench.frame(model.trainer.predict(panel, bench.rows["scored"]), panel)
+        model, rows = MLPModel(**{**THIN, **options}, seed=seed), bench.rows()
+        model.fit_rows(panel, 1, rows["train"][::every], rows["valid"])
+        return bench.frame(model.trainer.predict(panel, rows["scored"]), panel)
 
     return make
+
+
+def deck(loss: str) -> Make:
+    """Train as the deck does: raw next-day returns, weights by the outcome; from every day."""
+    return mlp(1, every=1, batch_days=4, loss=loss, target="raw")
 
 
 def lightgbm(**options: Any) -> Make:
     """Train the baseline of the records on the ranks of ten-day returns."""
 
     def make(bench: Bench, seed: int) -> pd.DataFrame:
-        rows = [bench.rows[name] for name in ("train", "valid", "scored")]
-        return bench.frame(LightGBM(seed=seed, **options).fit_predict(bench.panel, *rows)[0], bench.panel)
+        score, _ = LightGBM(seed=seed, **options).fit_predict(bench.panel, *bench.rows().values())
+        return bench.frame(score, bench.panel)
 
     return make
 
@@ -175,13 +179,21 @@ def minus(kind: str) -> Make:
     return lambda bench, seed: bench.frame(np.where(bench.year.market["universe"], -bench.year.market[kind], np.nan))
 
 
+def random(bench: Bench, seed: int) -> pd.DataFrame:
+    """Score by chance: what the account earns without knowing anything."""
+    chance = np.random.default_rng(seed).normal(size=bench.year.market["universe"].shape)
+    return bench.frame(np.where(bench.year.market["universe"], chance, np.nan))
+
+
 PIECES = {
     "mlp": Piece("MLP on Alpha158, IC with the ranks of ten-day returns", mlp()),
+    "random": Piece("random numbers", random, "mlp"),
     "volatility": Piece("minus the 20-day volatility", minus("volatility"), "mlp", 1),
     "liquidity": Piece("minus the 20-day liquidity", minus("liquidity"), "mlp", 1),
-    "wpcc-1": Piece("the deck's WPCC, next-day return", mlp(1, loss="wpcc", target="raw"), "mlp"),
-    "liq_wpcc-1": Piece("the deck's LIQ-WPCC, next-day return", mlp(1, loss="liq_wpcc", target="raw"), "mlp"),
-    "ic-1": Piece("IC with the ranks of next-day returns", mlp(1), "mlp"),
+    "mlp_all_days": Piece("the same, from every day", mlp(every=1, batch_days=4), "mlp"),
+    "wpcc_1": Piece("the deck's WPCC, next-day return, every day", deck("wpcc"), "mlp"),
+    "liq_wpcc_1": Piece("the deck's LIQ-WPCC, next-day return, every day", deck("liq_wpcc"), "mlp"),
+    "day_halflife": Piece("old days count half after 242 days", mlp(day_halflife=YEAR), "mlp"),
     "mlp_projected": Piece("its score projected off volatility, liquidity", projected("mlp"), "mlp"),
     "lightgbm": Piece("LightGBM on the same", lightgbm(), "mlp"),
     "mlp_seeds": Piece("mean rank of three seeds", mean_rank("mlp", seeds=range(3)), "mlp", 1),
@@ -393,8 +405,8 @@ def main() -> None:
 def run(folder: Path, universe: str, year: int, last: pd.Timestamp, seeds: list[int], pieces: list[str]) -> None:
     """Make and measure the scores of a year that are not there; a line each."""
     kept, bench = folder / "lines.csv", None
-    for piece in pieces:
-        for seed in seeds[: PIECES[piece].seeds]:
+    for seed in seeds:
+        for piece in (name for name in pieces if seed < PIECES[name].seeds):
             file = folder / "daily" / piece / f"{year}_{seed}.parquet"
             if file.exists():
                 continue

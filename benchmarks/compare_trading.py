@@ -21,7 +21,7 @@ import pandas as pd
 import qlib
 
 from benchmarks.bench_step import table
-from benchmarks.years import BOUNDS, KINDS, MLP, VALID, Year, dataset_of, days_of, outcomes, parser
+from benchmarks.years import BOUNDS, KINDS, MLP, TRAINED, VALID, Year, dataset_of, days_of, outcomes, parser
 from qlib_ext.model import MLPModel
 from qlib_ext.portfolio import CAPITAL, CostAwarePolicy, Forecast, TopNPolicy
 
@@ -52,8 +52,9 @@ def make_scores(folder: Path, year: int, seeds: list[int], universe: str) -> Non
     missing = [seed for seed in seeds if not (folder / f"{year}_{seed}.parquet").exists()]
     if not missing:
         return
-    dataset = dataset_of(universe, year)
-    test, before = days_of(year, 1)
+    test, before = days_of(year, TRAINED)
+    segments = {"train": before[:-VALID], "valid": before[-VALID:], "test": test}
+    dataset = dataset_of(universe, "FastAlpha158", segments)
     for seed in missing:
         model = MLPModel(**MLP, seed=seed)
         model.fit(dataset)

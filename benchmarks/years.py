@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
+from qlib.data import D
 
 from qlib_ext.data import DayDatasetH
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import Day, Forecast, Policy, exposures, market_of, simulate
 from qlib_ext.provider import calendar
+from qlib_ext.rules import is_index
 
 YEAR = 242  # trading days
 VALID = 120  # days that select the epoch, the last ones before a test year
-TRAINED = 3  # years before a test year
+TRAINED = 3  # years before a test year, the last days of which select
 LABEL = "Ref($close, -11)/Ref($close, -1) - 1"
+GRIDS = ("present", "label", "liquidity", "volatility", "buyable", "sellable", "step_return")
 KINDS = ("volatility", "liquidity", "beta")
 BOUNDS = dict.fromkeys(KINDS, (-0.2, 0.2))
 MLP: dict[str, Any] = {
@@ -49,17 +53,64 @@ def days_of(year: int, years: int) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:
     return every[every.year == year], every[(every.year < year) & (every.year >= year - years)]
 
 
-def dataset_of(universe: str, year: int, handler: str = "FastAlpha158", **options: Any) -> DayDatasetH:
-    """Build features and ten-day label of a test year, of the days before it that select, and of those to learn from.
-
-    Options are the handler's.
-    """
-    test, before = days_of(year, TRAINED)
-    segments = {"train": before[:-VALID], "valid": before[-VALID:], "test": test}
+def dataset_of(universe: str, handler: str, segments: dict[str, pd.DatetimeIndex]) -> DayDatasetH:
+    """Build features and ten-day label of the segments' days."""
     own = [{"class": "CSNormalise", "module_path": "qlib_ext.processor"}]
     kwargs = {"instruments": universe, "label": ([LABEL], ["LABEL0"]), "infer_processors": own, "learn_processors": []}
-    config = {"class": handler, "module_path": "qlib_ext.handler", "kwargs": {**kwargs, "drop_raw": True, **options}}
+    config = {"class": handler, "module_path": "qlib_ext.handler", "kwargs": {**kwargs, "drop_raw": True}}
     return DayDatasetH(config, {name: (days[0], days[-1]) for name, days in segments.items()}, step_len=1)
+
+
+class Features:
+    """Features, ten-day label and grids of many years in files: made once a year, mapped and not loaded.
+
+    Args:
+        folder: of the files, some GB a year.
+        universe: qlib's name of the stocks.
+        handler: of `qlib_ext.handler`.
+    """
+
+    def __init__(self, folder: Path, universe: str, handler: str) -> None:
+        self.folder, self.universe, self.handler = folder, universe, handler
+        self.days = pd.DatetimeIndex(calendar())
+        codes = D.list_instruments(D.instruments(universe), as_list=True)
+        self.stocks = np.array(sorted(code for code in codes if not is_index(code)), dtype=object)
+
+    def panel(self, first: int, last: int) -> DayPanel:
+        """Give the years from first to last, all stocks; `x` is read from the file as it is asked for."""
+        parts = [self._part(year) for year in range(first, last + 1)]
+        days = np.flatnonzero((self.days.year >= first) & (self.days.year <= last))
+        grids = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in GRIDS}
+        names = [str(name) for name in parts[0]["features"]]
+        x = torch.from_numpy(self._file(len(names), "c")[days[0] : days[-1] + 1])
+        return DayPanel(days=self.days[days].to_numpy(), stocks=self.stocks, features=names, x=x, **grids)
+
+    def _part(self, year: int) -> Any:
+        """Load a year's grids and names; make the year where it is not there."""
+        kept = self.folder / f"{self.handler}_{year}.npz"
+        if not kept.exists():
+            days = self.days[self.days.year == year]
+            made = dataset_of(self.universe, self.handler, {"test": days}).panel
+            row, column = self.days.get_indexer(made.days), pd.Index(self.stocks).get_indexer(made.stocks)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            x = self._file(len(made.features), "r+")
+            for own, day in enumerate(row):
+                x[day, column] = made.x[own].numpy()
+            x.flush()
+            grids = {}
+            for name in GRIDS:
+                own = getattr(made, name).numpy()
+                grids[name] = np.full((len(days), len(self.stocks)), False if own.dtype == bool else np.nan, own.dtype)
+                grids[name][np.ix_(row - row[0], column)] = own
+            np.savez(kept, features=np.array(made.features), **grids)
+        return np.load(kept)
+
+    def _file(self, features: int, mode: str) -> npt.NDArray[np.float32]:
+        """Map (days, stocks, features), zeros where nothing was written: the file takes no room there."""
+        path = self.folder / f"{self.handler}.x"
+        if not path.exists():
+            mode = "w+"
+        return np.memmap(path, np.float32, mode, shape=(len(self.days), len(self.stocks), features))
 
 
 def outcomes(universe: str, start: Any, end: Any) -> DayPanel:
