@@ -80,14 +80,13 @@ class Bench:
         every, start = np.arange(len(self.panel.days)), first - VALID
         return {"train": every[: start - reach], "valid": every[start : first - reach], "scored": every[start:]}
 
-    def labelled(self, days: int) -> DayPanel:
-        """Give the panel with the return of other days than ten; only where a stock trades at entry and exit."""
-        panel = self.panel
-        traded = (panel.buyable | panel.sellable).numpy()
+    def returns(self, days: int) -> torch.Tensor:
+        """Return (D, N) of other days than ten, where a stock trades at entry and exit."""
+        traded = (self.panel.buyable | self.panel.sellable).numpy()
         left = np.zeros_like(traded)
         left[:-days] = traded[days:]
-        label = np.where(traded & left, forward(panel.step_return.numpy(), days), np.nan)
-        return replace(panel, label=torch.from_numpy(label.astype(np.float32)))
+        label = np.where(traded & left, forward(self.panel.step_return.numpy(), days), np.nan)
+        return torch.from_numpy(label.astype(np.float32))
 
     def frame(self, score: npt.NDArray[Any], panel: DayPanel | None = None) -> pd.DataFrame:
         """Name scores (days, N) of a panel's last days; of the year's where none is given."""
@@ -126,12 +125,22 @@ class Piece:
     seeds: int = 100
 
 
-def mlp(days: int | None = None, *, every: int = EVERY, **options: Any) -> Make:
-    """Train an MLP with options over `THIN`, on each `every`-th day's return of `days` days; None: the label's ten."""
+def mlp(days: int | None = None, *, every: int = EVERY, horizons: tuple[int, ...] = (), **options: Any) -> Make:
+    """Train an MLP with options over `THIN` on every `every`-th day.
+
+    Args:
+        days: of the return that is learnt, None: the label's ten.
+        every: of the training days.
+        horizons: days of returns that have a head each.
+        options: of the model.
+    """
 
     def make(bench: Bench, seed: int) -> pd.DataFrame:
-        panel = bench.panel if days is None else bench.labelled(days)
-        model, rows = MLPModel(**{**THIN, **options}, seed=seed), bench.rows()
+        panel = bench.panel if days is None else replace(bench.panel, label=bench.returns(days))
+        if horizons:
+            labels = torch.stack([bench.returns(held) for held in horizons], dim=-1)
+            panel = replace(panel, labels=labels, horizons=horizons)
+        model, rows = MLPModel(**{**THIN, **options}, seed=seed), bench.rows(max(horizons, default=HORIZON) + 1)
         model.fit_rows(panel, 1, rows["train"][::every], rows["valid"])
         return bench.frame(model.trainer.predict(panel, rows["scored"]), panel)
 
@@ -194,6 +203,7 @@ PIECES = {
     "wpcc_1": Piece("the deck's WPCC, next-day return, every day", deck("wpcc"), "mlp"),
     "liq_wpcc_1": Piece("the deck's LIQ-WPCC, next-day return, every day", deck("liq_wpcc"), "mlp"),
     "day_halflife": Piece("old days count half after 242 days", mlp(day_halflife=YEAR), "mlp"),
+    "horizons": Piece("heads of 1, 5, 10, 20 days", mlp(horizons=(1, 5, 10, 20)), "mlp"),
     "mlp_projected": Piece("its score projected off volatility, liquidity", projected("mlp"), "mlp"),
     "lightgbm": Piece("LightGBM on the same", lightgbm(), "mlp"),
     "mlp_seeds": Piece("mean rank of three seeds", mean_rank("mlp", seeds=range(3)), "mlp", 1),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from test_data import start_qlib
 from test_record import make_panel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,6 +16,7 @@ sys.path.append(str(ROOT))  # `benchmarks` is not installed
 
 from benchmarks import compare_scores as study  # noqa: E402
 from benchmarks import years  # noqa: E402
+from qlib_ext.synthetic import make_market  # noqa: E402
 
 
 @pytest.fixture
@@ -138,3 +140,25 @@ def test_ranks_are_averaged_and_scores_are_made_once(tmp_path, monkeypatch, pane
     assert np.isnan(flat[~real]).all()
     held = np.where(real, flat, 0.0)
     assert np.abs(np.einsum("dn,dnk->dk", held, bench.year.exposures[..., :2])).max() < 1e-6 * np.abs(held).max()
+
+
+def test_features_in_files_are_those_of_one_dataset_and_rows_leave_the_labels_days(tmp_path, monkeypatch):
+    start_qlib(make_market(tmp_path / "market", n_stocks=12, start="2019-07-01", years=1.2), tmp_path)
+    every = pd.DatetimeIndex(years.calendar())
+    whole = years.dataset_of("all", "FastAlpha158", {"test": every}).panel
+    files = years.Features(tmp_path / "features", "all", "FastAlpha158")
+    for _ in range(2):  # made, and read again
+        got = files.panel(2019, 2020)
+        column = pd.Index(got.stocks).get_indexer(whole.stocks)
+        np.testing.assert_array_equal(got.days, whole.days)
+        np.testing.assert_array_equal(got.x[:, column], whole.x)
+        for name in years.GRIDS:
+            np.testing.assert_array_equal(getattr(got, name)[:, column], getattr(whole, name), err_msg=name)
+    monkeypatch.setattr(study, "VALID", 60)
+    bench = study.Bench.__new__(study.Bench)
+    bench.panel, bench.year = got, SimpleNamespace(year=2020)
+    rows, first = bench.rows(21), int(every.searchsorted(pd.Timestamp("2020-01-01")))
+    assert rows["scored"][0] == rows["valid"][0] == first - 60 and rows["scored"][-1] == len(every) - 1
+    assert rows["valid"][-1] + 21 == first - 1 and rows["train"][-1:] == rows["valid"][:1] - 22
+    real = got.present[:-10]
+    np.testing.assert_allclose(bench.returns(10)[:-10][real], got.label[:-10][real], rtol=1e-4, atol=1e-6)
