@@ -19,6 +19,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "induced, 8 points": {"inter": "induced", "inducing": 8},
     "induced, 32 points": {"inter": "induced"},
+    "induced, 32 points, RankGLU": {"inter": "induced", "head": "rankglu"},
+    "full, RankGLU": {"head": "rankglu"},
 }
 
 

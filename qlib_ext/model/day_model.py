@@ -271,6 +271,7 @@ class MLPModel(DayModel):
     Args:
         hidden: widths of the two hidden layers.
         dropout: between the layers.
+        head: "linear", or "rankglu": a bounded gated branch beside it, see nets.RankGLU.
         loss, options: see DayLoss and Trainer.
 
     >>> model = MLPModel(hidden=[8, 4], loss="wpcc", metric="ic", epochs=1, device="cpu")
@@ -282,16 +283,23 @@ class MLPModel(DayModel):
     needs_window = MLP.needs_window
 
     def __init__(
-        self, *, hidden: Sequence[int] = (256, 128), dropout: float = 0.0, loss: Any = "liq_wpcc", **options: Any
+        self,
+        *,
+        hidden: Sequence[int] = (256, 128),
+        dropout: float = 0.0,
+        head: str = "linear",
+        loss: Any = "liq_wpcc",
+        **options: Any,
     ) -> None:
         super().__init__(loss=loss, **options)
-        self.hidden, self.dropout = hidden, dropout
+        self.hidden, self.dropout, self.head = hidden, dropout, head
         self._try_to_build()  # which checks them
         self.hidden = tuple(hidden)
 
     def build(self, d_feat: int, d_gate: int, heads: int = 1) -> nn.Module:
         """Build the MLP; it has no gate."""
-        return MLP(d_feat, self.hidden, dropout=self.dropout, heads=heads)
+        head: Any = self.head  # which MLP checks
+        return MLP(d_feat, self.hidden, dropout=self.dropout, heads=heads, head=head)
 
 
 class MASTERModel(DayModel):
@@ -301,6 +309,7 @@ class MASTERModel(DayModel):
         d_model, t_heads, s_heads, dropout, attention_dropout, key_dropout, beta, variant: see nets.MASTER.
         inter, inducing: attention over the stocks, "full" or "induced" through so many points, whose
             cost grows with the number of stocks and not with its square: see nets.InducedAttention.
+        head: "linear", or "rankglu": a bounded gated branch beside it, see nets.RankGLU.
         gate: feed the panel's market features to the gate, scaled by the training days (see nets.Gate).
         init_from: a checkpoint of MASTER's authors to start from. Sizes, heads and the gate must be those of the
             checkpoint; with 158 features they must be Alpha158's, in qlib's order, and with 63 market features those
@@ -328,6 +337,7 @@ class MASTERModel(DayModel):
         variant: str = "official",
         inter: str = "full",
         inducing: int = 32,
+        head: str = "linear",
         gate: bool = False,
         init_from: str | None = None,
         loss: Any = "liq_wpcc",
@@ -339,7 +349,7 @@ class MASTERModel(DayModel):
         self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
         self.attention_dropout, self.key_dropout = attention_dropout, key_dropout
         self.beta, self.variant, self.gate = beta, variant, gate
-        self.inter, self.inducing = inter, inducing
+        self.inter, self.inducing, self.head = inter, inducing, head
         if not gate and beta != 5.0:
             tell("MASTERModel: beta has no effect without the gate (gate: false)")
         if inter == "full" and inducing != 32:
@@ -385,6 +395,7 @@ class MASTERModel(DayModel):
             variant=self.variant,  # type: ignore[arg-type]
             max_steps=max_steps,
             heads=heads,
+            head=self.head,  # type: ignore[arg-type]
             inter=self.inter,  # type: ignore[arg-type]
             inducing=self.inducing,
         )
@@ -392,7 +403,7 @@ class MASTERModel(DayModel):
     def _official(self, d_feat: int | None, d_gate: int | None, heads: int = 1) -> MASTER:
         """Build the authors' network with our dropout (None: any number of features); ValueError where it misfits.
 
-        Each of several heads starts as the authors' one.
+        Each of several heads starts as the authors' one, the branch of RankGLU at 0.
         """
         path = str(self.init_from)
         authors = load_official_master(path, beta=self.beta, t_heads=self.t_heads, s_heads=self.s_heads)
@@ -410,8 +421,8 @@ class MASTERModel(DayModel):
             raise ValueError(f"init_from={path!r} does not fit: {'; '.join(wrong)}")
         net = self._net(authors.d_feat, authors.d_gate, max(authors.max_steps, self.max_steps), heads)
         state = authors.state_dict()
-        state |= {name: state[name].expand_as(own) for name, own in net.head.state_dict(prefix="head.").items()}
-        net.load_state_dict(state)
+        own = net.state_dict()
+        net.load_state_dict(own | {name: value.expand_as(own[name]) for name, value in state.items()})
         return net
 
 
