@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.bench_step import table
 from benchmarks.years import BOUNDS, MLP, TRAINED, VALID, YEAR, Features, Grid, Year, days_of, outcomes, parser
-from qlib_ext.cross_section import rank_shares
+from qlib_ext.cross_section import project_off, rank_shares
 from qlib_ext.evaluate import LightGBM, circular_blocks, daily_metrics, rank_correlation, seed_shares
 from qlib_ext.model import MLPModel
 from qlib_ext.panel import DayPanel
@@ -203,6 +203,7 @@ PIECES = {
     "wpcc_1": Piece("the deck's WPCC, next-day return, every day", deck("wpcc"), "mlp"),
     "liq_wpcc_1": Piece("the deck's LIQ-WPCC, next-day return, every day", deck("liq_wpcc"), "mlp"),
     "day_halflife": Piece("old days count half after 242 days", mlp(day_halflife=YEAR), "mlp"),
+    "neutral": Piece("neutral to volatility, liquidity", mlp(neutral=["volatility", "liquidity"]), "mlp"),
     "horizons": Piece("heads of 1, 5, 10, 20 days", mlp(horizons=(1, 5, 10, 20)), "mlp"),
     "mlp_projected": Piece("its score projected off volatility, liquidity", projected("mlp"), "mlp"),
     "lightgbm": Piece("LightGBM on the same", lightgbm(), "mlp"),
@@ -227,10 +228,9 @@ def forward(step: npt.NDArray[Any], days: int) -> Grid:
 
 def residual(value: Grid, exposures: Grid, inside: npt.NDArray[np.bool_]) -> Grid:
     """Take the least-squares fit on a constant and exposures (D, N, K) off values (D, N), day by day; NaN outside."""
-    design = np.concatenate([np.ones((*value.shape, 1)), exposures], axis=-1) * inside[..., None]
-    gap = np.where(inside, value, 0.0)
-    slope = np.linalg.pinv(design.transpose(0, 2, 1) @ design) @ (design.transpose(0, 2, 1) @ gap[..., None])
-    return np.where(inside, gap - (design @ slope)[..., 0], np.nan)
+    grids = (torch.from_numpy(np.where(inside, value, 0.0)), torch.from_numpy(exposures))
+    real = torch.from_numpy(inside)
+    return np.where(inside, project_off(*grids, real, real).numpy(), np.nan)
 
 
 def correlation(left: Grid, right: Grid) -> Grid:

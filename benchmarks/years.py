@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from qlib.data import D
 
-from qlib_ext.data import DayDatasetH
+from qlib_ext.data import DayDatasetH, PanelExposures
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import Day, Forecast, Policy, exposures, market_of, simulate
 from qlib_ext.provider import calendar
@@ -83,7 +83,8 @@ class Features:
         grids = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in GRIDS}
         names = [str(name) for name in parts[0]["features"]]
         x = torch.from_numpy(self._file(len(names), "c")[days[0] : days[-1] + 1])
-        return DayPanel(days=self.days[days].to_numpy(), stocks=self.stocks, features=names, x=x, **grids)
+        named: dict[str, Any] = {"days": self.days[days].to_numpy(), "stocks": self.stocks, "features": names}
+        return DayPanel(**named, x=x, **grids, source=PanelExposures())
 
     def _part(self, year: int) -> Any:
         """Load a year's grids and names; make the year where it is not there."""
