@@ -348,6 +348,16 @@ def test_a_forecast_that_knows_returns_of_the_test_segment_is_caught(config, mon
     )
 
 
+@pytest.mark.slow
+def test_members_of_different_kinds_are_replayed(config):
+    member = {**config["task"]["model"], "kwargs": config["task"]["model"]["kwargs"] | {"epochs": 50}}
+    trees = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt", "kwargs": {"num_boost_round": 5}}
+    kwargs = {"members": [member, trees], "combine": "weights"}
+    config["task"]["model"] = {"class": "ModelEnsemble", "module_path": "qlib_ext.model", "kwargs": kwargs}
+    table = quick(config, only=["future"])  # a member of 50 epochs would take its time
+    assert table["passed"].all() and {"scores", "forecast"} <= set(table["item"])
+
+
 def test_data_that_the_perturbation_does_not_reach_prove_nothing(config):
     old = dataset_of(config)["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]["feature"]
     old[0][:] = ["$close/$close*0"] * len(old[0])

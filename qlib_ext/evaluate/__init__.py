@@ -3,6 +3,7 @@
 from qlib_ext.evaluate.account import ACCOUNT_METRICS, IMPACTS, account_metrics, account_table, mean_stock_returns
 from qlib_ext.evaluate.baselines import BASELINES, REVERSAL_DAYS, LightGBM, factor_score
 from qlib_ext.evaluate.benchmark import DIVIDENDS, has_benchmark, idle, is_price_index, known_benchmark
+from qlib_ext.evaluate.blend import IC_LAGS, blend_inputs, blend_weights, covariance_of_mean
 from qlib_ext.evaluate.capacity import (
     CAPACITY_DEFINITIONS,
     CAPITALS,
@@ -95,6 +96,7 @@ __all__ = [
     "DayGrids",
     "DIVIDENDS",
     "EXECUTION_DEFINITIONS",
+    "IC_LAGS",
     "IMPACTS",
     "LightGBM",
     "METRICS",
@@ -111,6 +113,8 @@ __all__ = [
     "account_metrics",
     "account_table",
     "average",
+    "blend_inputs",
+    "blend_weights",
     "block_length",
     "blocked_by_reason",
     "book",
@@ -120,6 +124,7 @@ __all__ = [
     "compare",
     "cost_split",
     "cost_stages",
+    "covariance_of_mean",
     "cumulative",
     "daily_metrics",
     "days_a_year",

@@ -209,6 +209,8 @@ def _shortened(model: dict[str, Any], epochs: int | None) -> dict[str, Any]:
     for name, value in kwargs.items():
         if isinstance(value, dict) and "class" in value:
             kwargs[name] = _shortened(value, epochs)
+        elif name == "members":
+            kwargs[name] = [_shortened(one, epochs) if isinstance(one, dict) else one for one in value]
     day_model = issubclass(get_callable_kwargs(out)[0], DayModel)
     if day_model:
         kwargs["precision"] = "float32"

@@ -1,9 +1,11 @@
-"""qlib models that train on days: MLPModel, MASTERModel, and ensembles over folds and over time."""
+"""qlib models that train on days: MLPModel, MASTERModel, and ensembles over folds, over time, over kinds of models."""
 
 from qlib_ext.model.day_model import DayModel, MASTERModel, MLPModel
 from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.model.folds import FEW_DAYS, FEW_STOCKS, fitted_processors, fold_days
-from qlib_ext.model.scores import combined, past_scores
+from qlib_ext.model.mixed import ModelEnsemble
+from qlib_ext.model.samples import PanelSamples
+from qlib_ext.model.scores import blended, combined, past_scores
 
 __all__ = [
     "DayModel",
@@ -12,7 +14,10 @@ __all__ = [
     "FoldEnsemble",
     "MASTERModel",
     "MLPModel",
+    "ModelEnsemble",
+    "PanelSamples",
     "WalkForwardModel",
+    "blended",
     "combined",
     "fitted_processors",
     "fold_days",

@@ -4,6 +4,8 @@ import hashlib
 import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,11 @@ from torch import nn
 from tqdm import tqdm
 
 from qlib_ext.data import DayDatasetH, bounds, panel_of, tell_unlearnt
-from qlib_ext.evaluate import metric_needs_liquidity
+from qlib_ext.evaluate import metric_name, metric_needs_liquidity
 from qlib_ext.features import ALPHA158_NAMES
 from qlib_ext.losses import DayLoss
 from qlib_ext.model.folds import curves_frame, refuse_fitted, warn_if_thin
-from qlib_ext.model.scores import asked_rows, check_features, first_difference, heads_frame, score_series
+from qlib_ext.model.scores import Grid, asked_rows, check_features, first_difference, heads_frame, score_series
 from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
 from qlib_ext.options import argument_names, check_choice, check_flag, describe, refuse_unknown, tell
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
@@ -211,19 +213,31 @@ class DayModel(Model):
 
     def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
         """Score a segment: Series `score` by (datetime, instrument), sorted."""
-        if self.trainer is None:
-            raise ValueError("the model is not trained: call fit first")
+        self._trained()
         panel, rows = asked_rows(dataset, segment)
         check_features(self.features, panel, self.market_features)
-        return score_series(panel, rows, self.trainer.predict(panel, rows))
+        return score_series(panel, rows, self.score_rows(panel, rows))
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that stopped and selected."""
+        return metric_name(self.options.get("metric", METRIC))
+
+    def score_rows(self, panel: DayPanel, rows: Rows) -> Grid:
+        """Score days of a panel of the same features: (len(rows), N), NaN where a stock is not present."""
+        return self._trained().predict(panel, rows)
+
+    def _trained(self) -> Trainer:
+        if self.trainer is None:
+            raise ValueError("the model is not trained: call fit first")
+        return self.trainer
 
     def predict_heads(self, dataset: Any, segment: str | slice = "test") -> pd.DataFrame:
         """Score a segment by each head: as `predict`, a column each named by its horizon in days."""
-        if self.trainer is None:
-            raise ValueError("the model is not trained: call fit first")
+        trainer = self._trained()
         panel, rows = asked_rows(dataset, segment)
         check_features(self.features, panel, self.market_features)
-        return heads_frame(panel, rows, self.trainer.predict_heads(panel, rows), self.trainer.horizons)
+        return heads_frame(panel, rows, trainer.predict_heads(panel, rows), trainer.horizons)
 
 
 def _digest(net: nn.Module) -> str:
@@ -458,16 +472,30 @@ def recording() -> bool:
     return manager is not None and manager.active_experiment is not None
 
 
+_inside: ContextVar[str] = ContextVar("inside", default="")
+
+
+@contextmanager
+def inside(place: str) -> Iterator[None]:
+    """Let what is trained within be a part of an ensemble: `place` before its metrics, no artifacts of its own."""
+    token = _inside.set(_inside.get() + place)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+
+
 def report(prefix: str, epoch: int, row: dict[str, float]) -> None:
     """Log an epoch, and record it where an experiment runs."""
+    prefix = _inside.get() + prefix
     logger.info(f"{prefix}epoch {epoch}: " + ", ".join(f"{k} {v:.5f}" for k, v in row.items()))
     if recording():
         log_finite(R, {f"{prefix}{name}": value for name, value in row.items()}, step=epoch)
 
 
 def save_folds(**objects: Any) -> None:
-    """Save frames as artifacts `folds/<name>.pkl` where an experiment runs."""
-    if recording():
+    """Save frames as artifacts `folds/<name>.pkl` where an experiment runs; not those of a part of an ensemble."""
+    if recording() and not _inside.get():
         R.save_objects(artifact_path="folds", **{f"{name}.pkl": value for name, value in objects.items()})
 
 

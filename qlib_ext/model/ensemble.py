@@ -117,8 +117,7 @@ class _Members(Model):
                 file.unlink(missing_ok=True)
         self.models = [model for model, _ in trained]
         runs = [
-            (fold, seed, model.trainer.metric, model.history)
-            for (fold, seed), (model, _) in zip(jobs, trained, strict=True)
+            (fold, seed, model.metric, model.history) for (fold, seed), (model, _) in zip(jobs, trained, strict=True)
         ]
         self.members = members_frame(panel, runs)
         self.curves = curves_frame([(fold.number, seed, history) for fold, seed, _, history in runs])
@@ -195,7 +194,7 @@ class _Members(Model):
     def _scores(self, panel: DayPanel, rows: Rows, models: Sequence[Any]) -> Grid:
         """Combine the scores of some members, (len(rows), N)."""
         check_features(models[0].features, panel, getattr(models[0], "market_features", ()))
-        score = combined([model.trainer.predict(panel, rows) for model in models], self.combine)
+        score = combined([model.score_rows(panel, rows) for model in models], self.combine)
         return off_exposures(panel, rows, score, models)
 
     def _trained_or_raise(self) -> None:
@@ -292,6 +291,10 @@ class FoldEnsemble(_Members):
         self._trained_or_raise()
         panel, rows = asked_rows(dataset, segment)
         return panel, rows, scores(panel, rows, self.models)
+
+    def score_rows(self, panel: DayPanel, rows: Rows) -> Grid:
+        """Score days of a panel of the same features: (len(rows), N), NaN where a stock is not present."""
+        return self._scores(panel, rows, self.models)
 
 
 class WalkForwardModel(_Members):
@@ -501,7 +504,7 @@ def train_members(
             kept["keep_checkpoint"] = True
         member.fit_rows(panel, step_len, fold.train, fold.valid, prefix=prefix_of(fold, seed), **kept)
         last[seed] = member
-        yield member, member.trainer.predict(panel, fold.valid)
+        yield member, member.score_rows(panel, fold.valid)
 
 
 def pickled_members(train: Callable[[list[Job]], Iterator[tuple[Any, Grid]]], jobs: list[Job]) -> bytes:

@@ -112,3 +112,22 @@ def score_series(panel: DayPanel, rows: Rows, score: Grid) -> pd.Series:
     frame = pd.DataFrame(score, index=pd.DatetimeIndex(panel.days[rows]), columns=panel.stocks)
     frame.index.name, frame.columns.name = "datetime", "instrument"
     return pd.Series(frame.stack().dropna(), name="score").sort_index()
+
+
+def blended(scores: Sequence[Grid], weights: npt.ArrayLike, combine: str) -> Grid:
+    """Weighted mean over members of their scores (D, N), put on one scale each day first, as `combined` does.
+
+    A stock that some members have not scored has the mean of the others; one that none has, or only members without
+    weight, is NaN.
+    """
+    if any(np.isinf(score).any() for score in scores):
+        raise ValueError("a member's scores hold infinities: it has diverged; NaN is no score")
+    scaled = _ranks if combine == "rank" else day_zscores
+    total, mass = np.zeros((2, *scores[0].shape))
+    for score, weight in zip(scores, np.asarray(weights, dtype=np.float64), strict=True):
+        if weight:
+            value = scaled(score)
+            known = ~np.isnan(value)
+            total += weight * np.where(known, value, 0.0)
+            mass += weight * known
+    return np.where(mass > 0, total / np.where(mass > 0, mass, 1.0), np.nan).astype(np.float32)

@@ -45,6 +45,7 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         "days_a_year": market_year(),
     }
     members = getattr(model, "models", None) or [model]
+    members = [one for member in members for one in getattr(member, "models", None) or [member]]
     trainers = [trainer for member in members if isinstance(trainer := getattr(member, "trainer", None), Trainer)]
     if trainers:
         facts["seeds"] = [trainer.seed for trainer in trainers]

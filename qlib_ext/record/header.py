@@ -184,7 +184,8 @@ def _rules(artifacts: Mapping[str, Any], version: Text | str) -> Text:
 def _model_facts(plan: Task) -> dict[str, str]:
     """Class and loss; of an ensemble also of its members."""
     kind, *inner = (str(model.get("class", "?")) for model in plan.models or [{}])
-    facts = {"model": f"{kind} ({inner[-1]})" if inner else kind}
+    inner += [", ".join(map(class_name, options_of((plan.models or [{}])[-1]).get("members", [])))]
+    facts = {"model": f"{kind} ({', '.join(filter(None, inner))})" if any(inner) else kind}
     member = options_of(plan.models[-1]) if plan.models else {}
     for name, key in (("loss", "loss"), ("target", "target"), ("weights by", "weight_by"), ("metric", "metric")):
         if key in member:

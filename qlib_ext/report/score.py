@@ -159,6 +159,18 @@ def exposures(context: Context, frame: pd.DataFrame, definitions: Definitions) -
     ]
 
 
+def ensemble(context: Context, frame: pd.DataFrame, correlations: Frame) -> Content:
+    """Members of different kinds, their weights, and how alike their scores are."""
+    rows = [title(name) for name in frame.index]
+    parts: list[Any] = [table(frame, columns_of(frame), key="ensemble", rows=rows)]
+    if correlations is not None:
+        columns = [Column(name, plain(name), "number") for name in correlations]
+        parts.append(table(correlations, columns, key="ensemble-correlations"))
+    first, last = frame.attrs.get("days", ("?", "?"))
+    parts.append(html("paragraph", sentence("ensemble.days", first=first, last=last)))
+    return text("{n} members; no costs", n=int(frame["weight"].notna().sum())), parts
+
+
 def learning(context: Context, frame: pd.DataFrame, members: Frame) -> Content | None:
     """Learning curves of every member."""
     if frame.empty:

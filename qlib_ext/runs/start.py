@@ -182,7 +182,7 @@ def _check_parts(where: str, value: Any, home: str | None = None, *, must: bool 
         _mapping(f"{where}.kwargs", options)
         _check_names(where, kind, options)
         value = {f"kwargs.{name}": option for name, option in options.items()}
-        homes = HOMES | ({"model": "qlib_ext.model"} if _is_ours(kind) else {})
+        homes = HOMES | (dict.fromkeys(("model", "members"), "qlib_ext.model") if _is_ours(kind) else {})
     elif isinstance(value, str) and (must or home == PROCESSORS):
         _check_source(where, value, home)
         return
