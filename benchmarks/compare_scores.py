@@ -26,7 +26,7 @@ from benchmarks.bench_step import table
 from benchmarks.years import BOUNDS, MLP, TRAINED, VALID, YEAR, Features, Grid, Year, days_of, outcomes, parser
 from qlib_ext.cross_section import project_off, rank_shares
 from qlib_ext.evaluate import LightGBM, circular_blocks, daily_metrics, rank_correlation, seed_shares
-from qlib_ext.model import MLPModel
+from qlib_ext.model import DayModel, MASTERModel, MLPModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import CostAwarePolicy
 from qlib_ext.provider import calendar
@@ -125,13 +125,23 @@ class Piece:
     seeds: int = 100
 
 
-def mlp(days: int | None = None, *, every: int = EVERY, horizons: tuple[int, ...] = (), **options: Any) -> Make:
-    """Train an MLP with options over `THIN` on every `every`-th day.
+def net(
+    kind: Callable[..., DayModel] = MLPModel,
+    *,
+    days: int | None = None,
+    every: int = EVERY,
+    horizons: tuple[int, ...] = (),
+    step_len: int = 1,
+    **options: Any,
+) -> Make:
+    """Train a network with options over `THIN`.
 
     Args:
+        kind: of model.
         days: of the return that is learnt, None: the label's ten.
-        every: of the training days.
+        every: so many training days one is learnt from.
         horizons: days of returns that have a head each.
+        step_len: days in a window.
         options: of the model.
     """
 
@@ -140,8 +150,8 @@ def mlp(days: int | None = None, *, every: int = EVERY, horizons: tuple[int, ...
         if horizons:
             labels = torch.stack([bench.returns(held) for held in horizons], dim=-1)
             panel = replace(panel, labels=labels, horizons=horizons)
-        model, rows = MLPModel(**{**THIN, **options}, seed=seed), bench.rows(max(horizons, default=HORIZON) + 1)
-        model.fit_rows(panel, 1, rows["train"][::every], rows["valid"])
+        model, rows = kind(**{**THIN, **options}, seed=seed), bench.rows(max(horizons, default=HORIZON) + 1)
+        model.fit_rows(panel, step_len, rows["train"][::every], rows["valid"])
         return bench.frame(model.trainer.predict(panel, rows["scored"]), panel)
 
     return make
@@ -149,7 +159,7 @@ def mlp(days: int | None = None, *, every: int = EVERY, horizons: tuple[int, ...
 
 def deck(loss: str) -> Make:
     """Train as the deck does: raw next-day returns, weights by the outcome; from every day."""
-    return mlp(1, every=1, batch_days=4, loss=loss, target="raw")
+    return net(days=1, every=1, batch_days=4, loss=loss, target="raw")
 
 
 def lightgbm(**options: Any) -> Make:
@@ -194,22 +204,27 @@ def random(bench: Bench, seed: int) -> pd.DataFrame:
     return bench.frame(np.where(bench.year.market["universe"], chance, np.nan))
 
 
+HEADS, KINDS = (1, 5, 10, 20), ["volatility", "liquidity"]
+MASTER = {"step_len": 8, "d_model": 32, "attention_dropout": 0.0, "inter": "induced"}
 PIECES = {
-    "mlp": Piece("MLP on Alpha158, IC with the ranks of ten-day returns", mlp()),
+    "mlp": Piece("MLP on Alpha158, IC with the ranks of ten-day returns", net()),
+    "mlp_all_days": Piece("the same, from every day", net(every=1, batch_days=4), "mlp"),
     "random": Piece("random numbers", random, "mlp"),
     "volatility": Piece("minus the 20-day volatility", minus("volatility"), "mlp", 1),
     "liquidity": Piece("minus the 20-day liquidity", minus("liquidity"), "mlp", 1),
-    "mlp_all_days": Piece("the same, from every day", mlp(every=1, batch_days=4), "mlp"),
     "wpcc_1": Piece("the deck's WPCC, next-day return, every day", deck("wpcc"), "mlp"),
     "liq_wpcc_1": Piece("the deck's LIQ-WPCC, next-day return, every day", deck("liq_wpcc"), "mlp"),
-    "day_halflife": Piece("old days count half after 242 days", mlp(day_halflife=YEAR), "mlp"),
-    "neutral": Piece("neutral to volatility, liquidity", mlp(neutral=["volatility", "liquidity"]), "mlp"),
-    "horizons": Piece("heads of 1, 5, 10, 20 days", mlp(horizons=(1, 5, 10, 20)), "mlp"),
     "mlp_projected": Piece("its score projected off volatility, liquidity", projected("mlp"), "mlp"),
+    "neutral": Piece("neutral to volatility, liquidity", net(neutral=KINDS), "mlp"),
+    "horizons": Piece("heads of 1, 5, 10, 20 days", net(horizons=HEADS), "mlp"),
+    "neutral_horizons": Piece("both", net(neutral=KINDS, horizons=HEADS), "neutral"),
+    "day_halflife": Piece("old days count half after 242 days", net(day_halflife=YEAR), "mlp"),
+    "rankglu": Piece("a gated head", net(head="rankglu"), "mlp"),
+    "master": Piece("MASTER of width 32, windows of 8 days", net(MASTERModel, **MASTER), "mlp"),
     "lightgbm": Piece("LightGBM on the same", lightgbm(), "mlp"),
     "mlp_seeds": Piece("mean rank of three seeds", mean_rank("mlp", seeds=range(3)), "mlp", 1),
     "mlp+lightgbm": Piece("mean rank of MLP and LightGBM", mean_rank("mlp", "lightgbm"), "mlp"),
-    "mlp+lightgbm_projected": Piece("the same, projected", projected("mlp+lightgbm"), "mlp+lightgbm"),
+    "neutral+lightgbm": Piece("mean rank of neutral MLP and LightGBM", mean_rank("neutral", "lightgbm"), "neutral"),
 }
 
 
