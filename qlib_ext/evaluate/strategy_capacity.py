@@ -37,7 +37,7 @@ STRATEGY_CAPACITY_DEFINITIONS = {
 
 
 def strategy_curve(
-    policy: Callable[[float, float], Policy],
+    policy: Callable[[float, float], Policy | Sequence[Policy]],
     score: ArrayLike,
     market: Mapping[str, Any],
     *,
@@ -49,7 +49,7 @@ def strategy_curve(
     """Let an account of each capital follow a policy under each impact.
 
     Args:
-        policy: makes it of a capital in yuan and the b that it is to expect.
+        policy: makes it, or one a day, of a capital in yuan and the b that it is to expect.
         score: (D, N) NaN where there is none.
         market: what `simulate` asks for, see `portfolio.market_of`.
         capitals: yuan, in any order.

@@ -33,7 +33,7 @@ from qlib_ext.leak.compare import TOLERANCE, Finding, Grid, changed_share, compa
 from qlib_ext.leak.own_files import OwnFiles
 from qlib_ext.model import DayModel
 from qlib_ext.panel import DayPanel, check_scores, grid_of
-from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
+from qlib_ext.portfolio import CAPITAL, PARTICIPATION, ForecastSchedule, fill_top_n
 from qlib_ext.runs import Task, class_name, names_class
 
 BEYOND = 5  # trading days after the cutoff that are kept, to see that the perturbation arrived
@@ -161,7 +161,7 @@ def _work(replay: Replay) -> None:
             "give the dataset's kwargs a label (its expression)"
         )
     if replay.past is not None:
-        _, forecast = _forecast(task, dataset, pd.read_pickle(replay.past / "past.pkl"))
+        _, forecast = _forecast(task, dataset, past=pd.read_pickle(replay.past / "past.pkl"))
         (folder / "forecast.pkl").write_bytes(pickle.dumps(forecast))
         return
     if replay.cutoff is not None:
@@ -176,7 +176,8 @@ def _work(replay: Replay) -> None:
         used = [rows(name) for name in dataset.segments if name in ("train", "valid", "test")]
         (folder / "ic.pkl").write_bytes(pickle.dumps(_ic(panel, np.unique(np.concatenate(used)), rows("test"), score)))
         return
-    past, forecast = _forecast(task, dataset, model=model)
+    like = None if replay.like is None else pd.read_pickle(replay.like / "past.pkl")
+    past, forecast = _forecast(task, dataset, model=model, like=like)
     for name, value in (("score", score), ("past", past), ("forecast", forecast)):
         (folder / f"{name}.pkl").write_bytes(pickle.dumps(value))
     if replay.like is not None:
@@ -184,14 +185,22 @@ def _work(replay: Replay) -> None:
     (folder / "trade.pkl").write_bytes(pickle.dumps(_trade(task, model, dataset, score, forecast, replay.cutoff)))
 
 
-def _forecast(task: dict[str, Any], dataset: Any, past: pd.Series | None = None, model: Any = None) -> Any:
-    """Scores of past days, and the forecast that the workflow's ForecastRecord learns of them; None where it has none.
+def _forecast(
+    task: dict[str, Any],
+    dataset: Any,
+    *,
+    past: pd.Series | None = None,
+    model: Any = None,
+    like: pd.Series | None = None,
+) -> Any:
+    """Scores of past days, and the forecasts that the workflow's ForecastRecord learns of them; None where it has none.
 
     Args:
         task: the workflow's.
         dataset: built.
         past: the scores; None: those of the record and its model.
         model: trained.
+        like: scores of another replay, which stand for those that agree with them but for rounding.
     """
     records = [record for record in Task(task).records if class_name(record) == "ForecastRecord"]
     if not records:
@@ -199,7 +208,8 @@ def _forecast(task: dict[str, Any], dataset: Any, past: pd.Series | None = None,
     objects = {"model": model, "dataset": dataset}
     record = init_instance_by_config(records[0], try_kwargs=objects, recorder=None)
     past = record.past() if past is None else past
-    return past, record.learn(past).to_dict()
+    past = past if past is None or like is None else _steady(past, like)
+    return past, ForecastSchedule.read(record.learn(past)).to_list()
 
 
 def _shortened(model: dict[str, Any], epochs: int | None) -> dict[str, Any]:
@@ -348,7 +358,7 @@ def compare_replays(
     a, b = (Grid.of_series(replay.early_score(), "score") for replay in (old, new))
     findings.append(compare("future", "scores", a, b, tolerance=SCORE_TOLERANCE))
     findings.append(_compare_yuan(old, new))
-    findings.append(_compare_forecasts(old, known))
+    findings.append(_compare_forecasts(old, new, known, cutoff))
     trades = [replay.result("trade") for replay in (old, new)]
     for name in ("orders", "positions"):
         if trades[0] is None or trades[1] is None:
@@ -360,8 +370,11 @@ def compare_replays(
     return findings
 
 
-def _compare_forecasts(old: Replay, known: Replay | None) -> Finding:
-    """Compare the forecast with that of the same scores on a market perturbed from the first test day on."""
+def _compare_forecasts(old: Replay, new: Replay, known: Replay | None, cutoff: pd.Timestamp) -> Finding:
+    """Compare the forecast with that of the same scores on a market perturbed from the first test day on.
+
+    Those of a walk-forward's later blocks that begin by the day after the cutoff, with those of the other replay.
+    """
     if known is None:
         return Finding(
             "future",
@@ -371,11 +384,16 @@ def _compare_forecasts(old: Replay, known: Replay | None) -> Finding:
             True,
             "not checked: the workflow has no ForecastRecord, or no scores of past days",
         )
-    a, b = (replay.result("forecast") for replay in (old, known))
-    differ = [name for name, value in a.items() if not _same(value, b[name])]
-    last = f"its last return ends on {a['last']}" if a["last"] else "it knows no return"
-    text = f"{', '.join(differ)} changed: a return that ends in the test segment is known" if differ else last
-    return Finding("future", "forecast", len(a), len(differ), not differ, text)
+    own, other, early = (replay.result("forecast") for replay in (old, new, known))
+    later = [n for n, entry in enumerate(own) if n and pd.Timestamp(entry["from"]) <= cutoff + pd.Timedelta(days=1)]
+    pairs = [("", own[0], early[0]), *((f"from {own[n]['from']}: ", own[n], other[n]) for n in later)]
+    named = [(block + name, a[name], b[name]) for block, a, b in pairs for name in a if name != "from"]
+    differ = [name for name, a, b in named if not _same(a, b)]
+    ends = ", ".join(entry["last"] for entry in (own[n] for n in (0, *later)) if entry["last"])
+    last = f"its last return ends on {ends}" if ends else "it knows no return"
+    where = "the test segment" if len(own) == 1 else "days for which it holds"
+    text = f"{', '.join(differ)} changed: a return that ends in {where} is known" if differ else last
+    return Finding("future", "forecast", len(named), len(differ), not differ, text)
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -6,6 +6,7 @@ from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, one_impa
 from qlib_ext.portfolio.executions import RULES, almgren_rate, fit_impact, rules_table
 from qlib_ext.portfolio.exposures import KINDS, Kind, Past, Risk, exposures, measure_exposures
 from qlib_ext.portfolio.forecast import FEWEST_DAYS, HORIZONS, T_SIGNIFICANT, Forecast
+from qlib_ext.portfolio.forecast_schedule import ForecastSchedule
 from qlib_ext.portfolio.foresight import foresight
 from qlib_ext.portfolio.heads import HeadWeights, combine_heads, shrunk_weights
 from qlib_ext.portfolio.locked import held_through
@@ -24,6 +25,7 @@ __all__ = [
     "FEWEST_DAYS",
     "Forecast",
     "HeadWeights",
+    "ForecastSchedule",
     "HORIZONS",
     "KINDS",
     "Kind",

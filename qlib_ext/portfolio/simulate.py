@@ -5,7 +5,7 @@ held then earns ``step_return[d]`` until the next entry. Caps, costs and the ord
 strategies on an `exchange.AShareExchange`, without lots. ``D`` days, ``N`` stocks; yuan.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class Simulation:
 
 
 def simulate(
-    policy: Policy,
+    policy: Policy | Sequence[Policy],
     score: ArrayLike,
     *,
     liquidity: ArrayLike,
@@ -61,7 +61,7 @@ def simulate(
     account: float = CAPITAL,
     start: str | ArrayLike = "cash",
     first: int = 0,
-    participation: float | None = PARTICIPATION,
+    participation: ArrayLike | None = PARTICIPATION,
     min_holding: int = 0,
     impact: float | Impact = 1.0,
     commission: float = 0.0003,
@@ -74,7 +74,7 @@ def simulate(
     with an impact its volatility, is not dealt in; nor is a sale whose costs are more than it and the cash come to.
 
     Args:
-        policy: says what to hold.
+        policy: says what to hold; or (D,), one a day.
         score: (D, N) larger is better, NaN where there is none.
         liquidity: (D, N) yuan a day, known at the close; the last known one counts for caps and costs.
         volatility: (D, N) standard deviation of daily returns, likewise.
@@ -90,7 +90,7 @@ def simulate(
         account: yuan at the start.
         start: "cash"; "mean": equal yuan in each stock of the first day's universe; or yuan (N,), the rest in cash.
         first: row at which the account starts; the rows before it only tell the policy what was known.
-        participation: largest share of a stock's liquidity to trade in a day; None: no cap.
+        participation: largest share of a stock's liquidity to trade in a day, a number or (D,); None or inf: no cap.
         min_holding: days from a position's first buy before which nothing of it is sold.
         impact: b of `impact_cost`, or a rule of your own: (yuan, liquidity, volatility) (n,) each -> yuan (n,).
         commission: part of the rates that is at least `least` yuan an order.
@@ -114,25 +114,29 @@ def simulate(
     check_number("first", first, f"[0, {days - 1}]", whole=True)
     check_number("min_holding", min_holding, "[0, inf)", whole=True)
     check_number("least", least, "[0, inf)", hint=" (yuan)")
+    caps = np.full(days, np.inf) if participation is None else np.broadcast_to(np.asarray(participation), (days,))
     if participation is not None:
-        check_number("participation", participation, "(0, 1]", hint=SHARE)
+        for share in set(caps.tolist()) - {np.inf}:
+            check_number("participation", share, "(0, 1]", hint=SHARE)
     if not callable(impact):
         check_number("impact", impact, "[0, inf)", hint=", or a rule of your own")
     rule = impact if callable(impact) else _square_root(impact) if impact else None
     rates = [np.broadcast_to(np.asarray(rate, dtype=np.float64), (days,)) for rate in (buy_rate, sell_rate)]
     costs = _Costs(market, rates, commission, least, rule)
-    prepared, scored = np.full(market.score.shape, np.nan), np.any(~np.isnan(market.score), axis=1)
-    prepared[scored] = policy.prepare(market.score[scored])
+    policies = list(policy) if isinstance(policy, Sequence) else [policy] * days
+    scored = np.any(~np.isnan(market.score), axis=1)
+    prepared = _prepared(policies, market.score, scored)
     held = _start(start, account, market.universe[first])
-    run = _Run(market, costs, policy.capital, participation, min_holding, account - float(held.sum()), held)
+    run = _Run(market, costs, caps, min_holding, account - float(held.sum()), held)
     rows = []
     for d in range(first, days):
-        run.begin(d)
+        own = policies[d]
+        run.begin(d, own.capital)
         day = run.day(prepared[d], rates)
-        target = policy.target(day) if scored[d] and day.value > 0 else None
+        target = own.target(day) if scored[d] and day.value > 0 else None
         moved = run.drift(market.step[d - 1] if d > first else np.zeros_like(run.held))
         if target is not None:
-            run.trade(np.where(policy.in_shares & (run.held > 0), target * moved, target), prepared[d])
+            run.trade(np.where(own.in_shares & (run.held > 0), target * moved, target), prepared[d])
         rows.append(run.row())
     return Simulation(pd.DataFrame(rows, index=range(first, days)), run.held)
 
@@ -212,18 +216,17 @@ class _Run:
         self,
         market: _Market,
         costs: _Costs,
-        capital: float | None,
-        participation: float | None,
+        caps: Vector,
         min_holding: int,
         cash: float,
         held: Vector,
     ) -> None:
-        self.market, self.costs, self.participation, self.min_holding = market, costs, participation, min_holding
-        self.capital = np.inf if capital is None else capital
+        self.market, self.costs, self.caps, self.min_holding = market, costs, caps, min_holding
         self.cash, self.held, self.since = cash, held, np.full(len(held), -np.inf)
 
-    def begin(self, d: int) -> None:
-        """Begin a day: sell what is delisted at its last price, for fees."""
+    def begin(self, d: int, capital: float | None) -> None:
+        """Begin a day with the policy's capital: sell what is delisted at its last price, for fees."""
+        self.capital = np.inf if capital is None else capital
         self.d, self.dealt, self.fees, self.impact = d, 0.0, 0.0, 0.0
         gone = self.held[self.market.delisted[d]]
         if gone.any():
@@ -259,7 +262,7 @@ class _Run:
     def trade(self, target: Vector, score: Vector) -> None:
         """Trade towards the target: sell, then buy by the prepared score (N,), highest first, with what there is."""
         d, market, priced, empty = self.d, self.market, self.costs.priced(self.d), self.held == 0
-        cap = np.inf if self.participation is None else self.participation * market.known[d]
+        cap = self.caps[d] * market.known[d] if np.isfinite(self.caps[d]) else np.inf
         gap = target - self.held
         wish = np.minimum(np.abs(gap), cap)
         wish[wish <= DUST] = 0.0
@@ -321,6 +324,17 @@ class _Run:
         value = self.cash + float(self.held.sum())
         shares |= {"market": market, "excess": net - market}
         return shares | {"value": value, "cash": self.cash, "names": int((self.held > DUST).sum())}
+
+
+def _prepared(policies: list[Policy], score: Vector, scored: Flags) -> Vector:
+    """Scores (D, N) as the policy of each day prepares them, of the scored days up to it; NaN on the others."""
+    prepared = np.full(score.shape, np.nan)
+    firsts = [d for d, own in enumerate(policies) if d == 0 or own is not policies[d - 1]]
+    for first, end in zip(firsts, [*firsts[1:], len(policies)], strict=True):
+        own = np.flatnonzero(scored[first:end]) + first
+        if len(own):
+            prepared[own] = policies[first].prepare(score[:end][scored[:end]])[-len(own) :]
+    return prepared
 
 
 def _square_root(b: float) -> Impact:

@@ -10,10 +10,10 @@ from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
 from qlib_ext.data import DayDatasetH, bounds
-from qlib_ext.model import past_scores
+from qlib_ext.model import WalkForwardModel, past_scores
 from qlib_ext.options import argument_names, refuse_unknown
 from qlib_ext.panel import check_scores
-from qlib_ext.portfolio import Forecast
+from qlib_ext.portfolio import Forecast, ForecastSchedule
 from qlib_ext.runs import FORECAST, load_if_there, log_finite, save_json
 from qlib_ext.spelling import is_nothing, read_code, read_csv, read_number
 
@@ -29,6 +29,10 @@ class ForecastRecord(ACRecordTemp):
     out-of-fold ones of a FoldEnsemble, else of the segment valid. Each return that is used ends before the first day
     of the segment test. Artifacts: `forecast.json` (`portfolio.Forecast.to_dict`) and `forecast_scores.pkl`, the scores
     that it was learnt from; metrics `forecast.*`.
+
+    A WalkForwardModel of several blocks has a forecast for each, learnt on returns that end before the block, the
+    scores of the blocks before it among the days; `forecast.json` is then a list (`portfolio.ForecastSchedule`), the
+    metrics are those of the first.
 
     Args:
         recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH.
@@ -71,7 +75,8 @@ class ForecastRecord(ACRecordTemp):
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
         scores = self.past()
-        forecast = self.learn(scores)
+        learnt = self.learn(scores)
+        forecast = learnt if isinstance(learnt, Forecast) else learnt.forecasts[0]
         if scores is None:
             logger.warning(
                 "no forecast: there is no score of days before the test segment that the model did not learn from. Add "
@@ -79,13 +84,19 @@ class ForecastRecord(ACRecordTemp):
             )
         else:
             logger.info(in_words(forecast))
-        save_json(self.recorder, FORECAST, forecast.to_dict())
+        if isinstance(learnt, ForecastSchedule):
+            for day, own in zip(learnt.starts[1:], learnt.forecasts[1:], strict=True):
+                logger.info(f"from {day.date()} {in_words(own)}")
+        save_json(self.recorder, FORECAST, plain(learnt))
         numbers = ("t", "significant", "half_life", "smoothing", "spread", "slope", "days")
         log_finite(self.recorder, {f"forecast.{name}": getattr(forecast, name) for name in numbers})
         return {} if scores is None else {SCORES: scores}
 
     def past(self) -> pd.Series | None:
-        """Scores of days before the first test day that the model did not learn from; None where there are none."""
+        """Scores of days before the first test day that the model did not learn from; None where there are none.
+
+        Of a walk-forward's test blocks too, but for the last.
+        """
         every = self.given
         if every is None and self._recorder is not None:
             every = load_if_there(self.recorder, "folds/oof.pkl")
@@ -96,18 +107,37 @@ class ForecastRecord(ACRecordTemp):
         series = check_scores(every, "the scores that the forecast is learnt from")
         first = self._first_test_day()
         past = series if first is None else series[series.index.get_level_values("datetime") < first]
+        if blocks := self._later_blocks():
+            scored = None if self._recorder is None else load_if_there(self.recorder, "pred.pkl")
+            scored = check_scores(self.model.predict(self.dataset) if scored is None else scored, "pred.pkl")
+            past = pd.concat([past, scored[scored.index.get_level_values("datetime") < blocks[-1]]])
         return past if len(past) else None
 
-    def learn(self, scores: pd.Series | None) -> Forecast:
-        """Learn of the scores what they are worth, by returns that end before the first test day; of none, nothing."""
+    def learn(self, scores: pd.Series | None) -> Forecast | ForecastSchedule:
+        """Learn of the scores what they are worth, by returns that end before the first test day; of none, nothing.
+
+        Of several blocks each has its own, by returns that end before it.
+        """
         if scores is None:
             return Forecast()
-        options: dict[str, Any] = {"before": self._first_test_day(), "entry": self.dataset.span.entry, **self.horizons}
-        return Forecast.of_panel(self.dataset.panel, scores, **options)
+        options: dict[str, Any] = {"entry": self.dataset.span.entry, **self.horizons}
+        first, later = self._first_test_day(), self._later_blocks()
+        learnt = [Forecast.of_panel(self.dataset.panel, scores, before=day, **options) for day in (first, *later)]
+        return learnt[0] if first is None or not later else ForecastSchedule((first, *later), tuple(learnt))
+
+    def _later_blocks(self) -> Sequence[pd.Timestamp]:
+        """First days of a walk-forward's blocks after the first one; none where the scores are given."""
+        walks = isinstance(self.model, WalkForwardModel) and self.given is None
+        return self.model.starts[1:] if walks else ()
 
     def _first_test_day(self) -> pd.Timestamp | None:
         segments = self.dataset.segments
         return bounds(segments["test"])[0] if "test" in segments else None
+
+
+def plain(learnt: Forecast | ForecastSchedule) -> Any:
+    """Tell what was learnt as `forecast.json` has it."""
+    return learnt.to_dict() if isinstance(learnt, Forecast) else learnt.to_list()
 
 
 def read_scores(file: str | Path) -> pd.Series:

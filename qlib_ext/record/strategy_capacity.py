@@ -13,7 +13,7 @@ from qlib_ext.exchange import AShareExchange
 from qlib_ext.panel import grid_of
 from qlib_ext.portfolio import CostAwarePolicy, Day, Risk, market_of
 from qlib_ext.record.facts import market_year
-from qlib_ext.strategy import PolicyStrategy
+from qlib_ext.strategy import CostAwareStrategy, PolicyStrategy
 
 Grid = npt.NDArray[np.float64]
 
@@ -51,25 +51,33 @@ def strategy_capacity(
     }
     market = market_of(panel, rows, entry=dataset.span.entry, **fees)
     market["delisted"] = _delisted(exchange, panel.days[rows + dataset.span.entry], panel.stocks)
-    caps = [cap for cap in (strategy.trade_participation, options.participation) if cap is not None and cap <= 1.0]
     least = options.min_cost if options.min_cost is not None else 5.0 if options.commission > 0 else 0.0
 
-    more, bounds = _known(strategy, score, market, pd.Index(panel.stocks), pd.DatetimeIndex(panel.days[rows]))
-    own: Any = strategy.policy
+    signal_days = pd.DatetimeIndex(panel.days[rows])
+    more, bounds = _known(strategy, score, market, pd.Index(panel.stocks), signal_days)
+    held: list[tuple[int, Any, float]] = [(len(rows), strategy.policy, strategy.trade_participation)]
+    if isinstance(strategy, CostAwareStrategy):
+        spans = strategy.schedule.spans(signal_days)
+        held = [(end - first, strategy.policy_of(told), strategy.traded_share(told)) for first, end, told in spans]
 
-    def policy(capital: float, b: float) -> Any:
-        changed: dict[str, Any] = {} if own.capital is None else {"capital": own.capital / account * capital}
-        if isinstance(own, CostAwarePolicy):
-            changed |= {"impact": b, "bounds": bounds}
-        return replace(own, **changed)
+    def policy(capital: float, b: float) -> list[Any]:
+        every: list[Any] = []
+        for count, own, _ in held:
+            changed: dict[str, Any] = {} if own.capital is None else {"capital": own.capital / account * capital}
+            if isinstance(own, CostAwarePolicy):
+                changed |= {"impact": b, "bounds": bounds}
+            every += [replace(own, **changed)] * count
+        return every
 
+    most = np.inf if options.participation is None else options.participation
+    caps = np.repeat([min(share, most) for _, _, share in held], [count for count, _, _ in held])
     return strategy_curve(
         policy,
         score,
         market | more,
         capitals=[*STRATEGY_CAPITALS, account],
         year=market_year(),
-        participation=min(caps, default=None),
+        participation=np.where(caps <= 1.0, caps, np.inf),
         min_holding=strategy.min_holding,
         commission=options.commission,
         least=least,
@@ -97,9 +105,9 @@ def _known(
             return {}, bounds
         for name, grid in seen.items():
             grid.append(getattr(close, name))
-        if close.exposures is not None and isinstance(strategy.policy, CostAwarePolicy):
-            bounds |= strategy.policy.bounds
-            loads.append(dict(zip(strategy.policy.bounds, close.exposures.T, strict=True)))
+        if close.exposures is not None and isinstance(strategy, CostAwareStrategy):
+            bounds |= strategy.best.bounds
+            loads.append(dict(zip(strategy.best.bounds, close.exposures.T, strict=True)))
     specific = np.array(seen["specific"])
     risk = Risk(specific, np.full_like(specific, np.nan), np.array(seen["market_volatility"], dtype=np.float64))
     known = {"volatility": np.array(seen["volatility"]), "risk": risk}

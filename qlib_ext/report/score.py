@@ -3,13 +3,13 @@
 Every function takes the context and the artifacts that its row names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from qlib_ext.portfolio import FEWEST_DAYS, T_SIGNIFICANT, Forecast
+from qlib_ext.portfolio import FEWEST_DAYS, T_SIGNIFICANT, ForecastSchedule
 from qlib_ext.report import figures
 from qlib_ext.report.page import Chart, Column, Content, Context, across, columns_of, glossary, html, meanings_of, table
 from qlib_ext.report.texts import join, plain, recorded, sentence, series_title, text, title
@@ -112,9 +112,13 @@ def quantiles(context: Context, frame: pd.DataFrame) -> Content:
     ]
 
 
-def forecast(context: Context, values: Mapping[str, Any]) -> Content:
-    """Show what the score was worth before the test segment: level by score, decay, whether it is significant."""
-    learnt = Forecast.from_dict(values)
+def forecast(context: Context, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Content:
+    """Show what the score was worth before the test segment: level by score, decay, whether it is significant.
+
+    Of a walk-forward's forecasts the first, and a row each.
+    """
+    schedule = ForecastSchedule.read(values)
+    learnt = schedule.forecasts[0]
     if not learnt.days:
         return text("no costs"), [html("paragraph", sentence("forecast.nothing"))]
     error = text("not known") if learnt.half_life_error is None else plain(f"± {learnt.half_life_error:.1f}")
@@ -145,7 +149,21 @@ def forecast(context: Context, values: Mapping[str, Any]) -> Content:
             sentence("chart.forecast-decay"),
         ),
         table(curve, columns, key="forecast", rows=rows),
+        *_blocks(schedule),
     ]
+
+
+def _blocks(schedule: ForecastSchedule) -> list[Any]:
+    """Table of a walk-forward's forecasts; nothing for a single one."""
+    if len(schedule.starts) == 1:
+        return []
+    told = {
+        name: [getattr(own, name) for own in schedule.forecasts] for name in ("t", "half_life", "smoothing", "days")
+    }
+    told["spread"] = [1e4 * own.spread for own in schedule.forecasts]
+    frame, rows = pd.DataFrame(told), [plain(str(day.date())) for day in schedule.starts]
+    blocks = table(frame, columns_of(frame, table="forecast"), key="forecast-blocks", rows=rows)
+    return [html("paragraph", sentence("forecast.blocks")), blocks]
 
 
 def exposures(context: Context, frame: pd.DataFrame, definitions: Definitions) -> Content:

@@ -21,6 +21,7 @@ from qlib_ext.portfolio import (
     CostAwarePolicy,
     Day,
     Forecast,
+    ForecastSchedule,
     Risk,
     TopNPolicy,
     exposures,
@@ -43,7 +44,8 @@ class CostAwareStrategy(PolicyStrategy):
     has no row in `daily_targets`. An order that rounds to less than a lot is not sent. Costs are those of the exchange:
     fees of the day, the least commission, and its b. Where the forecast is missing or not significant it says so, and
     trades by the simple rule instead: ranks smoothed over 10 days, entering among the best 6% of the stocks and leaving
-    below the best 20%, with at most 1% of a stock's liquidity held, and traded a day (`portfolio.TopNPolicy`).
+    below the best 20%, with at most 1% of a stock's liquidity held, and traded a day (`portfolio.TopNPolicy`). Of
+    several forecasts (a walk-forward's, `portfolio.ForecastSchedule`) each day has its own.
 
     `daily_log` has beside the others: gain (yuan of the objective over no trade, the days to come included),
     cash_price (gain of one more yuan of cash), and for each exposure `exposure.NAME` (of the active portfolio after the
@@ -60,7 +62,7 @@ class CostAwareStrategy(PolicyStrategy):
         self,
         *,
         signal: Any,
-        forecast: Forecast | Mapping[str, Any] | str | Path | None = None,
+        forecast: Forecast | ForecastSchedule | Mapping[str, Any] | Sequence[Any] | str | Path | None = None,
         capital: float | None = None,
         participation: float = 0.05,
         trade_participation: float | None = 0.05,
@@ -84,8 +86,9 @@ class CostAwareStrategy(PolicyStrategy):
 
         Args:
             signal: scores, or a model; see `PolicyStrategy`.
-            forecast: what the scores are worth: a `portfolio.Forecast`, its `to_dict`, or a JSON file of it. None or
-                "<FORECAST>": of the run's ForecastRecord, which PortAnaRecord fills in.
+            forecast: what the scores are worth: a `portfolio.Forecast`, its `to_dict`, or a JSON file of it; or a
+                `portfolio.ForecastSchedule`, or its `to_list`. None or "<FORECAST>": of the run's ForecastRecord, which
+                PortAnaRecord fills in.
             capital: yuan to place, at most the account's value at the close before; None: all of it.
             participation: position cap, a share of a stock's liquidity.
             trade_participation: cap of a day's trade of a stock, likewise; None: no cap.
@@ -118,8 +121,9 @@ class CostAwareStrategy(PolicyStrategy):
         check_number("CostAwareStrategy: volatility_window", volatility_window, "[2, inf)", whole=True)
         self.columns = read_exposures(exposure_frame, "CostAwareStrategy: exposure_frame")
         self.bounds = read_bounds(exposures, self.columns)
-        self.forecast, self.impact, self.volatility_window = read_forecast(forecast), impact, volatility_window
-        policy = CostAwarePolicy(
+        self.schedule, self.impact, self.volatility_window = read_forecast(forecast), impact, volatility_window
+        self.forecast = self.schedule.forecasts[0]
+        self.best = CostAwarePolicy(
             self.forecast,
             capital=capital,
             participation=participation,
@@ -130,7 +134,7 @@ class CostAwareStrategy(PolicyStrategy):
             impact=1.0 if impact is None else impact,
         )
         super().__init__(
-            policy,
+            self.best,
             signal=signal,
             trade_participation=trade_participation,
             min_holding=min_holding,
@@ -144,38 +148,84 @@ class CostAwareStrategy(PolicyStrategy):
         if not isinstance(self.signal, SignalWCache):
             kind = type(self.signal).__name__
             raise ValueError(f"CostAwareStrategy: a {kind} tells one day at a time: give scores or a model")
-        self.simple = not self.forecast.significant
-        if self.simple:
-            self._trade_simply(capital, participation)
+        self.rule, self.share = self._simple_rule(capital, participation), self.trade_participation
+        self._tell()
+        self._trade_by(self.forecast)
         self._closes: dict[str, pd.DataFrame] = {}
 
-    def _trade_simply(self, capital: float | None, participation: float) -> None:
-        """Take the simple rule."""
+    def _simple_rule(self, capital: float | None, participation: float) -> TopNPolicy:
+        """Make the simple rule."""
         stocks = float(self.signal.signal_cache.groupby(level="datetime").count().median())
         enter = max(math.ceil(ENTER * stocks), 1)
         buffer = (enter, max(math.ceil(LEAVE * stocks), enter))
-        self.policy = TopNPolicy(capital, min(participation, SLOW), rank_buffer=buffer, score_halflife=HALFLIFE)
-        self.trade_participation = min(self.trade_participation, SLOW)
-        why = "not significant" if self.forecast.days else "missing (put a ForecastRecord before, or give one)"
-        tell(
-            f"CostAwareStrategy: the forecast is {why}: it trades by the simple rule, ranks smoothed over {HALFLIFE:g} "
-            f"days, entering at rank {buffer[0]} and leaving at {buffer[1]}, at {SLOW:.0%} of a stock's liquidity a day"
+        return TopNPolicy(capital, min(participation, SLOW), rank_buffer=buffer, score_halflife=HALFLIFE)
+
+    def _tell(self) -> None:
+        """Say where the simple rule is traded by."""
+        pairs = list(zip(self.schedule.starts, self.schedule.forecasts, strict=True))
+        weak = [(day, forecast) for day, forecast in pairs if not forecast.significant]
+        if not weak:
+            return
+        days = "" if len(pairs) == 1 else f" of the days from {', '.join(str(day.date()) for day, _ in weak)}"
+        why = (
+            "not significant" if any(f.days for _, f in weak) else "missing (put a ForecastRecord before, or give one)"
         )
+        enter, leave = self.rule.rank_buffer  # type: ignore[misc]
+        tell(
+            f"CostAwareStrategy: the forecast{days} is {why}: it trades by the simple rule, ranks smoothed over "
+            f"{HALFLIFE:g} days, entering at rank {enter} and leaving at {leave}, at {SLOW:.0%} of a stock's liquidity "
+            "a day"
+        )
+
+    def _trade_by(self, forecast: Forecast) -> None:
+        """Trade by a forecast from now on; by the simple rule where it is not significant."""
+        self.forecast, self.best = forecast, replace(self.best, forecast=forecast)
+        self.simple = not forecast.significant
+        self.policy = self.rule if self.simple else self.best
+        self.trade_participation = self.traded_share(forecast)
+
+    def policy_of(self, forecast: Forecast) -> CostAwarePolicy | TopNPolicy:
+        """Policy by which the strategy trades where a forecast holds."""
+        return replace(self.best, forecast=forecast) if forecast.significant else self.rule
+
+    def traded_share(self, forecast: Forecast) -> float:
+        """Cap of a day's trade, a share of a stock's liquidity, where a forecast holds."""
+        return self.share if forecast.significant else min(self.share, SLOW)
+
+    def _take(self, best: CostAwarePolicy) -> None:
+        """Change the cost-aware policy."""
+        self.best = best
+        if not self.simple:
+            self.policy = best
+
+    def scores_at(self, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame | None:
+        """Scores of the signal's days as `PolicyStrategy` tells them; from now on the forecast of these days holds."""
+        if (forecast := self.schedule.at(end)) is not self.forecast:
+            self._trade_by(forecast)
+        return super().scores_at(start, end)
+
+    def prepare(self, raw: pd.DataFrame) -> NDArray[np.float64]:
+        """Scores (D, N), day x code, as the policy of each day wants them, of the days up to it."""
+        score, out = raw.to_numpy(dtype=float), np.full(raw.shape, np.nan)
+        for first, end, forecast in self.schedule.spans(raw.index):
+            policy = forecast if forecast.significant else self.rule
+            out[first:end] = policy.prepare(score[:end])[first:]
+        return out
 
     def _target(self, close: Day, entry: dict[str, Any]) -> NDArray[np.float64]:
         """Solve the day, and write down what its limits cost."""
-        if not isinstance(self.policy, CostAwarePolicy):
+        if self.simple:
             return super()._target(close, entry)
-        best = self.policy.solve(close)
+        best = self.best.solve(close)
         entry |= {"gain": best.gain, "cash_price": best.cash_price}
-        for n, name in enumerate(self.policy.bounds):
+        for n, name in enumerate(self.best.bounds):
             told = {"exposure": best.exposure, "beyond": best.distance, "price": best.exposure_price}
             entry |= {f"{key}.{name}": float(values[n]) for key, values in told.items()}
         return close.held + best.trade
 
     def complete(self, close: Day, codes: pd.Index, day: pd.Timestamp) -> Day:
-        """Add risk and exposures."""
-        if not isinstance(self.policy, CostAwarePolicy):
+        """Add risk and exposures, where any day is traded by a forecast."""
+        if not any(forecast.significant for forecast in self.schedule.forecasts):
             return close
         closes = self._grids(codes, day)
         row = int(closes["volatility"].index.searchsorted(day, side="right")) - 1
@@ -198,16 +248,14 @@ class CostAwareStrategy(PolicyStrategy):
         ours = {name: value for name, value in known.items() if name in self.bounds}
         loads = exposures(close.universe, **ours, columns=columns)
         bounds = {name: self.bounds[name if name in self.bounds else name.partition("=")[0]] for name in loads}
-        self.policy = replace(self.policy, bounds=bounds)
+        self._take(replace(self.best, bounds=bounds))
         return replace(close, exposures=np.column_stack(list(loads.values())))
 
     def take_costs(self, options: Options) -> None:
         """Expect what an exchange with these options charges; an impact of the user's own goes first."""
-        if not isinstance(self.policy, CostAwarePolicy):
-            return
         least = 5.0 if options.min_cost is None else options.min_cost
-        b = options.impact if self.impact is None and is_number(options.impact) else self.policy.impact
-        self.policy = replace(self.policy, impact=float(b), least_commission=least, commission=options.commission)
+        b = options.impact if self.impact is None and is_number(options.impact) else self.best.impact
+        self._take(replace(self.best, impact=float(b), least_commission=least, commission=options.commission))
 
     def _grids(self, codes: pd.Index, day: pd.Timestamp) -> dict[str, pd.DataFrame]:
         """Risk and beta by day and stock, known at the close: of the whole backtest, or outside of one of the day."""
@@ -237,15 +285,13 @@ def risk_grids(close: pd.DataFrame, window: int) -> dict[str, pd.DataFrame]:
 # --- options
 
 
-def read_forecast(forecast: Forecast | Mapping[str, Any] | str | Path | None) -> Forecast:
+def read_forecast(forecast: Any) -> ForecastSchedule:
     """Read the option `forecast`; one that knows nothing where there is none.
 
     Raises: ValueError for a file that is none, TypeError for a name that a forecast does not have.
     """
-    if forecast is None or forecast == FORECAST:
-        return Forecast()
-    if isinstance(forecast, Forecast):
-        return forecast
+    if forecast is None or isinstance(forecast, str) and forecast == FORECAST:
+        return ForecastSchedule.read(Forecast())
     if isinstance(file := forecast, str | Path):
         try:
             forecast = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -253,9 +299,7 @@ def read_forecast(forecast: Forecast | Mapping[str, Any] | str | Path | None) ->
             raise ValueError(
                 f"CostAwareStrategy: forecast {str(file)!r} is no JSON file of a forecast: {error}"
             ) from None
-    if not isinstance(forecast, Mapping):
-        raise ValueError(f"CostAwareStrategy: forecast is a {type(forecast).__name__}; wanted is what to_dict gives")
-    return Forecast.from_dict(forecast)
+    return ForecastSchedule.read(forecast)
 
 
 def read_bounds(

@@ -186,10 +186,10 @@ def plan_orders(
         strategy.take_costs(dealt)
     signal_day, score = run.score(day)
     date, _ = next_day(signal_day)
-    if dealt.participation is not None:
-        strategy.trade_participation = min(strategy.trade_participation, dealt.participation)
     if (seen := strategy.scores_at(signal_day, signal_day)) is not None:
         score = seen["prepared"].dropna()
+    if dealt.participation is not None:
+        strategy.trade_participation = min(strategy.trade_participation, dealt.participation)
     holdings = read_holdings(holdings)
     wanted = score.index.union(holdings.index).astype(str)
     eve = run.scores.loc[:signal_day].index.get_level_values("datetime").unique()[-2:][0]

@@ -178,7 +178,11 @@ class PolicyStrategy(BaseSignalStrategy):
             logger.warning(f"indices among the scores are left out: {', '.join(map(str, indices[:5]))}")
             self._told = True
         raw = raw.drop(columns=indices).dropna(how="all")
-        return raw, pd.DataFrame(self.policy.prepare(raw.to_numpy(dtype=float)), raw.index, raw.columns)
+        return raw, pd.DataFrame(self.prepare(raw), raw.index, raw.columns)
+
+    def prepare(self, raw: pd.DataFrame) -> NDArray[np.float64]:
+        """Scores (D, N), day x code, as the policy wants them."""
+        return self.policy.prepare(raw.to_numpy(dtype=float))
 
     def _day(
         self, day: pd.Timestamp, score: pd.DataFrame, held: dict[str, float], known: list[pd.Series],
