@@ -267,3 +267,11 @@ def test_each_head_is_neutral(market):
     model.fit(dataset)
     assert model.trainer.predict_heads(dataset.panel, dataset.rows("test")).shape[2] == 2
     assert explained(dataset.panel, model.predict(dataset)) < 1e-5
+
+
+def test_a_training_stops_by_the_neutral_ic_and_checks_what_it_needs(dataset):
+    model = MLPModel(**MODEL | {"metric": "rank_ic_neutral"})
+    model.fit(dataset)
+    assert np.isfinite(model.history.epochs[0]["rank_ic_neutral"])
+    with pytest.raises(ValueError, match="liquidity"):
+        MLPModel(**MODEL | {"metric": "ic_neutral"}).check_needs(make_dataset(liquidity=None))

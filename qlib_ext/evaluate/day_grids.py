@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from qlib_ext.cross_section import as_tensor, check_flags, descending, varied_days
+from qlib_ext.cross_section import (
+    as_tensor,
+    check_exposures,
+    check_flags,
+    descending,
+    project_off,
+    varied_days,
+    varied_exposures,
+)
 from qlib_ext.losses import ALPHA, BASE
 from qlib_ext.options import check_shapes
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n
@@ -30,6 +38,7 @@ class DayGrids:
         buyable: (D, N) bool or None.
         capital, participation, top_n, base, alpha: as in ``daily_metrics``.
         trading: as in ``daily_metrics``, where the metric asks for it, else None.
+        exposures: (D, N, K) as in ``daily_metrics``, or None.
         priced: (D, N) the label is known.
         real: (D, N) the stock has a score and a label.
         count: (D,) of the real stocks.
@@ -51,6 +60,7 @@ class DayGrids:
         base: float = BASE,
         alpha: float = ALPHA,
         trading: Mapping[str, Any] | None = None,
+        exposures: Any = None,
     ) -> None:
         grids = as_grids(score=score, label=label, liquidity=liquidity, buyable=buyable)
         self.score, self.label, self.buyable = numbers(grids["score"]), numbers(grids["label"]), grids.get("buyable")
@@ -59,6 +69,7 @@ class DayGrids:
         self.base, self.alpha, self.trading = base, alpha, trading
         if (self.score.abs() == torch.inf).any():
             raise ValueError("score holds infinities: a model has diverged. Use NaN where there is no score")
+        self.exposures = None if exposures is None else numbers(as_tensor(exposures))
         self.priced = self.label.abs() < torch.inf
         self.real = self.priced & ~torch.isnan(self.score)
         self.count = self.real.sum(dim=1)
@@ -67,6 +78,19 @@ class DayGrids:
     def valid(self) -> Tensor:
         """Tell the days (D,) with two or more real stocks whose labels are not all equal."""
         return varied_days(self.label, self.real)
+
+    @cached_property
+    def neutral(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Score and label (D, N) off the exposures, equal weights over the real stocks, and days (D,) that allow it.
+
+        Raises: ValueError where no exposures were given, or of another shape.
+        """
+        if self.exposures is None:
+            raise ValueError("ic_neutral and rank_ic_neutral need exposures (D, N, K), see DayPanel.exposures")
+        check_exposures(self.exposures, score=self.score)
+        score, label = (project_off(grid, self.exposures, self.real, self.real) for grid in (self.score, self.label))
+        allowed = self.valid & (self.count >= 2 + varied_exposures(self.exposures, self.real))
+        return score, label, allowed & varied_days(label, self.real)
 
     @cached_property
     def market(self) -> Tensor:
@@ -151,6 +175,7 @@ class Holdings:
 
 def by_block(measure: Callable[[DayGrids], T], options: dict[str, Any], **inputs: Any) -> list[T]:
     """Measure the days in short blocks, side by side: every number is of one day, and small grids stay in the cache."""
+    loads = inputs.pop("exposures", None)
     grids = as_grids(**inputs)
     days, threads = len(grids["score"]), torch.get_num_threads()
     rounds = -(-max(days, 1) // (BLOCK_DAYS * threads))
@@ -159,7 +184,8 @@ def by_block(measure: Callable[[DayGrids], T], options: dict[str, Any], **inputs
 
     def work(first: int) -> T:
         cut: dict[str, Any] = {name: grid[first : first + size] for name, grid in grids.items()}
-        return measure(DayGrids(**cut, **options))
+        own = None if loads is None else loads[first : first + size]
+        return measure(DayGrids(**cut, **options, exposures=own))
 
     starts = range(0, max(days, 1), size)
     if len(starts) == 1:

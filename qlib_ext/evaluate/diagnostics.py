@@ -19,7 +19,14 @@ from torch import Tensor
 from qlib_ext import losses
 from qlib_ext.cross_section import places, standardised
 from qlib_ext.evaluate.day_grids import TOP_N, TOP_SHARE, DayGrids, as_grids
-from qlib_ext.evaluate.metrics import COLUMNS, CORRELATIONS, RATIOS, daily_metrics, rank_correlation
+from qlib_ext.evaluate.metrics import (
+    COLUMNS,
+    CORRELATIONS,
+    NEUTRAL_CORRELATIONS,
+    RATIOS,
+    daily_metrics,
+    rank_correlation,
+)
 from qlib_ext.evaluate.newey_west import newey_west
 from qlib_ext.options import check_number
 
@@ -37,7 +44,7 @@ DIAGNOSTICS_DEFINITIONS = {
         "precision_chance for precision_top; NaN for the other rows and where standard_error is 0"
     ),
     "days": "days on which the number is defined",
-    **{name: COLUMNS[name].definition for name in CORRELATIONS},
+    **{name: COLUMNS[name].definition for name in (*CORRELATIONS, *NEUTRAL_CORRELATIONS)},
     "icir": "mean of the daily ic / its standard deviation over days, not annualised",
     "rank_icir": "mean of the daily rank_ic / its standard deviation over days, not annualised",
     "top20_mse": (
@@ -74,6 +81,7 @@ def summary(
     top_n: int = TOP_N,
     base: float = losses.BASE,
     alpha: float = losses.ALPHA,
+    exposures: ArrayLike | Tensor | None = None,
 ) -> pd.DataFrame:
     """Put the correlations of a score and the quality of its top under each other, with Newey-West errors.
 
@@ -92,13 +100,13 @@ def summary(
         top_n: stocks of precision_top; all of them on days with fewer.
         base: of wpcc, see ``losses.rank_weight``.
         alpha: of liq_wpcc, see ``losses.liquidity_weight``.
+        exposures: (D, N, K) as of ``daily_metrics``; None leaves ic_neutral and rank_ic_neutral out.
 
     Returns:
-        Frame of one row a number (ic, icir, rank_ic, rank_icir, wpcc, liq_wpcc, top20_ic, top20_mse, top20_mse_fitted,
-        precision_top, precision_chance, the latter two again as ``_paper``) and the columns value, standard_error, t,
-        days; each row and column is defined in ``DIAGNOSTICS_DEFINITIONS``.
-        Days with fewer than two real stocks or with equal
-        labels count nowhere.
+        Frame of one row a number (ic, icir, rank_ic, rank_icir, wpcc, liq_wpcc, top20_ic, ic_neutral, rank_ic_neutral,
+        top20_mse, top20_mse_fitted, precision_top, precision_chance, the latter two again as ``_paper``) and the
+        columns value, standard_error, t, days; each row and column is defined in ``DIAGNOSTICS_DEFINITIONS``.
+        Days with fewer than two real stocks or with equal labels count nowhere.
 
     Raises:
         ValueError: for shapes, an infinite score, or numbers out of bounds.
@@ -110,8 +118,9 @@ def summary(
     """
     check_number("top_n", top_n, "[1, inf)", whole=True)
     names = [name for name in CORRELATIONS if name != "liq_wpcc" or liquidity is not None]
+    names += NEUTRAL_CORRELATIONS if exposures is not None else ()
     days = DayGrids(score, label, liquidity, buyable)
-    daily = daily_metrics(score, label, liquidity, names=names, base=base, alpha=alpha)
+    daily = daily_metrics(score, label, liquidity, names=names, base=base, alpha=alpha, exposures=exposures)
     series: dict[str, NDArray[np.float64]] = {}
     for name in names:
         series[name] = daily[name].to_numpy()

@@ -51,6 +51,18 @@ def top20_ic(days: DayGrids) -> Tensor:
     return pearson(days.score.gather(1, order), days.label.gather(1, order), among)
 
 
+def ic_neutral(days: DayGrids) -> Tensor:
+    """Correlate score and label off the exposures, (D,)."""
+    score, label, allowed = days.neutral
+    return torch.where(allowed, pearson(score, label, days.real, allowed), torch.nan)
+
+
+def rank_ic_neutral(days: DayGrids) -> Tensor:
+    """Correlate the ranks of score and label off the exposures, (D,)."""
+    score, label, allowed = days.neutral
+    return torch.where(allowed, spearman(score, label, days.real), torch.nan)
+
+
 @dataclass(frozen=True)
 class Metric:
     """One row of `COLUMNS`.
@@ -61,6 +73,7 @@ class Metric:
         needs_liquidity: whether it cannot do without.
         stops: whether it may stop a training: larger is better.
         whole: whether it needs all days at once and what trading meets on them, and its days resemble each other.
+        needs_exposures: whether it cannot do without those of `NEUTRAL`.
     """
 
     measure: Measure
@@ -68,6 +81,7 @@ class Metric:
     needs_liquidity: bool = False
     stops: bool = True
     whole: bool = False
+    needs_exposures: bool = False
 
 
 def _money(measure: Measure, definition: str) -> Metric:
@@ -78,6 +92,7 @@ def _held(measure: Measure, definition: str) -> Metric:
     return Metric(measure, definition, needs_liquidity=True, stops=False)
 
 
+NEUTRAL = ("volatility", "liquidity")  # exposures that ic_neutral and rank_ic_neutral are off
 _PAPER = "as if everything were buyable"
 COLUMNS: dict[str, Metric] = {
     "ic": Metric(
@@ -98,6 +113,16 @@ COLUMNS: dict[str, Metric] = {
     ),
     "top20_ic": Metric(
         top20_ic, "correlation of score and label within the top fifth (rounded up) of the day's scores"
+    ),
+    "ic_neutral": Metric(
+        ic_neutral,
+        f"ic of the parts of score and label that a regression on {' and '.join(NEUTRAL)} (logarithms), equal weights "
+        "over the day's stocks, leaves",
+        needs_liquidity=True,
+        needs_exposures=True,
+    ),
+    "rank_ic_neutral": Metric(
+        rank_ic_neutral, "correlation of the ranks of the same two parts", needs_liquidity=True, needs_exposures=True
     ),
     "capped_return": _money(
         lambda days: days.capped.returns,
@@ -133,6 +158,7 @@ COLUMNS: dict[str, Metric] = {
     "topn_cash_share_paper": _held(lambda days: days.topn_paper.cash_share(), f"topn_cash_share {_PAPER}"),
     "topn_unpriced_paper": _held(lambda days: days.topn_paper.unpriced(), f"topn_unpriced {_PAPER}"),
 }
+NEUTRAL_CORRELATIONS = ("ic_neutral", "rank_ic_neutral")
 CORRELATIONS = ("ic", "rank_ic", "wpcc", "liq_wpcc", "top20_ic")
 RATIOS = {"icir": "ic", "rank_icir": "rank_ic"}  # mean / standard deviation over days
 SYNONYMS = {
@@ -170,6 +196,11 @@ def metric_needs_liquidity(metric: str | Measure) -> bool:
 def metric_needs_trading(metric: str | Measure) -> bool:
     """Whether a metric needs what trading meets; one of your own says so by an attribute `whole`."""
     return _row(metric_column(metric)).whole
+
+
+def metric_needs_exposures(metric: str | Measure) -> bool:
+    """Whether a metric needs the exposures of `NEUTRAL`."""
+    return _row(metric_column(metric)).needs_exposures
 
 
 def _row(column: str | Measure) -> Metric:
@@ -213,6 +244,7 @@ def daily_metrics(
     base: float = losses.BASE,
     alpha: float = losses.ALPHA,
     trading: Mapping[str, Any] | None = None,
+    exposures: ArrayLike | Tensor | None = None,
 ) -> pd.DataFrame:
     """Measure each day, one column a number.
 
@@ -235,6 +267,7 @@ def daily_metrics(
         base: of wpcc, see ``losses.rank_weight``.
         alpha: of liq_wpcc, see ``losses.liquidity_weight``.
         trading: what an account meets on the days, of ``portfolio.market_of``; None only where no named column trades.
+        exposures: (D, N, K) those of `NEUTRAL`, of ``DayPanel.exposures``; None only where no named column needs them.
 
     Returns:
         Frame of D rows (0 to D-1). Correlations and returns are NaN on days with fewer than two stocks that
@@ -252,7 +285,9 @@ def daily_metrics(
         names = [
             name
             for name, row in COLUMNS.items()
-            if (liquidity is not None or not row.needs_liquidity) and (trading is not None or not row.whole)
+            if (liquidity is not None or not row.needs_liquidity)
+            and (trading is not None or not row.whole)
+            and (exposures is not None or not row.needs_exposures)
         ]
     rows = {metric_name(name): _row(name) for name in names}
     for name, row in rows.items():
@@ -264,7 +299,7 @@ def daily_metrics(
 
     options = {"capital": capital, "participation": participation, "top_n": top_n, "base": base, "alpha": alpha}
     grids = {"score": score, "label": label, "liquidity": liquidity, "buyable": buyable}
-    parts = by_block(measure, options, **grids)
+    parts = by_block(measure, options, **grids, exposures=exposures)
     daily = {name: torch.cat([columns[name] for columns in parts]) for name in parts[0]}
     if any(row.whole for row in rows.values()):
         everything: dict[str, Any] = {**as_grids(**grids), **options, "trading": trading}
@@ -289,7 +324,7 @@ def metric_value(
         label: (D, N).
         liquidity: (D, N), needed by liq_wpcc and every return.
         buyable: (D, N) bool; None: everything was.
-        **options: capital, participation, top_n, base, alpha, trading of ``daily_metrics``.
+        **options: capital, participation, top_n, base, alpha, trading, exposures of ``daily_metrics``.
 
     Returns:
         (value, standard error): the mean and std / sqrt(days); for the ratios the error is

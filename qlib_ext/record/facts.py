@@ -37,7 +37,8 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
 
     Returns: units (profile or expression of turnover in yuan, None: no liquidity), stocks (number), daily_stocks (of
         the median training day), days (part -> (first, last, number of days) after purging, of folds those of all
-        together), folds (number), seeds, devices, precisions (of each member, in their order), versions (package ->
+        together), folds (number), seeds, devices, precisions (of each member, in their order),
+        neutral (exposures that a member's score is off), versions (package ->
         version), days_a_year (trading days of a year, see `market_year`).
     """
     facts: dict[str, Any] = {
@@ -51,6 +52,8 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         facts["seeds"] = [trainer.seed for trainer in trainers]
         facts["devices"] = [str(trainer.device) for trainer in trainers]
         facts["precisions"] = [trainer.precision for trainer in trainers]
+        if neutral := list(dict.fromkeys(name for trainer in trainers for name in trainer.loss.neutral)):
+            facts["neutral"] = neutral
     if isinstance(dataset, DayDatasetH):
         try:
             facts |= _of_dataset(dataset, getattr(model, "fold_map", None))

@@ -191,6 +191,8 @@ def _model_facts(plan: Task) -> dict[str, str]:
         if key in member:
             own = member[key]
             facts[name] = str(own.get("class") if isinstance(own, Mapping) else own)
+    if member.get("neutral"):
+        facts["score neutral to"] = ", ".join(map(str, member["neutral"]))
     return facts
 
 

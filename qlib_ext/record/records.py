@@ -20,6 +20,7 @@ from qlib_ext.evaluate import (
     CAPACITY_DEFINITIONS,
     DEFINITIONS,
     DIAGNOSTICS_DEFINITIONS,
+    NEUTRAL,
     REVERSAL_DAYS,
     LightGBM,
     capacity_words,
@@ -189,7 +190,10 @@ class LiquidityRecord(MoneyRecord):
         label, liquidity, buyable, volatility = (
             grid_rows(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
         )
-        quality = summary(score, label, liquidity, buyable > 0, horizon=span.horizon, top_n=money.top_n)
+        loads = panel.exposures(NEUTRAL, rows).cpu()
+        quality = summary(
+            score, label, liquidity, buyable > 0, horizon=span.horizon, top_n=money.top_n, exposures=loads
+        )
         factors = {"volatility": volatility, "liquidity": liquidity, "reversal": -self._past_return(rows)}
         exposed = exposures(score, **factors).set_index(days)
         selected = f"test {judged.days[0].date()} to {judged.days[-1].date()}: nothing was selected on it by this run"

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from qlib_ext.cross_section import project_off, varied_days
 from qlib_ext.evaluate import (
+    NEUTRAL,
     RATIOS,
     Measure,
     average,
     daily_metrics,
     metric_column,
     metric_name,
+    metric_needs_exposures,
     metric_needs_liquidity,
     metric_needs_trading,
 )
@@ -415,6 +417,8 @@ class Trainer:
         money = MONEY if panel.liquidity is not None else ()
         names = list(dict.fromkeys(["ic", "rank_ic", *money, metric_column(self._chosen())]))
         options = self.money | {"base": self.loss.base, "alpha": self.loss.alpha}
+        if metric_needs_exposures(self._chosen()):
+            options["exposures"] = panel.exposures(NEUTRAL, rows).cpu()
         grids = (panel.label, panel.liquidity, panel.buyable)
         inputs: list[Any] = [None if grid is None else grid[at].cpu() for grid in grids]
         daily = daily_metrics(score, *inputs, names=names, trading=trading, **options)
@@ -440,7 +444,9 @@ class Trainer:
     def _check_panel(self, panel: DayPanel, valid: Rows) -> None:
         """Raise ValueError where a panel, or its rows `valid`, lack what a training needs."""
         check_heads(self.horizon_weights, panel.horizons)
-        panel.load(self.loss.neutral)
+        panel.load(
+            list(dict.fromkeys([*self.loss.neutral, *(NEUTRAL if metric_needs_exposures(self._chosen()) else ())]))
+        )
         if self.loss.needs_liquidity and panel.liquidity is None:
             raise ValueError(
                 "this loss needs liquidity: use DayDatasetH(liquidity=...) or the loss 'wpcc', 'ic', 'mse'"
