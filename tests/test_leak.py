@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ from ruamel.yaml import YAML
 
 from qlib_ext import cli, leak
 from qlib_ext.panel import MacroState
+from qlib_ext.portfolio import KINDS
 from qlib_ext.provider import read_calendar
 from qlib_ext.record import ForecastRecord
 from qlib_ext.splits import overlap
@@ -316,6 +318,18 @@ def test_a_liquidity_of_the_future_is_caught(config):
         {"liquidity", "target yuan"} <= failed(table) <= {"liquidity", "target yuan", "scores", "orders", "positions"}
     )
     assert "first 2020-0" in detail(table, "liquidity")
+
+
+def test_exposures_of_a_neutral_loss_are_compared(config, monkeypatch):
+    config["task"]["model"]["kwargs"] |= {"neutral": ["volatility", "reversal", "beta"], "loss": "ic", "metric": "ic"}
+    config["task"]["record"] = []
+    table = quick(config, only=["future"])
+    assert table["passed"][table["item"] == "exposures"].tolist() == [True]
+    ahead = replace(KINDS["reversal"], measure=lambda past: past.close / past.close.shift(-2) - 1)
+    monkeypatch.setitem(KINDS, "reversal", ahead)
+    table = quick(config, only=["future"])
+    assert "exposures" in failed(table) and "features" not in failed(table)
+    assert "reversal" in detail(table, "exposures") and "beta" not in detail(table, "exposures")
 
 
 def test_a_processor_fitted_on_all_days_is_caught(config):

@@ -119,15 +119,15 @@ def check_future(
 ) -> list[Finding]:
     """Build, train, score and trade twice, the second time with all after a day perturbed; compare what is up to it.
 
-    Features, presence, liquidity, volatility and market state of all days up to `after`, labels that end by then, the
-    test scores, the yuan that `fill_top_n` places by them, and the orders and positions of the workflow's backtest,
-    which runs on for BEYOND days. A ForecastRecord learns once more, of the same scores of past days, on a market that
-    is perturbed from the first test day on, and must find the same. The model is trained in float32; scores that agree
-    but for rounding are traded as equal, so that ties do not fall differently. What a workflow lacks (PortAnaRecord,
-    ForecastRecord, liquidity) has a row that says so. That the perturbation reaches the features of later days at all
-    is checked too. Files of the user's own (`frames`, `macro_state`) are changed where their values are not known yet
-    by their lags; whether a lag is true no file tells, so that a feature whose IC is too good over the days of training
-    is named.
+    Features, presence, liquidity, volatility and market state of all days up to `after`, the exposures that the loss is
+    neutral to, labels that end by then, the test scores, the yuan that `fill_top_n` places by them, and the orders and
+    positions of the workflow's backtest, which runs on for BEYOND days. A ForecastRecord learns once more, of the same
+    scores of past days, on a market that is perturbed from the first test day on, and must find the same. The model is
+    trained in float32; scores that agree but for rounding are traded as equal, so that ties do not fall differently.
+    What a workflow lacks (PortAnaRecord, ForecastRecord, liquidity) has a row that says so. That the perturbation
+    reaches the features of later days at all is checked too. Files of the user's own (`frames`, `macro_state`) are
+    changed where their values are not known yet by their lags; whether a lag is true no file tells, so that a feature
+    whose IC is too good over the days of training is named.
 
     What looks k days ahead shows on the last k days up to `after`. Orders rest on the day before, so a strategy is
     caught from two days on; what it may know of the day it trades on (the deal price, but not the day's volume) this

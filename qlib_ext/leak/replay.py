@@ -47,6 +47,7 @@ GRIDS = {  # of the panel: what the report calls it, and what stands for a cell 
     "market": ("market", np.nan),
     "label": ("labels", np.nan),
     "labels": ("labels of several horizons", np.nan),
+    "exposures": ("exposures", 0.0),
 }
 
 Rows = npt.NDArray[np.int64]
@@ -127,6 +128,8 @@ class Replay:
         if name == "market":
             names = [f"market {i}" for i in range(values.shape[1])]
             return Grid(values[:, None, :], days[at].to_numpy(), np.array(["(all)"], dtype=object), names)
+        if name == "exposures":
+            return Grid(values, days[at].to_numpy(), axes["stocks"], self.result("exposures"))
         names = {"x": axes["features"], "labels": axes["horizons"]}.get(name, [name])
         return Grid(values, days[at].to_numpy(), axes["stocks"], names)
 
@@ -176,6 +179,7 @@ def _work(replay: Replay) -> None:
         used = [rows(name) for name in dataset.segments if name in ("train", "valid", "test")]
         (folder / "ic.pkl").write_bytes(pickle.dumps(_ic(panel, np.unique(np.concatenate(used)), rows("test"), score)))
         return
+    _save_exposures(panel, replay.cutoff, folder)
     like = None if replay.like is None else pd.read_pickle(replay.like / "past.pkl")
     past, forecast = _forecast(task, dataset, model=model, like=like)
     for name, value in (("score", score), ("past", past), ("forecast", forecast)):
@@ -241,11 +245,21 @@ def _save_panel(panel: DayPanel, cutoff: pd.Timestamp, folder: Path) -> None:
     last = int(pd.DatetimeIndex(panel.days).searchsorted(cutoff, side="right")) + BEYOND
     for name in GRIDS:
         value = getattr(panel, name)
-        if value is not None:
+        if isinstance(value, torch.Tensor):
             np.save(folder / f"{name}.npy", value[:last].cpu().numpy())
     axes = {"days": panel.days[:last], "stocks": panel.stocks, "features": panel.features}
     axes["horizons"] = [f"{days} days" for days in panel.horizons]
     (folder / "axes.pkl").write_bytes(pickle.dumps(axes))
+
+
+def _save_exposures(panel: DayPanel, cutoff: pd.Timestamp, folder: Path) -> None:
+    """Save the exposures that training and scores asked for, where they did, as `_save_panel` does the grids."""
+    if not panel.loads:
+        return
+    last = int(pd.DatetimeIndex(panel.days).searchsorted(cutoff, side="right")) + BEYOND
+    np.save(folder / "exposures.npy", panel.exposures([*panel.loads], range(min(last, len(panel.days)))).cpu().numpy())
+    names = [f"{name} {kind}".strip() for name, load in panel.loads.items() for kind in load.categories or ("",)]
+    (folder / "exposures.pkl").write_bytes(pickle.dumps(names))
 
 
 def _ic(panel: DayPanel, rows: Rows, test: Rows, score: pd.Series) -> dict[str, Any]:
