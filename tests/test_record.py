@@ -12,7 +12,7 @@ import torch
 from qlib.utils import init_instance_by_config
 from qlib.utils.exceptions import LoadObjectError
 
-from qlib_ext.data import DayDatasetH, LabelSpan
+from qlib_ext.data import DayDatasetH, LabelSpan, PanelExposures
 from qlib_ext.evaluate import BASELINES, LightGBM, factor_score
 from qlib_ext.panel import DayPanel
 from qlib_ext.record import (
@@ -424,7 +424,13 @@ def test_liquidity_record_writes_all(run, panel, said):
         assert (got[name].index == days).all()
     quality = got["diagnostics.pkl"]
     assert quality.loc["ic", "value"] == pytest.approx(got["headline.pkl"].loc["capped_buyable_net", "mean_ic"])
-    assert quality.loc["ic", "standard_error"] > 0
+    assert quality.loc["ic", "standard_error"] > 0 and "ic_neutral" not in quality.index
+    panel.source = PanelExposures()
+    quality = made._generate()["diagnostics.pkl"]
+    said.pop()
+    neutral = quality.loc[["ic_neutral", "rank_ic_neutral"]]
+    assert (neutral["value"] > 0.1).all() and (neutral["standard_error"] > 0).all() and (neutral["days"] > 10).all()
+    assert recorder.metrics["diagnostics.ic_neutral.value"] == pytest.approx(quality.loc["ic_neutral", "value"])
     assert recorder.metrics["exposure.volatility"] == pytest.approx(got["exposures.pkl"]["volatility"].mean())
     assert recorder.metrics["diagnostics.rank_ic.t"] == pytest.approx(quality.loc["rank_ic", "t"])
     assert "turnover stands for size" in got["definitions.pkl"]["exposure.liquidity"]

@@ -190,7 +190,7 @@ class LiquidityRecord(MoneyRecord):
         label, liquidity, buyable, volatility = (
             grid_rows(grid, rows) for grid in (panel.label, panel.liquidity, panel.buyable, panel.volatility)
         )
-        loads = panel.exposures(NEUTRAL, rows).cpu()
+        loads = None if panel.source is None else panel.exposures(NEUTRAL, rows).cpu()
         quality = summary(
             score, label, liquidity, buyable > 0, horizon=span.horizon, top_n=money.top_n, exposures=loads
         )
