@@ -46,6 +46,10 @@ def make_artifacts(seed=0, sign=1.0):
             "part": np.tile(["train"] * 30 + ["gap"] * 2 + ["valid"] * 13, 2),
         }
     )
+    ics = pd.DataFrame(
+        0.03 * 0.5 ** (np.arange(20) / 8) + np.random.default_rng(9).normal(0, 0.01, (45, 20)), columns=range(1, 21)
+    )
+    ics = {name: ics.rename_axis(columns="lag") for name in ("score", "head_5")}
     curves = pd.DataFrame({"fold": [0, 0, 1, 1], "seed": 0, "epoch": [1, 2, 1, 2], "train_loss": [3.0, 2, 3, 1],
                            "valid_loss": [3.0, 2.5, 3, 2], "rank_ic": [0.01, 0.02, 0.03, 0.01]})  # fmt: skip
     fills = pd.DataFrame({"day": DAYS[:4], "code": "SH600000", "side": "buy", "yuan": [1e4, 2e4, 3e4, 4e4],
@@ -64,11 +68,14 @@ def make_artifacts(seed=0, sign=1.0):
         f"{MONEY}definitions.pkl": evaluate.DEFINITIONS
         | record.ROW_DEFINITIONS
         | evaluate.DIAGNOSTICS_DEFINITIONS
+        | {f"lags.{key}": words for key, words in evaluate.LAG_DEFINITIONS.items()}
         | record.FACTOR_DEFINITIONS,
         f"{MONEY}diagnostics.pkl": quality.set_axis(["ic", "rank_ic"]),
         f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100, liquidity=1000.0),
         f"{MONEY}quantiles.pkl": pd.DataFrame(rng.normal(0, 0.01, (45, 10)), DAYS, pd.RangeIndex(1, 11)),
         "forecast.json": make_forecast(rng, sign).to_dict(),
+        f"{MONEY}lags.pkl": pd.concat({name: evaluate.ic_by_lag(one) for name, one in ics.items()}, names=["score"]),
+        f"{MONEY}decay.pkl": evaluate.decay_table(ics).assign(weight=pd.Series({"head_5": 1.0})),
         f"{MONEY}exposures.pkl": pd.DataFrame(rng.uniform(-1, 1, (45, 2)), DAYS, ["volatility", "liquidity"]),
         f"{MONEY}selection.pkl": "nothing",
         f"{MONEY}capacity.pkl": pd.DataFrame(

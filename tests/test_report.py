@@ -234,6 +234,7 @@ def test_the_table_says_what_it_takes_for_granted(html):
         ("ic", f"{MONEY}daily.pkl"),
         ("quantiles", f"{MONEY}quantiles.pkl"),
         ("forecast", "forecast.json"),
+        ("lags", f"{MONEY}lags.pkl"),
         ("exposures", f"{MONEY}exposures.pkl"),
         ("holdings", f"{MONEY}positions.pkl"),
         ("capacity", f"{MONEY}capacity.pkl"),

@@ -20,13 +20,18 @@ from qlib_ext.evaluate import (
     CAPACITY_DEFINITIONS,
     DEFINITIONS,
     DIAGNOSTICS_DEFINITIONS,
+    LAG_DEFINITIONS,
+    LAGS,
     NEUTRAL,
     REVERSAL_DAYS,
     LightGBM,
     capacity_words,
+    decay_table,
     excess_crossings,
     exposures,
     factor_score,
+    ic_by_lag,
+    lag_ics,
     quantile_returns,
     summary,
 )
@@ -42,6 +47,7 @@ from qlib_ext.record.judgement import (
     Money,
     Rows,
     capacity,
+    entry_return,
     fold_table,
     grid_rows,
     index_returns,
@@ -62,10 +68,23 @@ FACTOR_DEFINITIONS = {
 LIQUIDITY_DEFINITIONS = {
     **(DEFINITIONS | ROW_DEFINITIONS | DIAGNOSTICS_DEFINITIONS | FACTOR_DEFINITIONS),
     **{f"capacity.{key}": text for key, text in CAPACITY_DEFINITIONS.items()},
+    **{f"lags.{key}": text for key, text in LAG_DEFINITIONS.items()},
 }
 
 
 # --- records
+
+
+def head_weights(model: Any) -> dict[str, float]:
+    """Weights of a model's heads by name, head_5: the mean over the members of an ensemble; empty with one head."""
+    if not hasattr(model, "predict_heads"):  # an ensemble of different kinds has none in common
+        return {}
+    trainers = [getattr(member, "trainer", None) for member in getattr(model, "models", None) or [model]]
+    found = [heads for trainer in trainers if (heads := getattr(trainer, "heads", None)) is not None]
+    if not found or len(found) < len(trainers):
+        return {}
+    mean = np.mean([heads.weights for heads in found], axis=0)
+    return {f"head_{days}": float(weight) for days, weight in zip(found[0].horizons, mean, strict=True)}
 
 
 class MoneyRecord(ACRecordTemp):
@@ -163,7 +182,9 @@ class LiquidityRecord(MoneyRecord):
     Artifacts in `liquidity_analysis/`: `daily.pkl` (metrics and returns of each day), `positions.pkl` (datetime,
     instrument, yuan, weight of the capital), `headline.pkl`, `diagnostics.pkl` (IC family and the top of the ranking,
     with Newey-West errors), `quantiles.pkl` (mean label by day and tenth of the score), `exposures.pkl` (daily rank
-    correlations with known factors), `selection.pkl` (what was chosen on the period, also in the headline's attrs),
+    correlations with known factors), `lags.pkl` (IC with the return of each of the 40 days that follow, of the score
+    and of each head of several horizons), `decay.pkl` (their half-lives), `selection.pkl` (what was chosen on the
+    period, also in the headline's attrs),
     `capacity.pkl` and `capacity_topn.pkl` (the same scores at 10 million to 10 billion yuan, filled down the ranking
     and in a fixed number of names, see `capacity.capacity_curve`) and `definitions.pkl` (what each number means).
     Beside them `run_facts.pkl`: units, stocks, days, seeds, device and versions of the run, for its page.
@@ -180,7 +201,7 @@ class LiquidityRecord(MoneyRecord):
     def list(self) -> list[str]:
         """Name the artifacts."""
         names = "daily positions headline definitions diagnostics quantiles exposures selection capacity capacity_topn"
-        return [f"{name}.pkl" for name in names.split()]
+        return [f"{name}.pkl" for name in [*names.split(), "lags", "decay"]]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
         panel, rows, money, span = self.dataset.panel, self.dataset.rows("test"), self.money, self.dataset.span
@@ -202,7 +223,10 @@ class LiquidityRecord(MoneyRecord):
             name: capacity(panel, rows, score, money, span, top_n=top_n, year=market_year())
             for name, top_n in (("capacity", None), ("capacity_topn", money.top_n))
         }
-        self._log(judged, quality, exposed, curves)
+        every = {"score": score} | self._heads(rows)
+        lags = {name: lag_ics(one, self._steps(rows)) for name, one in every.items()}
+        decay = decay_table(lags).assign(weight=pd.Series(head_weights(self.model), dtype=np.float64))
+        self._log(judged, quality, exposed, curves, decay)
         return {
             "daily.pkl": judged.daily.join(pd.DataFrame(judged.returns)),
             "positions.pkl": judged.positions,
@@ -213,10 +237,29 @@ class LiquidityRecord(MoneyRecord):
             "exposures.pkl": exposed,
             "selection.pkl": selected,
             **{f"{name}.pkl": curve for name, curve in curves.items()},
+            "lags.pkl": pd.concat({name: ic_by_lag(ics) for name, ics in lags.items()}, names=["score"]),
+            "decay.pkl": decay,
         }
 
+    def _steps(self, rows: Rows) -> Grid:
+        """One-day returns (d + LAGS - 1 at most, N) from the entry of the first of the rows on."""
+        panel: DayPanel = self.dataset.panel
+        return grid_rows(entry_return(panel), np.arange(rows[0], min(rows[-1] + LAGS, len(panel.days))))
+
+    def _heads(self, rows: Rows) -> dict[str, Grid]:
+        """Scores (d, N) of each head by name, where the run's model has several."""
+        if not head_weights(self.model):
+            return {}
+        heads = self.model.predict_heads(self.dataset, "test")
+        return {f"head_{days}": self.scores(rows, heads[days]) for days in heads}
+
     def _log(
-        self, judged: Judgement, quality: pd.DataFrame, exposed: pd.DataFrame, curves: Mapping[str, pd.DataFrame]
+        self,
+        judged: Judgement,
+        quality: pd.DataFrame,
+        exposed: pd.DataFrame,
+        curves: Mapping[str, pd.DataFrame],
+        decay: pd.DataFrame,
     ) -> None:
         """Log the numbers as metrics and show the tables with their definitions."""
         daily, days, money = judged.daily, judged.days, self.money
@@ -224,6 +267,7 @@ class LiquidityRecord(MoneyRecord):
         log_table(self.recorder, daily.mean().to_frame("mean").T)
         log_table(self.recorder, exposed.mean().to_frame("exposure").T)
         log_table(self.recorder, quality, "diagnostics")
+        log_table(self.recorder, decay, "decay")
         for kind, curve in curves.items():
             log_table(self.recorder, excess_crossings(curve), kind)
         mean = ", ".join(f"{name} {value:+.3f}" for name, value in exposed.mean().items())
@@ -234,6 +278,7 @@ class LiquidityRecord(MoneyRecord):
             f"rebalanced daily; {judged.table.attrs['days_a_year']:.1f} trading days a year; "
             f"{judged.table.attrs['selection']}\n"
             f"{as_text(judged.table)}\n{listed(ROW_DEFINITIONS | DEFINITIONS)}\n{as_text(quality)}\n"
+            f"IC with the return of one later day, and days until it is half\n{as_text(decay)}\n"
             f"  standard_error: Newey-West; t: distance from what a random score has, in standard errors\n"
             f"  mean rank correlation of the score with known factors: {mean} (turnover stands for size)\n"
             f"  names held {daily['capped_names_held'].mean():.1f}, cash {daily['capped_cash_share'].mean():.1%}, "

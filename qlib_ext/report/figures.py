@@ -6,6 +6,7 @@ Needs plotly >= 6 when a figure is drawn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from colorsys import hls_to_rgb
 from itertools import pairwise
@@ -207,6 +208,25 @@ def forecast_decay(ages: pd.DataFrame, fitted: pd.Series) -> go.Figure:
     points: dict[str, Any] = {"mode": "markers", "error_y": {"type": "data", "array": _numbers(1e4 * ages["error"])}}
     builder.line(text("found"), ages["middle"], 1e4 * ages["mean"], BLUE, **points)
     builder.line(text("decay"), fitted.index, 1e4 * fitted, ORANGE)
+    return builder.finish()
+
+
+def lags(by_lag: pd.DataFrame, decay: pd.DataFrame | None, names: Mapping[str, Text]) -> go.Figure:
+    """IC with the return of each later day, a line a score; the first with its errors and the decay fitted to it."""
+    builder = FigureBuilder(text("days after the entry (number)"), text("correlation (1)"), height=340)
+    for place, (name, wording) in enumerate(names.items()):
+        rows = by_lag[by_lag.index.get_level_values("score") == name].droplevel("score").dropna(subset=["ic"])
+        colour, dash = style(place)
+        if place:
+            builder.line(wording, rows.index, rows["ic"], colour, dash=dash, width=1.5)
+            continue
+        bars: dict[str, Any] = {"mode": "markers", "error_y": {"type": "data", "array": _numbers(rows["error"])}}
+        builder.line(wording, rows.index, rows["ic"], colour, **bars)
+        fitted = {} if decay is None else decay.to_dict("index").get(name, {})
+        first, half = (float(fitted.get(key, math.nan)) for key in ("first_ic", "half_life"))
+        if math.isfinite(half):
+            age = rows.index.to_numpy(dtype=np.float64) - 1.0
+            builder.line(text("decay"), rows.index, first * 2.0 ** (-age / half), colour)
     return builder.finish()
 
 

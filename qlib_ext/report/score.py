@@ -112,6 +112,30 @@ def quantiles(context: Context, frame: pd.DataFrame) -> Content:
     ]
 
 
+def lags(
+    context: Context, by_lag: pd.DataFrame, decay: Frame, definitions: Definitions, daily: Frame
+) -> Content | None:
+    """IC of the score, and of each head where there are several, with the return of each later day; half-lives."""
+    if by_lag.empty:
+        return None
+    names = {name: head_title(name) for name in by_lag.index.unique(level="score")}
+    parts: list[Any] = [Chart("lags", figures.lags(by_lag, decay, names), sentence("chart.lags"))]
+    if decay is not None:
+        own = {key.removeprefix("lags."): text for key, text in (definitions or {}).items() if key.startswith("lags.")}
+        shown = decay.dropna(axis="columns", how="all")
+        kinds = dict.fromkeys(("half_life", "low", "high", "weight"), "ratio")
+        columns = columns_of(shown, meanings_of(own, "lags"), "lags", **kinds)
+        parts.append(table(shown, columns, key="lags", rows=[names.get(name, plain(name)) for name in shown.index]))
+    costs = text("no costs, no caps")
+    return costs if daily is None else context.scope(daily.index, costs), parts
+
+
+def head_title(name: str) -> Any:
+    """Title of a score by its name in the artifact: score, head_5."""
+    days = name.removeprefix("head_")
+    return title(name) if days == name else text("head of {n} days", n=days)
+
+
 def forecast(context: Context, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Content:
     """Show what the score was worth before the test segment: level by score, decay, whether it is significant.
 
