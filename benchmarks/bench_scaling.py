@@ -3,11 +3,14 @@
     python -m benchmarks.bench_scaling [--write docs/scaling.png] [--profile]
 
 A step is `bench_step`'s: forward, LIQ-WPCC, backward, clipping, Adam. Each exponent is the slope of log(milliseconds)
-over log(size), least squares over the points shown. `--profile` adds where the time of a step goes, by kind of work.
+over log(size), least squares over the points shown. The last table has an epoch of the whole market with induced
+attention among the stocks against full attention, by steps of four days in turn, and what a step takes beside the panel
+in a process of its own. `--profile` adds where the time of a step goes, by kind of work.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +22,20 @@ from qlib_ext.training import pick_precision
 PRECISION = pick_precision("auto", torch.device("cpu"))
 SWEEPS = {  # name: (what varies, its sizes, the rest)
     "stocks N (T 8, D 64)": ("stocks", (250, 500, 1000, 2000, 4000), {"steps": 8, "d_model": 64}),
+    "stocks N, induced (T 8, D 64)": (
+        "stocks",
+        (1250, 2500, 5000, 10_000, 20_000),
+        {"steps": 8, "d_model": 64, "inter": "induced"},
+    ),
     "steps T (N 1000, D 64)": ("steps", (2, 4, 8, 16, 32), {"stocks": 1000, "d_model": 64}),
     "width D (N 1000, T 8)": ("d_model", (32, 64, 128, 256), {"stocks": 1000, "steps": 8}),
+}
+MARKET, EPOCH = 4_700, 484  # stocks a day and days of two years of the whole market
+WHOLE = {"steps": 8, "d_model": 64, "present": 0.97, "days_per_step": 4}
+PROFILED = {  # column: sizes
+    "full, D 256, N 300": {"stocks": 300},
+    "full, D 256, N 5000": {"stocks": 5000},
+    "induced, D 64, N 4700": {"stocks": MARKET, "d_model": 64, "inter": "induced"},
 }
 KINDS = {  # kind of work: beginnings of the operators' names
     "attention (products inside)": ("aten::_scaled_dot_product", "_Blocks", "aten::bmm", "aten::_softmax"),
@@ -32,7 +47,7 @@ KINDS = {  # kind of work: beginnings of the operators' names
 }
 
 
-def step(args: argparse.Namespace, sizes: dict[str, int]) -> bench_step.Run:
+def step(args: argparse.Namespace, sizes: dict[str, Any]) -> bench_step.Run:
     """One training step of our MASTER at these sizes."""
     made = argparse.Namespace(**(vars(args) | {name: size for name, size in sizes.items() if name != "stocks"}))
     return bench_step.build(made, bench_step.make_panel(made, sizes["stocks"], 1), f"ours {PRECISION}")
@@ -42,6 +57,20 @@ def milliseconds(run: bench_step.Run, args: argparse.Namespace) -> float:
     """Median of some runs after one that is not counted."""
     run()
     return 1e3 * float(np.median([bench_step.seconds(run, args.device) for _ in range(args.repeats)]))
+
+
+def against_full(args: argparse.Namespace, stocks: int) -> str:
+    """Table of an epoch of the whole market with both kinds of attention among the stocks, steps in turn."""
+    made = {kind: argparse.Namespace(**(vars(args) | WHOLE | {"inter": kind})) for kind in ("full", "induced")}
+    panel, name = bench_step.make_panel(made["full"], stocks, WHOLE["days_per_step"]), f"ours {PRECISION}"
+    taken = bench_step.median_times({kind: bench_step.build(made[kind], panel, name) for kind in made}, args)
+    rows = []
+    for kind, value in taken.items():
+        memory = bench_step.peak_memory(made[kind], panel, stocks, name) / 2**30
+        epoch = value * EPOCH / WHOLE["days_per_step"]
+        rows.append([kind, f"{epoch:.0f}", f"{taken['full'] / value:.1f}", f"{memory:.2f}"])
+    title = f"{stocks:,} stocks, {EPOCH} days, T 8, D 64, {PRECISION}"
+    return bench_step.table([title, "epoch, s", "times faster", "GiB beside the panel"], rows)
 
 
 def exponent(sizes: np.ndarray, taken: np.ndarray) -> float:
@@ -54,7 +83,7 @@ def draw(found: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = Figure(figsize=(14, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, (sizes, taken)) in zip(figure.subplots(1, len(found), sharey=True), found.items(), strict=True):
         slope = exponent(sizes, taken)
@@ -104,15 +133,15 @@ def main() -> None:
         found[name] = (size, taken)
         cells = ", ".join(map(str, size)), ", ".join(f"{value:.0f}" for value in taken)
         print(f"| {name} | {cells[0]} | {cells[1]} | {exponent(size, taken):.2f} |", flush=True)
+    print("\n" + against_full(args, MARKET // given.divide), flush=True)
     if given.write:
         draw(found, given.write)
     if given.profile:
-        print("\n| where a step's time goes (D 256, T 8) | " + " | ".join(f"N {n}" for n in (300, 5000)) + " |")
-        print("| --- | ---: | ---: |")
         torch.manual_seed(0)
-        columns = [shares(step(args, {"stocks": n // given.divide})) for n in (300, 5000)]
-        for kind in dict.fromkeys([*columns[0], *columns[1]]):
-            print(f"| {kind} | " + " | ".join(f"{column.get(kind, 0.0):.0%}" for column in columns) + " |")
+        columns = [shares(step(args, at | {"stocks": at["stocks"] // given.divide})) for at in PROFILED.values()]
+        kinds = dict.fromkeys(kind for column in columns for kind in column)
+        rows = [[kind, *(f"{column.get(kind, 0.0):.0%}" for column in columns)] for kind in kinds]
+        print("\n" + bench_step.table(["where a step's time goes (T 8)", *PROFILED], rows))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def make_panel(args: argparse.Namespace, stocks: int, days: int) -> DayPanel:
 def our_trainer(args: argparse.Namespace, attention_dropout: float, precision: str) -> Trainer:
     """Build our side: MASTER under LIQ-WPCC."""
     torch.manual_seed(0)
-    net = MASTER(args.features, args.d_model, dropout=0.5, attention_dropout=attention_dropout).to(args.device)
+    options = {"attention_dropout": attention_dropout, "inter": args.inter}
+    net = MASTER(args.features, args.d_model, dropout=0.5, **options).to(args.device)
     return Trainer(
         torch.compile(net) if args.compile else net,
         DayLoss("liq_wpcc"),
@@ -305,6 +306,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8, help="T, days of a window")
     parser.add_argument("--features", type=int, default=158, help="F")
     parser.add_argument("--d-model", type=int, default=256, help="D")
+    parser.add_argument("--inter", choices=("full", "induced"), default="full", help="our attention among the stocks")
     parser.add_argument("--days-per-step", type=int, default=1, help="days of our step; the reference takes one")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of each variant")
     parser.add_argument("--calls", type=int, default=None, help="our steps a timed call; default 1, on CUDA 4")

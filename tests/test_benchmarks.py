@@ -10,7 +10,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # `benchmarks` is not installed
 
-from benchmarks import bench_run, bench_step  # noqa: E402
+from benchmarks import bench_run, bench_scaling, bench_step  # noqa: E402
 from benchmarks.reference_master import ReferenceMASTER, reference_step  # noqa: E402
 from qlib_ext.nets import load_official_master  # noqa: E402
 from qlib_ext.workflow import load_workflow  # noqa: E402
@@ -81,6 +81,17 @@ def test_tables_of_tiny_sizes(tmp_path, capsys, present):
 def test_memory_of_a_process_of_its_own():
     args = bench_step.parse([*TINY, "--calls", "1"])
     assert bench_step.peak_memory(args, None, 400, "reference float32") > 2**20  # (400, 400) matrices are kept
+
+
+def test_the_whole_market_with_both_kinds_of_attention():
+    args = bench_step.parse([*TINY, "--repeats", "1"])
+    lines = bench_scaling.against_full(args, 30).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    assert (
+        [row[0] for row in rows] == ["full", "induced"] and rows[0][2] == "1.0" and lines[0].startswith("| 30 stocks")
+    )
+    assert all(float(cell) >= 0 for row in rows for cell in row[1:])
+    assert "Induced" in str(bench_step.our_trainer(bench_step.parse([*TINY, "--inter", "induced"]), 0.0, "float32").net)
 
 
 def test_it_runs_as_a_module_without_qlib():

@@ -249,6 +249,19 @@ def test_many_groups_go_day_by_day(monkeypatch, masked):
     assert max(calls) <= N and len(calls) > 2
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_steps_of_a_stock_are_added_part_by_part(monkeypatch, masked):
+    net, (x, present, _) = small(), days()
+    present = present if masked else None
+    whole = net(x, present)
+    wanted = gradients(net, whole)
+    monkeypatch.setattr("qlib_ext.nets.attention._PART", 3 * B * T * D * 8)  # three stocks a part, one in the last
+    parts = net(x, present)
+    assert torch.equal(parts, whole)
+    got = gradients(net, parts)
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
 def test_without_a_mask_the_kernel_gets_none(monkeypatch):
     seen = []
     monkeypatch.setattr(

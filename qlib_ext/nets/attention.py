@@ -14,6 +14,7 @@ from qlib_ext.nets.kernels import attend
 
 Variant = Literal["official", "paper"]
 _MAX_GROUPS = 65_535  # the grid of CUDA's fused attention; more (16 days x 5,000 stocks) go day by day
+_PART = 4 * 2**20  # bytes of a part's products in the temporal aggregation: fresh pages cost a CPU more than they do
 
 
 def with_a_key(mask: Tensor, dim: int) -> Tensor:
@@ -103,7 +104,7 @@ class Dropout(nn.Dropout):
         bits, kind = (8, torch.int8) if dropped % 256 == 0 else (16, torch.int16)  # as few as the rate needs
         words = torch.empty(-(-x.numel() * bits // 64), dtype=torch.int64).random_(-(2**63), None)
         keep = words.view(kind)[: x.numel()].view(x.shape) >= (dropped >> (16 - bits)) - (1 << (bits - 1))
-        return x * keep.to(x.dtype) * (65_536 / (65_536 - dropped))
+        return (x * keep.to(x.dtype)).mul_(65_536 / (65_536 - dropped))
 
 
 class Aggregation(nn.Module):
@@ -150,10 +151,21 @@ class TemporalAttention(nn.Module):
             query = self.proj(z[:, -1])
             if self.variant == "official":
                 query = query @ self.proj.weight
-            logit = (z * query[:, None]).sum(-1)  # an einsum would be a loop of tiny products on a CPU
-            if present is not None:
-                logit = logit.masked_fill(~with_a_key(present, 1), -math.inf)
-            return (torch.softmax(logit, dim=1)[..., None] * z).sum(1)
+            if z.device.type != "cpu" or torch.compiler.is_compiling():
+                return self._weigh(z, query, present)
+            size = max(
+                1, _PART * z.shape[2] // (z.numel() * z.element_size())
+            )  # stocks whose products stay in the cache
+            here = repeat(None) if present is None else present.split(size, 2)
+            parts = zip(z.split(size, 2), query.split(size, 1), here, strict=False)
+            return torch.cat([self._weigh(*part) for part in parts], 1)
+
+    def _weigh(self, z: Tensor, query: Tensor, present: Tensor | None) -> Tensor:
+        """Sum z (B, T, N, D) over the steps, weighed by its products with the query (B, N, D)."""
+        logit = (z * query[:, None]).sum(-1)  # an einsum would be a loop of tiny products on a CPU
+        if present is not None:
+            logit = logit.masked_fill(~with_a_key(present, 1), -math.inf)
+        return (torch.softmax(logit, dim=1)[..., None] * z).sum(1)
 
 
 def sinusoidal_positions(steps: int, d_model: int) -> Tensor:
