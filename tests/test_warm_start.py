@@ -167,3 +167,10 @@ def test_options_that_cannot_be_are_refused():
         WalkForwardModel(model=config(), step=20, window=0)
     with pytest.raises(ValueError, match="window=60 does nothing with expanding: true"):
         WalkForwardModel(model=config(), step=20, window=60, expanding=True)
+
+
+def test_more_processes_than_chains_are_told(dataset, monkeypatch):
+    monkeypatch.setattr(DayModel, "check_needs", lambda model, dataset: None)
+    monkeypatch.setattr("qlib_ext.model.ensemble.refuse_held_out", lambda *given, **options: None)
+    with pytest.warns(UserWarning, match="processes: 3, but 2 folds of 2 seeds, each fold after .*: no more are used"):
+        walk(True, seeds=[0, 7], processes=3).check_dataset(dataset)

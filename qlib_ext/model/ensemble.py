@@ -95,8 +95,13 @@ class _Members(Model):
             refuse_held_out(dataset.handler, self._fitted_until(dataset.panel, cut), strict=self.strict)
             if len(cut) == 1 and hasattr(self, "step"):
                 tell(f"step: {self.step} spans the whole segment test: nothing is trained anew")
-            if len(cut) * len(self.seeds) < self.processes:
-                tell(f"processes: {self.processes}, but {len(cut)} folds of {len(self.seeds)} seeds: no more are used")
+            apart = 1 if self.warm else len(cut)  # a chain of folds is one process's
+            if apart * len(self.seeds) < self.processes:
+                why = ", each fold after the one before (warm_start)" if self.warm else ""
+                tell(
+                    f"processes: {self.processes}, but {len(cut)} folds of {len(self.seeds)} seeds{why}: no more are "
+                    "used"
+                )
 
     def _opened(self, dataset: Any, reweighter: Any) -> tuple[DayPanel, int, int]:
         """Panel, days of a window and reach of the label of a dataset to train on."""
