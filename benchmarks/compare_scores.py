@@ -25,7 +25,15 @@ import torch
 from benchmarks.bench_step import table
 from benchmarks.years import BOUNDS, MLP, TRAINED, VALID, YEAR, Features, Grid, Year, days_of, outcomes, parser
 from qlib_ext.cross_section import project_off, rank_shares
-from qlib_ext.evaluate import LightGBM, circular_blocks, daily_metrics, rank_correlation, seed_shares
+from qlib_ext.evaluate import (
+    LightGBM,
+    blend_inputs,
+    blend_weights,
+    circular_blocks,
+    daily_metrics,
+    rank_correlation,
+    seed_shares,
+)
 from qlib_ext.model import DayModel, MASTERModel, MLPModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import CostAwarePolicy
@@ -193,6 +201,20 @@ def mean_rank(*pieces: str, seeds: Iterable[int] | None = None) -> Make:
     return make
 
 
+def weighted(*pieces: str) -> Make:
+    """Add the ranks of several pieces by weights of the days that select, see `evaluate.blend_weights`."""
+
+    def make(bench: Bench, seed: int) -> pd.DataFrame:
+        every, inside = [bench.score(piece, seed) for piece in pieces], bench.year.market["universe"]
+        ranks = [np.where(np.isfinite(score), unit(score), np.nan) for score in every]
+        past = slice(0, bench.year.first - HORIZON - 1)
+        label = np.where(inside, forward(bench.year.step, HORIZON)[: len(inside)], np.nan)
+        weights = blend_weights(*blend_inputs([rank[past] for rank in ranks], label[past]))
+        return bench.frame(np.tensordot(weights, ranks, axes=1))
+
+    return make
+
+
 def minus(kind: str) -> Make:
     """Rank by minus a number that is known at the close."""
     return lambda bench, seed: bench.frame(np.where(bench.year.market["universe"], -bench.year.market[kind], np.nan))
@@ -224,6 +246,7 @@ PIECES = {
     "lightgbm": Piece("LightGBM on the same", lightgbm(), "mlp"),
     "mlp_seeds": Piece("mean rank of three seeds", mean_rank("mlp", seeds=range(3)), "mlp", 1),
     "mlp+lightgbm": Piece("mean rank of MLP and LightGBM", mean_rank("mlp", "lightgbm"), "mlp"),
+    "mlp+lightgbm_weighted": Piece("their ranks by weights", weighted("mlp", "lightgbm"), "mlp+lightgbm"),
     "neutral+lightgbm": Piece("mean rank of neutral MLP and LightGBM", mean_rank("neutral", "lightgbm"), "neutral"),
 }
 
@@ -394,10 +417,10 @@ def tables(folder: Path, years: list[int], pieces: Iterable[str]) -> str:
         error = np.ptp(np.nanquantile(half[1:], [0.16, 0.84])) / 2 if np.isfinite(half[1:]).any() else np.nan
         off = np.sqrt(YEAR) * np.mean([frame["net"].std() for frame in frames])
         row = [piece, str(len(frames))]
-        for number, (_, scale, digits) in enumerate(SHOWN.values()):
+        for number, (name, (_, scale, digits)) in enumerate(SHOWN.items()):
             value, sure = scale * drawn[piece][0, number], scale * drawn[piece][1:, number].std()
             spread = f" ({scale * own[:, number].std(ddof=1):.{digits}f})" if len(own) > 1 else ""
-            row.append(f"{value:.{digits}f} ± {sure:.{digits}f}{spread}")
+            row.append(f"{value:.{digits}f}" + ("" if name.startswith("on ") else f" ± {sure:.{digits}f}{spread}"))
         values.append([*row, f"{half[0]:.1f} ± {error:.1f}", f"{100 * off:.1f}"])
     for piece in found:
         base = PIECES[piece].against

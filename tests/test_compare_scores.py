@@ -135,6 +135,9 @@ def test_ranks_are_averaged_and_scores_are_made_once(tmp_path, monkeypatch, pane
     both = study.mean_rank("mlp", seeds=[0, 1])(bench, 0)
     np.testing.assert_allclose(both, (1 + 1 / 25) / 2)  # a rank and its opposite
     assert study.mean_rank("mlp")(bench, 0).to_numpy()[0, -1] == 1.0 and made == [0, 1]
+    np.testing.assert_array_equal(
+        study.weighted("mlp")(bench, 0).rank(axis=1), study.mean_rank("mlp")(bench, 0).rank(axis=1)
+    )  # the only one weighs 1
     flat = study.projected("mlp")(bench, 0).to_numpy()
     real = bench.year.market["universe"]
     assert np.isnan(flat[~real]).all()
