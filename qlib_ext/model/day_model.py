@@ -29,7 +29,7 @@ from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
 from qlib_ext.options import argument_names, check_choice, check_flag, describe, refuse_unknown, tell
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
 from qlib_ext.runs import log_finite
-from qlib_ext.training import METRIC, History, Rows, Trainer, check_heads, seeded
+from qlib_ext.training import METRIC, History, Rows, Trainer, check_heads, fit_together, seeded
 
 logger = get_module_logger("qlib_ext.model")
 
@@ -151,6 +151,22 @@ class DayModel(Model):
             start: a trained model whose network this one's begins as, with a fresh optimiser and scales of these days;
                 what it learnt from must come before `valid_rows`, what it was stopped on no later than they end.
         """
+        trainer, facts = self._ready(panel, step_len, train_rows, valid_rows, prefix, start)
+        history = trainer.fit(
+            panel,
+            train_rows,
+            valid_rows,
+            on_epoch=partial(report, prefix),
+            progress=_progress,
+            facts=facts,
+            keep_checkpoint=keep_checkpoint,
+        )
+        return self._fitted(panel, train_rows, valid_rows, history, prefix)
+
+    def _ready(
+        self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, prefix: str, start: "DayModel | None"
+    ) -> tuple[Trainer, dict[str, Any]]:
+        """Build network and trainer for some days, and tell what a checkpoint must agree in."""
         step_len = window_of(type(self), step_len)
         with seeded(int(self.options.get("seed", 0))):
             heads = {"heads": len(panel.horizons)} if len(panel.horizons) > 1 else {}
@@ -169,20 +185,16 @@ class DayModel(Model):
         logger.info(f"{prefix}{name}: {days}, {len(panel.stocks)} stocks, {self.loss}")
         if self.trainer.checkpoint is not None and Path(self.trainer.checkpoint).exists():
             logger.info(f"{prefix}{self.trainer.checkpoint} exists: the training goes on where it was left")
-        h = self.history = self.trainer.fit(
-            panel,
-            train_rows,
-            valid_rows,
-            on_epoch=partial(report, prefix),
-            progress=_progress,
-            facts=facts,
-            keep_checkpoint=keep_checkpoint,
-        )
+        return self.trainer, facts
+
+    def _fitted(self, panel: DayPanel, train_rows: Rows, valid_rows: Rows, h: History, prefix: str) -> History:
+        """Take over what the training has found, and tell it."""
+        self.history, trainer = h, self._trained()
         last = panel.days[train_rows].max()
         self.learnt_until = pd.Timestamp(last)
         self.seen_until = pd.Timestamp(max(last, panel.days[valid_rows].max()))
-        logger.info(f"{prefix}best epoch {h.best_epoch}: {self.trainer.metric} {h.best_value:.5f}")
-        if (found := self.trainer.heads) is not None:
+        logger.info(f"{prefix}best epoch {h.best_epoch}: {trainer.metric} {h.best_value:.5f}")
+        if (found := trainer.heads) is not None:
             logger.info(f"{prefix}{found.in_words()}")
             if recording():
                 weights = zip(found.horizons, found.weights, strict=True)
@@ -258,6 +270,25 @@ def check_neutral(neutral: Sequence[str], dataset: Any) -> None:
     for name in neutral:
         hint = "; columns of your own come by DayDatasetH(exposures=...)"
         check_choice("exposure to be neutral to", name, dataset.exposure_source().names, hint=hint)
+
+
+def fit_in_one_pass(
+    models: Sequence[DayModel],
+    panel: DayPanel,
+    step_len: int,
+    train_rows: Rows,
+    valid_rows: Rows,
+    prefixes: Sequence[str],
+) -> None:
+    """Train models that differ by seed alone as `DayModel.fit_rows` does each, see `training.fit_together`."""
+    trainers = [
+        model._ready(panel, step_len, train_rows, valid_rows, prefix, None)[0]
+        for model, prefix in zip(models, prefixes, strict=True)
+    ]
+    reports = [partial(report, prefix) for prefix in prefixes]
+    histories = fit_together(trainers, panel, train_rows, valid_rows, on_epochs=reports, progress=_progress)
+    for model, history, prefix in zip(models, histories, prefixes, strict=True):
+        model._fitted(panel, train_rows, valid_rows, history, prefix)
 
 
 def built(option: str, value: Any) -> Any:

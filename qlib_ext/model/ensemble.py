@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from qlib.model.base import Model
 from qlib.utils import init_instance_by_config
 
 from qlib_ext.data import DayDatasetH, label_reach, panel_of, segment_rows
-from qlib_ext.model.day_model import DayModel, refuse_reweighter, report, save_folds, window_of
+from qlib_ext.model.day_model import DayModel, fit_in_one_pass, refuse_reweighter, report, save_folds, window_of
 from qlib_ext.model.folds import (
     Fold,
     curves_frame,
@@ -218,7 +219,9 @@ class FoldEnsemble(_Members):
             and a `checkpoint` becomes a file for each fold and seed (`run.fold0.seed0.pt`), kept until all are trained.
         n_splits: blocks; "valid" may be absent with 2 or more.
         gap: trading days removed on each side of a block; None: reach + window - 1. Not with n_splits=1.
-        seeds: of the members of each fold.
+        seeds: of the members of each fold. With an `order_seed` in the model's kwargs all seeds of a fold see the days
+            in one order and are trained in one pass over them, with the numbers of one by one; not with a checkpoint,
+            nor with `processes`, which train them side by side.
         combine: "mean" of the scores, each standardised over the day's stocks, or of the daily "rank" (0 to 1).
         strict: refuse a shorter gap, and processors that were fitted over time; False: warn.
         processes: train so many members at a time, in processes that share the panel.
@@ -500,6 +503,13 @@ def train_members(
 
     Returns: of each job the member and its scores of the valid block, (len(valid), N).
     """
+    if warm is None and shares_order(config):
+        for fold, seeds in by_fold(jobs):
+            members = [new_member(config, seed, fold) for seed in seeds]
+            names = [prefix_of(fold, seed) for seed in seeds]
+            fit_in_one_pass(members, panel, step_len, fold.train, fold.valid, names)
+            yield from ((member, member.score_rows(panel, fold.valid)) for member in members)
+        return
     last: dict[int, Any] = {}
     for fold, seed in jobs:
         start = None if warm is None else last.get(seed)
@@ -510,6 +520,19 @@ def train_members(
         member.fit_rows(panel, step_len, fold.train, fold.valid, prefix=prefix_of(fold, seed), **kept)
         last[seed] = member
         yield member, member.score_rows(panel, fold.valid)
+
+
+def shares_order(config: dict[str, Any]) -> bool:
+    """Whether members of several seeds see the days in one order, so that one pass over them trains all."""
+    kwargs = config.get("kwargs") or {}
+    return kwargs.get("order_seed") is not None and not kwargs.get("checkpoint")
+
+
+def by_fold(jobs: Iterable[Job]) -> Iterator[tuple[Fold, list[int]]]:
+    """Group jobs that follow each other: each fold and its seeds."""
+    for _, some in groupby(jobs, key=lambda job: job[0].number):
+        own = list(some)
+        yield own[0][0], [seed for _, seed in own]
 
 
 def pickled_members(train: Callable[[list[Job]], Iterator[tuple[Any, Grid]]], jobs: list[Job]) -> bytes:

@@ -4,6 +4,7 @@ from qlib_ext.training.checkpoint import History
 from qlib_ext.training.device import PRECISIONS, pick_device, pick_precision, seeded
 from qlib_ext.training.heads import check_heads, head_losses
 from qlib_ext.training.scaling import RobustScale
+from qlib_ext.training.together import fit_together
 from qlib_ext.training.trainer import METRIC, Rows, Trainer
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Trainer",
     "check_heads",
     "head_losses",
+    "fit_together",
     "pick_device",
     "pick_precision",
     "seeded",

@@ -4,7 +4,6 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -67,6 +66,8 @@ class Trainer:
             the heads are added too, until `fit` has found at its end what they earned together, see `HeadWeights`; the
             metric is of the sum, with the label that judges.
         seed: seeds the order of days and dropout, without touching the global generator's later use.
+        order_seed: seeds the order of days in place of `seed`, so that trainings of several seeds see them in one order
+            and may share a pass (`fit_together`); they then differ by first weights and dropout alone.
         capital, participation, top_n: yuan, share of liquidity and names of the money metrics.
         scale: "robust" fits RobustScale on the training days, None trusts the features as they come.
         device: "cpu", "cuda" or "auto". On a GPU the panel is copied there once.
@@ -86,6 +87,7 @@ class Trainer:
     """
 
     measure: Measure | None = None  # of your own; recorded trainers may lack it
+    order_seed: int | None = None
     day_halflife: float | None = None  # likewise
     horizon_weights: tuple[float, ...] | None = None
     horizons: tuple[int, ...] = ()  # of the heads; known once `fit` has a panel
@@ -107,6 +109,7 @@ class Trainer:
         day_halflife: float | None = None,
         horizon_weights: Sequence[float] | None = None,
         seed: int = 0,
+        order_seed: int | None = None,
         capital: float = 150e6,
         participation: float = 0.05,
         top_n: int = 30,
@@ -124,6 +127,8 @@ class Trainer:
             check_number(name, amount, "(0, inf)", hint=IN_YAML)
         check_number("participation", participation, "(0, 1]", hint=SHARE)
         check_number("seed", seed, "[0, inf)", whole=True)
+        if order_seed is not None:
+            check_number("order_seed", order_seed, "[0, inf)", whole=True, hint=", or null: that of `seed`")
         check_number("weight_decay", weight_decay, "[0, inf)", hint=IN_YAML)
         check_flag("compile", compile)
         if day_halflife is not None:
@@ -141,6 +146,7 @@ class Trainer:
         self.metric, self.measure = metric_name(metric), metric if callable(metric) else None
         self.epochs, self.patience, self.batch_days, self.seed = epochs, patience, batch_days, seed
         self.lr, self.weight_decay, self.clip, self.scale = lr, weight_decay, clip, scale
+        self.order_seed = order_seed
         self.day_halflife, self.horizon_weights = day_halflife, check_weights(horizon_weights)
         self.money: dict[str, Any] = {"capital": capital, "participation": participation, "top_n": top_n}
         self.asked = (device, precision)
@@ -198,11 +204,14 @@ class Trainer:
             file = Checkpoint(self.checkpoint, texts)
         with seeded(self.seed, self.device):
             self._epochs(panel, train, valid, self._start(panel, train, history, file), file, on_epoch, progress)
-        if len(self.horizons) > 1:
-            self.heads = HeadWeights.of_panel(panel, valid, self.predict_heads(panel, valid), prior=self._prior())
+        self._weigh_heads(panel, valid)
         if file is not None and not keep_checkpoint:
             file.remove()
         return history
+
+    def _weigh_heads(self, panel: DayPanel, valid: Rows) -> None:
+        if len(self.horizons) > 1:
+            self.heads = HeadWeights.of_panel(panel, valid, self.predict_heads(panel, valid), prior=self._prior())
 
     def _prior(self) -> npt.NDArray[np.float64]:
         """Weights (H,) of the heads' losses, adding to 1."""
@@ -215,6 +224,8 @@ class Trainer:
         own = {name: getattr(self, name) for name in names} | self.money
         if self.day_halflife is not None:  # files of older versions do not name it
             own["day_halflife"] = self.day_halflife
+        if self.order_seed is not None:
+            own["order_seed"] = self.order_seed
         if self.horizons:
             own |= {"horizons": self.horizons, "horizon_weights": self._prior().tolist()}
         return {"loss": self.loss, "metric": describe(self._chosen()), **own, "device": self.device.type}
@@ -232,7 +243,8 @@ class Trainer:
         self.net.to(self.device)
         self._compiled = torch.compile(self.net) if self.compile else None
         optimiser = torch.optim.Adam(self.net.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        order, best = np.random.default_rng(self.seed), copy.deepcopy(self.net.state_dict())
+        order = np.random.default_rng(self.seed if self.order_seed is None else self.order_seed)
+        best = copy.deepcopy(self.net.state_dict())
         run = Run(self.net, self.scaler, optimiser, order, self.device, history, best)
         if file is not None and file.load(run):
             history.resumed_from = len(history.epochs)
@@ -251,22 +263,36 @@ class Trainer:
         """Run the epochs until the metric stops rising; write them into the history, end with the best state."""
         panel, history, trading = panel.to(self.device), run.history, self._trading(panel, valid)
         weight = None if self.day_halflife is None else day_weight(train, self.day_halflife)
-        for epoch in range(len(history.epochs) + 1, self.epochs + 1):
-            if epoch - 1 - history.best_epoch >= self.patience:
-                break
+        while self._goes_on(history):
             order = run.order.permutation(len(train))
             own = None if weight is None else weight[order]
             train_loss, _ = self.run_epoch(panel, train[order], run.optimiser, weight=own, progress=progress)
             valid_loss, score = self.run_epoch(panel, valid)
-            row = {"train_loss": train_loss, "valid_loss": valid_loss, **self._judge(panel, valid, score, trading)}
-            history.epochs.append(row)
-            if row[self.metric] > history.best_value:  # an undefined ratio is not
-                history.best_value, history.best_epoch = row[self.metric], epoch
-                run.best = copy.deepcopy(self.net.state_dict())
+            self._note(
+                run, {"train_loss": train_loss, "valid_loss": valid_loss} | self._judge(panel, valid, score, trading)
+            )
             if file is not None:
                 file.save(run)
             if on_epoch is not None:
-                on_epoch(epoch, row)
+                on_epoch(len(history.epochs), history.epochs[-1])
+        self._end(run)
+
+    def _goes_on(self, history: History) -> bool:
+        """Tell whether there is another epoch."""
+        done = len(history.epochs)
+        return done < self.epochs and done - history.best_epoch < self.patience
+
+    def _note(self, run: Run, row: dict[str, float]) -> None:
+        """Write an epoch into the history; keep the state of a better one."""
+        history = run.history
+        history.epochs.append(row)
+        if row[self.metric] > history.best_value:  # an undefined ratio is not
+            history.best_value, history.best_epoch = row[self.metric], len(history.epochs)
+            run.best = copy.deepcopy(self.net.state_dict())
+
+    def _end(self, run: Run) -> None:
+        """Give the network its best state; ValueError where no epoch was any."""
+        history = run.history
         if not history.best_epoch:
             raise ValueError(
                 f"the metric {self.metric} is defined in none of {len(history.epochs)} epochs: each has the same "
@@ -327,36 +353,19 @@ class Trainer:
             `horizon_weights`, and the scores (len(rows), N), or (len(rows), N, H), of a pass that does not learn, NaN
             where absent.
         """
-        learn = optimiser is not None
-        self.net.train(learn)
-        valid, share = self._learnable(panel, rows), torch.as_tensor(self._prior(), device=self.device).float()
-        total = torch.zeros(len(share), device=self.device)
-        scores = None if learn else _Scores(len(rows), panel, self.device, len(share))
+        one = _Pass(self, panel, rows, self._learnable(panel, rows), optimiser, weight)
+        for i, batch in self._batches(panel, rows, progress):
+            one.step(i, batch)
+        return one.result()
+
+    def _batches(self, panel: DayPanel, rows: Rows, progress: Progress | None) -> Iterator[tuple[int, Batch]]:
+        """Gather the days in their order: of each batch its first place in `rows` and itself, on the device."""
         starts = range(0, len(rows), self.batch_days)
         batches: Iterator[Batch] = (self._batch(panel, rows[i : i + self.batch_days]) for i in starts)
         if progress is not None:
             batches = progress(batches, len(starts))
-        context: AbstractContextManager[object] = nullcontext() if learn else torch.no_grad()
-        with context:
-            for i, batch in zip(starts, batches, strict=True):
-                days = valid[i : i + self.batch_days].sum(axis=0)
-                here = batch.to(self.device)
-                output = self._forward(here)
-                own = None if weight is None else torch.as_tensor(weight[i : i + self.batch_days], device=self.device)
-                loss = head_losses(self.loss, output, here, own)
-                if optimiser is not None and days.any():
-                    self._learn((loss * share).sum(), optimiser)
-                total = total + loss.detach() * torch.from_numpy(days).to(self.device, non_blocking=True)
-                if scores is not None:
-                    scores.add(here, output)
-        count = valid.sum(axis=0)
-        there = count > 0
-        mean = math.nan
-        if there.any():
-            mean = float(np.average(total.cpu().double().numpy()[there] / count[there], weights=self._prior()[there]))
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss became {mean}: lower lr ({self.lr}) or clean the features")
-        return mean, np.empty((0, len(panel.stocks)), np.float32) if scores is None else scores.numpy()
+        for i, batch in zip(starts, batches, strict=True):
+            yield i, batch.to(self.device)
 
     def _learnable(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.bool_]:
         """Tell (len(rows), H) which days count for a head; asked once an epoch, so that no step waits for a GPU."""
@@ -471,6 +480,52 @@ class Trainer:
                     f"or more validation days with an {column} (two or more labelled stocks with different labels), "
                     f"there are {count}. Lengthen the segment valid, or choose metric: {column}"
                 )
+
+
+class _Pass:
+    """One trainer's way over some days; `run_epoch` says of what, and what comes of it."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        panel: DayPanel,
+        rows: Rows,
+        valid: npt.NDArray[np.bool_],
+        optimiser: torch.optim.Optimizer | None = None,
+        weight: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        self.trainer, self.valid, self.optimiser, self.weight = trainer, valid, optimiser, weight
+        self.share = torch.as_tensor(trainer._prior(), device=trainer.device).float()
+        self.total = torch.zeros(len(self.share), device=trainer.device)
+        self.scores = None if optimiser else _Scores(len(rows), panel, trainer.device, len(self.share))
+        self.nothing = np.empty((0, len(panel.stocks)), np.float32)
+        trainer.net.train(optimiser is not None)
+
+    def step(self, first: int, batch: Batch) -> None:
+        """Pass over the batch of the days from `first` on, which lies on the device."""
+        trainer, some = self.trainer, slice(first, first + self.trainer.batch_days)
+        days = self.valid[some].sum(axis=0)
+        with torch.set_grad_enabled(self.optimiser is not None):
+            output = trainer._forward(batch)
+            own = None if self.weight is None else torch.as_tensor(self.weight[some], device=trainer.device)
+            loss = head_losses(trainer.loss, output, batch, own)
+            if self.optimiser is not None and days.any():
+                trainer._learn((loss * self.share).sum(), self.optimiser)
+        self.total = self.total + loss.detach() * torch.from_numpy(days).to(trainer.device, non_blocking=True)
+        if self.scores is not None:
+            self.scores.add(batch, output)
+
+    def result(self) -> tuple[float, npt.NDArray[np.float32]]:
+        """Mean loss and scores, as of `run_epoch`."""
+        count = self.valid.sum(axis=0)
+        there = count > 0
+        mean = math.nan
+        if there.any():
+            each = self.total.cpu().double().numpy()[there] / count[there]
+            mean = float(np.average(each, weights=self.trainer._prior()[there]))
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the loss became {mean}: lower lr ({self.trainer.lr}) or clean the features")
+        return mean, self.nothing if self.scores is None else self.scores.numpy()
 
 
 def day_weight(rows: Rows, halflife: float) -> npt.NDArray[np.float64]:
