@@ -95,6 +95,20 @@ def test_the_log_tells_the_limits(scores):
     assert len(dealt.fills) > 100
 
 
+def test_every_kind_of_exposure_can_be_bounded(scores):
+    names = ["price", "reversal", "age"]
+    strategy, *_ = traded(scores, exposures=dict.fromkeys(names, 0.1))
+    late = pd.DataFrame(strategy.daily_log).iloc[20:]
+    assert (late[[f"exposure.{name}" for name in names]].abs() <= 0.1 + 1e-6).all(axis=None)
+    assert (late[["exposure.price", "exposure.reversal"]].abs() > 1e-3).any().all()
+    codes, days = [*strategy._closes["price"].columns], D.calendar()
+    raw = read_traded(codes, ["$close", "$factor"], days[0], days[-1])
+    close, factor = (raw[name].astype(float).ffill() for name in ("$close", "$factor"))
+    day = strategy._closes["price"].index[60]
+    np.testing.assert_allclose(strategy._closes["price"].loc[day], (close / factor).loc[day])
+    np.testing.assert_allclose(strategy._closes["reversal"].loc[day], (1 - close / close.shift(20)).loc[day])
+
+
 def test_the_exchange_tells_the_costs(scores):
     strategy, cheap, _ = traded(scores, exchange={"impact": 0.1, "min_cost": 1.0, "commission": 0.0002})
     assert strategy.policy.impact == 0.1 and strategy.policy.least_commission == 1.0
