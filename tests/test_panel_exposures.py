@@ -17,6 +17,7 @@ from qlib_ext.model import FoldEnsemble, MLPModel, WalkForwardModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import KINDS
 from qlib_ext.provider import calendar, listed_days, read_traded
+from qlib_ext.record import run_facts
 from qlib_ext.synthetic import make_market
 
 SEGMENTS = {
@@ -230,6 +231,9 @@ def test_ensembles_are_neutral_too(dataset, combine):
     ):
         model.fit(dataset)
         assert explained(dataset.panel, model.predict(dataset)) < 1e-5
+        assert run_facts(dataset, model)["neutral"] == NEUTRAL
+    model.models[-1].trainer.loss.neutral = ()
+    assert "neutral" not in run_facts(dataset, model)
 
 
 @pytest.mark.slow

@@ -164,7 +164,8 @@ def test_the_header_states_the_run_s_own_facts():
         made, "versions"
     )
     assert fact(made, "rules") == "marina-rules 9.8" and "torch 1.2.3" not in fact(made, "versions of this page")
-    alone = context_of({}, {}, {}, provider="p", facts=KNOWN | {"seeds": [0], "folds": 1})
+    alone = context_of({}, {}, {}, provider="p", facts=KNOWN | {"seeds": [0], "folds": 1, "neutral": ["beta", "age"]})
+    assert fact(alone, "score neutral to") == "beta, age" and "score neutral to" not in [k.en for k, _ in made.facts]
     assert fact(alone, "seeds") == "0" and "folds" not in fact(alone, "days used")
     names = [key for key, _ in made.facts if key.en in ROWS]
     assert len(names) == len(ROWS) and all(key.zh != key.en for key in names)

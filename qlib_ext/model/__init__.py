@@ -5,7 +5,7 @@ from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.model.folds import FEW_DAYS, FEW_STOCKS, fitted_processors, fold_days
 from qlib_ext.model.mixed import ModelEnsemble
 from qlib_ext.model.samples import PanelSamples
-from qlib_ext.model.scores import blended, combined, past_scores
+from qlib_ext.model.scores import blended, combined, neutral_to, past_scores
 
 __all__ = [
     "DayModel",
@@ -21,5 +21,6 @@ __all__ = [
     "combined",
     "fitted_processors",
     "fold_days",
+    "neutral_to",
     "past_scores",
 ]

@@ -89,12 +89,20 @@ def heads_frame(panel: DayPanel, rows: Rows, score: Grid, horizons: Sequence[int
     return pd.concat({name: score_series(panel, rows, score[..., n]) for n, name in enumerate(names)}, axis=1)
 
 
+def neutral_to(model: Any) -> tuple[str, ...]:
+    """Exposures that a trained model's score is off; of an ensemble those of all members, nothing where they differ."""
+    if members := getattr(model, "models", None):
+        names = {neutral_to(member) for member in members}
+        return names.pop() if len(names) == 1 else ()
+    return getattr(getattr(getattr(model, "trainer", None), "loss", None), "neutral", ())
+
+
 def off_exposures(panel: DayPanel, rows: Rows, score: Grid, models: Sequence[Any]) -> Grid:
     """Take combined scores (len(rows), N) off the exposures that all members are neutral to, as each of theirs is.
 
     A mean of neutral scores is neutral but for rounding, one of ranks is not. Nothing where members differ.
     """
-    names = {getattr(getattr(getattr(model, "trainer", None), "loss", None), "neutral", ()) for model in models}
+    names = {neutral_to(model) for model in models}
     if len(names) != 1 or not (neutral := names.pop()):
         return score
     out = np.full(score.shape, np.nan, dtype=np.float32)

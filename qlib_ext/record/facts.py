@@ -14,6 +14,7 @@ from qlib.workflow.recorder import Recorder
 from qlib_ext import __version__
 from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import DAYS_A_YEAR, days_a_year
+from qlib_ext.model import neutral_to
 from qlib_ext.runs import FACTS, load_if_there
 from qlib_ext.training import Trainer
 
@@ -37,9 +38,9 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
 
     Returns: units (profile or expression of turnover in yuan, None: no liquidity), stocks (number), daily_stocks (of
         the median training day), days (part -> (first, last, number of days) after purging, of folds those of all
-        together), folds (number), seeds, devices, precisions (of each member, in their order),
-        neutral (exposures that a member's score is off), versions (package ->
-        version), days_a_year (trading days of a year, see `market_year`).
+        together), folds (number), seeds, devices, precisions (of each member, in their order), neutral (exposures that
+        the score is off, see `model.neutral_to`), versions (package -> version), days_a_year (trading days of a year,
+        see `market_year`).
     """
     facts: dict[str, Any] = {
         "versions": package_versions(("Python", "qlib_ext", *PACKAGES)),
@@ -52,8 +53,8 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         facts["seeds"] = [trainer.seed for trainer in trainers]
         facts["devices"] = [str(trainer.device) for trainer in trainers]
         facts["precisions"] = [trainer.precision for trainer in trainers]
-        if neutral := list(dict.fromkeys(name for trainer in trainers for name in trainer.loss.neutral)):
-            facts["neutral"] = neutral
+    if neutral := neutral_to(model):
+        facts["neutral"] = list(neutral)
     if isinstance(dataset, DayDatasetH):
         try:
             facts |= _of_dataset(dataset, getattr(model, "fold_map", None))

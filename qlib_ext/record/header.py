@@ -51,6 +51,7 @@ def context_of(
     rows: dict[str, Text | str | None] = {  # None: the run has no such thing
         **{name: run.get(name) or None for name in ("experiment", "run", "started")},
         **_model_facts(plan),
+        "score neutral to": ", ".join(facts.get("neutral", ())) or None,
         "seeds": _seeds(plan, facts),
         "data": provider,
         "universe": universe,
@@ -191,8 +192,6 @@ def _model_facts(plan: Task) -> dict[str, str]:
         if key in member:
             own = member[key]
             facts[name] = str(own.get("class") if isinstance(own, Mapping) else own)
-    if member.get("neutral"):
-        facts["score neutral to"] = ", ".join(map(str, member["neutral"]))
     return facts
 
 
