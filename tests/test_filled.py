@@ -13,7 +13,7 @@ from qlib.data.dataset.handler import DataHandlerLP
 from qlib_ext.check_data import check_data
 from qlib_ext.data import DayDatasetH, load_liquidity
 from qlib_ext.exchange import AShareExchange, clear_cache
-from qlib_ext.handler import FastAlpha158
+from qlib_ext.handler import FastDaily
 from qlib_ext.provider import calendar, filled_days, only_traded
 from qlib_ext.strategy import read_market
 from qlib_ext.synthetic import make_market
@@ -51,9 +51,9 @@ def looked_at(folder):
     days = calendar()
     out = SimpleNamespace(panels=[])
     for label in LABELS:
-        handler = FastAlpha158(
+        handler = FastDaily(
             instruments="all", start_time=days[70], end_time=days[-6], infer_processors=[], learn_processors=[],
-            label=([label], ["LABEL0"]),
+            label=([label], ["LABEL0"]), with_alpha158=True,
         )  # fmt: skip
         segments = {"train": [days[70], days[150]], "test": [days[160], days[-6]]}
         out.panels.append(DayDatasetH(handler, segments, step_len=4, listing_age=20).panel)

@@ -146,9 +146,13 @@ def fill(
         batch = slice(begin, begin + _BATCH)
         kernel(out, bars[:, batch], first[batch], rows[batch])
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(max_workers=threads or usable) as pool:
+    with ThreadPoolExecutor(max_workers=threads or processors()) as pool:
         list(pool.map(fill_batch, range(0, bars.shape[1], _BATCH)))
+
+
+def processors() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fill158(out: Float32, bars: Float32, first: Array, rows: Array) -> None:

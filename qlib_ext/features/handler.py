@@ -1,14 +1,17 @@
-"""FastAlpha158 and FastAlpha360: qlib's handlers with the same arguments and numbers, at a small part of the time.
+"""FastAlpha158, FastAlpha360: qlib's handlers, the same numbers in a small part of the time. FastDaily: more factors.
 
 In YAML: `class: FastAlpha158, module_path: qlib_ext.handler`, with the arguments of qlib's Alpha158 (Alpha360) and
 `factors`, more of them by expression. The raw fields are read once a stock through qlib's storage and the factors
 computed straight into the one array that the frame then shows without a copy. Whatever this path does not serve goes
 through qlib's own loader, with a notice: numba missing, another frequency than "day", inst_processors, a feature set
 that does not begin with one of the two; and labels that are no raw simple return (see `panel.label_prices`).
+
+FastDaily has the factors of `features.DAILY` behind the same arguments, with or without Alpha158 in front of them, in
+the same one array; qlib has no expressions for them, so what is not served is an error.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +29,14 @@ from qlib.log import get_module_logger
 from qlib.utils import code_to_fname
 
 from qlib_ext.features import factors as alpha
+from qlib_ext.features.daily import DAILY_FIELDS, DAILY_LEAD, chosen, fill_daily
+from qlib_ext.features.daily_table import DAILY_NAMES
 from qlib_ext.features.frame_loader import OwnFactors, beside
 from qlib_ext.features.kernels import Float32
 from qlib_ext.frames import Frame
 from qlib_ext.options import argument_names, check_choice, enough_memory, refuse_unknown
 from qlib_ext.panel import DEFAULT_LABEL, label_prices
-from qlib_ext.provider import filled_days, read_series
+from qlib_ext.provider import ages, filled_days, listings, read_series
 
 logger = get_module_logger("qlib_ext.handler")
 
@@ -45,20 +50,29 @@ class FastAlphaLoader(QlibDataLoader):
     The rows, index and columns are qlib's; the values are float32 and agree as `qlib_ext.features` tells. A row stands
     for a day within the span of a stock's own six fields: a label of fields that span more days adds none. Factors of
     `frames` (see `FrameLoader`) are the last of the features.
+
+    Args:
+        config: as of QlibDataLoader.
+        daily: names of the factors of `features.DAILY` that come behind those of Alpha158, where these are there.
+        frames: options of `frames.Frame`, or a list of them.
+        options: as of QlibDataLoader.
     """
 
+    daily: tuple[str, ...] = ()  # of loaders in older pickles
     frames: Sequence[Frame] = ()
 
-    def __init__(self, *args: Any, frames: Any = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.frames = Frame.of(frames)
+    def __init__(self, config: Any, *, daily: Sequence[str] = (), frames: Any = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.daily, self.frames = tuple(daily), Frame.of(frames)
 
     @enough_memory("take a smaller universe, fewer years or fewer factors, or a larger machine")
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Load the frame (datetime, instrument) x (group, name) of the instruments, from start to end."""
         names, reason = self._served()
-        calendar = D.calendar(start_time, end_time, freq="day") if names else []
-        if not names or not len(calendar):
+        calendar = [] if reason else D.calendar(start_time, end_time, freq="day")
+        if not len(calendar):
+            if self.daily:
+                raise ValueError(f"FastDaily cannot be computed: {reason or 'no trading day'}")
             logger.warning(f"qlib's own loader is used, the fast one does not serve this: {reason or 'no trading day'}")
             return self._with_own(super().load(instruments, start_time, end_time))
         market = "all" if instruments is None else instruments
@@ -86,7 +100,9 @@ class FastAlphaLoader(QlibDataLoader):
             if [list(column[: len(names)]) for column in group] == [*config.get_feature_config()]:
                 break
         else:
-            return (), "the features are not those of Alpha158 or Alpha360"
+            if not self.daily:
+                return (), "the features are not those of Alpha158 or Alpha360"
+            names = ()
         if self.freq != "day" or self.inst_processors or not self.swap_level:
             return (), f"freq={self.freq!r}, inst_processors={self.inst_processors!r}, swap_level={self.swap_level!r}"
         if not hasattr(FeatureD, "backend_obj"):
@@ -102,19 +118,27 @@ class FastAlphaLoader(QlibDataLoader):
         begin = Cal.locate_index(days[0], days[-1], freq="day", future=False)[2]
         returns = {group: _returns(self.fields[group][0]) for group in list(self.fields)[1:]}
         ahead = max((day for some in returns.values() for ends in some or () for day in ends), default=0)
-        codes, extra = list(spans), -np.ones((len(spans), ahead), dtype=np.int64)
-        bars, first, last, odd = read_bars(codes, begin - alpha.LEAD, alpha.LEAD + len(days) + ahead)
-        wanted = _wanted(spans, days, first - alpha.LEAD, last - alpha.LEAD)
+        codes, lead = list(spans), DAILY_LEAD if self.daily else alpha.LEAD
+        fields = DAILY_FIELDS if self.daily else alpha.FIELDS
+        whole, first, last, odd = read_bars(codes, begin - lead, lead + len(days) + ahead, fields)
+        bars = whole[: len(alpha.FIELDS), :, lead - alpha.LEAD :]
+        wanted = _wanted(spans, days, first - lead, last - lead)
         if not wanted.any():
             raise _empty(codes, days)
         rows = np.where(wanted, wanted.T.ravel().cumsum().reshape(wanted.T.shape).T - 1, -1)
         index = _index(wanted, days, codes)
-        own = OwnFactors(self.frames, self.fields["feature"][1])
+        own = OwnFactors(self.frames, (*self.fields["feature"][1], *self.daily))
         added = {"feature": own.names}
         columns = [(g, name) for g, (_, every) in self.fields.items() for name in (*every, *added.get(g, ()))]
+        place = len(names) + len(self.daily)
+        columns[len(names) : len(names)] = [("feature", name) for name in self.daily]
         values = np.empty((len(index), len(columns)), dtype=np.float32)
-        alpha.fill(values, bars, first, np.hstack([rows, extra]), names)
-        place = len(names)
+        if names:
+            extra, begins = -np.ones((len(spans), ahead), dtype=np.int64), np.maximum(first - (lead - alpha.LEAD), 0)
+            alpha.fill(values, bars, begins, np.hstack([rows, extra]), names)
+        if self.daily:
+            bars_of = {"codes": codes, "names": self.daily} | _around(spans, begin, lead, len(days))
+            fill_daily(values[:, len(names) :], whole[:, :, : lead + len(days)], rows, **bars_of)
         for group, (expressions, every) in self.fields.items():
             skip = len(names) if group == "feature" else 0
             rest, ends = {group: (expressions[skip:], every[skip:])}, returns.get(group)
@@ -135,7 +159,8 @@ class FastAlphaLoader(QlibDataLoader):
             strange = {codes[n]: spans[codes[n]] for n in np.flatnonzero(odd)}
             logger.info(f"{len(strange)} stocks whose fields differ in length are computed by qlib: {[*strange][:6]}")
             at = np.sort(rows[odd][rows[odd] >= 0])
-            theirs = np.flatnonzero([column not in {("feature", name) for name in own.names} for column in columns])
+            apart = {("feature", name) for name in (*own.names, *self.daily)}
+            theirs = np.flatnonzero([column not in apart for column in columns])
             values[np.ix_(at, theirs)] = _by_qlib(self.fields, strange, days).reindex(index[at]).to_numpy(np.float32)
         return pd.DataFrame(values, index, pd.MultiIndex.from_tuples(columns), copy=False)
 
@@ -143,7 +168,9 @@ class FastAlphaLoader(QlibDataLoader):
 class _FastLoading(DataHandlerLP):
     """Stands between a handler of qlib's and its base: a FastAlphaLoader by the loader's configuration, `drop_raw`."""
 
+    NAMES: tuple[str, ...]  # of the handler's own factors
     _data: pd.DataFrame
+    _daily: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -157,7 +184,8 @@ class _FastLoading(DataHandlerLP):
         expressions, names = config["feature"]
         self.check_options(factors=factors, label=config["label"])
         config["feature"] = [*expressions, *(factors or {}).values()], [*names, *(factors or ())]
-        super().__init__(*args, data_loader=FastAlphaLoader(frames=frames, **data_loader["kwargs"]), **kwargs)
+        loader = FastAlphaLoader(**data_loader["kwargs"], daily=self._daily, frames=frames)
+        super().__init__(*args, data_loader=loader, **kwargs)
 
     @classmethod
     def check_options(
@@ -170,8 +198,7 @@ class _FastLoading(DataHandlerLP):
         named = isinstance(factors or {}, Mapping)
         if not named or not all(isinstance(text, str) for text in (factors or {}).values()):
             raise ValueError(f"factors is {factors!r}; wanted are names and expressions, {{TURN20: $volume/Mean(...)}}")
-        own = alpha.ALPHA360_NAMES if issubclass(cls, Alpha360) else alpha.ALPHA158_NAMES
-        if twice := sorted({*own} & {*(factors or ())}):
+        if twice := sorted({*cls.NAMES} & {*(factors or ())}):
             raise ValueError(f"factors has {', '.join(twice)}, which the handler has already; give another name")
         labels = {} if label is None else _label_parts(label)
         for what, parts in (("factors", factors or {}), ("label", labels)):
@@ -180,7 +207,7 @@ class _FastLoading(DataHandlerLP):
                     ExpressionD.get_expression_instance(text)
                 except (NameError, SyntaxError, TypeError, AttributeError) as error:
                     raise ValueError(f"{what}: {name} is {text!r}, no expression of qlib's: {error}") from error
-        OwnFactors(Frame.of(frames), [*own, *(factors or ())])
+        OwnFactors(Frame.of(frames), [*cls.NAMES, *(factors or ())])
         for number, config in enumerate(filter_pipe or ()):
             if isinstance(config, dict):
                 _check_filter(f"filter_pipe[{number}]", config)
@@ -244,6 +271,8 @@ class FastAlpha158(_Strict, Alpha158, _FastLoading):
     159
     """
 
+    NAMES = alpha.ALPHA158_NAMES
+
 
 class FastAlpha360(_Strict, Alpha360, _FastLoading):
     """qlib's Alpha360, quick; the same arguments, `frames`, `factors` and `drop_raw` as of FastAlpha158.
@@ -254,6 +283,53 @@ class FastAlpha360(_Strict, Alpha360, _FastLoading):
     >>> handler.fetch(col_set="feature").columns[-1]
     'VOLUME0'
     """
+
+    NAMES = alpha.ALPHA360_NAMES
+
+
+class FastDaily(_Strict, Alpha158, _FastLoading):
+    """Factors of daily bars that Alpha158 lacks (docs/factors.md); arguments as of FastAlpha158, and three more.
+
+    The mean stock, which some factors look at, is that of `instruments` on each day, members of that day only.
+
+    Args:
+        with_alpha158: the 158 factors of Alpha158 come first, in the same frame.
+        groups: of factors to have (see `features.GROUPS`); None: all.
+        exclude: groups or factors to leave out. `[survivor]` are those that data without the delisted stocks flatter:
+            listing age, price level, limit days.
+
+    Raises: as FastAlpha158; ValueError for a group or factor that is not there, or where factors cannot be computed
+        (no numba, another frequency, inst_processors).
+
+    >>> handler = FastDaily(instruments="all", exclude=["survivor"], with_alpha158=True)
+    >>> [name for name in handler.fetch(col_set="feature").columns if name in ("KMID", "AMIHUD20", "AGE")]
+    ['KMID', 'AMIHUD20']
+    """
+
+    NAMES = (*alpha.ALPHA158_NAMES, *DAILY_NAMES)
+
+    def __init__(
+        self,
+        *args: Any,
+        with_alpha158: bool = False,
+        groups: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        self._daily, self._alpha = chosen(groups, exclude), with_alpha158
+        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def check_options(
+        cls, factors: Any = None, label: Any = None, filter_pipe: Any = None, frames: Any = None, **others: Any
+    ) -> None:
+        """Look at the groups too, see FastAlpha158."""
+        chosen(others.get("groups"), others.get("exclude", ()))
+        super().check_options(factors, label, filter_pipe, frames)
+
+    def get_feature_config(self) -> Any:
+        """Expressions and names that come before the factors of daily bars: Alpha158's, or none."""
+        return super().get_feature_config() if self._alpha else ([], [])
 
 
 def _empty(codes: list[str], days: pd.DatetimeIndex) -> ValueError:
@@ -281,7 +357,7 @@ def _by_qlib(
 ) -> pd.DataFrame:
     """Frame of the fields, group -> (expressions, names), by qlib's own engine."""
     instruments, frames = list(spans) if None in spans.values() else spans, {}
-    for group, (expressions, names) in fields.items():
+    for group, (expressions, names) in ((group, both) for group, both in fields.items() if both[0]):
         frame = D.features(instruments, list(expressions), days[0], days[-1], freq="day")
         frame.columns = list(names)
         frames[group] = frame.swaplevel().sort_index()
@@ -305,25 +381,37 @@ def _forward(bars: Float32, prices: dict[int, str], days: int) -> Float32:
         return np.asarray(reach / entry - 1)
 
 
+def _around(spans: dict[str, Any], begin: int, lead: int, days: int) -> dict[str, Any]:
+    """Give `fill_daily` what it wants beside the bars, from `lead` rows before the first day on."""
+    every = pd.DatetimeIndex(D.calendar(freq="day"))[max(begin - lead, 0) : begin + days]
+    member = np.zeros((len(spans), lead + days), dtype=np.bool_)
+    always = np.zeros(len(spans), dtype=np.int64)
+    member[:, -len(every) :] = _wanted(spans, every, always, always + len(every))
+    age = ages(listings(list(spans))[0], np.arange(begin - lead, begin + days)).T
+    return {"days": every, "member": member, "age": age}
+
+
 def read_bars(
-    codes: list[str], begin: int, length: int
+    codes: list[str], begin: int, length: int, fields: Sequence[str] = alpha.FIELDS
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Read the six raw fields of N stocks through qlib's storage, once each.
+    """Read the six raw fields of N stocks, and others behind them, through qlib's storage, once each.
 
     Args:
         codes: N codes.
         begin: position in the calendar of the first row; below 0 such rows are NaN.
         length: P, rows to read.
+        fields: those of Alpha158 first.
 
     Returns:
-        bars (6, N, P) float32, NaN where not known or not traded (`filled_days`); the first and the last row (N,) of
-        each series within it, P and -1 where it has none; (N,) True where the fields of a stock do not share one span
-        (or there is no close).
+        bars (fields, N, P) float32, NaN where not known or (the six) not traded (`filled_days`); the first and the last
+        row (N,) of each series of the six within it, P and -1 where it has none; (N,) True where the six fields of a
+        stock do not share one span (or there is no close).
     """
-    bars = np.full((len(alpha.FIELDS), len(codes), length), np.nan, dtype=np.float32)
+    six = len(alpha.FIELDS)
+    bars = np.full((len(fields), len(codes), length), np.nan, dtype=np.float32)
     first, last = np.full(len(codes), length, dtype=np.int64), np.full(len(codes), -1, dtype=np.int64)
     odd = np.zeros(len(codes), dtype=np.bool_)
-    read = _reader(codes[0] if codes else "")
+    read = _reader(codes[0] if codes else "", fields)
     for n, code in enumerate(codes):
         ends, priced = [], False
         for f, series in enumerate(read(code, max(begin, 0), begin + length)):
@@ -331,15 +419,16 @@ def read_bars(
                 at = series[0] - begin
                 bars[f, n, at : at + len(series[1])] = series[1]
                 priced |= f == _CLOSE
-                ends.append((at, at + len(series[1]) - 1))
+                if f < six:
+                    ends.append((at, at + len(series[1]) - 1))
         if ends:
             first[n], last[n] = min(a for a, _ in ends), max(b for _, b in ends)
             odd[n] = len(set(ends)) > 1 or not priced
-    bars[:, filled_days(bars[_CLOSE].T, bars[_VOLUME].T).T] = np.nan
+    bars[:six, filled_days(bars[_CLOSE].T, bars[_VOLUME].T).T] = np.nan
     return bars, first, last, odd
 
 
-def _reader(code: str) -> Callable[[str, int, int], list[tuple[int, npt.NDArray[np.float32]]]]:
+def _reader(code: str, fields: Sequence[str]) -> Callable[[str, int, int], list[tuple[int, npt.NDArray[np.float32]]]]:
     """Choose how to read (code, begin, end) by the storage of `code`: qlib's binary files directly, others by slices.
 
     The reader gives each field's values within the calendar positions [begin, end), with the position of the first.
@@ -348,7 +437,7 @@ def _reader(code: str) -> Callable[[str, int, int], list[tuple[int, npt.NDArray[
 
     def slices(code: str, begin: int, end: int) -> list[tuple[int, npt.NDArray[np.float32]]]:
         name = code_to_fname(code)
-        parts = [FeatureD.backend_obj(instrument=name, field=f, freq="day")[begin:end] for f in alpha.FIELDS]
+        parts = [FeatureD.backend_obj(instrument=name, field=f, freq="day")[begin:end] for f in fields]
         return [(int(s.index[0]) if len(s) else 0, s.to_numpy(np.float32)) for s in parts]
 
     if type(sample) is not FileFeatureStorage:
@@ -356,9 +445,9 @@ def _reader(code: str) -> Callable[[str, int, int], list[tuple[int, npt.NDArray[
     root = sample.uri.parents[1]
 
     def files(code: str, begin: int, end: int) -> list[tuple[int, npt.NDArray[np.float32]]]:
-        out, folder = [], root / code_to_fname(code).lower()
-        for field in alpha.FIELDS:
-            start, values = read_series(folder / f"{field}.day.bin")
+        out, folder = [], f"{root}/{code_to_fname(code).lower()}"  # a Path takes as long as the reading
+        for field in fields:
+            start, values = read_series(f"{folder}/{field}.day.bin")
             skip = max(begin - start, 0)
             out.append((start + skip, values[skip : max(end - start, 0)]))
         return out
@@ -372,14 +461,13 @@ def _wanted(
     """Tell (N, D) which rows the frame has: within the stock's series and within one of its spans of membership."""
     number = np.arange(len(days))
     wanted = (number >= first[:, None]) & (number <= last[:, None])
-    for n, some in enumerate(spans.values()):
-        if some is not None:
-            inside = np.zeros(len(days), dtype=np.bool_)
-            for start, end in some:
-                begin = days.searchsorted(pd.Timestamp(start))
-                inside[begin : days.searchsorted(pd.Timestamp(end), side="right")] = True
-            wanted[n] &= inside
-    return wanted
+    some = [(n, *span) for n, spells in enumerate(spans.values()) for span in spells or ()]
+    starts, ends = (pd.DatetimeIndex([span[k] for span in some]) for k in (1, 2))
+    inside = np.zeros(wanted.shape, dtype=np.bool_)
+    inside[[n for n, spells in enumerate(spans.values()) if spells is None]] = True
+    for (n, *_), begin, end in zip(some, days.searchsorted(starts), days.searchsorted(ends, side="right"), strict=True):
+        inside[n, begin:end] = True
+    return wanted & inside
 
 
 def _index(wanted: npt.NDArray[np.bool_], days: pd.DatetimeIndex, codes: list[str]) -> pd.MultiIndex:

@@ -55,7 +55,7 @@ def read_calendar(folder: Path) -> pd.DatetimeIndex:
     return pd.DatetimeIndex([plain_day(f"{file}, line {n}", line) for n, line in lines]).as_unit("ns")
 
 
-def read_numbers(path: Path) -> Values | None:
+def read_numbers(path: Path | str) -> Values | None:
     """Read all numbers of a series' file, its first position included; None where there is no file."""
     try:
         return np.fromfile(path, dtype="<f4")
@@ -63,7 +63,7 @@ def read_numbers(path: Path) -> Values | None:
         return None
 
 
-def read_series(path: Path) -> tuple[int, Values]:
+def read_series(path: Path | str) -> tuple[int, Values]:
     """Read a series: the calendar's position of its first value, and the values, none without a file or in it.
 
     Raises: ValueError for a first number that is no position.

@@ -131,15 +131,16 @@ def listings(codes: Sequence[str]) -> tuple[Positions, Positions]:
         spells = {}
     open_end = max((stop for spans in spells.values() for _, stop in spans), default=None)
     first, last = np.full(len(codes), len(days)), np.full(len(codes), len(days) - 1)
+    whole = [spells.get(code) or [(days[0], days[-1])] for code in codes]
+    starts = days.searchsorted(pd.DatetimeIndex([min(start for start, _ in spans) for spans in whole]))
+    stops = days.searchsorted(pd.DatetimeIndex([max(stop for _, stop in spans) for spans in whole]), side="right")
     for n, code in enumerate(codes):
         begin, values = _traded_closes(code, folder)
-        spans = spells.get(code, [])
-        listed = int(days.searchsorted(min(start for start, _ in spans))) if spans else -1
-        first[n] = first_listed(first_known(begin, values, len(days)), listed)
-        if spans and (stop := max(stop for _, stop in spans)) != open_end:
+        first[n] = first_listed(first_known(begin, values, len(days)), int(starts[n]) if spells.get(code) else -1)
+        if spells.get(code) and max(stop for _, stop in whole[n]) != open_end:
             known = np.flatnonzero(np.isfinite(values))
             final = begin + int(known[-1]) if len(known) else -1
-            last[n] = max(int(days.searchsorted(stop, side="right")) - 1, final)
+            last[n] = max(int(stops[n]) - 1, final)
     return first, last
 
 
