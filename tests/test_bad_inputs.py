@@ -24,6 +24,7 @@ DOORS = {
     "ST lists": "bad_st",
     "Past scores": "bad_past_scores",
     "Executions": "bad_executions",
+    "Factor files": "bad_frames",
     "Exposures": "bad_exposures",
     "Forecasts": "bad_forecasts",
     "Macro files": "bad_macro",

@@ -407,7 +407,11 @@ def own(config, tmp_path):
     handler["data_loader"] = {
         "class": "NestedDataLoader", "module_path": "qlib.data.dataset.loader", "kwargs": loaders
     }  # fmt: skip
-    dataset_of(config)["label"] = LABEL
+    kinds = rng.choice(["bank", "steel"], len(index))
+    sector = pd.DataFrame({"size": rng.normal(size=len(index)), "sector": kinds}, index)
+    sector.drop("SH000300", level="instrument").to_csv(tmp_path / "own.csv")
+    dataset_of(config).update(label=LABEL)
+    dataset_of(config)["exposures"] = str(tmp_path / "own.csv")
     dataset_of(config)["macro_state"] = {"path": str(tmp_path / "macro.csv"), "series": {"rate": {"foreign": True}}}
     config["task"]["record"] = []
     return config
@@ -419,6 +423,7 @@ def test_own_files_are_perturbed_and_their_lags_told(own):
     assert "Lags, which no file proves: DAILY 0, SLOW 1; lag 0 is for" in detail(table, "factor files")
     rows = table.set_index("item")
     assert rows.loc["factor files", "compared"] > 100 and rows.loc["macro files", "compared"] == 5
+    assert rows.loc["exposures", "compared"] > 1000 and rows.loc["exposure files", "compared"] > 100
     assert rows.loc["too good", "compared"] == 5 and "largest" in detail(table, "too good")
 
 
@@ -441,6 +446,25 @@ def test_a_macro_value_of_the_next_day_is_caught(own, monkeypatch):
 
     monkeypatch.setattr(MacroState, "compute", early)
     assert failed(quick(own, only=["future"])) == {"market"}
+
+
+def test_an_exposure_of_the_next_day_is_caught(own, monkeypatch):
+    made = import_module("qlib_ext.data.exposures")
+    right = made.as_known
+    monkeypatch.setattr(made, "as_known", lambda grid, days, stocks: right(grid.shift(-1), days, stocks))
+    table = quick(own, only=["future"])
+    assert failed(table) == {"exposures"}
+    assert "size (" in detail(table, "exposures") and "sector=bank (" in detail(table, "exposures")
+    assert "beta" not in detail(table, "exposures")
+
+
+def test_exposures_without_dates_are_told(own):
+    place = Path(dataset_of(own)["exposures"])
+    codes = pd.read_csv(place)["instrument"].unique()
+    pd.DataFrame({"code": codes, "sector": ["bank", "steel"] * (len(codes) // 2)}).to_csv(place, index=False)
+    table = quick(own, only=["future"])
+    assert table["passed"].all()
+    assert "without dates: sector; is it what was known then?" in detail(table, "exposure files")
 
 
 def test_a_file_that_holds_a_later_return_is_too_good(own):

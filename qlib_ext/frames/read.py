@@ -166,7 +166,7 @@ class _File:
         if self.date in table:
             days, day = self._days(table[self.date], self.date)
         else:
-            days, day = pd.DatetimeIndex([EVER]), np.zeros(len(table), dtype=np.int64)
+            days, day = pd.DatetimeIndex([EVER]).as_unit("ns"), np.zeros(len(table), dtype=np.int64)
         chosen = [name for name in self.columns if not self.wanted or name in self.wanted]
         if not chosen:
             raise ValueError(f"{self.file.name} has no column but {', '.join(map(str, table.columns))}: no value")
@@ -292,10 +292,10 @@ def _finished(files: list[_File]) -> pd.DataFrame:
         if len(same):
             at = int(rows[same[0] + 1])
             place = f"{files[0].row} {files[0].rows[at]}" if len(files) == 1 else _listed(files)
-            what = f"{index.levels[1][code[at]]} has a second row of {index.levels[0][day[at]].date()}"
-            raise ValueError(
-                f"{place}: {what}; keep one, or name the column of the period that each is about (period:)"
-            )
+            day_of = index.levels[0][day[at]]
+            what = f"{index.levels[1][code[at]]} has a second row{'' if day_of == EVER else f' of {day_of.date()}'}"
+            cure = "" if files[0].undated else ", or name the column of the period that each is about (period:)"
+            raise ValueError(f"{place}: {what}; keep one{cure}")
     moved = len(rows) < len(frame) or not (rows == np.arange(len(rows))).all()
     out = frame.iloc[rows] if moved else frame
     out = out.drop(columns=_PERIOD, errors="ignore")

@@ -125,9 +125,9 @@ def check_future(
     scores of past days, on a market that is perturbed from the first test day on, and must find the same. The model is
     trained in float32; scores that agree but for rounding are traded as equal, so that ties do not fall differently.
     What a workflow lacks (PortAnaRecord, ForecastRecord, liquidity) has a row that says so. That the perturbation
-    reaches the features of later days at all is checked too. Files of the user's own (`frames`, `macro_state`) are
-    changed where their values are not known yet by their lags; whether a lag is true no file tells, so that a feature
-    whose IC is too good over the days of training is named.
+    reaches the features of later days at all is checked too. Files of the user's own (`frames`, `macro_state`,
+    `exposures`) are changed where their values are not known yet by their lags; whether a lag is true no file tells, so
+    that a feature whose IC is too good over the days of training is named.
 
     What looks k days ahead shows on the last k days up to `after`. Orders rest on the day before, so a strategy is
     caught from two days on; what it may know of the day it trades on (the deal price, but not the day's volume) this

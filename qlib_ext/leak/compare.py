@@ -6,6 +6,7 @@ No qlib. Sizes: `D` days, `N` stocks, `F` features.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,12 @@ class Grid:
         """Spread a series by (datetime, instrument), NaN where it has no row."""
         wide = series.unstack()
         return cls(wide.to_numpy(dtype=np.float64), wide.index.to_numpy(), wide.columns.to_numpy(dtype=object), [name])
+
+    def columns(self, names: Sequence[str]) -> Grid:
+        """Take columns of the last axis by name; 0 where it has none of that name."""
+        at = [self.names.index(name) if name in self.names else -1 for name in names]
+        picked = np.where(np.array(at) >= 0, self.values[..., at], 0.0)
+        return Grid(picked, self.days, self.stocks, list(names))
 
 
 def compare(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qlib_ext.frames import Frame, frame_files, known_places
+from qlib_ext.frames import EVER, Frame, frame_files, known_places, read_frame
 from qlib_ext.panel import MacroState, read_macro
 from qlib_ext.provider import read_calendar
 
@@ -28,11 +28,13 @@ class OwnFiles:
         config: the workflow's, naming the changed copies.
         lags: of each factor of `frames`.
         macro: names of the features of macro_state.
+        exposures: columns of the dataset's own exposures -> whether they have dates.
     """
 
     config: dict[str, Any]
     lags: dict[str, int] = field(default_factory=dict)
     macro: tuple[str, ...] = ()
+    exposures: dict[str, bool] = field(default_factory=dict)
 
 
 def perturb_files(
@@ -71,7 +73,15 @@ def perturb_files(
             _changed_macro(state, provider, calendar, cutoff, rng).to_parquet(file)
             options["macro_state"] = replace(state, path=(str(file),), jumps="warn")
             macro = tuple(state.names())
-    return OwnFiles(out, lags, macro)
+    exposures: dict[str, bool] = {}
+    for name in ("exposures", "exposure_frame"):
+        for options in _holders(out["task"], name):
+            if isinstance(options[name], str | Path):
+                table = read_frame(options[name], categories=True, undated=True)
+                options[name], same_day = str(_fresh(folder, f"{name}{len(exposures)}")), {str(one): 0 for one in table}
+                _changed_frame(table, same_day, calendar, cutoff, rng).to_parquet(options[name])
+                exposures |= dict.fromkeys(same_day if name == "exposures" else (), bool(table.index[-1][0] > EVER))
+    return OwnFiles(out, lags, macro, exposures)
 
 
 def _holders(value: Any, name: str) -> Iterator[dict[str, Any]]:
@@ -101,6 +111,9 @@ def _changed_frame(
     last, days, out = int(calendar.searchsorted(cutoff, side="right")) - 1, index.levels[0], table.copy()
     for name, lag in lags.items():
         later = (known_places(pd.DatetimeIndex(days), lag, calendar) > last)[index.codes[0]]
+        if isinstance(table[name].dtype, pd.CategoricalDtype):
+            out.loc[later, name] = rng.permutation(np.asarray(table[name])[later])
+            continue
         value = table[name].to_numpy(dtype=np.float64)
         noise = rng.normal(0.0, np.nan_to_num(np.nanstd(value)) or 1.0, len(value))
         moved = np.where(rng.random(len(value)) < LOST, np.nan, value * rng.uniform(0.5, 1.5, len(value)) + noise)

@@ -253,12 +253,13 @@ def _save_panel(panel: DayPanel, cutoff: pd.Timestamp, folder: Path) -> None:
 
 
 def _save_exposures(panel: DayPanel, cutoff: pd.Timestamp, folder: Path) -> None:
-    """Save the exposures that training and scores asked for, where they did, as `_save_panel` does the grids."""
-    if not panel.loads:
+    """Save the exposures that training and scores asked for, and the user's own, as `_save_panel` does the grids."""
+    wanted = [*dict.fromkeys([*panel.loads, *getattr(panel.source, "columns", ())])]
+    if not wanted:
         return
     last = int(pd.DatetimeIndex(panel.days).searchsorted(cutoff, side="right")) + BEYOND
-    np.save(folder / "exposures.npy", panel.exposures([*panel.loads], range(min(last, len(panel.days)))).cpu().numpy())
-    names = [f"{name} {kind}".strip() for name, load in panel.loads.items() for kind in load.categories or ("",)]
+    np.save(folder / "exposures.npy", panel.exposures(wanted, range(min(last, len(panel.days)))).cpu().numpy())
+    names = [f"{name}={kind}" if kind else name for name in wanted for kind in panel.loads[name].categories or ("",)]
     (folder / "exposures.pkl").write_bytes(pickle.dumps(names))
 
 
@@ -364,6 +365,9 @@ def compare_replays(
         last = days[-1 - old.reach] if name in ("label", "labels") else cutoff
         a, b = old.grid(name, last), new.grid(name, last)
         if a is not None and b is not None:
+            if name == "exposures":  # a category may be of one side only
+                every = list(dict.fromkeys([*a.names, *b.names]))
+                a, b = a.columns(every), b.columns(every)
             findings.append(compare("future", item, a, b, fill=fill, note=f"up to {last.date()}"))
         elif (a is None) != (b is None):
             findings.append(Finding("future", item, 0, 1, False, "there on one side only"))
@@ -428,9 +432,8 @@ def _reached(
     """
     a, b = (replay.grid(grid, None, replay.cutoff) for replay in (old, new))
     if a is not None and b is not None and names is not None:
-        count = len(a.names)
-        at = [n for n in range(count) if (n >= count - len(names) if grid == "market" else a.names[n] in names)]
-        a, b = (replace(one, values=one.values[..., at], names=[one.names[n] for n in at]) for one in (a, b))
+        of = a.names[-len(names) :] if grid == "market" else [n for n in a.names if n.partition("=")[0] in names]
+        a, b = a.columns(of), b.columns(of)
     share = changed_share(a, b) if a is not None and b is not None else 0.0
     cells = 0 if a is None else int(np.prod(a.values.shape))
     text = f"{share:.1%} of the features of the next days changed, as they should"
@@ -451,6 +454,14 @@ def _own_files(old: Replay, new: Replay, files: OwnFiles) -> list[Finding]:
         )
         one = _reached(old, new, "factor files", files.lags)
         out.append(replace(one, detail=f"{one.detail}. Lags, which no file proves: {told}"))
+    if files.exposures:
+        dated = [name for name, has_dates in files.exposures.items() if has_dates]
+        undated = ", ".join(name for name in files.exposures if name not in dated)
+        text = f"taken as known on all days, as without dates: {undated}; is it what was known then?" if undated else ""
+        one = Finding("future", "exposure files", 0, 0, True, text)
+        if dated:
+            one = _reached(old, new, "exposure files", dated, "exposures")
+        out.append(replace(one, detail=f"{one.detail}. {text}" if dated and text else one.detail))
     if files.macro:
         out.append(_reached(old, new, "macro files", files.macro, "market"))
     return out
