@@ -36,7 +36,7 @@ def days(seed=0):
 
 
 def test_by_hand():
-    # D = 2, one unit of the branch: LN(3, 1) = (1, -1); value 2 * 1, gate sigmoid(ln 3) = 3/4, out 5
+    # D = 2, one unit of the branch: LN(4, 2) = (1, -1); value 2 * 1, gate sigmoid(ln 3) = 3/4, out 5
     head = RankGLU(2).double()
     with torch.no_grad():
         for parameter in head.parameters():
@@ -45,8 +45,8 @@ def test_by_hand():
         head.bias.fill_(7.0)
         head.value.weight[0], head.gate.weight[0] = torch.tensor([2.0, 0.0]), torch.tensor([0.0, -math.log(3.0)])
         head.out.weight[0, 0] = 5.0
-    score = head(torch.tensor([[3.0, 1.0]], dtype=F64))
-    torch.testing.assert_close(score, torch.tensor([[7.0 + 30 + 100 + 5 * 2 * 0.75]], dtype=F64), atol=1e-4, rtol=0)
+    score = head(torch.tensor([[4.0, 2.0]], dtype=F64))
+    torch.testing.assert_close(score, torch.tensor([[7.0 + 40 + 200 + 5 * 2 * 0.75]], dtype=F64), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
