@@ -12,7 +12,6 @@ that ends after `--last`.
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from qlib_ext.evaluate import (
     rank_correlation,
     seed_shares,
 )
+from qlib_ext.features import ALPHA158_NAMES, chosen
 from qlib_ext.model import DayModel, MASTERModel, MLPModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import CostAwarePolicy
@@ -46,6 +46,12 @@ LAGS = 40
 TOP = 20  # the best 1 / TOP of the scores
 BLOCK, DRAWS = 20, 2000
 NEUTRAL = 2  # of years.KINDS: volatility, liquidity
+DAILY = ("FastDaily", {"with_alpha158": True})
+FACTORS = {  # handler, its options, how many of its features, of which those that survivors flatter are the last
+    "alpha158": ("FastAlpha158", {}, None),
+    "daily": (*DAILY, len(ALPHA158_NAMES) + len(chosen(exclude=["survivor"]))),
+    "survivors": (*DAILY, None),
+}
 KEY = ["piece", "year", "seed"]
 SHOWN = {  # column of the tables: column of the days, factor, digits
     "IC": ("ic", 100, 2), "RankIC": ("rank_ic", 100, 2),
@@ -69,31 +75,35 @@ class Bench:
     """
 
     def __init__(self, folder: Path, universe: str, year: int, last: pd.Timestamp) -> None:
-        self.folder, self.universe = folder, universe
+        self.folder, self.universe, self.panels = folder, universe, {}
         every = pd.DatetimeIndex(calendar())
         test, before = days_of(year, 1)
         most = int(every.searchsorted(last, side="right")) - 3  # the step after a signal ends two days after it
         end = every[min(int(every.searchsorted(test[-1])) + LAGS + HORIZON, most)]
         self.year = Year(outcomes(universe, before[-VALID], end), year, last)
 
-    @cached_property
-    def panel(self) -> DayPanel:
-        """Features and ten-day label of the year and of those to learn from."""
-        files = Features(self.folder / "features", self.universe, "FastAlpha158")
-        return files.panel(self.year.year - TRAINED, self.year.year)
+    def panel(self, factors: str = "alpha158") -> DayPanel:
+        """Factors (of `FACTORS`) and ten-day label of the year and of those to learn from."""
+        if factors not in self.panels:
+            handler, options, count = FACTORS[factors]
+            files = Features(self.folder / "features", self.universe, handler, **options)
+            self.panels[factors] = files.panel(self.year.year - TRAINED, self.year.year, count)
+        return self.panels[factors]
 
     def rows(self, reach: int = HORIZON + 1) -> dict[str, npt.NDArray[np.int64]]:
         """Rows of the panel to learn from (train), to select on (valid) and to score; labels end before the next."""
-        first = len(self.panel.days) - len(self.panel.rows(f"{self.year.year}-01-01", None))
-        every, start = np.arange(len(self.panel.days)), first - VALID
+        panel = self.panel()
+        first = len(panel.days) - len(panel.rows(f"{self.year.year}-01-01", None))
+        every, start = np.arange(len(panel.days)), first - VALID
         return {"train": every[: start - reach], "valid": every[start : first - reach], "scored": every[start:]}
 
     def returns(self, days: int) -> torch.Tensor:
         """Return (D, N) of other days than ten, where a stock trades at entry and exit."""
-        traded = (self.panel.buyable | self.panel.sellable).numpy()
+        panel = self.panel()
+        traded = (panel.buyable | panel.sellable).numpy()
         left = np.zeros_like(traded)
         left[:-days] = traded[days:]
-        label = np.where(traded & left, forward(self.panel.step_return.numpy(), days), np.nan)
+        label = np.where(traded & left, forward(panel.step_return.numpy(), days), np.nan)
         return torch.from_numpy(label.astype(np.float32))
 
     def frame(self, score: npt.NDArray[Any], panel: DayPanel | None = None) -> pd.DataFrame:
@@ -140,6 +150,7 @@ def net(
     every: int = EVERY,
     horizons: tuple[int, ...] = (),
     step_len: int = 1,
+    factors: str = "alpha158",
     **options: Any,
 ) -> Make:
     """Train a network with options over `THIN`.
@@ -150,11 +161,14 @@ def net(
         every: so many training days one is learnt from.
         horizons: days of returns that have a head each.
         step_len: days in a window.
+        factors: of `FACTORS`.
         options: of the model.
     """
 
     def make(bench: Bench, seed: int) -> pd.DataFrame:
-        panel = bench.panel if days is None else replace(bench.panel, label=bench.returns(days))
+        panel = bench.panel(factors)
+        if days is not None:
+            panel = replace(panel, label=bench.returns(days))
         if horizons:
             labels = torch.stack([bench.returns(held) for held in horizons], dim=-1)
             panel = replace(panel, labels=labels, horizons=horizons)
@@ -170,12 +184,13 @@ def deck(loss: str) -> Make:
     return net(days=1, every=1, batch_days=4, loss=loss, target="raw")
 
 
-def lightgbm(**options: Any) -> Make:
+def lightgbm(factors: str = "alpha158", **options: Any) -> Make:
     """Train the baseline of the records on the ranks of ten-day returns."""
 
     def make(bench: Bench, seed: int) -> pd.DataFrame:
-        score, _ = LightGBM(seed=seed, **options).fit_predict(bench.panel, *bench.rows().values())
-        return bench.frame(score, bench.panel)
+        panel = bench.panel(factors)
+        score, _ = LightGBM(seed=seed, **options).fit_predict(panel, *bench.rows().values())
+        return bench.frame(score, panel)
 
     return make
 
@@ -244,6 +259,11 @@ PIECES = {
     "rankglu": Piece("a gated head", net(head="rankglu"), "mlp"),
     "master": Piece("MASTER of width 32, windows of 8 days", net(MASTERModel, **MASTER), "mlp"),
     "lightgbm": Piece("LightGBM on the same", lightgbm(), "mlp"),
+    "daily": Piece("FastDaily too, without what survivors flatter", net(factors="daily"), "mlp"),
+    "survivors": Piece("all of FastDaily too", net(factors="survivors"), "daily"),
+    "neutral_daily": Piece("neutral, FastDaily", net(factors="daily", neutral=KINDS), "daily"),
+    "lightgbm_daily": Piece("LightGBM, FastDaily", lightgbm("daily"), "lightgbm"),
+    "daily+lightgbm": Piece("mean rank, FastDaily", mean_rank("daily", "lightgbm_daily"), "daily"),
     "mlp_seeds": Piece("mean rank of three seeds", mean_rank("mlp", seeds=range(3)), "mlp", 1),
     "mlp+lightgbm": Piece("mean rank of MLP and LightGBM", mean_rank("mlp", "lightgbm"), "mlp"),
     "mlp+lightgbm_weighted": Piece("their ranks by weights", weighted("mlp", "lightgbm"), "mlp+lightgbm"),

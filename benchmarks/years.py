@@ -53,11 +53,11 @@ def days_of(year: int, years: int) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:
     return every[every.year == year], every[(every.year < year) & (every.year >= year - years)]
 
 
-def dataset_of(universe: str, handler: str, segments: dict[str, pd.DatetimeIndex]) -> DayDatasetH:
-    """Build features and ten-day label of the segments' days."""
+def dataset_of(universe: str, handler: str, segments: dict[str, pd.DatetimeIndex], **options: Any) -> DayDatasetH:
+    """Build features and ten-day label of the segments' days; options are the handler's."""
     own = [{"class": "CSNormalise", "module_path": "qlib_ext.processor"}]
     kwargs = {"instruments": universe, "label": ([LABEL], ["LABEL0"]), "infer_processors": own, "learn_processors": []}
-    config = {"class": handler, "module_path": "qlib_ext.handler", "kwargs": {**kwargs, "drop_raw": True}}
+    config = {"class": handler, "module_path": "qlib_ext.handler", "kwargs": {**kwargs, **options, "drop_raw": True}}
     return DayDatasetH(config, {name: (days[0], days[-1]) for name, days in segments.items()}, step_len=1)
 
 
@@ -68,30 +68,34 @@ class Features:
         folder: of the files, some GB a year.
         universe: qlib's name of the stocks.
         handler: of `qlib_ext.handler`.
+        options: of the handler.
     """
 
-    def __init__(self, folder: Path, universe: str, handler: str) -> None:
-        self.folder, self.universe, self.handler = folder, universe, handler
+    def __init__(self, folder: Path, universe: str, handler: str, **options: Any) -> None:
+        self.folder, self.universe, self.handler, self.options = folder, universe, handler, options
         self.days = pd.DatetimeIndex(calendar())
         codes = D.list_instruments(D.instruments(universe), as_list=True)
         self.stocks = np.array(sorted(code for code in codes if not is_index(code)), dtype=object)
 
-    def panel(self, first: int, last: int) -> DayPanel:
-        """Give the years from first to last, all stocks; `x` is read from the file as it is asked for."""
+    def panel(self, first: int, last: int, features: int | None = None) -> DayPanel:
+        """Give the years from first to last, all stocks; `x` is read from the file as it is asked for.
+
+        Of the features the leading ones, None: all.
+        """
         parts = [self._part(year) for year in range(first, last + 1)]
         days = np.flatnonzero((self.days.year >= first) & (self.days.year <= last))
         grids = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in GRIDS}
         names = [str(name) for name in parts[0]["features"]]
-        x = torch.from_numpy(self._file(len(names), "c")[days[0] : days[-1] + 1])
-        named: dict[str, Any] = {"days": self.days[days].to_numpy(), "stocks": self.stocks, "features": names}
-        return DayPanel(**named, x=x, **grids, source=PanelExposures())
+        x = torch.from_numpy(self._file(len(names), "c")[days[0] : days[-1] + 1])[..., :features]
+        named: dict[str, Any] = {"days": self.days[days].to_numpy(), "stocks": self.stocks}
+        return DayPanel(**named, features=names[:features], x=x, **grids, source=PanelExposures())
 
     def _part(self, year: int) -> Any:
         """Load a year's grids and names; make the year where it is not there."""
         kept = self.folder / f"{self.handler}_{year}.npz"
         if not kept.exists():
             days = self.days[self.days.year == year]
-            made = dataset_of(self.universe, self.handler, {"test": days}).panel
+            made = dataset_of(self.universe, self.handler, {"test": days}, **self.options).panel
             row, column = self.days.get_indexer(made.days), pd.Index(self.stocks).get_indexer(made.stocks)
             self.folder.mkdir(parents=True, exist_ok=True)
             x = self._file(len(made.features), "r+")
