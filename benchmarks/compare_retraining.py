@@ -38,6 +38,7 @@ for name, step in STEPS.items():
     WAYS[f"expanding, {name}"] = ({**EXPANDING, "step": step}, {})
     WAYS[f"expanding, {name}, warm"] = ({**EXPANDING, "step": step, "warm_start": {"epochs": 1}}, {})
 for halflife in (250, 500):
+    WAYS[f"rolling, a year, half-life {halflife}"] = ({**ROLLING, "step": YEAR}, {"day_halflife": halflife})
     WAYS[f"expanding, a year, half-life {halflife}"] = ({**EXPANDING, "step": YEAR}, {"day_halflife": halflife})
 
 
