@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from qlib.workflow import R
 from test_horizons import HORIZONS, dataset, folder, handler, market  # noqa: F401 fixtures
 from test_record import Recorder
 from test_trainer import FRESH, TRAIN, VALID, D, F, N, make_panel, make_trainer, same_state, state_of
@@ -272,6 +273,28 @@ def test_ensembles_combine_members_and_heads(walked, dataset):  # noqa: F811
     assert len({one.trainer.heads.weights for one in model.models}) >= 1
     assert [one.trainer.heads.horizons for one in model.models] == [tuple(HORIZONS)] * len(model.models)
     pd.testing.assert_series_equal(pickle.loads(pickle.dumps(model)).predict(dataset), score)
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_weights_are_recorded_wherever_members_train(processes, dataset):  # noqa: F811
+    member = {"class": "MLPModel", "module_path": "qlib_ext.model", "kwargs": {"hidden": [4], **SMALL, "epochs": 1}}
+    model = WalkForwardModel(model=member, step=100, seeds=[0, 1], processes=processes)
+    with R.start(experiment_name=f"heads {processes}"):
+        model.fit(dataset)
+        metrics = R.get_recorder().list_metrics()
+    for seed in (0, 1):
+        weights = [metrics[f"fold0.seed{seed}.head_weight_{days}"] for days in HORIZONS]
+        assert weights == pytest.approx(model.models[seed].trainer.heads.weights)
+
+
+def test_a_walk_of_different_kinds_has_no_heads_in_common(dataset):  # noqa: F811
+    part = {"class": "MLPModel", "module_path": "qlib_ext.model", "kwargs": {"hidden": [4], **SMALL, "epochs": 1}}
+    mixed = {"class": "ModelEnsemble", "module_path": "qlib_ext.model", "kwargs": {"members": [part, part]}}
+    model = WalkForwardModel(model=mixed, step=100)
+    model.fit(dataset)
+    assert model.predict(dataset).notna().all()
+    with pytest.raises(ValueError, match="ModelEnsemble have no heads in common"):
+        model.predict_heads(dataset)
 
 
 def test_the_record_has_the_lags_of_score_and_heads(dataset):  # noqa: F811

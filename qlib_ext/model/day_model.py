@@ -28,6 +28,7 @@ from qlib_ext.model.scores import Grid, asked_rows, check_features, first_differ
 from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
 from qlib_ext.options import argument_names, check_choice, check_flag, describe, refuse_unknown, tell
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
+from qlib_ext.portfolio import HeadWeights
 from qlib_ext.runs import log_finite
 from qlib_ext.training import METRIC, History, Rows, Trainer, check_heads, fit_together, seeded
 
@@ -194,11 +195,7 @@ class DayModel(Model):
         self.learnt_until = pd.Timestamp(last)
         self.seen_until = pd.Timestamp(max(last, panel.days[valid_rows].max()))
         logger.info(f"{prefix}best epoch {h.best_epoch}: {trainer.metric} {h.best_value:.5f}")
-        if (found := trainer.heads) is not None:
-            logger.info(f"{prefix}{found.in_words()}")
-            if recording():
-                weights = zip(found.horizons, found.weights, strict=True)
-                log_finite(R, {f"{prefix}head_weight_{days}": weight for days, weight in weights})
+        report_heads(prefix, trainer.heads)
         if h.degenerate_days:
             logger.warning(f"{prefix}{h.degenerate_days} training days could not be learnt from and were counted out")
         return h
@@ -522,6 +519,17 @@ def report(prefix: str, epoch: int, row: dict[str, float]) -> None:
     logger.info(f"{prefix}epoch {epoch}: " + ", ".join(f"{k} {v:.5f}" for k, v in row.items()))
     if recording():
         log_finite(R, {f"{prefix}{name}": value for name, value in row.items()}, step=epoch)
+
+
+def report_heads(prefix: str, heads: HeadWeights | None) -> None:
+    """Log the weights of several heads, and record them where an experiment runs; nothing with one."""
+    if heads is None:
+        return
+    prefix = _inside.get() + prefix
+    logger.info(f"{prefix}{heads.in_words()}")
+    if recording():
+        weights = zip(heads.horizons, heads.weights, strict=True)
+        log_finite(R, {f"{prefix}head_weight_{days}": weight for days, weight in weights})
 
 
 def save_folds(**objects: Any) -> None:

@@ -27,7 +27,15 @@ from qlib.model.base import Model
 from qlib.utils import init_instance_by_config
 
 from qlib_ext.data import DayDatasetH, label_reach, panel_of, segment_rows
-from qlib_ext.model.day_model import DayModel, fit_in_one_pass, refuse_reweighter, report, save_folds, window_of
+from qlib_ext.model.day_model import (
+    DayModel,
+    fit_in_one_pass,
+    refuse_reweighter,
+    report,
+    report_heads,
+    save_folds,
+    window_of,
+)
 from qlib_ext.model.folds import (
     Fold,
     curves_frame,
@@ -163,6 +171,8 @@ class _Members(Model):
                     for n in chain:  # the other process has no recorder
                         for epoch, row in enumerate(trained[n][0].history.epochs, 1):
                             report(prefix_of(*jobs[n]), epoch, row)
+                        trainer = getattr(trained[n][0], "trainer", None)  # a ModelEnsemble has none
+                        report_heads(prefix_of(*jobs[n]), trainer and trainer.heads)
             except BaseException as error:
                 held.close()  # nobody waits for members that are half trained
                 if isinstance(error, BrokenProcessPool):
@@ -182,7 +192,12 @@ class _Members(Model):
             logger.warning(f"fold {fold.number}: {shared} pairs of days share a label or window (strict: false)")
 
     def predict_heads(self, dataset: Any, segment: str | slice = "test") -> pd.DataFrame:
-        """Score a segment by each head as `predict` does, a column each named by its horizon in days."""
+        """Score a segment by each head as `predict` does, a column each named by its horizon in days.
+
+        Raises: ValueError as `predict`, and for members that are ensembles of different kinds.
+        """
+        if not issubclass(self.kind, DayModel):
+            raise ValueError(f"members of the class {self.kind.__name__} have no heads in common: ask them one by one")
         panel, rows, score = self._asked(dataset, segment, self._heads)
         return heads_frame(panel, rows, score, self.models[0].trainer.horizons)
 
