@@ -13,7 +13,7 @@ from qlib.data.dataset.handler import DataHandlerLP
 from qlib.utils import init_instance_by_config
 
 from qlib_ext.data import DayDatasetH, handler_frames
-from qlib_ext.handler import FastAlpha158, FastAlpha360, FrameLoader
+from qlib_ext.handler import FastAlpha158, FastAlpha360, FastDaily, FrameLoader
 from qlib_ext.model import FoldEnsemble
 from qlib_ext.recorder import check_task
 from qlib_ext.synthetic import make_market
@@ -86,6 +86,16 @@ def test_the_handler_has_them_beside_its_own(market, own):
     assert 0.1 < got["feature", "SLOW"].notna().mean() < 0.75 and got["feature", "OWN"].notna().any()
     stopped = plain._data["feature", "KMID"].isna()  # suspended: the user's value is known all the same
     assert stopped.any() and got["feature", "OWN"][stopped].notna().any()
+
+
+def test_fast_daily_has_them_behind_its_own(market, own):
+    got = FastDaily("all", **SPAN, **RAW, frames=FILES, with_alpha158=True)._data
+    plain = FastDaily("all", **SPAN, **RAW, with_alpha158=True)._data
+    assert [*got["feature"].columns[-2:]] == ["OWN", "SLOW"] and (got.dtypes == np.float32).all()
+    pd.testing.assert_frame_equal(got.drop(columns=[("feature", "OWN"), ("feature", "SLOW")]), plain)
+    np.testing.assert_array_equal(got["feature", "SLOW"], merged(own, got.index, "SLOW", 1, 20))
+    with pytest.raises(ValueError, match="AMIHUD20: there is such a factor already"):
+        FastDaily("all", **SPAN, **RAW, frames={"path": "own.csv", "columns": {"OWN": "AMIHUD20"}})
 
 
 def test_each_file_may_have_its_lags(market, own):
