@@ -142,6 +142,22 @@ def test_walk_forward_and_a_checkpoint(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Own(MLPModel):
+    """A model with a training of its own."""
+
+    calls = 0
+
+    def fit_rows(self, *args, **kwargs):
+        Own.calls += 1
+        return super().fit_rows(*args, **kwargs)
+
+
+def test_a_training_of_one_s_own_is_called_for_each_seed():
+    member = {"class": "Own", "module_path": __name__, "kwargs": QUICK | {"order_seed": 0, "epochs": 1}}
+    FoldEnsemble(model=member, n_splits=2, seeds=[0, 1]).fit(make_dataset())
+    assert Own.calls == 4
+
+
 def test_a_bad_order_seed_is_said():
     with pytest.raises(ValueError, match="order_seed is -1"):
         MLPModel(order_seed=-1)

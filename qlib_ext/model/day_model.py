@@ -407,15 +407,15 @@ class MASTERModel(DayModel):
             return self._net(d_feat, d_gate, self.max_steps, heads)
         return self._official(d_feat, d_gate, heads)
 
-    def fit_rows(self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, **options: Any) -> History:
-        """Train as `DayModel.fit_rows`; a start from the authors' weights needs their features by name."""
+    def _ready(self, panel: DayPanel, step_len: int, *rest: Any) -> tuple[Trainer, dict[str, Any]]:
+        """Build as `DayModel` does; a start from the authors' weights needs their features by name."""
         if self.init_from is not None:
             _check_authors("features", ALPHA158_NAMES, panel.features, "Alpha158 or FastAlpha158")
             if self.gate:
                 cure = "market_state: true with all three indices"
                 _check_authors("market features", OFFICIAL_NAMES, panel.market_features, cure)
         self.max_steps = max(MAX_STEPS, step_len)
-        return super().fit_rows(panel, step_len, train_rows, valid_rows, **options)
+        return super()._ready(panel, step_len, *rest)
 
     def _try_to_build(self) -> None:
         if self.init_from is None:

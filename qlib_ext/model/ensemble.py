@@ -540,7 +540,9 @@ def train_members(
 def shares_order(config: dict[str, Any]) -> bool:
     """Whether members of several seeds see the days in one order, so that one pass over them trains all."""
     kwargs = config.get("kwargs") or {}
-    return kwargs.get("order_seed") is not None and not kwargs.get("checkpoint")
+    if kwargs.get("order_seed") is None or kwargs.get("checkpoint"):
+        return False
+    return type(new_member(config, 0)).fit_rows is DayModel.fit_rows  # not a training of one's own
 
 
 def by_fold(jobs: Iterable[Job]) -> Iterator[tuple[Fold, list[int]]]:
