@@ -172,3 +172,16 @@ def test_check_leak_finds_no_future_in_any_factor(market):
         qlib.init(**init)
     assert table.loc["features", "passed"] and table.loc["features", "compared"] > 158 + len(DAILY), table
     assert not (~table["passed"] & table["proves"]).any(), table
+
+
+def test_files_of_ones_own_stand_behind_them(market):
+    path, _, stocks = market
+    (path / "own.csv").write_text(f"date,code,size\n2020-08-03,{stocks[0]},21.5\n")
+    frames = [{"path": "own.csv", "lag": 1, "max_age": 2}]
+    frame = FastDaily(instruments=stocks[:3], groups=["bars"], frames=frames, **SPAN, **RAW)._data
+    assert [*frame["feature"].columns[-2:]] == ["LOCATION20", "size"]
+    assert frame["feature", "size"].dropna().to_list() == [21.5] * 3
+    alone = FastDaily(instruments=stocks[:3], groups=["bars"], **SPAN, **RAW)._data
+    pd.testing.assert_frame_equal(frame[alone.columns], alone)
+    with pytest.raises(ValueError, match="VOL20: there is such a factor already"):
+        FastDaily(instruments=stocks[:3], frames=[{"path": "own.csv", "columns": {"size": "VOL20"}}], **SPAN, **RAW)
