@@ -36,7 +36,7 @@ from qlib_ext.features.kernels import Float32
 from qlib_ext.frames import Frame
 from qlib_ext.options import argument_names, check_choice, enough_memory, refuse_unknown
 from qlib_ext.panel import DEFAULT_LABEL, label_prices
-from qlib_ext.provider import ages, filled_days, listings, read_series
+from qlib_ext.provider import ages, filled_days, first_known, listed_from, listings, read_series, traded_closes
 
 logger = get_module_logger("qlib_ext.handler")
 
@@ -120,7 +120,7 @@ class FastAlphaLoader(QlibDataLoader):
         ahead = max((day for some in returns.values() for ends in some or () for day in ends), default=0)
         codes, lead = list(spans), DAILY_LEAD if self.daily else alpha.LEAD
         fields = DAILY_FIELDS if self.daily else alpha.FIELDS
-        whole, first, last, odd = read_bars(codes, begin - lead, lead + len(days) + ahead, fields)
+        whole, first, last, odd, known = read_bars(codes, begin - lead, lead + len(days) + ahead, fields)
         bars = whole[: len(alpha.FIELDS), :, lead - alpha.LEAD :]
         wanted = _wanted(spans, days, first - lead, last - lead)
         if not wanted.any():
@@ -137,7 +137,7 @@ class FastAlphaLoader(QlibDataLoader):
             extra, begins = -np.ones((len(spans), ahead), dtype=np.int64), np.maximum(first - (lead - alpha.LEAD), 0)
             alpha.fill(values, bars, begins, np.hstack([rows, extra]), names)
         if self.daily:
-            bars_of = {"codes": codes, "names": self.daily} | _around(spans, begin, lead, len(days))
+            bars_of = {"codes": codes, "names": self.daily} | _around(spans, begin, lead, len(days), known)
             fill_daily(values[:, len(names) :], whole[:, :, : lead + len(days)], rows, **bars_of)
         for group, (expressions, every) in self.fields.items():
             skip = len(names) if group == "feature" else 0
@@ -381,19 +381,20 @@ def _forward(bars: Float32, prices: dict[int, str], days: int) -> Float32:
         return np.asarray(reach / entry - 1)
 
 
-def _around(spans: dict[str, Any], begin: int, lead: int, days: int) -> dict[str, Any]:
+def _around(spans: dict[str, Any], begin: int, lead: int, days: int, known: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Give `fill_daily` what it wants beside the bars, from `lead` rows before the first day on."""
     every = pd.DatetimeIndex(D.calendar(freq="day"))[max(begin - lead, 0) : begin + days]
     member = np.zeros((len(spans), lead + days), dtype=np.bool_)
     always = np.zeros(len(spans), dtype=np.int64)
     member[:, -len(every) :] = _wanted(spans, every, always, always + len(every))
-    age = ages(listings(list(spans))[0], np.arange(begin - lead, begin + days)).T
+    listed = listed_from(list(spans), known) if len(known) else listings(list(spans))[0]
+    age = ages(listed, np.arange(begin - lead, begin + days)).T
     return {"days": every, "member": member, "age": age}
 
 
 def read_bars(
     codes: list[str], begin: int, length: int, fields: Sequence[str] = alpha.FIELDS
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+) -> tuple[Float32, npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """Read the six raw fields of N stocks, and others behind them, through qlib's storage, once each.
 
     Args:
@@ -405,33 +406,40 @@ def read_bars(
     Returns:
         bars (fields, N, P) float32, NaN where not known or (the six) not traded (`filled_days`); the first and the last
         row (N,) of each series of the six within it, P and -1 where it has none; (N,) True where the six fields of a
-        stock do not share one span (or there is no close).
+        stock do not share one span (or there is no close); with other fields the calendar's position of the first
+        traded close (N,), none where the storage is not read whole.
     """
-    six = len(alpha.FIELDS)
+    six, end, every = len(alpha.FIELDS), begin + length, len(D.calendar(freq="day"))
     bars = np.full((len(fields), len(codes), length), np.nan, dtype=np.float32)
     first, last = np.full(len(codes), length, dtype=np.int64), np.full(len(codes), -1, dtype=np.int64)
     odd = np.zeros(len(codes), dtype=np.bool_)
-    read = _reader(codes[0] if codes else "", fields)
+    read, whole = _reader(codes[0] if codes else "", fields)
+    known = np.full(len(codes) if whole and len(fields) > six else 0, every, dtype=np.int64)
     for n, code in enumerate(codes):
-        ends, priced = [], False
-        for f, series in enumerate(read(code, max(begin, 0), begin + length)):
-            if len(series[1]):
-                at = series[0] - begin
-                bars[f, n, at : at + len(series[1])] = series[1]
+        ends, priced, series = [], False, read(code, max(begin, 0), end)
+        for f, (start, values) in enumerate(series):
+            low, high = max(start, begin), min(start + len(values), end)
+            if low < high:
+                bars[f, n, low - begin : high - begin] = values[low - start : high - start]
                 priced |= f == _CLOSE
                 if f < six:
-                    ends.append((at, at + len(series[1]) - 1))
+                    ends.append((low - begin, high - begin - 1))
+        if len(known):
+            known[n] = first_known(*traded_closes(series[_CLOSE], series[_VOLUME]), every)
         if ends:
             first[n], last[n] = min(a for a, _ in ends), max(b for _, b in ends)
             odd[n] = len(set(ends)) > 1 or not priced
     bars[:six, filled_days(bars[_CLOSE].T, bars[_VOLUME].T).T] = np.nan
-    return bars, first, last, odd
+    return bars, first, last, odd, known
 
 
-def _reader(code: str, fields: Sequence[str]) -> Callable[[str, int, int], list[tuple[int, npt.NDArray[np.float32]]]]:
+def _reader(
+    code: str, fields: Sequence[str]
+) -> tuple[Callable[[str, int, int], list[tuple[int, npt.NDArray[np.float32]]]], bool]:
     """Choose how to read (code, begin, end) by the storage of `code`: qlib's binary files directly, others by slices.
 
-    The reader gives each field's values within the calendar positions [begin, end), with the position of the first.
+    The reader gives each field's values, with the calendar's position of the first: all of them (True), or those within
+    the positions [begin, end) (False).
     """
     sample = FeatureD.backend_obj(instrument=code_to_fname(code), field="close", freq="day")
 
@@ -441,18 +449,14 @@ def _reader(code: str, fields: Sequence[str]) -> Callable[[str, int, int], list[
         return [(int(s.index[0]) if len(s) else 0, s.to_numpy(np.float32)) for s in parts]
 
     if type(sample) is not FileFeatureStorage:
-        return slices
+        return slices, False
     root = sample.uri.parents[1]
 
     def files(code: str, begin: int, end: int) -> list[tuple[int, npt.NDArray[np.float32]]]:
-        out, folder = [], f"{root}/{code_to_fname(code).lower()}"  # a Path takes as long as the reading
-        for field in fields:
-            start, values = read_series(f"{folder}/{field}.day.bin")
-            skip = max(begin - start, 0)
-            out.append((start + skip, values[skip : max(end - start, 0)]))
-        return out
+        folder = f"{root}/{code_to_fname(code).lower()}"  # a Path takes as long as the reading
+        return [read_series(f"{folder}/{field}.day.bin") for field in fields]
 
-    return files
+    return files, True
 
 
 def _wanted(

@@ -18,6 +18,7 @@ from qlib_ext.provider.storage import (
     first_listed,
     future_days,
     listed_days,
+    listed_from,
     listings,
     only_traded,
     provider_folders,
@@ -26,6 +27,7 @@ from qlib_ext.provider.storage import (
     read_traded,
     series_file,
     storage_of,
+    traded_closes,
     wide,
 )
 from qlib_ext.provider.trailing import (
@@ -55,6 +57,7 @@ __all__ = [
     "plain_day",
     "read_lines",
     "listed_days",
+    "listed_from",
     "listings",
     "load_liquidity",
     "mean_turnover",
@@ -69,6 +72,7 @@ __all__ = [
     "read_traded",
     "series_file",
     "storage_of",
+    "traded_closes",
     "trailing_mean",
     "trailing_std",
     "trailing_volatility",

@@ -122,26 +122,37 @@ def listings(codes: Sequence[str]) -> tuple[Positions, Positions]:
     last is the end of the provider's list of all stocks, or the last traded close where that is later; the calendar's
     end where the list does not tell: it names the stock to its own end, or not at all.
     """
-    from qlib.data import D
-
-    folder, days = binary_folder(codes), calendar()
-    try:
-        spells = D.list_instruments(D.instruments("all"))  # cut to the calendar by qlib
-    except ValueError:  # there is no such list
-        spells = {}
+    folder, days, spells = binary_folder(codes), calendar(), _spells()
     open_end = max((stop for spans in spells.values() for _, stop in spans), default=None)
-    first, last = np.full(len(codes), len(days)), np.full(len(codes), len(days) - 1)
-    whole = [spells.get(code) or [(days[0], days[-1])] for code in codes]
-    starts = days.searchsorted(pd.DatetimeIndex([min(start for start, _ in spans) for spans in whole]))
-    stops = days.searchsorted(pd.DatetimeIndex([max(stop for _, stop in spans) for spans in whole]), side="right")
+    known, last = np.full(len(codes), len(days)), np.full(len(codes), len(days) - 1)
+    stops: list[Any] = [max((stop for _, stop in spells.get(code, [])), default=open_end) for code in codes]
     for n, code in enumerate(codes):
         begin, values = _traded_closes(code, folder)
-        first[n] = first_listed(first_known(begin, values, len(days)), int(starts[n]) if spells.get(code) else -1)
-        if spells.get(code) and max(stop for _, stop in whole[n]) != open_end:
-            known = np.flatnonzero(np.isfinite(values))
-            final = begin + int(known[-1]) if len(known) else -1
-            last[n] = max(int(stops[n]) - 1, final)
-    return first, last
+        known[n] = first_known(begin, values, len(days))
+        if stops[n] != open_end:
+            real = np.flatnonzero(np.isfinite(values))
+            final = begin + int(real[-1]) if len(real) else -1
+            last[n] = max(int(days.searchsorted(stops[n], side="right")) - 1, final)
+    return listed_from(codes, known, spells), last
+
+
+def listed_from(codes: Sequence[str], known: Positions, spells: Any = None) -> Positions:
+    """Find the calendar's positions (N,) of each stock's listing, from those of its first traded close."""
+    days, spells = calendar(), _spells() if spells is None else spells
+    starts = pd.DatetimeIndex([min((start for start, _ in spells.get(code, [])), default=days[0]) for code in codes])
+    listed = np.where([bool(spells.get(code)) for code in codes], days.searchsorted(starts), -1)
+    return np.array([first_listed(int(a), int(b)) for a, b in zip(known, listed, strict=True)], dtype=np.int64)
+
+
+def _spells() -> dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]]:
+    """Spells of the provider's list of all stocks, cut to the calendar by qlib; none where there is no such list."""
+    from qlib.data import D
+
+    try:
+        spells: dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]] = D.list_instruments(D.instruments("all"))
+    except ValueError:
+        return {}
+    return spells
 
 
 def first_listed(first: int, listed: int) -> int:
@@ -170,10 +181,18 @@ def listed_days(instruments: list[str], days: pd.DatetimeIndex) -> npt.NDArray[n
 
 def _traded_closes(code: str, folder: Path | None) -> tuple[int, npt.NDArray[np.float32]]:
     """Read a stock's closes, NaN on `filled_days`, and the calendar's position of the first."""
-    (begin, closes), volume = (
+    close, volume = (
         _slots(code, field) if folder is None else read_series(series_file(folder, code, field))
         for field in ("$close", "$volume")
     )
+    return traded_closes(close, volume)
+
+
+def traded_closes(
+    close: tuple[int, npt.NDArray[np.float32]], volume: tuple[int, npt.NDArray[np.float32]]
+) -> tuple[int, npt.NDArray[np.float32]]:
+    """Give closes with NaN on `filled_days`; each with the calendar's position of its first, as `read_series`."""
+    begin, closes = close
     traded = np.full_like(closes, np.nan)
     fill_row(traded, begin, *volume)
     return begin, np.where(filled_days(closes, traded), np.nan, closes)
