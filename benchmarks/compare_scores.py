@@ -82,24 +82,22 @@ class Bench:
         end = every[min(int(every.searchsorted(test[-1])) + LAGS + HORIZON, most)]
         self.year = Year(outcomes(universe, before[-VALID], end), year, last)
 
-    def panel(self, factors: str = "alpha158") -> DayPanel:
-        """Factors (of `FACTORS`) and ten-day label of the year and of those to learn from."""
-        if factors not in self.panels:
+    def panel(self, factors: str = "alpha158", years: int = TRAINED) -> DayPanel:
+        """Factors (of `FACTORS`) and ten-day label of the year and of those before it to learn from."""
+        if (factors, years) not in self.panels:
             handler, options, count = FACTORS[factors]
             files = Features(self.folder / "features", self.universe, handler, **options)
-            self.panels[factors] = files.panel(self.year.year - TRAINED, self.year.year, count)
-        return self.panels[factors]
+            self.panels[factors, years] = files.panel(self.year.year - years, self.year.year, count)
+        return self.panels[factors, years]
 
-    def rows(self, reach: int = HORIZON + 1) -> dict[str, npt.NDArray[np.int64]]:
-        """Rows of the panel to learn from (train), to select on (valid) and to score; labels end before the next."""
-        panel = self.panel()
+    def rows(self, panel: DayPanel, reach: int = HORIZON + 1) -> dict[str, npt.NDArray[np.int64]]:
+        """Rows of a panel to learn from (train), to select on (valid) and to score; labels end before the next."""
         first = len(panel.days) - len(panel.rows(f"{self.year.year}-01-01", None))
         every, start = np.arange(len(panel.days)), first - VALID
         return {"train": every[: start - reach], "valid": every[start : first - reach], "scored": every[start:]}
 
-    def returns(self, days: int) -> torch.Tensor:
+    def returns(self, panel: DayPanel, days: int) -> torch.Tensor:
         """Return (D, N) of other days than ten, where a stock trades at entry and exit."""
-        panel = self.panel()
         traded = (panel.buyable | panel.sellable).numpy()
         left = np.zeros_like(traded)
         left[:-days] = traded[days:]
@@ -151,6 +149,7 @@ def net(
     horizons: tuple[int, ...] = (),
     step_len: int = 1,
     factors: str = "alpha158",
+    years: int = TRAINED,
     **options: Any,
 ) -> Make:
     """Train a network with options over `THIN`.
@@ -162,17 +161,18 @@ def net(
         horizons: days of returns that have a head each.
         step_len: days in a window.
         factors: of `FACTORS`.
+        years: to learn from, the days that select among them.
         options: of the model.
     """
 
     def make(bench: Bench, seed: int) -> pd.DataFrame:
-        panel = bench.panel(factors)
+        panel = bench.panel(factors, years)
         if days is not None:
-            panel = replace(panel, label=bench.returns(days))
+            panel = replace(panel, label=bench.returns(panel, days))
         if horizons:
-            labels = torch.stack([bench.returns(held) for held in horizons], dim=-1)
+            labels = torch.stack([bench.returns(panel, held) for held in horizons], dim=-1)
             panel = replace(panel, labels=labels, horizons=horizons)
-        model, rows = kind(**{**THIN, **options}, seed=seed), bench.rows(max(horizons, default=HORIZON) + 1)
+        model, rows = kind(**{**THIN, **options}, seed=seed), bench.rows(panel, max(horizons, default=HORIZON) + 1)
         model.fit_rows(panel, step_len, rows["train"][::every], rows["valid"])
         return bench.frame(model.trainer.predict(panel, rows["scored"]), panel)
 
@@ -189,7 +189,7 @@ def lightgbm(factors: str = "alpha158", **options: Any) -> Make:
 
     def make(bench: Bench, seed: int) -> pd.DataFrame:
         panel = bench.panel(factors)
-        score, _ = LightGBM(seed=seed, **options).fit_predict(panel, *bench.rows().values())
+        score, _ = LightGBM(seed=seed, **options).fit_predict(panel, *bench.rows(panel).values())
         return bench.frame(score, panel)
 
     return make
@@ -255,6 +255,7 @@ PIECES = {
     "neutral": Piece("neutral to volatility, liquidity", net(neutral=KINDS), "mlp"),
     "horizons": Piece("heads of 1, 5, 10, 20 days", net(horizons=HEADS), "mlp"),
     "neutral_horizons": Piece("both", net(neutral=KINDS, horizons=HEADS), "neutral"),
+    "six_years": Piece("six years to learn from", net(years=6), "mlp"),
     "day_halflife": Piece("old days count half after 242 days", net(day_halflife=YEAR), "mlp"),
     "rankglu": Piece("a gated head", net(head="rankglu"), "mlp"),
     "master": Piece("MASTER of width 32, windows of 8 days", net(MASTERModel, **MASTER), "mlp"),
@@ -465,8 +466,9 @@ def main() -> None:
         qlib.init(provider_uri=wanted.provider_uri, region="cn")
         for year in wanted.years:
             run(wanted.folder, wanted.universe, year, wanted.last, wanted.seeds, wanted.pieces)
-    print(tables(wanted.folder, wanted.years, wanted.pieces))
-    for year in wanted.years if len(wanted.years) > 1 else []:
+    years = sorted(wanted.years)
+    print(tables(wanted.folder, years, wanted.pieces))
+    for year in years if len(years) > 1 else []:
         print("\n" + tables(wanted.folder, [year], wanted.pieces))
 
 

@@ -160,9 +160,9 @@ def test_features_in_files_are_those_of_one_dataset_and_rows_leave_the_labels_da
     assert files.panel(2020, 2020, 7).features == whole.features[:7]
     monkeypatch.setattr(study, "VALID", 60)
     bench = study.Bench.__new__(study.Bench)
-    bench.panel, bench.year = lambda: got, SimpleNamespace(year=2020)
-    rows, first = bench.rows(21), int(every.searchsorted(pd.Timestamp("2020-01-01")))
+    bench.year = SimpleNamespace(year=2020)
+    rows, first = bench.rows(got, 21), int(every.searchsorted(pd.Timestamp("2020-01-01")))
     assert rows["scored"][0] == rows["valid"][0] == first - 60 and rows["scored"][-1] == len(every) - 1
     assert rows["valid"][-1] + 21 == first - 1 and rows["train"][-1:] == rows["valid"][:1] - 22
     real = got.present[:-10]
-    np.testing.assert_allclose(bench.returns(10)[:-10][real], got.label[:-10][real], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(bench.returns(got, 10)[:-10][real], got.label[:-10][real], rtol=1e-4, atol=1e-6)
