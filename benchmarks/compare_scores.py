@@ -30,6 +30,7 @@ from qlib_ext.evaluate import (
     blend_weights,
     circular_blocks,
     daily_metrics,
+    ic_decay,
     rank_correlation,
     seed_shares,
 )
@@ -61,7 +62,6 @@ SHOWN = {  # column of the tables: column of the days, factor, digits
     "on volatility": ("on_volatility", 1, 2), "on liquidity": ("on_liquidity", 1, 2),
 }  # fmt: skip
 COMPARED = ("RankIC", "neutral IC", "neutral RankIC", "top, 1 day", "top, 10 days", "over all")
-HALF_LIVES = np.geomspace(0.3, 300.0, 200)  # days, that are looked through
 
 
 # --- what pieces work with
@@ -398,11 +398,12 @@ class Sample:
         return drawn, np.array(own)
 
 
-def half_life(curve: Grid) -> Grid:
-    """Fit a * 2^(-age / h) to what scores earn (R, LAGS) by age: h (R,); NaN where they earn nothing."""
-    base = 2.0 ** (-np.arange(curve.shape[1]) / HALF_LIVES[:, None])
-    gain = curve @ base.T / np.sqrt((base**2).sum(axis=1))
-    return np.where(gain.max(axis=1) > 0, HALF_LIVES[gain.argmax(axis=1)], np.nan)
+def decay(frames: list[pd.DataFrame]) -> str:
+    """Half-life in days, and one error less and more, of the seeds' mean score (`evaluate.ic_decay`)."""
+    lags = range(1, LAGS + 1)
+    mean = sum(frame[[f"lag{lag}" for lag in lags]] for frame in frames) / len(frames)
+    fitted = ic_decay(pd.DataFrame({lag: mean[f"lag{lag}"].shift(lag - 1) for lag in lags}))  # by day of the return
+    return "" if np.isnan(fitted.half_life) else f"{fitted.half_life:.0f} ({fitted.low:.0f} to {fitted.high:.0f})"
 
 
 def measured(folder: Path, years: Iterable[int], pieces: Iterable[str]) -> dict[str, list[pd.DataFrame]]:
@@ -429,20 +430,17 @@ def tables(folder: Path, years: list[int], pieces: Iterable[str]) -> str:
         return f"nothing there for {years}"
     days = pd.DatetimeIndex(next(iter(found.values()))[0].index)
     sample, columns = Sample.of(days), [name for name, _, _ in SHOWN.values()]
-    lags = [f"lag{lag}" for lag in range(1, LAGS + 1)]
     drawn, values, gaps = {}, [], []
     for piece, frames in found.items():
         place = list(PIECES).index(piece)
         drawn[piece], own = sample.means(frames, columns, place)
-        half = half_life(sample.means(frames, lags, place)[0])
-        error = np.ptp(np.nanquantile(half[1:], [0.16, 0.84])) / 2 if np.isfinite(half[1:]).any() else np.nan
         off = np.sqrt(YEAR) * np.mean([frame["net"].std() for frame in frames])
         row = [piece, str(len(frames))]
         for number, (name, (_, scale, digits)) in enumerate(SHOWN.items()):
             value, sure = scale * drawn[piece][0, number], scale * drawn[piece][1:, number].std()
             spread = f" ({scale * own[:, number].std(ddof=1):.{digits}f})" if len(own) > 1 else ""
             row.append(f"{value:.{digits}f}" + ("" if name.startswith("on ") else f" ± {sure:.{digits}f}{spread}"))
-        values.append([*row, f"{half[0]:.1f} ± {error:.1f}", f"{100 * off:.1f}"])
+        values.append([*row, decay(frames), f"{100 * off:.1f}"])
     for piece in found:
         base = PIECES[piece].against
         if base in drawn:

@@ -66,11 +66,12 @@ def test_the_top_counts_what_could_be_bought():
     assert got[0] == pytest.approx(0.05 - (38 * 0.01 + 0.05) / 39)
 
 
-@pytest.mark.parametrize("days", [1.0, 7.0, 60.0])
-def test_a_half_life_is_found_again(days):
-    curve = 0.03 * 2.0 ** (-np.arange(study.LAGS) / days)
-    got = study.half_life(np.array([curve, -curve]))
-    assert got[0] == pytest.approx(days, rel=0.03) and np.isnan(got[1])
+def test_the_half_life_is_that_of_the_returns_days():
+    rng, days = np.random.default_rng(4), np.arange(400)
+    common = rng.normal(0.0, 0.01, 400 + study.LAGS)  # of a day's return, whatever the age of the score
+    at = {f"lag{lag}": 0.03 * 2.0 ** ((1 - lag) / 7) + common[days + lag - 1] for lag in range(1, study.LAGS + 1)}
+    frame = pd.DataFrame(at)
+    assert study.decay([frame, frame]).startswith("7 (") and study.decay([-frame]) == ""
 
 
 def test_errors_are_those_of_blocks_and_of_seeds_and_pairs_share_their_days():
