@@ -103,8 +103,9 @@ def test_when_the_frame_begins_changes_nothing(market):
     late = FastDaily(instruments="all", **SPAN, **RAW)._data
     early = FastDaily(instruments="all", start_time="2019-06-03", end_time=SPAN["end_time"], **RAW)._data
     pd.testing.assert_frame_equal(early.reindex(late.index)["feature"], late["feature"], check_exact=True)
-    first = FastDaily(instruments="all", end_time="2019-03-01", **RAW)._data["feature"]
-    assert first["VOL20"].notna().any() and first["MOM120"].isna().all()
+    first = FastDaily(instruments="all", end_time="2019-03-01", **RAW)._data["feature"]  # rows before the calendar
+    pd.testing.assert_frame_equal(first, by_hand(market[1]).reindex(first.index), check_exact=True)
+    assert first["VOL20"].notna().any() and first[["MOM120", "HALT250"]].isna().all(axis=None)
 
 
 def test_qlibs_tools_see_a_handler_like_any_other(market, tmp_path, monkeypatch):

@@ -388,7 +388,8 @@ def _around(spans: dict[str, Any], begin: int, lead: int, days: int, known: npt.
     always = np.zeros(len(spans), dtype=np.int64)
     member[:, -len(every) :] = _wanted(spans, every, always, always + len(every))
     listed = listed_from(list(spans), known) if len(known) else listings(list(spans))[0]
-    age = ages(listed, np.arange(begin - lead, begin + days)).T
+    rows = np.arange(begin - lead, begin + days)
+    age = np.where(rows >= 0, ages(listed, rows).T, np.nan)  # before the calendar no day is known, and no halt
     return {"days": every, "member": member, "age": age}
 
 
