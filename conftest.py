@@ -30,3 +30,15 @@ def small_market(request, doctest_namespace, tmp_path_factory):
     }
     dataset = DayDatasetH(handler=handler, segments=segments, step_len=2, liquidity="auto", listing_age=0)
     doctest_namespace.update(provider=provider, dataset=dataset, panel=dataset.panel)
+
+
+@pytest.fixture(autouse=True)
+def on_the_small_market(request):
+    """Start qlib on `provider` again where a test has started it on another market."""
+    if isinstance(request.node, pytest.DoctestItem):
+        import qlib
+        from qlib.config import C
+
+        provider = str(request.getfixturevalue("doctest_namespace")["provider"])
+        if str(C.dpm.provider_uri.get("day", next(iter(C.dpm.provider_uri.values())))) != provider:
+            qlib.init(provider_uri=provider, region="cn")

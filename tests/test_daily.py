@@ -194,6 +194,18 @@ def test_days_without_a_trade_have_no_factor_and_no_factor_is_infinite(world):
     assert there.sum() > 2 and np.isfinite(whole[-1, :6][there]).mean() > 0.95
 
 
+def test_absurd_bars_end_as_numbers_or_nothing(world):
+    fields, age, member, whole = world
+    for name, value in [*((name, x) for name in PRICES for x in (0.0, -5.0, np.inf, 3e38)), ("factor", 0.0)]:
+        bad = {n: g.copy() for n, g in fields.items()}
+        bad[name][100, 0], bad["close"][101, 0] = value, 1e-38
+        got = run(bad, age, member)
+        assert not np.isinf(got).any() and np.abs(np.isnan(got[-1]).sum() - np.isnan(whole[-1]).sum()) < 3, (
+            name,
+            value,
+        )
+
+
 def test_one_stock_alone_is_its_own_mean_stock():
     fields, age, _ = make()
     out = dict(

@@ -1,6 +1,8 @@
 """FastDaily: the factors of daily bars behind qlib's handler, alone and behind Alpha158, read from a provider."""
 
 import pickle
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -173,6 +175,24 @@ def test_check_leak_finds_no_future_in_any_factor(market):
         qlib.init(**init)
     assert table.loc["features", "passed"] and table.loc["features", "compared"] > 158 + len(DAILY), table
     assert not (~table["passed"] & table["proves"]).any(), table
+
+
+@pytest.fixture
+def without_factor(market, tmp_path):
+    path, _, _ = market
+    bare = Path(shutil.copytree(path, tmp_path / "bare"))
+    for file in bare.glob("features/*/factor.day.bin"):
+        file.unlink()
+    qlib.init(provider_uri=str(bare), region="cn", kernels=1)
+    yield
+    qlib.init(provider_uri=str(path), region="cn", kernels=1)
+
+
+def test_a_provider_without_factor_is_told(without_factor, caplog):
+    frame = FastDaily(instruments="all", groups=["bars", "survivor"], **SPAN, **RAW)._data["feature"]
+    nothing = [name for name in SURVIVOR if name != "AGE"]
+    assert frame[nothing].isna().all(axis=None) and frame["AGE"].notna().any()
+    assert f"without $factor these are NaN everywhere, exclude them: {', '.join(nothing)}" in caplog.text
 
 
 def test_files_of_ones_own_stand_behind_them(market):

@@ -26,6 +26,7 @@ from qlib_ext.options import check_choice
 from qlib_ext.rules import NEW_DAYS, is_a_share, is_index, price_limit
 
 DAILY_FIELDS = (*FIELDS, "factor")
+_LARGEST = np.finfo(np.float32).max
 _CLOSE, _VALUES = FIELDS.index("close"), 2**15  # values of a series that one thread works on at a time: they stay near
 
 
@@ -150,7 +151,7 @@ def fill_daily(
             stocks = DailyBars(fields, age=age[part], limit_up=limit_up, limit_down=limit_down, **common)
             for row, name in enumerate(names):
                 value = measures[name](stocks)
-                block[row] = np.where(stocks.traded & (np.abs(value) < np.inf), value, np.nan)
+                block[row] = np.where(stocks.traded & (np.abs(value) <= _LARGEST), value, np.nan)
         scatter(out, block, rows[part])
 
     wanted, size = np.flatnonzero((rows >= 0).any(axis=1)), max(1, _VALUES // bars.shape[2])

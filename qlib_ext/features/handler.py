@@ -139,6 +139,7 @@ class FastAlphaLoader(QlibDataLoader):
         if self.daily:
             bars_of = {"codes": codes, "names": self.daily} | _around(spans, begin, lead, len(days), known)
             fill_daily(values[:, len(names) :], whole[:, :, : lead + len(days)], rows, **bars_of)
+            _tell_lacking(self.daily, values[:, len(names) :], whole)
         for group, (expressions, every) in self.fields.items():
             skip = len(names) if group == "feature" else 0
             rest, ends = {group: (expressions[skip:], every[skip:])}, returns.get(group)
@@ -391,6 +392,14 @@ def _around(spans: dict[str, Any], begin: int, lead: int, days: int, known: npt.
     rows = np.arange(begin - lead, begin + days)
     age = np.where(rows >= 0, ages(listed, rows).T, np.nan)  # before the calendar no day is known, and no halt
     return {"days": every, "member": member, "age": age}
+
+
+def _tell_lacking(names: Sequence[str], values: Float32, bars: Float32) -> None:
+    """Warn of factors (R, F) that are NaN everywhere as the provider lacks a field of `DAILY_FIELDS`."""
+    lacking = [f"${f}" for f, grid in zip(DAILY_FIELDS, bars, strict=True) if f != "vwap" and np.isnan(grid).all()]
+    nothing = [name for name, column in zip(names, values.T, strict=False) if lacking and np.isnan(column).all()]
+    if nothing:
+        logger.warning(f"without {', '.join(lacking)} these are NaN everywhere, exclude them: {', '.join(nothing)}")
 
 
 def read_bars(
