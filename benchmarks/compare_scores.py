@@ -61,6 +61,7 @@ SHOWN = {  # column of the tables: column of the days, factor, digits
     "net excess": ("net", 100 * YEAR, 1), "over all": ("net_all", 100 * YEAR, 1),
     "on volatility": ("on_volatility", 1, 2), "on liquidity": ("on_liquidity", 1, 2),
 }  # fmt: skip
+YEARLY = ("neutral RankIC", "top, 10 days", "over all")
 COMPARED = ("RankIC", "neutral IC", "neutral RankIC", "top, 1 day", "top, 10 days", "over all")
 
 
@@ -454,6 +455,22 @@ def tables(folder: Path, years: list[int], pieces: Iterable[str]) -> str:
     return f"{head}\n\n{first}\n\nless the piece without\n\n{table(['piece', 'against', *COMPARED], gaps)}"
 
 
+def by_year(folder: Path, years: list[int], pieces: Iterable[str]) -> str:
+    """Write a table a number of `YEARLY`, a column a year."""
+    found, parts = measured(folder, years, pieces), []
+    for name in YEARLY if found else ():
+        column, scale, digits = SHOWN[name]
+        rows = [[piece] for piece in found]
+        for year in years:
+            days = next(iter(found.values()))[0].index
+            sample = Sample.of(pd.DatetimeIndex(days[days.year == year]))
+            for row, (piece, frames) in zip(rows, found.items(), strict=True):
+                drawn = scale * sample.means(frames, [column], list(PIECES).index(piece))[0][:, 0]
+                row.append(f"{drawn[0]:.{digits}f} ± {drawn[1:].std():.{digits}f}")
+        parts.append(f"{name}\n\n{table(['piece', *map(str, years)], rows)}")
+    return "\n\n".join(parts)
+
+
 def main() -> None:
     """Run what was not run, print the tables."""
     asked = parser(__doc__, "of scores, daily numbers and lines.csv")
@@ -466,8 +483,8 @@ def main() -> None:
             run(wanted.folder, wanted.universe, year, wanted.last, wanted.seeds, wanted.pieces)
     years = sorted(wanted.years)
     print(tables(wanted.folder, years, wanted.pieces))
-    for year in years if len(years) > 1 else []:
-        print("\n" + tables(wanted.folder, [year], wanted.pieces))
+    if len(years) > 1:
+        print("\n" + by_year(wanted.folder, years, wanted.pieces))
 
 
 def run(folder: Path, universe: str, year: int, last: pd.Timestamp, seeds: list[int], pieces: list[str]) -> None:

@@ -120,6 +120,9 @@ def test_pieces_are_compared_with_pieces_and_tables_name_them(tmp_path):
             frame.to_parquet(tmp_path / "daily" / piece / f"2018_{seed}.parquet")
     text = study.tables(tmp_path, [2018], study.PIECES)
     assert "| mlp | 2 | " in text and "| liquidity | 1 | " in text and "| liquidity | mlp | " in text
+    text = study.by_year(tmp_path, [2018], study.PIECES)
+    mean = 100 * np.mean([pd.read_parquet(tmp_path / f"daily/mlp/2018_{s}.parquet")["neutral_rank_ic"] for s in (0, 1)])
+    assert f"neutral RankIC\n\n| piece | 2018 |\n| --- | ---: |\n| mlp | {mean:.2f} ± " in text
     assert study.tables(tmp_path, [2018, 2019], study.PIECES) == "nothing there for [2018, 2019]"
 
 
