@@ -115,6 +115,7 @@ def test_its_error_allows_for_days_that_resemble_each_other():
 
 def test_a_training_can_stop_by_it():
     _, panel, _ = market(4, level=0.01)
+    torch.manual_seed(0)
     trainer = Trainer(MLP(1, (4,)), DayLoss("ic"), metric="net_excess", epochs=3, lr=0.01, capital=2e7, device="cpu")
     history = trainer.fit(panel, np.arange(30), np.arange(32, DAYS))
     row = history.epochs[-1]
