@@ -37,14 +37,14 @@ def scores(tmp_path_factory):
 
 
 def traded(scores, *, account=2e8, exchange=None, start=0, **options):
-    """Strategy and daily report of a backtest from the second scored day on."""
+    """Strategy, daily report and exchange of a backtest from the scored day after number `start` on."""
     days = scores.index.get_level_values("datetime").unique()
     options = {"forecast": FORECAST, "risk_aversion": 2.0, "exposures": None} | options
     strategy = CostAwareStrategy(signal=scores, **options)
-    dealt = AShareExchange(start_time=days[1], end_time=days[-1], **(exchange or {}))
+    dealt = AShareExchange(start_time=days[1 + start], end_time=days[-1], **(exchange or {}))
     executor = SimulatorExecutor(time_per_step="day", generate_portfolio_metrics=True)
     report, _ = backtest(
-        days[1], days[-1], strategy, executor, benchmark=None, account=account, exchange_kwargs={"exchange": dealt}
+        days[1 + start], days[-1], strategy, executor, benchmark=None, account=account, exchange_kwargs={"exchange": dealt}
     )
     return strategy, report["1day"][0], dealt
 
@@ -165,6 +165,26 @@ def test_tomorrows_orders_are_those_of_the_backtest(scores):
     held = orders.loc[orders["side"] == "buy", ["shares"]].groupby(level=0).sum()
     again = plan_orders(run, held, capital=5e7, day=str(days[0].date()))
     assert 0 < again["yuan"].sum() < 0.3 * orders["yuan"].sum()  # the next part of the way
+
+
+def test_tomorrows_orders_keep_the_bounds_and_the_universe_of_the_backtest(scores):
+    """Bounds bind, and a quarter of the stocks has left the universe, though their last scores still count a little."""
+    days = scores.index.unique("datetime")
+    day, left = days[60], list(scores.index.levels[1][::4])
+    scores = scores[~(scores.index.get_level_values(1).isin(left) & (scores.index.get_level_values(0) > days[50]))]
+    options = {"forecast": FORECAST.to_dict(), "risk_aversion": 2.0, "exposures": {"beta": 0.1, "volatility": 0.1}}
+    config = {"strategy": {"class": "CostAwareStrategy", "module_path": "qlib_ext.strategy", "kwargs": options}}
+    config["backtest"] = {"exchange_kwargs": {"exchange": {"class": "AShareExchange", "kwargs": {}}}}
+    task = {"record": [{"class": "PortAnaRecord", "kwargs": {"config": config}}]}
+    close = read_traded(list(scores.index.levels[1]), ["$close"], days[0], days[-1])["$close"]
+    scores = scores[close.notna().stack().reindex(scores.index).to_numpy()]
+    strategy, _, _ = traded(scores, account=5e7, start=60, **options)
+    run = ScoredRun("demo", scores, task=task, qlib_init={})
+    orders = plan_orders(run, read_holdings(None), capital=5e7, day=str(day.date())).set_index("code")
+    sent = strategy.daily_targets.set_index("code").loc[lambda table: table["date"] == days[61]]
+    wanted = orders["target_yuan"].groupby(level=0).first().reindex(sent.index)
+    assert len(sent) > 5 and abs(strategy.daily_log[0]["price.beta"]) > 0  # the bound costs something
+    np.testing.assert_allclose(wanted, sent["target"], rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def make_orders(
     impact: Impact | None = None,
     cash: float | None = None,
     young: Collection[str] = (),
+    universe: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """List the orders from holdings to the strategy's targets, and what is not traded, with the reason.
 
@@ -69,6 +70,7 @@ def make_orders(
         impact: of an order, see `exchange.impact_rule`; None: there is none.
         cash: yuan at hand before the orders; None: capital less the value of the holdings. What is sold adds to it.
         young: codes that `min_holding` keeps from being sold.
+        universe: codes whose mean stock is the benchmark, where they trade; None: all with a score.
 
     Returns:
         Columns `ORDER_COLUMNS`, sells first (what leaves, then by rank), then buys by rank, then `side` none with 0
@@ -98,9 +100,9 @@ def make_orders(
         raise ValueError(f"market lacks {score.index[~score.index.isin(market.index)][0]}, which has a score")
     score = score.reindex(score.index.union(held.index))
     rank = pd.Series(ranks(score.to_numpy(dtype=float)), score.index)
-    policy = cast(Policy, replace(cast(Any, strategy.policy), capital=capital))
-    close = _day(score, market, held, cash, fees)
-    target = pd.Series(policy.target(strategy.complete(close, score.index, day)), score.index)
+    close = strategy.complete(_day(score, market, held, cash, fees, universe), score.index, day)
+    policy = cast(Policy, replace(cast(Any, strategy.policy), capital=capital))  # `complete` tells it its bounds
+    target = pd.Series(policy.target(close), score.index)
     chosen = target.iloc[rank.to_numpy().argsort(kind="stable")][lambda yuan: yuan > 0]
     shares, caps = _by_code(held["shares"]), _by_code(strategy.trade_participation * market["known_liquidity"])
     lines = make_lines(chosen, _by_code(rank), shares, shares, caps, set(young).__contains__)
@@ -184,7 +186,8 @@ def plan_orders(
     dealt = _exchange_of(task, commission)
     if task.exchange is not None:
         strategy.take_costs(dealt)
-    signal_day, score = run.score(day)
+    signal_day, raw = run.score(day)
+    score = raw
     date, _ = next_day(signal_day)
     if (seen := strategy.scores_at(signal_day, signal_day)) is not None:
         score = seen["prepared"].dropna()
@@ -219,15 +222,24 @@ def plan_orders(
         impact=dealt.impact_rule(),
         cash=cash,
         young=_young(holdings, strategy.min_holding, date),
+        universe=set(raw.dropna().index),
     )
 
 
 # --- pieces
 
 
-def _day(score: pd.Series, market: pd.DataFrame, held: pd.DataFrame, cash: float, fees: Fees) -> Day:
+def _day(
+    score: pd.Series,
+    market: pd.DataFrame,
+    held: pd.DataFrame,
+    cash: float,
+    fees: Fees,
+    universe: Collection[str] | None,
+) -> Day:
     """Gather what a policy may know at the close."""
     at = market.reindex(score.index)
+    inside = score.notna() if universe is None else pd.Series(score.index.isin(universe), score.index)
     yuan = (held["shares"] * market["price"]).reindex(score.index).fillna(0.0).to_numpy(dtype=float)
     sigma = at.reindex(columns=["volatility"])["volatility"]
     buy, sell = fees.rates(0)
@@ -240,7 +252,7 @@ def _day(score: pd.Series, market: pd.DataFrame, held: pd.DataFrame, cash: float
         value=cash + float(yuan.sum()),
         buy_rate=buy,
         sell_rate=sell,
-        universe=(score.notna() & ~at["suspended"].astype(bool)).to_numpy(),
+        universe=(inside & ~at["suspended"].astype(bool)).to_numpy(),
     )
 
 
