@@ -44,7 +44,13 @@ def traded(scores, *, account=2e8, exchange=None, start=0, **options):
     dealt = AShareExchange(start_time=days[1 + start], end_time=days[-1], **(exchange or {}))
     executor = SimulatorExecutor(time_per_step="day", generate_portfolio_metrics=True)
     report, _ = backtest(
-        days[1 + start], days[-1], strategy, executor, benchmark=None, account=account, exchange_kwargs={"exchange": dealt}
+        days[1 + start],
+        days[-1],
+        strategy,
+        executor,
+        benchmark=None,
+        account=account,
+        exchange_kwargs={"exchange": dealt},
     )
     return strategy, report["1day"][0], dealt
 

@@ -13,7 +13,7 @@ from qlib.utils import init_instance_by_config
 
 from qlib_ext.data import DayDatasetH, PanelExposures, panel_of
 from qlib_ext.leak import perturb_provider
-from qlib_ext.model import FoldEnsemble, MLPModel, WalkForwardModel
+from qlib_ext.model import FoldEnsemble, MLPModel, ModelEnsemble, WalkForwardModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import KINDS
 from qlib_ext.provider import calendar, listed_days, read_traded
@@ -234,6 +234,14 @@ def test_ensembles_are_neutral_too(dataset, combine):
         assert run_facts(dataset, model)["neutral"] == NEUTRAL
     model.models[-1].trainer.loss.neutral = ()
     assert "neutral" not in run_facts(dataset, model)
+
+
+@pytest.mark.parametrize("combine", ["ranks", "weights"])
+def test_the_past_scores_of_an_ensemble_are_neutral_as_those_of_later_days(dataset, combine):
+    member = {"class": "MLPModel", "kwargs": MODEL | {"neutral": NEUTRAL}}
+    model = ModelEnsemble(members=[member, {**member, "kwargs": {**member["kwargs"], "seed": 3}}], combine=combine)
+    model.fit(dataset)
+    assert max(explained(dataset.panel, score) for score in (model.oof, model.predict(dataset))) < 1e-5
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def blend_weights(daily: npt.ArrayLike, correlation: npt.ArrayLike) -> Floats:
     as Jagannathan and Ma 2003, which shrinks by itself). Before that the mean ICs are shrunk to their common mean by
     the share of their differences that chance explains, as Ledoit and Wolf (2004) shrink: tr(P V P) / |P c|^2, at most
     1, with V the covariance of the mean ICs (Newey and West, `IC_LAGS` days), P the projection that takes the mean out.
-    Where no member's IC is significant (t of at least 2), all weigh alike. Nothing else is chosen.
+    Where no member's IC is significant (t above 1.65), all weigh alike. Nothing else is chosen.
 
     Args:
         daily: (D, M) ICs of `blend_inputs`; days with a NaN are left out.

@@ -163,10 +163,16 @@ class ModelEnsemble(Model):
     def score_rows(self, panel: DayPanel, rows: Rows) -> Grid:
         """Score days of a panel of the same features: (len(rows), N), NaN where a stock is not present."""
         check_features(self.features, panel, self.market_features)
-        kept = [(model, weight) for model, weight in zip(self.models, self.weights, strict=True) if weight]
-        scores = [scored(model, panel, rows) for model, _ in kept]
-        score = blended(scores, [weight for _, weight in kept], COMBINE[self.combine])
-        return off_exposures(panel, rows, score, [model for model, _ in kept])
+        kept = [place for place, weight in enumerate(self.weights) if weight]
+        scores = [scored(self.models[place], panel, rows) for place in kept]
+        return self._combined(panel, rows, scores, self.weights[kept], [self.models[place] for place in kept])
+
+    def _combined(
+        self, panel: DayPanel, rows: Rows, scores: Sequence[Grid], weights: Any, models: Sequence[Any]
+    ) -> Grid:
+        """Combine scores (len(rows), N) of models by weights, off the exposures that all with a weight are off."""
+        score = blended(scores, weights, COMBINE[self.combine])
+        return off_exposures(panel, rows, score, [one for one, weight in zip(models, weights, strict=True) if weight])
 
     def _built(self) -> list[Any]:
         """Untrained models, those of configurations made anew, the others copied."""
@@ -201,20 +207,20 @@ class ModelEnsemble(Model):
         scores = [member.score[np.searchsorted(member.rows, rows)] for member in past]
         label = panel.label[torch.as_tensor(rows)].numpy()
         daily, correlation = blend_inputs(scores, label)
-        equal, scale = np.full(len(scores), 1.0 / len(scores)), COMBINE[self.combine]
+        equal = np.full(len(scores), 1.0 / len(scores))
         weigh = self.combine == "weights"
         self.weights = blend_weights(daily, correlation) if weigh else equal
         half = len(rows) // 2
         crossed = [blend_weights(part, correlation) if weigh else equal for part in (daily[half:], daily[:half])]
         whole = np.concatenate(
             [
-                blended([score[part] for score in scores], weight, scale)
+                self._combined(panel, rows[part], [score[part] for score in scores], weight, self.models)
                 for part, weight in zip((slice(half), slice(half, None)), crossed, strict=True)
             ]
         )
         self._oof = score_series(panel, rows, whole)
         self.correlations = pd.DataFrame(correlation, self.names, self.names)
-        others = {"equal weights": blended(scores, equal, scale), "ensemble": whole}
+        others = {"equal weights": self._combined(panel, rows, scores, equal, self.models), "ensemble": whole}
         lines = dict(zip(self.names, scores, strict=True)) | others
         table = pd.DataFrame({name: quality(score, label) for name, score in lines.items()}).T
         table = table.astype({"days": int})
