@@ -175,7 +175,7 @@ DAILY: tuple[Factor, ...] = (
         lambda b, w: b.grew(0, w) / np.where(np.isfinite(b.mean("path", w)), b.sum("path", w), np.nan),
     ),
     Factor(
-        "YEARAGO20", "season", 250, "P(230, 250), the 20 days that came next a year ago", "Heston, Sadka 2008",
+        "YEARAGO20", "season", 250, "P(230, 250), the 20 days that followed 250 days ago", "Heston, Sadka 2008",
         lambda b: b.grew(230, 250),
     ),
     *_each(
