@@ -1,5 +1,6 @@
 """What the qlib models can be told: texts from YAML, options without effect, long windows, checkpoints."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,17 @@ def test_a_gate_that_was_fitted_goes_on_too(tmp_path, monkeypatch):
     again.fit_rows(panel, 2, *rows)
     assert again.history.resumed_from == 1
     np.testing.assert_array_equal(again.trainer.predict(panel, rows[1]), whole.trainer.predict(panel, rows[1]))
+
+
+@pytest.mark.parametrize(("kind", "options"), [(MLPModel, {"hidden": [4]}), (MASTERModel, SMALL)])
+def test_a_model_recorded_before_heads_scores_and_is_trained_again(kind, options):
+    panel, rows = make_panel(), (np.arange(30), np.arange(40, 50))
+    model = kind(**options, **QUICK)
+    model.fit_rows(panel, 3, *rows)
+    scores = model.score_rows(panel, rows[1])
+    for name in ("head", "inter", "inducing"):
+        model.__dict__.pop(name, None)
+    older = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(older.score_rows(panel, rows[1]), scores)
+    older.fit_rows(panel, 3, *rows)
+    np.testing.assert_array_equal(older.score_rows(panel, rows[1]), scores)

@@ -323,6 +323,7 @@ class MLPModel(DayModel):
     """
 
     needs_window = MLP.needs_window
+    head = "linear"  # recorded models may lack it
 
     def __init__(
         self,
@@ -365,6 +366,8 @@ class MASTERModel(DayModel):
     >>> len(model.predict(dataset, "test")) > 0
     True
     """
+
+    head, inter, inducing = "linear", "full", 32  # recorded models may lack them
 
     def __init__(
         self,
