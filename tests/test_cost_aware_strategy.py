@@ -139,6 +139,17 @@ def test_a_forecast_is_read_from_a_file_and_the_plain_numbers(scores, tmp_path):
         assert CostAwareStrategy(signal=scores, forecast=forecast).forecast == FORECAST
 
 
+def test_an_exposure_that_a_day_knows_of_no_stock_is_told_once(scores):
+    frame = pd.DataFrame({"other": [1.0]}, index=["SH600999"])
+    bounds = {"momentum": 0.1, "other": 0.1, "beta": 0.3}
+    with pytest.warns(UserWarning, match="is known of no stock on") as told:
+        strategy, *_ = traded(scores, exposures=bounds, exposure_frame=frame)
+    texts = sorted(text for w in told if "known of no stock" in (text := str(w.message)))
+    assert len(texts) == 2 and "momentum is known of no stock on" in texts[0] and "270 trading days back" in texts[0]
+    assert "other is known of no stock on" in texts[1]
+    assert (pd.DataFrame(strategy.daily_log)["exposure.momentum"] == 0).all()
+
+
 def test_exposures_are_read_from_a_csv_file(scores, tmp_path):
     file, code = tmp_path / "mine.csv", scores.index[0][1]
     file.write_text(f"code,date,value,sector\n{code},2020-01-02,1.5,bank\n{code},2021-01-04,2.5,bank\n")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_ext.portfolio import Risk, exposures
+from qlib_ext.portfolio import Risk, exposures, read_exposures
 
 
 def closes(days=90, stocks=4):
@@ -58,3 +58,28 @@ def test_what_is_not_known_is_the_mean():
 def test_a_column_with_a_name_of_ours_is_refused():
     with pytest.raises(ValueError, match="rename"):
         exposures(np.ones(2, dtype=bool), columns={"beta": [1.0, 2.0]})
+
+
+def test_numbers_of_any_kind_are_numbers_and_what_is_neither_number_nor_text_is_refused():
+    codes = pd.MultiIndex.from_product([pd.to_datetime(["2020-01-02", "2020-01-03"]), ["a", "b"]])[:3]
+    plain = [1.0, 0.0, 1.0]
+    kinds = {
+        "nullable": pd.array([1, 0, 1], dtype="Int64"),
+        "gaps": pd.array([1.0, 0.0, 1.0], dtype="Float64"),
+        "objects": np.array([1, 0.0, np.float32(1)], dtype=object),
+        "flags": [True, False, True],
+        "known": pd.array([True, False, True], dtype="boolean"),
+    }
+    frame = pd.DataFrame(kinds, codes)
+    for name, grid in read_exposures(frame, "own").items():
+        assert (grid.dtypes == np.float64).all(), name
+        np.testing.assert_array_equal(grid, [plain[:2], [1.0, 0.0]])
+    own = read_exposures(pd.DataFrame({"sector": pd.Categorical([1, 2, None])}, codes), "own")["sector"]
+    assert own.to_numpy().tolist() == [[1, 2], [1, 2]]  # the last one known
+    with pytest.raises(ValueError, match=r"own: mixed is 2 at \(Timestamp.'2020-01-02 .*'b'\); wanted are numbers"):
+        read_exposures(pd.DataFrame({"mixed": ["x", 2, "y"]}, codes), "own")
+    with pytest.raises(ValueError, match="own: day is Timestamp.*wanted are numbers, or text"):
+        read_exposures(pd.DataFrame({"day": pd.to_datetime(["2020-01-02"] * 3)}, codes), "own")
+    for wrong in (codes.swaplevel(), codes.set_levels(["2020-01-02", "2020-01-03"], level=0)):
+        with pytest.raises(ValueError, match="own is indexed by .*wanted is .datetime, instrument."):
+            read_exposures(pd.DataFrame({"x": plain}, wrong), "own")

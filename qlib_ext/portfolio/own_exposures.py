@@ -1,8 +1,10 @@
 """Exposures of the user's own: numbers or categories of stocks, from a frame or a file."""
 
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from qlib_ext.frames import read_frame
@@ -35,7 +37,28 @@ def read_exposures(frame: pd.DataFrame | str | Path | None, option: str) -> dict
         raise ValueError(f"{option} has {frame.index[frame.index.duplicated()][0]} twice")
     if not isinstance(frame.index, pd.MultiIndex):
         frame = pd.concat({pd.Timestamp.min: frame})
+    elif frame.index.nlevels != 2 or not isinstance(frame.index.levels[0], pd.DatetimeIndex):
+        first = frame.index[0]
+        raise ValueError(f"{option} is indexed by {first}; wanted is (datetime, instrument), the day as a pd.Timestamp")
     refuse_taken(map(str, frame.columns))
-    kinds = {name: column.astype(object) for name, column in frame.select_dtypes("category").items()}
-    columns = {str(name): kinds.get(name, column) for name, column in frame.items()}
+    columns = {str(name): _values(f"{option}: {name}", column) for name, column in frame.items()}
     return {name: column.unstack().sort_index().ffill() for name, column in columns.items()}
+
+
+def _values(what: str, column: pd.Series) -> pd.Series:
+    """Values of a column as float64, or as objects where they are text or categories; NaN where nothing stands.
+
+    Raises: ValueError for anything else, or numbers among text.
+    """
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.astype(object)
+    there = column.dropna()
+    numbers = there.map(lambda value: isinstance(value, Real | np.bool_)) if there.dtype == object else None
+    if pd.api.types.is_numeric_dtype(column) or (numbers is not None and numbers.all()):
+        return there.astype(np.float64).reindex(column.index)
+    texts = there.map(lambda value: isinstance(value, str))
+    if not texts.all():
+        raise ValueError(
+            f"{what} is {there[~texts].iloc[0]!r} at {there[~texts].index[0]}; wanted are numbers, or text"
+        )
+    return there.astype(object).reindex(column.index)

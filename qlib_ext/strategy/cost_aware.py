@@ -152,6 +152,7 @@ class CostAwareStrategy(PolicyStrategy):
         self._tell()
         self._trade_by(self.forecast)
         self._closes: dict[str, pd.DataFrame] = {}
+        self._unknown: set[str] = set()  # exposures of which this was told
 
     def _simple_rule(self, capital: float | None, participation: float) -> TopNPolicy:
         """Make the simple rule."""
@@ -246,10 +247,22 @@ class CostAwareStrategy(PolicyStrategy):
         }
         known["liquidity"] = close.known_liquidity
         ours = {name: value for name, value in known.items() if name in self.bounds}
+        self._tell_unknown(close.universe, ours | columns, day)
         loads = exposures(close.universe, **ours, columns=columns)
         bounds = {name: self.bounds[name if name in self.bounds else name.partition("=")[0]] for name in loads}
         self._take(replace(self.best, bounds=bounds))
         return replace(close, exposures=np.column_stack(list(loads.values())))
+
+    def _tell_unknown(self, universe: NDArray[np.bool_], values: Mapping[str, Any], day: pd.Timestamp) -> None:
+        """Say once of each exposure that a day knows it of no stock: the bound has no effect there."""
+        for name in sorted(values.keys() - self._unknown):
+            if universe.any() and pd.isna(values[name])[universe].all():
+                self._unknown.add(name)
+                lead = f" (it looks {KINDS[name].lead} trading days back)" if name in KINDS else ""
+                tell(
+                    f"CostAwareStrategy: the exposure {name} is known of no stock on {day:%Y-%m-%d}{lead}: its bound "
+                    "has no effect on such days"
+                )
 
     def take_costs(self, options: Options) -> None:
         """Expect what an exchange with these options charges; an impact of the user's own goes first."""
