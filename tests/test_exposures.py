@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_ext.portfolio import Risk, exposures, read_exposures
+from qlib_ext.portfolio import KINDS, Past, Risk, exposures, measure_exposures, read_exposures
 
 
 def closes(days=90, stocks=4):
@@ -83,3 +83,19 @@ def test_numbers_of_any_kind_are_numbers_and_what_is_neither_number_nor_text_is_
     for wrong in (codes.swaplevel(), codes.set_levels(["2020-01-02", "2020-01-03"], level=0)):
         with pytest.raises(ValueError, match="own is indexed by .*wanted is .datetime, instrument."):
             read_exposures(pd.DataFrame({"x": plain}, wrong), "own")
+
+
+@pytest.mark.parametrize("name", [name for name, row in KINDS.items() if row.measure is not None])
+def test_no_day_before_the_lead_changes_a_kind(name):
+    close = pd.DataFrame(closes(days=400, stocks=30))
+    for stock in range(1, 30):  # suspended for 1 to 145 days, the last ones until today
+        gap = 5 * stock
+        end = 400 - (stock * 13) % 60 if stock < 20 else 400
+        close.iloc[max(end - gap, 0) : end, stock] = np.nan
+    past = Past(close, (close * 0 + 0.5).mask(close > 9), close.notna().cumsum())
+    whole, lead = measure_exposures([name], past)[name], KINDS[name].lead
+    for day in (330, 370, 399):
+        cut = Past(*(grid.iloc[day - lead : day + 1] for grid in vars(past).values()))
+        alone = measure_exposures([name], cut)[name].iloc[-1]
+        assert alone.notna().any()
+        np.testing.assert_allclose(alone, whole.loc[day], rtol=1e-9)

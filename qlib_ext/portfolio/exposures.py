@@ -85,13 +85,14 @@ class Past:
 
 
 def _change(past: Past, start: int, end: int = 0) -> pd.DataFrame:
-    """Return from the last known price `start` days back to that of `end` days back."""
-    price = past.close.ffill()
+    """Return from the price `start` days back to that of `end` days back; the last of `MONTH` days where suspended."""
+    price = past.close.ffill(limit=MONTH)
     return price.shift(end) / price.shift(start) - 1.0
 
 
 def _beta(past: Past) -> pd.DataFrame:
-    return pd.DataFrame(Risk.of_closes(past.close.to_numpy()).beta, past.close.index, past.close.columns).ffill()
+    beta = pd.DataFrame(Risk.of_closes(past.close.to_numpy()).beta, past.close.index, past.close.columns)
+    return beta.ffill(limit=WINDOW)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class Kind:
         definition: what the number is, larger is more of it.
         source: who found that it moves returns.
         measure: of `Past`; None: a grid at hand, the panel's or the day's.
-        lead: trading days before the first one that it looks at.
+        lead: trading days before the first one that it looks at; what came before them changes nothing, also after a
+            suspension, so that a day alone has the numbers of a history.
         log: whether it goes by its logarithm.
     """
 
@@ -146,7 +148,7 @@ KINDS = {
     "price": Kind(
         "log of the raw close",
         "Miller and Scholes (1982)",
-        lambda past: past.close / past.factor.ffill(),
+        lambda past: past.close / past.factor.ffill(limit=MONTH),
         lead=MONTH,
         log=True,
     ),
