@@ -407,21 +407,31 @@ def decay(frames: list[pd.DataFrame]) -> str:
     return "" if np.isnan(fitted.half_life) else f"{fitted.half_life:.0f} ({fitted.low:.0f} to {fitted.high:.0f})"
 
 
-def measured(folder: Path, years: Iterable[int], pieces: Iterable[str]) -> dict[str, list[pd.DataFrame]]:
-    """Read the days of each piece that has all years, a frame a seed that has them."""
-    found: dict[str, list[pd.DataFrame]] = {}
+def measured(folder: Path, years: Iterable[int], pieces: Iterable[str]) -> dict[str, dict[int, pd.DataFrame]]:
+    """Read the days of each piece by seed, of seeds that have all years."""
+    found: dict[str, dict[int, pd.DataFrame]] = {}
     for piece in pieces:
-        files = {f"{year}_{seed}" for year in years for seed in range(100)} & {
-            file.stem for file in (folder / "daily" / piece).glob("*.parquet")
-        }
-        seeds = sorted({int(name.split("_")[1]) for name in files})
-        whole = [seed for seed in seeds if all(f"{year}_{seed}" in files for year in years)]
-        if whole:
-            found[piece] = [
-                pd.concat([pd.read_parquet(folder / "daily" / piece / f"{year}_{seed}.parquet") for year in years])
-                for seed in whole
-            ]
+        kept = folder / "daily" / piece
+        names = {file.stem for file in kept.glob("*.parquet")}
+        seeds = sorted({int(name.split("_")[1]) for name in names})
+        for seed in seeds:
+            if names >= (wanted := {f"{year}_{seed}" for year in years}):
+                parts = [pd.read_parquet(kept / f"{name}.parquet") for name in sorted(wanted)]
+                found.setdefault(piece, {})[seed] = pd.concat(parts)
     return found
+
+
+def days_in(found: dict[str, dict[int, pd.DataFrame]]) -> pd.DatetimeIndex:
+    """Days of what `measured` found."""
+    return pd.DatetimeIndex(next(iter(next(iter(found.values())).values())).index)
+
+
+def without(piece: str, found: dict[str, dict[int, pd.DataFrame]]) -> list[pd.DataFrame]:
+    """Take the piece that it is measured against off, day by day, of the same seed; one of no seed off each."""
+    own, base = found[piece], found.get(PIECES[piece].against, {})
+    if PIECES[piece].seeds == 1:
+        return [own[0] - frame for frame in base.values()]
+    return [frame - base[seed] for seed, frame in own.items() if seed in base]
 
 
 def tables(folder: Path, years: list[int], pieces: Iterable[str]) -> str:
@@ -429,30 +439,29 @@ def tables(folder: Path, years: list[int], pieces: Iterable[str]) -> str:
     found = measured(folder, years, pieces)
     if not found:
         return f"nothing there for {years}"
-    days = pd.DatetimeIndex(next(iter(found.values()))[0].index)
-    sample, columns = Sample.of(days), [name for name, _, _ in SHOWN.values()]
-    drawn, values, gaps = {}, [], []
-    for piece, frames in found.items():
-        place = list(PIECES).index(piece)
-        drawn[piece], own = sample.means(frames, columns, place)
+    sample, columns = Sample.of(days_in(found)), [name for name, _, _ in SHOWN.values()]
+    values, gaps = [], []
+    for piece, by_seed in found.items():
+        frames, place = list(by_seed.values()), list(PIECES).index(piece)
+        drawn, own = sample.means(frames, columns, place)
         off = np.sqrt(YEAR) * np.mean([frame["net"].std() for frame in frames])
         row = [piece, str(len(frames))]
         for number, (name, (_, scale, digits)) in enumerate(SHOWN.items()):
-            value, sure = scale * drawn[piece][0, number], scale * drawn[piece][1:, number].std()
+            value, sure = scale * drawn[0, number], scale * drawn[1:, number].std()
             spread = f" ({scale * own[:, number].std(ddof=1):.{digits}f})" if len(own) > 1 else ""
             row.append(f"{value:.{digits}f}" + ("" if name.startswith("on ") else f" ± {sure:.{digits}f}{spread}"))
         values.append([*row, decay(frames), f"{100 * off:.1f}"])
-    for piece in found:
-        base = PIECES[piece].against
-        if base in drawn:
-            gap, row = drawn[piece] - drawn[base], [piece, base]
+        if apart := without(piece, found):
+            gap, row = sample.means(apart, columns, place)[0], [piece, PIECES[piece].against, str(len(apart))]
             for name in COMPARED:
                 number, (_, scale, digits) = list(SHOWN).index(name), SHOWN[name]
                 row.append(f"{scale * gap[0, number]:+.{digits}f} ± {scale * gap[1:, number].std():.{digits}f}")
             gaps.append(row)
-    head = f"{years}, {len(days)} days; IC in %, money in % a year; ± standard error over days (deviation over seeds)"
+    money = "IC in %, money in % a year; ± standard error over days (deviation over seeds)"
+    head = f"{years}, {len(sample.days)} days; {money}\n\n"
     first = table(["piece", "seeds", *SHOWN, "half-life", "tracking error"], values)
-    return f"{head}\n\n{first}\n\nless the piece without\n\n{table(['piece', 'against', *COMPARED], gaps)}"
+    second = table(["piece", "against", "pairs of seeds", *COMPARED], gaps)
+    return f"{head}{first}\n\nless the piece without\n\n{second}"
 
 
 def by_year(folder: Path, years: list[int], pieces: Iterable[str]) -> str:
@@ -462,10 +471,10 @@ def by_year(folder: Path, years: list[int], pieces: Iterable[str]) -> str:
         column, scale, digits = SHOWN[name]
         rows = [[piece] for piece in found]
         for year in years:
-            days = next(iter(found.values()))[0].index
-            sample = Sample.of(pd.DatetimeIndex(days[days.year == year]))
-            for row, (piece, frames) in zip(rows, found.items(), strict=True):
-                drawn = scale * sample.means(frames, [column], list(PIECES).index(piece))[0][:, 0]
+            days = days_in(found)
+            sample = Sample.of(days[days.year == year])
+            for row, (piece, by_seed) in zip(rows, found.items(), strict=True):
+                drawn = scale * sample.means(list(by_seed.values()), [column], list(PIECES).index(piece))[0][:, 0]
                 row.append(f"{drawn[0]:.{digits}f} ± {drawn[1:].std():.{digits}f}")
         parts.append(f"{name}\n\n{table(['piece', *map(str, years)], rows)}")
     return "\n\n".join(parts)

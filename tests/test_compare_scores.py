@@ -118,8 +118,16 @@ def test_pieces_are_compared_with_pieces_and_tables_name_them(tmp_path):
         for seed in seeds:
             frame = pd.DataFrame(rng.normal(size=(60, len(columns))), days, columns)
             frame.to_parquet(tmp_path / "daily" / piece / f"2018_{seed}.parquet")
+    found = study.measured(tmp_path, [2018], study.PIECES)
+    assert [len(study.without(piece, found)) for piece in ("mlp", "liquidity")] == [
+        0,
+        2,
+    ]  # a score of no seed, off each
+    pd.testing.assert_frame_equal(study.without("liquidity", found)[1], found["liquidity"][0] - found["mlp"][1])
+    found["neutral"] = {seed: found["mlp"][seed % 2] + 0.01 for seed in (1, 0, 7)}
+    np.testing.assert_allclose(np.array(study.without("neutral", found)), np.full((2, 60, len(columns)), 0.01))
     text = study.tables(tmp_path, [2018], study.PIECES)
-    assert "| mlp | 2 | " in text and "| liquidity | 1 | " in text and "| liquidity | mlp | " in text
+    assert "| mlp | 2 | " in text and "| liquidity | 1 | " in text and "| liquidity | mlp | 2 | " in text
     text = study.by_year(tmp_path, [2018], study.PIECES)
     mean = 100 * np.mean([pd.read_parquet(tmp_path / f"daily/mlp/2018_{s}.parquet")["neutral_rank_ic"] for s in (0, 1)])
     assert f"neutral RankIC\n\n| piece | 2018 |\n| --- | ---: |\n| mlp | {mean:.2f} ± " in text
