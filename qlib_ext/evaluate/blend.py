@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from qlib_ext.cross_section import as_float64, labelled, pearson, standardised, unit_ranks
-from qlib_ext.portfolio import T_SIGNIFICANT
+from qlib_ext.portfolio import T_SIGNIFICANT, sum_covariance
 
 Floats = npt.NDArray[np.float64]
 IC_LAGS = 20  # days over which daily ICs may resemble each other: labels of ten days and more overlap
@@ -94,10 +94,4 @@ def covariance_of_mean(daily: npt.ArrayLike, lags: int = IC_LAGS) -> Floats:
     The lags are at most a quarter of the days.
     """
     values = np.asarray(daily, np.float64)
-    days, lags = len(values), min(lags, len(values) // 4)
-    gap = values - values.mean(axis=0)
-    total = gap.T @ gap / days
-    for j in range(1, lags + 1):
-        lagged = gap[j:].T @ gap[:-j] / days
-        total += (1.0 - j / (lags + 1)) * (lagged + lagged.T)
-    return np.asarray(total / (days - 1))
+    return sum_covariance((values - values.mean(axis=0)) / len(values), min(lags, len(values) // 4))

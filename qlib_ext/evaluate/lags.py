@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from qlib_ext.cross_section import pearson
 from qlib_ext.evaluate.day_grids import as_grids, numbers
 from qlib_ext.evaluate.newey_west import newey_west
 from qlib_ext.options import check_number
+from qlib_ext.portfolio import sum_covariance
 
 LAGS = 40
 HALF_LIVES = np.geomspace(0.25, 400.0, 400)  # days, that are looked through
@@ -100,10 +101,8 @@ def ic_decay(ics: pd.DataFrame) -> Decay:
     ics = ics.loc[:, ics.notna().sum() > 2]
     if ics.shape[1] < 3:
         return Decay(*[math.nan] * 4)
-    mean, covariance = (
-        ics.mean().to_numpy(),
-        _covariance((ics - ics.mean()).fillna(0.0).to_numpy() / ics.count().values),
-    )
+    mean = ics.mean().to_numpy()
+    covariance = sum_covariance((ics - mean).fillna(0.0).to_numpy() / ics.count().to_numpy())
     age, variance = ics.columns.to_numpy(dtype=np.float64) - 1.0, np.diag(covariance).clip(min=1e-18)
     left = 2.0 ** (-age / HALF_LIVES[:, None])
     first = ((left / variance) @ mean / (left**2 / variance).sum(axis=1)).clip(min=0.0)
@@ -121,14 +120,3 @@ def ic_decay(ics: pd.DataFrame) -> Decay:
 def decay_table(ics: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Put the `ic_decay` of several scores' `lag_ics`, given by name, under each other."""
     return pd.DataFrame({name: ic_decay(table)._asdict() for name, table in ics.items()}).T
-
-
-def _covariance(parts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Covariance (L, L) of the sums over days of parts (D, L), neighbouring days included (Newey and West 1987)."""
-    days = len(parts)
-    lags = math.floor(4.0 * (days / 100.0) ** (2.0 / 9.0))
-    total = parts.T @ parts
-    for lag in range(1, min(lags, days - 1) + 1):
-        cross = parts[lag:].T @ parts[:-lag]
-        total += (1.0 - lag / (lags + 1)) * (cross + cross.T)
-    return total * days / (days - 1)

@@ -5,7 +5,7 @@ from qlib_ext.portfolio.cost_aware import RISK_AVERSION, CostAwarePolicy
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, one_impact, rebalancing
 from qlib_ext.portfolio.executions import RULES, almgren_rate, fit_impact, rules_table
 from qlib_ext.portfolio.exposures import KINDS, Kind, Past, Risk, exposures, measure_exposures
-from qlib_ext.portfolio.forecast import FEWEST_DAYS, HORIZONS, T_SIGNIFICANT, Forecast
+from qlib_ext.portfolio.forecast import FEWEST_DAYS, HORIZONS, T_SIGNIFICANT, Forecast, sum_covariance
 from qlib_ext.portfolio.forecast_schedule import ForecastSchedule
 from qlib_ext.portfolio.foresight import foresight
 from qlib_ext.portfolio.heads import HeadWeights, combine_heads, shrunk_weights
@@ -61,4 +61,5 @@ __all__ = [
     "simulate",
     "sleeve_returns",
     "smoothed",
+    "sum_covariance",
 ]

@@ -320,10 +320,16 @@ def _pooled(earned: Vector, weight: Vector) -> tuple[Vector, Vector]:
         return value, (gain - total * value) / total.sum(axis=0)
 
 
-def _covariance(parts: Vector) -> Vector:
-    """Covariance of sums over days of parts (D, J), neighbouring days included (Newey and West 1987)."""
+def sum_covariance(parts: Vector, lags: int | None = None) -> Vector:
+    """Covariance (J, J) of the sums over days of parts (D, J), neighbouring days included (Newey and West 1987).
+
+    `lags`: days that may resemble each other; None: floor(4 (T / 100)^(2/9)), T the days on which any part is not 0.
+
+    >>> sum_covariance(np.array([[0.25], [-0.25], [0.25], [-0.25]]), 0).round(4).tolist()  # the error of a mean of +-1
+    [[0.3333]]
+    """
     days = max(int(np.count_nonzero(parts.any(axis=1))), 2)
-    lags = int(4 * (days / 100) ** (2 / 9))
+    lags = math.floor(4 * (days / 100) ** (2 / 9)) if lags is None else lags
     total = parts.T @ parts
     for lag in range(1, lags + 1):
         cross = parts[lag:].T @ parts[:-lag]
@@ -333,7 +339,7 @@ def _covariance(parts: Vector) -> Vector:
 
 def _error(parts: Vector) -> float:
     """Tell the standard error of the sum over days of parts (D,)."""
-    return float(np.sqrt(_covariance(parts[:, None])[0, 0]))
+    return float(np.sqrt(sum_covariance(parts[:, None])[0, 0]))
 
 
 # --- level and decay
@@ -363,7 +369,7 @@ def _fitted(place: Vector, mask: NDArray[np.bool_], excess: Vector, ends: Sequen
     count = np.bincount(number, minlength=len(EDGES) - 1)
     used = np.flatnonzero((count > 0) & np.isfinite(value[1:]))
     centre = np.bincount(number, place[entered], minlength=len(count))[used] / count[used]
-    share, covariance = count[used] / count[used].sum(), _covariance(parts[:, 1 + used])
+    share, covariance = count[used] / count[used].sum(), sum_covariance(parts[:, 1 + used])
     slope = fit["level"] * max(0.0, 1.0 - (fit["error"] / max(fit["level"], 1e-18)) ** 2)
     told = torch.special.ndtr(torch.from_numpy(centre)).numpy()
     level = _levels(value[1 + used], covariance, np.sqrt(12.0) * (told - 0.5), share, slope)
@@ -435,7 +441,7 @@ class _Measured:
         if not used.any():
             return None
         value, parts = zip(*(_pooled(earned, row.astype(np.float64)) for row in inside[used]), strict=True)
-        covariance = _covariance(np.stack(parts, axis=1))
+        covariance = sum_covariance(np.stack(parts, axis=1))
         np.fill_diagonal(covariance, np.maximum(np.diag(covariance), LEAST_ERROR**2))
         return cls(np.array(value), covariance, seen[used] / seen[used].sum(1, keepdims=True))
 

@@ -26,9 +26,9 @@ from qlib_ext.portfolio.forecast import (
     LEAST_ERROR,
     T_SIGNIFICANT,
     Forecast,
-    _covariance,
     _excess,
     _pooled,
+    sum_covariance,
 )
 from qlib_ext.portfolio.policy import Vector
 
@@ -99,7 +99,7 @@ class HeadWeights:
         if days < 2:
             return cls(tuple(horizons), tuple(share.tolist()), days=days)
         gain, parts = _pooled(earned, np.ones(HELD))
-        covariance = _covariance(parts) + LEAST_ERROR**2 * np.eye(len(share))
+        covariance = sum_covariance(parts) + LEAST_ERROR**2 * np.eye(len(share))
         errors = np.sqrt(np.diag(covariance))
         significant = bool(days >= FEWEST_DAYS and (gain / errors).max() >= T_SIGNIFICANT)
         ends = [end for end in HORIZONS if end <= HELD]
