@@ -15,7 +15,7 @@ from qlib_ext.data import DayDatasetH, PanelExposures, panel_of
 from qlib_ext.leak import perturb_provider
 from qlib_ext.model import FoldEnsemble, MLPModel, ModelEnsemble, WalkForwardModel
 from qlib_ext.panel import DayPanel
-from qlib_ext.portfolio import KINDS
+from qlib_ext.portfolio import KINDS, read_exposures
 from qlib_ext.provider import calendar, listed_days, read_traded
 from qlib_ext.record import run_facts
 from qlib_ext.synthetic import make_market
@@ -178,6 +178,14 @@ def test_what_cannot_be_told_is_named(panel, dataset):
     early.days = calendar("2019-11-01")[: len(early.days)].to_numpy()
     with pytest.raises(ValueError, match="momentum is known of no stock.*270"):
         early.exposures(["momentum"])
+    whole = make_dataset().panel
+    index = pd.MultiIndex.from_product(
+        [pd.to_datetime(whole.days[:60]), whole.stocks], names=["datetime", "instrument"]
+    )
+    names = pd.DataFrame({"name": [f"n{place}" for place in range(len(index))]}, index)
+    whole.source = PanelExposures(read_exposures(names, "exposures"))
+    with pytest.raises(ValueError, match=r"the exposure name has \d+ categories .n\d+, .* 1000 at most"):
+        whole.exposures(["name"])
     with pytest.raises(ValueError, match="called beta"):
         make_dataset(exposures=pd.DataFrame({"beta": [1.0]}, ["SH600000"]))
     with pytest.raises(ValueError, match="DayDatasetH: exposures is a list"):

@@ -16,6 +16,7 @@ from qlib_ext.panel import DayPanel, Exposure
 from qlib_ext.portfolio import KINDS, Past, exposures, measure_exposures
 from qlib_ext.provider import calendar, listed_days, read_traded
 
+MOST_CATEGORIES = 1000  # of a column: each is an exposure of every stock and day
 AT_HAND = tuple(name for name, row in KINDS.items() if row.measure is None)  # grids of the panel
 
 
@@ -37,7 +38,8 @@ class PanelExposures:
     def __call__(self, panel: DayPanel, names: Sequence[str]) -> dict[str, Exposure]:
         """Make exposures of all days, of stocks present, each known at the close of its day.
 
-        Raises: ValueError for a name that there is not, and where an exposure is known of no stock on any day.
+        Raises: ValueError for a name that there is not, an exposure that is known of no stock on any day, and a column
+            of more than `MOST_CATEGORIES`.
         """
         for name in names:
             check_choice("exposure", name, self.names, hint="; columns of your own come by DayDatasetH(exposures=...)")
@@ -97,5 +99,11 @@ def _exposure(name: str, grid: Any, present: Any, device: torch.device) -> Expos
         return Exposure(torch.from_numpy(np.where(present, standard, 0.0).astype(np.float32)).to(device))
     cells: Any = np.where(present, grid, None)
     told = pd.Categorical(cells.ravel())
+    if len(told.categories) > MOST_CATEGORIES:
+        some = ", ".join(map(str, told.categories[:3]))
+        raise ValueError(
+            f"the exposure {name} has {len(told.categories)} categories ({some}, ...), {MOST_CATEGORIES} at most are "
+            "allowed: give coarser ones, or numbers"
+        )
     places = torch.from_numpy((np.asarray(told.codes) + 1).astype(np.int16).reshape(grid.shape))
     return Exposure(places.to(device), tuple(map(str, told.categories)))

@@ -264,9 +264,10 @@ def check_neutral(neutral: Sequence[str], dataset: Any) -> None:
             f"neutral: [{', '.join(neutral)}] needs a DayDatasetH, whose panel has exposures"
             f"{' (liquidity: auto)' if 'liquidity' in neutral else ''}; or leave neutral out"
         )
+    names = dataset.exposure_source().names
     for name in neutral:
         hint = "; columns of your own come by DayDatasetH(exposures=...)"
-        check_choice("exposure to be neutral to", name, dataset.exposure_source().names, hint=hint)
+        check_choice("exposure to be neutral to", name, names, hint=hint)
 
 
 def fit_in_one_pass(
