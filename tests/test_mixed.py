@@ -257,6 +257,12 @@ def test_all_out_of_fold_days_count_where_all_members_have_them(dataset):
     np.testing.assert_allclose(model.weights, 0.5, atol=1e-6)
 
 
+def test_a_seed_moves_those_of_the_members():
+    folds = {"class": "FoldEnsemble", "kwargs": {"model": config(), "seeds": [0, 2]}}
+    members = ModelEnsemble(members=[MLP, folds, TREES], seed=3)._built()
+    assert members[0].options["seed"] == 3 and members[1].seeds == (3, 5) and members[2].params["seed"] == 4
+
+
 def test_pickle_predicts_the_same_without_the_scores_of_the_past(ensemble, dataset):
     again = pickle.loads(pickle.dumps(ensemble))
     pd.testing.assert_series_equal(again.predict(dataset), ensemble.predict(dataset))

@@ -163,6 +163,9 @@ def test_options_that_cannot_be_are_refused():
         walk({"lr": 0})
     with pytest.raises(ValueError, match="warm_start"):
         walk("yes")
+    several = {"class": "ModelEnsemble", "kwargs": {"members": [config()]}}
+    with pytest.raises(ValueError, match="a ModelEnsemble cannot begin as another: set warm_start: false"):
+        WalkForwardModel(model=several, step=20, warm_start=True)
     with pytest.raises(ValueError, match="window is 0"):
         WalkForwardModel(model=config(), step=20, window=0)
     with pytest.raises(ValueError, match="window=60 does nothing with expanding: true"):

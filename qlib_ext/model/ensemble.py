@@ -401,9 +401,10 @@ class WalkForwardModel(_Members):
         if warm_start is False:
             return None
         refuse_unknown("warm_start", own, ("epochs", "lr"))
+        if not issubclass(self.kind, DayModel):
+            raise ValueError(f"warm_start: a {self.kind.__name__} cannot begin as another: set warm_start: false")
         options = WARM | own
-        if not isinstance(member := new_member(with_options(self.model, options), self.seeds[0]), DayModel):
-            raise ValueError(f"warm_start: a {type(member).__name__} cannot begin as another: set warm_start: false")
+        new_member(with_options(self.model, options), self.seeds[0])
         return options
 
     def _fitted_until(self, panel: DayPanel, folds: list[Fold]) -> Any:

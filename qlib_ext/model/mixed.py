@@ -267,6 +267,8 @@ def built_member(member: Any, seed: int) -> Any:
         raise TypeError(f"a member is {model!r}; wanted a model of qlib's or ours, or {{class, module_path, kwargs}}")
     if seed and isinstance(model, DayModel):
         model.options["seed"] = int(model.options.get("seed", 0)) + seed
+    elif seed and isinstance(model, FoldEnsemble):
+        model.seeds = tuple(own + seed for own in model.seeds)
     elif seed and isinstance(params := getattr(model, "params", None), dict) and "seed" in params:
         params["seed"] += seed  # of LightGBM
     return model

@@ -18,6 +18,7 @@ from qlib_ext.panel import DayPanel, check_scores, grid_of
 from qlib_ext.training import Rows
 
 LABEL = "LABEL0"
+COPIED = 1 << 16  # samples at a time: a frame of the whole market is not held twice
 BLOCK = 64  # days that a model of qlib's scores at a time: their features are copied
 
 
@@ -68,8 +69,9 @@ class PanelSamples(DatasetH):
         day, stock = np.nonzero(real.numpy())
         columns = [("feature", name) for name in panel.features] if "feature" in groups else []
         value: npt.NDArray[np.float32] = np.empty((len(day), len(columns) + (target is not None)), np.float32)
-        if columns:
-            value[:, : len(columns)] = panel.x[at[torch.as_tensor(day)], torch.as_tensor(stock)].numpy()
+        for first in range(0, len(day) if columns else 0, COPIED):
+            some = slice(first, first + COPIED)
+            value[some, : len(columns)] = panel.x[at[torch.as_tensor(day[some])], torch.as_tensor(stock[some])].numpy()
         if target is not None:
             value[:, -1] = target.numpy()[day, stock]
             columns = [*columns, ("label", LABEL)]
