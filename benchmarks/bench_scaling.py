@@ -90,7 +90,7 @@ def draw(found: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
         line = taken.mean() * (sizes / np.exp(np.log(sizes).mean())) ** slope
         axes.loglog(sizes, line * np.exp(np.mean(np.log(taken / line))), "--", color="#999999")
         axes.loglog(sizes, taken, "o", color="#4477aa")
-        axes.set(title=f"{name}: exponent {slope:.2f}", xlabel=name.split(" (")[0])
+        axes.set(title=f"{name}\nexponent {slope:.2f}", xlabel=name.split(" (")[0])
         axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
         axes.tick_params(axis="x", which="minor", labelbottom=False)
         axes.grid(alpha=0.3)
