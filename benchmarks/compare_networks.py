@@ -1,4 +1,4 @@
-"""Compare MASTER's attention among the stocks, full or induced, and its heads on the same days, several seeds each.
+"""Compare MASTER's attention among the stocks, full or induced, on the same days, several seeds each.
 
     export QLIB_EXT_PROVIDER_URI=... QLIB_EXT_UNIVERSE=csi300
     python -m benchmarks.compare_networks --seeds 0 1 2 --options '{"d_model": 32, "epochs": 4}'
@@ -14,13 +14,11 @@ from typing import Any
 from benchmarks.comparison import compare_options
 
 WORKFLOW = Path(__file__).parents[1] / "workflows" / "master_best.yaml"
-VARIED = ("inter", "inducing", "head", "seed")
+VARIED = ("inter", "inducing", "seed")
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "induced, 8 points": {"inter": "induced", "inducing": 8},
     "induced, 32 points": {"inter": "induced"},
-    "induced, 32 points, RankGLU": {"inter": "induced", "head": "rankglu"},
-    "full, RankGLU": {"head": "rankglu"},
 }
 
 

@@ -258,7 +258,6 @@ PIECES = {
     "neutral_horizons": Piece("both", net(neutral=KINDS, horizons=HEADS), "neutral"),
     "six_years": Piece("six years to learn from", net(years=6), "mlp"),
     "day_halflife": Piece("old days count half after 242 days", net(day_halflife=YEAR), "mlp"),
-    "rankglu": Piece("a gated head", net(head="rankglu"), "mlp"),
     "master": Piece("MASTER of width 32, windows of 8 days", net(MASTERModel, **MASTER), "mlp"),
     "lightgbm": Piece("LightGBM on the same", lightgbm(), "mlp"),
     "daily": Piece("FastDaily too, without what survivors flatter", net(factors="daily"), "mlp"),

@@ -119,12 +119,12 @@ def test_a_gate_that_was_fitted_goes_on_too(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "options"), [(MLPModel, {"hidden": [4]}), (MASTERModel, SMALL)])
-def test_a_model_recorded_before_heads_scores_and_is_trained_again(kind, options):
+def test_a_model_recorded_before_induced_attention_scores_and_is_trained_again(kind, options):
     panel, rows = make_panel(), (np.arange(30), np.arange(40, 50))
     model = kind(**options, **QUICK)
     model.fit_rows(panel, 3, *rows)
     scores = model.score_rows(panel, rows[1])
-    for name in ("head", "inter", "inducing"):
+    for name in ("inter", "inducing"):
         model.__dict__.pop(name, None)
     older = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(older.score_rows(panel, rows[1]), scores)

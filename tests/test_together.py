@@ -18,7 +18,6 @@ TRAINED, STOPPED = np.arange(TRAIN[0], TRAIN[1]), np.arange(VALID[0], VALID[1])
 SEEDS = (3, 0, 7)
 NETS = {
     "mlp": lambda: MLP(3, (8, 4), dropout=0.3),
-    "gated": lambda: MLP(3, (8,), dropout=0.1, head="rankglu"),
     "master": lambda: MASTER(3, 8, 2, 2, 0.2, attention_dropout=0.1),
 }
 

@@ -314,7 +314,6 @@ class MLPModel(DayModel):
     Args:
         hidden: widths of the two hidden layers.
         dropout: between the layers.
-        head: "linear", or "rankglu": a bounded gated branch beside it, see nets.RankGLU.
         loss, options: see DayLoss and Trainer.
 
     >>> model = MLPModel(hidden=[8, 4], loss="wpcc", metric="ic", epochs=1, device="cpu")
@@ -324,26 +323,23 @@ class MLPModel(DayModel):
     """
 
     needs_window = MLP.needs_window
-    head = "linear"  # recorded models may lack it
 
     def __init__(
         self,
         *,
         hidden: Sequence[int] = (256, 128),
         dropout: float = 0.0,
-        head: str = "linear",
         loss: Any = "liq_wpcc",
         **options: Any,
     ) -> None:
         super().__init__(loss=loss, **options)
-        self.hidden, self.dropout, self.head = hidden, dropout, head
+        self.hidden, self.dropout = hidden, dropout
         self._try_to_build()  # which checks them
         self.hidden = tuple(hidden)
 
     def build(self, d_feat: int, d_gate: int, heads: int = 1) -> nn.Module:
         """Build the MLP; it has no gate."""
-        head: Any = self.head  # which MLP checks
-        return MLP(d_feat, self.hidden, dropout=self.dropout, heads=heads, head=head)
+        return MLP(d_feat, self.hidden, dropout=self.dropout, heads=heads)
 
 
 class MASTERModel(DayModel):
@@ -353,7 +349,6 @@ class MASTERModel(DayModel):
         d_model, t_heads, s_heads, dropout, attention_dropout, key_dropout, beta, variant: see nets.MASTER.
         inter, inducing: attention over the stocks, "full" or "induced" through so many points, whose
             cost grows with the number of stocks and not with its square: see nets.InducedAttention.
-        head: "linear", or "rankglu": a bounded gated branch beside it, see nets.RankGLU.
         gate: feed the panel's market features to the gate, scaled by the training days (see nets.Gate).
         init_from: a checkpoint of MASTER's authors to start from. Sizes, heads and the gate must be those of the
             checkpoint; with 158 features they must be Alpha158's, in qlib's order, and with 63 market features those
@@ -368,7 +363,7 @@ class MASTERModel(DayModel):
     True
     """
 
-    head, inter, inducing = "linear", "full", 32  # recorded models may lack them
+    inter, inducing = "full", 32  # recorded models may lack them
 
     def __init__(
         self,
@@ -383,7 +378,6 @@ class MASTERModel(DayModel):
         variant: str = "official",
         inter: str = "full",
         inducing: int = 32,
-        head: str = "linear",
         gate: bool = False,
         init_from: str | None = None,
         loss: Any = "liq_wpcc",
@@ -395,7 +389,7 @@ class MASTERModel(DayModel):
         self.d_model, self.t_heads, self.s_heads, self.dropout = d_model, t_heads, s_heads, dropout
         self.attention_dropout, self.key_dropout = attention_dropout, key_dropout
         self.beta, self.variant, self.gate = beta, variant, gate
-        self.inter, self.inducing, self.head = inter, inducing, head
+        self.inter, self.inducing = inter, inducing
         if not gate and beta != 5.0:
             tell("MASTERModel: beta has no effect without the gate (gate: false)")
         if inter == "full" and inducing != 32:
@@ -441,7 +435,6 @@ class MASTERModel(DayModel):
             variant=self.variant,  # type: ignore[arg-type]
             max_steps=max_steps,
             heads=heads,
-            head=self.head,  # type: ignore[arg-type]
             inter=self.inter,  # type: ignore[arg-type]
             inducing=self.inducing,
         )
@@ -449,7 +442,7 @@ class MASTERModel(DayModel):
     def _official(self, d_feat: int | None, d_gate: int | None, heads: int = 1) -> MASTER:
         """Build the authors' network with our dropout (None: any number of features); ValueError where it misfits.
 
-        Each of several heads starts as the authors' one, the branch of RankGLU at 0.
+        Each of several heads starts as the authors' one.
         """
         path = str(self.init_from)
         authors = load_official_master(path, beta=self.beta, t_heads=self.t_heads, s_heads=self.s_heads)

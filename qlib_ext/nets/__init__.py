@@ -1,7 +1,6 @@
 """Networks that score one day's whole market: MLP and MASTER."""
 
 from qlib_ext.nets.attention import Aggregation, Attention, Dropout, TemporalAttention, Variant, sinusoidal_positions
-from qlib_ext.nets.heads import Head, RankGLU
 from qlib_ext.nets.induced import InducedAttention
 from qlib_ext.nets.kernels import attend
 from qlib_ext.nets.master import MASTER, MLP, Gate, Inter
@@ -12,12 +11,10 @@ __all__ = [
     "Attention",
     "Dropout",
     "Gate",
-    "Head",
     "InducedAttention",
     "Inter",
     "MASTER",
     "MLP",
-    "RankGLU",
     "TemporalAttention",
     "Variant",
     "attend",

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from qlib_ext.cross_section import centre_and_spread
 from qlib_ext.nets.attention import Aggregation, Attention, Dropout, TemporalAttention, Variant, sinusoidal_positions
-from qlib_ext.nets.heads import Head, build_head, read_out
 from qlib_ext.nets.induced import InducedAttention
 from qlib_ext.options import check_choice, check_number
 
@@ -64,7 +63,6 @@ class MLP(nn.Module):
         hidden: widths of the hidden layers, two by default (the third layer is the head).
         dropout: after each hidden ReLU.
         heads: scores a stock, read out of one body.
-        head: "linear", or "rankglu" with a bounded gated branch beside it (see `RankGLU`).
 
     >>> MLP(3, [4])(torch.zeros(2, 5, 3)).shape  # 2 days, 5 stocks, 3 features
     torch.Size([2, 5])
@@ -80,7 +78,6 @@ class MLP(nn.Module):
         *,
         dropout: float = 0.0,
         heads: int = 1,
-        head: Head = "linear",
     ) -> None:
         super().__init__()
         if not isinstance(hidden, Sequence) or isinstance(hidden, str):
@@ -93,7 +90,7 @@ class MLP(nn.Module):
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(inplace=True), Dropout(dropout)]
         self.body = nn.Sequential(*layers)
-        self.head = build_head(head, widths[-1], heads, dropout=dropout)
+        self.head = nn.Linear(widths[-1], heads)
 
     def forward(self, x: Tensor, present: Tensor | None = None, market: Tensor | None = None) -> Tensor:
         """Score the stocks of each day.
@@ -116,7 +113,19 @@ class MLP(nn.Module):
             x, present = x[:, -1], None if present is None else present[:, -1]
         if present is not None:
             x = torch.where(present[..., None], x, 0.0)
-        return read_out(self.head, self.body(x), present)
+        return _read_out(self.head, self.body(x), present)
+
+
+def _read_out(head: nn.Linear, e: Tensor, present: Tensor | None) -> Tensor:
+    """Scores (B, N), or (B, N, heads), of embeddings e (B, N, D), in the parameters' precision also under autocast.
+
+    Absent is 0. A bfloat16 score has 8 bits: it would tie many of a market's stocks, and ranks are what counts.
+    """
+    with torch.autocast(e.device.type, enabled=False):
+        score: Tensor = head(e.to(head.weight.dtype))
+    if present is not None:
+        score = torch.where(present[..., None], score, 0.0)
+    return score[..., 0] if score.shape[-1] == 1 else score
 
 
 class Gate(nn.Module):
@@ -197,7 +206,6 @@ class MASTER(nn.Module):
         variant: "official" (the authors' code and checkpoints) or "paper".
         max_steps: longest window T.
         heads: scores a stock, read out of one body.
-        head: "linear", or "rankglu" with a bounded gated branch beside it (see `RankGLU`).
         inter: attention over the stocks: "full" (the paper's, quadratic in N) or "induced" (linear in N, through
             learned points: see `InducedAttention`; not the authors' network).
         inducing: number of those points.
@@ -228,7 +236,6 @@ class MASTER(nn.Module):
         variant: Variant = "official",
         max_steps: int = 100,
         heads: int = 1,
-        head: Head = "linear",
         inter: Inter = "full",
         inducing: int = 32,
     ) -> None:
@@ -256,7 +263,7 @@ class MASTER(nn.Module):
         among_stocks = (InducedAttention if points else Attention)(d_model, s_heads, **points, **rates)
         self.inter = Aggregation(d_model, among_stocks, dropout=dropout)
         self.temporal = TemporalAttention(d_model, variant=variant)
-        self.head = build_head(head, d_model, heads, dropout=dropout)
+        self.head = nn.Linear(d_model, heads)
 
     def forward(self, x: Tensor, present: Tensor | None = None, market: Tensor | None = None) -> Tensor:
         """Score the stocks of each day.
@@ -287,4 +294,4 @@ class MASTER(nn.Module):
         h = self.intra(y, present, dim=-3)
         z = self.inter(h, present)
         e = self.temporal(z, present)
-        return read_out(self.head, e, None if present is None else present[:, -1])
+        return _read_out(self.head, e, None if present is None else present[:, -1])
