@@ -158,12 +158,18 @@ class FastAlphaLoader(QlibDataLoader):
                 place += len(own.names)
         if odd.any():
             strange = {codes[n]: spans[codes[n]] for n in np.flatnonzero(odd)}
-            logger.info(f"{len(strange)} stocks whose fields differ in length are computed by qlib: {[*strange][:6]}")
-            at = np.sort(rows[odd][rows[odd] >= 0])
             apart = {("feature", name) for name in (*own.names, *self.daily)}
-            theirs = np.flatnonzero([column not in apart for column in columns])
-            values[np.ix_(at, theirs)] = _by_qlib(self.fields, strange, days).reindex(index[at]).to_numpy(np.float32)
+            self._by_qlib_too(values, [column not in apart for column in columns], strange, days, index, rows[odd])
         return pd.DataFrame(values, index, pd.MultiIndex.from_tuples(columns), copy=False)
+
+    def _by_qlib_too(
+        self, values: Any, theirs: list[bool], spans: dict[str, Any], days: pd.DatetimeIndex, index: Any, rows: Any
+    ) -> None:
+        """Write qlib's values of stocks whose fields differ in length into their rows and the columns of qlib's own."""
+        logger.info(f"{len(spans)} stocks whose fields differ in length are computed by qlib: {[*spans][:6]}")
+        at = np.sort(rows[rows >= 0])
+        by_qlib = _by_qlib(self.fields, spans, days).reindex(index[at])
+        values[np.ix_(at, np.flatnonzero(theirs))] = by_qlib.to_numpy(np.float32)
 
 
 class _FastLoading(DataHandlerLP):

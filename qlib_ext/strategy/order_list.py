@@ -135,6 +135,14 @@ def days_held(bought: pd.Series, date: pd.Timestamp, calendar: pd.DatetimeIndex)
     return pd.Series(np.where(first.isna(), np.inf, count), bought.index)
 
 
+def _strategy_of(run: ScoredRun, changed: dict[str, Any]) -> PolicyStrategy:
+    """Build the strategy of a run on its scores, with some options changed."""
+    task = run.recorded_task
+    options = (task.liquidity if task.strategy is None else task.strategy) | changed
+    kind = CostAwareStrategy if task.strategy_class == "CostAwareStrategy" else LiquidityTopNStrategy
+    return kind(signal=run.scores, **options)
+
+
 def plan_orders(
     run: ScoredRun,
     holdings: pd.DataFrame,
@@ -178,11 +186,7 @@ def plan_orders(
     (['buy'], True)
     """
     task = run.recorded_task
-    options = (task.liquidity if task.strategy is None else task.strategy) | changed
-    cost_aware = task.strategy_class == "CostAwareStrategy"
-    strategy: PolicyStrategy = (CostAwareStrategy if cost_aware else LiquidityTopNStrategy)(
-        signal=run.scores, **options
-    )
+    strategy = _strategy_of(run, changed)
     dealt = _exchange_of(task, commission)
     if task.exchange is not None:
         strategy.take_costs(dealt)
