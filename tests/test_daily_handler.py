@@ -134,6 +134,7 @@ def test_qlibs_tools_see_a_handler_like_any_other(market, tmp_path, monkeypatch)
         ({"exclud": ["survivor"]}, TypeError, "FastDaily has no option 'exclud'; close: .'exclude'"),
         ({"exclude": ["survival"]}, ValueError, "did you mean 'survivor'"),
         ({"factors": {"VOL20": "$close"}}, ValueError, "factors has VOL20, which the handler has already"),
+        ({"with_alpha158": "false"}, ValueError, "with_alpha158 is 'false'; allowed: true or false"),
         ({"freq": "1min"}, ValueError, "FastDaily cannot be computed: freq='1min'"),
         ({"inst_processors": [{"class": "X"}]}, ValueError, "FastDaily cannot be computed.*inst_processors"),
         ({"instruments": ["SH699999"]}, ValueError, "have no bar from"),

@@ -21,7 +21,7 @@ from qlib_ext.nets import MLP
 from qlib_ext.panel import grid_of
 from qlib_ext.portfolio import HeadWeights, combine_heads, shrunk_weights
 from qlib_ext.record import LiquidityRecord
-from qlib_ext.training import head_losses
+from qlib_ext.training import check_heads, head_losses
 
 DAYS = (1, 3)
 SMALL = {"loss": "wpcc", "metric": "ic", "epochs": 2, "batch_days": 8, "device": "cpu"}
@@ -200,6 +200,8 @@ def test_weights_that_cannot_be(wrong):
 def test_weights_and_heads_fit_the_horizons():
     with pytest.raises(ValueError, match="horizon_weights has 2 numbers, the dataset 0 horizons"):
         make_trainer(horizon_weights=[1, 2]).fit(make_panel(), TRAIN, VALID)
+    with pytest.raises(ValueError, match="no effect on the one horizon"):
+        check_heads([2.0], [10])
     with pytest.raises(ValueError, match="gives 2 scores a stock, the panel has 1 labels"):
         make_trainer(net=MLP(F, (8,), heads=2)).fit(make_panel(), TRAIN, VALID)
 

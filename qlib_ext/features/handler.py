@@ -34,7 +34,7 @@ from qlib_ext.features.daily_table import DAILY_NAMES
 from qlib_ext.features.frame_loader import OwnFactors, beside
 from qlib_ext.features.kernels import Float32
 from qlib_ext.frames import Frame
-from qlib_ext.options import argument_names, check_choice, enough_memory, refuse_unknown
+from qlib_ext.options import argument_names, check_choice, check_flag, enough_memory, refuse_unknown
 from qlib_ext.panel import DEFAULT_LABEL, label_prices
 from qlib_ext.provider import ages, filled_days, first_known, listed_from, listings, read_series, traded_closes
 
@@ -323,6 +323,7 @@ class FastDaily(_Strict, Alpha158, _FastLoading):
         exclude: Iterable[str] = (),
         **kwargs: Any,
     ) -> None:
+        check_flag("FastDaily: with_alpha158", with_alpha158)
         self._daily, self._alpha = chosen(groups, exclude), with_alpha158
         super().__init__(*args, **kwargs)
 
@@ -332,6 +333,7 @@ class FastDaily(_Strict, Alpha158, _FastLoading):
     ) -> None:
         """Look at the groups too, see FastAlpha158."""
         chosen(others.get("groups"), others.get("exclude", ()))
+        check_flag("FastDaily: with_alpha158", others.get("with_alpha158", False))
         super().check_options(factors, label, filter_pipe, frames)
 
     def get_feature_config(self) -> Any:

@@ -33,11 +33,15 @@ def check_weights(weights: Any) -> tuple[float, ...] | None:
 
 
 def check_heads(weights: Sequence[float] | None, horizons: Sequence[int]) -> None:
-    """Raise ValueError for weights that are not one for each horizon."""
+    """Raise ValueError for weights that are not one for each of several horizons."""
     if weights is not None and len(weights) != len(horizons):
         raise ValueError(
             f"horizon_weights has {len(weights)} numbers, the dataset {len(horizons)} horizons: give DayDatasetH as "
             "many (horizons: [1, 5, 10, 20]), or leave horizon_weights out"
+        )
+    if weights is not None and len(weights) == 1:
+        raise ValueError(
+            f"horizon_weights={list(weights)} has no effect on the one horizon of the dataset: leave it out"
         )
 
 
