@@ -259,6 +259,7 @@ PIECES = {
     "six_years": Piece("six years to learn from", net(years=6), "mlp"),
     "day_halflife": Piece("old days count half after 242 days", net(day_halflife=YEAR), "mlp"),
     "master": Piece("MASTER of width 32, windows of 8 days", net(MASTERModel, **MASTER), "mlp"),
+    "master_full": Piece("its full attention", net(MASTERModel, **MASTER | {"inter": "full"}), "master"),
     "lightgbm": Piece("LightGBM on the same", lightgbm(), "mlp"),
     "daily": Piece("FastDaily too, without what survivors flatter", net(factors="daily"), "mlp"),
     "survivors": Piece("all of FastDaily too", net(factors="survivors"), "daily"),
