@@ -119,7 +119,7 @@ def make_full_artifacts():
         "impact_rules": rules_table(fills),
         "participation": evaluate.participation_histogram(fills),
         "blocked": evaluate.blocked_by_reason(made[f"{TRADES}blocked.pkl"]),
-        "book": evaluate.book(book),
+        "book": evaluate.book(book, value),
         "liquidation": evaluate.days_to_liquidate(book, book * 10, 0.05),
     }
     for name, table in tables.items():

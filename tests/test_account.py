@@ -40,6 +40,8 @@ def test_the_metrics_by_hand():
     # excess: -0.02, 0.02, 0.01: mean 0.01 / 3, deviation sqrt(13 / 3) / 100; free of costs -0.01, 0.02, 0.02
     assert daily["excess"].tolist() == pytest.approx([-0.02, 0.02, 0.01])
     assert table.loc[1.0].tolist() == pytest.approx([0.8, (1 / 3) / np.sqrt(13 / 3) * np.sqrt(240), 0.02, 0.5])
+    of_all, days = account_table({1.0: report}, mean, mean - 0.01, year=240)  # over all: 0.01 a day more
+    assert of_all["account_over_all"][1.0] == pytest.approx(0.8 + 2.4) and list(days)[-1] == "turnover"
     named = account_metrics(table)
     assert set(named) == set(NAMES) and named["account_excess_b033"] == pytest.approx(2.4)
     assert named["account_excess_b067"] == named["account_excess"]

@@ -483,7 +483,11 @@ def test_without_plotly_the_run_goes_on(logged, monkeypatch):
     monkeypatch.setattr("qlib_ext.record.report.find_spec", lambda name: None)
     recorder = Recorder({})
     ReportRecord(recorder)._generate()
-    assert recorder.objects == {} and "pip install" in logged[0] and "qlib-ext report abc123" in logged[0]
+    assert (
+        list(recorder.objects) == ["summary.json"]
+        and "pip install" in logged[0]
+        and "qlib-ext report abc123" in logged[0]
+    )
 
 
 def test_only_a_page_needs_plotly():

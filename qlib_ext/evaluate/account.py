@@ -23,6 +23,8 @@ ACCOUNT_METRICS = {
     "account_excess_b033": "account_excess where impact is charged at b = 1/3 and the strategy knows it",
     "mean_stock": "equal-weighted return from close to close of the stocks of the universe that were buyable at the "
     "previous close: listed long enough, traded, not locked at limit-up; suspended since, a stock made nothing",
+    "account_over_all": "account_excess over the equal-weighted return of all stocks of the universe that traded at "
+    "the previous close, those locked at limit-up too, which rise on",
     "b": "coefficient of the impact b * volatility * sqrt(share of the day's turnover), in exchange and strategy "
     "alike; each row is a backtest of its own",
 }
@@ -51,18 +53,24 @@ def mean_stock_returns(close: pd.DataFrame, buyable: pd.DataFrame) -> pd.Series:
 
 
 def account_table(
-    reports: Mapping[float, pd.DataFrame], mean_stock: pd.Series, *, year: float = DAYS_A_YEAR
+    reports: Mapping[float, pd.DataFrame],
+    mean_stock: pd.Series,
+    mean_all: pd.Series | None = None,
+    *,
+    year: float = DAYS_A_YEAR,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure accounts against the mean stock.
 
     Args:
         reports: b -> qlib's report, a row a day: return (before costs), cost, turnover.
         mean_stock: (D,) return of the mean stock on the days of the reports.
+        mean_all: (D,) the same of all stocks, those that could not be bought too; None: not known.
         year: trading days of a year, see `days_a_year`.
 
     Returns:
-        The table, a row a b: account_excess, account_sharpe, account_drawdown, turnover. The daily series: mean_stock,
-        and of each b net, excess and turnover, named by its ending in `IMPACTS`.
+        The table, a row a b: account_excess, account_sharpe, account_drawdown, turnover, account_over_all where it is
+        known. The daily series: mean_stock, mean_all, and of each b net, excess and turnover, named by its ending in
+        `IMPACTS`.
 
     Raises: ValueError for a day whose mean stock is not known.
 
@@ -88,6 +96,9 @@ def account_table(
         }
         end = IMPACTS.get(b, f"_b{b:g}")
         columns |= {"mean_stock": mean, f"net{end}": net, f"excess{end}": net - mean}
+        if mean_all is not None:
+            columns["mean_all"] = mean_all.reindex(report.index)
+            rows[b]["account_over_all"] = float((net - columns["mean_all"]).mean()) * year
         columns[f"turnover{end}"] = report["turnover"].astype(float)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("b"), pd.DataFrame(columns)
 

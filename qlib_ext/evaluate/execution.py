@@ -226,17 +226,24 @@ def days_to_liquidate(
 BOOK = {
     "names": "stocks held at the close",
     "empty": "1 on a day without a holding, else 0: its mean is the share of such days",
+    "largest": "largest holding / value of the account at the close, 0 without a holding",
 }
 
 
-def book(positions: pd.DataFrame) -> pd.DataFrame:
+def book(positions: pd.DataFrame, value: pd.Series | None = None) -> pd.DataFrame:
     """Count what is held: (D, ...) columns of `BOOK`, of the yuan held at the close, (D, N), NaN and 0: not held.
+
+    `value` (D,): of the account at the close, yuan; without it `largest` is not told.
 
     >>> book(pd.DataFrame({"SH600000": [1e5, 0.0], "SZ000001": [2e5, np.nan]})).to_dict("list")
     {'names': [2, 0], 'empty': [0.0, 1.0]}
+    >>> days = pd.bdate_range("2022-01-04", periods=2)
+    >>> book(pd.DataFrame({"A": [1e5, np.nan], "B": 2e5}, days), pd.Series(4e5, days))["largest"].tolist()
+    [0.5, 0.5]
     """
     names = (positions > 0).sum(axis=1)
-    return pd.DataFrame({"names": names, "empty": (names == 0).astype(float)})
+    table = pd.DataFrame({"names": names, "empty": (names == 0).astype(float)})
+    return table if value is None else table.assign(largest=positions.max(axis=1).fillna(0.0) / value)
 
 
 # --- what was not reached

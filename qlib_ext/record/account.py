@@ -20,7 +20,12 @@ LEAD = 20  # trading days before the first: for the last close before a suspensi
 
 
 def mean_stock(dataset: DayDatasetH, days: pd.DatetimeIndex) -> pd.Series:
-    """Return of the mean stock on successive trading days (D,), see `evaluate.ACCOUNT_METRICS`.
+    """Return of the mean stock on successive trading days (D,), see `evaluate.ACCOUNT_METRICS`."""
+    return mean_stocks(dataset, days)[0]
+
+
+def mean_stocks(dataset: DayDatasetH, days: pd.DatetimeIndex) -> tuple[pd.Series, pd.Series]:
+    """Give the returns (D,) of the mean stock that could be bought, and of the mean of all, on successive days.
 
     The universe of a close is the panel's of that day, on a day that the panel lacks that of the last one before.
     """
@@ -30,8 +35,12 @@ def mean_stock(dataset: DayDatasetH, days: pd.DatetimeIndex) -> pd.Series:
     row = np.searchsorted(panel.days, close.index.to_numpy(), side="right") - 1
     age = listed_days(codes, pd.DatetimeIndex(close.index))
     locked = locked_up(close, raw["$factor"], age, st=dataset.st, high=raw["$high"], low=raw["$low"])
-    free = close.notna() & panel.present.numpy()[row.clip(min=0)] & ~locked
-    return mean_stock_returns(close.tail(len(days) + 1), free.tail(len(days) + 1)).reindex(days)
+    every = close.notna() & panel.present.numpy()[row.clip(min=0)]
+    last = len(days) + 1
+    buyable, of_all = (
+        mean_stock_returns(close.tail(last), held.tail(last)).reindex(days) for held in (every & ~locked, every)
+    )
+    return buyable, of_all
 
 
 def charged(options: Options) -> float:
@@ -40,18 +49,18 @@ def charged(options: Options) -> float:
 
 
 def measured_account(
-    own: pd.DataFrame, b: float, mean: pd.Series, again: Callable[[float], pd.DataFrame]
+    own: pd.DataFrame, b: float, means: tuple[pd.Series, pd.Series], again: Callable[[float], pd.DataFrame]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure the account at each b of `evaluate.IMPACTS`: see `evaluate.account_table`; the table is told.
 
     Args:
         own: qlib's report of the run's own backtest.
         b: that its exchange charges, see `charged`.
-        mean: (D,) of `mean_stock`.
+        means: (D,) of `mean_stocks`.
         again: gives the report of the same backtest at another b.
     """
     reports = {each: own if math.isclose(each, b) else again(each) for each in IMPACTS}
-    table, daily = account_table(reports, mean, year=market_year())
+    table, daily = account_table(reports, *means, year=market_year())
     words = "\n".join(f"  {name}: {text}" for name, text in ACCOUNT_METRICS.items())
     logger.info(f"the account beside the mean stock, {len(daily)} days\n{as_text(table)}\n{words}")
     return table, daily

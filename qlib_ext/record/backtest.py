@@ -25,7 +25,7 @@ from qlib_ext.evaluate import DIVIDENDS, is_price_index, known_benchmark
 from qlib_ext.exchange import AShareExchange, prices, read_account
 from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.panel import check_scores
-from qlib_ext.record.account import charged, mean_stock, measured_account
+from qlib_ext.record.account import charged, mean_stocks, measured_account
 from qlib_ext.record.facts import market_year
 from qlib_ext.record.strategy_capacity import strategy_capacity
 from qlib_ext.record.tables import (
@@ -349,7 +349,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         why = self._no_account(exchange)
         if not why:
             try:
-                mean = mean_stock(self.dataset, pd.DatetimeIndex(report.index))
+                means = mean_stocks(self.dataset, pd.DatetimeIndex(report.index))
             except ValueError as error:
                 why = str(error)
         if why:
@@ -369,7 +369,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             logger.info(f"account: backtest at b = {b:.2f}, {time.perf_counter() - began:.1f} s")
             return found
 
-        table, daily = measured_account(report, own, mean, again)
+        table, daily = measured_account(report, own, means, again)
         log_finite(self.recorder, evaluate.account_metrics(table))
         return {"account.pkl": table, "account_daily.pkl": daily}
 

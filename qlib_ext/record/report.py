@@ -14,8 +14,8 @@ from qlib_ext.data import label_expression
 from qlib_ext.options import refuse_unknown
 from qlib_ext.record.facts import keep_facts
 from qlib_ext.record.header import context_of, provider_folder
-from qlib_ext.report import artifact_paths, report_html
-from qlib_ext.runs import FACTS, PLAN, load_if_there
+from qlib_ext.report import SUMMARY, SUMMARY_ARTIFACTS, artifact_paths, report_html, summarise
+from qlib_ext.runs import FACTS, PLAN, load_if_there, save_json
 
 logger = get_module_logger("qlib_ext.report")
 
@@ -28,6 +28,8 @@ class ReportRecord(ACRecordTemp):
     It opens offline and in the artifacts' view of the mlflow UI. Sections appear when their artifacts exist: those of
     LiquidityRecord, FoldRecord, BaselineRecord, PortAnaRecord, the folds' and the gate's. One that is there and cannot
     be read is an error. The header states the run's `run_facts.pkl`, which this record saves where none before it has.
+    Beside it, also where plotly is missing, `summary.json`: the numbers to look at first, the verdict and the alarms
+    (`report.summarise`).
 
     Args:
         recorder, dataset, model: filled in by qlib.
@@ -36,7 +38,7 @@ class ReportRecord(ACRecordTemp):
         skip_existing: leave the page of an earlier run as it is.
 
     >>> ReportRecord(None, dataset, title="MASTER, 150 million yuan").list()
-    ['report.html']
+    ['report.html', 'summary.json']
     """
 
     depend_cls = SignalRecord
@@ -65,23 +67,24 @@ class ReportRecord(ACRecordTemp):
         return super().generate(*args, **kwargs)
 
     def list(self) -> list[str]:
-        """Name the artifact."""
-        return [PAGE]
+        """Name the artifacts."""
+        return [PAGE, SUMMARY]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
-        if find_spec("plotly") is None:
-            cure = f"pip install 'qlib_ext[report]', then `qlib-ext report {self.recorder.id}`"
-            logger.warning(f"no {PAGE}: it needs plotly, which is not here. {cure}")
-            return {}
-        paths = (*artifact_paths(self.sections), PLAN)
+        paths = dict.fromkeys((*SUMMARY_ARTIFACTS, *artifact_paths(self.sections), PLAN))
         artifacts = {path: value for path in paths if (value := load_if_there(self.recorder, path)) is not None}
         task = load_if_there(self.recorder, "task") or {}
         run = {"run": str(self.recorder.id), "started": str(self.recorder.start_time or "")[:19]}
         experiment = str(getattr(self.recorder, "experiment_name", None) or _experiment_name(self.recorder))
         run["experiment"] = experiment
         label = getattr(self.dataset, "label", None) or label_expression(getattr(self.dataset, "handler", None))
-        options = {"facts": load_if_there(self.recorder, FACTS), "title": self.title, "label": label}
+        options: dict[str, Any] = {"facts": artifacts.get(FACTS), "title": self.title, "label": label}
         context = context_of(task, artifacts, run, provider=provider_folder(C["provider_uri"]), **options)
+        save_json(self.recorder, SUMMARY, summarise(artifacts, context).to_dict())
+        if find_spec("plotly") is None:
+            cure = f"pip install 'qlib_ext[report]', then `qlib-ext report {self.recorder.id}`"
+            logger.warning(f"no {PAGE}: it needs plotly, which is not here. {cure}")
+            return {}
         with TemporaryDirectory() as folder:
             page = Path(folder) / PAGE
             page.write_text(report_html(artifacts, context, sections=self.sections), encoding="utf-8")

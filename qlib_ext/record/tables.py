@@ -50,7 +50,7 @@ def make_tables(
     """Fill the tables of `execution` that the run's parts allow."""
     report = artifacts[REPORT]
     book, year = holdings(artifacts["positions_normal_1day.pkl"]), market_year()
-    tables = {"performance": evaluate.performance(report, year=year), "book": evaluate.book(book)}
+    tables = {"performance": evaluate.performance(report, year=year), "book": evaluate.book(book, report["account"])}
     if "daily_log.pkl" in artifacts:
         tables["target_reached"] = evaluate.target_reached(artifacts["daily_log.pkl"])
     if not isinstance(exchange, AShareExchange) or liquidity is None:

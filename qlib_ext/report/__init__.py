@@ -4,6 +4,7 @@ from qlib_ext.report.compare import compare_html, compared_context, differing_fa
 from qlib_ext.report.figures import FigureBuilder
 from qlib_ext.report.page import Chart, Context, Section, columns_of, table
 from qlib_ext.report.report import SECTIONS, artifact_paths, report_html
+from qlib_ext.report.summary import SUMMARY, SUMMARY_ARTIFACTS, Summary, summarise
 from qlib_ext.report.texts import Text, plain, text, title
 
 __all__ = [
@@ -11,7 +12,10 @@ __all__ = [
     "Context",
     "FigureBuilder",
     "SECTIONS",
+    "SUMMARY",
+    "SUMMARY_ARTIFACTS",
     "Section",
+    "Summary",
     "Text",
     "artifact_paths",
     "columns_of",
@@ -21,6 +25,7 @@ __all__ = [
     "headlines",
     "plain",
     "report_html",
+    "summarise",
     "table",
     "text",
     "title",

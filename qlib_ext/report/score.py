@@ -217,17 +217,22 @@ def learning(context: Context, frame: pd.DataFrame, members: Frame) -> Content |
     """Learning curves of every member."""
     if frame.empty:
         return None
-    metric = {name.en: plain(value).en for name, value in context.facts}.get("metric", "")
-    if members is not None:
-        metric = str(members["metric"].iloc[0])
-    spare = frame.columns.drop(["fold", "seed", "epoch", "train_loss", "valid_loss"], errors="ignore")
-    metric = next(name for name in (metric, "capped_excess", "rank_ic", "ic", *spare) if name in frame)
+    metric = chosen_metric(context, frame, members)
     parts: list[Any] = [Chart("learning", figures.learning(frame, metric), sentence("chart.learning"))]
     if members is not None:
         names = [f"{fold} / {seed}" for fold, seed in zip(members["fold"], members["seed"], strict=True)]
         parts.append(table(members.drop(columns=["fold", "seed"]).set_axis(names), key="members"))
     count = len(frame[["fold", "seed"]].drop_duplicates())
     return text("{n} members; in training and on their validation days; no costs", n=count), parts
+
+
+def chosen_metric(context: Context, curves: pd.DataFrame, members: Frame) -> str:
+    """Name the metric that chose the epoch of the members whose curves these are."""
+    metric = {name.en: plain(value).en for name, value in context.facts}.get("metric", "")
+    if members is not None:
+        metric = str(members["metric"].iloc[0])
+    spare = curves.columns.drop(["fold", "seed", "epoch", "train_loss", "valid_loss"], errors="ignore")
+    return str(next(name for name in (metric, "capped_excess", "rank_ic", "ic", *spare) if name in curves))
 
 
 def folds(context: Context, frame: Frame, definitions: Definitions, fold_map: Frame, members: Frame) -> Content | None:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup, escape
 
-_CHINESE_SEPARATORS = {", ": "，", ": ": "：", "; ": "；"}
+_CHINESE_SEPARATORS = {", ": "，", ": ": "：", "; ": "；", " ": ""}
 
 
 @dataclass(frozen=True)
