@@ -18,9 +18,11 @@ from qlib_ext.data.market_features import (
     own_series,
     read_benchmark,
 )
+from qlib_ext.data.memory import MTSDayDatasetH
 from qlib_ext.data.outcomes import locked_up
 from qlib_ext.data.rehearsal import days_of, rehearse_segments, rehearsed
 from qlib_ext.data.segments import bounds, check_segments, plain_day, segment_rows
+from qlib_ext.data.windows import DaySampler, WindowFrame
 from qlib_ext.panel import DEFAULT_LABEL, LabelSpan, MacroState, MarketState, label_span
 from qlib_ext.provider import load_liquidity, turnover_expression, unit_profile
 from qlib_ext.rules import PLAUSIBLE_TURNOVER, PROFILES
@@ -28,12 +30,15 @@ from qlib_ext.rules import PLAUSIBLE_TURNOVER, PROFILES
 __all__ = [
     "DEFAULT_LABEL",
     "DayDatasetH",
+    "DaySampler",
     "LabelSpan",
+    "MTSDayDatasetH",
     "MacroState",
     "MarketState",
     "PanelExposures",
     "PLAUSIBLE_TURNOVER",
     "PROFILES",
+    "WindowFrame",
     "as_known",
     "benchmark_returns",
     "bounds",

@@ -1,6 +1,7 @@
 """DayDatasetH: a qlib DatasetH that also serves the market as a DayPanel; liquidity in yuan through unit profiles."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from qlib_ext.data.handlers import (
 )
 from qlib_ext.data.market_features import load_state, state_names
 from qlib_ext.data.outcomes import horizon_returns, locked_up, step_returns
-from qlib_ext.data.segments import check_segments, plain_segments, segment_rows
+from qlib_ext.data.segments import bounds, check_segments, plain_segments, segment_rows
+from qlib_ext.data.windows import DaySampler, WindowFrame
 from qlib_ext.options import argument_names, check_number, enough_memory, refuse_unknown, tell
 from qlib_ext.panel import (
     DEFAULT_LABEL,
@@ -56,6 +58,8 @@ LEAST = {"step_len": 1, "liquidity_window": 1, "volatility_window": 2, "listing_
 
 class DayDatasetH(DatasetH):
     """A DatasetH whose market is also served as a DayPanel (`.panel`); other qlib models train on it unchanged.
+
+    Those that a TSDatasetH is for (`pytorch_lstm_ts` and the like) too: what it prepares is a `WindowFrame`.
 
     Args:
         handler, segments: as for DatasetH. Segments must not overlap; where two touch, the earlier one loses the days
@@ -151,6 +155,7 @@ class DayDatasetH(DatasetH):
         """Configure as DatasetH does, with the same check of the segments as at the start."""
         if "segments" in kwargs:
             kwargs["segments"] = plain_segments(kwargs["segments"])
+        self.step_len = kwargs.pop("step_len", self.step_len)
         super().config(handler_kwargs=handler_kwargs, **kwargs)
 
     def setup_data(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -163,6 +168,17 @@ class DayDatasetH(DatasetH):
         if self.horizons and kwargs.get("data_key") == DataHandlerLP.DK_L:
             tell("DayDatasetH: horizons have no effect on a model that learns from frames, such as LGBModel")
         return super().prepare(segments, *args, **kwargs)
+
+    def _prepare_seg(self, slc: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        """Give a segment's frame, whose windows of `step_len` days reach back before the segment as TSDatasetH's do."""
+        frame, plain = super()._prepare_seg(slc, **kwargs), super()._prepare_seg
+        return WindowFrame.of(frame, partial(self._windows, plain, slc, dtype, kwargs))
+
+    def _windows(self, fetch: Any, segment: Any, dtype: Any, kwargs: dict[str, Any]) -> DaySampler:
+        start, end = bounds(segment)
+        days = self.handler.fetch(col_set=self.handler.CS_RAW).index.get_level_values("datetime").unique().sort_values()
+        first = days[max(0, int(days.searchsorted(start)) - self.step_len)]
+        return DaySampler(fetch(slice(first, end), **kwargs), start, end, self.step_len, dtype=dtype)
 
     @property
     def span(self) -> LabelSpan:

@@ -1,0 +1,114 @@
+"""qlib's own models on a DayDatasetH: its rows and windows are those of qlib's data sets; our records judge them."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from qlib.contrib.model.gbdt import LGBModel
+from qlib.contrib.model.pytorch_gats_ts import DailyBatchSampler
+from qlib.contrib.model.pytorch_gru_ts import GRU
+from qlib.data.dataset import DatasetH, TSDatasetH
+from qlib.workflow import R
+from test_data import SEGMENTS, SIZE, make_handler, start_qlib
+
+from qlib_ext.data import DayDatasetH, WindowFrame
+from qlib_ext.synthetic import make_market
+
+BOTH = ["feature", "label"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("dropin")
+
+
+@pytest.fixture(scope="module")
+def market(folder):
+    path = make_market(folder / "market", **SIZE)
+    start_qlib(path, folder)
+    return path
+
+
+@pytest.fixture(scope="module")
+def handler(market):
+    return make_handler()
+
+
+@pytest.fixture(scope="module")
+def dataset(handler):
+    return DayDatasetH(handler, SEGMENTS, step_len=5)
+
+
+# --- rows and windows
+
+
+@pytest.mark.parametrize("key", ["learn", "infer"])
+@pytest.mark.parametrize("segment", [*SEGMENTS])
+def test_rows_and_windows_are_qlibs(dataset, handler, segment, key):
+    frame = dataset.prepare(segment, col_set=BOTH, data_key=key)
+    plain = DatasetH(handler, SEGMENTS).prepare(segment, col_set=BOTH, data_key=key)
+    pd.testing.assert_frame_equal(pd.DataFrame(frame), plain)
+    theirs = TSDatasetH(handler=handler, segments=SEGMENTS, step_len=5).prepare(segment, col_set=BOTH, data_key=key)
+    for sampler in (frame, theirs):
+        sampler.config(fillna_type="ffill+bfill")
+    place = pd.Series(np.arange(len(theirs)), theirs.get_index()).reindex(frame.get_index()).to_numpy()
+    assert len(frame) == len(theirs) == len(plain) and frame.get_index().is_monotonic_increasing
+    np.testing.assert_array_equal(frame[np.arange(len(frame))], theirs[place])
+    np.testing.assert_array_equal(frame[len(frame) - 1], theirs[int(place[-1])])
+
+
+def test_a_frame_stays_one_until_windows_are_asked_for(dataset, handler):
+    frame = dataset.prepare("valid", col_set=BOTH)
+    assert isinstance(frame, WindowFrame) and type(frame.iloc[:3]) is type(frame.copy()) is pd.DataFrame
+    assert frame["feature"].shape == (len(frame), 6) and frame[frame["label", "LABEL0"] > 0].shape[1] == 7
+    assert frame[[True] * len(frame)].shape == frame.shape and not frame.empty
+    assert frame[[2, 3]].shape == (2, 5, 7) and not frame.columns.size and not frame.empty
+    again = pickle.loads(pickle.dumps(frame))
+    np.testing.assert_array_equal(again[[2, 3]], frame[[2, 3]])
+    with pytest.raises(KeyError):
+        frame["feature"]
+
+
+def test_windows_of_an_open_segment_and_of_several(handler):
+    dataset = DayDatasetH(handler, {"train": [None, "2020-07-31"], "test": ["2020-10-08", None]}, step_len=5)
+    train, test = dataset.prepare(["train", "test"], col_set=BOTH)
+    assert np.isnan(train[0][:4]).all() and not np.isnan(train[0][4]).all()  # no day before the first
+    assert not np.isnan(test[0][:4]).all()
+    dataset.config(step_len=3)
+    assert dataset.prepare("test", col_set=BOTH)[0].shape == (3, 7)
+
+
+def test_a_batch_of_a_day_is_one_day(dataset, handler):
+    theirs = TSDatasetH(handler=handler, segments=SEGMENTS, step_len=5).prepare("valid", col_set=BOTH)
+    ours = dataset.prepare("valid", col_set=BOTH)
+    days = [{str(ours.get_index()[n][0]) for n in batch} for batch in DailyBatchSampler(ours)]
+    assert [len(one) for one in days] == [1] * len(days) and len(set.union(*days)) == len(days)
+    assert max(len({theirs.get_index()[n][0] for n in batch}) for batch in DailyBatchSampler(theirs)) > 1
+
+
+# --- models
+
+
+def test_a_model_of_rows_learns_the_same_as_on_qlibs_data_set(dataset, handler):
+    scores = []
+    for one in (dataset, DatasetH(handler, SEGMENTS)):
+        model = LGBModel(num_boost_round=5, num_threads=1, seed=0, verbosity=-1)
+        with R.start(experiment_name="rows"):
+            model.fit(one)
+        scores.append(model.predict(one))
+    pd.testing.assert_series_equal(*scores)
+    assert scores[0].std() > 0
+
+
+def test_a_model_of_windows_learns_and_its_scores_are_sorted(dataset, handler):
+    with torch.random.fork_rng():
+        model = GRU(d_feat=6, hidden_size=4, num_layers=1, n_epochs=1, batch_size=200, n_jobs=0, seed=0, GPU=-1)
+        with R.start(experiment_name="windows"):
+            model.fit(dataset)
+    scores = model.predict(dataset)
+    rows = dataset.prepare("test", col_set="label")
+    assert scores.index.equals(rows.index) and scores.std() > 0
+    theirs = model.predict(TSDatasetH(handler=handler, segments=SEGMENTS, step_len=5))
+    pd.testing.assert_series_equal(scores, theirs.sort_index(), rtol=1e-4, atol=1e-6)
