@@ -14,6 +14,7 @@ from qlib_ext.report import Context
 CONTEXT = Context(title="a run", universe="csi300", capital=100.0, benchmark="SH000300")
 MONEY, TRADES = "liquidity_analysis/", "portfolio_analysis/"
 DAYS = pd.bdate_range("2022-01-04", periods=45)
+FALLS = ("drawdowns", "excess_drawdowns")
 
 
 def make_forecast(rng, sign):
@@ -61,6 +62,9 @@ def make_artifacts(seed=0, sign=1.0):
     account = pd.DataFrame(
         {"return": sign * rng.normal(0.001, 0.01, 45), "cost": 0.001, "bench": 0.001, "turnover": 0.5}, DAYS
     )
+    tear = make_tear(account, rng)
+    if sign < 0:  # as many drawdowns: the page's words are compared
+        tear |= {name: make_tear(account.assign(**{"return": -account["return"]}), rng)[name] for name in FALLS}
     return {
         "label.pkl": pd.DataFrame({"LABEL0": rng.normal(0, 0.01, len(index))}, index),
         f"{MONEY}daily.pkl": daily,
@@ -69,7 +73,8 @@ def make_artifacts(seed=0, sign=1.0):
         | record.ROW_DEFINITIONS
         | evaluate.DIAGNOSTICS_DEFINITIONS
         | {f"lags.{key}": words for key, words in evaluate.LAG_DEFINITIONS.items()}
-        | record.FACTOR_DEFINITIONS,
+        | record.FACTOR_DEFINITIONS
+        | {f"{name}.{key}": text for name, of in evaluate.SCORE_TEAR_DEFINITIONS.items() for key, text in of.items()},
         f"{MONEY}diagnostics.pkl": quality.set_axis(["ic", "rank_ic"]),
         f"{MONEY}positions.pkl": positions.assign(weight=positions["yuan"] / 100, liquidity=1000.0),
         f"{MONEY}quantiles.pkl": pd.DataFrame(rng.normal(0, 0.01, (45, 10)), DAYS, pd.RangeIndex(1, 11)),
@@ -96,8 +101,32 @@ def make_artifacts(seed=0, sign=1.0):
         f"{TRADES}rules_citations.pkl": [{"id": "x", "rule": "lots", "text": "<b>quoted</b>", "source": "law"}],
         f"{TRADES}waterfall.pkl": pd.DataFrame({"annual_return": [0.5, sign * 0.2]}, index=["paper", "impact"]),
         f"{TRADES}account.pkl": pd.DataFrame({"account_excess": [0.1, sign * 0.2]}, index=[1.0, 1 / 3]),
+        f"{TRADES}tear_account.pkl": tear,
+        f"{MONEY}tear_score.pkl": make_score_tear(),
         f"{TRADES}execution.pkl": {"some_table": pd.DataFrame({"yuan": [1.0, 2.0]}, index=["p", "q"])},
     }  # fmt: skip
+
+
+def make_tear(account, rng, trials=None):
+    """The tear sheet of an account, over a mean stock and a benchmark."""
+    book = pd.DataFrame(np.random.default_rng(2).uniform(-1, 3, (len(account), 6)), account.index, list("ABCDEF"))
+    mean = pd.Series(np.random.default_rng(3).normal(0.0005, 0.01, len(account)), account.index)
+    return evaluate.account_tear(account, mean, book.where(book > 0), trials=trials)
+
+
+def make_score_tear(days=DAYS, stocks=60):
+    """The tear sheet of a score."""
+    rng = np.random.default_rng(4)
+    score, step = rng.normal(size=(len(days), stocks)), rng.normal(0.0, 0.02, (len(days), stocks))
+    held = pd.DataFrame(np.where(score > 0.5, score, np.nan), days)
+    kinds = np.array(["bank", "steel"], dtype=object)[np.arange(stocks) % 2]
+    factors = {"volatility": np.abs(step), "industry": np.tile(kinds, (len(days), 1))}
+    return {
+        "horizons": evaluate.horizon_ics(score, step),
+        "autocorrelation": evaluate.rank_autocorrelation(score),
+        "overlap": evaluate.holdings_overlap(held),
+        "groups": evaluate.group_ics(score, step, factors),
+    }
 
 
 def make_full_artifacts():
@@ -142,7 +171,8 @@ def make_full_artifacts():
         f"{TRADES}definitions.pkl": words
         | {f"waterfall.{key}": text for key, text in evaluate.STAGES.items()}
         | {f"capacity_strategy.{key}": text for key, text in evaluate.STRATEGY_CAPACITY_DEFINITIONS.items()}
-        | {f"account.{key}": text for key, text in evaluate.ACCOUNT_METRICS.items()},
+        | {f"account.{key}": text for key, text in evaluate.ACCOUNT_METRICS.items()}
+        | {f"{name}.{key}": text for name, of in evaluate.ACCOUNT_TEAR_DEFINITIONS.items() for key, text in of.items()},
         f"{MONEY}definitions.pkl": made[f"{MONEY}definitions.pkl"]
         | {f"capacity.{key}": text for key, text in evaluate.CAPACITY_DEFINITIONS.items()},
     }

@@ -245,6 +245,11 @@ def test_the_table_says_what_it_takes_for_granted(html):
         ("costs", f"{TRADES}fills.pkl"),
         ("blocked", f"{TRADES}blocked.pkl"),
         ("account", f"{TRADES}account.pkl"),
+        ("months", f"{TRADES}tear_account.pkl"),
+        ("drawdowns", f"{TRADES}tear_account.pkl"),
+        ("ratios", f"{TRADES}tear_account.pkl"),
+        ("horizons", f"{MONEY}tear_score.pkl"),
+        ("groups", f"{MONEY}tear_score.pkl"),
         ("waterfall", f"{TRADES}waterfall.pkl"),
         ("rules", f"{TRADES}rules_citations.pkl"),
     ],
@@ -365,6 +370,8 @@ def test_every_definition_has_its_chinese():
         *(f"account.{key}" for key in evaluate.ACCOUNT_METRICS),
         *(f"compare.{key}" for key in evaluate.COMPARE_DEFINITIONS),
         *(f"{name}.{key}" for name, of in evaluate.EXECUTION_DEFINITIONS.items() for key in of if "..." not in key),
+        *(f"{name}.{key}" for name, of in evaluate.ACCOUNT_TEAR_DEFINITIONS.items() for key in of),
+        *(f"{name}.{key}" for name, of in evaluate.SCORE_TEAR_DEFINITIONS.items() for key in of),
     }
     returns = {"paper": pd.Series([0.01, 0.02], pd.bdate_range("2022-01-04", periods=2))}
     keys |= {f"waterfall.{key}" for key in evaluate.waterfall(returns).attrs["definitions"]}

@@ -36,6 +36,8 @@ ALLOWED = {  # names that are the same in Chinese
         "sqrt",
         "std",
     ),
+    *("Alpha", "Beta", "Bailey", "Lopez", "de", "Prado", "Lo", "PortAnaRecord", "FILE", "parquet", "trials"),
+    *("S", "Z", "g", "e"),
     *("English", "SH", "SH000300", "SZ000001", "SZ", "T", "t", "n"),
 }
 FIELDS = {  # names of columns and options, as code writes them
@@ -58,6 +60,8 @@ OWN = {
     *"abcd",
     "quoted",
     "law",
+    "bank",
+    "steel",
     "lots",
     "run",
     "x",

@@ -34,6 +34,7 @@ from qlib_ext.record.tables import (
     as_text,
     book_liquidity,
     flat,
+    holdings,
     log_table,
     log_tables,
     make_tables,
@@ -83,6 +84,9 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     `account_daily.pkl`, the account beside the mean stock at b = 1, 2/3 and 1/3 (`evaluate.ACCOUNT_METRICS`, logged
     under these names); it takes two or three backtests more.
 
+    Of a daily backtest `tear_account.pkl` too, the account's tear sheet (`evaluate.account_tear`: months, years,
+    drawdowns, worst days, ratios with their errors, rolling numbers; and `overlap`, what stays of its holdings).
+
     `benchmark: null` means none: qlib, which would take SH000300, is given 0 for every day, so that its files keep
     their columns; our tables and the page have no benchmark then.
 
@@ -95,6 +99,8 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         waterfall: run the backtests of the waterfall (one to four more). None: where the run has what they need, an
             AShareExchange, a strategy with a policy and signal <PRED>, daily steps, an account in cash, and a
             DayDatasetH with liquidity whose label enters a day after its signal; true: an error where it has not.
+        trials: Parquet file of the trials that the run's configuration was chosen from (`evaluate.write_trials`): the
+            tear sheet then has the deflated Sharpe ratio. None: there is none.
         kw: as for qlib: risk_analysis_freq, indicator_analysis_freq, indicator_analysis_method, skip_existing.
 
     Raises:
@@ -116,14 +122,16 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         model: Any = None,
         waterfall: bool | None = None,
         capacity: bool | None = None,
+        trials: str | None = None,
         **kw: Any,
     ) -> None:
-        own = ("config", "waterfall", "capacity", *OF_QLIB)
+        own = ("config", "waterfall", "capacity", "trials", *OF_QLIB)
         refuse_unknown(type(self), [name for name in kw if name not in OF_QLIB], own)
         refuse_unknown("PortAnaRecord's config", config or (), ("strategy", "executor", "backtest"))
         refuse_unknown("PortAnaRecord's backtest", (config or {}).get("backtest") or (), BACKTEST)
         super().__init__(recorder, complete_backtest(config, getattr(dataset, "segments", None)), **kw)
         self.dataset, self.waterfall, self.capacity = dataset, waterfall, capacity
+        self.trials = None if trials is None else evaluate.read_trials(trials)
         for name, flag in (("waterfall", waterfall), ("capacity", capacity)):
             if flag is not None:
                 check_flag(f"{name} (or null)", flag)
@@ -196,6 +204,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         if self._wanted("capacity", why, exchange):
             artifacts |= self._capacity(pred, strategy, exchange, report.index)
         artifacts |= self._account(pred, report, exchange, strategy)
+        artifacts |= self._tear(artifacts)
         if liquidity is not None and self._wanted("waterfall", why, exchange):
             artifacts |= self._waterfall(pred, artifacts, exchange, strategy, liquidity)
         return artifacts | {"definitions.pkl": _definitions(artifacts)}
@@ -383,6 +392,19 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             return "strategy and executor must be named by class, not made objects: they are begun anew at each impact"
         return ""
 
+    def _tear(self, artifacts: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the account's tear sheet, and log its ratios."""
+        report, daily = artifacts[REPORT], artifacts.get("account_daily.pkl")
+        mean = None if daily is None else daily["mean_stock"]
+        book = holdings(artifacts["positions_normal_1day.pkl"])
+        tear = evaluate.account_tear(report, mean, book, year=market_year(), trials=self.trials)
+        if self.trials is not None and "deflated" not in tear:
+            logger.warning("trials has no effect: without the mean stock's return there is no Sharpe ratio to deflate")
+        for name in ("ratios", "deflated"):
+            if name in tear:
+                log_table(self.recorder, tear[name], name)
+        return {"tear_account.pkl": tear}
+
     # --- the waterfall
 
     def _no_policy(self, strategy: Any, exchange: Any) -> str:
@@ -486,6 +508,11 @@ def _definitions(artifacts: Mapping[str, Any]) -> dict[str, str]:
         words["capacity_strategy"] = evaluate.STRATEGY_CAPACITY_DEFINITIONS
     if "account.pkl" in artifacts:
         words["account"] = evaluate.ACCOUNT_METRICS
+    words |= {
+        name: known
+        for name, known in evaluate.ACCOUNT_TEAR_DEFINITIONS.items()
+        if name in artifacts.get("tear_account.pkl", {})
+    }
     if "waterfall.pkl" in artifacts:
         words["waterfall"] = artifacts["waterfall.pkl"].attrs["definitions"]
     return flat(words)

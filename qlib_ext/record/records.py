@@ -14,7 +14,7 @@ import pandas as pd
 from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
-from qlib_ext.data import DayDatasetH, read_benchmark
+from qlib_ext.data import DayDatasetH, as_known, read_benchmark
 from qlib_ext.evaluate import (
     BASELINES,
     CAPACITY_DEFINITIONS,
@@ -24,15 +24,20 @@ from qlib_ext.evaluate import (
     LAGS,
     NEUTRAL,
     REVERSAL_DAYS,
+    SCORE_TEAR_DEFINITIONS,
     LightGBM,
     capacity_words,
     decay_table,
     excess_crossings,
     exposures,
     factor_score,
+    group_ics,
+    holdings_overlap,
+    horizon_ics,
     ic_by_lag,
     lag_ics,
     quantile_returns,
+    rank_autocorrelation,
     summary,
 )
 from qlib_ext.options import argument_names, check_choice, refuse_unknown, tell
@@ -54,7 +59,7 @@ from qlib_ext.record.judgement import (
     judge,
     table_row,
 )
-from qlib_ext.record.tables import as_text, log_table
+from qlib_ext.record.tables import as_text, flat, log_table
 from qlib_ext.runs import BENCHMARK, load_if_there
 
 logger = get_module_logger("qlib_ext.record")
@@ -69,6 +74,7 @@ LIQUIDITY_DEFINITIONS = {
     **(DEFINITIONS | ROW_DEFINITIONS | DIAGNOSTICS_DEFINITIONS | FACTOR_DEFINITIONS),
     **{f"capacity.{key}": text for key, text in CAPACITY_DEFINITIONS.items()},
     **{f"lags.{key}": text for key, text in LAG_DEFINITIONS.items()},
+    **flat(SCORE_TEAR_DEFINITIONS),
 }
 
 
@@ -183,8 +189,10 @@ class LiquidityRecord(MoneyRecord):
     instrument, yuan, weight of the capital), `headline.pkl`, `diagnostics.pkl` (IC family and the top of the ranking,
     with Newey-West errors), `quantiles.pkl` (mean label by day and tenth of the score), `exposures.pkl` (daily rank
     correlations with known factors), `lags.pkl` (IC with the return of each of the 40 days that follow, of the score
-    and of each head of several horizons), `decay.pkl` (their half-lives), `selection.pkl` (what was chosen on the
-    period, also in the headline's attrs),
+    and of each head of several horizons), `decay.pkl` (their half-lives), `tear_score.pkl` (a dict of frames, see
+    `evaluate.SCORE_TEAR_DEFINITIONS`: IC by horizon, autocorrelation of the ranks, overlap of the holdings, IC within
+    groups of volatility, liquidity and the columns of the dataset's `exposures`), `selection.pkl` (what was chosen on
+    the period, also in the headline's attrs),
     `capacity.pkl` and `capacity_topn.pkl` (the same scores at 10 million to 10 billion yuan, filled down the ranking
     and in a fixed number of names, see `capacity.capacity_curve`) and `definitions.pkl` (what each number means).
     Beside them `run_facts.pkl`: units, stocks, days, seeds, device and versions of the run, for its page.
@@ -201,7 +209,7 @@ class LiquidityRecord(MoneyRecord):
     def list(self) -> list[str]:
         """Name the artifacts."""
         names = "daily positions headline definitions diagnostics quantiles exposures selection capacity capacity_topn"
-        return [f"{name}.pkl" for name in [*names.split(), "lags", "decay"]]
+        return [f"{name}.pkl" for name in [*names.split(), "lags", "decay", "tear_score"]]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
         panel, rows, money, span = self.dataset.panel, self.dataset.rows("test"), self.money, self.dataset.span
@@ -239,6 +247,23 @@ class LiquidityRecord(MoneyRecord):
             **{f"{name}.pkl": curve for name, curve in curves.items()},
             "lags.pkl": pd.concat({name: ic_by_lag(ics) for name, ics in lags.items()}, names=["score"]),
             "decay.pkl": decay,
+            "tear_score.pkl": self._tear(rows, score, label, judged.positions),
+        }
+
+    def _tear(self, rows: Rows, score: Grid, label: Grid, positions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Make the score's tear sheet: tables of `evaluate.SCORE_TEAR_DEFINITIONS`."""
+        panel, days = self.dataset.panel, pd.DatetimeIndex(self.dataset.panel.days[rows])
+        factors: dict[str, Any] = {
+            "volatility": grid_rows(panel.volatility, rows),
+            "liquidity": grid_rows(panel.liquidity, rows),
+        }
+        for name, frame in getattr(panel.source, "columns", {}).items():
+            factors[name] = as_known(frame, days, panel.stocks)
+        return {
+            "horizons": horizon_ics(score, self._steps(rows)),
+            "autocorrelation": rank_autocorrelation(score),
+            "overlap": holdings_overlap(positions["yuan"].unstack("instrument").reindex(days)),
+            "groups": group_ics(score, label, factors, horizon=self.dataset.span.horizon),
         }
 
     def _steps(self, rows: Rows) -> Grid:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from qlib_ext.report import score, trades
+from qlib_ext.report import score, tear_account, tear_score, trades
 from qlib_ext.report.page import Context, Section, fill, page
 from qlib_ext.report.texts import sentence
 
@@ -21,6 +21,8 @@ STRATEGY_CAPACITY = "portfolio_analysis/capacity_strategy.pkl"
 ACCOUNT = "portfolio_analysis/report_normal_1day.pkl"
 EXECUTION = ("portfolio_analysis/execution.pkl", "portfolio_analysis/definitions.pkl")
 SETTLED = "portfolio_analysis/settled.pkl"
+TEAR_ACCOUNT = "portfolio_analysis/tear_account.pkl"
+TEAR_SCORE = "liquidity_analysis/tear_score.pkl"
 
 SECTIONS = (  # key (its title stands in zh.yaml), artifacts it needs, function, artifacts it shows where they are
     Section(
@@ -33,10 +35,15 @@ SECTIONS = (  # key (its title stands in zh.yaml), artifacts it needs, function,
         "account", ("portfolio_analysis/account.pkl",), trades.beside_the_mean,
         ("portfolio_analysis/account_daily.pkl", EXECUTION[1]),
     ),
+    Section("months", (TEAR_ACCOUNT,), tear_account.months, EXECUTION[1:]),
+    Section("drawdowns", (TEAR_ACCOUNT,), tear_account.drawdowns, EXECUTION[1:]),
+    Section("ratios", (TEAR_ACCOUNT,), tear_account.ratios, EXECUTION[1:]),
     Section("waterfall", ("portfolio_analysis/waterfall.pkl",), trades.waterfall, (ACCOUNT, EXECUTION[1])),
     Section("capacity", (), trades.capacity, (*CAPACITY, DAILY, DEFINITIONS, STRATEGY_CAPACITY, EXECUTION[1])),
     Section("ic", (DAILY,), score.correlation, (DIAGNOSTICS, DEFINITIONS)),
     Section("lags", ("liquidity_analysis/lags.pkl",), score.lags, ("liquidity_analysis/decay.pkl", DEFINITIONS, DAILY)),
+    Section("horizons", (TEAR_SCORE,), tear_score.horizons, (DEFINITIONS, DAILY, TEAR_ACCOUNT)),
+    Section("groups", (TEAR_SCORE,), tear_score.groups, (DEFINITIONS, DAILY)),
     Section("forecast", ("forecast.json",), score.forecast),
     Section("quantiles", ("liquidity_analysis/quantiles.pkl",), score.quantiles),
     Section("baselines", ("baselines/baselines.pkl",), score.baselines, ("baselines/definitions.pkl",)),
