@@ -73,6 +73,27 @@ def default_of(kind: type, name: str) -> Any:
     return None
 
 
+def signature_with(own: Any, *others: Any, drop: Iterable[str] = ()) -> inspect.Signature:
+    """Signature of a function or class whose **options are those of others, each named, with its default and type.
+
+    Args:
+        own: comes first, with what it returns; its **kwargs are replaced.
+        others: functions or classes, whose keyword-only parameters follow.
+        drop: names that the others have and `own` does not take.
+
+    >>> def plot(frame, *, title="", **options): ...
+    >>> def draw(*, width=1.0, title="none", colour=None): ...
+    >>> print(signature_with(plot, draw, drop=["colour"]))
+    (frame, *, title='', width=1.0)
+    """
+    signature = inspect.signature(own)
+    kept = {name: one for name, one in signature.parameters.items() if one.kind != one.VAR_KEYWORD}
+    for other in others:
+        more = inspect.signature(other).parameters.items()
+        kept |= {n: one for n, one in more if one.kind == one.KEYWORD_ONLY and n not in (*kept, *drop)}
+    return signature.replace(parameters=list(kept.values()))
+
+
 def tell(text: str) -> None:
     """Warn of what is allowed and has no effect; Python shows the same text once a process."""
     warnings.warn(text, stacklevel=1)

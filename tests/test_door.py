@@ -1,4 +1,4 @@
-"""`import qlib_ext as qx`: ten names, loaded when they are asked for."""
+"""`import qlib_ext as qx`: the names of a notebook, loaded when they are asked for."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ def test_importing_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", qx.__all__)
+@pytest.mark.parametrize("name", sorted(qx._ROOMS))
 def test_each_name_is_that_of_its_room(name):
     vars(qx).pop(name, None)  # a module of that name of an older version, which another test imported
     thing = getattr(qx, name)
@@ -27,8 +27,16 @@ def test_each_name_is_that_of_its_room(name):
 def test_completion_knows_the_same_names():
     tree = ast.parse(Path(qx.__file__).read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    typed = {alias.name: node.module.split(".")[1] for node in block.body for alias in node.names}
-    assert typed == qx._ROOMS and set(qx.__all__) == set(typed) and len(typed) == 10
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    typed = {alias.name: node.module.split(".")[1] for node in imports for alias in node.names}
+    assert typed == qx._ROOMS | {"evaluate": "record"} and set(qx.__all__) == set(typed)
+
+
+def test_evaluate_is_a_room_and_a_function_whoever_imports_it_first():
+    code = "import inspect, qlib_ext as qx; from qlib_ext.evaluate import daily_metrics as d"
+    code += "; assert d is qx.evaluate.daily_metrics"
+    code += "; assert 'capital' in inspect.signature(qx.evaluate).parameters and 'evaluate' in dir(qx)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_another_name_says_what_there_is():

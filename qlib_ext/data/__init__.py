@@ -10,6 +10,7 @@ from qlib_ext.data.handlers import (
     label_expression,
     tell_unlearnt,
 )
+from qlib_ext.data.made import FEATURES, day_dataset
 from qlib_ext.data.market_features import (
     benchmark_returns,
     is_series,
@@ -31,6 +32,7 @@ __all__ = [
     "DEFAULT_LABEL",
     "DayDatasetH",
     "DaySampler",
+    "FEATURES",
     "LabelSpan",
     "MTSDayDatasetH",
     "MacroState",
@@ -44,6 +46,7 @@ __all__ = [
     "bounds",
     "check_segments",
     "dated_handler",
+    "day_dataset",
     "days_of",
     "handler_frames",
     "horizons_of",

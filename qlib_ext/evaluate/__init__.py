@@ -1,9 +1,15 @@
-"""What scores, returns and fills are worth, in numbers: plain arrays and frames in, frames out."""
+"""What scores, returns and fills are worth, in numbers: plain arrays and frames in, frames out.
+
+The room can be called too, `qlib_ext.evaluate(scores, dataset)`: that is `qlib_ext.record.evaluate`.
+"""
+
+import sys
 
 from qlib_ext.evaluate.account import ACCOUNT_METRICS, IMPACTS, account_metrics, account_table, mean_stock_returns
 from qlib_ext.evaluate.baselines import BASELINES, REVERSAL_DAYS, LightGBM, factor_score
 from qlib_ext.evaluate.benchmark import DIVIDENDS, has_benchmark, idle, is_price_index, known_benchmark
 from qlib_ext.evaluate.blend import IC_LAGS, blend_inputs, blend_weights, covariance_of_mean
+from qlib_ext.evaluate.call import CallableRoom
 from qlib_ext.evaluate.capacity import (
     CAPACITY_DEFINITIONS,
     CAPITALS,
@@ -218,3 +224,5 @@ __all__ = [
     "write_trials",
     "zero_crossings",
 ]
+
+sys.modules[__name__].__class__ = CallableRoom

@@ -2,7 +2,7 @@
 
 from qlib_ext.model.day_model import DayModel, MASTERModel, MLPModel
 from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
-from qlib_ext.model.folds import FEW_DAYS, FEW_STOCKS, fitted_processors, fold_days
+from qlib_ext.model.folds import FEW_DAYS, FEW_STOCKS, fitted_processors, fold_days, training_artifacts
 from qlib_ext.model.mixed import ModelEnsemble
 from qlib_ext.model.samples import PanelSamples
 from qlib_ext.model.scores import blended, combined, neutral_to, past_scores
@@ -23,4 +23,5 @@ __all__ = [
     "fold_days",
     "neutral_to",
     "past_scores",
+    "training_artifacts",
 ]

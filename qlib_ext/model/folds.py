@@ -141,3 +141,17 @@ def curves_frame(runs: Iterable[tuple[int, int, History]]) -> pd.DataFrame:
             for epoch, row in enumerate(history.epochs, 1)
         ]
     )
+
+
+def training_artifacts(model: Any) -> dict[str, Any]:
+    """Give what a training keeps where an experiment runs, by path, of a trained model of ours; else nothing."""
+    kept = {f"folds/{name}.pkl": getattr(model, name, None) for name in ("members", "curves", "fold_map")}
+    kept |= {"folds/oof.pkl": getattr(model, "_oof", None)}
+    tables = {
+        name: getattr(model, attribute, None) for name, attribute in (("members", "table"), ("correlations",) * 2)
+    }
+    kept |= {f"ensemble/{name}.pkl": table for name, table in tables.items()}
+    history = getattr(model, "history", None)
+    if isinstance(history, History) and kept["ensemble/members.pkl"] is None:
+        kept["folds/curves.pkl"] = curves_frame([(0, int(model.options.get("seed", 0)), history)])
+    return {path: value for path, value in kept.items() if isinstance(value, pd.DataFrame | pd.Series)}

@@ -2,6 +2,7 @@
 
 from qlib_ext.record.account import mean_stock
 from qlib_ext.record.backtest import PortAnaRecord
+from qlib_ext.record.evaluation import Evaluation
 from qlib_ext.record.facts import run_facts
 from qlib_ext.record.forecast import ForecastRecord
 from qlib_ext.record.gate import GateRecord, gate_weights, regimes
@@ -18,6 +19,8 @@ from qlib_ext.record.judgement import (
     judge,
     table_row,
 )
+from qlib_ext.record.memory import MemoryRecorder
+from qlib_ext.record.notebook import evaluate, run
 from qlib_ext.record.records import (
     FACTOR_DEFINITIONS,
     BaselineRecord,
@@ -35,11 +38,13 @@ from qlib_ext.record.waterfall import judged_stages, stage_changes
 
 __all__ = [
     "BaselineRecord",
+    "Evaluation",
     "FACTOR_DEFINITIONS",
     "FoldRecord",
     "ForecastRecord",
     "GateRecord",
     "LiquidityRecord",
+    "MemoryRecorder",
     "Money",
     "MoneyRecord",
     "PortAnaRecord",
@@ -52,6 +57,7 @@ __all__ = [
     "capacity",
     "context_of",
     "entry_return",
+    "evaluate",
     "fold_table",
     "gate_weights",
     "holdings",
@@ -61,6 +67,7 @@ __all__ = [
     "mean_stock",
     "past_return",
     "regimes",
+    "run",
     "run_facts",
     "selections",
     "stage_changes",

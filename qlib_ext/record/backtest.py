@@ -182,11 +182,21 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
     # --- the backtest
 
-    def _generate(self, **kwargs: Any) -> Any:
+    def plan(self) -> dict[str, Any]:
+        """Tell what the run trades by, its days and its forecast filled in, without a backtest: as it keeps `PLAN`."""
+        self._prepared()
+        return _plan(self.strategy_config, self.executor_config, self.backtest_config)
+
+    def _prepared(self) -> pd.DataFrame:
+        """Fill in what the run's scores and forecast tell; returns the scores, one column."""
         pred = check_scores(self.load("pred.pkl"), "pred.pkl").to_frame("score")
         self._set_span(pd.DatetimeIndex(pred.index.get_level_values("datetime")))
         self._check_benchmark()
         self._fill_forecast()
+        return pred
+
+    def _generate(self, **kwargs: Any) -> Any:
+        pred = self._prepared()
         strategy, executor, exchange = self._build(pred)
         why = self._no_policy(strategy, exchange)
         for name in ("waterfall", "capacity"):

@@ -30,7 +30,7 @@ from qlib_ext.evaluate import (
     rank_correlation,
 )
 from qlib_ext.options import SHARE, check_number, tell
-from qlib_ext.panel import DayPanel, check_grid
+from qlib_ext.panel import DayPanel, check_grid, grid_of
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n, held_through
 from qlib_ext.rules import fee_rates
 
@@ -160,7 +160,7 @@ class Judgement:
 def judge(
     panel: DayPanel,
     rows: Rows,
-    score: Grid,
+    score: Grid | pd.Series | pd.DataFrame,
     money: Money,
     span: LabelSpan,
     benchmark: pd.Series | None = None,
@@ -172,7 +172,7 @@ def judge(
     Args:
         panel: the market, with liquidity, volatility and buyable; without sellable all could be sold.
         rows: (d,) increasing rows of the panel, the days to judge; they count as following each other.
-        score: (d, N) of these days, NaN where there is none.
+        score: (d, N) of these days, NaN where there is none; or by (datetime, instrument), see `panel.grid_of`.
         money: how it is placed.
         span: of the label.
         benchmark: returns by day of an index from entry to entry, named by its code; missing days count as 0, see
@@ -190,6 +190,8 @@ def judge(
     (['capped_buyable_gross', 'capped_buyable_net', 'capped_buyable_net_impact'], (16,))
     """
     days = pd.DatetimeIndex(panel.days[rows])
+    if isinstance(score, pd.Series | pd.DataFrame):
+        score = grid_of(score, days, panel.stocks, calendar=panel.days)
     check_grid(score, days, panel.stocks)
     label, liquidity, volatility = (grid_rows(g, rows) for g in (panel.label, panel.liquidity, panel.volatility))
     can_buy, can_sell = traded_at_entry(panel, rows)

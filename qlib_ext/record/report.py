@@ -14,7 +14,7 @@ from qlib_ext.data import label_expression
 from qlib_ext.options import refuse_unknown
 from qlib_ext.record.facts import keep_facts
 from qlib_ext.record.header import context_of, provider_folder
-from qlib_ext.report import SUMMARY, SUMMARY_ARTIFACTS, artifact_paths, report_html, summarise
+from qlib_ext.report import SUMMARY, SUMMARY_ARTIFACTS, Context, artifact_paths, report_html, summarise
 from qlib_ext.runs import FACTS, PLAN, load_if_there, save_json
 
 logger = get_module_logger("qlib_ext.report")
@@ -71,15 +71,7 @@ class ReportRecord(ACRecordTemp):
         return [PAGE, SUMMARY]
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
-        paths = dict.fromkeys((*SUMMARY_ARTIFACTS, *artifact_paths(self.sections), PLAN))
-        artifacts = {path: value for path in paths if (value := load_if_there(self.recorder, path)) is not None}
-        task = load_if_there(self.recorder, "task") or {}
-        run = {"run": str(self.recorder.id), "started": str(self.recorder.start_time or "")[:19]}
-        experiment = str(getattr(self.recorder, "experiment_name", None) or _experiment_name(self.recorder))
-        run["experiment"] = experiment
-        label = getattr(self.dataset, "label", None) or label_expression(getattr(self.dataset, "handler", None))
-        options: dict[str, Any] = {"facts": artifacts.get(FACTS), "title": self.title, "label": label}
-        context = context_of(task, artifacts, run, provider=provider_folder(C["provider_uri"]), **options)
+        artifacts, context = self.material()
         save_json(self.recorder, SUMMARY, summarise(artifacts, context).to_dict())
         if find_spec("plotly") is None:
             cure = f"pip install 'qlib_ext[report]', then `qlib-ext report {self.recorder.id}`"
@@ -92,6 +84,19 @@ class ReportRecord(ACRecordTemp):
             self.recorder.save_objects(local_path=str(page), artifact_path=None)
         logger.info(f"report ({size / 1e6:.1f} MB): {Path(self.recorder.get_local_dir()) / 'artifacts' / PAGE}")
         return {}
+
+    def material(self) -> tuple[dict[str, Any], Context]:
+        """Gather what the page shows: the run's artifacts by path, and what its numbers have in common."""
+        paths = dict.fromkeys((*SUMMARY_ARTIFACTS, *artifact_paths(self.sections), PLAN))
+        artifacts = {path: value for path in paths if (value := load_if_there(self.recorder, path)) is not None}
+        task = load_if_there(self.recorder, "task") or {}
+        run = {"run": str(self.recorder.id), "started": str(self.recorder.start_time or "")[:19]}
+        experiment = str(getattr(self.recorder, "experiment_name", None) or _experiment_name(self.recorder))
+        run["experiment"] = experiment
+        label = getattr(self.dataset, "label", None) or label_expression(getattr(self.dataset, "handler", None))
+        options: dict[str, Any] = {"facts": artifacts.get(FACTS), "title": self.title, "label": label}
+        context = context_of(task, artifacts, run, provider=provider_folder(C["provider_uri"]), **options)
+        return artifacts, context
 
 
 def _experiment_name(recorder: Any) -> str:

@@ -2,7 +2,7 @@
 
 from qlib_ext.report.compare import compare_html, compared_context, differing_facts, headlines
 from qlib_ext.report.figures import FigureBuilder
-from qlib_ext.report.page import Chart, Context, Section, columns_of, table
+from qlib_ext.report.page import Chart, Context, Section, columns_of, figures_of, table
 from qlib_ext.report.report import SECTIONS, artifact_paths, report_html
 from qlib_ext.report.summary import SUMMARY, SUMMARY_ARTIFACTS, Summary, summarise
 from qlib_ext.report.texts import Text, plain, text, title
@@ -22,6 +22,7 @@ __all__ = [
     "compare_html",
     "compared_context",
     "differing_facts",
+    "figures_of",
     "headlines",
     "plain",
     "report_html",

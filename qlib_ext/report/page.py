@@ -249,6 +249,12 @@ def fill(sections: Iterable[Section], artifacts: Mapping[str, Any], context: Con
     return filled
 
 
+def figures_of(section: Section, artifacts: Mapping[str, Any], context: Context) -> dict[str, go.Figure]:
+    """Draw the charts of a section by their keys; none where its artifacts are not there, or it has only tables."""
+    parts = [part for filled in fill([section], artifacts, context) for part in filled["parts"]]
+    return {part.key: part.figure for part in parts if isinstance(part, Chart)}
+
+
 def page(context: Context, subtitle: Text, sections: Sequence[Mapping[str, Any]]) -> str:
     """Put the facts of the context and sections (of `fill`) into one HTML file that needs nothing outside it."""
     from plotly.offline import get_plotlyjs

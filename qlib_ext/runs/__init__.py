@@ -2,6 +2,7 @@
 
 from qlib_ext.runs.artifacts import FACTS, FORECAST, PLAN, load_if_there, log_finite, save_json
 from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
+from qlib_ext.runs.begin import init
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
 from qlib_ext.runs.task import STRATEGIES, Task, class_name, names_class, options_of
 from qlib_ext.runs.trust import CURE, plain_init, refuse_code
@@ -20,6 +21,7 @@ __all__ = [
     "class_name",
     "complete_backtest",
     "find_run",
+    "init",
     "list_runs",
     "load_artifacts",
     "load_if_there",
