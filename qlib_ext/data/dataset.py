@@ -50,6 +50,7 @@ from qlib_ext.provider import (
     trailing_volatility,
     with_past,
 )
+from qlib_ext.spelling import read_day
 
 logger = get_module_logger("qlib_ext.data")
 
@@ -152,11 +153,26 @@ class DayDatasetH(DatasetH):
             raise ValueError(f"DayDatasetH: st is {self.st!r}; it must be a CSV file with {columns}, or null.")
 
     def config(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Configure as DatasetH does, with the same check of the segments as at the start."""
+        """Configure as DatasetH does, with the same check of the segments as at the start.
+
+        Where the handler is to begin with the new segments, or a little before, it begins early enough for the window
+        of their first day: qlib's PredUpdater, which knows the `step_len` of its own TSDatasetH alone, works with it.
+        """
+        self.step_len = kwargs.pop("step_len", self.step_len)
         if "segments" in kwargs:
             kwargs["segments"] = plain_segments(kwargs["segments"])
-        self.step_len = kwargs.pop("step_len", self.step_len)
-        super().config(handler_kwargs=handler_kwargs, **kwargs)
+            handler_kwargs = self._with_window(handler_kwargs or {}, kwargs["segments"])
+        super().config(handler_kwargs=handler_kwargs or None, **kwargs)
+
+    def _with_window(self, options: dict[str, Any], segments: dict[str, Any]) -> dict[str, Any]:
+        """Move a handler's `start_time` back to the first step of the window of the segments' first day."""
+        first = min((bounds(segment)[0] for segment in segments.values()), default=None)
+        start = options.get("start_time")
+        if first is None or start is None or read_day("handler: start_time", start) > first:
+            return options
+        every = calendar()
+        begin = every[max(0, int(every.searchsorted(first)) - self.step_len + 1)]
+        return options | {"start_time": min(begin, read_day("handler: start_time", start))}
 
     def setup_data(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Set up the handler's data; the panel is built anew on the next use."""
@@ -307,9 +323,10 @@ class DayDatasetH(DatasetH):
             "labels": horizon_returns(price, entry, self.horizons),
         }
         self._tell_overlap()
-        if self.liquidity is not None:
+        if self.liquidity is not None:  # what was decided on many days holds on few
+            profile = (self.unit_profile or "auto") if self.liquidity == "auto" else self.liquidity
             grids["liquidity"], self.unit_profile, self._turnover = profiled_liquidity(
-                codes, start, end, profile=self.liquidity, window=self.liquidity_window, loaded=raw
+                codes, start, end, profile=profile, window=self.liquidity_window, loaded=raw
             )
         return grids
 

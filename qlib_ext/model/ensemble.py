@@ -433,9 +433,11 @@ class WalkForwardModel(_Members):
     def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
         """Score each test day by the members of its block: Series `score` by (datetime, instrument), sorted.
 
-        The segment "valid" by the members of the first block, which stopped on its days.
+        The segment "valid" by the members of the first block, which stopped on its days; days after the last block by
+        its members, with a warning: those within its `step` days are scored as in a longer test, later ones by members
+        that would have been trained anew.
 
-        Raises: ValueError for another segment, or days for which no block was trained.
+        Raises: ValueError for another segment, or days before the first block.
         """
         return score_series(*self._asked(dataset, segment, self._scores))
 
@@ -451,11 +453,16 @@ class WalkForwardModel(_Members):
             return panel, rows, scores(panel, rows, self.models[: len(self.seeds)])
         panel, chosen = asked_rows(dataset, segment)
         days = pd.DatetimeIndex(panel.days[chosen])
-        if not len(days) or self.end is None or days[0] < self.starts[0] or days[-1] > self.end:
+        if not len(days) or self.end is None or days[0] < self.starts[0]:
             asked = f"{days[0].date()} to {days[-1].date()}" if len(days) else "no day"
             raise ValueError(
                 f"members were trained for {self.starts[0].date()} to {self.end and self.end.date()}, asked were "
                 f"{asked}: fit on the dataset whose test segment is to be scored"
+            )
+        if days[-1] > self.end:
+            logger.warning(
+                f"{int((days > self.end).sum())} days after {self.end.date()}, the last that members were trained for, "
+                f"are scored by those of the last block, which begins {self.starts[-1].date()} (step: {self.step})"
             )
         block = pd.DatetimeIndex(self.starts).searchsorted(days, side="right") - 1
         parts = [
