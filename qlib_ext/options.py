@@ -76,6 +76,8 @@ def default_of(kind: type, name: str) -> Any:
 def signature_with(own: Any, *others: Any, drop: Iterable[str] = ()) -> inspect.Signature:
     """Signature of a function or class whose **options are those of others, each named, with its default and type.
 
+    One without **options is left as it is.
+
     Args:
         own: comes first, with what it returns; its **kwargs are replaced.
         others: functions or classes, whose keyword-only parameters follow.
@@ -87,11 +89,28 @@ def signature_with(own: Any, *others: Any, drop: Iterable[str] = ()) -> inspect.
     (frame, *, title='', width=1.0)
     """
     signature = inspect.signature(own)
+    if all(one.kind != one.VAR_KEYWORD for one in signature.parameters.values()):
+        return signature
     kept = {name: one for name, one in signature.parameters.items() if one.kind != one.VAR_KEYWORD}
     for other in others:
         more = inspect.signature(other).parameters.items()
         kept |= {n: one for n, one in more if one.kind == one.KEYWORD_ONLY and n not in (*kept, *drop)}
     return signature.replace(parameters=list(kept.values()))
+
+
+def argument_lines(kind: Any, drop: Iterable[str] = ()) -> list[str]:
+    """Lines of the section "Args:" of a docstring, of each argument that is not dropped, in its indentation of 4.
+
+    >>> argument_lines(signature_with, drop=["own", "others"])
+    ['    drop: names that the others have and `own` does not take.']
+    """
+    _, _, section = (inspect.getdoc(kind) or "").partition("Args:\n")
+    kept, lines = False, []
+    for line in section.split("\n\n")[0].splitlines():
+        if line.startswith("    ") and not line.startswith("     "):
+            kept = not {*line.partition(":")[0].replace(",", " ").split()} <= {*drop}
+        lines += [line] if kept else []
+    return lines
 
 
 def tell(text: str) -> None:

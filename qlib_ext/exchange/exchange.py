@@ -13,6 +13,7 @@ one tick under the limits; an order above the largest size allowed is dealt as i
 backtest, `N` stocks.
 """
 
+import inspect
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from qlib.log import get_module_logger
 
 from qlib_ext import rules
 from qlib_ext.exchange.day_rules import SCALE, DayRules, apply_rules, whole_shares
-from qlib_ext.exchange.options import check_fields, prices, read_options, stocks, thresholds
+from qlib_ext.exchange.options import Options, check_fields, prices, read_options, stocks, thresholds
 from qlib_ext.exchange.quote import DayQuote, load_bars, turnover_fields
 from qlib_ext.options import is_number
 from qlib_ext.portfolio import affordable, one_impact
@@ -102,6 +103,8 @@ class AShareExchange(Exchange):
     >>> exchange.turnover_profile, exchange.get_amount_of_trade_unit(1.0), len(exchange.fills)
     ('community', 100.0, 0)
     """
+
+    __signature__ = inspect.signature(Options)  # each option by name, for completion and help
 
     def __init__(self, **options: Any) -> None:
         """Load the market and lay the rules over it; one load serves all exchanges with the same span and fields.

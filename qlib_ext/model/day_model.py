@@ -1,6 +1,7 @@
 """MLPModel and MASTERModel: qlib models that train on day cross-sections."""
 
 import hashlib
+import inspect
 import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,16 @@ from qlib_ext.losses import DayLoss
 from qlib_ext.model.folds import curves_frame, refuse_fitted, warn_if_thin
 from qlib_ext.model.scores import Grid, asked_rows, check_features, first_difference, heads_frame, score_series
 from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
-from qlib_ext.options import argument_names, check_choice, check_flag, describe, refuse_unknown, tell
+from qlib_ext.options import (
+    argument_lines,
+    argument_names,
+    check_choice,
+    check_flag,
+    describe,
+    refuse_unknown,
+    signature_with,
+    tell,
+)
 from qlib_ext.panel import OFFICIAL_NAMES, Batch, DayPanel
 from qlib_ext.portfolio import HeadWeights
 from qlib_ext.runs import log_finite
@@ -41,6 +51,9 @@ NO_MARKET = (
 )
 
 LOSS_OPTIONS = [name for name in argument_names(DayLoss) if name != "name"]
+NOT_OPTIONS = ("name", "net", "loss", "step_len", "**unknown")  # of DayLoss and Trainer: a model makes them
+OPTIONS_LINE = "        loss, options: see DayLoss and Trainer."  # of a docstring: each option stands there in `help`
+LOSS_LINE = "    loss: name of DayLoss's, or one of your own, {class, module_path, kwargs}."
 TRAINER_OPTIONS = [name for name in argument_names(Trainer) if name not in ("net", "loss", "step_len")]
 
 
@@ -53,9 +66,22 @@ class DayModel(Model):
     network looks at the day alone says so by `needs_window = False`, and gets no more than it.
     """
 
+    __signature__: inspect.Signature
     needs_window = True
     learnt_until: pd.Timestamp | None = None  # last training day; recorded models may lack it
     seen_until: pd.Timestamp | None = None  # last day of training and validation
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Name each option in the signature, and explain it in the docstring, for completion and help."""
+        super().__init_subclass__(**kwargs)
+        inits = [
+            vars(kind)["__init__"] for kind in cls.__mro__ if "__init__" in vars(kind) and issubclass(kind, DayModel)
+        ]
+        signature = signature_with(*inits, DayLoss.__init__, Trainer.__init__, drop=NOT_OPTIONS)
+        cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+        if OPTIONS_LINE in (vars(cls).get("__doc__") or ""):
+            lines = [LOSS_LINE, *(line for kind in (DayLoss, Trainer) for line in argument_lines(kind, NOT_OPTIONS))]
+            cls.__doc__ = str(cls.__doc__).replace(OPTIONS_LINE, "\n".join(f"    {line}".rstrip() for line in lines))
 
     def __init__(self, *, loss: Any = "liq_wpcc", **options: Any) -> None:
         own = [name for name in own_options(type(self)) if name not in options]
