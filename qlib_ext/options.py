@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from numbers import Integral, Real
@@ -187,6 +187,24 @@ def describe(thing: Any) -> str:
     if isinstance(thing, str) or type(thing).__repr__ is not object.__repr__:
         return getattr(thing, "__name__", str(thing))
     return f"{type(thing).__name__}({', '.join(f'{key}={value!r}' for key, value in vars(thing).items())})"
+
+
+def day_span(days: Any) -> str:
+    """Tell days by their number, the first and the last, for a repr.
+
+    >>> day_span(["2020-01-02", "2020-01-03"])
+    '2 days 2020-01-02 to 2020-01-03'
+    """
+    return f"{len(days)} days {str(days[0])[:10]} to {str(days[-1])[:10]}" if len(days) else "no days"
+
+
+def named_options(values: Mapping[str, Any]) -> str:
+    """Write options as they are given to a class, for a repr: text and numbers, of another object its own repr.
+
+    >>> named_options({"epochs": 2, "loss": "ic"})
+    "epochs=2, loss='ic'"
+    """
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def check_shapes(legend: str, hint: str = "", /, **arrays: Any) -> None:

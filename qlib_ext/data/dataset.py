@@ -93,6 +93,9 @@ class DayDatasetH(DatasetH):
     (18, 16)
     >>> dataset.span
     LabelSpan(entry=1, reach=2)
+    >>> dataset  # doctest: +NORMALIZE_WHITESPACE
+    DayDatasetH(DataHandlerLP of all, train 2020-02-03 to 2020-04-30, valid 2020-05-06 to 2020-05-29,
+      test 2020-06-01 to 2020-06-22, step_len=2, liquidity='auto'; 98 days, 12 stocks, 2 features)
     """
 
     label_days: LabelSpan | None = None
@@ -151,6 +154,21 @@ class DayDatasetH(DatasetH):
         if not (self.st is None or isinstance(self.st, str | Path | pd.DataFrame)):
             columns = "the columns code, start, end"
             raise ValueError(f"DayDatasetH: st is {self.st!r}; it must be a CSV file with {columns}, or null.")
+
+    def __repr__(self) -> str:
+        """Tell handler, segments, options and, where it is built, the panel; nothing is loaded."""
+        handler, panel = getattr(self, "handler", None), getattr(self, "_panel", None)
+        market = getattr(handler, "instruments", None)
+        of = market if isinstance(market, str) else f"{len(market)} codes" if isinstance(market, list | tuple) else "?"
+        parts = [f"{type(handler).__name__} of {of}"]
+        for name, part in self.segments.items():
+            first, last = (part.start, part.stop) if isinstance(part, slice) else part
+            parts.append(f"{name} {str(first)[:10]} to {str(last)[:10]}")
+        parts.append(f"step_len={self.step_len}, liquidity={self.liquidity!r}")
+        built = "panel not built yet"
+        if panel is not None:
+            built = f"{len(panel.days)} days, {len(panel.stocks)} stocks, {len(panel.features)} features"
+        return f"{type(self).__name__}({', '.join(parts)}; {built})"
 
     def config(self, handler_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Configure as DatasetH does, with the same check of the segments as at the start.

@@ -16,7 +16,7 @@ backtest, `N` stocks.
 import inspect
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from qlib_ext import rules
 from qlib_ext.exchange.day_rules import SCALE, DayRules, apply_rules, whole_shares
 from qlib_ext.exchange.options import Options, check_fields, prices, read_options, stocks, thresholds
 from qlib_ext.exchange.quote import DayQuote, load_bars, turnover_fields
-from qlib_ext.options import is_number
+from qlib_ext.options import day_span, is_number, named_options
 from qlib_ext.portfolio import affordable, one_impact
 
 logger = get_module_logger("qlib_ext.exchange")
@@ -168,6 +168,18 @@ class AShareExchange(Exchange):
         self.limit_threshold = chosen.limit_threshold
         self._fees = chosen.fees(self.day_rules.days)
         self.min_cost, (self.open_cost, self.close_cost) = self._fees.minimum, self._fees.highest
+
+    def __repr__(self) -> str:
+        """Days, stocks, the options that are not the defaults, and what was dealt."""
+        chosen = {field.name: getattr(self.options, field.name) for field in fields(Options)}
+        changed = {
+            name: f"<{type(value).__name__}>" if isinstance(value, pd.DataFrame) else value
+            for name, value in chosen.items()
+            if name not in ("start_time", "end_time", "codes") and value is not getattr(Options, name)
+        }
+        told = ["AShareExchange(" + day_span(self.day_rules.days), f"{len(self._quote.codes)} stocks"]
+        told += [named_options(changed)] if changed else []
+        return f"{', '.join(told)}; {len(self._ledger.fills)} fills)"
 
     # --- the market
 

@@ -194,6 +194,11 @@ class _FastLoading(DataHandlerLP):
         loader = FastAlphaLoader(**data_loader["kwargs"], daily=self._daily, frames=frames)
         super().__init__(*args, data_loader=loader, **kwargs)
 
+    def __repr__(self) -> str:
+        """Universe and days; loads nothing."""
+        days = f"{str(self.start_time)[:10]} to {str(self.end_time)[:10]}"
+        return f"{type(self).__name__}({self.instruments!r}, {days})"
+
     @classmethod
     def check_options(
         cls, factors: Any = None, label: Any = None, filter_pipe: Any = None, frames: Any = None, **_others: Any

@@ -32,7 +32,9 @@ from qlib_ext.options import (
     argument_names,
     check_choice,
     check_flag,
+    default_of,
     describe,
+    named_options,
     refuse_unknown,
     signature_with,
     tell,
@@ -93,6 +95,18 @@ class DayModel(Model):
         self.history: History | None = None
         self.features: list[str] = []
         self.market_features: list[str] = []
+
+    def __repr__(self) -> str:
+        """Options that are not the defaults, the loss, and what was learnt."""
+        own = {name: getattr(self, name, None) for name in own_options(type(self)) if name != "loss"}
+        changed = {name: value for name, value in own.items() if value != default_of(type(self), name)}
+        options = named_options({**changed, "loss": self.loss, **self.options})
+        learnt = "not trained"
+        if self.history is not None and self.trainer is not None:
+            best = f"best epoch {self.history.best_epoch} of {len(self.history.epochs)}"
+            until = f"{self.learnt_until:%Y-%m-%d}" if self.learnt_until is not None else "?"
+            learnt = f"trained to {until}, {best}: {self.trainer.metric} {self.history.best_value:.4f}"
+        return f"{type(self).__name__}({options}; {learnt})"
 
     def _try_to_build(self) -> None:
         """Build a small network without memory: a size that cannot be is an error now, not after loading."""
@@ -342,8 +356,12 @@ class MLPModel(DayModel):
         dropout: between the layers.
         loss, options: see DayLoss and Trainer.
 
-    >>> model = MLPModel(hidden=[8, 4], loss="wpcc", metric="ic", epochs=1, device="cpu")
+    >>> model = MLPModel(hidden=[8, 4], loss="mse", metric="ic", epochs=1)
+    >>> model
+    MLPModel(hidden=(8, 4), loss=DayLoss('mse', target='raw'), metric='ic', epochs=1; not trained)
     >>> model.fit(dataset)
+    >>> model  # doctest: +ELLIPSIS
+    MLPModel(hidden=(8, 4), ... epochs=1; trained to 2020-04-28, best epoch 1 of 1: ic ...)
     >>> model.predict(dataset, "test").index.names
     FrozenList(['datetime', 'instrument'])
     """

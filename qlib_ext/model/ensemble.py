@@ -46,7 +46,7 @@ from qlib_ext.model.folds import (
     whole_segment,
 )
 from qlib_ext.model.scores import Grid, asked_rows, check_features, combined, heads_frame, off_exposures, score_series
-from qlib_ext.options import argument_names, check_choice, check_flag, check_number, refuse_unknown, tell
+from qlib_ext.options import argument_names, check_choice, check_flag, check_number, named_options, refuse_unknown, tell
 from qlib_ext.panel import DayPanel
 from qlib_ext.splits import LOOKBACK, HVBlockedKFold, WalkForward, feature_overlap, fold_map, overlap
 from qlib_ext.training import Rows
@@ -91,6 +91,13 @@ class _Members(Model):
         self.members: pd.DataFrame | None = None
         self.curves: pd.DataFrame | None = None
         self.fold_map: pd.DataFrame | None = None
+
+    def __repr__(self) -> str:
+        """Kind of the members, how the days are cut, and how many are trained."""
+        cut = {name: getattr(self, name) for name in ("n_splits", "step") if hasattr(self, name)}
+        options = named_options(cut | {"seeds": self.seeds, "combine": self.combine})
+        count = f"{len(self.models)} members trained" if self.models else "not trained"
+        return f"{type(self).__name__}({self.kind.__name__}, {options}; {count})"
 
     def check_dataset(self, dataset: Any) -> None:
         """Look at a dataset before it is loaded, as DayModel does; the folds are cut too.
@@ -245,6 +252,8 @@ class FoldEnsemble(_Members):
 
     >>> member = {"class": "MLPModel", "kwargs": {"hidden": [8, 4], "loss": "wpcc", "metric": "ic", "epochs": 1}}
     >>> model = FoldEnsemble(model=member, n_splits=2, seeds=[0, 1])
+    >>> model
+    FoldEnsemble(MLPModel, n_splits=2, seeds=(0, 1), combine='mean'; not trained)
     >>> model.fit(dataset)
     >>> model.members[["fold", "seed"]].to_numpy().tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]

@@ -103,6 +103,11 @@ class ModelEnsemble(Model):
         self.correlations: pd.DataFrame | None = None
         self._oof: pd.Series | None = None  # an artifact of its own: qlib leaves "_" out of the pickle
 
+    def __repr__(self) -> str:
+        """Members, how they are combined, and whether they are trained."""
+        learnt = f"{len(self.models)} members trained" if self.models else "not trained"
+        return f"ModelEnsemble({', '.join(self.names)}, combine={self.combine!r}; {learnt})"
+
     @property
     def oof(self) -> pd.Series:
         """Scores of days that no member learned from: Series `score` by (datetime, instrument), sorted."""

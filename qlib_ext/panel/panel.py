@@ -24,7 +24,7 @@ OPTIONAL_GRIDS = ("liquidity", "volatility", "buyable", "sellable", "step_return
 FLAGS = ("buyable", "sellable")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """Some days of the panel, padded in N to the longest day.
 
@@ -46,12 +46,17 @@ class Batch:
     labels: Tensor | None = None
     exposures: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Sizes instead of pages of numbers."""
+        days, steps, stocks, features = self.x.shape
+        return f"Batch({days} days, {steps} steps, {stocks} stocks, {features} features)"
+
     def to(self, device: torch.device) -> Batch:
         """Return the same batch with its tensors on `device`."""
         return replace(self, **_moved(self, device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exposure:
     """What each stock of a panel is like, by one name: of how it is made see `portfolio.exposures`.
 
@@ -62,6 +67,11 @@ class Exposure:
 
     grid: Tensor
     categories: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Size and kind."""
+        kind = f"{len(self.categories)} categories" if self.categories else "numbers"
+        return f"Exposure({len(self.grid)} days, {self.grid.shape[1]} stocks, {kind})"
 
     def columns(self, at: Any) -> Tensor:
         """Take places of the grid, (..., k) float32: the number alone, or 1 for the stock's category and 0 else."""

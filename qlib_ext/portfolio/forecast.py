@@ -35,7 +35,7 @@ LEAST_DAYS = 10  # with a return without which nothing is learnt
 LEAST_ERROR = 1e-9  # a day: no measured return is taken to be more exact, though days without noise say so
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Forecast:
     """Expected excess return over the mean stock, from a score; `Forecast()` knows nothing and expects 0.
 
@@ -77,6 +77,15 @@ class Forecast:
     bins: tuple[tuple[float, ...], ...] = ()
     curve: tuple[tuple[float, ...], ...] = ()
 
+    def __repr__(self) -> str:
+        """Tell what one standard deviation of the score is worth, how fast it decays, and what it was learnt on."""
+        if not self.days and not self.levels:
+            return "Forecast(nothing learnt: it expects 0)"
+        days = f"{self.days} days {self.first or '?'} to {self.last or '?'}, " if self.days else ""
+        weak = "" if self.significant else ", not significant"
+        worth = f"slope {1e4 * self.slope:.1f} bp, half-life {self.half_life:.1f} days"
+        return f"Forecast({days}{worth}, t {self.t:.1f}{weak})"
+
     @classmethod
     def fit(
         cls,
@@ -104,8 +113,8 @@ class Forecast:
         Raises:
             ValueError: for unequal shapes, horizons that do not rise, a negative half-life.
 
-        >>> Forecast.fit(np.zeros((50, 3)), np.zeros((50, 3))).significant
-        False
+        >>> Forecast.fit(np.zeros((50, 3)), np.zeros((50, 3)))
+        Forecast(nothing learnt: it expects 0)
         """
         grid, step = np.asarray(score, dtype=np.float64), np.asarray(step_return, dtype=np.float64)
         real = np.ones(grid.shape, dtype=bool) if mask is None else np.asarray(mask)

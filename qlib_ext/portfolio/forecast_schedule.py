@@ -10,7 +10,7 @@ from qlib_ext.portfolio.forecast import Forecast
 from qlib_ext.spelling import read_day
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ForecastSchedule:
     """What a score is worth, by signal day.
 
@@ -28,6 +28,10 @@ class ForecastSchedule:
 
     starts: tuple[pd.Timestamp, ...]
     forecasts: tuple[Forecast, ...]
+
+    def __repr__(self) -> str:
+        """Name the days from which each forecast holds."""
+        return f"ForecastSchedule({len(self.starts)} forecasts, from {', '.join(str(day)[:10] for day in self.starts)})"
 
     def __post_init__(self) -> None:
         """Check the days."""

@@ -22,7 +22,7 @@ from qlib.workflow.record_temp import SignalRecord
 from qlib_ext.beside import beside
 from qlib_ext.data import DayDatasetH
 from qlib_ext.model import training_artifacts
-from qlib_ext.options import check_choice
+from qlib_ext.options import check_choice, day_span
 from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import Forecast, ForecastSchedule
 from qlib_ext.record.backtest import PortAnaRecord
@@ -99,10 +99,10 @@ class Evaluation:
 
     def __repr__(self) -> str:
         """Say of what it is, and what has been computed."""
-        first, last, stocks = self.days[0].date(), self.days[-1].date(), len(self.dataset.panel.stocks)
+        days, stocks = day_span(self.days).replace(" days", " test days"), len(self.dataset.panel.stocks)
         made = ", ".join(self._made) or "nothing yet"
         money = f"{self.money.capital / 1e6:,g} million yuan"
-        return f"Evaluation({len(self.days)} test days {first} to {last}, {stocks} stocks, {money}; computed: {made})"
+        return f"Evaluation({days}, {stocks} stocks, {money}; computed: {made})"
 
     table = _kept("liquidity_analysis/headline.pkl", "The deck's table: a row a series of daily returns.")
     daily = _kept("liquidity_analysis/daily.pkl", "Metrics of each day, and the returns of the table's rows.")

@@ -29,7 +29,7 @@ from qlib_ext.evaluate import (
     newey_west,
     rank_correlation,
 )
-from qlib_ext.options import SHARE, check_number, tell
+from qlib_ext.options import SHARE, check_number, day_span, tell
 from qlib_ext.panel import DayPanel, check_grid, grid_of
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, fill_top_n, held_through
 from qlib_ext.rules import fee_rates
@@ -134,7 +134,7 @@ class Money:
         return {"capital": self.capital, "participation": self.participation, "top_n": self.top_n}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Judgement:
     """What `judge` found.
 
@@ -155,6 +155,10 @@ class Judgement:
     positions: pd.DataFrame
     days: pd.DatetimeIndex
     horizon: int
+
+    def __repr__(self) -> str:
+        """Days, the label's, and the IC."""
+        return f"Judgement({day_span(self.days)}, horizon={self.horizon}, mean IC {self.daily['ic'].mean():.4f})"
 
 
 def judge(

@@ -40,7 +40,7 @@ TURNOVER = (1e6, 2e10)  # yuan a day, between which the median of the stocks hel
 BARS = ("all", "buyable", "index")  # what an account is compared with, the strictest first
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """The first screen of a run.
 
@@ -61,6 +61,14 @@ class Summary:
     better: tuple[Text, ...] = ()
     judge: Text | None = None
     alarms: dict[str, Text] | None = None
+
+    def __repr__(self) -> str:
+        """Say the verdict; all lines are its text, `print(summary)`."""
+        return f"Summary({self.title}: {self.verdict.en})"
+
+    def __str__(self) -> str:
+        """Give all lines as a text."""
+        return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
         """About twelve lines of plain English for a terminal."""

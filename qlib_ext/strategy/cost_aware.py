@@ -154,6 +154,10 @@ class CostAwareStrategy(PolicyStrategy):
         self._closes: dict[str, pd.DataFrame] = {}
         self._unknown: set[str] = set()  # exposures of which this was told
 
+    def _told_by(self) -> str:
+        """Tell the forecast too, in a repr."""
+        return f"{super()._told_by()}; {'the simple rule' if self.simple else self.forecast}"
+
     def _simple_rule(self, capital: float | None, participation: float) -> TopNPolicy:
         """Make the simple rule."""
         stocks = float(self.signal.signal_cache.groupby(level="datetime").count().median())

@@ -11,6 +11,7 @@ import pandas as pd
 
 from qlib_ext import rules
 from qlib_ext.exchange import LEAD
+from qlib_ext.options import day_span
 from qlib_ext.panel import check_scores
 from qlib_ext.provider import (
     calendar,
@@ -27,7 +28,7 @@ from qlib_ext.spelling import is_nothing, read_csv, read_day, read_number
 # --- the run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScoredRun:
     """A recorded run's scores, and how they were made.
 
@@ -44,6 +45,10 @@ class ScoredRun:
     task: dict[str, Any]
     qlib_init: dict[str, Any]
     plan: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        """Id and days."""
+        return f"ScoredRun({self.identifier}, {day_span(self.scores.index.unique('datetime'))})"
 
     @property
     def recorded_task(self) -> Task:

@@ -15,7 +15,7 @@ from qlib.log import get_module_logger
 from qlib_ext import rules
 from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import AShareExchange, Options
-from qlib_ext.options import SHARE, check_number, tell
+from qlib_ext.options import SHARE, check_number, day_span, named_options, tell
 from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import Day, Policy
 from qlib_ext.provider import calendar, last_known, load_liquidity
@@ -100,6 +100,17 @@ class PolicyStrategy(BaseSignalStrategy):
         self._scores: tuple[pd.DataFrame, pd.DataFrame] | None = None  # of all days, raw and prepared
         self._frame: pd.DataFrame | None = None if liquidity_frame is None else liquidity_frame.sort_index()
         self._carried: pd.DataFrame | None = None  # the frame, each stock's last known value carried on
+
+    def __repr__(self) -> str:
+        """Days of the signal, limits, and what it trades by."""
+        signal = getattr(self.signal, "signal_cache", None)
+        days = "a signal a day" if signal is None else day_span(signal.index.unique("datetime"))
+        limits = {name: value for name, value in vars(self.policy).items() if isinstance(value, str | int | float)}
+        return f"{type(self).__name__}({days}, {named_options(limits)}{self._told_by()})"
+
+    def _told_by(self) -> str:
+        """Tell the cap of a day's trade, in a repr."""
+        return f", trade_participation={self.trade_participation:g}"
 
     @property
     def daily_targets(self) -> pd.DataFrame:

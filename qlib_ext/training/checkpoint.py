@@ -25,7 +25,7 @@ FORMAT = "qlib_ext.trainer 1"
 SHOWN = 60  # letters of a fact in an error
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What every epoch did: rows of metrics, the best epoch (1-based) and the days left out as degenerate.
 
@@ -37,6 +37,10 @@ class History:
     best_value: float = -math.inf
     degenerate_days: int = 0
     resumed_from: int = 0
+
+    def __repr__(self) -> str:
+        """Count the epochs and name the best."""
+        return f"History({len(self.epochs)} epochs, the best {self.best_epoch}: {self.best_value:.5f})"
 
 
 @dataclass

@@ -25,7 +25,7 @@ from qlib_ext.evaluate import (
     metric_needs_trading,
 )
 from qlib_ext.losses import DayLoss
-from qlib_ext.options import SHARE, check_flag, check_number, describe, enough_memory
+from qlib_ext.options import SHARE, check_flag, check_number, describe, enough_memory, named_options
 from qlib_ext.panel import Batch, DayPanel
 from qlib_ext.portfolio import HeadWeights, combine_heads, market_of
 from qlib_ext.rules import fee_rates
@@ -155,6 +155,11 @@ class Trainer:
         self.scaler: RobustScale | None = None
         self.compile, self.checkpoint = compile, checkpoint
         self._compiled: Callable[..., Tensor] | None = None  # of self.net, whose parameters it shares
+
+    def __repr__(self) -> str:
+        """Network, loss and the options that matter most."""
+        options = {name: getattr(self, name) for name in ("metric", "step_len", "epochs", "lr", "batch_days", "seed")}
+        return f"Trainer({type(self.net).__name__}, {self.loss}, {named_options(options)}, {self.device})"
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what torch compiled, and with what was learnt on the CPU, so that it loads anywhere."""
