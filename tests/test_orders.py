@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -309,12 +310,17 @@ def start(provider):
     qlib.init(provider_uri=str(provider), region="cn", kernels=1)
 
 
-def test_the_day_after_the_calendar_is_that_of_its_future(folder, tmp_path):
+def test_the_day_after_the_calendar_is_that_of_its_future(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "exchange_calendars", None)  # it is not installed
     market = Path(shutil.copytree(folder / "market", tmp_path / "market"))
     file = market / "calendars" / "day.txt"
     last = pd.Timestamp(file.read_text().split()[-1])
     start(market)
     assert next_day(last) == (last + pd.offsets.BDay(1), False)
+    sessions = SimpleNamespace(sessions=pd.DatetimeIndex([last, last + pd.offsets.BDay(4)]))
+    xshg = SimpleNamespace(get_calendar={"XSHG": sessions}.__getitem__)
+    monkeypatch.setitem(sys.modules, "exchange_calendars", xshg)
+    assert next_day(last) == (last + pd.offsets.BDay(4), True)
     after_a_holiday = last + pd.offsets.BDay(6)
     (file.parent / "day_future.txt").write_text(f"{file.read_text()}{after_a_holiday.date()}\n")
     start(market)

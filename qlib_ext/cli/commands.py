@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib_ext import __version__
+from qlib_ext.cli import daily as _cli_daily
 from qlib_ext.cli import data as _cli_data
 from qlib_ext.cli import executions as _cli_executions
 from qlib_ext.cli import orders as _cli_orders
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check_leak(commands)
     _cli_report.add(commands)
     _cli_orders.add(commands)
+    _cli_daily.add(commands)
     _cli_executions.add(commands)
     dress(parser, commands.choices)
     return parser

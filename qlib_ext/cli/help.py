@@ -13,6 +13,7 @@ The usual order:
   train   qrun workflow.yaml            qlib's own command
   see     report, compare               a page of a run, runs side by side
   trade   orders, fit-impact            the next day's list, your own costs
+  live    daily                         every evening: score, orders, journal
 """
 
 CLOSING = """\
@@ -23,8 +24,9 @@ Each command tells more: qlib-ext COMMAND --help. Without a data folder of your 
   qrun workflow.yaml
   qlib-ext report latest
 
-Exit status: 0 done, 1 something was found (check-data: an error in the data, check-leak: a leak), 2 an error, told in
-one line, or nothing proved (check-leak). QLIB_EXT_DEBUG=1 shows where an error comes from.
+Exit status: 0 done, 1 something was found (check-data: an error in the data, check-leak: a leak, daily: an alarm), 2 an
+error, told in one line, or nothing proved (check-leak), 3 no new day (daily). QLIB_EXT_DEBUG=1 shows where an error
+comes from.
 """
 
 EXAMPLES = {
@@ -59,6 +61,10 @@ EXAMPLES = {
         "qlib-ext orders latest --capital 150e6 --out orders.csv",
         "qlib-ext orders latest --capital 150e6 --holdings held.csv",
         "qlib-ext orders 6db642 --capital 1e7 --date 2022-12-28",
+    ),
+    "daily": (
+        "qlib-ext daily latest --holdings held.csv --cash 1.2e6 --out desk",
+        "qlib-ext daily 6db642 --holdings held.csv --cash 1.2e6 --fills trades.csv --out desk",
     ),
     "fit-impact": (
         "qlib-ext fit-impact executions.csv --provider-uri ~/.qlib/qlib_data/cn_data",

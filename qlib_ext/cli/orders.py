@@ -78,7 +78,7 @@ def _orders(arguments: argparse.Namespace) -> int:
 
     holdings = strategy.read_holdings(arguments.holdings)
     run = strategy.read_run(arguments.recorder, arguments.uri, arguments.experiment, trust=arguments.trust)
-    _start_qlib(run.qlib_init, arguments.provider_uri, arguments.uri)
+    start_qlib(run.qlib_init, arguments.provider_uri, arguments.uri)
     changed = {name: getattr(arguments, name) for name in ("participation", "trade_participation")}
     try:
         table = strategy.plan_orders(
@@ -103,8 +103,14 @@ def _orders(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _start_qlib(options: dict[str, Any], provider: str | None, uri: str) -> None:
-    """Start qlib as the run did, on another provider where one is named."""
+def start_qlib(
+    options: dict[str, Any],
+    provider: str | None,
+    uri: str,
+    manager: str = "MLflowExpManager",
+    home: str = "qlib.workflow.expm",
+) -> None:
+    """Start qlib as the run did, on another provider where one is named, with a manager of the runs of `uri`."""
     import qlib
 
     if provider is None and "provider_uri" not in options:
@@ -113,12 +119,8 @@ def _start_qlib(options: dict[str, Any], provider: str | None, uri: str) -> None
     if (provider is not None or isinstance(options["provider_uri"], str)) and not there.is_dir():
         whose = "--provider-uri" if provider is not None else "the run's provider"
         raise ValueError(f"{whose} {there}: there is no such folder; give a qlib data folder by --provider-uri")
-    manager = {
-        "class": "MLflowExpManager",
-        "module_path": "qlib.workflow.expm",
-        "kwargs": {"uri": uri, "default_exp_name": "Experiment"},
-    }
-    chosen = options | {"exp_manager": manager} | ({} if provider is None else {"provider_uri": provider})
+    kept = {"class": manager, "module_path": home, "kwargs": {"uri": uri, "default_exp_name": "Experiment"}}
+    chosen = options | {"exp_manager": kept} | ({} if provider is None else {"provider_uri": provider})
     qlib.init(**({"region": "cn"} | chosen))
 
 

@@ -68,11 +68,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         add_source(each)
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
-    """Declare where runs are looked for, and whether they are trusted."""
+def add_source(parser: argparse.ArgumentParser, *, own: bool = False) -> None:
+    """Declare where runs are looked for, and whether they are trusted; a run of one's `own` always is."""
     parser.add_argument("--experiment", metavar="NAME", help="look only at the runs of this experiment")
     parser.add_argument("--uri", default=DEFAULT_URI, help=f"where the runs are kept (default: {DEFAULT_URI})")
-    parser.add_argument("--trust", action="store_true", help=TRUST)
+    if not own:
+        parser.add_argument("--trust", action="store_true", help=TRUST)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -45,6 +45,19 @@ def future_days(day: pd.Timestamp) -> pd.DatetimeIndex:
     return coming[coming > day]
 
 
+def sessions_after(day: pd.Timestamp) -> pd.DatetimeIndex:
+    """List the sessions of Shanghai's exchange after a day, by `exchange_calendars`; none where it is not installed.
+
+    It knows the holidays as far as the exchange has announced them to its version: to the end of a year.
+    """
+    try:
+        from exchange_calendars import get_calendar
+    except ImportError:
+        return pd.DatetimeIndex([])
+    sessions = pd.DatetimeIndex(get_calendar("XSHG").sessions)
+    return sessions[sessions > day]
+
+
 def read_fields(
     codes: Sequence[str], fields: Sequence[str], start: Any, end: Any, *, lead: int = 0
 ) -> dict[str, pd.DataFrame]:

@@ -6,6 +6,7 @@ from qlib_ext.runs.begin import init
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
 from qlib_ext.runs.task import STRATEGIES, Task, class_name, names_class, options_of
 from qlib_ext.runs.trust import CURE, plain_init, refuse_code
+from qlib_ext.runs.twins import dump_objects
 
 __all__ = [
     "BENCHMARK",
@@ -20,6 +21,7 @@ __all__ = [
     "Task",
     "class_name",
     "complete_backtest",
+    "dump_objects",
     "find_run",
     "init",
     "list_runs",

@@ -3,7 +3,7 @@
 from qlib_ext.strategy.book import Book
 from qlib_ext.strategy.cost_aware import CostAwareStrategy
 from qlib_ext.strategy.executions import read_executions, with_market
-from qlib_ext.strategy.order_inputs import ScoredRun, next_day, read_holdings, read_market, read_run
+from qlib_ext.strategy.order_inputs import ScoredRun, last_prices, next_day, read_holdings, read_market, read_run
 from qlib_ext.strategy.order_list import ORDER_COLUMNS, days_held, make_orders, plan_orders
 from qlib_ext.strategy.planner import Line, Planner, summary
 from qlib_ext.strategy.policy_strategy import PolicyStrategy
@@ -22,6 +22,7 @@ __all__ = [
     "PolicyStrategy",
     "ScoredRun",
     "days_held",
+    "last_prices",
     "make_orders",
     "next_day",
     "plan_orders",

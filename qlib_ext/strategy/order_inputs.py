@@ -20,6 +20,7 @@ from qlib_ext.provider import (
     listed_days,
     load_liquidity,
     read_traded,
+    sessions_after,
     trailing_volatility,
 )
 from qlib_ext.runs import DEFAULT_URI, LATEST, PLAN, Task, find_run, list_runs, load_artifacts, plain_init, refuse_code
@@ -180,8 +181,12 @@ def check_holdings(holdings: pd.DataFrame, priced: pd.Index) -> pd.DataFrame:
 
 
 def next_day(day: pd.Timestamp) -> tuple[pd.Timestamp, bool]:
-    """Return the trading day after a day, and whether the calendar tells it; else it is the next weekday."""
+    """Return the trading day after a day, and whether a calendar tells it; else it is the next weekday.
+
+    The provider's calendar goes first, then that of Shanghai's exchange where `exchange_calendars` is installed.
+    """
     after = future_days(day)
+    after = after if len(after) else sessions_after(day)
     return (after[0], True) if len(after) else (day + pd.offsets.BDay(1), False)
 
 
@@ -209,11 +214,7 @@ def read_market(
 
     Raises: ValueError without raw prices, for wrong units, and codes that are no A shares.
     """
-    raw = read_traded(codes, ["$close", "$factor"], day, day, lead=LEAD)
-    close, factor = (raw[name].astype(np.float64) for name in ("$close", "$factor"))
-    if not np.isfinite(factor.to_numpy()).any():
-        raise ValueError("the provider has no $factor: raw prices, which an order needs, are not known")
-    price = (close.ffill().iloc[-1] / factor.ffill().iloc[-1]).round(2)
+    close, price = _closes(codes, day)
     liquidity = load_liquidity(codes, day, day, profile=profile, window=window, past=True)
     up, down = _limits(codes, day, date, st)
     lots = rules.lot_rule(codes, [date])
@@ -232,6 +233,23 @@ def read_market(
         },
         index=pd.Index(codes, name="code"),
     )
+
+
+def last_prices(codes: list[str], day: pd.Timestamp) -> pd.Series:
+    """Read the last close (N,) of stocks at the close of a day, raw yuan, NaN where there is none; `read_market`'s.
+
+    Raises: ValueError without raw prices.
+    """
+    return _closes(codes, day)[1]
+
+
+def _closes(codes: list[str], day: pd.Timestamp) -> tuple[pd.DataFrame, pd.Series]:
+    """Read adjusted closes of the last days up to `day`, NaN without trade, and the last raw one."""
+    raw = read_traded(codes, ["$close", "$factor"], day, day, lead=LEAD)
+    close, factor = (raw[name].astype(np.float64) for name in ("$close", "$factor"))
+    if not np.isfinite(factor.to_numpy()).any():
+        raise ValueError("the provider has no $factor: raw prices, which an order needs, are not known")
+    return close, (close.ffill().iloc[-1] / factor.ffill().iloc[-1]).round(2)
 
 
 def _limits(codes: list[str], day: pd.Timestamp, date: pd.Timestamp, st: Any) -> list[npt.NDArray[np.float64]]:

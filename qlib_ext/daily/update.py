@@ -1,0 +1,112 @@
+"""Scores of the days since the last scored one, by the run's own model and data set; what the run then keeps."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from qlib.data.dataset.handler import DataHandlerLP
+from qlib.log import get_module_logger
+
+from qlib_ext.beside import beside
+from qlib_ext.daily.watch import Reference, corrections, population, recent_bars
+from qlib_ext.data import panel_of
+from qlib_ext.panel import DayPanel, check_scores
+from qlib_ext.provider import calendar
+from qlib_ext.runs import Run, dump_objects, load_artifacts
+
+logger = get_module_logger("qlib_ext.daily")
+
+PRED, STATE = "pred.pkl", "daily.pkl"
+LIVE = 60  # days whose realised IC is looked at
+KEPT = 10  # last scored days whose bars are compared with those of the next time
+JUDGED = 120  # last days of the test that features are compared with
+
+
+def load_data(recorder: Any, start: pd.Timestamp, first: pd.Timestamp, last: pd.Timestamp) -> Any:
+    """Load a run's data set from `start` on, with the window before it; its test segment is first to last.
+
+    Its processors keep what they were fitted on.
+    """
+    dataset, every = recorder.load_object("dataset"), calendar()
+    begin = every[max(0, int(every.searchsorted(start)) - getattr(dataset, "step_len", 1) + 1)]
+    dataset.config(handler_kwargs={"start_time": begin, "end_time": last}, segments={"test": (first, last)})
+    dataset.setup_data(handler_kwargs={"init_type": DataHandlerLP.IT_LS})
+    return dataset
+
+
+def first_state(recorder: Any, scores: pd.Series) -> dict[str, Any]:
+    """Describe a run that no day has been added to: the end of its test, and its features then."""
+    days = scores.index.unique("datetime")
+    dataset = load_data(recorder, days[-JUDGED:][0], days[-JUDGED:][0], days[-1])
+    logger.info(f"features are compared with those of {min(len(days), JUDGED)} days up to {days[-1].date()}")
+    return {"tested": days[-1], "reference": vars(population(panel_of(dataset)[0])), "bars": None, "corrected": None}
+
+
+def changed_bars(state: Mapping[str, Any]) -> pd.DataFrame:
+    """List the bars of the last scored days that the provider has issued again since."""
+    bars = state["bars"]
+    if bars is None:
+        return pd.DataFrame(columns=["datetime", "instrument", "field", "old", "new"])
+    days, codes = bars.index.unique("datetime"), sorted(bars.index.unique("instrument"))
+    return corrections(bars, recent_bars(codes, days))
+
+
+def days_to_score(scores: pd.Series, tested: pd.Timestamp, changed: pd.DataFrame) -> pd.DatetimeIndex:
+    """List the days after the last scored one, and those from the first changed bar on; none of the test.
+
+    Raises: ValueError where the provider ends before the scores.
+    """
+    scored, every = scores.index.unique("datetime")[-1], calendar()
+    if every[-1] < scored:
+        raise ValueError(
+            f"the provider ends {every[-1]:%Y-%m-%d}, before the run's last score, {scored:%Y-%m-%d}: name the run's "
+            "own provider, or update it"
+        )
+    first = scored + pd.Timedelta(days=1) if changed.empty else min(changed["datetime"].min(), scored)
+    return every[every >= max(first, tested + pd.Timedelta(days=1))]
+
+
+def scored_anew(scores: pd.Series, model: Any, dataset: Any, days: pd.DatetimeIndex) -> pd.Series:
+    """Score days, the test segment of a dataset, and put them in the place of their older scores.
+
+    Raises: ValueError where a day has no score.
+    """
+    new = check_scores(model.predict(dataset), "the model's scores").astype(scores.dtype)
+    lacking = days[~days.isin(new.index.unique("datetime"))]
+    if len(lacking):
+        raise ValueError(
+            f"no stock has a score on {lacking[0]:%Y-%m-%d}, a day of the calendar: are its bars there? Update the data"
+        )
+    old = scores[~scores.index.get_level_values("datetime").isin(days)]
+    return pd.concat([old, new]).sort_index().rename(scores.name)
+
+
+def bars_to_keep(panel: DayPanel) -> pd.DataFrame:
+    """Read the bars of a panel's last `KEPT` days."""
+    return recent_bars([str(code) for code in panel.stocks], pd.DatetimeIndex(panel.days[-KEPT:]))
+
+
+def keep(run: Run, objects: Mapping[str, Any]) -> None:
+    """Write artifacts of a run as its recorder does, each file beside and renamed: nothing is lost by a kill."""
+    with TemporaryDirectory() as folder:
+        dump_objects(Path(folder), None, objects)
+        for file in sorted(Path(folder).iterdir()):
+            with beside(run.folder / file.name) as partial:
+                copyfile(file, partial)
+
+
+def is_whole(run: Run, name: str) -> bool:
+    """Whether an artifact and its twin are of each other: a routine that was killed may have written the one alone."""
+    try:
+        return name in load_artifacts(replace(run, trust=False), [name])
+    except ValueError:
+        return False
+
+
+def reference_of(state: Mapping[str, Any]) -> Reference:
+    """Return the population that features are compared with."""
+    return Reference(**state["reference"])

@@ -1,0 +1,156 @@
+"""What is watched from day to day: bars that were issued again, the population of the features, the realised IC.
+
+``D`` days, ``N`` stocks, ``F`` features.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qlib_ext.evaluate import daily_metrics, newey_west
+from qlib_ext.panel import DayPanel
+from qlib_ext.provider import read_fields
+
+FIELDS = ("$open", "$high", "$low", "$close", "$volume", "$amount", "$factor")
+BLOCK = 20  # days whose population is looked at together
+LARGE = 0.25  # of a PSI, as practice has it
+LEAST_SHARE = 1e-4  # of a bin: an empty one would be infinite
+LEAST_DAYS = 20  # with a realised IC, before it is held against that of the test
+SIGMAS = 2.0  # by which the realised IC is below that of the test
+
+Grid = npt.NDArray[Any]
+
+
+# --- bars
+
+
+def recent_bars(codes: list[str], days: pd.DatetimeIndex) -> pd.DataFrame:
+    """Read the bars of some days as the provider has them now: (datetime, instrument) x `FIELDS`, float32."""
+    raw = read_fields(codes, FIELDS, days[0], days[-1])
+    frame = pd.concat({field: grid.stack(future_stack=True) for field, grid in raw.items()}, axis=1)
+    return frame.rename_axis(["datetime", "instrument"])
+
+
+def corrections(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
+    """List the bars that are others than before: datetime, instrument, field, old, new; days and stocks of both.
+
+    >>> index = pd.MultiIndex.from_product([panel.days[:1], ["SH600000"]], names=["datetime", "instrument"])
+    >>> old, new = (pd.DataFrame({"$close": [price], "$volume": [3.0]}, index) for price in (10.0, 10.5))
+    >>> corrections(old, new)[["instrument", "field", "old", "new"]].to_numpy().tolist()
+    [['SH600000', '$close', 10.0, 10.5]]
+    """
+    both = before.index.intersection(now.index)
+    old, new = before.loc[both], now.loc[both, before.columns]
+    row, column = np.nonzero(((old != new) & ~(old.isna() & new.isna())).to_numpy())
+    table = both.to_frame(index=False).iloc[row].reset_index(drop=True)
+    table["field"] = before.columns.to_numpy()[column]
+    return table.assign(old=old.to_numpy()[row, column], new=new.to_numpy()[row, column])
+
+
+# --- features
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The population of the features on the days that the run was judged on.
+
+    Attributes:
+        features: F names.
+        edges: (F, 9) deciles.
+        shares: (F, 10) share of the stock days in each bin.
+        highest: days looked at together -> (F,) highest PSI of so many days of the reference itself.
+    """
+
+    features: list[str]
+    edges: Grid
+    shares: Grid
+    highest: dict[int, Grid]
+
+
+def population(panel: DayPanel) -> Reference:
+    """Describe the features of a panel's present stocks."""
+    values = panel.x[panel.present].numpy()
+    edges = np.quantile(values, np.arange(1, 10) / 10, axis=0).T
+    counts = _counts(panel, edges)
+    shares = _shares(counts.sum(axis=0))
+    highest = {}
+    for days in (1, BLOCK):
+        whole = len(counts) // days * days
+        blocks = counts[:whole].reshape(-1, days, *counts.shape[1:]).sum(axis=1)
+        highest[days] = psi(_shares(blocks), shares).max(axis=0) if len(blocks) else np.zeros(len(edges))
+    return Reference(list(panel.features), edges, shares, highest)
+
+
+def psi(actual: Grid, expected: Grid) -> Grid:
+    """Compute the population stability index of shares over the last axis, sum (a - e) ln(a / e).
+
+    >>> round(float(psi(np.array([0.5, 0.5]), np.array([0.25, 0.75]))), 4)  # 0.25 ln 2 - 0.25 ln(2/3)
+    0.2747
+    """
+    a, e = np.maximum(actual, LEAST_SHARE), np.maximum(expected, LEAST_SHARE)
+    return np.asarray(((a - e) * np.log(a / e)).sum(axis=-1))
+
+
+def drift(reference: Reference, panel: DayPanel) -> pd.DataFrame:
+    """Hold the features of a panel's last day, and of its last `BLOCK` days, against the reference.
+
+    Returns: by feature, the largest excess first: psi, psi_block, and drifted: one of them is above `LARGE` and above
+        twice the highest that as many days of the reference itself had.
+    """
+    counts = _counts(panel, reference.edges)
+    table = pd.DataFrame(index=pd.Index(reference.features, name="feature"))
+    excess = np.zeros(len(table))
+    for name, days in (("psi", 1), ("psi_block", BLOCK)):
+        table[name] = psi(_shares(counts[-days:].sum(axis=0)), reference.shares)
+        bound = np.maximum(LARGE, 2.0 * reference.highest[days])
+        excess = np.maximum(excess, table[name] / bound)
+    return table.assign(drifted=excess > 1.0).iloc[np.argsort(-excess, kind="stable")]
+
+
+def _counts(panel: DayPanel, edges: Grid) -> Grid:
+    """Count the present stocks by day, feature and bin, (D, F, 10)."""
+    x, present, (days, bins) = panel.x.numpy(), panel.present.numpy(), (len(panel.days), edges.shape[1] + 1)
+    day = np.nonzero(present)[0]
+    out = np.empty((days, len(edges), bins))
+    for f, own in enumerate(edges):
+        place = np.searchsorted(own, x[..., f][present], side="right")
+        out[:, f] = np.bincount(day * bins + place, minlength=days * bins).reshape(days, bins)
+    return out
+
+
+def _shares(counts: Grid) -> Grid:
+    return np.asarray(counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1.0))
+
+
+# --- the score
+
+
+def live_ic(scores: pd.Series, labels: pd.Series, tested: pd.Timestamp, days: int) -> dict[str, float]:
+    """Hold the IC of days after the test against that of the test.
+
+    Args:
+        scores: by (datetime, instrument).
+        labels: raw labels likewise, NaN where not known yet.
+        tested: last day of the test.
+        days: most days after it, the last ones that have a label.
+
+    Returns: ic and ic_days of the days after the test, ic_test, and ic_gap: how many standard errors of the difference
+        (Newey and West) the IC is above that of the test; NaN where there are fewer than `LEAST_DAYS` days.
+    """
+    both = pd.concat({"score": scores, "label": labels}, axis=1, join="inner").dropna()
+    out = {"ic": math.nan, "ic_days": 0, "ic_test": math.nan, "ic_gap": math.nan}
+    if both.empty:
+        return out
+    grids = {name: both[name].unstack("instrument") for name in both}
+    daily = daily_metrics(grids["score"].to_numpy(), grids["label"].to_numpy(), names=["ic"])["ic"].to_numpy()
+    late = (grids["label"].index > tested).astype(bool)
+    live, test = daily[late][-days:], daily[~late]
+    (ic, error, _), (ic_test, error_test, _) = newey_west(live), newey_west(test)
+    out |= {"ic": ic, "ic_days": int(np.isfinite(live).sum()), "ic_test": ic_test}
+    if out["ic_days"] >= LEAST_DAYS:
+        out["ic_gap"] = (ic - ic_test) / math.hypot(error, error_test)
+    return out
