@@ -7,7 +7,6 @@ suspended or locked on one of the two days alone, and the last buys that the cas
 ranks and the sides of all other orders may not.
 """
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 

@@ -41,7 +41,7 @@ from qlib_ext.strategy import ScoredRun, last_prices, next_day, plan_orders
 logger = get_module_logger("qlib_ext.daily")
 
 CHECKED = 20  # last days that are checked
-MANY = 0.05  # of the features: so many have to drift for an alarm
+MANY = 0.1  # of the features: so many have to drift for an alarm
 LOST = 5.0  # PSI of a feature that is as good as constant
 EVENING = 18  # hour in Shanghai from which the day's data should be there
 DONE, ALARM, NOTHING = 0, 1, 3
