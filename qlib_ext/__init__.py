@@ -16,6 +16,7 @@
 array([200000.,      0.,  50000.])
 """
 
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,10 @@ __all__ = [
 ]
 
 moved.install()
+with suppress(ImportError):  # gym, which qlib imports, would print four lines of advice
+    from gym_notices import notices
+
+    notices.notices.clear()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,6 @@
 
 import hashlib
 import inspect
-import multiprocessing
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,8 +16,8 @@ from qlib.model.base import Model
 from qlib.utils import init_instance_by_config
 from qlib.workflow import R
 from torch import nn
-from tqdm import tqdm
 
+from qlib_ext import progress
 from qlib_ext.data import DayDatasetH, bounds, panel_of, tell_unlearnt
 from qlib_ext.evaluate import metric_name, metric_needs_liquidity
 from qlib_ext.features import ALPHA158_NAMES
@@ -162,6 +160,7 @@ class DayModel(Model):
         refuse_reweighter(reweighter)
         panel, step_len, rows = panel_of(dataset)
         refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
+        progress.stage("training")
         warn_if_thin(panel, rows("train"))
         history = self.fit_rows(panel, step_len, rows("train"), rows("valid"), start=start)
         save_folds(curves=curves_frame([(0, int(self.options.get("seed", 0)), history)]))
@@ -193,12 +192,13 @@ class DayModel(Model):
                 what it learnt from must come before `valid_rows`, what it was stopped on no later than they end.
         """
         trainer, facts = self._ready(panel, step_len, train_rows, valid_rows, prefix, start)
+        counter = Epochs(trainer)
         history = trainer.fit(
             panel,
             train_rows,
             valid_rows,
-            on_epoch=partial(report, prefix),
-            progress=_progress,
+            on_epoch=partial(report, prefix, counter),
+            progress=counter.batches,
             facts=facts,
             keep_checkpoint=keep_checkpoint,
         )
@@ -225,7 +225,7 @@ class DayModel(Model):
         name, days = type(self).__name__, f"{len(train_rows)} + {len(valid_rows)} days"
         logger.info(f"{prefix}{name}: {days}, {len(panel.stocks)} stocks, {self.loss}")
         if self.trainer.checkpoint is not None and Path(self.trainer.checkpoint).exists():
-            logger.info(f"{prefix}{self.trainer.checkpoint} exists: the training goes on where it was left")
+            progress.note(f"{prefix}{self.trainer.checkpoint} exists: the training goes on where it was left")
         return self.trainer, facts
 
     def _fitted(self, panel: DayPanel, train_rows: Rows, valid_rows: Rows, h: History, prefix: str) -> History:
@@ -323,8 +323,9 @@ def fit_in_one_pass(
         model._ready(panel, step_len, train_rows, valid_rows, prefix, None)[0]
         for model, prefix in zip(models, prefixes, strict=True)
     ]
-    reports = [partial(report, prefix) for prefix in prefixes]
-    histories = fit_together(trainers, panel, train_rows, valid_rows, on_epochs=reports, progress=_progress)
+    counter = Epochs(trainers[0])
+    reports = [partial(report, prefix, counter) for prefix in prefixes]
+    histories = fit_together(trainers, panel, train_rows, valid_rows, on_epochs=reports, progress=counter.batches)
     for model, history, prefix in zip(models, histories, prefixes, strict=True):
         model._fitted(panel, train_rows, valid_rows, history, prefix)
 
@@ -554,10 +555,33 @@ def inside(place: str) -> Iterator[None]:
         _inside.reset(token)
 
 
-def report(prefix: str, epoch: int, row: dict[str, float]) -> None:
-    """Log an epoch, and record it where an experiment runs."""
+class Epochs:
+    """Counts the epochs and batches of a training for `progress`, and says in a few words what an epoch brought."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.total, self.metric, self.done = trainer.epochs, trainer.metric, 0
+
+    def batches(self, batches: Iterator[Batch], total: int) -> Iterator[Batch]:
+        """Count the batches of an epoch as they go by."""
+        progress.step("epoch", self.done + 1, self.total)
+        for number, batch in enumerate(batches, 1):
+            yield batch
+            progress.step("batch", number, total)
+
+    def brief(self, epoch: int, row: dict[str, float]) -> str:
+        """Say which epoch of how many it was, what it brought and how sure that is."""
+        self.done = epoch
+        value, error = row[self.metric], row[f"{self.metric}_se"]
+        losses = f"loss {row['train_loss']:.4f} in training, {row['valid_loss']:.4f} in validation"
+        return f"epoch {epoch} of {self.total}: {self.metric} {value:.4f} +- {error:.4f}, {losses}"
+
+
+def report(prefix: str, counter: Epochs | None, epoch: int, row: dict[str, float]) -> None:
+    """Log an epoch, and record it where an experiment runs; without a counter it is what an ensemble has come to."""
     prefix = _inside.get() + prefix
-    logger.info(f"{prefix}epoch {epoch}: " + ", ".join(f"{k} {v:.5f}" for k, v in row.items()))
+    every = ", ".join(f"{k} {v:.5f}" for k, v in row.items())
+    words = f"epoch {epoch}: {every}" if counter is None else counter.brief(epoch, row)
+    logger.info(f"{prefix}epoch {epoch}: {every}", extra=progress.brief(f"  {prefix}{words}"))
     if recording():
         log_finite(R, {f"{prefix}{name}": value for name, value in row.items()}, step=epoch)
 
@@ -577,9 +601,3 @@ def save_folds(**objects: Any) -> None:
     """Save frames as artifacts `folds/<name>.pkl` where an experiment runs; not those of a part of an ensemble."""
     if recording() and not _inside.get():
         R.save_objects(artifact_path="folds", **{f"{name}.pkl": value for name, value in objects.items()})
-
-
-def _progress(batches: Iterator[Batch], total: int) -> Iterator[Batch]:
-    """Show a bar on a terminal; several processes would write over each other's."""
-    quiet = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
-    yield from tqdm(batches, total=total, leave=False, disable=quiet)

@@ -26,9 +26,11 @@ from qlib.log import get_module_logger
 from qlib.model.base import Model
 from qlib.utils import init_instance_by_config
 
+from qlib_ext import progress
 from qlib_ext.data import DayDatasetH, label_reach, panel_of, segment_rows
 from qlib_ext.model.day_model import (
     DayModel,
+    Epochs,
     fit_in_one_pass,
     refuse_reweighter,
     report,
@@ -127,6 +129,7 @@ class _Members(Model):
 
     def _fit_folds(self, panel: DayPanel, step_len: int, reach: int, folds: list[Fold], axis: Rows) -> list[Grid]:
         """Train all members; return each fold's combined scores of its valid block, (len(valid), N)."""
+        progress.stage("training")
         warn_if_thin(panel, folds[0].train)
         for fold in folds:
             self._log_fold(panel, fold, reach, step_len)
@@ -175,11 +178,9 @@ class _Members(Model):
             try:
                 for chain, raw in zip(chains, done, strict=True):
                     trained |= dict(zip(chain, pickle.loads(raw), strict=True))
-                    for n in chain:  # the other process has no recorder
-                        for epoch, row in enumerate(trained[n][0].history.epochs, 1):
-                            report(prefix_of(*jobs[n]), epoch, row)
-                        trainer = getattr(trained[n][0], "trainer", None)  # a ModelEnsemble has none
-                        report_heads(prefix_of(*jobs[n]), trainer and trainer.heads)
+                    progress.step("members trained", len(trained), len(jobs))
+                    for n in chain:
+                        report_member(prefix_of(*jobs[n]), trained[n][0])
             except BaseException as error:
                 held.close()  # nobody waits for members that are half trained
                 if isinstance(error, BrokenProcessPool):
@@ -499,12 +500,21 @@ def new_member(config: Any, seed: int, fold: Fold | None = None) -> Any:
     return member
 
 
+def report_member(prefix: str, member: Any) -> None:
+    """Tell of a member what the process that trained it could not: it has no recorder."""
+    trainer = getattr(member, "trainer", None)  # a ModelEnsemble has none
+    for epoch, row in enumerate(member.history.epochs, 1):
+        report(prefix, trainer and Epochs(trainer), epoch, row)
+    report_heads(prefix, trainer and trainer.heads)
+
+
 def start_worker(threads: int, watched: Any) -> None:
-    """Prepare a process: its threads, and its end when the other end of `watched` is closed, or its holder is gone.
+    """Prepare a process: threads, log, and its end when the other end of `watched` is closed or its holder gone.
 
     Ctrl-C reaches it too: it leaves that to the process that started it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    progress.install()
     torch.set_num_threads(threads)
 
     def watch() -> None:
@@ -529,14 +539,16 @@ def check_shared_memory(panel: DayPanel) -> None:
 
 
 def train_members(
-    panel: DayPanel, step_len: int, config: dict[str, Any], warm: dict[str, Any] | None, jobs: Iterable[Job]
+    panel: DayPanel, step_len: int, config: dict[str, Any], warm: dict[str, Any] | None, jobs: Sequence[Job]
 ) -> Iterator[tuple[Any, Grid]]:
     """Train members, each fold's as the one before of its seed where `warm` has options for it.
 
     Returns: of each job the member and its scores of the valid block, (len(valid), N).
     """
+    begun = 0
     if warm is None and shares_order(config):
         for fold, seeds in by_fold(jobs):
+            begun = _count(begun + len(seeds), jobs)
             members = [new_member(config, seed, fold) for seed in seeds]
             names = [prefix_of(fold, seed) for seed in seeds]
             fit_in_one_pass(members, panel, step_len, fold.train, fold.valid, names)
@@ -544,6 +556,7 @@ def train_members(
         return
     last: dict[int, Any] = {}
     for fold, seed in jobs:
+        begun = _count(begun + 1, jobs)
         start = None if warm is None else last.get(seed)
         member = new_member(config if start is None else with_options(config, warm), seed, fold)
         kept: dict[str, Any] = {} if start is None else {"start": start}
@@ -552,6 +565,13 @@ def train_members(
         member.fit_rows(panel, step_len, fold.train, fold.valid, prefix=prefix_of(fold, seed), **kept)
         last[seed] = member
         yield member, member.score_rows(panel, fold.valid)
+
+
+def _count(begun: int, jobs: Sequence[Job]) -> int:
+    """Tell `progress` how many members were begun, where there are several."""
+    if len(jobs) > 1:
+        progress.step("member", begun, len(jobs))
+    return begun
 
 
 def shares_order(config: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from qlib.model.base import BaseModel, Model
 from qlib.utils import init_instance_by_config
 from qlib.workflow import R
 
+from qlib_ext import progress
 from qlib_ext.data import bounds, panel_of
 from qlib_ext.evaluate import IC_LAGS, blend_inputs, blend_weights, daily_metrics, newey_west
 from qlib_ext.losses import TARGETS
@@ -144,6 +145,7 @@ class ModelEnsemble(Model):
         refuse_reweighter(reweighter)
         panel, step_len, rows = panel_of(dataset)
         refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
+        progress.stage("training")
         warn_if_thin(panel, rows("train"))
         self._fit(panel, step_len, rows("train"), rows("valid"), "", dataset)
         save_folds(oof=self._oof, curves=self._curves())
@@ -187,8 +189,9 @@ class ModelEnsemble(Model):
         self, panel: DayPanel, step_len: int, train: Rows, valid: Rows, prefix: str, dataset: Any = None
     ) -> History:
         self.models, past = self._built(), []
-        for name, model in zip(self.names, self.models, strict=True):
+        for number, (name, model) in enumerate(zip(self.names, self.models, strict=True), 1):
             place = f"{prefix}{name}."
+            progress.step("model", number, len(self.models))
             with _of_member(name):
                 if isinstance(model, FoldEnsemble):
                     past.append(_fit_folds(model, panel, dataset, place))

@@ -19,7 +19,7 @@ from qlib.utils import fill_placeholder, init_instance_by_config
 from qlib.utils.data import deepcopy_basic_type
 from qlib.workflow import record_temp
 
-from qlib_ext import evaluate
+from qlib_ext import evaluate, progress
 from qlib_ext.data import DayDatasetH, benchmark_returns, is_series, own_series, plain_day, read_benchmark
 from qlib_ext.evaluate import DIVIDENDS, is_price_index, known_benchmark
 from qlib_ext.exchange import AShareExchange, prices, read_account
@@ -27,6 +27,7 @@ from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.panel import check_scores
 from qlib_ext.record.account import charged, mean_stocks, measured_account
 from qlib_ext.record.facts import market_year
+from qlib_ext.record.staged import Staged
 from qlib_ext.record.strategy_capacity import strategy_capacity
 from qlib_ext.record.tables import (
     REPORT,
@@ -51,7 +52,7 @@ SPAN, DAY = ("start_time", "end_time"), pd.Timedelta(days=1)
 BACKTEST = (*SPAN, "account", "benchmark", "exchange_kwargs", "pos_type")
 
 
-class PortAnaRecord(record_temp.PortAnaRecord):
+class PortAnaRecord(Staged, record_temp.PortAnaRecord):
     """qlib's PortAnaRecord, which also keeps what the exchange and the strategy wrote down, and says what it means.
 
     The backtest ends a day before the calendar does: qlib asks for the day after the last one (qlib issue 2278). A
@@ -109,6 +110,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
             backtest's, a benchmark that lacks more than 5% of the days, or `waterfall: true` without what it needs.
     """
 
+    stage = "backtest"
     strategy_config: Any
     executor_config: Any
     backtest_config: Any
@@ -332,6 +334,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
     def _capacity(self, pred: pd.DataFrame, strategy: Any, exchange: AShareExchange, days: pd.Index) -> dict[str, Any]:
         """Draw, log and tell the capacity curves of the strategy."""
         began, account = time.perf_counter(), float(self.backtest_config["account"])
+        progress.part("capacity of the strategy")
         try:
             curve = strategy_capacity(self.dataset, pred, strategy, exchange, account, pd.DatetimeIndex(days))
         except ValueError as error:  # of other capitals, at the end of a run whose own account is done
@@ -384,6 +387,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
         def again(b: float) -> pd.DataFrame:
             """Give the report of the run's backtest at another b."""
             began = time.perf_counter()
+            progress.part(f"the account at b = {b:.2f}")
             found = self._again(pred, report, exchange, config, {"impact": b, "impact_exponent": 0.5})
             logger.info(f"account: backtest at b = {b:.2f}, {time.perf_counter() - began:.1f} s")
             return found
@@ -461,6 +465,7 @@ class PortAnaRecord(record_temp.PortAnaRecord):
 
         def trade(chosen: dict[str, Any], other: dict[str, Any]) -> pd.Series:
             """Net returns of a LiquidityTopNStrategy in the run's backtest, with other options."""
+            progress.part("waterfall")
             chosen = {"signal": pred, "capital": own.capital} | chosen
             again = self._again(pred, report, exchange, {"class": LiquidityTopNStrategy, "kwargs": chosen}, other)
             return evaluate.in_use(again["return"] - again["cost"], again, own.capital)

@@ -14,6 +14,7 @@ from qlib_ext.model import WalkForwardModel, past_scores
 from qlib_ext.options import argument_names, refuse_unknown
 from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import Forecast, ForecastSchedule
+from qlib_ext.record.staged import Staged
 from qlib_ext.runs import FORECAST, load_if_there, log_finite, save_json
 from qlib_ext.spelling import is_nothing, read_code, read_csv, read_number
 
@@ -22,7 +23,7 @@ logger = get_module_logger("qlib_ext.record")
 SCORES = "forecast_scores.pkl"
 
 
-class ForecastRecord(ACRecordTemp):
+class ForecastRecord(Staged, ACRecordTemp):
     """Learn what the run's score is worth: the expected excess return over the mean stock, and how fast it decays.
 
     Put it before PortAnaRecord, which trades by it. The scores are those of days that the model did not learn from:
@@ -48,6 +49,7 @@ class ForecastRecord(ACRecordTemp):
     """
 
     depend_cls = SignalRecord
+    stage = "forecast"
 
     def __init__(
         self,

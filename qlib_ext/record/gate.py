@@ -15,6 +15,7 @@ from qlib_ext.model import FoldEnsemble, MASTERModel, WalkForwardModel
 from qlib_ext.nets import Gate
 from qlib_ext.options import refuse_unknown
 from qlib_ext.panel import DayPanel
+from qlib_ext.record.staged import Staged
 from qlib_ext.runs import load_if_there
 
 logger = get_module_logger("qlib_ext.gate")
@@ -87,7 +88,7 @@ def regimes(weights: pd.DataFrame, market: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("standard_deviation", ascending=False)
 
 
-class GateRecord(ACRecordTemp):
+class GateRecord(Staged, ACRecordTemp):
     """Write what the gate selects on the days of some segments, the test days by default.
 
     Artifacts in `gate/`: `weights.pkl` (day x feature, mean 1 a day), `market.pkl` (day x market feature, as the
@@ -106,6 +107,7 @@ class GateRecord(ACRecordTemp):
     """
 
     artifact_path = "gate"
+    stage = "gate"
     depend_cls = SignalRecord
     skip_existing: bool
 

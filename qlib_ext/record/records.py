@@ -59,6 +59,7 @@ from qlib_ext.record.judgement import (
     judge,
     table_row,
 )
+from qlib_ext.record.staged import Staged
 from qlib_ext.record.tables import as_text, flat, log_table
 from qlib_ext.runs import BENCHMARK, load_if_there
 
@@ -93,7 +94,7 @@ def head_weights(model: Any) -> dict[str, float]:
     return {f"head_{days}": float(weight) for days, weight in zip(found[0].horizons, mean, strict=True)}
 
 
-class MoneyRecord(ACRecordTemp):
+class MoneyRecord(Staged, ACRecordTemp):
     """What records share that place the money of `Money` by a run's scores; a record of one's own is a subclass of it.
 
     It names its folder in `artifact_path` and its artifacts in `list`, and returns them from `_generate`, where
@@ -123,6 +124,7 @@ class MoneyRecord(ACRecordTemp):
     """
 
     depend_cls = SignalRecord
+    stage = "own numbers"
 
     def __init__(
         self,
@@ -205,6 +207,7 @@ class LiquidityRecord(MoneyRecord):
     """
 
     artifact_path = "liquidity_analysis"
+    stage = "judge"
 
     def list(self) -> list[str]:
         """Name the artifacts."""
@@ -332,6 +335,7 @@ class FoldRecord(MoneyRecord):
     """
 
     artifact_path = "fold_analysis"
+    stage = "folds"
 
     def __init__(self, recorder: Any, dataset: Any = None, model: Any = None, **money: Any) -> None:
         super().__init__(recorder, dataset, model, **money)
@@ -393,6 +397,7 @@ class BaselineRecord(MoneyRecord):
     """
 
     artifact_path = "baselines"
+    stage = "baselines"
 
     def __init__(
         self,

@@ -10,10 +10,12 @@ from qlib.config import C
 from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
+from qlib_ext import progress
 from qlib_ext.data import label_expression
 from qlib_ext.options import refuse_unknown
 from qlib_ext.record.facts import keep_facts
 from qlib_ext.record.header import context_of, provider_folder
+from qlib_ext.record.staged import Staged
 from qlib_ext.report import SUMMARY, SUMMARY_ARTIFACTS, Context, artifact_paths, report_html, summarise
 from qlib_ext.runs import FACTS, PLAN, load_if_there, save_json
 
@@ -22,7 +24,7 @@ logger = get_module_logger("qlib_ext.report")
 PAGE = "report.html"
 
 
-class ReportRecord(ACRecordTemp):
+class ReportRecord(Staged, ACRecordTemp):
     """Write `report.html`, one page of all that the records before this one found; put it last into `record`.
 
     It opens offline and in the artifacts' view of the mlflow UI. Sections appear when their artifacts exist: those of
@@ -42,6 +44,7 @@ class ReportRecord(ACRecordTemp):
     """
 
     depend_cls = SignalRecord
+    stage = "page"
 
     def __init__(
         self,
@@ -72,7 +75,9 @@ class ReportRecord(ACRecordTemp):
 
     def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object]:
         artifacts, context = self.material()
-        save_json(self.recorder, SUMMARY, summarise(artifacts, context).to_dict())
+        summary = summarise(artifacts, context)
+        save_json(self.recorder, SUMMARY, summary.to_dict())
+        progress.conclude(summary.lines())
         if find_spec("plotly") is None:
             cure = f"pip install 'qlib_ext[report]', then `qlib-ext report {self.recorder.id}`"
             logger.warning(f"no {PAGE}: it needs plotly, which is not here. {cure}")
@@ -82,7 +87,9 @@ class ReportRecord(ACRecordTemp):
             page.write_text(report_html(artifacts, context, sections=self.sections), encoding="utf-8")
             size = page.stat().st_size
             self.recorder.save_objects(local_path=str(page), artifact_path=None)
-        logger.info(f"report ({size / 1e6:.1f} MB): {Path(self.recorder.get_local_dir()) / 'artifacts' / PAGE}")
+        place = Path(self.recorder.get_local_dir()) / "artifacts" / PAGE
+        logger.info(f"report ({size / 1e6:.1f} MB): {place}")
+        progress.conclude([*summary.lines(), f"  {'page':<11} {place}"])
         return {}
 
     def material(self) -> tuple[dict[str, Any], Context]:

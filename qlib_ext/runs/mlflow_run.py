@@ -1,13 +1,14 @@
 """qlib's experiment and recorder over mlflow, as `SqliteExpManager` hands them out. It needs qlib."""
 
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,9 +22,11 @@ from qlib.log import get_module_logger
 from qlib.workflow.exp import MLflowExperiment
 from qlib.workflow.recorder import MLflowRecorder
 
+from qlib_ext import progress
 from qlib_ext.runs.alive import lock_of, process_tags, release
-from qlib_ext.runs.database import artifact_folder, database_file, telling
-from qlib_ext.runs.start import calling, check_task
+from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, database_file, telling
+from qlib_ext.runs.quiet import Silence
+from qlib_ext.runs.start import STAGES, calling, check_task, stages
 from qlib_ext.runs.twins import dump_objects
 
 logger = get_module_logger("qlib_ext")
@@ -31,6 +34,8 @@ logger = get_module_logger("qlib_ext")
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _BATCH = 100  # most values that mlflow logs at a time
 _LONGEST_KEY = 250
+_GIT = {"code_diff.txt": "diff", "code_status.txt": "status", "code_cached.txt": "diff --cached"}  # as qlib names them
+_LONGEST_DIFF = 1_000_000  # letters of one of these files
 
 
 class RunRecorder(MLflowRecorder):
@@ -38,6 +43,7 @@ class RunRecorder(MLflowRecorder):
 
     A run always ends: FINISHED, FAILED, or KILLED by Ctrl-C, SIGTERM or SIGHUP; one that was killed hard is marked
     KILLED by the next run over the same file. What is logged is written at once: an error is told where it happens.
+    What qlib's log says meanwhile is in the artifact run.log; see `progress` for what is shown of it.
     """
 
     id: Any
@@ -46,6 +52,7 @@ class RunRecorder(MLflowRecorder):
     _scoped = False  # begun by `with R.start(...)`, which ends what it begins
     _killed = ""  # by this signal
     _handlers: Sequence[int] = ()
+    _silence: Silence | None = None
 
     def start_run(self) -> Any:
         """Start the run, or go on with one that has an id."""
@@ -59,6 +66,7 @@ class RunRecorder(MLflowRecorder):
             self._lock = lock_of(self.client.get_run(self.id).info.artifact_uri)
             self._lock.acquire(timeout=5)
             self._catch_signals()
+            self._begin()
             run = super().start_run()
         self.async_log.wait()
         self.async_log = None
@@ -69,6 +77,18 @@ class RunRecorder(MLflowRecorder):
 
         Raises: OSError for a run that is finished and cannot be written.
         """
+        last = ""
+        try:
+            self._end(status)
+            if self.status == self.STATUS_FI and progress.planned():
+                last = f"  {'run':<11} {self.id}; its tables: qlib-ext show {self.id[:8]}{self._where()}; done in"
+        finally:
+            if self._silence is not None:
+                self._silence.end()
+                self._silence = None
+                progress.close(last)
+
+    def _end(self, status: str) -> None:
         scoped = _within_start()
         if self._killed or (status == self.STATUS_FA and not scoped and _interrupted()):
             status = "KILLED"
@@ -112,6 +132,10 @@ class RunRecorder(MLflowRecorder):
         """Keep a local file, or objects by name with their twins, as artifacts; a task to be trained is checked."""
         if "task" in objects and calling("_log_task_info", "qlib/model/trainer.py"):
             check_task(objects["task"])
+            progress.plan(stages(objects["task"]))
+            progress.stage(STAGES[0])
+        elif "params.pkl" in objects and progress.planned():
+            progress.stage(STAGES[2])
         with self._telling(), TemporaryDirectory() as folder:
             if local_path is None:
                 dump_objects(Path(folder), artifact_path, objects)
@@ -131,11 +155,28 @@ class RunRecorder(MLflowRecorder):
                     continue
                 logger.warning(f"{kind} of run {self.id} not recorded: {str(error).splitlines()[0]}")
 
+    def _where(self) -> str:
+        """Say where the run is kept, as `qlib-ext show` is told, where it does not look there itself."""
+        file = database_file(self.uri, "uri")
+        return "" if file == database_file(DEFAULT_URI, "uri") else f" --uri {shlex.quote(f'sqlite:///{file}')}"
+
+    def _begin(self) -> None:
+        """Let `progress` begin; what is logged goes beside the artifacts from now on."""
+        folder = artifact_folder(self.client.get_run(self.id).info.artifact_uri)
+        folder.mkdir(parents=True, exist_ok=True)
+        progress.begin(folder)
+        self._silence = Silence()
+        self._silence.begin()
+
     def _log_uncommitted_code(self) -> None:
-        """Keep git's differences as qlib does, within a repository; elsewhere git would print a page of its usage."""
-        with suppress(OSError):  # there is no git
-            if not subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], capture_output=True).returncode:
-                super()._log_uncommitted_code()
+        """Keep what git knows of the folder as qlib does, where it is of a repository, without a word on the screen."""
+        if shutil.which("git") is None or _git("rev-parse", "--is-inside-work-tree").strip() != "true":
+            return
+        for name, command in _GIT.items():
+            text = _git(*command.split())
+            if len(text) > _LONGEST_DIFF:
+                text = f"{text[:_LONGEST_DIFF]}\n[cut here: {len(text):,} letters in all]\n"
+            self.client.log_text(self.id, text, name)
 
     def _telling(self) -> Any:
         return telling(database_file(self.uri, "uri"))
@@ -175,6 +216,12 @@ class RunExperiment(MLflowExperiment):
 def _ours(recorder: MLflowRecorder) -> MLflowRecorder:
     recorder.__class__ = RunRecorder  # qlib names its own class where it reads a run
     return recorder
+
+
+def _git(*command: str) -> str:
+    """Return what git writes of the current folder; what it complains of is not a run's affair."""
+    done = subprocess.run(["git", *command], capture_output=True, check=False)
+    return done.stdout.decode(errors="replace")
 
 
 def _key(name: str) -> str:

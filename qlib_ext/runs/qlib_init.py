@@ -11,10 +11,11 @@ from qlib.log import get_module_logger
 from qlib.utils.exceptions import ExpAlreadyExistError
 from qlib.workflow.expm import MLflowExpManager
 
-from qlib_ext import synthetic
+from qlib_ext import progress, synthetic
 from qlib_ext.runs.alive import end_the_gone
 from qlib_ext.runs.database import database_file, experiment_folder, experiment_title, open_database, telling
 from qlib_ext.runs.mlflow_run import RunExperiment
+from qlib_ext.runs.quiet import quieten
 from qlib_ext.runs.start import check_calling_workflow
 
 
@@ -28,6 +29,7 @@ class SqliteExpManager(MLflowExpManager):
 
     def __init__(self, uri: str, default_exp_name: str | None) -> None:
         """Take `sqlite:///path`, from the current folder where it is relative; ValueError for anything else."""
+        quieten()
         check_calling_workflow()
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self._opened: set[Path] = set()
@@ -40,7 +42,7 @@ class SqliteExpManager(MLflowExpManager):
         file = database_file(self.uri, "uri")
         if file not in self._opened:
             log = get_module_logger("qlib_ext")
-            open_database(file, log.info)
+            open_database(file, progress.note)
             self._opened.add(file)
             with telling(file):
                 end_the_gone(super().client, log.warning)
@@ -78,6 +80,7 @@ class DemoCalendarProvider(LocalCalendarProvider):
 
     def __init__(self, remote: bool = False, backend: dict[str, Any] | None = None) -> None:
         """Check the folder(s) of `provider_uri`, then as qlib's own; FileNotFoundError: one holds no qlib data."""
+        quieten()
         check_calling_workflow()
         if not backend:  # a backend of one's own need not be a folder
             for uri in C.dpm.provider_uri.values():
@@ -91,9 +94,9 @@ def check_folder(path: Path) -> None:
     log = get_module_logger("qlib_ext")
     if path.expanduser().resolve() == synthetic.DEFAULT_PATH.resolve():
         if not synthetic.is_market(path):
-            log.info(f"first run: writing the embedded market to {path} (once, under a minute)")
+            progress.note(f"first run: writing the embedded market to {path} (once, under a minute)")
             synthetic.ensure_market(path, say=log.info)
-            log.info(f"the embedded market is ready: {path}")
+            progress.note(f"the embedded market is ready: {path}")
         return
     missing = [name for name in ("calendars", "instruments", "features") if not (path / name).is_dir()]
     if missing:

@@ -50,6 +50,7 @@ HOMES = {  # where a class without module_path is looked for
 SPAN = ("start_time", "end_time")
 SURE = 0.8  # likeness from which a name that is not known is taken for a misspelt one
 SLACK = pd.Timedelta(days=15)  # of a backtest's days before and after the scored ones
+STAGES = ("data", "training", "scores")  # of every run, before its records
 _ERRORS = (ValueError, TypeError, OSError, LookupError, AttributeError, ImportError, AssertionError)
 
 
@@ -158,6 +159,13 @@ def check_task(task: Any) -> None:
             model.check_dataset(dataset)
     scored = days if dataset is None else days_of(dataset.segments, "test", days)
     _check_records(records, model, dataset, scored)
+
+
+def stages(task: Mapping[str, Any]) -> list[str]:
+    """Name the stages of a run whose task has been checked: those of all runs, and of the records that name theirs."""
+    records = Task(task).records
+    kinds = [_class_of("", one, HOMES["record"]) if isinstance(one, Mapping) else type(one) for one in records]
+    return [*STAGES, *(kind.stage for kind in kinds if isinstance(getattr(kind, "stage", None), str))]
 
 
 @contextmanager
