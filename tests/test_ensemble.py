@@ -351,7 +351,7 @@ def test_threads_are_shared_by_the_processes_that_start(dataset, monkeypatch):
 
 def test_a_model_of_the_day_alone_gets_no_window_and_no_gap_for_one(dataset, monkeypatch):
     calls, told, lengths, real = spy(monkeypatch), [], [], DayModel.fit_rows
-    monkeypatch.setattr("qlib_ext.model.day_model.logger.info", told.append)
+    monkeypatch.setattr("qlib_ext.model.day_model.logger.info", lambda text, **_: told.append(text))
     monkeypatch.setattr(
         DayModel,
         "fit_rows",
@@ -391,7 +391,7 @@ def test_an_ensemble_cut_short_goes_on_where_it_was(dataset, monkeypatch, tmp_pa
     whole.fit(dataset)
     told = []
 
-    def fail(prefix, epoch, row):
+    def fail(prefix, counter, epoch, row):
         told.append((prefix, epoch))
         if (prefix, epoch) == ("fold1.seed0.", 1):
             raise Broken
@@ -402,7 +402,7 @@ def test_an_ensemble_cut_short_goes_on_where_it_was(dataset, monkeypatch, tmp_pa
         cut.fit(dataset)
     names = ["run.fold0.seed0.pt", "run.fold0.seed7.pt", "run.fold1.seed0.pt"]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
-    monkeypatch.setattr("qlib_ext.model.day_model.report", lambda prefix, epoch, row: told.append((prefix, epoch)))
+    monkeypatch.setattr("qlib_ext.model.day_model.report", lambda prefix, _, epoch, row: told.append((prefix, epoch)))
     told.clear()
     cut.fit(dataset)
     assert told == [("fold1.seed0.", 2), ("fold1.seed7.", 1), ("fold1.seed7.", 2)]

@@ -85,7 +85,7 @@ def test_a_model_goes_on_from_its_checkpoint_and_refuses_anothers(tmp_path, monk
     whole = MASTERModel(**SMALL, **QUICK)
     whole.fit_rows(panel, 3, *rows)
 
-    def stop(prefix, epoch, row):
+    def stop(prefix, counter, epoch, row):
         raise KeyboardInterrupt
 
     told = []
@@ -97,7 +97,7 @@ def test_a_model_goes_on_from_its_checkpoint_and_refuses_anothers(tmp_path, monk
         MASTERModel(**SMALL | {"dropout": 0.2}, **QUICK, checkpoint=path).fit_rows(panel, 3, *rows)
     with pytest.raises(ValueError, match="step_len is 2 here, 3 in the file"):
         MASTERModel(**SMALL, **QUICK, checkpoint=path).fit_rows(panel, 2, *rows)
-    monkeypatch.setattr("qlib_ext.model.day_model.logger.info", told.append)
+    monkeypatch.setattr("qlib_ext.model.day_model.logger.info", lambda text, **_: told.append(text))
     again = MASTERModel(**SMALL, **QUICK, checkpoint=path)
     again.fit_rows(panel, 3, *rows)
     assert again.history.resumed_from == 1 and again.history.epochs == whole.history.epochs

@@ -96,7 +96,7 @@ def test_a_walk_cut_short_goes_on_where_it_was(dataset, monkeypatch, tmp_path):
     whole, file = walk(True, dropout=0.1), {"dropout": 0.1, "checkpoint": str(tmp_path / "run.pt")}
     whole.fit(dataset)
 
-    def fail(prefix, epoch, row):
+    def fail(prefix, counter, epoch, row):
         if (prefix, epoch) == ("fold1.seed0.", 1):
             raise Broken
 

@@ -225,7 +225,8 @@ class DayModel(Model):
         name, days = type(self).__name__, f"{len(train_rows)} + {len(valid_rows)} days"
         logger.info(f"{prefix}{name}: {days}, {len(panel.stocks)} stocks, {self.loss}")
         if self.trainer.checkpoint is not None and Path(self.trainer.checkpoint).exists():
-            progress.note(f"{prefix}{self.trainer.checkpoint} exists: the training goes on where it was left")
+            text = f"{prefix}{self.trainer.checkpoint} exists: the training goes on where it was left"
+            logger.info(text, extra=progress.brief(text))
         return self.trainer, facts
 
     def _fitted(self, panel: DayPanel, train_rows: Rows, valid_rows: Rows, h: History, prefix: str) -> History:
