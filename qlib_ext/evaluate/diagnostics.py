@@ -5,6 +5,7 @@ raw forward return (0.01 = 1%), NaN where unknown, ``liquidity`` yuan a day. A s
 score and a label. What ``evaluate`` already measures is taken from there; added are errors that allow for days which
 resemble each other (Newey and West 1987), and numbers on the top of the ranking. The reason for the latter is the
 deck, page 1: a model whose error is larger, but smaller for the top fifth of the stocks, is worth far more.
+All take Series by (datetime, instrument) too, see `panel.takes_series`.
 """
 
 import math
@@ -29,6 +30,7 @@ from qlib_ext.evaluate.metrics import (
 )
 from qlib_ext.evaluate.newey_west import newey_west
 from qlib_ext.options import check_number
+from qlib_ext.panel import takes_series
 
 QUANTILES = 10
 FACTORS = ("volatility", "size", "liquidity", "reversal")
@@ -70,6 +72,7 @@ DIAGNOSTICS_DEFINITIONS = {
 # --- errors that allow for resembling days
 
 
+@takes_series("score", "label", "liquidity", "buyable")
 def summary(
     score: ArrayLike | Tensor,
     label: ArrayLike | Tensor,
@@ -141,6 +144,7 @@ def summary(
 # --- what a score is made of
 
 
+@takes_series("score", "label")
 def quantile_returns(score: ArrayLike | Tensor, label: ArrayLike | Tensor, quantiles: int = QUANTILES) -> pd.DataFrame:
     """Average the label by quantile of the score, day by day.
 
@@ -177,6 +181,7 @@ def quantile_returns(score: ArrayLike | Tensor, label: ArrayLike | Tensor, quant
     return pd.DataFrame(mean.numpy(), columns=pd.RangeIndex(1, quantiles + 1, name="quantile"))
 
 
+@takes_series("score", *FACTORS)
 def exposures(
     score: ArrayLike | Tensor,
     *,

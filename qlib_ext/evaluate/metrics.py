@@ -24,6 +24,7 @@ from qlib_ext.evaluate.headline import ratio
 from qlib_ext.evaluate.net_excess import NetExcess
 from qlib_ext.evaluate.newey_west import newey_west
 from qlib_ext.options import check_choice
+from qlib_ext.panel import takes_series
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION
 
 Measure = Callable[[DayGrids], Tensor]
@@ -231,6 +232,7 @@ def _one_a_day(name: str, values: Tensor, days: DayGrids) -> Tensor:
 # --- their days and averages
 
 
+@takes_series("score", "label", "liquidity", "buyable")
 def daily_metrics(
     score: ArrayLike | Tensor,
     label: ArrayLike | Tensor,
@@ -255,7 +257,8 @@ def daily_metrics(
     ones where ``buyable`` is None.
 
     Args:
-        score: (D, N) NaN where there is none.
+        score: (D, N) NaN where there is none; or a Series by (datetime, instrument), and then the other grids too,
+            which are looked up on its days and stocks (see `panel.takes_series`).
         label: (D, N) raw forward return, NaN where unknown.
         liquidity: (D, N) yuan a day; None only where no named column needs it.
         buyable: (D, N) bool, True = the entry was possible; None: everything was.
@@ -270,8 +273,8 @@ def daily_metrics(
         exposures: (D, N, K) those of `NEUTRAL`, of ``DayPanel.exposures``; None only where no named column needs them.
 
     Returns:
-        Frame of D rows (0 to D-1). Correlations and returns are NaN on days with fewer than two stocks that
-        have a score and a label.
+        Frame of D rows (0 to D-1; of Series by day). Correlations and returns are NaN on days with fewer than two
+        stocks that have a score and a label.
 
     Raises:
         ValueError: for shapes, an infinite score, an unknown name or missing liquidity.
@@ -320,7 +323,7 @@ def metric_value(
     Args:
         name: of ``METRICS``, or a function of your own of ``DayGrids`` -> (D,). ``icir`` and ``rank_icir`` are mean /
             standard deviation over days, 0 where both are 0; the suffix ``_buyable`` says the same as none.
-        score: (D, N), see ``daily_metrics``.
+        score: (D, N), or a Series by (datetime, instrument), see ``daily_metrics``.
         label: (D, N).
         liquidity: (D, N), needed by liq_wpcc and every return.
         buyable: (D, N) bool; None: everything was.
@@ -360,18 +363,20 @@ def average(daily: pd.DataFrame, name: str | Measure) -> tuple[float, float]:
     return value, math.sqrt((1.0 + value**2 / 2.0) / len(values))
 
 
+@takes_series("a", "b", "mask")
 def rank_correlation(
     a: ArrayLike | Tensor, b: ArrayLike | Tensor, mask: ArrayLike | Tensor | None = None
 ) -> NDArray[np.float64]:
     """Correlate the ranks of a and b day by day (Spearman, average ranks for ties).
 
     Args:
-        a: (D, N) e.g. the score.
+        a: (D, N) e.g. the score; or a Series by (datetime, instrument), as of ``daily_metrics``.
         b: (D, N) e.g. the volatility, for the score's exposure to it.
         mask: (D, N) bool, True = real; a stock also needs finite a and b. None: all are real.
 
     Returns:
-        (D,) in [-1, 1]; NaN on days with fewer than two such stocks or all b equal, 0 where all a are equal.
+        (D,) in [-1, 1] (of Series by day); NaN on days with fewer than two such stocks or all b equal, 0 where all a
+        are equal.
 
     Raises:
         ValueError: for unequal shapes, or a mask that is not bool.

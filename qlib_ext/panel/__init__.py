@@ -5,6 +5,7 @@ from qlib_ext.panel.macro_state import MacroSeries, MacroState, read_macro
 from qlib_ext.panel.market_state import OFFICIAL_INDICES, OFFICIAL_NAMES, MarketState
 from qlib_ext.panel.panel import Batch, DayPanel, Exposure
 from qlib_ext.panel.scores import check_grid, check_scores, grid_of
+from qlib_ext.panel.series import takes_series
 
 __all__ = [
     "Batch",
@@ -25,4 +26,5 @@ __all__ = [
     "label_prices",
     "label_span",
     "read_macro",
+    "takes_series",
 ]

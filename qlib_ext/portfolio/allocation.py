@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qlib_ext.cross_section import as_float64, as_tensor, check_flags, descending, is_positive
 from qlib_ext.options import check_number, check_shapes
+from qlib_ext.panel import takes_series
 
 CAPITAL = 150e6  # yuan; slides, page 3
 PARTICIPATION = 0.05  # of a stock's liquidity; slides, page 3
@@ -26,6 +27,7 @@ DUST = 1e-12  # a rest below this share of the capital is float noise and stays 
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
 
+@takes_series("score", "liquidity", "mask")
 def fill_top_n(
     score: Array,
     liquidity: Array,
@@ -46,7 +48,8 @@ def fill_top_n(
     float64 whatever comes in. Source: slides, page 3.
 
     Args:
-        score: (..., N) larger is better, NaN where there is none; numpy or torch.
+        score: (..., N) larger is better, NaN where there is none; numpy or torch. Or a Series by (datetime,
+            instrument), and then liquidity (and mask) too; the yuan are then one by these.
         liquidity: (..., N) yuan a day, known at the close of the signal day.
         capital: yuan to place each day.
         participation: largest share of a stock's liquidity to take.
