@@ -5,12 +5,11 @@ recorder in memory. The account is qlib's backtest through the strategy and ASha
 goes by `portfolio.simulate`, as in a run.
 """
 
-import io
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from qlib_ext.record.judgement import Money
 from qlib_ext.record.memory import MemoryRecorder
 from qlib_ext.record.records import BaselineRecord, FoldRecord, LiquidityRecord
 from qlib_ext.record.report import PAGE, ReportRecord
+from qlib_ext.recorder import Silence
 from qlib_ext.report import SECTIONS, Summary, figures_of, summarise
 from qlib_ext.rules import is_index
 from qlib_ext.runs import FORECAST
@@ -79,7 +79,7 @@ class Evaluation:
     ) -> None:
         """Take what `evaluate` has checked; it is the way to make one."""
         self.dataset, self.model, self.money, self.config = dataset, model, money, dict(config)
-        self.recorder, self._made = MemoryRecorder(), list[str]()
+        self.recorder, self._made, self._told = MemoryRecorder(), list[str](), False
         self._judge_record()  # refuses a dataset without liquidity
         self.days = pd.DatetimeIndex(dataset.panel.days[dataset.rows("test")])
         every = check_scores(scores, "scores", calendar=dataset.panel.days)
@@ -239,14 +239,15 @@ class Evaluation:
         >>> evaluate(scores, dataset, capital=1e6, benchmark=None).orders()["side"].unique().tolist()
         ['buy']
         """
-        self._make("forecast")
+        self._ask_forecast()
         codes = self.scores.index.get_level_values("instrument")
         of_stocks = self.scores[~codes.map(lambda code: is_index(str(code))).to_numpy(dtype=bool)]
+        capital = self.money.capital if capital is None else capital
         with _quiet():
             plan = self._backtest_record(PortAnaRecord).plan()
-        run = ScoredRun(self.recorder.name, of_stocks, self._task(), {}, plan)
-        capital = self.money.capital if capital is None else capital
-        return plan_orders(run, read_holdings(holdings), capital=capital, cash=cash, day=day, fresh=fresh, **changed)
+            run = ScoredRun(self.recorder.name, of_stocks, self._task(), {}, plan)
+            held = read_holdings(holdings)
+            return plan_orders(run, held, capital=capital, cash=cash, day=day, fresh=fresh, **changed)
 
     # --- the records
 
@@ -268,11 +269,21 @@ class Evaluation:
             if stage in self._made or (stage == "account" and "trades" in self._made):
                 continue
             if stage in ("account", "trades"):
-                self._make("forecast")
+                self._ask_forecast()
             untold = stage == "forecast" and self.past is None and self.model is None  # told when it was made
             with _quiet(logging.ERROR if untold else logging.WARNING):
                 self._records[stage]().generate()
             self._made.append(stage)
+
+    def _ask_forecast(self) -> None:
+        """Learn the forecast that the strategy trades by; say once where the simple rule stands for it."""
+        self._make("forecast")
+        known, own = self.past is not None or self.model is not None, self.config["strategy"]
+        schedule = ForecastSchedule.read(self.forecast)
+        weak = [forecast for forecast in schedule.forecasts if not forecast.significant]
+        if weak and known and not self._told and "class" not in own and "forecast" not in own["kwargs"]:
+            _warn(f"the account trades by the simple rule where the forecast is not significant: {weak[0]}")
+            self._told = True
 
     def _begin(self) -> None:
         """Keep what a run keeps before its records: scores, label, task, facts, and what the training kept."""
@@ -327,8 +338,15 @@ class _Account(PortAnaRecord):
 @contextmanager
 def _quiet(level: int = logging.WARNING) -> Iterator[None]:
     """Keep to warnings: a run's tables and progress belong to the page, and to the properties."""
-    with set_global_logger_level_cm(level), redirect_stdout(io.StringIO()):
-        yield
+    silence = Silence()
+    silence.begin()
+    try:
+        with set_global_logger_level_cm(level), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)  # a day without a trade
+            warnings.filterwarnings("ignore", "CostAwareStrategy: the forecast")  # told by `Evaluation`, once
+            yield
+    finally:
+        silence.end()
 
 
 def _need_plotly() -> None:

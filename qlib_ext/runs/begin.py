@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 PROVIDER = "QLIB_EXT_PROVIDER_URI"
+PROGRESS = "qlib.qlib_ext.progress"  # logger of the stages
 
 
 def init(provider_uri: str | Path | None = None, *, logging_level: int = logging.WARNING, **options: Any) -> None:
@@ -29,8 +30,11 @@ def init(provider_uri: str | Path | None = None, *, logging_level: int = logging
     import qlib
 
     from qlib_ext.runs.qlib_init import check_folder
+    from qlib_ext.runs.quiet import quieten
     from qlib_ext.synthetic import DEFAULT_PATH
 
     folder = Path(provider_uri or os.environ.get(PROVIDER) or DEFAULT_PATH).expanduser()
     check_folder(folder)
     qlib.init(**{"provider_uri": str(folder), "region": "cn", "logging_level": logging_level, **options})
+    logging.getLogger(PROGRESS).setLevel(logging_level)
+    quieten()
