@@ -111,7 +111,7 @@ def make_tear(account, rng, trials=None):
     """The tear sheet of an account, over a mean stock and a benchmark."""
     book = pd.DataFrame(np.random.default_rng(2).uniform(-1, 3, (len(account), 6)), account.index, list("ABCDEF"))
     mean = pd.Series(np.random.default_rng(3).normal(0.0005, 0.01, len(account)), account.index)
-    return evaluate.account_tear(account, mean, book.where(book > 0), trials=trials)
+    return evaluate.account_tear(account, mean, mean + 0.0002, holdings=book.where(book > 0), trials=trials)
 
 
 def make_score_tear(days=DAYS, stocks=60):

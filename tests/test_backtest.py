@@ -30,8 +30,10 @@ from qlib_ext.evaluate import (
     performance,
     strategy_crossings,
     target_reached,
+    trial_row,
     turnover,
     waterfall,
+    write_trials,
 )
 from qlib_ext.exchange import SETTLED, AShareExchange
 from qlib_ext.portfolio import Forecast, TopNPolicy
@@ -380,6 +382,35 @@ def test_the_tables_agree_with_the_account(whole):
     assert tables["participation"]["yuan"].sum() == pytest.approx(got["fills.pkl"]["yuan"].sum())
     sold = tables["liquidation"][["gone_1", "gone_2", "gone_5", "gone_10"]].dropna()
     assert (sold.diff(axis=1).iloc[:, 1:] >= -1e-12).all().all() and len(sold) > 20
+
+
+def test_the_tear_sheet_is_the_account_s(whole, tmp_path):
+    made, got, metrics = whole
+    report, tear = got["report_normal_1day.pkl"], got["tear_account.pkl"]
+    assert tear["years"].loc["all", "net"] == pytest.approx(report["account"].iloc[-1] / CASH - 1, rel=1e-9)
+    assert tear["years"].loc["all", "cost"] == pytest.approx(report["cost"].sum())
+    own = got["account.pkl"].loc[1.0]  # the exchange charges no impact: the account is another one
+    assert set(tear["ratios"].index) == {"cash", "mean_stock", "mean_all", "benchmark"} and own.notna().all()
+    np.testing.assert_allclose(tear["returns"]["mean_stock"], got["account_daily.pkl"]["mean_stock"])
+    assert metrics["ratios.mean_stock.sharpe"] == tear["ratios"].loc["mean_stock", "sharpe"]
+    book = holdings(got["positions_normal_1day.pkl"]).fillna(0.0).to_numpy()
+    stays = ((book[1:] > 0) & (book[:-1] > 0)).sum(axis=1) / np.where((n := (book[:-1] > 0).sum(axis=1)) > 0, n, np.nan)
+    np.testing.assert_allclose(tear["overlap"]["names"].iloc[1:], stays)
+    assert {f"years.{name}" for name in tear["years"]} <= set(got["definitions.pkl"])
+    assert "deflated" not in tear and "deflated.highest" not in got["definitions.pkl"]
+
+
+def test_trials_deflate_the_sharpe_ratio_of_the_run(whole, market, tmp_path):
+    daily, file = whole[1]["account_daily.pkl"], tmp_path / "trials.parquet"
+    with pytest.raises(FileNotFoundError, match="no file"):  # before anything is trained
+        PortAnaRecord(Run(), configuration(), dataset=market[2], trials=str(file))
+    write_trials(file, [trial_row("own", {}, daily["excess"]), trial_row("other", {}, -daily["excess"])])
+    recorder = Run()
+    made = PortAnaRecord(recorder, configuration(), dataset=market[2], trials=str(file))
+    found = made._tear(whole[1])["tear_account.pkl"]["deflated"].loc["account"]
+    assert found["trials"] == 2 and recorder.metrics["deflated.account.probability"] == found["probability"]
+    alone = {name: table for name, table in whole[1].items() if name != "account_daily.pkl"}
+    assert "deflated" not in made._tear(alone)["tear_account.pkl"]  # no mean stock: told
 
 
 def test_a_frame_of_liquidity_need_only_reach_the_last_signal_day(whole, market):

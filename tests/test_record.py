@@ -13,7 +13,7 @@ from qlib.utils import init_instance_by_config
 from qlib.utils.exceptions import LoadObjectError
 
 from qlib_ext.data import DayDatasetH, LabelSpan, PanelExposures
-from qlib_ext.evaluate import BASELINES, LightGBM, factor_score
+from qlib_ext.evaluate import BASELINES, SCORE_TEAR_DEFINITIONS, LightGBM, factor_score, group_ics
 from qlib_ext.panel import DayPanel
 from qlib_ext.record import (
     SERIES,
@@ -439,6 +439,30 @@ def test_liquidity_record_writes_all(run, panel, said):
     (kind, log), *more = said
     assert kind == "info" and not more and text in log and log.endswith("artifacts: here/artifacts")
     assert "standard_error" in log and "reversal" in log
+
+
+def test_the_score_s_tear_sheet_is_of_the_test_days(run, panel, said, monkeypatch):
+    recorder, dataset = run
+    kinds = np.array(["bank", "steel", None], dtype=object)[np.arange(len(panel.stocks)) % 3]
+    size = np.arange(len(panel.stocks), dtype=float)
+    first = [panel.days[0]]  # known from then on
+    own = {"industry": kinds, "size": size}
+    own = {name: pd.DataFrame([row], first, panel.stocks) for name, row in own.items()}
+    monkeypatch.setattr(panel, "source", PanelExposures(own))
+    made = LiquidityRecord(recorder, dataset, benchmark=None, capital=2e7)
+    got = made._generate()
+    tear, days = got["tear_score.pkl"], pd.DatetimeIndex(panel.days[PARTS["test"]])
+    assert set(tear) == set(SCORE_TEAR_DEFINITIONS)
+    assert all(f"{name}.{key}" in got["definitions.pkl"] for name, frame in tear.items() for key in frame)
+    assert list(tear["groups"].index.unique("factor")) == ["volatility", "liquidity", "industry", "size"]
+    assert list(tear["groups"].loc["industry"].index) == ["bank", "steel"]
+    lag = got["lags.pkl"].loc[("score", 1)]
+    assert tear["horizons"].loc[1, ["ic", "ic_error", "days"]].tolist() == pytest.approx(lag.tolist())
+    assert (tear["overlap"].index == days).all() and tear["overlap"]["names"].iloc[1:].between(0, 1).any()
+    assert tear["autocorrelation"].loc[1, "days"] == len(days) - 1
+    rows = PARTS["test"]
+    again = group_ics(made.scores(rows), panel.label[rows], {"size": np.tile(size, (len(rows), 1))})
+    pd.testing.assert_frame_equal(tear["groups"].loc[["size"]], again)
 
 
 @pytest.mark.parametrize(

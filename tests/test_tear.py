@@ -94,10 +94,12 @@ def test_one_definition_of_a_number():
     """What the account's other tables say is what the tear sheet says."""
     rng, days = np.random.default_rng(1), pd.bdate_range("2021-03-01", periods=400)
     report, mean = report_of(rng, days), pd.Series(rng.normal(0, 0.01, 400), days)
-    tear = account_tear(report, mean, year=242)
-    metrics = account_metrics(account_table(dict.fromkeys((1.0, 2 / 3, 1 / 3), report), mean, year=242)[0])
+    mean_all = mean + 0.0003
+    tear = account_tear(report, mean, mean_all, year=242)
+    metrics = account_metrics(account_table(dict.fromkeys((1.0, 2 / 3, 1 / 3), report), mean, mean_all, year=242)[0])
     assert tear["ratios"].loc["mean_stock", "annual_return"] == metrics["account_excess"]
     assert tear["ratios"].loc["mean_stock", "sharpe"] == metrics["account_sharpe"]
+    assert tear["ratios"].loc["mean_all", "annual_return"] == pytest.approx(metrics["account_over_all"])
     assert tear["years"].loc["all", "excess_sharpe"] == metrics["account_sharpe"]
     assert -tear["excess_drawdowns"]["depth"].iloc[0] == pytest.approx(metrics["account_drawdown"])
     table = performance(report, year=242)

@@ -21,22 +21,27 @@ from qlib_ext.options import check_number
 ROLLING = 120  # trading days, half a year
 DEEPEST, WORST = 10, 10  # drawdowns and days that are listed
 FLAT = 1e-12  # a variance within such a share of the largest square is that of rounding
-MEAN, BENCHMARK = "mean_stock", "benchmark"
+MEAN, ALL, BENCHMARK = OTHERS = "mean_stock", "mean_all", "benchmark"  # what the account is compared with
 
 RETURNS = {
     "net": "return of the account after all costs that its exchange charges (fees, and impact where it does), on its "
     "value at the previous close",
     "mean_stock": "return of the mean stock: equal-weighted, of the stocks of the universe that were buyable at the "
     "previous close, from close to close, no costs",
+    "mean_all": "the same of all stocks of the universe that traded at the previous close, those locked at limit-up "
+    "too, which rise on and cannot be bought",
     "benchmark": "return of the backtest's benchmark, no costs",
     "over_mean_stock": "net less mean_stock, day by day",
+    "over_mean_all": "net less mean_all, day by day",
     "over_benchmark": "net less benchmark, day by day",
 }
 PERIODS = {
     "net": "return of the account after all costs, compounded over the days of the period",
     "mean_stock": "the mean stock's, compounded (bought anew in equal parts every day, without costs)",
+    "mean_all": "the mean's of all stocks, those that could not be bought too, compounded",
     "benchmark": "the benchmark's, compounded",
     "over_mean_stock": "daily differences of net and mean_stock, summed over the period",
+    "over_mean_all": "daily differences of net and mean_all, summed over the period",
     "over_benchmark": "daily differences of net and benchmark, summed over the period",
 }
 YEARS = PERIODS | {
@@ -111,8 +116,9 @@ ACCOUNT_TEAR_DEFINITIONS = {
 def account_tear(
     report: pd.DataFrame,
     mean_stock: pd.Series | None = None,
-    holdings: pd.DataFrame | None = None,
+    mean_all: pd.Series | None = None,
     *,
+    holdings: pd.DataFrame | None = None,
     year: float = DAYS_A_YEAR,
     trials: pd.DataFrame | None = None,
 ) -> dict[str, pd.DataFrame]:
@@ -121,6 +127,7 @@ def account_tear(
     Args:
         report: qlib's report, a row a day: return (before costs), cost, turnover, bench (all NaN or 0: no benchmark).
         mean_stock: (D,) return of the mean stock on these days; None: not known.
+        mean_all: (D,) the same of all stocks, those that could not be bought too; None: not known.
         holdings: (D, N) yuan held at the close, by day and code; None: no `overlap`.
         year: trading days of a year, see `days_a_year`.
         trials: of `read_trials`; None: the Sharpe ratio is not deflated.
@@ -139,7 +146,7 @@ def account_tear(
     """
     if not len(report):
         return {}
-    returns = account_returns(report, mean_stock)
+    returns = account_returns(report, mean_stock, mean_all)
     excess = first_excess(returns)
     tear = {
         "returns": returns,
@@ -161,17 +168,19 @@ def account_tear(
     return tear
 
 
-def account_returns(report: pd.DataFrame, mean_stock: pd.Series | None = None) -> pd.DataFrame:
+def account_returns(
+    report: pd.DataFrame, mean_stock: pd.Series | None = None, mean_all: pd.Series | None = None
+) -> pd.DataFrame:
     """Daily returns (D, columns of `RETURNS`) of the account after costs, and of what it is compared with."""
     columns = {"net": (report["return"] - report["cost"]).astype(float)}
-    if mean_stock is not None:
-        columns[MEAN] = mean_stock.reindex(report.index).astype(float)
-        if columns[MEAN].isna().any():
-            raise ValueError(f"the mean stock's return is not known on {report.index[columns[MEAN].isna()][0]}")
+    for name, mean in ((MEAN, mean_stock), (ALL, mean_all)):
+        if mean is not None:
+            columns[name] = mean.reindex(report.index).astype(float)
+            if columns[name].isna().any():
+                raise ValueError(f"the return of {name} is not known on {report.index[columns[name].isna()][0]}")
     if has_benchmark(report):
         columns[BENCHMARK] = known_benchmark(report["bench"].astype(float))
-    others = [name for name in columns if name != "net"]
-    columns |= {f"over_{name}": columns["net"] - columns[name] for name in others}
+    columns |= {f"over_{name}": columns["net"] - columns[name] for name in OTHERS if name in columns}
     return pd.DataFrame(columns, pd.DatetimeIndex(report.index).rename("day"))
 
 
@@ -263,13 +272,13 @@ def _rolling_ratio(daily: pd.Series, window: int) -> pd.Series:
 
 
 def ratios(returns: pd.DataFrame, *, year: float = DAYS_A_YEAR) -> pd.DataFrame:
-    """Measure the account against nothing ("cash"), the mean stock and the benchmark: a row each, columns of `RATIOS`.
+    """Measure the account against nothing ("cash") and each of `OTHERS`: a row each, columns of `RATIOS`.
 
     Errors of the line are Newey-West's of what a day moves it by (White's, with lags): of beta e (x - mean) / var, of
     alpha e less the mean of x times that; e the residual, x the other's return.
     """
     net, rows = returns["net"].to_numpy(), {}
-    for name in ("cash", *(other for other in (MEAN, BENCHMARK) if other in returns)):
+    for name in ("cash", *(other for other in OTHERS if other in returns)):
         other = None if name == "cash" else returns[name].to_numpy()
         gap = net if other is None else net - other
         found, root = headline(gap, year=year), math.sqrt(year)

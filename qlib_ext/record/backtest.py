@@ -409,9 +409,9 @@ class PortAnaRecord(Staged, record_temp.PortAnaRecord):
     def _tear(self, artifacts: Mapping[str, Any]) -> dict[str, Any]:
         """Make the account's tear sheet, and log its ratios."""
         report, daily = artifacts[REPORT], artifacts.get("account_daily.pkl")
-        mean = None if daily is None else daily["mean_stock"]
+        means = [None if daily is None else daily.get(name) for name in ("mean_stock", "mean_all")]
         book = holdings(artifacts["positions_normal_1day.pkl"])
-        tear = evaluate.account_tear(report, mean, book, year=market_year(), trials=self.trials)
+        tear = evaluate.account_tear(report, *means, holdings=book, year=market_year(), trials=self.trials)
         if self.trials is not None and "deflated" not in tear:
             logger.warning("trials has no effect: without the mean stock's return there is no Sharpe ratio to deflate")
         for name in ("ratios", "deflated"):

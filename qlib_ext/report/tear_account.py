@@ -5,6 +5,7 @@ All from `portfolio_analysis/tear_account.pkl`, tables by the names of `evaluate
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,9 @@ RISE, FALL, FLAT = "#1f9d6b", "#d64550", "#f4f5f7"  # in Chinese the first two c
 TEAR = "tear"  # titles of the tables' columns in zh.yaml
 _KINDS = {
     **dict.fromkeys(
-        ("net", "mean_stock", "benchmark", "over_mean_stock", "over_benchmark", "turnover", "cost", "depth", "alpha",
-         "alpha_error", "annual_return", "standard_error", "tracking_error", "probability", "probability_independent"),
+        ("net", "mean_stock", "mean_all", "benchmark", "over_mean_stock", "over_mean_all", "over_benchmark", "turnover",
+         "cost", "depth", "alpha", "alpha_error", "annual_return", "standard_error", "tracking_error", "probability",
+         "probability_independent"),
         "percent",
     ),
     **dict.fromkeys(
@@ -47,7 +49,7 @@ def months(context: Context, tear: Tables, definitions: Definitions) -> Content 
     if (name := _excess(whole)) is not None:
         parts.append(Chart("months-excess", heat_map(whole[name]), sentence(f"chart.months.{name}")))
     rows = [title("all", TEAR) if name == "all" else plain(name) for name in years.index]
-    return _scope(context, tear), [*parts, table(years, _columns(years, definitions, "years"), key="years", rows=rows)]
+    return _scope(context, tear), [*parts, across(years, _columns(years, definitions, "years"), key="years", rows=rows)]
 
 
 def drawdowns(context: Context, tear: Tables, definitions: Definitions) -> Content | None:
@@ -107,7 +109,8 @@ def heat_map(values: pd.Series) -> go.Figure:
     builder.figure.add_heatmap(
         x=[str(month) for month in grid.columns], y=[str(year) for year in grid.index], z=grid.to_numpy(),
         colorscale=[[0.0, FALL], [0.5, FLAT], [1.0, RISE]], zmin=-most, zmax=most, showscale=False, xgap=2, ygap=2,
-        texttemplate="%{z:.1f}", textfont={"color": "#1d2430"}, hoverongaps=False,
+        text=[[_short(value) for value in row] for row in grid.to_numpy().tolist()],
+        texttemplate="%{text}", textfont={"color": "#1d2430"}, hoverongaps=False,
         hovertemplate="%{y}-%{x}: %{z:.2f}%<extra></extra>",
     )  # fmt: skip
     return builder.finish(
@@ -115,6 +118,11 @@ def heat_map(values: pd.Series) -> go.Figure:
         xaxis={"type": "category", "showgrid": False},
         yaxis={"type": "category", "autorange": "reversed", "showgrid": False},
     )
+
+
+def _short(value: float) -> str:
+    """Write a number in at most four signs, as a month's cell is narrow on a phone."""
+    return "" if math.isnan(value) else f"{value:.{int(abs(value) < 9.95)}f}".replace("-", "−")
 
 
 def rolling(frame: pd.DataFrame, excess: str | None) -> go.Figure:

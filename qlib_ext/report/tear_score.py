@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Tables = Mapping[str, pd.DataFrame]
 SHOWN = 40  # groups of a factor in its figure, and in its table before a click
 _NAMED = ("volatility", "liquidity", "size", "industry")  # in zh.yaml
-_KINDS = {"label": "percent", "days": "count", "stocks": "count"}
+_KINDS = {"label": "bp", "days": "count", "stocks": "count"}
 
 
 def horizons(
@@ -31,7 +31,7 @@ def horizons(
 ) -> Content | None:
     """Show IC by horizon, the autocorrelation of the ranks, and how much of the holdings stays."""
     frame, ranks = tear["horizons"], tear["autocorrelation"]
-    rows = [text("{n} days", n=days) for days in frame.index]
+    rows = [text("{n} days" if days > 1 else "{n} day", n=days) for days in frame.index]
     parts: list[Any] = [
         Chart("horizons", horizon_bars(frame), sentence("chart.horizons")),
         table(frame, columns_by(frame, definitions, "horizons", "", _KINDS), key="horizons", rows=rows),
@@ -51,7 +51,7 @@ def groups(context: Context, tear: Tables, definitions: Definitions, daily: Fram
     """Show IC within groups of stocks: of each factor, of each category of the user's."""
     every, parts = tear["groups"], []
     for name in every.index.unique(level="factor"):
-        frame = every.loc[name]
+        frame = every.loc[name].assign(label=1e4 * every.loc[name, "label"])
         most = frame["stocks"].fillna(0.0).nlargest(SHOWN, keep="first").index
         shown = frame[frame.index.isin(most)]
         columns = columns_by(frame, definitions, "groups", "groups", _KINDS)
