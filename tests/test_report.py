@@ -20,8 +20,9 @@ import yaml
 
 pytest.importorskip("plotly")
 
+from markupsafe import escape
 from qlib.utils.exceptions import LoadObjectError
-from report_artifacts import CONTEXT, DAYS, MONEY, TRADES, make_artifacts, make_large_artifacts
+from report_artifacts import CONTEXT, DAYS, MONEY, TRADES, make_artifacts, make_full_artifacts, make_large_artifacts
 from report_page import cards, chart, embedded, tables, visible_text
 
 from qlib_ext import evaluate, record
@@ -37,6 +38,7 @@ from qlib_ext.report import (
     columns_of,
     compare_html,
     report_html,
+    summarise,
     table,
     text,
     title,
@@ -76,12 +78,18 @@ def test_tables_are_the_artifacts(artifacts, html):
         np.testing.assert_array_equal(read.to_numpy(dtype=float), frame.to_numpy(dtype=float), err_msg=key)
 
 
-def test_cards_are_the_tables(artifacts, html):
-    found, table = cards(html), artifacts[f"{MONEY}headline.pkl"]
-    assert found["capped_buyable_net"] == table["annual_return"]["capped_buyable_net"]
-    assert found["capped_buyable_net_impact"] == table["annual_return"]["capped_buyable_net_impact"]
-    assert found["max_drawdown"] == table["max_drawdown"]["capped_buyable_net"]
-    assert found["rank_ic.value"] == 0.06
+def test_the_first_screen_is_the_summary(artifacts, html):
+    summary = summarise(artifacts, CONTEXT)
+    found = cards(html)
+    first = [name for name in found if name in summary.numbers]
+    assert first == ["over_index", "ic", "turnover", "cost"]  # the mean stocks and what was held are not known
+    assert all(found[name] == summary.numbers[name] for name in first) and found["ic"] == 0.05
+    full = cards(report_html(make_full_artifacts(), CONTEXT))
+    assert {"names_held", "capacity"} <= set(full) and len(set(full) & set(summary.numbers)) <= 8
+    facts = report_html(artifacts, dataclasses.replace(CONTEXT, facts=((text("model"), "MLP"),)))
+    assert re.findall('id="(verdict|headline|facts)"', facts) == ["verdict", "headline", "facts"]
+    for words in (summary.verdict, *summary.better, *summary.alarms.values()):
+        assert str(escape(words.en)) in html and str(escape(words.zh)) in html
 
 
 def test_curve_and_drawdown_by_hand():
@@ -104,8 +112,9 @@ def test_charts_are_the_artifacts(artifacts, html):
     np.testing.assert_allclose(mean[0], daily["ic"][:20].mean(), rtol=1e-12)  # 4 to 31 January: 20 weekdays
     value = evaluate.newey_west(artifacts[f"{MONEY}quantiles.pkl"][10])[0]
     np.testing.assert_allclose(chart(html, "quantile-means")["mean label"][1][9], 1e4 * value, rtol=1e-12)
-    np.testing.assert_array_equal(chart(html, "capacity")["gross"][0], [10.0, 1000.0])
-    np.testing.assert_allclose(chart(html, "capacity_topn")["gross"][1], [0.3, 0.1])
+    judged = chart(html, "capacity-judge")
+    np.testing.assert_array_equal(judged["the judge, down the ranking"], [[1e7, 1e9], [0.1, -0.1]])
+    np.testing.assert_allclose(judged["the judge, a fixed number of names"][1], [0.3, 0.1])  # it knows no excess
     account = artifacts[f"{TRADES}report_normal_1day.pkl"]
     after = (1 + account["return"] - account["cost"]).cumprod() - 1
     np.testing.assert_allclose(chart(html, "backtest")["account after costs"][1], after, rtol=1e-12)
@@ -179,7 +188,7 @@ def test_numbers_are_written_with_their_unit():
                           "n_train": [np.inf], "ic": [0.5], "cost": [0.0]})  # fmt: skip
     kinds = {column.key: column.kind for column in columns_of(frame)}
     assert kinds == {
-        "net_impact": "percent", "net_impact_excess": "percent", "impact": "yuan", "ic_error": "number",
+        "net_impact": "gain", "net_impact_excess": "gain", "impact": "yuan", "ic_error": "number",
         "n_train": "count", "ic": "number", "cost": "yuan",
     }  # fmt: skip
     cells = re.findall("<td.*?</td>", table(frame, key="t"))
@@ -214,7 +223,7 @@ def test_every_capital_at_which_an_excess_vanishes_is_shown(artifacts):
     # 0.1 at 10 million, -0.1 at 1,000 million: half way in the log.
     html = report_html(artifacts, CONTEXT)
     zeros = tables(html)["capacity_zeros"]
-    assert zeros["net"]["falls_at"] == pytest.approx(100) and math.isnan(zeros["net"]["rises_at"])
+    assert zeros["net"]["falls_at"] == pytest.approx(1e8) and math.isnan(zeros["net"]["rises_at"])
     assert "capacity_topn_zeros" not in tables(html)  # a curve of an old run without an excess
 
 
@@ -381,10 +390,12 @@ def test_every_definition_has_its_chinese():
 
 
 def test_words_are_the_same_whatever_the_numbers_say(html):
-    """Nothing on the page is a fixed sentence about success: only numbers change with the outcome."""
+    """Below the verdict nothing is a fixed sentence about success: only numbers change with the outcome."""
     other = report_html(make_artifacts(sign=-1.0), CONTEXT)
+    pages = [re.sub('<section id="verdict".*?</section>', "", page, flags=re.S) for page in (html, other)]
     for language in ("en", "zh"):
-        assert visible_text(html, language).split() == visible_text(other, language).split()
+        below = [visible_text(page, language).split() for page in pages]
+        assert below[0] == below[1] and len(below[0]) > 500
 
 
 # --- the file
@@ -625,9 +636,11 @@ def test_switches_zoom_and_search_in_a_browser(opened):
     paper = "() => getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(title) == "cumulative return (%)" and page.evaluate(paper) == "rgb(255, 255, 255)"
     page.click("#language")
+    show(page, "returns")
     page.wait_for_function(f"({title})() === '累计收益（%）'")
     page.click("#theme")
     assert page.evaluate(paper) == "rgb(20, 23, 28)"
+    show(page, "returns")
     page.wait_for_function("document.querySelector('#chart-returns .ytitle').style.fill === 'rgb(228, 232, 238)'")
     ends = "const r = document.getElementById('chart-returns')._fullLayout.xaxis.range"
     span = f"() => {{ {ends}; return new Date(r[1]) - new Date(r[0]); }}"

@@ -14,9 +14,9 @@ from qlib_ext import evaluate
 from qlib_ext.evaluate import compare
 from qlib_ext.report import Chart, compare_html, report_html
 
-UNIT = re.compile(r"[(（](1|%|% of capital|占资金 %|yuan|元|basis points|基点|number|只|笔|million yuan|百万元)[)）]$")
+UNIT = re.compile(r"[(（](1|%|% of capital|占资金 %|yuan|元|basis points|基点|number|只|笔|天)[)）]$")
 NAMED = {  # axes of dates, of whole numbers that count off, and of names
-    *("day", "day of the signal", "day of the trade", "trading day", "month", "epoch", "fold", "feature"),
+    *("day", "day of the signal", "day of the trade", "trading day", "month", "epoch", "fold", "feature", "group"),
     *("quantile of the score, 1 = lowest", "what is taken into account"),
 }
 
@@ -31,7 +31,7 @@ def axes(figure):
     for axis in used.values():
         yield axis, (layout.get(axis, {}).get("title") or {}).get("text")
     for trace in figure.data:
-        if trace.type == "heatmap":
+        if trace.type == "heatmap" and trace.showscale is not False:
             yield "colour bar", trace.colorbar.title.text
 
 
@@ -54,7 +54,7 @@ def check(key, figure):
 
 def test_every_axis_has_a_title_with_a_unit_in_both_languages(drawn):
     report_html(make_full_artifacts(), CONTEXT)
-    assert len(drawn) >= 18 and {"learning", "waterfall", "gate", "names", "capacity_topn"} <= set(drawn)
+    assert len(drawn) >= 18 and {"learning", "waterfall", "gate", "names", "capacity-judge"} <= set(drawn)
     for key, figure in drawn.items():
         check(key, figure)
 

@@ -98,12 +98,16 @@ def test_settled_holdings_have_words_for_every_column(html):
 
 
 def test_the_strategy_s_curves_are_shown_at_each_b(html):
-    shown, lines = tables(html)["capacity_strategy"], chart(html, "capacity_strategy")
+    shown, lines = tables(html)["capacity_strategy"], chart(html, "capacity-strategy")
     assert list(shown) == ["1.00 10000000", "1.00 1000000000", "0.33 10000000", "0.33 1000000000"]
     assert shown["0.33 10000000"]["net_impact_excess"] == 0.2
-    assert [y.tolist() for name, (_, y) in lines.items() if "cash" not in name] == [[0.1, -0.1], [0.2, 0.1]]
+    assert {name: y.tolist() for name, (_, y) in lines.items()} == {
+        "b = 1.00": [0.1, -0.1],
+        "b = 0.33": [0.2, 0.1],
+        "b = 1.00, before costs": [0.1, -0.1],  # of the dearest alone
+    }
     zeros = tables(html)["capacity_strategy_zeros"]
-    assert zeros["1.00"]["falls_at"] == pytest.approx(100) and math.isnan(zeros["0.33"]["falls_at"])
+    assert zeros["1.00"]["falls_at"] == pytest.approx(1e8) and math.isnan(zeros["0.33"]["falls_at"])
     words = markup.unescape(part(html, "capacity"))
     assert all(
         text in words for key, text in evaluate.STRATEGY_CAPACITY_DEFINITIONS.items() if key in shown["1.00 10000000"]

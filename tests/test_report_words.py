@@ -54,7 +54,7 @@ FIELDS = {  # names of columns and options, as code writes them
         "b",
         "net_impact_excess",
     ),
-    *("daily_excess", "participation", "last_price", "write_off"),
+    *("daily_excess", "participation", "last_price", "write_off", "max_weight", "check", "data", "ext"),
 }
 OWN = {
     *"abcd",

@@ -13,7 +13,7 @@ from qlib_ext.exchange import Options, prices
 from qlib_ext.model import FEW_DAYS, FEW_STOCKS
 from qlib_ext.record.facts import package_versions
 from qlib_ext.record.judgement import Money
-from qlib_ext.report import Context, Text, plain, text
+from qlib_ext.report import Context, Text, money, plain, text
 from qlib_ext.runs import BENCHMARK, PLAN, Task, class_name, options_of
 
 _REPORT = "portfolio_analysis/report_normal_1day.pkl"
@@ -95,9 +95,9 @@ def _backtest(plan: Task, artifacts: Mapping[str, Any]) -> Text | None:
     commission, buy, sell = (None if rate is None else float(rate) for rate in rates)
     cap = text("no cap on a day's share of turnover")
     return text(
-        "account {million:,g} million yuan, dealt at {price}, {cap}; buys pay {buy}, "
+        "account {money}, dealt at {price}, {cap}; buys pay {buy}, "
         "sells {sell}; impact: {impact}; benchmark: {benchmark}",
-        million=float(account["cash"] if isinstance(account, Mapping) else account) / 1e6,
+        money=money(float(account["cash"] if isinstance(account, Mapping) else account)),
         price=" / ".join(dict.fromkeys(prices(options["deal_price"]))),
         cap=cap if share is None else text("at most {share:.1%} of a stock's turnover a day", share=float(share)),
         buy=text("{rate:.3%} and transfer fee", rate=commission) if buy is None else f"{buy:.3%}",
@@ -152,11 +152,11 @@ def provider_folder(uri: Any) -> str:
     return ", ".join(dict.fromkeys(map(str, uri.values()))) if isinstance(uri, Mapping) else str(uri)
 
 
-def _capital(money: Money) -> Text:
+def _capital(placed: Money) -> Text:
     return text(
-        "{million:,.0f} million yuan, at most {participation:.1%} of a stock's liquidity",
-        million=money.capital / 1e6,
-        participation=money.participation,
+        "{money}, at most {participation:.1%} of a stock's liquidity",
+        money=money(placed.capital),
+        participation=placed.participation,
     )
 
 

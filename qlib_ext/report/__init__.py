@@ -5,7 +5,7 @@ from qlib_ext.report.figures import FigureBuilder
 from qlib_ext.report.page import Chart, Context, Section, columns_of, figures_of, table
 from qlib_ext.report.report import SECTIONS, artifact_paths, report_html
 from qlib_ext.report.summary import SUMMARY, SUMMARY_ARTIFACTS, Summary, summarise
-from qlib_ext.report.texts import Text, plain, text, title
+from qlib_ext.report.texts import Text, money, plain, text, title
 
 __all__ = [
     "Chart",
@@ -24,6 +24,7 @@ __all__ = [
     "differing_facts",
     "figures_of",
     "headlines",
+    "money",
     "plain",
     "report_html",
     "summarise",

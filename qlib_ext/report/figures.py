@@ -7,7 +7,7 @@ Needs plotly >= 6 when a figure is drawn.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from colorsys import hls_to_rgb
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qlib_ext.evaluate import cumulative, drawdown, newey_west
-from qlib_ext.report.texts import Text, join, text, title
+from qlib_ext.report.texts import Text, text, title
 from qlib_ext.splits import PARTS
 
 if TYPE_CHECKING:
@@ -28,9 +28,16 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY, TEAL, BROWN = PALETTE = (
 )  # fmt: skip
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 PART_COLOURS = {"train": BLUE, "gap": GREY, "valid": RED, "test": GREEN}
-CAPACITY_RETURNS = ("gross", "net", "net_impact", "gross_excess", "net_excess", "net_impact_excess")
+GAIN, LOSS = "#1f9668", "#cf4458"  # in a Chinese page the other way round: see `FigureBuilder.finish`
 SMOOTH = 20  # days of the running means
 _DAYS = {"tickformat": "%Y-%m-%d", "nticks": 7}
+CAPITALS = {  # yuan: how a tick says it
+    10.0**power: Text(en, zh)
+    for power, en, zh in (
+        *((6, "1 million", "100 万"), (7, "10 million", "1000 万"), (8, "100 million", "1 亿")),
+        *((9, "1 billion", "10 亿"), (10, "10 billion", "100 亿"), (11, "100 billion", "1000 亿")),
+    )
+}
 
 
 class FigureBuilder:
@@ -62,7 +69,7 @@ class FigureBuilder:
             )
 
     def _axis(self, name: Text) -> dict[str, Any]:
-        return {"title": {"text": self.english(name)}, "automargin": True}
+        return {"title": {"text": self.english(name), "standoff": 12}, "automargin": True}
 
     def english(self, wording: Text) -> str:
         """English of a text, its translation kept."""
@@ -94,12 +101,15 @@ class FigureBuilder:
         )
 
     def dates(self) -> FigureBuilder:
-        """Write the x axis as dates, with buttons for the usual spans."""
+        """Write the x axis as the dates of the lines so far, without those between them, with buttons for spans."""
         steps = [{"count": n, "step": "month", "stepmode": "backward", "label": f"{n}M"} for n in (1, 3, 6)]
         steps.append({"step": "all", "label": "⟷"})
         self.zh |= {f"{n}M": f"{n}个月" for n in (1, 3, 6)}
         buttons = {"buttons": steps, "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
-        self.figure.update_xaxes(type="date", hoverformat="%Y-%m-%d", rangeselector=buttons, **_DAYS)
+        days = {day for trace in self.figure.data for day in trace.x}
+        self.figure.update_xaxes(
+            type="date", hoverformat="%Y-%m-%d", rangeselector=buttons, rangebreaks=closed_days(days), **_DAYS
+        )
         self.figure.update_layout(margin={"t": 34})
         return self
 
@@ -110,7 +120,8 @@ class FigureBuilder:
         return self
 
     def finish(self, **layout: Any) -> go.Figure:
-        """Give the figure, its translations inside."""
+        """Give the figure, its translations inside: in Chinese gains are red and losses green."""
+        self.zh |= {GAIN: LOSS, LOSS: GAIN}
         self.figure.update_layout(meta={"zh": self.zh}, **layout)
         return self.figure
 
@@ -186,7 +197,9 @@ def quantile_curves(quantiles: pd.DataFrame, horizon: int = 1) -> go.Figure:
     gap = quantiles.sub(quantiles.mean(axis=1), axis=0).fillna(0.0).cumsum() / horizon
     last = len(gap.columns) - 1
     for place, name in enumerate(gap.columns):
-        colour, width = _between(RED, GREEN, place / max(last, 1)), 2.5 if place in (0, last) else 1
+        share, width = place / max(last, 1), 2.5 if place in (0, last) else 1
+        colour = _between(LOSS, GAIN, share)
+        builder.zh[colour] = _between(LOSS, GAIN, 1.0 - share)
         builder.line(text("quantile {name}", name=name), gap.index, gap[name], colour, width=width)
     return builder.dates().percent("yaxis").finish()
 
@@ -288,26 +301,15 @@ def histogram(values: npt.ArrayLike, x: Text, y: Text, bins: int = 25) -> go.Fig
     return builder.finish(xaxis={"tickformat": ".2%"}, bargap=0.02)
 
 
-def capacity(curve: pd.DataFrame) -> go.Figure:
-    """Annual returns by capital, and below them the share of the capital that is not placed."""
-    builder = FigureBuilder(text("capital (million yuan)"), text("a year (%)"), y2=text("cash (%)"), height=460)
-    returns = [key for key in curve if key in CAPACITY_RETURNS]
-    for key, colour in [*zip(returns, PALETTE, strict=False), ("cash_share", BROWN)]:
-        if key in curve:
-            low = key == "cash_share"
-            builder.line(title(key), curve.index / 1e6, curve[key], colour, low=low, mode="lines+markers")
-    return builder.percent("yaxis", "yaxis2").finish(xaxis={"type": "log"})
-
-
-def strategy_capacity(curve: pd.DataFrame) -> go.Figure:
-    """Annual excess after fees and impact by capital, a line a b, and below them the share of the account in cash."""
-    builder = FigureBuilder(text("capital (million yuan)"), text("a year (%)"), y2=text("cash (%)"), height=460)
-    for b, colour in zip(curve.index.unique("b"), PALETTE, strict=False):
-        rows, name, mode = curve.loc[b], text("b = {b:.2f}", b=b), "lines+markers"
-        million, cash = rows.index / 1e6, join([name, title("cash_share")])
-        builder.line(name, million, rows["net_impact_excess"], colour, mode=mode)
-        builder.line(cash, million, rows["cash_share"], colour, low=True, mode=mode, showlegend=False)
-    return builder.percent("yaxis", "yaxis2").finish(xaxis={"type": "log"})
+def by_capital(series: Mapping[Text, pd.Series], y: Text, dotted: Sequence[Text] = ()) -> go.Figure:
+    """Draw shares by capital (yuan), a line a name; those of `dotted` are dotted."""
+    builder = FigureBuilder(text("capital (yuan)"), y, height=340)
+    for (name, values), colour in zip(series.items(), colours(len(series)), strict=True):
+        dash = "dot" if name in dotted else "solid"
+        builder.line(name, values.index, values, colour, mode="lines+markers", dash=dash)
+    ticks = [builder.english(name) for name in CAPITALS.values()]
+    axis = {"type": "log", "tickvals": list(CAPITALS), "ticktext": ticks}
+    return builder.percent("yaxis").finish(xaxis=axis, hovermode="x")
 
 
 def exposure_lines(exposed: pd.DataFrame) -> go.Figure:
@@ -360,16 +362,47 @@ def gate(weights: pd.DataFrame, top: int = 30) -> go.Figure:
     return builder.finish(hovermode="closest", yaxis={"autorange": "reversed", "title": {"standoff": 16}})
 
 
-def steps(values: pd.Series, names: Sequence[Text], unit: Text) -> go.Figure:
-    """Lying bars of neighbouring assumptions, the first on top."""
-    builder = FigureBuilder(unit, text("what is taken into account"), height=120 + 32 * len(values))
-    y = [builder.english(name) for name in names]
-    builder.figure.add_bar(x=_numbers(values), y=y, orientation="h", marker={"color": BLUE}, showlegend=False)
-    builder.figure.update_xaxes(tickformat=".0%", hoverformat=".2%")
+def waterfall(values: pd.Series, names: Sequence[Text], unit: Text, apart: int = 0) -> go.Figure:
+    """Draw how each assumption changes a value (D,), from the first to the last; the last `apart` stand beside them."""
+    builder = FigureBuilder(unit, text("what is taken into account"), height=150 + 36 * len(values))
+    walked, beside = values.iloc[: len(values) - apart], values.iloc[len(values) - apart :]
+    x = [*walked.diff().fillna(walked.iloc[:1]), 0.0, *beside]
+    y = [builder.english(name) for name in (*names[: len(walked)], text("the account"), *names[len(walked) :])]
+    said = [f"{value:+.1%}" for value in x]
+    said[0], said[len(walked)] = f"{walked.iloc[0]:.1%}", f"{walked.iloc[-1]:.1%}"
+    measures = ["absolute", *["relative"] * (len(walked) - 1), "total", *["absolute"] * apart]
+    builder.figure.add_waterfall(
+        x=_numbers(x), y=y, measure=measures, orientation="h", text=said, textposition="outside", cliponaxis=False,
+        increasing={"marker": {"color": GAIN}}, decreasing={"marker": {"color": LOSS}},
+        totals={"marker": {"color": BLUE}}, connector={"line": {"color": GREY, "width": 1}}, showlegend=False,
+    )  # fmt: skip
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    edge = 0.12 * max(high - low, 1e-9)
+    builder.figure.update_xaxes(tickformat=".0%", hoverformat=".2%", range=[low - edge * (low < 0), high + edge])
     return builder.finish(hovermode="closest", yaxis={"autorange": "reversed", "title": {"standoff": 16}})
 
 
 # --- arithmetic
+
+
+def closed_days(days: Iterable[str]) -> list[dict[str, Any]]:
+    """Give the breaks of an axis of trading days: weekends, if none of them is one, and each other day that is none.
+
+    Of days most of which are missing, such as the last of each month, none.
+
+    >>> closed_days(["2022-01-06", "2022-01-07", "2022-01-10", "2022-01-12"])
+    [{'bounds': ['sat', 'mon']}, {'values': ['2022-01-11']}]
+    """
+    known = pd.DatetimeIndex(sorted(days))
+    every = pd.date_range(known[0], known[-1]) if len(known) else known
+    missing = every.difference(known)
+    if len(missing) > 0.6 * len(every):
+        return []
+    weekend = missing[missing.day_of_week >= 5]
+    free = len(weekend) and len(weekend) == int((every.day_of_week >= 5).sum())
+    values = [str(day)[:10] for day in (missing.difference(weekend) if free else missing)]
+    breaks: list[dict[str, Any]] = [{"bounds": ["sat", "mon"]}] if free else []
+    return breaks + ([{"values": values}] if values else [])
 
 
 def style(place: int) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from qlib_ext.evaluate import DAYS_A_YEAR
-from qlib_ext.report.texts import Text, definition, join, plain, sentence, text, title
+from qlib_ext.report.texts import Text, definition, join, money, plain, sentence, text, title
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -27,20 +27,24 @@ _KINDS = {  # how columns of these names are written, and those with one of them
         "best_epoch shares",
         "ratio": "sharpe deck_ratio sharpe_arithmetic t volatility_exposure",
         "bp": "bp",
+        "money": "falls_at rises_at falls_at_2 rises_at_2",
         "yuan": "yuan wanted dealt cut cost commission transfer stamp_duty impact lost target buy sell",
-        "percent": "return annual annual_return_arithmetic annual_volatility max_drawdown cumulative gross net "
-        "net_impact excess daily_excess_error share participation cash change gone difference low high one_way two_way "
-        "unknown unreached held turnover empty",
+        "percent": "annual_volatility max_drawdown daily_excess_error share participation cash gone low high one_way "
+        "two_way unknown unreached held turnover empty largest",
+        "gain": "return annual annual_return_arithmetic cumulative gross net net_impact excess change difference "
+        "over_all",
     }.items()
     for name in names.split()
 }
-_FORMS = {"percent": ",.2%", "number": ".4f", "ratio": ".2f", "yuan": ",.0f", "bp": ".1f"}
+_FORMS = {"percent": ",.2%", "gain": ",.2%", "number": ".4f", "ratio": ".2f", "yuan": ",.0f", "bp": ".1f"}
 
 
-def written(number: float, kind: str) -> str:
-    """Write a number with its unit: percent, number, ratio, count, yuan or bp (basis points)."""
+def written(number: float, kind: str) -> str | Text:
+    """Write a number with its unit: percent, gain (a return), number, ratio, count, yuan, bp (basis points), money."""
     if not math.isfinite(number):
         return "∞" if number == math.inf else "–"
+    if kind == "money":
+        return money(number)
     count = ",.0f" if number == round(number) else ",.1f"
     return format(number, _FORMS.get(kind, count)).replace("-", "−")
 
@@ -83,7 +87,7 @@ class Column:
 
 
 def kind_of(key: Any, series: pd.Series) -> str:
-    """How a column's cells are written: percent, number, ratio, count, yuan, bp, date or text."""
+    """How a column's cells are written: a kind of `written`, date or text."""
     if pd.api.types.is_datetime64_any_dtype(series):
         return "date"
     if not pd.api.types.is_numeric_dtype(series) or pd.api.types.is_bool_dtype(series):
@@ -255,9 +259,18 @@ def figures_of(section: Section, artifacts: Mapping[str, Any], context: Context)
     return {part.key: part.figure for part in parts if isinstance(part, Chart)}
 
 
-def page(context: Context, subtitle: Text, sections: Sequence[Mapping[str, Any]]) -> str:
-    """Put the facts of the context and sections (of `fill`) into one HTML file that needs nothing outside it."""
+def page(context: Context, subtitle: Text, sections: Sequence[Mapping[str, Any]], first: Markup | None = None) -> str:
+    """Put the facts of the context and sections (of `fill`) into one HTML file that needs nothing outside it.
+
+    `first` is its first screen, the facts then stand last.
+    """
     from plotly.offline import get_plotlyjs
 
-    fields = {"title": context.title, "facts": context.facts, "subtitle": subtitle, "sections": sections}
+    fields = {
+        "title": context.title,
+        "facts": context.facts,
+        "subtitle": subtitle,
+        "sections": sections,
+        "first": first,
+    }
     return _templates().get_template("page.html").render(fields, plotly=Markup(get_plotlyjs()))

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from qlib_ext.report import score, tear_account, tear_score, trades
-from qlib_ext.report.page import Context, Section, fill, page
+from qlib_ext.report.page import Context, Section, fill, html, page
+from qlib_ext.report.summary import SUMMARY_ARTIFACTS, first_numbers, summarise
 from qlib_ext.report.texts import sentence
 
 DAILY = "liquidity_analysis/daily.pkl"
@@ -27,7 +28,7 @@ TEAR_SCORE = "liquidity_analysis/tear_score.pkl"
 SECTIONS = (  # key (its title stands in zh.yaml), artifacts it needs, function, artifacts it shows where they are
     Section(
         "headline", ("liquidity_analysis/headline.pkl", DAILY), score.headline,
-        (DEFINITIONS, DIAGNOSTICS, "liquidity_analysis/selection.pkl"),
+        (DEFINITIONS, "liquidity_analysis/selection.pkl"),
     ),
     Section("returns", (DAILY,), score.performance),
     Section("folds", (), score.folds, FOLDS),
@@ -87,9 +88,9 @@ def _made_by(config: Mapping[str, Any]) -> Any:
 
 
 def artifact_paths(sections: Sequence[Any] = ()) -> tuple[str, ...]:
-    """Paths of the artifacts that the page of a run shows, with those of a user's sections."""
+    """Paths of the artifacts that the page of a run shows, with those of its first screen and of a user's sections."""
     paths = [path for section in sections_of(sections) for path in (*section.needs, *section.also)]
-    return tuple(dict.fromkeys(paths))
+    return tuple(dict.fromkeys((*SUMMARY_ARTIFACTS, *paths)))
 
 
 def report_html(artifacts: Mapping[str, Any], context: Context, *, sections: Sequence[Any] = ()) -> str:
@@ -119,4 +120,5 @@ def report_html(artifacts: Mapping[str, Any], context: Context, *, sections: Seq
             "the run has no artifact that the report shows; put LiquidityRecord (module_path qlib_ext.record) into the "
             f"workflow's `record`. It has: {', '.join(sorted(artifacts)) or 'none'}"
         )
-    return page(context, sentence("page.run"), filled)
+    summary = summarise(artifacts, context)
+    return page(context, sentence("page.run"), filled, html("first", summary, first_numbers(summary, context)))

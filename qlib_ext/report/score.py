@@ -20,11 +20,11 @@ Frame = pd.DataFrame | None
 
 
 def headline(
-    context: Context, frame: pd.DataFrame, daily: pd.DataFrame, definitions: Definitions, quality: Frame, selection: Any
+    context: Context, frame: pd.DataFrame, daily: pd.DataFrame, definitions: Definitions, selection: Any
 ) -> Content:
-    """Show the deck's table, and the cards above it."""
+    """Show the deck's table."""
     meanings, days = meanings_of(definitions), judged_days(daily)
-    parts = [html("cards", [*_quality_cards(quality), *_money_cards(frame, daily)])]
+    parts: list[Any] = []
     if selection is not None:
         first, last = (str(day)[:10] for day in (days.min(), days.max()))
         chosen = recorded(str(selection), first=first, last=last)
@@ -46,28 +46,6 @@ def judged_days(daily: pd.DataFrame) -> pd.Index:
 def _card(of: str, key: str, value: Any, kind: str, remark: Any) -> dict[str, Any]:
     """One of the numbers to look at first, titled by the key `of`, with what it is."""
     return {"title": title(of), "key": key, "value": float(value), "kind": kind, "remark": remark}
-
-
-def _quality_cards(quality: Frame) -> list[dict[str, Any]]:
-    numbers = {} if quality is None else quality.to_dict("index")
-    return [
-        _card(key, f"{key}.value", numbers[key]["value"], "number",
-              text("± {error:.4f} (Newey-West)", error=numbers[key]["standard_error"]))
-        for key in ("ic", "rank_ic") if key in numbers
-    ]  # fmt: skip
-
-
-def _money_cards(frame: pd.DataFrame, daily: pd.DataFrame) -> list[dict[str, Any]]:
-    series = [name for name in (*CURVES, "market") if name in frame.index]
-    cards = [
-        _card("annual_return", name, frame["annual_return"][name], "percent", series_title(name)) for name in series
-    ]
-    if (net := "capped_buyable_net") in series:
-        cards.append(_card("max_drawdown", "max_drawdown", frame["max_drawdown"][net], "percent", series_title(net)))
-    means = {"capped_cash_share": "percent", "capped_names_held": "count", "volatility_exposure": "ratio"}
-    return cards + [
-        _card(key, key, daily[key].mean(), kind, text("mean over days")) for key, kind in means.items() if key in daily
-    ]
 
 
 def performance(context: Context, daily: pd.DataFrame) -> Content | None:

@@ -22,7 +22,7 @@ from qlib_ext.evaluate import (
 from qlib_ext.portfolio import ForecastSchedule
 from qlib_ext.report.page import Context, written
 from qlib_ext.report.score import chosen_metric, judged_days
-from qlib_ext.report.texts import Text, join, plain, sentence, text, title
+from qlib_ext.report.texts import Text, join, money, plain, sentence, text, title
 
 SUMMARY = "summary.json"  # artifact of a run: `Summary.to_dict`
 MONEY, TRADES, FACTS = "liquidity_analysis/", "portfolio_analysis/", "run_facts.pkl"
@@ -37,6 +37,11 @@ MOSTLY = 0.5  # mean rank correlation with a factor from which on a score is mos
 LEANS = 0.3  # from which on it leans on it
 FEW_STOCKS, FEW_NAMES, FEW_DAYS = 30, 20, 60
 TURNOVER = (1e6, 2e10)  # yuan a day, between which the median of the stocks held lies in the market
+KINDS = {  # of numbers that stand below others
+    **dict.fromkeys(("ic_error", "rank_ic"), "number"),
+    **dict.fromkeys(("largest_weight", "gross", "account"), "percent"),
+    "capital": "money",
+}
 BARS = ("all", "buyable", "index")  # what an account is compared with, the strictest first
 
 
@@ -69,6 +74,12 @@ class Summary:
     def __str__(self) -> str:
         """Give all lines as a text."""
         return "\n".join(self.lines())
+
+    @property
+    def way(self) -> str:
+        """Say where the money stands: above, below, unclear, or unknown."""
+        pair = compared(self.numbers)
+        return "unknown" if pair is None or self.numbers.get("idle") else _way(self.numbers, f"{pair[0]}over_{pair[1]}")
 
     def lines(self) -> list[str]:
         """About twelve lines of plain English for a terminal."""
@@ -288,6 +299,11 @@ def compared(numbers: Mapping[str, float]) -> tuple[str, str] | None:
     return next(((who, bar) for who, bar in pairs if f"{who}over_{bar}" in numbers), None)
 
 
+def _way(numbers: Mapping[str, float], name: str) -> str:
+    t = standard_errors(numbers, name)
+    return "above" if t >= T_CLEAR else "below" if t <= -T_CLEAR else "unclear"
+
+
 def _verdict(numbers: Mapping[str, float], context: Context) -> Text:
     """Say where the money stands after all costs."""
     if (pair := compared(numbers)) is None:
@@ -296,7 +312,7 @@ def _verdict(numbers: Mapping[str, float], context: Context) -> Text:
         return sentence("verdict.idle")
     who, bar = pair
     t = standard_errors(numbers, f"{who}over_{bar}")
-    way = "above" if t >= T_CLEAR else "below" if t <= -T_CLEAR else "unclear"
+    way = _way(numbers, f"{who}over_{bar}")
     words = {"who": title("judge" if who else "account", "summary"), "bar": bar_title(bar, numbers, context)}
     first = sentence(f"verdict.{way}", **words, over=numbers[f"{who}over_{bar}"], errors=_errors(t))
     others = [other for other in BARS if other != bar and f"{who}over_{other}" in numbers]
@@ -334,7 +350,7 @@ def _better(numbers: Mapping[str, float]) -> Iterator[Text]:
         swing = numbers["tracking_error"]
         yield sentence("better.breadth", names=numbers["names_held"], swing=swing)
     if numbers.get("capital", 0.0) > numbers.get("capacity", math.inf):
-        yield sentence("better.capacity", **{name: numbers[name] / 1e6 for name in ("capital", "capacity")})
+        yield sentence("better.capacity", **{name: money(numbers[name]) for name in ("capital", "capacity")})
 
 
 def _reconciled(numbers: Mapping[str, float]) -> Text | None:
@@ -381,7 +397,7 @@ def _alarms(numbers: Mapping[str, float], context: Context) -> Iterator[tuple[st
 def _told(numbers: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """Yield names and words of the numbers, lines of a terminal."""
 
-    def known(name: str, kind: str) -> str:
+    def known(name: str, kind: str) -> Any:
         return written(numbers[name], kind) if name in numbers else "not known"
 
     if "account" in numbers:
@@ -399,7 +415,30 @@ def _told(numbers: Mapping[str, float]) -> Iterator[tuple[str, str]]:
             t = _errors(standard_errors(numbers, name)).en
             yield title(name).en, f"{numbers[name]:.4f} ± {numbers.get(f'{name}_error', math.nan):.4f} ({t})"
     if "capacity" in numbers:
-        yield "capacity", f"the excess is gone at {numbers['capacity'] / 1e6:,.0f} million yuan"
+        yield "capacity", f"the excess is gone at {money(numbers['capacity']).en}"
     elif "capacity_excess" in numbers:
         side = "above" if numbers["capacity_excess"] > 0 else "below"
-        yield "capacity", f"the excess is {side} zero at {numbers['capacity_largest'] / 1e6:,.0f} million yuan"
+        yield "capacity", f"the excess is {side} zero at {money(numbers['capacity_largest']).en}"
+
+
+def first_numbers(summary: Summary, context: Context) -> list[dict[str, Any]]:
+    """Cards of the first screen: what it is over each bar, the score, what is held, traded and paid, the capacity."""
+    numbers, cards = summary.numbers, []
+
+    def card(name: str, kind: str, wording: Text, remark: Text | str) -> None:
+        if name in numbers:
+            cards.append({"key": name, "title": wording, "value": numbers[name], "kind": kind, "remark": remark})
+
+    who = (compared(numbers) or ("",))[0]
+    for bar in BARS:
+        name = f"{who}over_{bar}"
+        t = _errors(standard_errors(numbers, name)) if name in numbers else ""
+        card(name, "gain", text("a year over {bar}", bar=bar_title(bar, numbers, context)), t)
+    shown = {name: written(numbers.get(name, math.nan), KINDS[name]) for name in KINDS}
+    card("ic", "number", title("ic"), text("± {ic_error}, RankIC {rank_ic}", **shown))
+    held = text("largest {largest_weight} of the account", **shown)
+    card("names_held", "count", title("names_held"), held if "largest_weight" in numbers else text("mean over days"))
+    card("turnover", "percent", title("turnover", "account"), text("of the account"))
+    card("cost", "percent", text("costs a year"), text("{gross} a year before, {account} after", **shown))
+    card("capacity", "money", text("capacity"), text("where the excess is gone; here {capital}", **shown))
+    return cards

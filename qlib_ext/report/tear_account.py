@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from qlib_ext.evaluate import ROLLING
-from qlib_ext.report.figures import BLUE, ORANGE, TEAL, FigureBuilder
+from qlib_ext.report.figures import BLUE, GAIN, LOSS, ORANGE, TEAL, FigureBuilder
 from qlib_ext.report.page import Chart, Column, Content, Context, across, columns_of, html, meanings_of, table
 from qlib_ext.report.score import Definitions
 from qlib_ext.report.texts import Text, plain, sentence, text, title
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Tables = Mapping[str, pd.DataFrame]
-RISE, FALL, FLAT = "#1f9d6b", "#d64550", "#f4f5f7"  # in Chinese the first two change places: gains are red
+FLAT = "#f4f5f7"  # between gain and loss
 TEAR = "tear"  # titles of the tables' columns in zh.yaml
 _KINDS = {
     **dict.fromkeys(
@@ -105,10 +105,9 @@ def heat_map(values: pd.Series) -> go.Figure:
     grid = pd.Series(100.0 * values.to_numpy(), [place.year, place.month]).unstack().reindex(columns=range(1, 13))
     builder = FigureBuilder(text("month"), text("a month (%)"), height=110 + 34 * len(grid))
     most = max(float(np.nanmax(np.abs(grid.to_numpy()))), 1e-9)
-    builder.zh |= {RISE: FALL, FALL: RISE}
     builder.figure.add_heatmap(
         x=[str(month) for month in grid.columns], y=[str(year) for year in grid.index], z=grid.to_numpy(),
-        colorscale=[[0.0, FALL], [0.5, FLAT], [1.0, RISE]], zmin=-most, zmax=most, showscale=False, xgap=2, ygap=2,
+        colorscale=[[0.0, LOSS], [0.5, FLAT], [1.0, GAIN]], zmin=-most, zmax=most, showscale=False, xgap=2, ygap=2,
         text=[[_short(value) for value in row] for row in grid.to_numpy().tolist()],
         texttemplate="%{text}", textfont={"color": "#1d2430"}, hoverongaps=False,
         hovertemplate="%{y}-%{x}: %{z:.2f}%<extra></extra>",

@@ -72,6 +72,21 @@ def join(texts: Iterable[Any], separator: str = ", ") -> Text:
     return Text(separator.join(each.en for each in every), chinese.join(each.zh for each in every))
 
 
+def money(yuan: float) -> Text:
+    """Write an amount in the units in which it is said.
+
+    >>> money(150e6), money(18e8).en, money(25_000.4).zh
+    (Text(en='150 million yuan', zh='1.5 亿元'), '1.8 billion yuan', '2.5 万元')
+    """
+
+    def said(steps: tuple[tuple[float, str], ...]) -> str:
+        unit, name = next((step for step in steps if abs(yuan) >= step[0]), (1.0, steps[-1][1]))
+        return f"{float(f'{yuan / unit:.4g}'):,.10g}{name}"
+
+    english = ((1e9, " billion yuan"), (1e6, " million yuan"), (1.0, " yuan"))
+    return Text(said(english), said(((1e8, " 亿元"), (1e4, " 万元"), (1.0, " 元"))))
+
+
 def title(key: Any, table: str = "") -> Text:
     """Title of a column, row or metric by its key, of a table's own where it has one; an unknown key in words.
 

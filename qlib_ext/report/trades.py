@@ -12,7 +12,7 @@ from qlib_ext.evaluate import ACCOUNT_DEFINITIONS, excess_crossings, has_benchma
 from qlib_ext.report import figures
 from qlib_ext.report.page import Chart, Content, Context, across, columns_of, glossary, html, meanings_of, table
 from qlib_ext.report.score import Definitions, Frame, judged_days
-from qlib_ext.report.texts import Text, definition, join, sentence, text, title
+from qlib_ext.report.texts import Text, definition, join, money, sentence, text, title
 
 Tables = Mapping[str, pd.DataFrame] | None  # of execution.pkl
 COSTS = ["commission", "transfer", "stamp_duty", "impact"]
@@ -81,7 +81,7 @@ def costs(context: Context, fills: pd.DataFrame, tables: Tables, definitions: De
         columns = columns_of(bins, _meanings(definitions, "participation", bins), "participation")
         rows = [_bin_title(float(low), float(high)) for low, high in zip(bins["low"], bins["high"], strict=True)]
         parts.append(table(bins.rename(index=str), columns, key="participation", rows=rows))
-    remark = text("{n} fills, {million:,.1f} million yuan traded", n=len(fills), million=traded / 1e6)
+    remark = text("{n} fills, {money} traded", n=len(fills), money=money(traded))
     return context.scope(fills["day"], remark), parts
 
 
@@ -107,7 +107,8 @@ def waterfall(context: Context, frame: pd.DataFrame, account: Frame, definitions
         glossary(meanings, frame.index, "waterfall"),
     ]
     if "annual_return" in frame:
-        figure = figures.steps(frame["annual_return"], rows, text("return a year (%)"))
+        beside = int("deck" in frame.index)
+        figure = figures.waterfall(frame["annual_return"], rows, text("return a year (%)"), apart=beside)
         parts.insert(0, Chart("waterfall", figure, sentence("chart.waterfall")))
     remark = text("costs as each row says")
     return remark if account is None else context.scope(account.index, remark), parts
@@ -122,49 +123,60 @@ def capacity(
     strategy: Frame,
     of_backtest: Definitions,
 ) -> Content | None:
-    """Annual return by capital: the run's strategy; the judge's, down the ranking and in a fixed number of names."""
+    """By capital, what is left over the mean stock: of the run's strategy, and of the judge; their tables."""
     parts: list[Any] = []
     if strategy is not None and len(strategy):
         parts += _strategy_capacity(strategy, of_backtest)
+    judged = {
+        key: curve for key, curve in (("capacity", filled), ("capacity_topn", topn)) if curve is not None and len(curve)
+    }
+    if judged:
+        parts.append(_chart_by_capital("judge", {title(key, "by_capital"): curve for key, curve in judged.items()}))
     meanings = meanings_of(_own(definitions, "capacity"), "capacity")
-    for key, curve in (("capacity", filled), ("capacity_topn", topn)):
-        if curve is not None and len(curve):
-            rows = [_millions(capital) for capital in curve.index]
-            parts.append(Chart(key, figures.capacity(curve), sentence(f"chart.{key}")))
-            parts.append(table(curve, columns_of(curve, meanings), key=key, rows=rows))
-            zeros = excess_crossings(curve)
-            parts += _crossings(zeros, f"{key}_zeros", [title(f"{name}_excess") for name in zeros.index])
+    for key, curve in judged.items():
+        rows = [money(capital) for capital in curve.index]
+        parts += [html("heading", title(key, "by_capital")), html("remark", sentence(f"table.{key}"))]
+        parts.append(table(curve, columns_of(curve, meanings), key=key, rows=rows))
+        zeros = excess_crossings(curve)
+        parts += _crossings(zeros, f"{key}_zeros", [title(f"{name}_excess") for name in zeros.index])
     scope = context.costs if daily is None else context.scope(judged_days(daily), context.costs)
     return (scope, parts) if parts else None
 
 
+def _chart_by_capital(key: str, curves: Mapping[Text, pd.DataFrame]) -> Chart:
+    """Draw what curves have left after as many costs as they know; of the first one also before costs."""
+    ends = ("net_impact_excess", "net_excess", "gross_excess", "net_impact", "net", "gross")
+    left = {name: curve[next(end for end in ends if end in curve)] for name, curve in curves.items()}
+    name, first = next(iter(curves.items()))
+    before = text("{name}, before costs", name=name)
+    if "gross_excess" in first and left[name].name != "gross_excess":
+        left[before] = first["gross_excess"]
+    figure = figures.by_capital(left, text("a year over the mean stock (%)"), dotted=[before])
+    return Chart(f"capacity-{key}", figure, sentence(f"chart.capacity-{key}"))
+
+
 def _strategy_capacity(curve: pd.DataFrame, definitions: Definitions) -> list[Any]:
-    """Show the curves of the run's own strategy, a b each; the table begins with the largest b."""
+    """Draw and tabulate the curves of the run's own strategy, a b each, the largest first."""
     key, meanings = "capacity_strategy", meanings_of(_own(definitions, "capacity_strategy"), "capacity_strategy")
     curve = curve.sort_index(level="b", ascending=False, sort_remaining=False)
     names = [text("b = {b:.2f}", b=b) for b in curve.index.get_level_values("b")]
-    rows = [
-        join([name, _millions(capital)]) for name, capital in zip(names, curve.index.get_level_values(1), strict=True)
-    ]
+    rows = [join([name, money(capital)]) for name, capital in zip(names, curve.index.get_level_values(1), strict=True)]
     flat = curve.set_axis([f"{b:.2f} {capital:.0f}" for b, capital in curve.index])
     zeros = strategy_crossings(curve)
+    main = flat.index[: len(curve.loc[curve.index[0][0]])]
+    curves = {text("b = {b:.2f}", b=b): own for b, own in curve.groupby(level="b", sort=False)}
     return [
-        Chart(key, figures.strategy_capacity(curve), sentence(f"chart.{key}")),
-        table(
-            flat, columns_of(flat, meanings), key=key, rows=rows, main=flat.index[: len(curve.loc[curve.index[0][0]])]
-        ),
+        html("heading", title(key, "by_capital")),
+        _chart_by_capital("strategy", {name: rows.droplevel("b") for name, rows in curves.items()}),
+        html("remark", sentence(f"table.{key}")),
+        table(flat, columns_of(flat, meanings), key=key, rows=rows, main=main),
         *_crossings(zeros.set_axis([f"{b:.2f}" for b in zeros.index]), f"{key}_zeros", list(dict.fromkeys(names))),
     ]
 
 
-def _millions(capital: float) -> Text:
-    return text("{million:,.0f} million yuan", million=float(capital) / 1e6)
-
-
 def _crossings(zeros: pd.DataFrame, key: str, rows: Sequence[Text]) -> list[Markup]:
     """Tabulate the capitals (yuan) at which excesses pass zero; nothing for a curve without an excess."""
-    columns = columns_of(zeros, None, "", **dict.fromkeys(map(str, zeros), "count"))
-    return [table(zeros / 1e6, columns, key=key, rows=rows)] if len(zeros) else []
+    return [table(zeros, key=key, rows=rows)] if len(zeros) else []
 
 
 def blocked(
@@ -280,7 +292,7 @@ def holdings(context: Context, positions: pd.DataFrame, daily: Frame, labels: Fr
     parts.append(html("holdings", packed_holdings(positions, labels, context), TOP_HOLDINGS))
     remark = text("the capital is not known")
     if context.capital is not None:
-        remark = sentence("holdings.capital", million=context.capital / 1e6)
+        remark = sentence("holdings.capital", money=money(context.capital))
     return context.scope(positions.index.get_level_values("datetime"), remark), parts
 
 

@@ -23,6 +23,18 @@
     return value;
   }
 
+  const wide_of = (text) => Array.from(text).reduce((sum, c) => sum + (c > "\u2e80" ? 12 : 6.4), 0);
+  function broken(text, room) {
+    if (wide_of(text) <= room) { return text; }
+    const parts = /[\u2e80-\uffff]/.test(text) ? Array.from(text) : text.split(/(?<= )/);
+    const lines = [""];
+    parts.forEach((part) => {
+      if (lines[lines.length - 1] && wide_of(lines[lines.length - 1] + part) > room) { lines.push(""); }
+      lines[lines.length - 1] += part;
+    });
+    return lines.join("<br>");
+  }
+
   // what is drawn: the figure of the page in the page's language and colours
   function dressed(chart) {
     const figure = read("json-" + chart.dataset.chart);
@@ -37,15 +49,27 @@
       dragmode: coarse ? false : "zoom",
     });
     if (printing) { Object.assign(layout, { autosize: false, width: 680 }); }
-    // room for the legend below the axis title: its entries stand in columns as wide as the longest name
+    // room for the legend below the axis title: grouped names follow each other, others stand in columns of the longest
     const named = made.data.filter((trace) => trace.showlegend !== false && trace.name);
     if (named.length > 1 && layout.legend) {
-      const longest = Math.max(...named.map((trace) => Array.from(trace.name).reduce((sum, c) => sum + (c > "\u2e80" ? 12 : 6.2), 0)));
-      const width = (printing ? 680 : chart.clientWidth) - layout.margin.l - layout.margin.r;
-      const rows = Math.ceil(named.length / Math.max(1, Math.floor(width / (longest + 46))));
-      layout.margin = Object.assign({}, layout.margin, { b: 50 + 20 * rows });
-      layout.height += 20 * rows;
+      const widths = named.map((trace) => 46 + wide_of(trace.name)), longest = Math.max(...widths);
+      const room = (printing ? 680 : chart.clientWidth) - layout.margin.l - layout.margin.r;
+      const grouped = named.some((trace) => trace.legendgroup);
+      let rows = 1, used = 0;
+      (grouped || widths.reduce((sum, one) => sum + one, 0) < room ? widths : widths.map(() => longest)).forEach((one) => {
+        if (used && used + one > room) { rows += 1; used = 0; }
+        used += one;
+      });
+      const row = grouped ? 25 : 20;
+      layout.margin = Object.assign({}, layout.margin, { b: 54 + row * rows });
+      layout.height += row * rows;
     }
+    // a title that is longer than its axis becomes two or three lines
+    const tall = layout.height - layout.margin.t - layout.margin.b;
+    Object.keys(layout).filter((key) => /^yaxis\d*$/.test(key) && layout[key].title).forEach((key) => {
+      const share = layout[key].domain ? layout[key].domain[1] - layout[key].domain[0] : 1;
+      layout[key].title.text = broken(layout[key].title.text, 0.95 * share * tall);
+    });
     if (narrow) {
       layout.margin = Object.assign({}, layout.margin, { r: 8 });
       if (layout.hovermode === "x unified") { layout.hovermode = "x"; }
@@ -137,6 +161,7 @@
     $("language").textContent = language === "zh" ? "English" : "中文";
     store("qlib_ext.language", language);
     sayHints();
+    fit(wide);
     redraw();
   }
 
@@ -145,6 +170,29 @@
     store("qlib_ext.theme", theme);
     redraw();
   }
+
+  // --- tables: one that is cut off becomes tighter, one that still is a list of its numbers under their titles
+
+  const wide = Array.from(document.querySelectorAll(".scroll > table"));
+  const cut = (table) => table.parentElement.scrollWidth > table.parentElement.clientWidth + 1;
+  function label(table) {
+    const zh = root.dataset.language === "zh";
+    const said = (head) => { const one = head.querySelector(zh ? "[lang=zh]" : "[lang=en]"); return (one || head).textContent.trim(); };
+    const labels = Array.from(table.querySelectorAll("thead th")).map(said);
+    table.querySelectorAll("tbody tr").forEach((row) => {
+      Array.from(row.children).forEach((cell, place) => { if (place) { cell.dataset.label = labels[place]; } });
+    });
+  }
+  function fit(tables) {
+    tables.forEach((table) => table.classList.remove("tight", "stacked"));
+    const over = tables.filter(cut);
+    over.forEach((table) => table.classList.add("tight"));
+    over.filter(cut).forEach((table) => { label(table); table.classList.add("stacked"); });
+  }
+  let width = window.innerWidth;
+  window.addEventListener("resize", () => {
+    if (!printing && window.innerWidth !== width) { width = window.innerWidth; fit(wide); }
+  });
 
   // --- holdings
 
@@ -181,6 +229,7 @@
     $("absent").hidden = rows.length > 0;
     $("day").value = held.days[shown];
     $("shown-day").textContent = held.days[shown];
+    fit([$("top")]);
   }
 
   function showStocks() {
@@ -197,6 +246,7 @@
       });
       return made;
     }));
+    fit([$("stocks")]);
   }
 
   function startHoldings() {
@@ -222,6 +272,8 @@
     before = { theme: root.dataset.theme, closed: Array.from(document.querySelectorAll("details:not([open])")) };
     root.dataset.theme = "light";
     before.closed.forEach((item) => { item.open = true; });
+    root.classList.add("paper");
+    fit(wide);
     waiting = [];
     charts.forEach((chart) => { watcher.unobserve(chart); draw(chart); });
   }
@@ -230,6 +282,8 @@
     printing = false;
     if (before.theme) { root.dataset.theme = before.theme; } else { delete root.dataset.theme; }
     before.closed.forEach((item) => { item.open = false; });
+    root.classList.remove("paper");
+    fit(wide);
     redraw();
   }
 
@@ -244,13 +298,20 @@
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   document.querySelectorAll("button.all").forEach((button) => {
     button.addEventListener("click", () => {
-      button.previousElementSibling.querySelector("table").classList.add("open");
+      const table = button.previousElementSibling.querySelector("table");
+      table.classList.add("open");
+      fit([table]);
       button.remove();
     });
   });
+  const menu = document.querySelector("nav");
+  const unfold = (open) => { menu.classList.toggle("open", open); $("menu").setAttribute("aria-expanded", String(open)); };
+  $("menu").addEventListener("click", () => unfold(!menu.classList.contains("open")));
+  $("links").addEventListener("click", () => unfold(false));
   window.addEventListener("beforeprint", toPaper);
   window.addEventListener("afterprint", fromPaper);
   if (held) { startHoldings(); }
+  fit(wide);
   root.dataset.ready = "yes";
   performance.mark("qlib_ext.ready");
   // after the first paint: the library is evaluated when a chart comes near, at the latest when nothing else is to be done
