@@ -1,12 +1,16 @@
-"""Files written beside the old one and renamed: at any time there is the old file or the new one, never half of it.
+"""Files and folders written beside the old one and put in its place: there is the old one or the new, never half of it.
 
 What several processes would make at the same time is made by one of them, `alone`.
 """
 
+import ctypes
+import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -87,3 +91,39 @@ def alone(path: str | Path, say: Callable[[str], object]) -> Iterator[None]:
             Path(lock.lock_file).unlink()
     finally:
         lock.release()
+
+
+def take_place(build: str | Path, target: str | Path) -> None:
+    """Put a folder in the place of another, in one step: who looks finds the old one or the new; the old is at `build`.
+
+    Where nothing is at `target`, `build` is renamed. Both must be of one file system.
+
+    Raises: OSError where it cannot be done, or the system cannot exchange two folders in one step.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("old", "new"):
+    ...     (folder / name).mkdir()
+    ...     _ = (folder / name / "which").write_text(name)
+    >>> take_place(folder / "new", folder / "old")
+    >>> [(folder / name / "which").read_text() for name in ("old", "new")]
+    ['new', 'old']
+    """
+    one, other = Path(build), Path(target)
+    if not other.exists():
+        one.rename(other)
+        return
+    libc: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    names = (os.fsencode(one), os.fsencode(other))
+    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        failed = libc.renamex_np(*names, 2)  # RENAME_SWAP
+    elif hasattr(libc, "renameat2"):
+        failed = libc.renameat2(-100, names[0], -100, names[1], 2)  # AT_FDCWD, RENAME_EXCHANGE
+    else:
+        failed, _ = -1, ctypes.set_errno(errno.ENOSYS)
+    if failed:
+        why = os.strerror(ctypes.get_errno())
+        raise OSError(
+            f"{other} and the new folder beside it cannot be exchanged in one step ({why}); put the data on a disk of "
+            "this machine (ext4, xfs, btrfs, APFS), into a folder of its own"
+        )

@@ -46,8 +46,11 @@ _HEADERS = {  # of brokers and data vendors, and what they surely mean
     **dict.fromkeys(("成交金额", "成交额"), "yuan"),
     **dict.fromkeys(("成交均价", "平均价格"), "average"),
     **dict.fromkeys(("到达价", "决策价"), "arrival"),
-    **dict.fromkeys(("日期", "交易日期", "trade_date", "datetime"), "date"),
+    **dict.fromkeys(("日期", "交易日期", "trade_date", "tradedate", "datetime"), "date"),
     **{"start_date": "start", "开始日期": "start", "end_date": "end", "结束日期": "end"},
+    **{"ipodate": "start", "list_date": "start", "outdate": "end", "delist_date": "end"},
+    **dict.fromkeys(("名称", "证券名称", "股票名称", "证券简称", "股票简称", "code_name"), "name"),
+    **dict.fromkeys(("行业", "所属行业", "行业名称"), "industry"),
 }
 
 

@@ -89,7 +89,9 @@ def check_lists(provider: Provider, names: list[str], tally: Tally) -> None:
     odd += [f"folder {place.name} is {meant[code]}" for code, place in places.items() if meant[code] != code]
     tally.each("code_spelling", odd, len(pairs) + len(places))
     stocks = [(name, code) for name, code in pairs if not is_index(code) and meant[code] == code]
-    tally.each("indices", [f"{code} in {name}.txt" for name, code in pairs if is_index(code)], len(pairs))
+    mixed = {name for name, code in pairs if not is_index(code)}  # a list of indices alone is no universe
+    among = [f"{code} in {name}.txt" for name, code in pairs if is_index(code) and name in mixed]
+    tally.each("indices", among, len(pairs))
     tally.each("not_a_share", [f"{code} in {name}.txt" for name, code in stocks if not is_a_share(code)], len(stocks))
     for name, spans in lists.items():
         tally.each("list_overlap", [f"{code} in {name}.txt" for code in overlaps(spans)], len(spans))

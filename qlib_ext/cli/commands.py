@@ -20,6 +20,7 @@ from qlib_ext import __version__
 from qlib_ext.cli import daily as _cli_daily
 from qlib_ext.cli import data as _cli_data
 from qlib_ext.cli import executions as _cli_executions
+from qlib_ext.cli import ingest as _cli_ingest
 from qlib_ext.cli import orders as _cli_orders
 from qlib_ext.cli import report as _cli_report
 from qlib_ext.cli.arguments import Parser, add_seed, number
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo_data(commands)
     _cli_data.add(commands)
+    _cli_ingest.add(commands)
     _add_check_leak(commands)
     _cli_report.add(commands)
     _cli_orders.add(commands)

@@ -8,7 +8,8 @@ Tools around qlib_ext: stock selection among A shares with qlib, judged by what 
 
 The usual order:
 
-  data    demo-data, check-data, init   a market, its defects, a workflow for it
+  data    demo-data, import             a market, or your vendor's data
+          check-data, init              its defects, a workflow for it
   judge   check-leak                    does the workflow use the future?
   train   qrun workflow.yaml            qlib's own command
   see     report, compare               a page of a run, runs side by side
@@ -39,6 +40,11 @@ EXAMPLES = {
         "qlib-ext check-data --provider-uri ~/.qlib/qlib_data/cn_data",
         "qlib-ext check-data --universe csi300 --start 2018-01-01",
         "qlib-ext check-data --provider-uri ~/.qlib/qlib_data/cn_data --json",
+    ),
+    "import": (
+        "qlib-ext import bars/ --provider-uri ~/market",
+        "qlib-ext import 2026-01-05.parquet --provider-uri ~/market",
+        "qlib-ext import bars.csv --provider-uri ~/market --names stocks.csv --members csi300=members.csv",
     ),
     "init": (
         "qlib-ext init --provider-uri ~/.qlib/qlib_data/cn_data",

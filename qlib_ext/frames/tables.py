@@ -42,6 +42,24 @@ def read_table(
     return table
 
 
+def column_names(path: Path) -> list[str]:
+    """List the columns of a CSV or Parquet file, its index too, as they stand.
+
+    Raises: ValueError for no such table, OSError where it cannot be opened.
+    """
+    if path.suffix.lower() == ".parquet":
+        return [str(name) for name in _opened(path).schema_arrow.names]
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            head = file.readline()
+    except (UnicodeDecodeError, OSError):
+        head = ""
+    if not head.strip() or head.startswith(("#", "sep=")):
+        return [str(name) for name in read_csv(path, []).columns]
+    mark = max(",;\t|", key=head.count)
+    return [cell.strip() for cell in head.strip().replace('"', "").split(mark)]
+
+
 def _first_day(name: str, place: int, text: Sequence[str]) -> str:
     """Name of a column; the first one without a name holds the days, as pandas writes it."""
     return "date" if not name and not place and "date" in text else name

@@ -1,6 +1,8 @@
 """A qlib provider folder read as day x stock grids, and what is trailing over them; imports without qlib."""
 
 from qlib_ext.provider.files import (
+    SIDE,
+    SIDE_FILES,
     fill_row,
     first_known,
     plain_day,
@@ -8,8 +10,10 @@ from qlib_ext.provider.files import (
     read_lines,
     read_numbers,
     read_series,
+    side_file,
 )
 from qlib_ext.provider.storage import (
+    LONGEST_HALT,
     ages,
     binary_folder,
     calendar,
@@ -45,6 +49,9 @@ from qlib_ext.provider.trailing import (
 )
 
 __all__ = [
+    "LONGEST_HALT",
+    "SIDE",
+    "SIDE_FILES",
     "ages",
     "binary_folder",
     "calendar",
@@ -73,6 +80,7 @@ __all__ = [
     "read_traded",
     "series_file",
     "sessions_after",
+    "side_file",
     "storage_of",
     "traded_closes",
     "trailing_mean",

@@ -14,6 +14,8 @@ import pandas as pd
 from qlib_ext.spelling import read_day
 
 Values = npt.NDArray[np.float32]
+SIDE = "qlib_ext"  # folder in a provider's, of what qlib does not know
+SIDE_FILES = ("names", "st", "industry")
 
 
 def read_lines(file: Path) -> list[str]:
@@ -93,3 +95,22 @@ def fill_row(row: npt.NDArray[np.floating], begin: int, first: int, values: Valu
     low, high = max(first, begin), min(first + len(values), begin + len(row))
     if low < high:
         row[low - begin : high - begin] = values[low - first : high - first]
+
+
+def side_file(folder: str | Path, name: str) -> Path | None:
+    """Name a table beside the bars, `qlib_ext/<name>.csv` in a provider folder; None where it is not there.
+
+    Args:
+        folder: the provider's.
+        name: names (columns code, name), st (code, start, end: spells of special treatment) or industry (code,
+            industry, perhaps start).
+
+    Raises: ValueError for another name.
+
+    >>> print(side_file(provider, "names"))
+    None
+    """
+    if name not in SIDE_FILES:
+        raise ValueError(f"side_file: there is no {name!r}; allowed: {', '.join(SIDE_FILES)}")
+    file = Path(folder).expanduser() / SIDE / f"{name}.csv"
+    return file if file.is_file() else None
