@@ -1,6 +1,7 @@
 """Read a page of `qlib_ext.report` back: tables by their `data-` attributes, charts from their JSON."""
 
 import base64
+import gzip
 import json
 import re
 from html.parser import HTMLParser
@@ -45,6 +46,9 @@ def cards(html):
 
 def embedded(html, name):
     """JSON of the page under a name."""
+    packed = re.search(rf'<script type="application/gzip" id="{name}">(.*?)</script>', html, re.S)
+    if packed:
+        return json.loads(gzip.decompress(base64.b64decode(packed[1])))
     return json.loads(re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', html, re.S)[1])
 
 

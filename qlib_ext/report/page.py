@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -54,6 +56,18 @@ def _asset(name: str) -> Markup:
     return Markup((resources.files("qlib_ext.report") / "assets" / name).read_text(encoding="utf-8"))
 
 
+def gzipped(content: str) -> Markup:
+    """Text as the page holds what is long: compressed, in base64."""
+    return Markup(b64encode(gzip.compress(content.encode(), mtime=0)).decode())
+
+
+@cache
+def _plotly() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return gzipped(get_plotlyjs())
+
+
 @cache
 def _templates() -> Environment:
     templates = Environment(
@@ -63,7 +77,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.globals |= {"text": text, "sentence": sentence, "written": written, "asset": _asset}
+    templates.globals |= {"text": text, "sentence": sentence, "written": written, "asset": _asset, "gzipped": gzipped}
     templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     return templates
 
@@ -264,8 +278,6 @@ def page(context: Context, subtitle: Text, sections: Sequence[Mapping[str, Any]]
 
     `first` is its first screen, the facts then stand last.
     """
-    from plotly.offline import get_plotlyjs
-
     fields = {
         "title": context.title,
         "facts": context.facts,
@@ -273,4 +285,4 @@ def page(context: Context, subtitle: Text, sections: Sequence[Mapping[str, Any]]
         "sections": sections,
         "first": first,
     }
-    return _templates().get_template("page.html").render(fields, plotly=Markup(get_plotlyjs()))
+    return _templates().get_template("page.html").render(fields, plotly=_plotly())

@@ -26,8 +26,12 @@ FLAT = "#f4f5f7"  # between gain and loss
 TEAR = "tear"  # titles of the tables' columns in zh.yaml
 _KINDS = {
     **dict.fromkeys(
-        ("net", "mean_stock", "mean_all", "benchmark", "over_mean_stock", "over_mean_all", "over_benchmark", "turnover",
-         "cost", "depth", "alpha", "alpha_error", "annual_return", "standard_error", "tracking_error", "probability",
+        ("net", "mean_stock", "mean_all", "benchmark", "over_mean_stock", "over_mean_all", "over_benchmark", "alpha",
+         "annual_return"),
+        "gain",
+    ),
+    **dict.fromkeys(
+        ("turnover", "cost", "depth", "alpha_error", "standard_error", "tracking_error", "probability",
          "probability_independent"),
         "percent",
     ),

@@ -51,8 +51,11 @@
     if (printing) { Object.assign(layout, { autosize: false, width: 680 }); }
     // room for the legend below the axis title: grouped names follow each other, others stand in columns of the longest
     const named = made.data.filter((trace) => trace.showlegend !== false && trace.name);
+    const most = (printing ? 680 : chart.clientWidth) - 70;
+    named.forEach((trace) => { trace.name = broken(trace.name, most); });
+    const more = named.reduce((sum, trace) => sum + trace.name.split("<br>").length - 1, 0);
     if (named.length > 1 && layout.legend) {
-      const widths = named.map((trace) => 46 + wide_of(trace.name)), longest = Math.max(...widths);
+      const widths = named.map((trace) => 46 + Math.max(...trace.name.split("<br>").map(wide_of))), longest = Math.max(...widths);
       const room = (printing ? 680 : chart.clientWidth) - layout.margin.l - layout.margin.r;
       const grouped = named.some((trace) => trace.legendgroup);
       let rows = 1, used = 0;
@@ -61,8 +64,8 @@
         used += one;
       });
       const row = grouped ? 25 : 20;
-      layout.margin = Object.assign({}, layout.margin, { b: 54 + row * rows });
-      layout.height += row * rows;
+      layout.margin = Object.assign({}, layout.margin, { b: 54 + row * rows + 16 * more });
+      layout.height += row * rows + 16 * more;
     }
     // a title that is longer than its axis becomes two or three lines
     const tall = layout.height - layout.margin.t - layout.margin.b;
@@ -96,11 +99,18 @@
     },
   };
 
+  // what is long lies in the page compressed
+  async function unpacked(id) {
+    const bytes = Uint8Array.from(atob($(id).textContent), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
+
   // plotly's library is evaluated after the page can be read and used, or when a chart needs it
+  let source = null;
   function plotly() {
     if (!window.Plotly) {
       const library = document.createElement("script");
-      library.textContent = $("plotly").textContent;
+      library.textContent = source;
       document.head.appendChild(library);
       window.Plotly.register(chinese);
     }
@@ -138,6 +148,7 @@
 
   // only what has been drawn and is near is drawn again; the rest when it comes near
   function redraw() {
+    if (source === null) { return; }
     charts.filter((chart) => chart.dataset.drawn && !waiting.includes(chart)).forEach((chart) => {
       watcher.unobserve(chart);
       watcher.observe(chart);
@@ -196,7 +207,7 @@
 
   // --- holdings
 
-  const held = read("json-holdings");
+  let held = null;
   const share = (value) => (100 * value).toFixed(2) + "%";
   const yuan = (value) => (value === null ? "–" : Math.round(value).toLocaleString("en-US").replace("-", "−"));
   const shownHoldings = 30;
@@ -275,7 +286,7 @@
     root.classList.add("paper");
     fit(wide);
     waiting = [];
-    charts.forEach((chart) => { watcher.unobserve(chart); draw(chart); });
+    if (source !== null) { charts.forEach((chart) => { watcher.unobserve(chart); draw(chart); }); }
   }
   function fromPaper() {
     if (!printing) { return; }
@@ -310,13 +321,17 @@
   $("links").addEventListener("click", () => unfold(false));
   window.addEventListener("beforeprint", toPaper);
   window.addEventListener("afterprint", fromPaper);
-  if (held) { startHoldings(); }
   fit(wide);
-  root.dataset.ready = "yes";
-  performance.mark("qlib_ext.ready");
-  // after the first paint: the library is evaluated when a chart comes near, at the latest when nothing else is to be done
-  requestAnimationFrame(() => setTimeout(() => {
+  const start = $("json-holdings") ? unpacked("json-holdings") : Promise.resolve(null);
+  start.then((text) => {
+    if (text) { held = JSON.parse(text); startHoldings(); }
+    root.dataset.ready = "yes";
+    performance.mark("qlib_ext.ready");
+    return unpacked("plotly");
+  }).then((text) => {  // evaluated when a chart comes near, at the latest when nothing else is to be done
+    source = text;
+    root.dataset.charts = "ready";
     charts.forEach((chart) => watcher.observe(chart));
-    (window.requestIdleCallback || ((call) => setTimeout(call, 500)))(plotly);
-  }, 0));
+    if (charts.length) { (window.requestIdleCallback || ((call) => setTimeout(call, 500)))(plotly); }
+  });
 })();
