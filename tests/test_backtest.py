@@ -743,6 +743,9 @@ def test_a_workflow_states_what_differs(market):
     options = made.strategy_config["kwargs"]
     assert options["risk_aversion"] == 5 and options["max_weight"] == 0.05
     assert made.backtest_config["exchange_kwargs"] == {"min_cost": 5}  # of qlib's exchange
+    strategy = {"class": "CostAwareStrategy", "module_path": "qlib_ext.strategy", "kwargs": {"signal": "<PRED>"}}
+    spelt = PortAnaRecord(None, {"strategy": strategy}, dataset=market[2]).strategy_config["kwargs"]
+    assert spelt["max_weight"] == 0.05  # by which a later version reads the plan
     named = {"strategy": {"class": "LiquidityTopNStrategy", "kwargs": {"signal": "<PRED>"}}}
     assert "max_weight" not in PortAnaRecord(None, named, dataset=market[2]).strategy_config["kwargs"]
     with pytest.raises(TypeError, match="'strategie'.*'strategy'"):

@@ -13,6 +13,7 @@ from qlib.data import D
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.portfolio import Forecast, Risk, simulate
 from qlib_ext.provider import load_liquidity, read_traded, trailing_volatility
+from qlib_ext.runs import Task
 from qlib_ext.strategy import CostAwareStrategy, ScoredRun, plan_orders, read_holdings
 from qlib_ext.synthetic import make_market
 
@@ -163,7 +164,7 @@ def test_exposures_are_read_from_a_csv_file(scores, tmp_path):
 
 def test_tomorrows_orders_are_those_of_the_backtest(scores):
     days = scores.index.get_level_values("datetime").unique()
-    options = {"forecast": FORECAST.to_dict(), "risk_aversion": 2.0, "exposures": {"beta": 0.3}}
+    options = {"forecast": FORECAST.to_dict(), "risk_aversion": 2.0, "exposures": {"beta": 0.3}, "max_weight": 0.1}
     config = {"strategy": {"class": "CostAwareStrategy", "module_path": "qlib_ext.strategy", "kwargs": options}}
     exchange = {"class": "AShareExchange", "module_path": "qlib_ext.exchange", "kwargs": {}}
     config["backtest"] = {"exchange_kwargs": {"exchange": exchange}}
@@ -189,7 +190,8 @@ def test_tomorrows_orders_keep_the_bounds_and_the_universe_of_the_backtest(score
     days = scores.index.unique("datetime")
     day, left = days[60], list(scores.index.levels[1][::4])
     scores = scores[~(scores.index.get_level_values(1).isin(left) & (scores.index.get_level_values(0) > days[50]))]
-    options = {"forecast": FORECAST.to_dict(), "risk_aversion": 2.0, "exposures": {"beta": 0.1, "volatility": 0.1}}
+    options = {"forecast": FORECAST.to_dict(), "risk_aversion": 2.0, "max_weight": None}
+    options["exposures"] = {"beta": 0.1, "volatility": 0.1}
     config = {"strategy": {"class": "CostAwareStrategy", "module_path": "qlib_ext.strategy", "kwargs": options}}
     config["backtest"] = {"exchange_kwargs": {"exchange": {"class": "AShareExchange", "kwargs": {}}}}
     task = {"record": [{"class": "PortAnaRecord", "kwargs": {"config": config}}]}
@@ -202,6 +204,28 @@ def test_tomorrows_orders_keep_the_bounds_and_the_universe_of_the_backtest(score
     wanted = orders["target_yuan"].groupby(level=0).first().reindex(sent.index)
     assert len(sent) > 5 and abs(strategy.daily_log[0]["price.beta"]) > 0  # the bound costs something
     np.testing.assert_allclose(wanted, sent["target"], rtol=1e-3)
+
+
+def test_no_stock_has_more_than_a_twentieth_unless_asked_for(scores):
+    """By the forecast and by the simple rule; a run that was recorded without the option had no such bound."""
+    for forecast in (FORECAST, None):
+        by = {}
+        for options in ({}, {"max_weight": None}):
+            strategy, report, _ = traded(scores, account=2e7, forecast=forecast, **options)
+            targets = strategy.daily_targets.set_index("date")["target"]
+            by[not options] = (targets / report["account"].shift(1, fill_value=2e7).reindex(targets.index)).max()
+        assert by[True] <= 0.05 * 1.2 and by[False] > 0.08  # decided at a close, told at the price a day later
+    config = {"strategy": {"class": "CostAwareStrategy", "kwargs": {"risk_aversion": 2.0}}}
+    task = {"record": [{"class": "PortAnaRecord", "module_path": "qlib_ext.record", "kwargs": {"config": config}}]}
+    assert Task(task, recorded=True).strategy["max_weight"] is None
+    plan = {"strategy": {"class": "CostAwareStrategy", "kwargs": {"max_weight": 0.1}}}
+    assert Task(task, recorded=True, plan=plan).strategy["max_weight"] == 0.1
+
+
+def test_too_few_stocks_for_the_largest_weight_are_told(scores):
+    few = scores[scores.index.get_level_values("instrument").isin(scores.index.levels[1][:12])]
+    with pytest.warns(UserWarning, match="max_weight 0.05 of 12 stocks a day places at most 60%"):
+        CostAwareStrategy(signal=few, forecast=FORECAST)
 
 
 @pytest.mark.parametrize(

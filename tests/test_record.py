@@ -413,7 +413,7 @@ def test_a_baseline_without_a_score_is_left_out_with_a_warning(run, said, monkey
 
 def test_liquidity_record_writes_all(run, panel, said):
     recorder, dataset = run
-    made = LiquidityRecord(recorder, dataset, benchmark=None, capital=2e7)
+    made = LiquidityRecord(recorder, dataset, benchmark=None, capital=2e7, max_weight=0.05)
     got = made._generate()
     assert sorted(got) == sorted(made.list())
     days = pd.DatetimeIndex(panel.days[PARTS["test"]])
@@ -465,6 +465,24 @@ def test_the_score_s_tear_sheet_is_of_the_test_days(run, panel, said, monkeypatc
     pd.testing.assert_frame_equal(tear["groups"].loc[["size"]], again)
 
 
+def test_more_than_a_twentieth_in_one_stock_is_told(run, said):
+    got = {}
+    for weight in (None, 0.05):
+        said.clear()
+        got[weight] = LiquidityRecord(*run, benchmark=None, capital=2e7, max_weight=weight)._generate()
+        told = [text for kind, text in said if kind == "warning"]
+        assert len(told) == (weight is None)
+    capped = got[0.05]["positions.pkl"]["weight"]
+    assert got[None]["positions.pkl"]["weight"].max() > 0.5 and capped.max() == pytest.approx(0.05)
+    daily = got[0.05]["daily.pkl"]
+    largest = capped.groupby("datetime").max().reindex(daily.index)
+    np.testing.assert_allclose(daily["capped_largest_weight"], largest, rtol=1e-12)
+    assert daily["topn_largest_weight"].max() <= 0.05 + 1e-12
+    curve = got[0.05]["capacity.pkl"]
+    assert (curve["names_held"] * 0.05 >= 1 - curve["cash_share"] - 1e-9).all()  # at every capital
+    assert "largest holding" in got[0.05]["definitions.pkl"]["topn_largest_weight"]
+
+
 @pytest.mark.parametrize(
     ("sign", "word", "cure"), [(1, "volatile stocks", "weight_by: score"), (-1, "calm", "low_vol")]
 )
@@ -473,7 +491,7 @@ def test_exposure_to_volatility_is_said(run, panel, said, sign, word, cure):
     rows = PARTS["test"]
     sigma = np.where(panel.present[rows].numpy(), sign * panel.volatility[rows].numpy(), np.nan)
     recorder = Recorder(**{"pred.pkl": series_of(panel, rows, sigma).to_frame()})
-    LiquidityRecord(recorder, dataset, benchmark=None)._generate()
+    LiquidityRecord(recorder, dataset, benchmark=None, max_weight=0.05)._generate()
     ((_, text),) = [line for line in said if line[0] == "warning"]
     assert f"{sign:+.2f} on average over 16 days (beyond +-0.3)" in text and word in text and cure in text
 

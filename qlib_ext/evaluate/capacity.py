@@ -64,6 +64,7 @@ def capacity_curve(
     capitals: Sequence[float] = CAPITALS,
     participation: float = PARTICIPATION,
     top_n: int | None = None,
+    max_weight: float | None = None,
     impact: float = 1.0,
     benchmark: ArrayLike | None = None,
     horizon: int = 1,
@@ -87,6 +88,7 @@ def capacity_curve(
         capitals: yuan, C of them, in any order.
         participation: largest share of a stock's liquidity; a larger capital goes to more names.
         top_n: None, or a fixed number of names as in ``fill_top_n``; a larger capital then stays cash.
+        max_weight: largest share of each capital in a stock, as in ``fill_top_n``.
         impact: b of ``impact_cost``.
         benchmark: (D,) daily returns; None: the mean over all stocks with a score and a return.
         horizon: days of the label; so many sleeves of capital / horizon.
@@ -118,7 +120,8 @@ def capacity_curve(
     market = mean_return(ranked, step) if benchmark is None else _benchmark(benchmark, len(step))
     quiet, moving = last_known(traded), last_known(sigma)
     rows = []
-    fills = fill_capitals(ranked, traded, amounts, participation=participation, top_n=top_n)
+    caps: dict[str, Any] = {"participation": participation, "top_n": top_n, "max_weight": max_weight}
+    fills = fill_capitals(ranked, traded, amounts, **caps)
     costs: dict[str, Any] = {"rates": (buy_rate, sell_rate), "impact": impact}
     for capital, yuan in zip(amounts, fills, strict=True):
         some = np.flatnonzero(yuan.any(axis=0))  # a small capital touches few stocks

@@ -36,7 +36,7 @@ class DayGrids:
     Attributes:
         score, label, liquidity: (D, N) as in ``daily_metrics``; liquidity is 0 where none was given.
         buyable: (D, N) bool or None.
-        capital, participation, top_n, base, alpha: as in ``daily_metrics``.
+        capital, participation, top_n, max_weight, base, alpha: as in ``daily_metrics``.
         trading: as in ``daily_metrics``, where the metric asks for it, else None.
         exposures: (D, N, K) as in ``daily_metrics``, or None.
         priced: (D, N) the label is known.
@@ -57,6 +57,7 @@ class DayGrids:
         capital: float = CAPITAL,
         participation: float = PARTICIPATION,
         top_n: int = TOP_N,
+        max_weight: float | None = None,
         base: float = BASE,
         alpha: float = ALPHA,
         trading: Mapping[str, Any] | None = None,
@@ -65,7 +66,7 @@ class DayGrids:
         grids = as_grids(score=score, label=label, liquidity=liquidity, buyable=buyable)
         self.score, self.label, self.buyable = numbers(grids["score"]), numbers(grids["label"]), grids.get("buyable")
         self.liquidity = numbers(grids["liquidity"]) if "liquidity" in grids else torch.zeros_like(self.score)
-        self.capital, self.participation, self.top_n = capital, participation, top_n
+        self.capital, self.participation, self.top_n, self.max_weight = capital, participation, top_n, max_weight
         self.base, self.alpha, self.trading = base, alpha, trading
         if (self.score.abs() == torch.inf).any():
             raise ValueError("score holds infinities: a model has diverged. Use NaN where there is no score")
@@ -130,9 +131,8 @@ class DayGrids:
         return self._bought(self.topn_paper)
 
     def _filled(self, top_n: int | None) -> "Holdings":
-        capital, participation = self.capital, self.participation
-        yuan = fill_top_n(self.score, self.liquidity, capital=capital, participation=participation, top_n=top_n)
-        return Holdings(self, yuan)
+        caps: dict[str, Any] = {"participation": self.participation, "top_n": top_n, "max_weight": self.max_weight}
+        return Holdings(self, fill_top_n(self.score, self.liquidity, capital=self.capital, **caps))
 
     def _bought(self, paper: "Holdings") -> "Holdings":
         return paper if self.buyable is None else Holdings(self, torch.where(self.buyable, paper.yuan, 0.0))

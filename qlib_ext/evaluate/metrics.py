@@ -243,6 +243,7 @@ def daily_metrics(
     capital: float = CAPITAL,
     participation: float = PARTICIPATION,
     top_n: int = TOP_N,
+    max_weight: float | None = None,
     base: float = losses.BASE,
     alpha: float = losses.ALPHA,
     trading: Mapping[str, Any] | None = None,
@@ -267,6 +268,7 @@ def daily_metrics(
         capital: yuan placed each day.
         participation: largest share of a stock's liquidity.
         top_n: stocks of the ``topn`` columns.
+        max_weight: largest share of the capital in a stock, or None.
         base: of wpcc, see ``losses.rank_weight``.
         alpha: of liq_wpcc, see ``losses.liquidity_weight``.
         trading: what an account meets on the days, of ``portfolio.market_of``; None only where no named column trades.
@@ -300,7 +302,8 @@ def daily_metrics(
         """Compute the columns of a block of days, (D,) each."""
         return {name: _one_a_day(name, row.measure(days), days) for name, row in rows.items() if row.whole == whole}
 
-    options = {"capital": capital, "participation": participation, "top_n": top_n, "base": base, "alpha": alpha}
+    options = {"capital": capital, "participation": participation, "top_n": top_n, "max_weight": max_weight}
+    options |= {"base": base, "alpha": alpha}
     grids = {"score": score, "label": label, "liquidity": liquidity, "buyable": buyable}
     parts = by_block(measure, options, **grids, exposures=exposures)
     daily = {name: torch.cat([columns[name] for columns in parts]) for name in parts[0]}

@@ -1,6 +1,6 @@
 """The one allocation, what trading it costs, what a score is worth."""
 
-from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION, fill_capitals, fill_top_n
+from qlib_ext.portfolio.allocation import CAPITAL, MAX_WEIGHT, PARTICIPATION, fill_capitals, fill_top_n
 from qlib_ext.portfolio.cost_aware import RISK_AVERSION, CostAwarePolicy
 from qlib_ext.portfolio.costs import affordable, fee_cost, impact_cost, one_impact, rebalancing
 from qlib_ext.portfolio.executions import RULES, almgren_rate, fit_impact, rules_table
@@ -31,6 +31,7 @@ __all__ = [
     "Kind",
     "T_SIGNIFICANT",
     "OptimalTrades",
+    "MAX_WEIGHT",
     "PARTICIPATION",
     "Past",
     "Policy",

@@ -20,9 +20,11 @@ from qlib_ext.panel import takes_series
 
 CAPITAL = 150e6  # yuan; slides, page 3
 PARTICIPATION = 0.05  # of a stock's liquidity; slides, page 3
+MAX_WEIGHT = 0.05  # of the capital in one stock, as an account has it; the deck has no such cap
 BLOCK_DAYS = 32  # taken at a time: small grids stay in the cache
 HEAD = 256  # stocks to rank at first
 DUST = 1e-12  # a rest below this share of the capital is float noise and stays cash
+WEIGHT = " (a share: 0.05 is 5% of the capital)"
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
@@ -35,6 +37,7 @@ def fill_top_n(
     capital: float = CAPITAL,
     participation: float = PARTICIPATION,
     top_n: int | None = None,
+    max_weight: float | None = None,
     mask: Array | None = None,
 ) -> Array:
     """Place each day's capital down the ranking, no stock above ``participation * liquidity``.
@@ -42,6 +45,8 @@ def fill_top_n(
     - ``top_n=None``: every stock takes its cap until the capital is placed; the last one takes the rest.
     - ``top_n=n``: the first n tradable stocks share the capital in proportion to their liquidity, none above
       its cap; what the caps turn away stays cash.
+    - ``max_weight=w``: what a stock takes is at most w of the capital too. Liquidity beyond what that needs then
+      counts for nothing, in the proportions as well.
 
     A stock is tradable where ``mask`` is True, the score is a number and the liquidity is positive and
     finite. Others take nothing and do not count among the n. Equal scores rank by position. Computed in
@@ -54,28 +59,37 @@ def fill_top_n(
         capital: yuan to place each day.
         participation: largest share of a stock's liquidity to take.
         top_n: number of stocks, or None to place the capital in full.
+        max_weight: largest share of the capital in a stock, or None.
         mask: (..., N) bool, True = real; what stands elsewhere is ignored. None: all are real.
 
     Returns:
         (..., N) yuan, float64, of the kind (and on the device) of ``score``.
 
     Raises:
-        ValueError: for unequal shapes, a capital, participation or ``top_n`` that is not allowed, or an
-            infinite score under the mask.
+        ValueError: for unequal shapes, a capital, participation, ``top_n`` or ``max_weight`` that is not allowed, or
+            an infinite score under the mask.
 
     >>> fill_top_n([0.3, 0.1, 0.2], [4e6, 1e6, 2e6], capital=2.5e5, participation=0.05).tolist()
     [200000.0, 0.0, 50000.0]
     >>> fill_top_n([0.3, 0.1, 0.2], [4e6, 1e6, 2e6], capital=3e4, top_n=2).tolist()
     [20000.0, 0.0, 10000.0]
+    >>> fill_top_n([0.3, 0.1, 0.2], [4e6, 1e6, 2e6], capital=1e5, max_weight=0.6).tolist()
+    [60000.0, 0.0, 40000.0]
     """
-    _check_options([capital], participation, top_n)
+    _check_options([capital], participation, top_n, max_weight)
     ranking, traded, real = _grids(score, liquidity, mask)
+    traded = _usable(traded, float(capital), participation, max_weight)
     days, stocks = math.prod(ranking.shape[:-1]), ranking.shape[-1]
     size = BLOCK_DAYS if ranking.device.type == "cpu" else max(days, 1)
     blocks = zip(*(grid.reshape(days, stocks).split(size) for grid in (ranking, traded, real)), strict=True)
     placed = [_place(s, q, m, float(capital), participation, top_n) for s, q, m in blocks]
     yuan = torch.cat(placed).reshape(ranking.shape)
     return yuan if isinstance(score, Tensor) else yuan.numpy()
+
+
+def _usable(traded: Tensor, capital: float, participation: float, max_weight: float | None) -> Tensor:
+    """Bound liquidity by what a largest weight needs of it, so that the cap by liquidity is that by weight too."""
+    return traded if max_weight is None else traded.clamp(max=max_weight * capital / participation)
 
 
 def _place(
@@ -131,6 +145,7 @@ def fill_capitals(
     *,
     participation: float = PARTICIPATION,
     top_n: int | None = None,
+    max_weight: float | None = None,
 ) -> Iterator[NDArray[np.float64]]:
     """Place many capitals as ``fill_top_n`` does each, with one ranking for all.
 
@@ -143,6 +158,7 @@ def fill_capitals(
         capitals: yuan, in any order.
         participation: largest share of a stock's liquidity to take.
         top_n: number of stocks, or None to place the capital in full.
+        max_weight: largest share of each capital in a stock, or None.
 
     Returns:
         Iterator over the capitals, (D, N) yuan each; a new array that the caller may change.
@@ -154,46 +170,53 @@ def fill_capitals(
     >>> [yuan.tolist() for yuan in fills]
     [[[100000.0, 0.0, 0.0]], [[200000.0, 0.0, 50000.0]]]
     """
-    _check_options(capitals, participation, top_n)
+    _check_options(capitals, participation, top_n, max_weight)
     ranking, traded, real = _grids(score, liquidity)
     real, traded = _tradable(ranking, traded, real)
     order = descending(ranking, real, top_n)
-    ranked = traded.gather(1, order)
     fill = _full if top_n is None else _shares
-    return fill(traded.numpy(), order, ranked, capitals, participation)
+    return fill(traded, order, capitals, participation, max_weight)
 
 
 def _full(
-    traded: NDArray[np.float64], order: Tensor, ranked: Tensor, capitals: Sequence[float], participation: float
+    traded: Tensor, order: Tensor, capitals: Sequence[float], participation: float, max_weight: float | None
 ) -> Iterator[NDArray[np.float64]]:
-    """Fill the caps of liquidity (D, N) down the ranking, for each capital."""
-    cap, before = participation * traded, np.full_like(traded, np.inf)
-    above = np.cumsum(participation * ranked.numpy(), axis=1)
-    np.put_along_axis(before, order.numpy(), np.pad(above[:, :-1], ((0, 0), (1, 0))), axis=1)
-    for capital in capitals:
-        rest = capital - before
-        yield np.minimum(cap, np.where(rest > DUST * capital, rest, 0.0))
+    """Fill the caps of liquidity (D, N) down the ranking, for each capital; without a largest weight they are one."""
+    for some in [capitals] if max_weight is None else [[capital] for capital in capitals]:
+        cap = participation * _usable(traded, some[0], participation, max_weight)
+        before = np.full(cap.shape, np.inf)
+        above = np.cumsum(cap.gather(1, order).numpy(), axis=1)
+        np.put_along_axis(before, order.numpy(), np.pad(above[:, :-1], ((0, 0), (1, 0))), axis=1)
+        for capital in some:
+            rest = capital - before
+            yield np.minimum(cap.numpy(), np.where(rest > DUST * capital, rest, 0.0))
 
 
 def _shares(
-    traded: NDArray[np.float64], order: Tensor, ranked: Tensor, capitals: Sequence[float], participation: float
+    traded: Tensor, order: Tensor, capitals: Sequence[float], participation: float, max_weight: float | None
 ) -> Iterator[NDArray[np.float64]]:
     """Split each capital over the first n stocks."""
+    ranked = traded.gather(1, order)
     for capital in capitals:
-        chosen = np.zeros_like(traded)
-        np.put_along_axis(chosen, order.numpy(), _share(ranked, capital, participation).numpy(), axis=1)
+        chosen = np.zeros(traded.shape)
+        most = _usable(ranked, capital, participation, max_weight)
+        np.put_along_axis(chosen, order.numpy(), _share(most, capital, participation).numpy(), axis=1)
         yield chosen
 
 
 # --- checks
 
 
-def _check_options(capitals: Sequence[float], participation: float, top_n: int | None) -> None:
+def _check_options(
+    capitals: Sequence[float], participation: float, top_n: int | None, max_weight: float | None
+) -> None:
     for capital in capitals:
         check_number("capital", capital, "(0, inf)", hint=" (yuan, e.g. 150e6)")
     check_number("participation", participation, "(0, inf)", hint=" (a share of the liquidity, e.g. 0.05)")
     if top_n is not None:
         check_number("top_n", top_n, "[1, inf)", whole=True, hint=", or None to place the capital in full")
+    if max_weight is not None:
+        check_number("max_weight", max_weight, "(0, 1]", hint=WEIGHT)
 
 
 def _grids(score: Any, liquidity: Any, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:

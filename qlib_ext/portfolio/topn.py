@@ -6,7 +6,7 @@ What keeps it from trading all of it anew: scores smoothed over days, and a rank
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.cross_section import rank_shares, ranks
 from qlib_ext.options import SHARE, check_number, is_number, is_whole
-from qlib_ext.portfolio.allocation import PARTICIPATION, fill_top_n
+from qlib_ext.portfolio.allocation import PARTICIPATION, WEIGHT, fill_top_n
 from qlib_ext.portfolio.policy import Day, Vector
 
 
@@ -52,6 +52,7 @@ class TopNPolicy:
             first, by rank, then those that enter; with `top_n` they count among the n. 1: no buffer.
         score_halflife: days; scores become ranks that are `smoothed` over days, and a stock that has no score keeps its
             own for as many days. None or 0: the scores as they are.
+        max_weight: largest share of the capital in a stock; None: no cap.
 
     Raises:
         ValueError: for an option out of range.
@@ -67,6 +68,7 @@ class TopNPolicy:
     top_n: int | None = None
     rank_buffer: float | Sequence[int] = 1.0
     score_halflife: float | None = None
+    max_weight: float | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -74,6 +76,8 @@ class TopNPolicy:
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), within, whole=name == "top_n")
         check_number("participation", self.participation, "(0, 1]", hint=SHARE)
+        if self.max_weight is not None:
+            check_number("max_weight", self.max_weight, "(0, 1]", hint=WEIGHT)
         object.__setattr__(self, "rank_buffer", _read_buffer(self.rank_buffer))
 
     def prepare(self, score: ArrayLike) -> Vector:
@@ -89,8 +93,8 @@ class TopNPolicy:
         """Yuan (N,) to hold: with no buffer `fill_top_n` to the yuan."""
         capital = day.value if self.capital is None else self.capital
         score = _buffered(day.score, day.held > 0, self.rank_buffer)
-        liquidity = np.nan_to_num(day.liquidity)
-        return fill_top_n(score, liquidity, capital=capital, participation=self.participation, top_n=self.top_n)
+        caps: dict[str, Any] = {name: getattr(self, name) for name in ("participation", "top_n", "max_weight")}
+        return fill_top_n(score, np.nan_to_num(day.liquidity), capital=capital, **caps)
 
 
 # --- the rank buffer: held stocks give way later than new ones enter

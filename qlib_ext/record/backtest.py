@@ -25,6 +25,7 @@ from qlib_ext.evaluate import DIVIDENDS, is_price_index, known_benchmark
 from qlib_ext.exchange import AShareExchange, prices, read_account
 from qlib_ext.options import check_flag, refuse_unknown, tell
 from qlib_ext.panel import check_scores
+from qlib_ext.portfolio import MAX_WEIGHT
 from qlib_ext.record.account import charged, mean_stocks, measured_account
 from qlib_ext.record.facts import market_year
 from qlib_ext.record.staged import Staged
@@ -145,7 +146,10 @@ class PortAnaRecord(Staged, record_temp.PortAnaRecord):
         self._open = [name for name in SPAN if (self._exchange or {}).get(name) is None]
         self._span_exchange()
         self._one_definition("exchange", self._exchange, ("liquidity", "liquidity_window", "volatility_window"))
-        names = ("volatility_window",) if names_class(self.strategy_config, "CostAwareStrategy") else ()
+        names: tuple[str, ...] = ()
+        if self._strategy is not None and names_class(self.strategy_config, "CostAwareStrategy"):
+            self._strategy.setdefault("max_weight", MAX_WEIGHT)  # so that the plan keeps it
+            names = ("volatility_window",)
         self._one_definition("strategy", self._strategy, ("liquidity", "liquidity_window", *names))
         if dataset is not None and self._strategy is not None:
             for name in (name for name in ("waterfall", "capacity") if getattr(self, name)):

@@ -86,6 +86,7 @@ class Money:
         capital: yuan.
         participation: largest share of a stock's liquidity.
         top_n: names of the fixed-n variant.
+        max_weight: largest share of the capital in a stock; None: no cap, as the deck has it.
         commission: of both sides; transfer fee and stamp duty are those in force on the day.
         impact: b of `portfolio.impact_cost` in the rows `..._net_impact`: a trade of share s of a day's turnover pays
             impact * volatility * sqrt(s); 0: none, and no volatility is asked for.
@@ -106,12 +107,15 @@ class Money:
     impact: float = 1.0
     buy_rate: float | None = None
     sell_rate: float | None = None
+    max_weight: float | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers before anything is judged."""
         check_number("capital", self.capital, "(0, inf)", hint=" (yuan, such as 150e6)")
         check_number("participation", self.participation, "(0, 1]", hint=SHARE)
         check_number("top_n", self.top_n, "[1, inf)", whole=True)
+        if self.max_weight is not None:
+            check_number("max_weight", self.max_weight, "(0, 1]", hint=" (a share of the capital), or null")
         check_number("commission", self.commission, "[0, 0.003]", hint=" (a fraction: 0.0003 is 0.03%)")
         check_number("impact", self.impact, "[0, inf)")
         if self.buy_rate is not None and self.commission != Money.commission:
@@ -131,7 +135,8 @@ class Money:
     @property
     def caps(self) -> dict[str, Any]:
         """Options of `daily_metrics`."""
-        return {"capital": self.capital, "participation": self.participation, "top_n": self.top_n}
+        names = ("capital", "participation", "top_n", "max_weight")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,8 +145,8 @@ class Judgement:
 
     Attributes:
         daily: metrics of each day asked for, see `evaluate.daily_metrics`, and volatility_exposure; names_held,
-            cash_share and unpriced (not on paper) are those of the capital that is carried from day to day, locked
-            holdings among it, where the other columns know each day alone.
+            cash_share, unpriced (not on paper) and largest_weight are those of the capital that is carried from day to
+            day, locked holdings among it, where the other columns know each day alone.
         returns: daily returns by name, over the days with a known outcome.
         table: `headline_table` of the returns.
         positions: by (datetime, instrument): yuan, weight of the capital, liquidity in yuan (capped, buyable).
@@ -212,7 +217,7 @@ def judge(
     carried = last_known(liquidity), last_known(volatility)
     costs: dict[str, Any] = {"rates": money.rates(entry_days(panel, rows, span)), "impact": money.impact}
     for kind, count in (("capped", None), ("topn", money.top_n)):
-        yuan: Grid = fill_top_n(score, liquidity, capital=money.capital, participation=money.participation, top_n=count)
+        yuan: Grid = fill_top_n(score, liquidity, **money.caps | {"top_n": count})
         flags: dict[str, Any] = {"score": score if count is None else None, "horizon": span.horizon}
         holdings[kind] = held_through(yuan, step, can_buy, can_sell, capital=money.capital, **flags)
         daily = daily.assign(**_of_holdings(kind, holdings[kind], label, money.capital))
@@ -263,6 +268,7 @@ def capacity(
         capitals=[*CAPITALS, money.capital],
         participation=money.participation,
         top_n=top_n,
+        max_weight=money.max_weight,
         impact=money.impact,
         horizon=span.horizon,
         year=year,
@@ -365,6 +371,7 @@ def _of_holdings(kind: str, held: Grid, label: Grid, capital: float) -> dict[str
         f"{kind}_names_held": (held > 0).sum(axis=1),
         f"{kind}_cash_share": np.maximum(1.0 - held.sum(axis=1) / capital, 0.0),
         f"{kind}_unpriced": ((held > 0) & ~np.isfinite(label)).sum(axis=1),
+        f"{kind}_largest_weight": held.max(axis=1) / capital,
     }
 
 

@@ -42,6 +42,7 @@ from qlib_ext.evaluate import (
 )
 from qlib_ext.options import argument_names, check_choice, refuse_unknown, tell
 from qlib_ext.panel import DayPanel, grid_of
+from qlib_ext.portfolio import MAX_WEIGHT
 from qlib_ext.provider import read_traded
 from qlib_ext.record.facts import keep_facts, market_year
 from qlib_ext.record.judgement import (
@@ -73,6 +74,10 @@ FACTOR_DEFINITIONS = {
 }
 LIQUIDITY_DEFINITIONS = {
     **(DEFINITIONS | ROW_DEFINITIONS | DIAGNOSTICS_DEFINITIONS | FACTOR_DEFINITIONS),
+    **{
+        f"{kind}_largest_weight": "share of the capital in the stock of the largest holding"
+        for kind in ("capped", "topn")
+    },
     **{f"capacity.{key}": text for key, text in CAPACITY_DEFINITIONS.items()},
     **{f"lags.{key}": text for key, text in LAG_DEFINITIONS.items()},
     **flat(SCORE_TEAR_DEFINITIONS),
@@ -102,7 +107,7 @@ class MoneyRecord(Staged, ACRecordTemp):
 
     Args:
         recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.
-        capital, participation, top_n, commission, impact: see `Money`.
+        capital, participation, top_n, max_weight, commission, impact: see `Money`.
         buy_rate, sell_rate: fees as shares of what is bought and sold, in place of those by date; both or none.
         benchmark: index code, a CSV file of date and close (such as a total-return index), or None for the universe's
             means alone.
@@ -135,6 +140,7 @@ class MoneyRecord(Staged, ACRecordTemp):
         capital: float = Money.capital,
         participation: float = Money.participation,
         top_n: int = Money.top_n,
+        max_weight: float | None = Money.max_weight,
         benchmark: str | None = BENCHMARK,
         commission: float = Money.commission,
         impact: float = Money.impact,
@@ -150,6 +156,7 @@ class MoneyRecord(Staged, ACRecordTemp):
             capital=capital,
             participation=participation,
             top_n=top_n,
+            max_weight=max_weight,
             commission=commission,
             impact=impact,
             buy_rate=buy_rate,
@@ -317,8 +324,9 @@ class LiquidityRecord(MoneyRecord):
         )
         if not len(judged.positions):
             logger.warning("the judge placed no money on any day: see liquidity, buyable and the scores")
-        if (warning := volatility_warning(exposed["volatility"])) is not None:
-            logger.warning(warning)
+        for warning in (volatility_warning(exposed["volatility"]), weight_warning(daily)):
+            if warning is not None:
+                logger.warning(warning)
 
 
 class FoldRecord(MoneyRecord):
@@ -492,6 +500,19 @@ def volatility_warning(exposure: pd.Series) -> str | None:
     return (
         f"the score follows volatility: rank correlation with the trailing volatility {mean:+.2f} on average over "
         f"{len(days)} days (beyond +-{EXPOSURE_LIMIT}): a good part of the returns is a bet on {kind} stocks; {cure}"
+    )
+
+
+def weight_warning(daily: pd.DataFrame) -> str | None:
+    """Say in words that a judge's rows put more than `MAX_WEIGHT` of the capital into a stock; None where none does."""
+    largest = {kind: float(daily[f"{kind}_largest_weight"].mean()) for kind in ("capped", "topn")}
+    beyond = {kind: share for kind, share in largest.items() if share > MAX_WEIGHT * (1 + 1e-9)}
+    if not beyond:
+        return None
+    rows = ", ".join(f"{kind}_... {share:.1%}" for kind, share in beyond.items())
+    return (
+        f"the judge holds more than {MAX_WEIGHT:.0%} of the capital in one stock on a mean day ({rows}): these rows "
+        f"tell of a handful of names; the record's max_weight: {MAX_WEIGHT}, or a larger universe, spreads them"
     )
 
 

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 BENCHMARK = "SH000300"  # where a record names none
-MAX_WEIGHT = 0.05  # of the capital in one stock
 
 
 def default_backtest() -> dict[str, Any]:
     """Strategy, executor, account, benchmark and exchange of a PortAnaRecord that names none."""
-    from qlib_ext.portfolio import CAPITAL, PARTICIPATION
+    from qlib_ext.portfolio import CAPITAL, MAX_WEIGHT, PARTICIPATION
 
     caps = {"participation": PARTICIPATION, "trade_participation": PARTICIPATION, "max_weight": MAX_WEIGHT}
     strategy = {"signal": "<PRED>", **caps}

@@ -137,14 +137,17 @@ class Task:
     def strategy(self) -> dict[str, Any] | None:
         """Options of our strategy (see `STRATEGIES`), the outermost one, without `signal`; None where there is none.
 
-        `liquidity` and `liquidity_window` are the dataset's where the strategy names none, as `PortAnaRecord` has it.
+        `liquidity` and `liquidity_window` are the dataset's where the strategy names none, as `PortAnaRecord` has it. A
+        recorded CostAwareStrategy without `max_weight` had none.
         """
         config = self._our_strategy
         if config is None:
             return None
         options = options_of(config)
         options.pop("signal", None)
-        own = self._of_dataset("volatility_window") if names_class(config, "CostAwareStrategy") else {}
+        own: dict[str, Any] = {}
+        if names_class(config, "CostAwareStrategy"):
+            own = self._of_dataset("volatility_window") | ({"max_weight": None} if self.recorded else {})
         return self.liquidity | own | options
 
     @property

@@ -17,6 +17,7 @@ from qlib_ext.exchange import Options
 from qlib_ext.options import argument_names, check_number, is_number, refuse_unknown, tell
 from qlib_ext.portfolio import (
     KINDS,
+    MAX_WEIGHT,
     RISK_AVERSION,
     CostAwarePolicy,
     Day,
@@ -66,7 +67,7 @@ class CostAwareStrategy(PolicyStrategy):
         capital: float | None = None,
         participation: float = 0.05,
         trade_participation: float | None = 0.05,
-        max_weight: float | None = None,
+        max_weight: float | None = MAX_WEIGHT,
         risk_aversion: float = RISK_AVERSION,
         exposures: Mapping[str, float | Sequence[float]] | None = BOUNDS,
         exposure_frame: pd.DataFrame | str | Path | None = None,
@@ -92,7 +93,7 @@ class CostAwareStrategy(PolicyStrategy):
             capital: yuan to place, at most the account's value at the close before; None: all of it.
             participation: position cap, a share of a stock's liquidity.
             trade_participation: cap of a day's trade of a stock, likewise; None: no cap.
-            max_weight: largest share of the capital in a stock; None: no cap.
+            max_weight: largest share of the capital in a stock, under either rule; None: no cap.
             risk_aversion: of active weights w with returns r and variances V: w'r - risk_aversion / 2 w'Vw counts.
             exposures: by name, bounds of the active portfolio's exposure: a number b for -b to b, or [least, most].
                 Of the kinds of `portfolio.KINDS` and the columns of `exposure_frame`; in standard deviations of the
@@ -148,7 +149,8 @@ class CostAwareStrategy(PolicyStrategy):
         if not isinstance(self.signal, SignalWCache):
             kind = type(self.signal).__name__
             raise ValueError(f"CostAwareStrategy: a {kind} tells one day at a time: give scores or a model")
-        self.rule, self.share = self._simple_rule(capital, participation), self.trade_participation
+        self._stocks_a_day = float(self.signal.signal_cache.groupby(level="datetime").count().median())
+        self.rule, self.share = self._simple_rule(capital, participation, max_weight), self.trade_participation
         self._tell()
         self._trade_by(self.forecast)
         self._closes: dict[str, pd.DataFrame] = {}
@@ -158,15 +160,22 @@ class CostAwareStrategy(PolicyStrategy):
         """Tell the forecast too, in a repr."""
         return f"{super()._told_by()}; {'the simple rule' if self.simple else self.forecast}"
 
-    def _simple_rule(self, capital: float | None, participation: float) -> TopNPolicy:
+    def _simple_rule(self, capital: float | None, participation: float, max_weight: float | None) -> TopNPolicy:
         """Make the simple rule."""
-        stocks = float(self.signal.signal_cache.groupby(level="datetime").count().median())
+        stocks = self._stocks_a_day
         enter = max(math.ceil(ENTER * stocks), 1)
         buffer = (enter, max(math.ceil(LEAVE * stocks), enter))
-        return TopNPolicy(capital, min(participation, SLOW), rank_buffer=buffer, score_halflife=HALFLIFE)
+        slow = min(participation, SLOW)
+        return TopNPolicy(capital, slow, rank_buffer=buffer, score_halflife=HALFLIFE, max_weight=max_weight)
 
     def _tell(self) -> None:
-        """Say where the simple rule is traded by."""
+        """Say where the simple rule is traded by, and where the largest weight leaves capital idle."""
+        stocks, weight = self._stocks_a_day, self.best.max_weight
+        if weight is not None and 1 < stocks < 1 / weight:  # the one of a workflow's check at its start is no universe
+            tell(
+                f"CostAwareStrategy: max_weight {weight:g} of {stocks:.0f} stocks a day places at most "
+                f"{stocks * weight:.0%} of the capital: score more stocks, or name a larger max_weight"
+            )
         pairs = list(zip(self.schedule.starts, self.schedule.forecasts, strict=True))
         weak = [(day, forecast) for day, forecast in pairs if not forecast.significant]
         if not weak:
