@@ -106,6 +106,19 @@ def test_a_model_goes_on_from_its_checkpoint_and_refuses_anothers(tmp_path, monk
     assert not Path(path).exists()
 
 
+@pytest.mark.parametrize("kind", [MLPModel, MASTERModel])
+def test_what_is_learnt_where_nothing_is_said(kind):
+    """IC with the ranks, the epoch by RankIC; a loss that is named is what its name says."""
+    plain = kind()
+    assert repr(plain.loss) == "DayLoss('ic', target='rank')" and plain.metric == "rank_ic"
+    assert kind(target="raw").loss.target == "raw" and kind(metric="ic").metric == "ic"
+    for loss in ("wpcc", "liq_wpcc"):
+        deck = kind(loss=loss)
+        assert (deck.loss.target, deck.loss.weight_by, deck.metric) == ("raw", "label", "wpcc")
+    with pytest.raises(ValueError, match="weight_by='score' has no effect on the loss 'ic'"):
+        kind(weight_by="score")
+
+
 def test_a_gate_that_was_fitted_goes_on_too(tmp_path, monkeypatch):
     panel, rows, path = make_panel(market=2), (np.arange(60), np.arange(70, 90)), str(tmp_path / "run.pt")
     options = SMALL | QUICK | {"gate": True, "beta": 1.0, "scale": "robust"}

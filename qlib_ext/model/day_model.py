@@ -51,9 +51,13 @@ NO_MARKET = (
 )
 
 LOSS_OPTIONS = [name for name in argument_names(DayLoss) if name != "name"]
+LEARNT = {"loss": "ic", "target": "rank", "metric": "rank_ic"}  # where no loss is named
 NOT_OPTIONS = ("name", "net", "loss", "step_len", "**unknown")  # of DayLoss and Trainer: a model makes them
 OPTIONS_LINE = "        loss, options: see DayLoss and Trainer."  # of a docstring: each option stands there in `help`
-LOSS_LINE = "    loss: name of DayLoss's, or one of your own, {class, module_path, kwargs}."
+LOSS_LINE = (
+    "    loss: name of DayLoss's, or one of your own, {class, module_path, kwargs}; None: ic, then `target` is rank and\n"
+    "        `metric` rank_ic, unless they are given."
+)
 TRAINER_OPTIONS = [name for name in argument_names(Trainer) if name not in ("net", "loss", "step_len")]
 
 
@@ -61,6 +65,8 @@ class DayModel(Model):
     """What both models share; options are those of DayLoss and Trainer, any other name is an error.
 
     `loss` and `metric` may be of your own: {class, module_path, kwargs} as qlib has it; see DayLoss and Trainer.
+    Without a loss the IC with the day's ranks is learnt, and the epoch chosen by RankIC (`LEARNT`; measured:
+    docs/scores.md); a named loss has the options that DayLoss and Trainer give it, the deck's of wpcc and liq_wpcc.
 
     Predictions are a Series by (datetime, instrument), sorted, of the stocks present on each day. A kind of model whose
     network looks at the day alone says so by `needs_window = False`, and gets no more than it.
@@ -83,9 +89,11 @@ class DayModel(Model):
             lines = [LOSS_LINE, *(line for kind in (DayLoss, Trainer) for line in argument_lines(kind, NOT_OPTIONS))]
             cls.__doc__ = str(cls.__doc__).replace(OPTIONS_LINE, "\n".join(f"    {line}".rstrip() for line in lines))
 
-    def __init__(self, *, loss: Any = "liq_wpcc", **options: Any) -> None:
+    def __init__(self, *, loss: Any = None, **options: Any) -> None:
         own = [name for name in own_options(type(self)) if name not in options]
         refuse_unknown(type(self), options, (*own, *LOSS_OPTIONS, *TRAINER_OPTIONS))
+        if loss is None:
+            loss, options = LEARNT["loss"], {name: value for name, value in LEARNT.items() if name != "loss"} | options
         self.loss = DayLoss(built("loss", loss), **{k: v for k, v in options.items() if k in LOSS_OPTIONS})
         self.options = {k: built(k, v) for k, v in options.items() if k in TRAINER_OPTIONS}
         Trainer(nn.Identity(), self.loss, **self.options)  # an option that cannot be is an error now, not after loading
@@ -375,7 +383,7 @@ class MLPModel(DayModel):
         *,
         hidden: Sequence[int] = (256, 128),
         dropout: float = 0.0,
-        loss: Any = "liq_wpcc",
+        loss: Any = None,
         **options: Any,
     ) -> None:
         super().__init__(loss=loss, **options)
@@ -426,7 +434,7 @@ class MASTERModel(DayModel):
         inducing: int = 32,
         gate: bool = False,
         init_from: str | None = None,
-        loss: Any = "liq_wpcc",
+        loss: Any = None,
         **options: Any,
     ) -> None:
         super().__init__(loss=loss, **options)
