@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def parsed(text):
     return yaml.safe_load(Template(text).render())
 
 
-def written(folder, model="master", **options):
+def written(folder, model="mlp", **options):
     return parsed(workflow_text(survey(folder, model=model, **options), model))
 
 
@@ -68,30 +69,45 @@ def test_segments_keep_their_gaps(base):
     days = days_of(base)
     found = survey(base, model="master")
     rows = {name: days.get_indexer(list(span)) for name, span in found.segments.items()}
-    assert rows["test"][1] == len(days) - 3  # its label ends on the last day
-    # the window of the next part's first day (8 days) begins after the last label's reach (2 days)
+    assert rows["test"][1] == len(days) - 12  # its label ends on the last day
+    # the window of the next part's first day (8 days) begins after the last label's reach (11 days)
     for before, after in (("train", "valid"), ("valid", "test")):
-        assert rows[after][0] - 7 > rows[before][1] + 2 - 1
-        assert rows[after][0] - rows[before][1] == 2 + 8 - 1 + 1
+        assert rows[after][0] - 7 > rows[before][1] + 11 - 1
+        assert rows[after][0] - rows[before][1] == 11 + 8 - 1 + 1
     assert found.days == {name: b - a + 1 for name, (a, b) in rows.items()}
 
 
 def test_split_by_hand():
-    # bars 0 to 999: stop 997, start 60, 938 days; valid from 60 + 469, test from 60 + 625; gap 2 + 1 - 1 = 2
-    assert split_days(0, 999, stocks=300, window=1) == {"train": (60, 526), "valid": (529, 682), "test": (685, 997)}
-    # 6 years of 243 days at most; 1,500,000 / 5,000 = 300 days at most
-    assert split_days(0, 9999, stocks=300, window=1)["train"][0] == 9997 - 1458 + 1
-    assert split_days(0, 9999, stocks=5000, window=1)["train"][0] == 9997 - 300 + 1
+    # bars 0 to 999: stop 988, start 60, 929 days less two gaps of 11 + 1 - 1 = 11: 907; 453, 151 and the rest
+    assert split_days(0, 999, stocks=300) == {"train": (60, 512), "valid": (524, 674), "test": (686, 988)}
+    # 6 years of 243 days at most; 4,000,000 / 5,000 = 800 days at most, 1,500,000 / 5,000 = 300 of MASTER
+    assert split_days(0, 9999, stocks=300)["train"][0] == 9988 - 1458 + 1
+    assert split_days(0, 9999, stocks=5000)["train"][0] == 9988 - 800 + 1
+    assert split_days(0, 9999, stocks=5000, model="master")["train"][0] == 9988 - 300 + 1
+    for model in ("mlp", "master"):  # the fewest days: no part is empty
+        parts = split_days(0, 149, stocks=300, model=model).values()
+        assert min(last - first for first, last in parts) >= 10
     with pytest.raises(ValueError, match="149 days with bars are too few"):
-        split_days(0, 148, stocks=300, window=1)
+        split_days(0, 148, stocks=300)
+
+
+def test_what_is_left_out_is_told(base):
+    found = survey(base)
+    assert "Left out" not in describe(found)  # the features look back into what is before train
+    late = {"train": (found.bars[0] + pd.Timedelta(days=4382), found.bars[1])}
+    (line,) = [line for line in describe(replace(found, segments=late)).splitlines() if line.startswith("Left out")]
+    assert "12.0 years: at most 6 years, half of them to learn from: three were measured" in line
+    large = replace(found, segments=late, universe=Universe("all", 5000, 0, 4700.0))
+    assert "12.0 years: at most 4 million stock days, for memory and time; three years" in describe(large)
 
 
 def test_the_choice_of_the_universe():
     whole, clean = Universe("all", 5000, 6, 4500.0), Universe("ashare", 5000, 0, 4500.0)
     csi300, csi800, tiny = Universe("csi300", 500, 0, 300.0), Universe("csi800", 1200, 0, 800.0), Universe("x", 9, 0, 9)
-    assert choose_universe([whole, clean, csi300, csi800, tiny])[0] is csi800
-    assert "--universe ashare" in choose_universe([whole, clean, csi300, csi800])[1]
-    found, reason = choose_universe([whole, clean])
+    assert choose_universe([whole, clean, csi300, csi800, tiny]) == (clean, "the largest universe without indices")
+    assert choose_universe([whole, clean, csi300, csi800, tiny], model="master")[0] is csi800
+    assert "--universe ashare" in choose_universe([whole, clean, csi300, csi800], model="master")[1]
+    found, reason = choose_universe([whole, clean], model="master")
     assert found is clean and reason.startswith("the smallest universe without indices; all have more than 1,000")
     assert choose_universe([whole, csi300], asked=True) == (whole, "as asked for")
     assert choose_universe([csi300, tiny])[1] == "the largest universe without indices"
@@ -116,7 +132,7 @@ def test_what_the_provider_lacks_is_told(market):
 
 
 def test_errors_name_the_cure(market):
-    with pytest.raises(ValueError, match="model 'masters'.*Allowed: master, mlp"):
+    with pytest.raises(ValueError, match="model 'masters'.*Allowed: mlp, master"):
         survey(market, model="masters")
     with pytest.raises(ValueError, match="no universe 'csi30'.*close: csi300"):
         survey(market, universe="csi30")
@@ -148,7 +164,7 @@ def test_the_names_that_take_the_capital_are_told(market):
     assert found.liquidity == pytest.approx(median, rel=1e-6)
     assert found.names == np.ceil(150e6 / 0.05 / median) >= 20
     text = workflow_text(found, "master")
-    assert f"fit into {found.names} names" in text
+    assert f"fit into {found.names} names" in text and f"top_n: {found.names}, " in text
     assert f"{found.names} names of median liquidity" in describe(found)
     for code in (line.split("\t")[0] for line in (market / "instruments" / "all.txt").read_text().splitlines()):
         for field in ("amount", "volume"):
@@ -160,10 +176,10 @@ def test_the_names_that_take_the_capital_are_told(market):
         few = survey(market, model=model)
         assert few.names < 20
         text = workflow_text(few, model)
-        assert "metric" not in parsed(text)["task"]["model"]["kwargs"]  # the default's
-        share = few.names / few.universe.daily
+        assert few.top_n == 20 and parsed(text)["task"]["record"][4]["kwargs"]["top_n"] == 20  # 5% of the capital each
+        share = 20 / few.universe.daily
         assert f"fit into {few.names} names of median liquidity" in text
-        assert f"({few.liquidity / 1e6:,.0f} million yuan a day), {share:.0%} of" in text
+        assert f"({few.liquidity / 1e6:,.0f} million yuan a day). top_n: 20, {share:.0%} of" in text
         assert max(map(len, text.splitlines())) <= 120 + len(str(market))
     assert few.liquidity == pytest.approx(5 * found.liquidity, rel=0.03)
 
@@ -206,6 +222,7 @@ def test_unusual_units_that_amount_settles_are_no_error(market):
 def test_the_capital_is_that_of_the_template(base):
     kwargs = written(base)["task"]["record"][4]["kwargs"]
     assert (kwargs["capital"], kwargs["participation"]) == (150e6, 0.05)  # by which `Survey.names` counts
+    assert kwargs["max_weight"] == 0.05
 
 
 def test_progress_is_told_once_it_takes_two_seconds(base, monkeypatch, tmp_path, capsys):
@@ -234,7 +251,7 @@ def test_progress_is_told_once_it_takes_two_seconds(base, monkeypatch, tmp_path,
 @pytest.mark.parametrize("model", ["master", "mlp"])
 def test_the_text_keeps_in_step_with_the_workflows(model, base):
     own = written(base, model)
-    shipped = load_workflow(WORKFLOWS / f"{model}_liq.yaml")
+    shipped = load_workflow(WORKFLOWS / f"{model}_best.yaml")
     assert own["qlib_init"].pop("provider_uri") == str(base)
     shipped["qlib_init"].pop("provider_uri")
     dates = [own["task"]["dataset"]["kwargs"].pop("segments"), shipped["task"]["dataset"]["kwargs"].pop("segments")]
@@ -247,9 +264,11 @@ def test_the_text_keeps_in_step_with_the_workflows(model, base):
         (backtest,) = Task(workflow["task"]).backtests  # what is not written is the default
         assert [backtest["backtest"].pop(name) for name in ("start_time", "end_time")] == segments["test"]
         del workflow["task"]["dataset"]["kwargs"]["segments"]
-        money = {"capital": 150_000_000, "participation": 0.05, "top_n": 30, "benchmark": "SH000300"}
+        money = {"capital": 150_000_000, "participation": 0.05, "max_weight": 0.05, "benchmark": "SH000300"}
         records = [(one["class"], one.pop("kwargs", {})) for one in workflow["task"].pop("record")]
-        assert dict(records)["LiquidityRecord"] in (money, {})
+        records = [one for one in records if one[0] != "BaselineRecord"]
+        top = dict(records)["LiquidityRecord"].pop("top_n", None)
+        assert dict(records)["LiquidityRecord"] in (money, {"max_weight": 0.05}) and top in (None, survey(base).top_n)
         workflow["record"] = [name for name, _ in records], backtest
     assert own == shipped
 
@@ -265,7 +284,7 @@ def test_the_command_writes_and_does_not_overwrite(market, tmp_path, capsys):
     assert cli.main(arguments) == 2
     assert "add --force to overwrite it" in capsys.readouterr().err and out.read_text() == "mine"
     assert cli.main([*arguments, "--force"]) == 0
-    assert parsed(out.read_text())["experiment_name"] == "mlp_liq_all"
+    assert parsed(out.read_text())["experiment_name"] == "mlp_ic10_neutral_all"
 
 
 BUILD = """
@@ -292,11 +311,11 @@ def build(workflow):
 
 
 def test_the_written_workflow_builds_its_dataset(market, tmp_path):
-    found = survey(market)
+    found = survey(market, model="master")
     (tmp_path / "workflow.yaml").write_text(workflow_text(found, "master"))
     rows, shape = build(tmp_path / "workflow.yaml")
     assert rows == found.days, "no day may be purged: the gaps are wide enough"
-    assert shape[-1] == 158
+    assert shape[-1] == 298
 
 
 @pytest.mark.realdata
@@ -309,11 +328,11 @@ def test_the_workflow_of_real_data_builds_its_dataset(tmp_path, capsys):
     config = parsed(out.read_text())
     assert config["qlib_init"]["provider_uri"] == str(folder)
     kwargs = config["task"]["model"]["kwargs"]
-    assert "metric" not in kwargs and "names of median liquidity" in told  # 3 to 5 names take 150 million yuan
+    assert kwargs["metric"] == "rank_ic" and "names of median liquidity" in told
     found = survey(folder, universe="csi300")
     assert 2 <= found.names <= 12 and found.profile in ("adjusted_shares", "community")
     rows, (days, stocks, features) = build(out)
-    assert rows == found.days and features == 158
+    assert rows == found.days and features == 298
     assert days >= sum(rows.values()) and stocks >= 300
 
 

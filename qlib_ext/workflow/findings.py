@@ -25,23 +25,25 @@ from qlib_ext.check_data import (
     thin_days,
 )
 from qlib_ext.options import check_choice
-from qlib_ext.panel import DEFAULT_LABEL, label_span
+from qlib_ext.panel import label_span
+from qlib_ext.portfolio import CAPITAL, MAX_WEIGHT, PARTICIPATION
 from qlib_ext.provider import trailing_mean
 from qlib_ext.rules import check_turnover, decide, is_index, turnover_in_yuan
 
-WINDOWS = {"master": 8, "mlp": 1}  # days that a model looks at
-REACH = label_span(DEFAULT_LABEL).reach
+WINDOWS = {"mlp": 1, "master": 8}  # days that a model looks at
+HORIZON = 10  # days of the label: measured, docs/scores.md
+LABEL = f"Ref($close, -{HORIZON + 1})/Ref($close, -1) - 1"
+REACH = label_span(LABEL).reach
 LOOK_BACK = 60  # days of Alpha158's longest window
 LEAST_DAYS = 150  # from which three parts make sense
-MOST_YEARS, DAYS_A_YEAR = 6, 243  # a first run needs no more
-MOST_ROWS = 1_500_000  # stock days of a first run
-SMALL_MARKET = 1000  # stocks a day up to which two cores train in minutes
+MOST_YEARS, DAYS_A_YEAR = 6, 243  # three of them to learn from, as measured
+MOST_ROWS = {"mlp": 4_000_000, "master": 1_500_000}  # stock days of a first run
+SMALL_MARKET = {"mlp": math.inf, "master": 1000.0}  # stocks a day up to which two cores train in minutes
 SAMPLE = 200  # stocks that units and fields are judged by
 BLOCK = 50  # of them read at once
 MEANS = 100  # stocks whose mean stands in for an index
 SETTLED = 60  # days before test, by which they are chosen
 BENCHMARKS = ("SH000300", "SH000906", "SH000905", "SH000852", "SH000001", "SZ399300", "SZ399106")
-CAPITAL, PARTICIPATION = 150e6, 0.05  # of the template
 LIQUIDITY_DAYS = 20
 OPTIONAL = ("vwap", "factor", "amount", "change")
 Dates = tuple[pd.Timestamp, pd.Timestamp]
@@ -81,18 +83,24 @@ class Survey:
     segments: dict[str, Dates]
     days: dict[str, int]
     warnings: list[str]
+    model: str
 
     @property
     def names(self) -> int:
         """Names of median liquidity that take the whole capital."""
         return math.ceil(CAPITAL / (PARTICIPATION * self.liquidity))
 
+    @property
+    def top_n(self) -> int:
+        """Names of the judge: as many as take the capital, none more than `MAX_WEIGHT` of it; at most all of a day."""
+        return min(max(self.names, math.ceil(1 / MAX_WEIGHT)), max(int(self.universe.daily), 1))
+
 
 def survey(
     provider_uri: str | Path,
     *,
     universe: str | None = None,
-    model: str = "master",
+    model: str = "mlp",
     say: Say | None = None,
 ) -> Survey:
     """Look at a provider folder and choose what a first workflow needs.
@@ -100,7 +108,7 @@ def survey(
     Args:
         provider_uri: the folder, with calendars/, instruments/ and features/.
         universe: a list in instruments/; None: chosen by its size.
-        model: "master" or "mlp", which decides the window.
+        model: "mlp" or "master", which decides the window and what two cores train in minutes.
         say: called with a line on the progress.
 
     Raises: ValueError for no provider, one that cannot be read (see `check_data.check_start`), an unknown universe or
@@ -124,10 +132,10 @@ def survey(
     for name in lists:
         universes.append(_measure(provider, name, begin, end))
         tell(f"universes: {name} measured, {len(universes)} of {len(lists)}")
-    chosen, reason = choose_universe(universes, asked=universe is not None)
+    chosen, reason = choose_universe(universes, model=model, asked=universe is not None)
     if not universe:
         begin, end, kept = _within(provider, chosen.name, begin, end)
-    rows = split_days(begin, end, stocks=chosen.daily, window=WINDOWS[model])
+    rows = split_days(begin, end, stocks=chosen.daily, model=model)
     segments = {name: (provider.days[a], provider.days[b]) for name, (a, b) in rows.items()}
     tell(f"turnover and benchmark of {chosen.name}")
     benchmark = next((code for code in BENCHMARKS if _has_bars(provider, code, rows["test"])), None)
@@ -147,11 +155,12 @@ def survey(
         segments=segments,
         days={name: b - a + 1 for name, (a, b) in rows.items()},
         warnings=warnings,
+        model=model,
     )
 
 
-def choose_universe(universes: list[Universe], *, asked: bool = False) -> tuple[Universe, str]:
-    """Choose a universe and say why: the largest without indices that two cores can train on in minutes.
+def choose_universe(universes: list[Universe], *, model: str = "mlp", asked: bool = False) -> tuple[Universe, str]:
+    """Choose a universe and say why: the largest without indices that two cores can train a model on in minutes.
 
     Raises: ValueError where none has enough stocks.
     """
@@ -162,22 +171,23 @@ def choose_universe(universes: list[Universe], *, asked: bool = False) -> tuple[
     if asked:
         return fit[0], "as asked for"
     clean = [u for u in fit if not u.indices] or fit
-    small = [u for u in clean if u.daily <= SMALL_MARKET]
+    most = SMALL_MARKET[model]
+    small = [u for u in clean if u.daily <= most]
     words = "without indices" if not clean[0].indices else "though indices are in it, which DayDatasetH leaves out"
     ordered = sorted(clean, key=lambda u: u.daily)
     largest = ordered[-1]
     if not small:
-        return ordered[0], f"the smallest universe {words}; all have more than {SMALL_MARKET:,} stocks a day"
+        return ordered[0], f"the smallest universe {words}; all have more than {most:,.0f} stocks a day"
     best = max(small, key=lambda u: u.daily)
     if best is largest:
         return best, f"the largest universe {words}"
     return best, (
-        f"the largest universe {words} that two cores train on in minutes (up to {SMALL_MARKET:,} stocks a day). "
+        f"the largest universe {words} that two cores train on in minutes (up to {most:,.0f} stocks a day). "
         f"150 million yuan are a lot for few names: --universe {largest.name} takes {largest.daily:,.0f} stocks a day"
     )
 
 
-def split_days(begin: int, end: int, *, stocks: float, window: int) -> dict[str, tuple[int, int]]:
+def split_days(begin: int, end: int, *, stocks: float, model: str = "mlp") -> dict[str, tuple[int, int]]:
     """Calendar positions (first, last) of train, valid and test in bars from `begin` to `end`.
 
     Half of the days, a sixth, and a third; `REACH` + window - 1 days lie between two parts, and `REACH` after the last.
@@ -187,11 +197,12 @@ def split_days(begin: int, end: int, *, stocks: float, window: int) -> dict[str,
     """
     if end - begin + 1 < LEAST_DAYS:
         raise ValueError(f"{end - begin + 1} days with bars are too few to train on; {LEAST_DAYS} are needed")
-    most = min(MOST_YEARS * DAYS_A_YEAR, max(int(MOST_ROWS / max(stocks, 1.0)), LEAST_DAYS))
-    stop = end - REACH
+    most = min(MOST_YEARS * DAYS_A_YEAR, max(int(MOST_ROWS[model] / max(stocks, 1.0)), LEAST_DAYS))
+    stop, gap = end - REACH, REACH + WINDOWS[model] - 1
     start = max(begin + min(LOOK_BACK, (end - begin) // 4), stop - most + 1)
-    count, gap = stop - start + 1, REACH + window - 1
-    valid, test = start + count // 2, start + count * 2 // 3
+    count = stop - start + 1 - 2 * gap
+    valid = start + count // 2 + gap
+    test = valid + count // 6 + gap
     return {"train": (start, valid - gap - 1), "valid": (valid, test - gap - 1), "test": (test, stop)}
 
 
