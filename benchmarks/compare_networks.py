@@ -4,8 +4,8 @@
     python -m benchmarks.compare_networks --seeds 0 1 2 --options '{"d_model": 32, "epochs": 4}'
 
 Data and days come from the environment variables of the workflows (QLIB_EXT_TRAIN, _VALID, _TEST); dataset and loss are
-those of `master_best.yaml`. Each model is stopped on the validation days, then judged on the test days by the judge of
-the records, after fees and without impact. Nothing is chosen on the test days.
+those of `master_liq.yaml`, with weights by the score. Each model is stopped on the validation days, then judged on the
+test days by the judge of the records, after fees and without impact. Nothing is chosen on the test days.
 """
 
 from pathlib import Path
@@ -13,12 +13,15 @@ from typing import Any
 
 from benchmarks.comparison import compare_options
 
-WORKFLOW = Path(__file__).parents[1] / "workflows" / "master_best.yaml"
+WORKFLOW = Path(__file__).parents[1] / "workflows" / "master_liq.yaml"
 VARIED = ("inter", "inducing", "seed")
 VARIANTS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "induced, 8 points": {"inter": "induced", "inducing": 8},
-    "induced, 32 points": {"inter": "induced"},
+    name: options | {"weight_by": "score", "patience": 4}
+    for name, options in {
+        "full": {},
+        "induced, 8 points": {"inter": "induced", "inducing": 8},
+        "induced, 32 points": {"inter": "induced"},
+    }.items()
 }
 
 

@@ -351,3 +351,33 @@ def test_the_written_workflow_runs(model, index, market, tmp_path):
     shown = Path(output.split("\nartifacts: ")[-1].split("\n")[0].strip())
     report = pd.read_pickle(shown / "portfolio_analysis" / "report_normal_1day.pkl")
     assert report["bench"].std() > 0 and (shown / "liquidity_analysis" / "headline.pkl").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stocks", "years"), [(300, 1.0), (1000, 0.8), (4700, 0.65)])
+def test_no_more_than_a_twentieth_in_one_stock_in_any_market(stocks, years, tmp_path):
+    """What init writes trains, is judged and trades; nowhere does a stock have more than 5% of the capital."""
+    folder, out = tmp_path / "market", tmp_path / "workflow.yaml"
+    make_market(folder, n_stocks=stocks, years=years)
+    assert cli.main(["init", "--provider-uri", str(folder), "--universe", "all", "--out", str(out)]) == 0
+    text = out.read_text()
+    kwargs = parsed(text)["task"]["record"][4]["kwargs"]
+    assert 20 <= kwargs["top_n"] <= stocks and kwargs["max_weight"] == 0.05
+    out.write_text(re.sub(r"\n    - \{class: ReportRecord.*", "\n", text))
+    command = [str(Path(sys.executable).with_name("qrun")), out.name]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-4000:]
+    (kept,) = tmp_path.glob("mlruns/*/*/artifacts")
+    assert "more than 5%" not in output + (kept / "run.log").read_text()
+    judged = pd.read_pickle(kept / "liquidity_analysis" / "daily.pkl")
+    largest = judged[["capped_largest_weight", "topn_largest_weight"]]
+    assert (
+        largest.median() <= 0.05 + 1e-9
+    ).all() and largest.to_numpy().max() < 0.06  # a locked one stays beside the new
+    traded = kept / "portfolio_analysis"
+    account = pd.read_pickle(traded / "report_normal_1day.pkl")
+    targets = pd.read_pickle(traded / "daily_targets.pkl").set_index("date")["target"]
+    weight = targets / account["account"].shift(1, fill_value=150e6).reindex(targets.index)
+    assert 0 < weight.max() <= 0.05 * 1.2 and account["turnover"].sum() > 0.1  # decided at a close, told a day later

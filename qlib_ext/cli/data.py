@@ -27,8 +27,10 @@ one error, 2 it could not be checked.
 _INIT = """\
 Write a workflow for a provider folder: units, fields, universes, dates and the benchmark are looked up in it.
 
-Train and valid take the first two thirds of the days (3 to 1), test the last; the label of no day reaches into the next
-part or beyond the calendar. What was found and chosen, and why, is printed with the command to run.
+What is learnt, by which loss, from which features, and how it is traded is what was measured as best; the slide deck's
+forms stand beside it as comments. Of at most six years half is learnt from, a sixth chooses the epoch, a third tests;
+the label of no day reaches into the next part or beyond the calendar. What was found, chosen and left out, and why, is
+printed with the command to run.
 """
 
 _DEFAULT = "default: QLIB_EXT_PROVIDER_URI, else the embedded market"

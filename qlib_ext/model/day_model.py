@@ -54,9 +54,9 @@ LOSS_OPTIONS = [name for name in argument_names(DayLoss) if name != "name"]
 LEARNT = {"loss": "ic", "target": "rank", "metric": "rank_ic"}  # where no loss is named
 NOT_OPTIONS = ("name", "net", "loss", "step_len", "**unknown")  # of DayLoss and Trainer: a model makes them
 OPTIONS_LINE = "        loss, options: see DayLoss and Trainer."  # of a docstring: each option stands there in `help`
-LOSS_LINE = (
-    "    loss: name of DayLoss's, or one of your own, {class, module_path, kwargs}; None: ic, then `target` is rank and\n"
-    "        `metric` rank_ic, unless they are given."
+LOSS_LINES = (
+    "    loss: name of DayLoss's, or one of your own, {class, module_path, kwargs}; None: ic, with the default target",
+    "        rank and metric rank_ic.",
 )
 TRAINER_OPTIONS = [name for name in argument_names(Trainer) if name not in ("net", "loss", "step_len")]
 
@@ -86,7 +86,7 @@ class DayModel(Model):
         signature = signature_with(*inits, DayLoss.__init__, Trainer.__init__, drop=NOT_OPTIONS)
         cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
         if OPTIONS_LINE in (vars(cls).get("__doc__") or ""):
-            lines = [LOSS_LINE, *(line for kind in (DayLoss, Trainer) for line in argument_lines(kind, NOT_OPTIONS))]
+            lines = [*LOSS_LINES, *(line for kind in (DayLoss, Trainer) for line in argument_lines(kind, NOT_OPTIONS))]
             cls.__doc__ = str(cls.__doc__).replace(OPTIONS_LINE, "\n".join(f"    {line}".rstrip() for line in lines))
 
     def __init__(self, *, loss: Any = None, **options: Any) -> None:

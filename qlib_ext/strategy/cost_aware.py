@@ -169,8 +169,13 @@ class CostAwareStrategy(PolicyStrategy):
         return TopNPolicy(capital, slow, rank_buffer=buffer, score_halflife=HALFLIFE, max_weight=max_weight)
 
     def _tell(self) -> None:
-        """Say where the simple rule is traded by, and where the largest weight leaves capital idle."""
+        """Say where the simple rule is traded by, and where the largest weight is large, or leaves capital idle."""
         stocks, weight = self._stocks_a_day, self.best.max_weight
+        if weight is None or weight > MAX_WEIGHT:
+            tell(
+                f"CostAwareStrategy: max_weight is {weight}: more than {MAX_WEIGHT:.0%} of the capital may lie in one "
+                f"stock; leave it out for {MAX_WEIGHT}"
+            )
         if weight is not None and 1 < stocks < 1 / weight:  # the one of a workflow's check at its start is no universe
             tell(
                 f"CostAwareStrategy: max_weight {weight:g} of {stocks:.0f} stocks a day places at most "
