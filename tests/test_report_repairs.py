@@ -48,7 +48,7 @@ def test_the_navigation_shows_all_its_links(page):
     page.set_viewport_size({"width": 1366, "height": 768})
     boxes = np.array(page.evaluate(links))
     assert len(boxes) > 20 and (boxes[:, 0] >= 0).all() and (boxes[:, 2] <= 210).all() and (boxes[1:, 1] > 0).all()
-    assert (boxes[1:, 1] >= boxes[:-1, 3] - 1).all()  # each below the other
+    assert (boxes[1:, 1] >= boxes[:-1, 3] - 1).all() and boxes[-1, 3] <= 768  # each below the other, in the window
     page.set_viewport_size({"width": 390, "height": 844})
     assert not page.locator("#links").is_visible()
     page.click("#menu")
@@ -84,9 +84,9 @@ def test_on_paper_no_table_is_cut_off_and_no_heading_stands_alone(page):
     page.emulate_media(media="print")
     assert page.evaluate(CUT) == []
     after = "(e) => getComputedStyle(e).breakAfter"
-    for heads in ("section > h2", "section > h2 + .scope", "h3"):
+    for heads in (".head", "h3"):
         assert set(page.eval_on_selector_all(heads, f"(all) => all.map({after})")) == {"avoid"}
-    for whole in ("figure", "tr", ".card"):
+    for whole in (".head", "figure", "tr", ".card", "p"):
         assert page.eval_on_selector(whole, "(e) => getComputedStyle(e).breakInside") == "avoid"
     page.emulate_media(media="screen")
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")

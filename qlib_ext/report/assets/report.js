@@ -50,6 +50,10 @@
     });
     if (printing) { Object.assign(layout, { autosize: false, width: 680 }); }
     // room for the legend below the axis title: grouped names follow each other, others stand in columns of the longest
+    if (narrow) {  // little room: no names of lines that are not shown, no numbers on bars
+      made.data.filter((trace) => trace.visible === "legendonly").forEach((trace) => { trace.showlegend = false; });
+      made.data.filter((trace) => trace.type === "waterfall").forEach((trace) => { trace.textposition = "none"; });
+    }
     const named = made.data.filter((trace) => trace.showlegend !== false && trace.name);
     const most = (printing ? 680 : chart.clientWidth) - 70;
     named.forEach((trace) => { trace.name = broken(trace.name, most); });
