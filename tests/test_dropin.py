@@ -10,10 +10,13 @@ from qlib.contrib.model.gbdt import LGBModel
 from qlib.contrib.model.pytorch_gats_ts import DailyBatchSampler
 from qlib.contrib.model.pytorch_gru_ts import GRU
 from qlib.data.dataset import DatasetH, TSDatasetH
+from qlib.utils import init_instance_by_config
 from qlib.workflow import R
 from test_data import SEGMENTS, SIZE, make_handler, start_qlib
 
-from qlib_ext.data import DayDatasetH, WindowFrame
+from qlib_ext.data import DayDatasetH, WindowFrame, judging
+from qlib_ext.model import past_scores
+from qlib_ext.record import BaselineRecord, ForecastRecord, LiquidityRecord
 from qlib_ext.synthetic import make_market
 
 BOTH = ["feature", "label"]
@@ -112,3 +115,71 @@ def test_a_model_of_windows_learns_and_its_scores_are_sorted(dataset, handler):
     assert scores.index.equals(rows.index) and scores.std() > 0
     theirs = model.predict(TSDatasetH(handler=handler, segments=SEGMENTS, step_len=5))
     pd.testing.assert_series_equal(scores, theirs.sort_index(), rtol=1e-4, atol=1e-6)
+
+
+# --- records
+
+
+def recorded(scores, *records):
+    """A recorder that holds scores, and what records made of them."""
+    with R.start(experiment_name="judged"):
+        R.save_objects(**{"pred.pkl": scores.to_frame("score"), "label.pkl": None})
+        for record in records:
+            record(R.get_recorder()).generate()
+        return R.get_recorder()
+
+
+def random_scores(dataset):
+    rows = dataset.handler.fetch(slice(*SEGMENTS["test"]), col_set="label").index
+    return pd.Series(np.random.default_rng(0).normal(size=len(rows)), rows)
+
+
+@pytest.mark.parametrize("kind", [DatasetH, TSDatasetH])
+def test_scores_of_qlibs_own_data_set_are_judged_alike(handler, kind):
+    plain, ours = kind(handler=handler, segments=SEGMENTS), DayDatasetH(handler, SEGMENTS)
+    tables = []
+    for dataset in (plain, ours):
+        recorder = recorded(random_scores(plain), lambda own, of=dataset: LiquidityRecord(own, of, benchmark=None))
+        tables.append(recorder.load_object("liquidity_analysis/headline.pkl"))
+        assert recorder.load_object("run_facts.pkl")["stocks"] == SIZE["n_stocks"]
+    pd.testing.assert_frame_equal(*tables)
+    assert BaselineRecord(recorder, plain).dataset is ForecastRecord(recorder, plain).dataset is judging(plain)
+    assert not hasattr(pickle.loads(pickle.dumps(plain)), "_judging")
+
+
+def test_a_data_set_of_the_records_own(handler, monkeypatch):
+    built = []
+    build = lambda config: built.append(config) or init_instance_by_config(config)  # noqa: E731
+    monkeypatch.setattr("qlib_ext.data.over_handler.init_instance_by_config", build)
+    own = {"handler": handler, "segments": SEGMENTS, "listing_age": 0}
+    config = {"class": "DayDatasetH", "module_path": "qlib_ext.data", "kwargs": own}
+    recorder = recorded(random_scores(DatasetH(handler, SEGMENTS)))
+    both = {"model": object(), "dataset": DatasetH(handler, SEGMENTS)}
+    records = [
+        init_instance_by_config(
+            {"class": name, "module_path": "qlib_ext.record", "kwargs": {"dataset": config}},
+            recorder=recorder,
+            try_kwargs=both,
+        )
+        for name in ("LiquidityRecord", "BaselineRecord")
+    ]
+    assert not built  # a task is checked before anything is loaded
+    assert records[0].dataset is records[1].dataset and records[0].dataset.listing_age == 0 and len(built) == 1
+    assert records[0].scores(records[0].dataset.rows("test")).shape[1] == SIZE["n_stocks"]
+    none = config | {"kwargs": own | {"liquidity": None}}
+    with pytest.raises(ValueError, match="LiquidityRecord needs a DayDatasetH with liquidity"):
+        LiquidityRecord(recorder, none).judged([0], [[0.0]])
+    with pytest.raises(ValueError, match="LiquidityRecord needs a DayDatasetH with liquidity"):
+        LiquidityRecord(recorder, object())
+
+
+def test_what_scores_of_windows_are_worth_is_learnt_of_the_segment_valid(dataset):
+    class Windows:
+        def predict(self, dataset):
+            windows = dataset.prepare("test", col_set=BOTH)
+            windows.config(fillna_type="ffill+bfill")
+            return pd.Series([float(windows[n][-1, 0]) for n in range(len(windows))], windows.get_index())
+
+    scores = past_scores(Windows(), dataset)
+    assert scores.index.equals(dataset.prepare("valid", col_set="label").index) and scores.std() > 0
+    assert dataset.segments == {name: list(days) for name, days in SEGMENTS.items()}

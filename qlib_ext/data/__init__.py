@@ -21,6 +21,7 @@ from qlib_ext.data.market_features import (
 )
 from qlib_ext.data.memory import MTSDayDatasetH
 from qlib_ext.data.outcomes import locked_up
+from qlib_ext.data.over_handler import judging
 from qlib_ext.data.rehearsal import days_of, rehearse_segments, rehearsed
 from qlib_ext.data.segments import bounds, check_segments, plain_day, segment_rows
 from qlib_ext.data.windows import DaySampler, WindowFrame
@@ -50,6 +51,7 @@ __all__ = [
     "days_of",
     "handler_frames",
     "horizons_of",
+    "judging",
     "known_indices",
     "label_days_of",
     "label_expression",

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,15 @@ def past_scores(model: Any, dataset: Any) -> pd.Series | None:
     """
     if hasattr(type(model), "oof"):
         return check_scores(model.oof, "the out-of-fold scores")
-    if "valid" not in getattr(dataset, "segments", {}) or not _takes_segment(model):
+    if "valid" not in getattr(dataset, "segments", {}):
         return None
-    return check_scores(model.predict(dataset, segment="valid"), "the model's scores of the segment valid")
+    if _takes_segment(model):
+        scores = model.predict(dataset, segment="valid")
+    else:  # it scores the segment test, as qlib's models of windows do
+        other = copy(dataset)
+        other.segments = dataset.segments | {"test": dataset.segments["valid"]}
+        scores = model.predict(other)
+    return check_scores(scores, "the model's scores of the segment valid")
 
 
 def _takes_segment(model: Any) -> bool:

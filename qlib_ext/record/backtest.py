@@ -20,7 +20,7 @@ from qlib.utils.data import deepcopy_basic_type
 from qlib.workflow import record_temp
 
 from qlib_ext import evaluate, progress
-from qlib_ext.data import DayDatasetH, benchmark_returns, is_series, own_series, plain_day, read_benchmark
+from qlib_ext.data import DayDatasetH, benchmark_returns, is_series, judging, own_series, plain_day, read_benchmark
 from qlib_ext.evaluate import DIVIDENDS, is_price_index, known_benchmark
 from qlib_ext.exchange import AShareExchange, prices, read_account
 from qlib_ext.options import check_flag, refuse_unknown, tell
@@ -133,7 +133,7 @@ class PortAnaRecord(Staged, record_temp.PortAnaRecord):
         refuse_unknown("PortAnaRecord's config", config or (), ("strategy", "executor", "backtest"))
         refuse_unknown("PortAnaRecord's backtest", (config or {}).get("backtest") or (), BACKTEST)
         super().__init__(recorder, complete_backtest(config, getattr(dataset, "segments", None)), **kw)
-        self.dataset, self.waterfall, self.capacity = dataset, waterfall, capacity
+        self.dataset, self.waterfall, self.capacity = judging(dataset), waterfall, capacity
         self.trials = None if trials is None else evaluate.read_trials(trials)
         for name, flag in (("waterfall", waterfall), ("capacity", capacity)):
             if flag is not None:

@@ -12,7 +12,7 @@ from qlib.log import get_module_logger
 from qlib.workflow.recorder import Recorder
 
 from qlib_ext import __version__
-from qlib_ext.data import DayDatasetH
+from qlib_ext.data import DayDatasetH, judging
 from qlib_ext.evaluate import DAYS_A_YEAR, days_a_year
 from qlib_ext.model import neutral_to
 from qlib_ext.runs import FACTS, load_if_there
@@ -26,7 +26,7 @@ PACKAGES = ("pyqlib", "torch", "numpy", "pandas", "marina-rules")
 def keep_facts(recorder: Any, dataset: Any, model: Any) -> None:
     """Save `run_facts.pkl`, once and before the run is finished: later, devices and versions may be others."""
     if getattr(recorder, "status", None) != Recorder.STATUS_FI and load_if_there(recorder, FACTS) is None:
-        recorder.save_objects(**{FACTS: run_facts(dataset, model)})
+        recorder.save_objects(**{FACTS: run_facts(judging(dataset), model)})
 
 
 def run_facts(dataset: Any, model: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
-from qlib_ext.data import DayDatasetH, bounds
+from qlib_ext.data import DayDatasetH, bounds, judging
 from qlib_ext.model import WalkForwardModel, past_scores
 from qlib_ext.options import argument_names, refuse_unknown
 from qlib_ext.panel import check_scores
@@ -36,7 +36,8 @@ class ForecastRecord(Staged, ACRecordTemp):
     metrics are those of the first.
 
     Args:
-        recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH.
+        recorder, model, dataset: filled in by qlib; where the dataset is no DayDatasetH, one over its handler tells the
+            returns.
         scores: of past days in place of the model's, by (datetime, instrument), or a CSV file with the columns
             date, code and score.
         horizons: days after the entry between which the decay is measured, see `Forecast.fit`.
@@ -65,9 +66,9 @@ class ForecastRecord(Staged, ACRecordTemp):
         own = argument_names(ForecastRecord)
         refuse_unknown(type(self), unknown, own[own.index("model") + 1 :])
         super().__init__(recorder=recorder, skip_existing=skip_existing)
-        if not isinstance(dataset, DayDatasetH):
+        self.trained, self.model, self.dataset = dataset, model, judging(dataset)
+        if not isinstance(self.dataset, DayDatasetH):
             raise ValueError("ForecastRecord needs a DayDatasetH (module_path qlib_ext.data)")
-        self.dataset, self.model = dataset, model
         self.given = read_scores(scores) if isinstance(scores, str | Path) else scores
         self.horizons = {} if horizons is None else {"horizons": horizons}
 
@@ -103,7 +104,7 @@ class ForecastRecord(Staged, ACRecordTemp):
         if every is None and self._recorder is not None:
             every = load_if_there(self.recorder, "folds/oof.pkl")
         if every is None and self.model is not None:
-            every = past_scores(self.model, self.dataset)
+            every = past_scores(self.model, self.trained)
         if every is None:
             return None
         series = check_scores(every, "the scores that the forecast is learnt from")
@@ -111,7 +112,7 @@ class ForecastRecord(Staged, ACRecordTemp):
         past = series if first is None else series[series.index.get_level_values("datetime") < first]
         if blocks := self._later_blocks():
             scored = None if self._recorder is None else load_if_there(self.recorder, "pred.pkl")
-            scored = check_scores(self.model.predict(self.dataset) if scored is None else scored, "pred.pkl")
+            scored = check_scores(self.model.predict(self.trained) if scored is None else scored, "pred.pkl")
             past = pd.concat([past, scored[scored.index.get_level_values("datetime") < blocks[-1]]])
         return past if len(past) else None
 

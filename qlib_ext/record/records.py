@@ -14,7 +14,7 @@ import pandas as pd
 from qlib.log import get_module_logger
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
-from qlib_ext.data import DayDatasetH, as_known, read_benchmark
+from qlib_ext.data import DayDatasetH, as_known, judging, read_benchmark
 from qlib_ext.evaluate import (
     BASELINES,
     CAPACITY_DEFINITIONS,
@@ -106,7 +106,10 @@ class MoneyRecord(Staged, ACRecordTemp):
     `scores(rows)` and `judged(rows, score)` are at hand, `dataset`, `model`, `money` and `recorder` (qlib's) too.
 
     Args:
-        recorder, model, dataset: filled in by qlib; the dataset must be a DayDatasetH with liquidity.
+        recorder, model: filled in by qlib.
+        dataset: filled in by qlib; where it is no DayDatasetH (a model of qlib's on its own TSDatasetH), one is made
+            over its handler. Or of one's own, `{class: DayDatasetH, module_path: qlib_ext.data, kwargs: ...}` (write
+            `model: <MODEL>` beside it where the model has several heads). It must have liquidity.
         capital, participation, top_n, max_weight, commission, impact: see `Money`.
         buy_rate, sell_rate: fees as shares of what is bought and sold, in place of those by date; both or none.
         benchmark: index code, a CSV file of date and close (such as a total-return index), or None for the universe's
@@ -162,11 +165,23 @@ class MoneyRecord(Staged, ACRecordTemp):
             buy_rate=buy_rate,
             sell_rate=sell_rate,
         )
-        if not isinstance(dataset, DayDatasetH) or dataset.liquidity is None:
-            raise ValueError(f"{type(self).__name__} needs a DayDatasetH with liquidity (for example liquidity: auto)")
+        self._dataset = dataset if isinstance(dataset, Mapping) else self._with_liquidity(dataset)
         if not (benchmark is None or isinstance(benchmark, str)):
             raise ValueError(f"benchmark is {benchmark!r}; {type(self).__name__} takes the code of one index, or null")
-        self.dataset, self.model, self.benchmark, self.money = dataset, model, read_benchmark(benchmark), money
+        self.model, self.benchmark, self.money = model, read_benchmark(benchmark), money
+
+    @property
+    def dataset(self) -> DayDatasetH:
+        """Data set that the scores are judged by; one of a configuration is built at the first use."""
+        if isinstance(self._dataset, Mapping):
+            self._dataset = self._with_liquidity(self._dataset)
+        return self._dataset
+
+    def _with_liquidity(self, dataset: Any) -> DayDatasetH:
+        own = judging(dataset, keep=self._recorder)
+        if not isinstance(own, DayDatasetH) or own.liquidity is None:
+            raise ValueError(f"{type(self).__name__} needs a DayDatasetH with liquidity (for example liquidity: auto)")
+        return own
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Keep the run's facts (`run_facts.pkl`), where no record before has; then as qlib does."""
