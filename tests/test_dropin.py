@@ -2,21 +2,26 @@
 
 import pickle
 
+import dropin
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 from qlib.contrib.model.gbdt import LGBModel
 from qlib.contrib.model.pytorch_gats_ts import DailyBatchSampler
 from qlib.contrib.model.pytorch_gru_ts import GRU
 from qlib.data.dataset import DatasetH, TSDatasetH
+from qlib.model.trainer import _log_task_info
 from qlib.utils import init_instance_by_config
 from qlib.workflow import R
 from test_data import SEGMENTS, SIZE, make_handler, start_qlib
 
+import qlib_ext
 from qlib_ext.data import DayDatasetH, WindowFrame, judging
 from qlib_ext.model import past_scores
 from qlib_ext.record import BaselineRecord, ForecastRecord, LiquidityRecord
+from qlib_ext.runs import run_name, run_tags
 from qlib_ext.synthetic import make_market
 
 BOTH = ["feature", "label"]
@@ -183,3 +188,42 @@ def test_what_scores_of_windows_are_worth_is_learnt_of_the_segment_valid(dataset
     scores = past_scores(Windows(), dataset)
     assert scores.index.equals(dataset.prepare("valid", col_set="label").index) and scores.std() > 0
     assert dataset.segments == {name: list(days) for name, days in SEGMENTS.items()}
+
+
+# --- names
+
+
+def test_a_run_is_named_and_tagged_and_still_found(market, folder):
+    config = dropin.task("gbdt")
+    with R.start(experiment_name="named"):
+        _log_task_info(config)
+        recorder = R.get_recorder()
+    with R.start(experiment_name="named", recorder_name="my own"):
+        _log_task_info(config)
+    client = MlflowClient(f"sqlite:///{folder}/mlruns.db")
+    number = [client.get_experiment_by_name("named").experiment_id]
+    own, run = client.search_runs(number, "tags.model = 'LGBModel' and tags.universe = 'all' and tags.loss = 'mse'")
+    assert (own.info.run_name, run.info.run_name) == ("my own", "LGBModel mse all seed 0")
+    told = {"label": dropin.LABEL[0], "horizon": "1", "seed": "0", "provider": str(market)}
+    assert told.items() <= run.data.tags.items() and run.data.tags["qlib_ext.version"] == qlib_ext.__version__
+    assert R.get_recorder(recorder_id=recorder.id, experiment_name="named").name == run.info.run_name
+    assert R.get_recorder(experiment_name="named").id == own.info.run_id  # of none by name or id, the latest
+    with pytest.raises(ValueError, match="no valid recorder|No valid recorder"):
+        R.get_recorder(experiment_name="named", recorder_name="another")
+
+
+HUBER = {"class": "M", "kwargs": {"loss": {"class": "Huber"}}}
+
+
+@pytest.mark.parametrize(
+    ("model", "handler", "dataset", "name", "horizon"),
+    [
+        ({"class": "LGBModel"}, {"instruments": ["SH600000", "SZ000001"]}, {}, "LGBModel mse 2 stocks", None),
+        ({"class": "FoldEnsemble", "kwargs": {"seeds": [0, 1], "model": HUBER}}, {"instruments": "csi300"}, {"label_days": [1, 6]}, "FoldEnsemble(M) Huber csi300 seed 0, 1", "5"),
+        ({"class": "Nowhere", "module_path": "nowhere"}, {}, {"label": "$close"}, "Nowhere", None),
+    ],
+)  # fmt: skip
+def test_names_by_hand(model, handler, dataset, name, horizon):
+    model = {"module_path": "qlib.contrib.model.gbdt"} | model
+    task = {"model": model, "dataset": {"class": "DayDatasetH", "kwargs": {"handler": {"kwargs": handler}} | dataset}}
+    assert (run_name(task), run_tags(task).get("horizon")) == (name, horizon)

@@ -147,11 +147,6 @@ def _liquidity(plan: Task, facts: Mapping[str, Any]) -> Text:
     return text("trailing mean turnover in yuan, unit profile {profile}", profile=profile)
 
 
-def provider_folder(uri: Any) -> str:
-    """Name the provider's folder; qlib keeps one for each frequency, most often one and the same."""
-    return ", ".join(dict.fromkeys(map(str, uri.values()))) if isinstance(uri, Mapping) else str(uri)
-
-
 def _capital(placed: Money) -> Text:
     return text(
         "{money}, at most {participation:.1%} of a stock's liquidity",

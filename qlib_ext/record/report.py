@@ -14,10 +14,10 @@ from qlib_ext import progress
 from qlib_ext.data import label_expression
 from qlib_ext.options import refuse_unknown
 from qlib_ext.record.facts import keep_facts
-from qlib_ext.record.header import context_of, provider_folder
+from qlib_ext.record.header import context_of
 from qlib_ext.record.staged import Staged
 from qlib_ext.report import SUMMARY, SUMMARY_ARTIFACTS, Context, artifact_paths, report_html, summarise
-from qlib_ext.runs import FACTS, PLAN, load_if_there, save_json
+from qlib_ext.runs import FACTS, PLAN, load_if_there, log_finite, provider_folder, save_json
 
 logger = get_module_logger("qlib_ext.report")
 
@@ -77,6 +77,8 @@ class ReportRecord(Staged, ACRecordTemp):
         artifacts, context = self.material()
         summary = summarise(artifacts, context)
         save_json(self.recorder, SUMMARY, summary.to_dict())
+        log_finite(self.recorder, {f"summary.{name}": value for name, value in summary.numbers.items()})
+        self.recorder.set_tags(verdict=summary.verdict.en)
         progress.conclude(summary.lines())
         if find_spec("plotly") is None:
             cure = f"pip install 'qlib_ext[report]', then `qlib-ext report {self.recorder.id}`"

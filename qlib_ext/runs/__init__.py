@@ -4,6 +4,7 @@ from qlib_ext.runs.artifacts import FACTS, FORECAST, PLAN, load_if_there, log_fi
 from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
 from qlib_ext.runs.begin import init
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
+from qlib_ext.runs.naming import provider_folder, run_name, run_tags
 from qlib_ext.runs.task import STRATEGIES, Task, class_name, names_class, options_of
 from qlib_ext.runs.trust import CURE, plain_init, refuse_code
 from qlib_ext.runs.twins import dump_objects
@@ -31,6 +32,9 @@ __all__ = [
     "names_class",
     "options_of",
     "plain_init",
+    "provider_folder",
     "refuse_code",
+    "run_name",
+    "run_tags",
     "save_json",
 ]

@@ -18,13 +18,15 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from qlib.config import C
 from qlib.log import get_module_logger
 from qlib.workflow.exp import MLflowExperiment
 from qlib.workflow.recorder import MLflowRecorder
 
-from qlib_ext import progress
+from qlib_ext import __version__, progress
 from qlib_ext.runs.alive import lock_of, process_tags, release
 from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, database_file, telling
+from qlib_ext.runs.naming import VERSION, provider_folder, run_name, run_tags
 from qlib_ext.runs.quiet import Silence
 from qlib_ext.runs.start import STAGES, calling, check_task, stages
 from qlib_ext.runs.twins import dump_objects
@@ -36,6 +38,7 @@ _BATCH = 100  # most values that mlflow logs at a time
 _LONGEST_KEY = 250
 _GIT = {"code_diff.txt": "diff", "code_status.txt": "status", "code_cached.txt": "diff --cached"}  # as qlib names them
 _LONGEST_DIFF = 1_000_000  # letters of one of these files
+UNNAMED = "mlflow_recorder"  # what qlib calls every run
 
 
 class RunRecorder(MLflowRecorder):
@@ -132,6 +135,7 @@ class RunRecorder(MLflowRecorder):
         """Keep a local file, or objects by name with their twins, as artifacts; a task to be trained is checked."""
         if "task" in objects and calling("_log_task_info", "qlib/model/trainer.py"):
             check_task(objects["task"])
+            self._introduce(objects["task"])
             progress.plan(stages(objects["task"]))
             progress.stage(STAGES[0])
         elif "params.pkl" in objects and progress.planned():
@@ -140,6 +144,14 @@ class RunRecorder(MLflowRecorder):
             if local_path is None:
                 dump_objects(Path(folder), artifact_path, objects)
             super().save_objects(local_path or folder, artifact_path)
+
+    def _introduce(self, task: Any) -> None:
+        """Name the run by what it is, unless its user has, and tag it."""
+        if self.name == UNNAMED:
+            self.name = run_name(task)
+            with self._telling():
+                self.client.update_run(self.id, name=self.name)
+        self.set_tags(**{VERSION: __version__, "provider": provider_folder(C["provider_uri"])} | run_tags(task))
 
     def _log(self, **values: list[Any]) -> None:
         """Write values of a kind; one that mlflow refuses, such as a changed parameter, is told and left out."""
@@ -203,6 +215,9 @@ class RunExperiment(MLflowExperiment):
         return RunRecorder(self.id, self._uri, recorder_name or self._default_rec_name)
 
     def _get_recorder(self, recorder_id: str | None = None, recorder_name: str | None = None) -> MLflowRecorder:
+        if recorder_id is None and recorder_name == UNNAMED:  # none is named: the latest is meant
+            for recorder in self.list_recorders(max_results=1).values():
+                return recorder
         return _ours(super()._get_recorder(recorder_id, recorder_name))
 
     def list_recorders(self, *args: Any, **kwargs: Any) -> Any:
