@@ -31,6 +31,7 @@ MLP = {
     ],
     "process_type": "independent",
 }
+NEEDS = {"pytorch_nn": {"scheduler": None}}  # what qlib's own code needs to run with a torch of today
 DNN = {"max_steps": 20, "batch_size": 200, "pt_model_kwargs": {"input_dim": 157}, "GPU": -1}
 NET = {"hidden_size": 8, "num_layers": 1, "dropout": 0.0, "n_epochs": 1, "early_stop": 1, "metric": "loss", "GPU": -1}
 TCN = {"num_layers": 2, "n_chans": 8, "kernel_size": 3, "dropout": 0.0, "n_epochs": 1, "batch_size": 200, "GPU": -1}

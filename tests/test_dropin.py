@@ -1,6 +1,7 @@
 """qlib's own models on a DayDatasetH: its rows and windows are those of qlib's data sets; our records judge them."""
 
 import pickle
+from pathlib import Path
 
 import dropin
 import numpy as np
@@ -12,7 +13,7 @@ from qlib.contrib.model.gbdt import LGBModel
 from qlib.contrib.model.pytorch_gats_ts import DailyBatchSampler
 from qlib.contrib.model.pytorch_gru_ts import GRU
 from qlib.data.dataset import DatasetH, TSDatasetH
-from qlib.model.trainer import _log_task_info
+from qlib.model.trainer import _log_task_info, task_train
 from qlib.utils import init_instance_by_config
 from qlib.workflow import R
 from test_data import SEGMENTS, SIZE, make_handler, start_qlib
@@ -25,6 +26,7 @@ from qlib_ext.runs import run_name, run_tags
 from qlib_ext.synthetic import make_market
 
 BOTH = ["feature", "label"]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +221,8 @@ HUBER = {"class": "M", "kwargs": {"loss": {"class": "Huber"}}}
     ("model", "handler", "dataset", "name", "horizon"),
     [
         ({"class": "LGBModel"}, {"instruments": ["SH600000", "SZ000001"]}, {}, "LGBModel mse 2 stocks", None),
-        ({"class": "FoldEnsemble", "kwargs": {"seeds": [0, 1], "model": HUBER}}, {"instruments": "csi300"}, {"label_days": [1, 6]}, "FoldEnsemble(M) Huber csi300 seed 0, 1", "5"),
+        ({"class": "FoldEnsemble", "kwargs": {"seeds": [0, 1], "model": HUBER}},
+         {"instruments": "csi300"}, {"label_days": [1, 6]}, "FoldEnsemble(M) Huber csi300 seed 0, 1", "5"),
         ({"class": "Nowhere", "module_path": "nowhere"}, {}, {"label": "$close"}, "Nowhere", None),
     ],
 )  # fmt: skip
@@ -227,3 +230,46 @@ def test_names_by_hand(model, handler, dataset, name, horizon):
     model = {"module_path": "qlib.contrib.model.gbdt"} | model
     task = {"model": model, "dataset": {"class": "DayDatasetH", "kwargs": {"handler": {"kwargs": handler}} | dataset}}
     assert (run_name(task), run_tags(task).get("horizon")) == (name, horizon)
+
+
+# --- the table of docs/dropin.md
+
+
+def table():
+    """Cells of the table's rows, by module."""
+    lines = (ROOT / "docs" / "dropin.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def test_the_table_lists_what_is_run():
+    published = {module: (name, dataset["class"]) for module, (name, _, dataset, _) in dropin.MODELS.items()}
+    mine = {module: (*pair, dropin.MINE[pair[1]].rpartition(".")[2]) for module, pair in published.items()}
+    assert {module: tuple(row[:3]) for module, row in table().items()} == mine
+    for module, row in table().items():
+        said = "`scheduler: null`" if dropin.NEEDS.get(module) else "yes"
+        assert said in row[3], module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [*dropin.MODELS])
+def test_each_model_trains_and_its_scores_are_judged(market, module):
+    if module == "xgboost":
+        pytest.importorskip("xgboost")
+    recorder = task_train(dropin.task(module, **dropin.NEEDS.get(module, {})), "table")
+    scores = recorder.load_object("pred.pkl")["score"]
+    assert scores.index.is_monotonic_increasing and scores.notna().all() and scores.std() > 1e-4
+    assert recorder.load_object("liquidity_analysis/headline.pkl").notna().any().any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["gbdt", "pytorch_lstm_ts", "pytorch_tra"])
+def test_and_on_qlibs_own_data_set_too(market, module):
+    recorder = task_train(dropin.task(module, ours=False), "table")
+    assert recorder.load_object("liquidity_analysis/headline.pkl").notna().any().any()
+
+
+@pytest.mark.slow
+def test_what_a_model_needs_is_needed(market):
+    with pytest.raises(TypeError, match="verbose"):
+        task_train(dropin.task("pytorch_nn"), "table")

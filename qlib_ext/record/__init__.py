@@ -3,6 +3,7 @@
 from qlib_ext.record.account import mean_stock
 from qlib_ext.record.backtest import PortAnaRecord
 from qlib_ext.record.evaluation import Evaluation
+from qlib_ext.record.exits import alphalens_input, quantstats_input
 from qlib_ext.record.facts import run_facts
 from qlib_ext.record.forecast import ForecastRecord
 from qlib_ext.record.gate import GateRecord, gate_weights, regimes
@@ -53,6 +54,7 @@ __all__ = [
     "SERIES",
     "TABLE_DEFINITIONS",
     "all_blocked",
+    "alphalens_input",
     "block_rows",
     "capacity",
     "context_of",
@@ -66,6 +68,7 @@ __all__ = [
     "judged_stages",
     "mean_stock",
     "past_return",
+    "quantstats_input",
     "regimes",
     "run",
     "run_facts",

@@ -50,6 +50,7 @@ class RunRecorder(MLflowRecorder):
     """
 
     id: Any
+    name: Any
     async_log: Any
     _lock: Any = None
     _scoped = False  # begun by `with R.start(...)`, which ends what it begins
