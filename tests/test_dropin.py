@@ -251,9 +251,17 @@ def test_the_table_lists_what_is_run():
         assert said in row[3], module
 
 
+@pytest.fixture(scope="module")
+def larger(folder):
+    """A market with more than 50 stocks a day, which qlib's IC metric of DNNModelPytorch needs."""
+    path = make_market(folder / "larger", **SIZE | {"n_stocks": 80})
+    start_qlib(path, folder)
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [*dropin.MODELS])
-def test_each_model_trains_and_its_scores_are_judged(market, module):
+def test_each_model_trains_and_its_scores_are_judged(larger, module):
     if module == "xgboost":
         pytest.importorskip("xgboost")
     recorder = task_train(dropin.task(module, **dropin.NEEDS.get(module, {})), "table")
@@ -264,12 +272,12 @@ def test_each_model_trains_and_its_scores_are_judged(market, module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["gbdt", "pytorch_lstm_ts", "pytorch_tra"])
-def test_and_on_qlibs_own_data_set_too(market, module):
+def test_and_on_qlibs_own_data_set_too(larger, module):
     recorder = task_train(dropin.task(module, ours=False), "table")
     assert recorder.load_object("liquidity_analysis/headline.pkl").notna().any().any()
 
 
 @pytest.mark.slow
-def test_what_a_model_needs_is_needed(market):
+def test_what_a_model_needs_is_needed(larger):
     with pytest.raises(TypeError, match="verbose"):
         task_train(dropin.task("pytorch_nn"), "table")
