@@ -207,7 +207,7 @@ def test_a_run_is_named_and_tagged_and_still_found(market, folder):
     own, run = client.search_runs(number, "tags.model = 'LGBModel' and tags.universe = 'all' and tags.loss = 'mse'")
     assert (own.info.run_name, run.info.run_name) == ("my own", "LGBModel mse all seed 0")
     told = {"label": dropin.LABEL[0], "horizon": "1", "seed": "0", "provider": str(market)}
-    assert told.items() <= run.data.tags.items() and run.data.tags["qlib_ext.version"] == qlib_ext.__version__
+    assert told.items() <= run.data.tags.items() and run.data.tags["qlib_ext_version"] == qlib_ext.__version__
     assert R.get_recorder(recorder_id=recorder.id, experiment_name="named").name == run.info.run_name
     assert R.get_recorder(experiment_name="named").id == own.info.run_id  # of none by name or id, the latest
     with pytest.raises(ValueError, match="no valid recorder|No valid recorder"):

@@ -501,6 +501,8 @@ def test_the_record_saves_the_page(artifacts, logged, monkeypatch):
     assert "report.html" in logged[0] and "<title>an experiment</title>" in page
     for told in ("abc123", "a-folder", "csi300", "FoldEnsemble (MLPModel)", "0, 1", "200 million yuan", "0.050%"):
         assert told in page, told
+    assert "standard error" in recorder.tags["verdict"]
+    assert all(name.startswith("summary.") for name in recorder.metrics)
 
 
 def test_without_plotly_the_run_goes_on(logged, monkeypatch):

@@ -6,7 +6,7 @@ from typing import Any
 from qlib_ext.options import default_of
 from qlib_ext.runs.task import Task, class_name, options_of
 
-VERSION = "qlib_ext.version"
+VERSION = "qlib_ext_version"
 LONGEST_NAME = 250
 
 
