@@ -54,7 +54,7 @@ def test_the_first_steps_parse():
     assert [cli.build_parser().parse_args(line.split()).run.__name__ for line in lines] == [
         "_demo_data",
         "_init",
-        "_report",
+        "_show",
     ]
 
 

@@ -35,6 +35,7 @@ from qlib_ext.portfolio import Day, fill_top_n
 from qlib_ext.processor import CSNormalise, cross_section_zscore
 from qlib_ext.provider import read_fields, trailing_mean, trailing_volatility
 from qlib_ext.rules import turnover_in_yuan
+from qlib_ext.runs import find_run
 from qlib_ext.strategy import LiquidityTopNStrategy
 from qlib_ext.synthetic import make_market, simulate
 
@@ -685,8 +686,8 @@ def run_workflow(workflow, market, folder):
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]
-    assert "\nartifacts: " in output, output[-4000:]
-    shown = Path(output.split("\nartifacts: ")[-1].split("\n")[0].strip())
+    assert output.count("\n") < 100 and "\n  page  " in output, output
+    shown = find_run("latest", uri=f"sqlite:///{folder / 'mlruns.db'}").folder
     for name in ("daily", "positions", "headline", "definitions"):
         assert (shown / "liquidity_analysis" / f"{name}.pkl").is_file(), shown
     return shown

@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Template
 
 from qlib_ext import cli
-from qlib_ext.runs import Task
+from qlib_ext.runs import Task, find_run
 from qlib_ext.synthetic import make_market
 from qlib_ext.workflow import (
     Universe,
@@ -348,7 +348,8 @@ def test_the_written_workflow_runs(model, index, market, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]
-    shown = Path(output.split("\nartifacts: ")[-1].split("\n")[0].strip())
+    assert output.count("\n") < 60, output
+    shown = find_run("latest", uri=f"sqlite:///{tmp_path / 'mlruns.db'}").folder
     report = pd.read_pickle(shown / "portfolio_analysis" / "report_normal_1day.pkl")
     assert report["bench"].std() > 0 and (shown / "liquidity_analysis" / "headline.pkl").is_file()
 

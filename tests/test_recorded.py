@@ -5,6 +5,7 @@ of MASTER and of an MLPModel (`a.yaml`, `b.yaml`), and what its `compare` and `o
 market is made anew from its seed.
 """
 
+import io
 import sqlite3
 import tarfile
 import warnings
@@ -78,11 +79,35 @@ def test_orders_are_those_of_that_day(there):
     pd.testing.assert_frame_equal(pd.read_csv("o.csv"), pd.read_csv("expected/orders.csv"), rtol=1e-9)
 
 
-@pytest.mark.parametrize("command", [["report"], ["compare", "master_liq_hvkfold"], ["orders", "--capital", "1e6"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["report"],
+        ["show"],
+        ["show", "--table", "headline"],
+        ["compare", "master_liq_hvkfold"],
+        ["orders", "--capital", "1e6"],
+    ],
+)
 def test_without_trust_their_pickles_are_not_read(there, capsys, command):
-    assert cli.main([*command, "mlp_liq"]) == 2
+    assert cli.main([command[0], "mlp_liq", *command[1:]]) == 2
     said = capsys.readouterr().err
-    assert "is a pickle without a twin" in said and "add --trust" in said
+    assert "--trust" in said
+
+
+def test_show_sums_up_and_prints_tables(there, capsys):
+    assert cli.main(["show", "mlp_liq", "--trust"]) == 0
+    said = capsys.readouterr().out
+    assert "After all costs" in said or "What the money made" in said
+    assert "  IC  " in said and "headline" in said and "execution.performance" in said
+    assert cli.main(["show", "mlp_liq", "--table", "headline", "--trust"]) == 0
+    said = capsys.readouterr().out
+    assert "capped_buyable_net_impact" in said and "\n  annual_return: " in said
+    assert cli.main(["show", "mlp_liq", "--table", "headline", "--csv", "--trust"]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out), index_col=0)
+    kept = load_artifacts(find_run("mlp_liq"), ["liquidity_analysis/headline.pkl"], trust=True)
+    pd.testing.assert_frame_equal(table, kept["liquidity_analysis/headline.pkl"], check_names=False)
+    assert cli.main(["show", "mlp_liq", "--log"]) == 2 and "has no run.log" in capsys.readouterr().err
 
 
 def test_models_and_datasets_come_out_of_their_pickles(there):

@@ -12,7 +12,7 @@ The usual order:
           check-data, init              its defects, a workflow for it
   judge   check-leak                    does the workflow use the future?
   train   qrun workflow.yaml            qlib's own command
-  see     report, compare               a page of a run, runs side by side
+  see     show, report, compare         a run as text, as a page, runs side by side
   trade   orders, fit-impact            the next day's list, your own costs
   live    daily                         every evening: score, orders, journal
 """
@@ -23,7 +23,7 @@ Each command tells more: qlib-ext COMMAND --help. Without a data folder of your 
   qlib-ext demo-data
   qlib-ext init
   qrun workflow.yaml
-  qlib-ext report latest
+  qlib-ext show latest
 
 Exit status: 0 done, 1 something was found (check-data: an error in the data, check-leak: a leak, daily: an alarm), 2 an
 error, told in one line, or nothing proved (check-leak), 3 no new day (daily). QLIB_EXT_DEBUG=1 shows where an error
@@ -54,6 +54,11 @@ EXAMPLES = {
         "qlib-ext check-leak workflow.yaml",
         "qlib-ext check-leak workflow.yaml --only overlap --only future",
         "qlib-ext check-leak workflow.yaml --stocks 50 --epochs 2 --json",
+    ),
+    "show": (
+        "qlib-ext show latest",
+        "qlib-ext show 6db642 --table headline",
+        "qlib-ext show 6db642 --table positions --csv",
     ),
     "report": (
         "qlib-ext report latest",

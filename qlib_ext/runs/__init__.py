@@ -5,6 +5,7 @@ from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
 from qlib_ext.runs.begin import init
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
 from qlib_ext.runs.naming import provider_folder, run_name, run_tags
+from qlib_ext.runs.tables import load_table, tables_of
 from qlib_ext.runs.task import STRATEGIES, Task, class_name, names_class, options_of
 from qlib_ext.runs.trust import CURE, plain_init, refuse_code
 from qlib_ext.runs.twins import dump_objects
@@ -28,6 +29,7 @@ __all__ = [
     "list_runs",
     "load_artifacts",
     "load_if_there",
+    "load_table",
     "log_finite",
     "names_class",
     "options_of",
@@ -37,4 +39,5 @@ __all__ = [
     "run_name",
     "run_tags",
     "save_json",
+    "tables_of",
 ]

@@ -6,11 +6,16 @@ from typing import Any
 import jinja2
 from ruamel.yaml import YAML, YAMLError
 
+from qlib_ext.options import check_choice
+
+REGIONS = ("cn", "us", "tw")  # of qlib, which ends with a bare KeyError for another
+
 
 def load_workflow(path: str | Path) -> dict[str, Any]:
     """Read a workflow as qrun does: jinja with environment variables, BASE_CONFIG_PATH, the folders of `sys`.
 
-    Raises: OSError for a missing file, ValueError for a template or YAML error, or a workflow without a task.
+    Raises: OSError for a missing file, ValueError for a template or YAML error, a workflow without a task, or
+        a region that qlib does not know.
     """
     from qlib.cli.run import render_template, sys_config
     from qlib.utils.data import update_config
@@ -30,5 +35,6 @@ def load_workflow(path: str | Path) -> dict[str, Any]:
     for key in ("model", "dataset"):
         if not isinstance(config["task"].get(key), dict):
             raise ValueError(f"{path} is no workflow: its task has no {key}")
+    check_choice("qlib_init.region", config["qlib_init"].get("region", "cn"), REGIONS)
     sys_config(config, str(path))
     return config
