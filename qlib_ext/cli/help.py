@@ -12,7 +12,7 @@ The usual order:
           check-data, init              its defects, a workflow for it
   judge   check-leak                    does the workflow use the future?
   train   qrun workflow.yaml            qlib's own command
-  see     show, report, compare         a run as text, as a page, runs side by side
+  see     show, report, compare         a run as text, as a page; several
   trade   orders, fit-impact            the next day's list, your own costs
   live    daily                         every evening: score, orders, journal
 """

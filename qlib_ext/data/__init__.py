@@ -1,7 +1,7 @@
 """The market as a DayDatasetH: qlib's frames become a DayPanel with liquidity, labels and market state."""
 
 from qlib_ext.data.dataset import DayDatasetH, label_reach, panel_of
-from qlib_ext.data.exposures import PanelExposures, as_known, measured
+from qlib_ext.data.exposures import PanelExposures, as_known, measured, with_industry
 from qlib_ext.data.handlers import (
     dated_handler,
     handler_frames,
@@ -72,4 +72,5 @@ __all__ = [
     "tell_unlearnt",
     "turnover_expression",
     "unit_profile",
+    "with_industry",
 ]

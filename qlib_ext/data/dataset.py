@@ -13,7 +13,7 @@ from qlib.data.dataset.handler import DataHandlerLP
 from qlib.log import get_module_logger
 
 from qlib_ext import rules
-from qlib_ext.data.exposures import PanelExposures
+from qlib_ext.data.exposures import PanelExposures, with_industry
 from qlib_ext.data.handlers import (
     dated_handler,
     handler_frames,
@@ -47,6 +47,7 @@ from qlib_ext.provider import (
     only_traded,
     profiled_liquidity,
     read_fields,
+    spells_of,
     trailing_volatility,
     with_past,
 )
@@ -78,10 +79,12 @@ class DayDatasetH(DatasetH):
             (`panel.labels`): rising, such as [1, 5, 10, 20]; a network of qlib_ext has one head each. The handler's
             label still judges. Segments and folds are purged by the longest. null: the handler's label alone.
         st: spells of special treatment, as AShareExchange takes them: a CSV file or a frame with the columns code,
-            start, end. The mask `buyable` then knows their limits; null: every stock has its board's.
+            start, end. The mask `buyable` then knows their limits; null: those of the provider's qlib_ext/st.csv, where
+            it has one; without spells, or with false, every stock has its board's.
         exposures: of your own, known at the close of the day, beside those of `portfolio.KINDS`: numbers or categories
             (text) by instrument, or by (datetime, instrument); or a CSV file with the columns code and, where they
-            change, date. A loss may be `neutral` to them by their names. null: none.
+            change, date. A loss may be `neutral` to them by their names. null: none. `industry` is there too, where the
+            provider has qlib_ext/industry.csv.
         market_state, macro_state: what feeds MASTER's gate: true or options of `panel.MarketState`, options of
             `panel.MacroState`. Both together stand side by side, the indices first.
 
@@ -100,7 +103,7 @@ class DayDatasetH(DatasetH):
 
     label_days: LabelSpan | None = None
     horizons: tuple[int, ...] = ()
-    st: pd.DataFrame | str | Path | None = None
+    st: pd.DataFrame | str | Path | bool | None = None
     exposures: pd.DataFrame | str | Path | None = None
     market_state: MarketState | None = None
     macro_state: MacroState | None = None
@@ -122,7 +125,7 @@ class DayDatasetH(DatasetH):
         horizons: Sequence[int] | None = None,
         market_state: bool | dict[str, Any] | MarketState | None = None,
         macro_state: dict[str, Any] | MacroState | None = None,
-        st: pd.DataFrame | str | Path | None = None,
+        st: pd.DataFrame | str | Path | bool | None = None,
         exposures: pd.DataFrame | str | Path | None = None,
         fetch_kwargs: dict[str, Any] | None = None,
         **unknown: Any,
@@ -151,9 +154,9 @@ class DayDatasetH(DatasetH):
             tell("DayDatasetH: liquidity_window has no effect without liquidity (liquidity: null)")
         if not (self.label is None or isinstance(self.label, str)):
             raise ValueError(f"DayDatasetH: label is {self.label!r}; it must be the label's expression, or null.")
-        if not (self.st is None or isinstance(self.st, str | Path | pd.DataFrame)):
+        if not (self.st is None or self.st is False or isinstance(self.st, str | Path | pd.DataFrame)):
             columns = "the columns code, start, end"
-            raise ValueError(f"DayDatasetH: st is {self.st!r}; it must be a CSV file with {columns}, or null.")
+            raise ValueError(f"DayDatasetH: st is {self.st!r}; it must be a CSV file with {columns}, null or false.")
 
     def __repr__(self) -> str:
         """Tell handler, segments, options and, where it is built, the panel; nothing is loaded."""
@@ -263,7 +266,12 @@ class DayDatasetH(DatasetH):
 
         Raises: ValueError, OSError for what is none (see `portfolio.read_exposures`).
         """
-        return PanelExposures(read_exposures(self.exposures, "DayDatasetH: exposures"))
+        return PanelExposures(with_industry(read_exposures(self.exposures, "DayDatasetH: exposures")))
+
+    @property
+    def spells(self) -> Any:
+        """Spells of special treatment, by `st` or of the provider; None: not known."""
+        return spells_of(self.st)
 
     @property
     def market_names(self) -> list[str]:
@@ -328,7 +336,7 @@ class DayDatasetH(DatasetH):
 
         def free(side: str) -> pd.DataFrame:
             locked = locked_up(
-                close, factor, age, price=price, st=self.st, side=side, high=seen["$high"], low=seen["$low"]
+                close, factor, age, price=price, st=self.spells, side=side, high=seen["$high"], low=seen["$low"]
             )
             return traded & ~pd.DataFrame(locked, close.index, close.columns).shift(-entry, fill_value=True)
 

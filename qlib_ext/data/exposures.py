@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from qlib_ext.frames import column_names, read_frame
 from qlib_ext.options import check_choice
 from qlib_ext.panel import DayPanel, Exposure
-from qlib_ext.portfolio import KINDS, Past, exposures, measure_exposures
-from qlib_ext.provider import calendar, listed_days, read_traded
+from qlib_ext.portfolio import KINDS, Past, exposures, measure_exposures, read_exposures
+from qlib_ext.provider import calendar, listed_days, own_side_file, read_traded
 
 MOST_CATEGORIES = 1000  # of a column: each is an exposure of every stock and day
 AT_HAND = tuple(name for name, row in KINDS.items() if row.measure is None)  # grids of the panel
@@ -71,6 +72,19 @@ def measured(names: Sequence[str], codes: Sequence[str], start: Any, end: Any) -
     longest = calendar().get_indexer(days)[:, None] + 1.0  # of stocks older than the calendar
     age = pd.DataFrame(np.minimum(listed_days(list(codes), days), longest), days, close.columns)
     return measure_exposures(names, Past(close, factor, age.where(age > 0)))
+
+
+def with_industry(columns: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Add the category `industry` of the provider's qlib_ext/industry.csv, where it is there and not among the columns.
+
+    Raises: ValueError, OSError for a file that is none.
+    """
+    file = None if "industry" in columns else own_side_file("industry")
+    if file is None:
+        return columns
+    dated = "start" in column_names(file)
+    frame = read_frame(file, columns=["industry"], date="start" if dated else None, categories=True, undated=True)
+    return columns | read_exposures(frame, str(file))
 
 
 def as_known(grid: pd.DataFrame, days: pd.DatetimeIndex, stocks: Iterable[str]) -> Any:

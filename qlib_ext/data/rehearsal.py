@@ -64,8 +64,8 @@ def rehearsed(config: Any, label: str | None) -> tuple[DatasetH | None, pd.Datet
     named = options if kind is DayDatasetH else {k: v for k, v in options.items() if k in argument_names(DayDatasetH)}
     dataset = DayDatasetH(**{**named, "handler": blank})
     _check_counts(dataset, days)
-    if dataset.st is not None:
-        rules.st_mask(dataset.st, ["SH600000"], days[:1])
+    if dataset.spells is not None:
+        rules.st_mask(dataset.spells, ["SH600000"], days[:1])
     load_state(dataset.market_state, dataset.macro_state, days)
     rehearse_segments(dataset, days)
     return dataset, days

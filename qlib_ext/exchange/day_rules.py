@@ -166,7 +166,7 @@ def _limits(
             bars.lead, rules.NEW_DAYS
         )  # the regime of a new stock is that of its first day, maybe before the backtest
         days, age = bars.days[bars.lead - lead :], bars.age[bars.lead - lead :]
-        mask = None if options.st is None else _special(options.st, bars.codes, days)
+        mask = None if (spells := options.spells) is None else _special(spells, bars.codes, days)
         rise, fall = (
             rules.price_limit(bars.codes, days, listed_days=age, st=mask, side=s)[lead:] for s in ("up", "down")
         )

@@ -137,7 +137,8 @@ class AShareExchange(Exchange):
                 liquidity_window, volatility_window (20): days of the trailing mean of turnover and of the standard
                     deviation of returns, as known at the previous close.
                 t_plus_1 (true): what was bought on a day is not sold on it, in nested executors too.
-                st (null): spells of special treatment, as in `rules.st_mask`; null: unknown, so the boards' limits.
+                st (null): spells of special treatment, as in `rules.st_mask`; null: those of the provider's
+                    qlib_ext/st.csv, where it has one, else unknown, so the boards' limits, as with false.
                 delisted ("last_price"): a holding that is delisted is sold at its last price, with fees, on its first
                     day as delisted; "write_off": it is worth nothing from that day on.
                 delisted_after (null): trading days after the last one of a stock's series at which it counts as
@@ -198,8 +199,8 @@ class AShareExchange(Exchange):
         ended = int((self.day_rules.gone < len(self.day_rules.days) + bars.rest).sum())
         logger.info(
             f"{len(self.day_rules.days)} days, {len(bars.codes)} stocks; turnover: {self.day_rules.profile}; limits: "
-            f"{chosen.limit_threshold}; special treatment: {'not known' if chosen.st is None else 'given'}; delisted: "
-            f"{ended} stocks before the calendar's end ({chosen.delisted})"
+            f"{chosen.limit_threshold}; special treatment: {'not known' if chosen.spells is None else 'given'}; "
+            f"delisted: {ended} stocks before the calendar's end ({chosen.delisted})"
         )
 
     @property

@@ -18,6 +18,7 @@ from qlib_ext import rules
 from qlib_ext.exchange.quote import having, known_fields
 from qlib_ext.options import check_flag, check_number, is_number, is_whole, refuse_unknown, tell
 from qlib_ext.portfolio import PARTICIPATION, impact_cost
+from qlib_ext.provider import spells_of
 from qlib_ext.spelling import read_day
 
 logger = get_module_logger("qlib_ext.exchange")
@@ -60,9 +61,14 @@ class Options:
     liquidity_window: int = 20
     volatility_window: int = 20
     t_plus_1: bool = True
-    st: pd.DataFrame | str | Path | None = None
+    st: pd.DataFrame | str | Path | bool | None = None
     delisted: str = "last_price"
     delisted_after: int | None = None
+
+    @property
+    def spells(self) -> Any:
+        """Spells of special treatment, by `st` or of the provider; None: not known."""
+        return spells_of(self.st)
 
     @property
     def limit(self) -> Any:
@@ -145,8 +151,8 @@ def rehearse_exchange(options: dict[str, Any]) -> None:
     codes = stocks(chosen.codes, chosen.start_time, chosen.end_time)
     check_fields(codes, chosen, {*deals, *limits, *chosen.subscribe_fields, *(side[1] for side in sides)})
     chosen.impact_rule()
-    if chosen.st is not None:
-        rules.st_mask(chosen.st, codes, [chosen.start_time])
+    if chosen.spells is not None:
+        rules.st_mask(chosen.spells, codes, [chosen.start_time])
 
 
 def impact_rule(impact: Any, exponent: float) -> Impact | None:

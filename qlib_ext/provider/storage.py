@@ -5,7 +5,7 @@ minutes instead of seconds. qlib is imported where it is used, so that files can
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qlib_ext.provider.files import fill_row, first_known, read_series
+from qlib_ext.provider.files import fill_row, first_known, read_series, side_file
+from qlib_ext.spelling import read_csv
 
 Positions = npt.NDArray[np.int64]
 LONGEST_HALT = 250  # trading days
@@ -31,6 +32,41 @@ def provider_folders() -> list[Path]:
     from qlib.config import C
 
     return [Path(str(uri)).expanduser() for uri in C.dpm.provider_uri.values()]
+
+
+def own_side_file(name: str) -> Path | None:
+    """Name a table beside the bars of the provider that qlib was started on, as `side_file`; the log tells of it once.
+
+    None before qlib is started.
+    """
+    from qlib.config import C
+
+    found = (side_file(folder, name) for folder in provider_folders()) if C.registered else iter(())
+    file = next((file for file in found if file is not None), None)
+    if file is not None:
+        _tell_side(file)
+    return file
+
+
+@cache
+def _tell_side(file: Path) -> None:
+    from qlib.log import get_module_logger
+
+    get_module_logger("qlib_ext.provider").info(f"{file} is used, which lies beside the bars")
+
+
+def spells_of(st: Any) -> Any:
+    """Give spells of special treatment: those of an option, False: none, None: the provider's, where it has them."""
+    return None if st is False else own_side_file("st") if st is None else st
+
+
+def own_names() -> dict[str, str]:
+    """Read the stocks' names, code -> name, of the provider that qlib was started on; none where it has none."""
+    file = own_side_file("names")
+    if file is None:
+        return {}
+    table = read_csv(file, ["code", "name"])
+    return dict(zip(table["code"], table["name"], strict=True))
 
 
 def future_days(day: pd.Timestamp) -> pd.DatetimeIndex:

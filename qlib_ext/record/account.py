@@ -34,7 +34,7 @@ def mean_stocks(dataset: DayDatasetH, days: pd.DatetimeIndex) -> tuple[pd.Series
     close = raw["$close"]
     row = np.searchsorted(panel.days, close.index.to_numpy(), side="right") - 1
     age = listed_days(codes, pd.DatetimeIndex(close.index))
-    locked = locked_up(close, raw["$factor"], age, st=dataset.st, high=raw["$high"], low=raw["$low"])
+    locked = locked_up(close, raw["$factor"], age, st=dataset.spells, high=raw["$high"], low=raw["$low"])
     every = close.notna() & panel.present.numpy()[row.clip(min=0)]
     last = len(days) + 1
     buyable, of_all = (

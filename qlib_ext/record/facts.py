@@ -15,6 +15,7 @@ from qlib_ext import __version__
 from qlib_ext.data import DayDatasetH, judging
 from qlib_ext.evaluate import DAYS_A_YEAR, days_a_year
 from qlib_ext.model import neutral_to
+from qlib_ext.provider import SIDE_FILES, own_names, own_side_file
 from qlib_ext.runs import FACTS, load_if_there
 from qlib_ext.training import Trainer
 
@@ -40,12 +41,15 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         the median training day), days (part -> (first, last, number of days) after purging, of folds those of all
         together), folds (number), seeds, devices, precisions (of each member, in their order), neutral (exposures that
         the score is off, see `model.neutral_to`), versions (package -> version), days_a_year (trading days of a year,
-        see `market_year`).
+        see `market_year`), side_files (names, st, industry of the provider -> path) and names (code -> name) where it
+        has them.
     """
     facts: dict[str, Any] = {
         "versions": package_versions(("Python", "qlib_ext", *PACKAGES)),
         "days_a_year": market_year(),
     }
+    if C.registered and (beside := {name: str(file) for name in SIDE_FILES if (file := own_side_file(name))}):
+        facts |= {"side_files": beside, "names": own_names()}
     members = getattr(model, "models", None) or [model]
     members = [one for member in members for one in getattr(member, "models", None) or [member]]
     trainers = [trainer for member in members if isinstance(trainer := getattr(member, "trainer", None), Trainer)]

@@ -54,6 +54,7 @@ def context_of(
         "score neutral to": ", ".join(facts.get("neutral", ())) or None,
         "seeds": _seeds(plan, facts),
         "data": provider,
+        "beside the bars": ", ".join(facts.get("side_files", ())) or None,
         "universe": universe,
         **{name: _span(days) for name, days in plan.segments.items()},
         "features": str(plan.handler.get("class", "?")),
@@ -82,6 +83,7 @@ def context_of(
         benchmark=benchmark,
         horizon=_horizon(plan.dataset.get("label_days"), expression),
         year=facts.get("days_a_year", DAYS_A_YEAR),
+        names=facts.get("names", {}),
     )
 
 

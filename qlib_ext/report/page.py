@@ -209,6 +209,7 @@ class Context:
         benchmark: code of the index, or None.
         horizon: days of the label, None where not known.
         year: trading days of a year.
+        names: of stocks, by code.
     """
 
     title: str
@@ -219,6 +220,7 @@ class Context:
     benchmark: str | None = None
     horizon: int | None = None
     year: float = DAYS_A_YEAR
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def scope(self, index: Any, remark: Text | None = None, *, counted: bool = True) -> Text:
         """Days, their number where they are `counted`, universe and a remark, for the line below a heading."""

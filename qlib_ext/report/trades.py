@@ -315,7 +315,7 @@ def packed_holdings(positions: pd.DataFrame, labels: pd.DataFrame | None, contex
     depth = None if len(held) <= MOST_PACKED else max(MOST_PACKED // held["day"].nunique(), TOP_HOLDINGS)
     return {
         "days": [str(day)[:10] for day in sorted(held["day"].unique())],
-        "codes": [str(code) for code in codes],
+        "codes": [f"{code} {context.names.get(code, '')}".strip() for code in map(str, codes)],
         "capital": context.capital,
         "depth": depth,
         "top": _largest(held, depth),

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from qlib.backtest.signal import SignalWCache
 
-from qlib_ext.data import as_known, measured
+from qlib_ext.data import as_known, measured, with_industry
 from qlib_ext.exchange import Options
 from qlib_ext.options import argument_names, check_number, is_number, refuse_unknown, tell
 from qlib_ext.portfolio import (
@@ -100,7 +100,8 @@ class CostAwareStrategy(PolicyStrategy):
                 day's universe, of a category's stocks in active weight. Default: 0.2 each for volatility, liquidity and
                 beta, without which a score trades its tilts (docs/trading.md); None or {}: no bounds.
             exposure_frame: numbers or categories (text) by instrument, or by (datetime, instrument), known at the close
-                of the day; or a CSV file with the columns code and, where they change, date.
+                of the day; or a CSV file with the columns code and, where they change, date. `industry` is there too,
+                where the provider has qlib_ext/industry.csv.
             benchmark: mean, the mean stock; null: none, and idle cash costs nothing.
             impact: b of the square-root law that it expects; None: the exchange's, else 1.
             min_holding: see `PolicyStrategy`.
@@ -120,7 +121,7 @@ class CostAwareStrategy(PolicyStrategy):
         """
         refuse_unknown("CostAwareStrategy", unknown, argument_names(CostAwareStrategy))
         check_number("CostAwareStrategy: volatility_window", volatility_window, "[2, inf)", whole=True)
-        self.columns = read_exposures(exposure_frame, "CostAwareStrategy: exposure_frame")
+        self.columns = with_industry(read_exposures(exposure_frame, "CostAwareStrategy: exposure_frame"))
         self.bounds = read_bounds(exposures, self.columns)
         self.schedule, self.impact, self.volatility_window = read_forecast(forecast), impact, volatility_window
         self.forecast = self.schedule.forecasts[0]

@@ -20,7 +20,7 @@ from qlib_ext.cross_section import ranks
 from qlib_ext.exchange import Impact, Options
 from qlib_ext.panel import check_scores
 from qlib_ext.portfolio import Day, Policy
-from qlib_ext.provider import calendar
+from qlib_ext.provider import calendar, own_names
 from qlib_ext.rules import Fees
 from qlib_ext.runs import Task
 from qlib_ext.spelling import is_nothing, read_day
@@ -173,7 +173,7 @@ def plan_orders(
         changed: options of the strategy in place of the run's.
 
     Returns:
-        As `make_orders`.
+        As `make_orders`; with a column name behind code where the provider has qlib_ext/names.csv.
 
     Raises:
         ValueError, TypeError: as `make_orders`, for options that cannot be, and for old data (see `check_age`).
@@ -211,10 +211,10 @@ def plan_orders(
         profile=strategy.liquidity,
         window=strategy.liquidity_window,
         volatility_window=dealt.volatility_window,
-        st=dealt.st,
+        st=dealt.spells,
         market_orders=market_orders,
     )
-    return make_orders(
+    table = make_orders(
         score,
         market,
         holdings,
@@ -228,6 +228,9 @@ def plan_orders(
         young=_young(holdings, strategy.min_holding, date),
         universe=set(raw.dropna().index),
     )
+    if names := own_names():
+        table.insert(list(ORDER_COLUMNS).index("code") + 1, "name", table["code"].map(names))
+    return table
 
 
 # --- pieces

@@ -235,7 +235,7 @@
     const most = wanted ? flat.length : 3 * shownHoldings;
     for (let i = 0; i < Math.min(flat.length, most); i += 3) {
       const code = held.codes[flat[i]];
-      if (!wanted || code.includes(wanted)) {
+      if (!wanted || code.toUpperCase().includes(wanted)) {
         const used = flat[i + 2] < 0 ? "–" : share(flat[i + 2] / 10000);
         rows.push(line([code, yuan(flat[i + 1]), held.capital ? share(flat[i + 1] / held.capital) : "–", used]));
       }
@@ -249,7 +249,7 @@
 
   function showStocks() {
     const wanted = $("stock").value.trim().toUpperCase();
-    const found = held.stocks.filter((row) => !wanted || held.codes[row[0]].includes(wanted)).slice(0, 200);
+    const found = held.stocks.filter((row) => !wanted || held.codes[row[0]].toUpperCase().includes(wanted)).slice(0, 200);
     document.querySelector("#stocks tbody").replaceChildren(...found.map((row) => {
       const made = line([held.codes[row[0]], String(row[1]), yuan(row[2]), share(row[3]), row[4] === null ? "–" : share(row[4]), yuan(row[5])]);
       made.className = "pick";
