@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qlib_ext.cli.arguments import number
 from qlib_ext.cli.report import add_source, run_context
-from qlib_ext.progress import RUN_LOG
+from qlib_ext.progress import ENVIRONMENT, RUN_LOG
 from qlib_ext.runs import Run, find_run, load_artifacts, load_table, tables_of
 
 if TYPE_CHECKING:
@@ -33,20 +33,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument("--table", metavar="TABLE", help="print this table, such as headline or execution.performance")
     what.add_argument("--log", action="store_true", help=f"print the run's log, {RUN_LOG}")
     rows = number("[1, inf)", whole=True)
-    parser.add_argument("--rows", type=rows, default=ROWS, metavar="N", help=f"most rows of a table (default: {ROWS})")
+    parser.add_argument("--rows", type=rows, metavar="N", help=f"most rows of a table (default: {ROWS})")
     parser.add_argument("--csv", action="store_true", help="print the whole table as CSV")
     add_source(parser)
     parser.set_defaults(run=_show)
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    if arguments.csv and arguments.table is None:
-        raise ValueError("--csv prints a table: name it with --table")
+    for option in ("csv", "rows"):
+        if getattr(arguments, option) and arguments.table is None:
+            raise ValueError(f"--{option} is of a table: name it with --table")
+    if arguments.csv and arguments.rows:
+        raise ValueError("--csv prints all rows: leave --rows out")
     run = find_run(arguments.run_name, uri=arguments.uri, experiment=arguments.experiment, trust=arguments.trust)
     if arguments.log:
         return _print_log(run)
     if arguments.table is not None:
-        return _print_table(run, arguments.table, arguments.rows, csv=arguments.csv)
+        return _print_table(run, arguments.table, arguments.rows or ROWS, csv=arguments.csv)
     print("\n".join(_summary(run)))
     print(f"  {'run':<11} {run.id} of {run.experiment}, {run.status}, begun {run.started:%Y-%m-%d %H:%M} UTC")
     page = run.folder / "report.html"
@@ -93,7 +96,9 @@ def _as_text(table: pd.DataFrame, rows: int) -> str:
 def _print_log(run: Run) -> int:
     file = run.folder / RUN_LOG
     if not file.is_file():
-        raise FileNotFoundError(f"run {run.id} has no {RUN_LOG}: an older version recorded it, or another recorder")
+        raise FileNotFoundError(
+            f"run {run.id} has no {RUN_LOG}: an older version recorded it, another recorder, or {ENVIRONMENT}=debug"
+        )
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             sys.stdout.write(line)

@@ -7,10 +7,11 @@ import sys
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 ENVIRONMENT = "QLIB_EXT_LOG"
 LEVELS = ("quiet", "info", "debug")
@@ -20,6 +21,7 @@ WARNINGS = ".".join((QLIB, "qlib_ext", "warnings"))
 _QLIBS_FORMAT = "[%(process)s:%(threadName)s]"  # how qlib's own format begins
 _KEPT = 500  # lines before a run that are put into its log
 _PACE = 0.1  # seconds between two drawings
+_WIPE = "\r\x1b[K"  # back to the first column, and what follows is gone
 
 
 def level() -> str:
@@ -38,6 +40,16 @@ def brief(text: str) -> dict[str, str]:
     return {BRIEF: text}
 
 
+def put(stream: TextIO | None, text: str) -> None:
+    """Write what a stream can take of a text; one that is closed, or whose reader is gone, ends no run."""
+    with suppress(OSError, ValueError, AttributeError):  # no stream at all: None
+        try:
+            stream.write(text)  # type: ignore[union-attr]
+        except UnicodeEncodeError as error:
+            stream.write(text.encode(error.encoding, "replace").decode(error.encoding))  # type: ignore[union-attr]
+        stream.flush()  # type: ignore[union-attr]
+
+
 class Console(logging.Handler):
     """Stands in the place of qlib's handler: writes to stderr what a person needs, keeps the rest for the run's log.
 
@@ -49,7 +61,7 @@ class Console(logging.Handler):
     def __init__(self, level: str, silent: Iterable[tuple[str, str]] = ()) -> None:
         super().__init__()
         self.silent = _Silent(silent)
-        self.quiet, self.alone = level == "quiet", parent_process() is None
+        self.quiet = level == "quiet"
         self.earlier: deque[logging.LogRecord] = deque(maxlen=_KEPT)
         self.file: logging.FileHandler | None = None
         self.told: Counter[str] = Counter()
@@ -58,21 +70,25 @@ class Console(logging.Handler):
         self._showwarning: Any = None
 
     @property
+    def alone(self) -> bool:
+        """Whether this is the process that was started, no worker of it, forked or spawned."""
+        return parent_process() is None
+
+    @property
     def live(self) -> bool:
         """Whether there is a line that lives: at a terminal, within a run, in the process that started it."""
-        terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        return self.open and terminal and self.alone and not self.quiet
+        return self.open and not self.quiet and self.alone and _is_terminal(sys.stderr)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record, or do not; within a run it is kept in the run's log."""
         try:
+            text = self._shown(record)
+            if text is not None:
+                self.say(text)
             if self.file is not None:
                 self.file.emit(record)
             elif self.alone:
                 self.earlier.append(record)
-            text = self._shown(record)
-            if text is not None:
-                self.say(text)
         except Exception:  # noqa: BLE001  as every handler of logging: what cannot be logged ends no run
             self.handleError(record)
 
@@ -94,41 +110,37 @@ class Console(logging.Handler):
 
     def say(self, text: str) -> None:
         """Write a line to stderr, above the one that lives."""
-        if sys.stderr is None:
-            return
-        drawn = self._drawn
-        self.wipe()
-        sys.stderr.write(f"{text}\n")
-        if drawn:
-            self._write(drawn)
-        sys.stderr.flush()
+        with self._turn():
+            put(sys.stderr, f"{_WIPE if self._drawn else ''}{text}\n{self._drawn}")
 
     def draw(self, text: str, *, now: bool = False) -> None:
         """Draw the line that lives anew, where there is one; at most ten times a second unless `now`."""
         if not self.live or not (now or time.monotonic() - self._last >= _PACE):
             return
-        self.acquire()
-        try:
-            self.wipe()
-            self._write(text[: _width() - 1])
-            sys.stderr.flush()
+        with self._turn():
+            before, self._drawn = self._drawn, text[: _width() - 1]
+            put(sys.stderr, f"{_WIPE if before else ''}{self._drawn}")
             self._last = time.monotonic()
-        finally:
-            self.release()
 
     def wipe(self) -> None:
         """Take the line away."""
-        if self._drawn and sys.stderr is not None:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-        self._drawn = ""
+        with self._turn():
+            if self._drawn:
+                put(sys.stderr, _WIPE)
+            self._drawn = ""
 
-    def _write(self, text: str) -> None:
-        sys.stderr.write(text)
-        self._drawn = text
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
     def begin(self, file: Path | None) -> None:
-        """Let a run begin, whose log goes to a file."""
+        """Let a run begin, whose log goes to a file; one that is open ends."""
+        if self.open:
+            self.close_run()
         self.told.clear()
         self.open = True
         if file is not None:
@@ -138,11 +150,15 @@ class Console(logging.Handler):
                 self.file.emit(record)
         self.earlier.clear()
         self._showwarning, warnings.showwarning = warnings.showwarning, _show_warning
+        if self.live and _is_terminal(sys.stdout):
+            sys.stdout = _Above(sys.stdout, self)
 
     def close_run(self) -> None:
         """Let it end: tell what was repeated."""
         self.wipe()
         self.open = False
+        if isinstance(sys.stdout, _Above):
+            sys.stdout = sys.stdout.stream
         for text, count in self.told.items():
             if count > 1:
                 self.say(f"{count} times: {text.splitlines()[0][:100]}")
@@ -171,6 +187,8 @@ def install(silent: Iterable[tuple[str, str]] = ()) -> Console | None:
         if _is_qlibs(handler):
             logger.removeHandler(handler)
             ours = ours or Console(asked, silent)
+            ours.setLevel(handler.level)
+            ours.filters = list(handler.filters)  # of what qlib does not want to be told itself
     if ours is not None:
         logger.addHandler(ours)
     return ours
@@ -189,6 +207,22 @@ class _Silent(logging.Filter):
         return not any(record.name == name and pattern.match(message) for name, pattern in self.silent)
 
 
+class _Above:
+    """Stands for stdout while a line lives: what others print takes its place, and it is drawn anew below."""
+
+    def __init__(self, stream: TextIO, console: Console) -> None:
+        self.stream, self.console = stream, console
+
+    def write(self, text: str) -> int:
+        """Print a text."""
+        self.console.wipe()
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the stream's."""
+        return getattr(self.stream, name)
+
+
 def _is_qlibs(handler: logging.Handler) -> bool:
     own = getattr(handler.formatter, "_fmt", None) or ""
     return type(handler) is logging.StreamHandler and own.startswith(_QLIBS_FORMAT)
@@ -201,6 +235,13 @@ def _show_warning(message: Any, category: Any, filename: str, lineno: int, file:
         return
     place = "" if category is UserWarning else f" ({category.__name__}, {filename}:{lineno})"
     logging.getLogger(WARNINGS).warning("%s%s", message, place)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+    except ValueError:  # closed
+        return False
 
 
 def _width() -> int:

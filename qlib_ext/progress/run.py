@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qlib_ext.progress import console as _console
-from qlib_ext.progress.console import QLIB, Console, brief
+from qlib_ext.progress.console import QLIB, Console, brief, put
 from qlib_ext.progress.way import Way, as_time
 
 RUN_LOG = "run.log"  # artifact of a run: what its log holds beside what was shown
@@ -80,14 +80,18 @@ def conclude(lines: Sequence[str]) -> None:
 
 
 def close(last: str = "") -> None:
-    """Let the run end: its concluding lines and a last one, on stdout; with "" nothing but what was told repeatedly."""
+    """Let the run end: its concluding lines and a last one, on stdout; with "" nothing but what was told repeatedly.
+
+    A run that a terminal saw and that ends without a last line, since it failed, says in which stage.
+    """
     lines = [*_Now.lines, f"{last} {as_time(time.monotonic() - _Now.began)}"] if last else []
     if _Now.console is not None:
+        if not last and planned() and _Now.console.live:
+            _Now.console.say(f"ended in {_Now.way.title}")  # the line that told it is wiped
         _Now.console.close_run()
     _Now.way, _Now.lines = Way(), ()
-    if lines and sys.stdout is not None:
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.stdout.flush()
+    if lines:
+        put(sys.stdout, "\n".join(lines) + "\n")
 
 
 def planned() -> bool:

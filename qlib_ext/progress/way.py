@@ -47,10 +47,10 @@ class Way:
         """Count a step that begins, from 1: steps within a unit begin anew with each of it."""
         if not self.steps:
             self._began = self.clock()
-        units = list(self.steps)
-        for inner in units[units.index(unit) :] if unit in units else ():
-            del self.steps[inner]
-        self.steps[unit] = (number, total)
+        steps = self.steps
+        units = list(steps)
+        outer = units[: units.index(unit)] if unit in steps else units
+        self.steps = {**{name: steps[name] for name in outer}, unit: (number, total)}  # a new one: threads read the old
 
     @property
     def title(self) -> str:

@@ -38,6 +38,7 @@ _BATCH = 100  # most values that mlflow logs at a time
 _LONGEST_KEY = 250
 _GIT = {"code_diff.txt": "diff", "code_status.txt": "status", "code_cached.txt": "diff --cached"}  # as qlib names them
 _LONGEST_DIFF = 1_000_000  # letters of one of these files
+COMMIT = "mlflow.source.git.commit"
 UNNAMED = "mlflow_recorder"  # what qlib calls every run
 
 
@@ -185,6 +186,9 @@ class RunRecorder(MLflowRecorder):
         """Keep what git knows of the folder as qlib does, where it is of a repository, without a word on the screen."""
         if shutil.which("git") is None or _git("rev-parse", "--is-inside-work-tree").strip() != "true":
             return
+        commit = _git("rev-parse", "--verify", "HEAD").strip()  # mlflow asks where qrun lies
+        if commit and COMMIT not in self.client.get_run(self.id).data.tags:
+            self.set_tags(**{COMMIT: commit})
         for name, command in _GIT.items():
             text = _git(*command.split())
             if len(text) > _LONGEST_DIFF:
