@@ -19,6 +19,7 @@ TEXT = (Path(__file__).parents[1] / "docs/bad-inputs.md").read_text(encoding="ut
 DOORS = {
     "Workflow": "bad_workflow",
     "Command line": "bad_command",
+    "Environment": "bad_environment",
     "Scores": "bad_scores",
     "Holdings": "bad_holdings",
     "ST lists": "bad_st",
