@@ -119,7 +119,8 @@ def test_nothing_is_needed_and_everything_survives_json(kind):
                       *({**every, name: None} for name in SUMMARY_ARTIFACTS), every, {}):  # fmt: skip
         summary = summarise(artifacts, CONTEXT)
         assert Summary.from_dict(json.loads(json.dumps(summary.to_dict(), allow_nan=False))) == summary
-        assert summary.lines()[1] == summary.verdict.en and all(isinstance(line, str) for line in summary.lines())
+        lines = summary.lines()
+        assert summary.verdict.en in " ".join(lines) and max(map(len, lines)) <= 100
 
 
 def test_an_older_run_takes_the_mean_of_all_stocks_from_the_judge():
@@ -137,5 +138,16 @@ def test_without_a_backtest_the_judge_is_the_verdict():
 
 def test_a_terminal_gets_about_twelve_lines():
     lines = summarise(run(0.002, judge=-0.001), CONTEXT_100).lines()
-    assert 8 <= len(lines) <= 14 and lines[0] == "a run: 100 days, 2022-01-04 to 2022-05-23; universe: csi300"
+    assert 8 <= len(lines) <= 24 and lines[0] == "a run: 100 days, 2022-01-04 to 2022-05-23; universe: csi300"
     assert any("30.0 names" in line and "4.00%" in line for line in lines)
+
+
+def test_lines_are_wrapped_and_lose_no_word():
+    """A terminal of 100 columns; a path is not broken."""
+    summary = dataclasses.replace(summarise(run(0.002, judge=-0.001), CONTEXT_100), title="/" + "x" * 120)
+    lines = summary.lines()
+    assert all(len(line) <= 100 for line in lines[1:]) and lines[0] == f"{summary.title}:"
+    words = " ".join(" ".join(lines).split())
+    for text in (summary.verdict, summary.judge, *summary.better):
+        assert " ".join(text.en.split()) in words
+    assert all(line.startswith("  ") for line in lines if line not in lines[:5])

@@ -32,7 +32,7 @@ from qlib_ext.evaluate.comparison import (
     seed_shares,
 )
 from qlib_ext.evaluate.day_grids import BLOCK_DAYS, DayGrids
-from qlib_ext.evaluate.diagnostics import DIAGNOSTICS_DEFINITIONS, exposures, quantile_returns, summary
+from qlib_ext.evaluate.diagnostics import DIAGNOSTICS_DEFINITIONS, EXPOSURE_LIMIT, exposures, quantile_returns, summary
 from qlib_ext.evaluate.execution import (
     EXECUTION_DEFINITIONS,
     STAGE_COLUMNS,
@@ -109,6 +109,7 @@ from qlib_ext.evaluate.tear import ACCOUNT_TEAR_DEFINITIONS, ROLLING, account_re
 from qlib_ext.portfolio import fill_capitals, sleeve_returns
 
 __all__ = [
+    "EXPOSURE_LIMIT",
     "ACCOUNT_DEFINITIONS",
     "ACCOUNT_METRICS",
     "ACCOUNT_TEAR_DEFINITIONS",

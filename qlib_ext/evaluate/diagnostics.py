@@ -33,6 +33,7 @@ from qlib_ext.options import check_number
 from qlib_ext.panel import takes_series
 
 QUANTILES = 10
+EXPOSURE_LIMIT = 0.3  # of a mean rank correlation with a factor; beyond it a person is told
 FACTORS = ("volatility", "size", "liquidity", "reversal")
 
 DIAGNOSTICS_DEFINITIONS = {

@@ -20,6 +20,7 @@ from qlib_ext.evaluate import (
     CAPACITY_DEFINITIONS,
     DEFINITIONS,
     DIAGNOSTICS_DEFINITIONS,
+    EXPOSURE_LIMIT,
     LAG_DEFINITIONS,
     LAGS,
     NEUTRAL,
@@ -66,7 +67,6 @@ from qlib_ext.runs import BENCHMARK, load_if_there
 
 logger = get_module_logger("qlib_ext.record")
 
-EXPOSURE_LIMIT = 0.3  # of the mean rank correlation with volatility; beyond it the user is warned
 FACTOR_DEFINITIONS = {
     "exposure.volatility": "trailing standard deviation of daily returns",
     "exposure.liquidity": "trailing mean turnover in yuan; no market value is known, so turnover stands for size too",

@@ -5,6 +5,7 @@ not tell is left out of the numbers and said to be not known.
 """
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,6 +13,7 @@ from typing import Any, Self
 import pandas as pd
 
 from qlib_ext.evaluate import (
+    EXPOSURE_LIMIT,
     has_benchmark,
     headline,
     idle,
@@ -34,7 +36,7 @@ SUMMARY_ARTIFACTS = (
 T_CLEAR = 2.0  # standard errors beyond which a difference counts
 LARGEST_WEIGHT, DRIFT = 0.05, 1.2  # of the account in one stock; what prices may add to it after the trade
 MOSTLY = 0.5  # mean rank correlation with a factor from which on a score is mostly that
-LEANS = 0.3  # from which on it leans on it
+WIDTH = 100  # of a line of a terminal
 FEW_STOCKS, FEW_NAMES, FEW_DAYS = 30, 20, 60
 TURNOVER = (1e6, 2e10)  # yuan a day, between which the median of the stocks held lies in the market
 KINDS = {  # of numbers that stand below others
@@ -82,12 +84,13 @@ class Summary:
         return "unknown" if pair is None or self.numbers.get("idle") else _way(self.numbers, f"{pair[0]}over_{pair[1]}")
 
     def lines(self) -> list[str]:
-        """About twelve lines of plain English for a terminal."""
-        said = [f"{self.title}: {self.scope.en}", self.verdict.en]
-        said += [f"  {name:<11} {words}" for name, words in _told(self.numbers)]
-        said += [f"  {'judge':<11} {self.judge.en}"] if self.judge else []
-        said += [f"  {'better' if not n else '':<11} {words.en}" for n, words in enumerate(self.better)]
-        return said + [f"  {'ALARM':<11} {words.en}" for words in (self.alarms or {}).values()]
+        """About twelve sentences of plain English for a terminal, in lines of at most `WIDTH` characters."""
+        said = [*_told(self.numbers), *([("judge", self.judge.en)] if self.judge else [])]
+        said += [("" if n else "better", words.en) for n, words in enumerate(self.better)]
+        said += [("ALARM", words.en) for words in (self.alarms or {}).values()]
+        lines = [(f"{self.title}: {self.scope.en}", ""), (self.verdict.en, "")]
+        lines += [(f"  {name:<11} {words}", " " * 14) for name, words in said]
+        return [line for words, indent in lines for line in _wrapped(words, indent)]
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers and words, for JSON: a text is [English, Chinese]."""
@@ -119,6 +122,12 @@ class Summary:
             judge=None if values["judge"] is None else Text(*values["judge"]),
             alarms={name: Text(*pair) for name, pair in values["alarms"].items()},
         )
+
+
+def _wrapped(words: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        words, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )  # a path or a name stays whole
 
 
 def _pair(words: Text) -> list[str]:
@@ -372,7 +381,7 @@ def _alarms(numbers: Mapping[str, float], context: Context) -> Iterator[tuple[st
         yield "largest", {"largest": largest, "most": numbers["largest_weight_most"], "bound": LARGEST_WEIGHT}
     exposed = {name.partition(".")[2]: value for name, value in numbers.items() if name.startswith("exposure.")}
     for name, value in sorted(exposed.items(), key=lambda pair: -abs(pair[1])):
-        if abs(value) >= LEANS:
+        if abs(value) > EXPOSURE_LIMIT:
             kind = "mostly" if abs(value) >= MOSTLY else "leans"
             yield f"{kind}.{name}", {"factor": title(f"exposure.{name}"), "value": value}
     if abs(ic) < T_CLEAR:
