@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import html
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,26 @@ def modules(root: Path) -> dict[str, str]:
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Add `api/index.md` and a page for each public module."""
-    known = modules(Path(config.config_file_path).parent / PACKAGE)
+    """Add `api/index.md`, a page for each public module, and the notebook as a page."""
+    root = Path(config.config_file_path).parent
+    known = modules(root / PACKAGE)
     rows = "\n".join(
         f"| [`{PACKAGE}.{name}`]({name}.md) | {text.replace('|', '&#124;')} |" for name, text in known.items()
     )
-    pages = {"index": f"# API by module\n\n| module | |\n|---|---|\n{rows}\n"}
-    pages |= {name: f"# {PACKAGE}.{name}\n\n::: {PACKAGE}.{name}\n" for name in known}
-    for name, text in pages.items():
-        files.append(File.generated(config, f"api/{name}.md", content=text))
+    pages = {"api/index.md": f"# API by module\n\n| module | |\n|---|---|\n{rows}\n"}
+    pages |= {f"api/{name}.md": f"# {PACKAGE}.{name}\n\n::: {PACKAGE}.{name}\n" for name in known}
+    config.nav.append({"API": list(pages)})
+    pages["first_run.md"] = notebook(root / "examples" / "first_run.ipynb")
+    for path, text in pages.items():
+        files.append(File.generated(config, path, content=text))
     return files
+
+
+def notebook(file: Path) -> str:
+    """Write a notebook's cells as markdown."""
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    texts = [("".join(cell["source"]), cell["cell_type"] == "code") for cell in cells]
+    return "\n\n".join(f"```python\n{text}\n```" if code else text for text, code in texts) + "\n"
 
 
 def on_page_content(content: str, **_: Any) -> str:
