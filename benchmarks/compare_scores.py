@@ -255,7 +255,7 @@ PIECES = {
     "mlp_projected": Piece("its score projected off volatility, liquidity", projected("mlp"), "mlp"),
     "neutral": Piece("neutral to volatility, liquidity", net(neutral=KINDS), "mlp"),
     "horizons": Piece("heads of 1, 5, 10, 20 days", net(horizons=HEADS), "mlp"),
-    "neutral_horizons": Piece("both", net(neutral=KINDS, horizons=HEADS), "neutral"),
+    "neutral_horizons": Piece("neutral, heads of 1, 5, 10, 20 days", net(neutral=KINDS, horizons=HEADS), "neutral"),
     "six_years": Piece("six years to learn from", net(years=6), "mlp"),
     "day_halflife": Piece("old days count half after 242 days", net(day_halflife=YEAR), "mlp"),
     "master": Piece("MASTER of width 32, windows of 8 days", net(MASTERModel, **MASTER), "mlp"),
