@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.comparison import compare_options
 
 WORKFLOW = Path(__file__).parents[1] / "workflows" / "master_liq.yaml"
-VARIED = ("inter", "inducing", "seed")
+VARIED = ("inter", "inducing", "weight_by", "patience", "seed")
 VARIANTS: dict[str, dict[str, Any]] = {
     name: options | {"weight_by": "score", "patience": 4}
     for name, options in {

@@ -321,7 +321,7 @@ def test_untrained_and_other_features(ensemble, dataset):
     with pytest.raises(ValueError, match="member MLPModel: .*liquidity"):
         bare = make_dataset()
         bare.liquidity = None
-        ModelEnsemble(members=[{"class": "MLPModel"}]).check_dataset(bare)
+        ModelEnsemble(members=[{"class": "MLPModel", "kwargs": {"loss": "liq_wpcc"}}]).check_dataset(bare)
 
 
 # --- a run

@@ -13,6 +13,7 @@ from qlib.model.trainer import task_train
 
 import qlib_ext as qx
 from qlib_ext.evaluate import daily_metrics
+from qlib_ext.panel import DEFAULT_LABEL
 from qlib_ext.record import LiquidityRecord, MemoryRecorder, judge
 from qlib_ext.runs import load_if_there
 from qlib_ext.strategy import LiquidityTopNStrategy
@@ -56,7 +57,7 @@ def here(tmp_path_factory):
     """A market that qlib is started on, and its data set."""
     folder = tmp_path_factory.mktemp("notebook")
     test_data.start_qlib(make_market(folder / "market", n_stocks=40, start="2020-01-02", years=1, seed=5), folder)
-    return qx.day_dataset("all", **DAYS, step_len=1, listing_age=0)
+    return qx.day_dataset("all", **DAYS, features="alpha158", label=DEFAULT_LABEL, step_len=1, listing_age=0)
 
 
 @pytest.fixture(scope="module")

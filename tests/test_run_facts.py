@@ -216,8 +216,8 @@ def backtest_record(account=2e8, benchmark=..., **exchange):
         ({"deal_price": ["open", "$vwap"], "participation": None, "impact": 0.4, "commission": 0.001},
          ["$open / $vwap, no cap on a day's share of turnover", "impact: 0.4 ×", "sells 0.100%, transfer fee and"]),
         ({"open_cost": 0.0005, "close_cost": 0.0015}, ["buys pay 0.050%, sells 0.150%;"]),
-        ({"account": {"cash": 3e5, "SH600000": 100}}, ["account 0.3 million"]),
-        ({"account": None}, ["account 1,000 million yuan", "a trade; benchmark: SH000300"]),  # qlib's own, of old runs
+        ({"account": {"cash": 3e5, "SH600000": 100}}, ["account 300,000 yuan"]),
+        ({"account": None}, ["account 1 billion yuan", "a trade; benchmark: SH000300"]),  # qlib's own, of old runs
         ({"benchmark": "SH000905"}, ["; benchmark: SH000905"]),
         ({"benchmark": ["SH600000", "SH600004"]}, ["; benchmark: SH600000, SH600004"]),
         ({"benchmark": pd.Series([0.01])}, ["; benchmark: a series of its own"]),

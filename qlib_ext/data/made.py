@@ -5,12 +5,13 @@ from typing import Any
 
 from qlib_ext.data.dataset import DayDatasetH
 from qlib_ext.options import argument_names, check_choice, refuse_unknown, signature_with
+from qlib_ext.panel import TEN_DAY_LABEL
 
 FEATURES: dict[str, tuple[str, dict[str, Any]]] = {  # -> handler and its options
     "alpha158": ("FastAlpha158", {}),
     "alpha360": ("FastAlpha360", {}),
     "daily": ("FastDaily", {}),
-    "alpha158+daily": ("FastDaily", {"with_alpha158": True}),
+    "alpha158+daily": ("FastDaily", {"with_alpha158": True, "exclude": ["survivor"]}),
 }
 Days = Sequence[Any]  # first and last day
 
@@ -21,10 +22,10 @@ def day_dataset(
     train: Days,
     valid: Days,
     test: Days,
-    features: str = "alpha158",
+    features: str = "alpha158+daily",
     factors: Mapping[str, str] | None = None,
     frames: Any = None,
-    label: str | None = None,
+    label: str = TEN_DAY_LABEL,
     processors: Sequence[Any] = ({"class": "CSNormalise", "module_path": "qlib_ext.processor"},),
     **options: Any,
 ) -> DayDatasetH:
@@ -35,10 +36,11 @@ def day_dataset(
         train: first and last day to learn from.
         valid: first and last day to stop and select on; the forecast is learnt on them too.
         test: first and last day to judge; None as a last day: of the data.
-        features: alpha158, alpha360, daily (the factors of `features.DAILY`), or alpha158+daily.
+        features: alpha158, alpha360, daily (the factors of `features.DAILY`), or both without those that data of
+            survivors flatter, alpha158+daily (measured as best: docs/scores.md).
         factors: more features, name -> expression, as of FastAlpha158.
         frames: files of factors of your own, as of FastAlpha158.
-        label: expression of a raw return; None: from the next close to the one after.
+        label: expression of a raw return; by default of ten days from the next close.
         processors: of the features, qlib's or ours; by default each day's cross-section is centred and scaled.
         options: of DayDatasetH.
 
@@ -56,8 +58,7 @@ def day_dataset(
     kwargs = kwargs | {"instruments": universe if isinstance(universe, str) else list(universe)}
     kwargs |= {"infer_processors": list(processors), "learn_processors": [], "drop_raw": True}
     kwargs |= {name: value for name, value in (("factors", factors), ("frames", frames)) if value is not None}
-    if label is not None:
-        kwargs["label"] = ([label], ["LABEL0"])
+    kwargs["label"] = ([label], ["LABEL0"])
     config = {"class": handler, "module_path": "qlib_ext.handler", "kwargs": kwargs}
     segments = {"train": list(train), "valid": list(valid), "test": list(test)}
     return DayDatasetH(handler=config, segments=segments, **options)

@@ -84,7 +84,11 @@ class DayModel(Model):
             vars(kind)["__init__"] for kind in cls.__mro__ if "__init__" in vars(kind) and issubclass(kind, DayModel)
         ]
         signature = signature_with(*inits, DayLoss.__init__, Trainer.__init__, drop=NOT_OPTIONS)
-        cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+        options = [
+            option.replace(default=LEARNT[name]) if name in LEARNT and name != "loss" else option
+            for name, option in signature.parameters.items()
+        ]
+        cls.__signature__ = signature.replace(parameters=options[1:])
         if OPTIONS_LINE in (vars(cls).get("__doc__") or ""):
             lines = [*LOSS_LINES, *(line for kind in (DayLoss, Trainer) for line in argument_lines(kind, NOT_OPTIONS))]
             cls.__doc__ = str(cls.__doc__).replace(OPTIONS_LINE, "\n".join(f"    {line}".rstrip() for line in lines))

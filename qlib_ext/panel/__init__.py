@@ -1,6 +1,14 @@
 """DayPanel, its labels, and the state of the market beside it."""
 
-from qlib_ext.panel.labels import DEFAULT_LABEL, PRICES, LabelSpan, check_raw_return, label_prices, label_span
+from qlib_ext.panel.labels import (
+    DEFAULT_LABEL,
+    PRICES,
+    TEN_DAY_LABEL,
+    LabelSpan,
+    check_raw_return,
+    label_prices,
+    label_span,
+)
 from qlib_ext.panel.macro_state import MacroSeries, MacroState, read_macro
 from qlib_ext.panel.market_state import OFFICIAL_INDICES, OFFICIAL_NAMES, MarketState
 from qlib_ext.panel.panel import Batch, DayPanel, Exposure
@@ -19,6 +27,7 @@ __all__ = [
     "OFFICIAL_INDICES",
     "OFFICIAL_NAMES",
     "PRICES",
+    "TEN_DAY_LABEL",
     "check_grid",
     "check_raw_return",
     "check_scores",

@@ -29,6 +29,7 @@ def evaluate(
     capital: float = Money.capital,
     participation: float = Money.participation,
     top_n: int = Money.top_n,
+    max_weight: float | None = Money.max_weight,
     commission: float = Money.commission,
     impact: float = Money.impact,
     benchmark: str | None = BENCHMARK,
@@ -48,6 +49,8 @@ def evaluate(
         capital: yuan, of the judge and of the account.
         participation: largest share of a stock's daily turnover to hold and to trade in a day.
         top_n: names of the judge's second way to place the capital.
+        max_weight: largest share of the capital in a stock, for the judge; None: no cap. Of the account it is an option
+            of the strategy.
         commission: of both sides; other fees are those in force on the day.
         impact: b of the square-root law, `portfolio.impact_cost`; 0: none.
         benchmark: code of an index, a CSV file of date and close, or None.
@@ -71,7 +74,7 @@ def evaluate(
     >>> result
     Evaluation(16 test days 2020-06-01 to 2020-06-22, 12 stocks, 10 million yuan; computed: judge)
     """
-    money, config = _terms(capital, participation, top_n, commission, impact, benchmark, strategy, exchange)
+    money, config = _terms(capital, participation, top_n, max_weight, commission, impact, benchmark, strategy, exchange)
     return Evaluation(scores, dataset, money, config, model=model, past=past)
 
 
@@ -96,11 +99,18 @@ def run(model: Any, dataset: DayDatasetH, **options: Any) -> Evaluation:
 
 
 def _terms(
-    capital: float, participation: float, top_n: int, commission: float, impact: float, benchmark: Any, strategy: Any,
-    exchange: Any,
+    capital: float, participation: float, top_n: int, max_weight: float | None, commission: float, impact: float,
+    benchmark: Any, strategy: Any, exchange: Any,
 ) -> tuple[Money, dict[str, Any]]:  # fmt: skip
     """Money of the judge, and PortAnaRecord's config, by the options of `evaluate`."""
-    money = Money(capital=capital, participation=participation, top_n=top_n, commission=commission, impact=impact)
+    money = Money(
+        capital=capital,
+        participation=participation,
+        top_n=top_n,
+        max_weight=max_weight,
+        commission=commission,
+        impact=impact,
+    )
     if not (benchmark is None or isinstance(benchmark, str)):
         raise ValueError(
             f"benchmark is {benchmark!r}; wanted the code of an index, a CSV file of date and close, or None"

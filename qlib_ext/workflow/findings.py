@@ -25,14 +25,14 @@ from qlib_ext.check_data import (
     thin_days,
 )
 from qlib_ext.options import check_choice
-from qlib_ext.panel import label_span
+from qlib_ext.panel import TEN_DAY_LABEL, label_span
 from qlib_ext.portfolio import CAPITAL, MAX_WEIGHT, PARTICIPATION
 from qlib_ext.provider import trailing_mean
 from qlib_ext.rules import check_turnover, decide, is_index, turnover_in_yuan
 
 WINDOWS = {"mlp": 1, "master": 8}  # days that a model looks at
-HORIZON = 10  # days of the label: measured, docs/scores.md
-LABEL = f"Ref($close, -{HORIZON + 1})/Ref($close, -1) - 1"
+LABEL = TEN_DAY_LABEL
+HORIZON = label_span(LABEL).horizon
 REACH = label_span(LABEL).reach
 LOOK_BACK = 60  # days of Alpha158's longest window
 LEAST_DAYS = 150  # from which three parts make sense
