@@ -339,7 +339,8 @@ class LiquidityRecord(MoneyRecord):
         )
         if not len(judged.positions):
             logger.warning("the judge placed no money on any day: see liquidity, buyable and the scores")
-        for warning in (volatility_warning(exposed["volatility"]), weight_warning(daily)):
+        capped = (self.money.max_weight or 1.0) <= MAX_WEIGHT  # what is locked may stand above
+        for warning in (volatility_warning(exposed["volatility"]), None if capped else weight_warning(daily)):
             if warning is not None:
                 logger.warning(warning)
 
@@ -521,7 +522,7 @@ def volatility_warning(exposure: pd.Series) -> str | None:
 def weight_warning(daily: pd.DataFrame) -> str | None:
     """Say in words that a judge's rows put more than `MAX_WEIGHT` of the capital into a stock; None where none does.
 
-    What is locked may stand a little above its cap on single days.
+    Prices may move a holding a little above it on single days.
     """
     largest = {kind: float(daily[f"{kind}_largest_weight"].mean()) for kind in ("capped", "topn")}
     beyond = {kind: share for kind, share in largest.items() if share > 1.02 * MAX_WEIGHT}
