@@ -254,7 +254,7 @@ class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 
     def isatty(self):
-        return True
+        return super().isatty() or True  # an error where it is closed
 
 
 @pytest.fixture
@@ -489,9 +489,8 @@ def test_threads_may_count_steps_beside_each_other(qlibs, monkeypatch):
 
     def count(unit):
         try:
-            for number in range(300):
-                progress.step(unit, number, 300)
-                progress.part(unit)
+            for number in range(1000):
+                progress.step(unit, number, 1000)
         except Exception as error:  # noqa: BLE001  whatever it is
             failed.append(error)
 
