@@ -410,8 +410,10 @@ def _told(numbers: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         return written(numbers[name], kind) if name in numbers else "not known"
 
     if "account" in numbers:
-        made = f"made {numbers['made']:+.1%} in {numbers['days']:.0f} days, {numbers['account']:+.1%} a year"
-        yield "account", f"{made}; swings by {known('tracking_error', 'percent')} a year against the bar"
+        made = (
+            f"made {numbers['made']:+.1%} in {numbers['days']:.0f} days; daily returns sum to {numbers['account']:+.1%}"
+        )
+        yield "account", f"{made} a year and swing by {known('tracking_error', 'percent')} against the bar"
         yield "cost", f"{known('cost', 'percent')} a year; turnover {known('turnover', 'percent')} of the account a day"
     if "names_held" in numbers or "account" in numbers:
         held = f"{numbers['names_held']:.1f} names" if "names_held" in numbers else "names not known"
