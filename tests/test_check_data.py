@@ -684,6 +684,14 @@ def test_unadjusted_prices(market):
     assert {"beyond_limit", "change_wrong", "units"} & set(table.index) <= {"beyond_limit", "change_wrong"}
 
 
+def test_one_odd_ex_rights_day_is_no_unadjusted_market(market):
+    """Shares given away in a reorganisation: $factor rises, the price falls; one case among few days."""
+    day = (market / "calendars" / "day.txt").read_text().split()[-5]
+    fall = {name: at(slice(-3, None), lambda v: v / 1.05) for name in PRICES}
+    edit(market, codes(market)[0], factor=at(slice(-3, None), lambda v: 1.05 * v), **fall)
+    assert "unadjusted" not in set(check_data(market, start=day)["check"])
+
+
 def test_survivors_only(market, monkeypatch):
     monkeypatch.setattr(
         "qlib_ext.check_data.units.DELISTED_A_YEAR", 0.02

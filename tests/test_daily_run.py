@@ -21,6 +21,7 @@ from qlib.workflow.record_temp import SignalRecord
 
 from qlib_ext.cli import main
 from qlib_ext.daily import JOURNAL_COLUMNS, drift, live_ic, population, psi, read_journal
+from qlib_ext.daily.watch import SIGMAS
 from qlib_ext.exchange import AShareExchange, clear_cache
 from qlib_ext.panel import DayPanel
 from qlib_ext.recorder import SqliteExpManager
@@ -303,7 +304,38 @@ def test_features_that_drift_are_named_and_others_are_not():
     later[-1, :, 3] = 0.0  # that day its source failed
     table = drift(seen, small_panel(later))
     assert table.index[table["drifted"]].sort_values().tolist() == ["f1", "f3"] and table["psi"]["f3"] > 5
+    assert table.index[table["lost"]].tolist() == ["f3"]
     assert table["psi_block"]["f1"] > 1 and table["psi_block"]["f3"] < 0.25
+
+
+def test_a_feature_of_few_values_is_not_lost_where_its_values_move():
+    """Standardised days move the value that most stocks have, and with it the bin: PSI above 5 on an ordinary day."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(85, 200, 3))
+    few = (rng.random((85, 200)) < rng.uniform(0.02, 0.3, (85, 1))).astype(float)
+    x[:, :, 1] = (few - few.mean(1, keepdims=True)) / few.std(1, keepdims=True)
+    x[:, :, 2] = 0.0  # as it always was, such as VWAP0 without $vwap
+    seen = population(small_panel(x[:60]))
+    assert max(drift(seen, small_panel(x[60:end]))["psi"]["f1"] for end in range(61, 86)) > 5
+    assert not any(drift(seen, small_panel(x[60:end]))["lost"].any() for end in range(61, 86))
+    x[-1, :, 1] = 0.3
+    x[-1, 0, 1] = 1.0  # all but one
+    assert drift(seen, small_panel(x[60:]))["lost"].tolist().count(True) == 1
+    assert drift(seen, small_panel(x[60:]))["lost"]["f1"]
+
+
+def test_labels_that_overlap_raise_no_alarm():
+    """IC of 10-day labels whose worth is the same all along: below -SIGMAS in few of 400 tries, not in a seventh."""
+    rng = np.random.default_rng(4)
+    days, gaps = pd.bdate_range("2022-01-03", periods=300), []
+    for _ in range(400):
+        noise = np.convolve(rng.normal(size=309), np.ones(10), "valid") * 0.05
+        score = np.tile([-1.0, 0.0, 1.0, 0.0], (300, 1))
+        label = score * (0.1 + noise[:, None]) + np.array([0.0, 0.5, 0.0, -0.5])
+        index = pd.MultiIndex.from_product([days, list("ABCD")], names=["datetime", "instrument"])
+        series = (pd.Series(grid.ravel(), index) for grid in (score, label))
+        gaps.append(live_ic(*series, days[239], 60, 10)["ic_gap"])
+    assert 0 < (np.array(gaps) < -SIGMAS).mean() < 0.06 and np.std(gaps) < 1.6
 
 
 def test_the_population_does_not_see_absent_stocks_nor_their_order():

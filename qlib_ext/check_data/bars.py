@@ -58,7 +58,10 @@ BARS: dict[str, Check] = {
         error_from=1e-2,
     ),
     "unadjusted": Check(
-        "error", "prices fall when $factor rises: they are not adjusted; multiply them by $factor", told_from=0.5
+        "error",
+        "prices fall when $factor rises: they are not adjusted; multiply them by $factor",
+        told_from=0.5,
+        least=3,  # a few days may have one case: shares given away without a lower price, in a reorganisation
     ),
     "factor_gaps": Check("warning", "fill $factor forward: qlib's exchange drops lots for all stocks without it"),
     "factor_jump": Check("warning", "such an ex-rights factor is hardly real: check $factor of the day"),

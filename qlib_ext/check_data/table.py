@@ -25,6 +25,7 @@ class Check:
         cure: what to do.
         told_from: smallest share of what was compared that is a finding.
         error_from: smallest share that makes it an error.
+        least: fewest cases that are a finding.
         look: of a check of one's own: takes a block of bars, whose `fields`, `close`, `returns`, `trades` and the like
             are (D, N), and returns which cells are found, and which were judged, both (D, N) bool.
 
@@ -36,6 +37,7 @@ class Check:
     cure: str
     told_from: float = 0.0
     error_from: float = inf
+    least: int = 1
     look: Callable[[Any], tuple[BoolArray, BoolArray]] | None = None
 
 
@@ -73,7 +75,7 @@ class Tally:
         for name, check in checks.items():
             count, of = self.counts.get(name, 0), self.totals.get(name, 0)
             share = count / of if of else 0.0
-            if not count or share < check.told_from:
+            if count < check.least or share < check.told_from:
                 continue
             severity = "error" if share >= check.error_from else check.severity
             values = (severity, name, count, of, self.examples.get(name, ""), check.cure)

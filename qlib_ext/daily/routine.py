@@ -25,6 +25,7 @@ from qlib_ext.daily.update import (
     changed_bars,
     days_to_score,
     first_state,
+    horizon_of,
     is_whole,
     keep,
     load_data,
@@ -33,7 +34,7 @@ from qlib_ext.daily.update import (
 )
 from qlib_ext.daily.watch import SIGMAS, drift, live_ic
 from qlib_ext.data import panel_of
-from qlib_ext.panel import DayPanel, check_scores
+from qlib_ext.panel import check_scores
 from qlib_ext.provider import calendar
 from qlib_ext.runs import Run, find_run, load_artifacts, options_of
 from qlib_ext.strategy import ScoredRun, last_prices, next_day, plan_orders
@@ -42,7 +43,6 @@ logger = get_module_logger("qlib_ext.daily")
 
 CHECKED = 20  # last days that are checked
 MANY = 0.1  # of the features: so many have to drift for an alarm
-LOST = 5.0  # PSI of a feature that is as good as constant
 EVENING = 18  # hour in Shanghai from which the day's data should be there
 DONE, ALARM, NOTHING = 0, 1, 3
 
@@ -127,7 +127,7 @@ class _Day:
             scores = scored_anew(scores, model, dataset, days)
         state = state | {"bars": bars_to_keep(panel), "corrected": _noticed(state["corrected"], changed, last)}
         orders, entry = self._orders(scores, capital, cash)
-        entry |= self._watched(scores, kept.get("label.pkl"), panel, state)
+        entry |= self._watched(scores, kept.get("label.pkl"), dataset, state)
         alarms = _alarms(entry, state["corrected"], model, last)
         alarms += [f"errors in the data ({wrong}), gone on by --force"] if wrong else []
         entry |= {"found": " ".join(found), "alarm": "; ".join(alarms)}
@@ -187,17 +187,18 @@ class _Day:
         entry |= {"not_traded": int(sums["size"]["none"]), "missed": len(between)}
         return orders, entry | sum_fills(self.fills, since, last)
 
-    def _watched(self, scores: pd.Series, tested: Any, panel: DayPanel, state: dict[str, Any]) -> dict[str, Any]:
+    def _watched(self, scores: pd.Series, tested: Any, dataset: Any, state: dict[str, Any]) -> dict[str, Any]:
         """Look at the realised IC and at the features."""
+        panel = panel_of(dataset)[0]
         index = pd.MultiIndex.from_product([panel.days, panel.stocks], names=scores.index.names)
         labels = pd.Series(panel.label.numpy().ravel(), index)
         if tested is not None:
             labels = labels.combine_first(tested.iloc[:, 0])
         table = drift(reference_of(state), panel)
         worst = table.iloc[0]
-        out = live_ic(scores, labels, state["tested"], LIVE)
+        out = live_ic(scores, labels, state["tested"], LIVE, horizon_of(dataset))
         out |= {"drifted": int(table["drifted"].sum()), "feature": table.index[0], "psi": round(float(worst["psi"]), 4)}
-        return out | {"lost": table.index[table["psi"] > LOST].tolist(), "of": len(table)}
+        return out | {"lost": table.index[table["lost"]].tolist(), "of": len(table)}
 
 
 def _noticed(before: pd.DataFrame | None, changed: pd.DataFrame, day: pd.Timestamp) -> pd.DataFrame:

@@ -38,6 +38,14 @@ def load_data(recorder: Any, start: pd.Timestamp, first: pd.Timestamp, last: pd.
     return dataset
 
 
+def horizon_of(dataset: Any) -> int:
+    """Days of a data set's label; 1 where it does not tell them."""
+    try:
+        return int(dataset.span.horizon)
+    except (AttributeError, ValueError):
+        return 1
+
+
 def first_state(recorder: Any, scores: pd.Series) -> dict[str, Any]:
     """Describe a run that no day has been added to: the end of its test, and its features then."""
     days = scores.index.unique("datetime")

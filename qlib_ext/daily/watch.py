@@ -20,7 +20,9 @@ BLOCK = 20  # days whose population is looked at together
 LARGE = 0.25  # of a PSI, as practice has it
 LEAST_SHARE = 1e-4  # of a bin: an empty one would be infinite
 LEAST_DAYS = 20  # with a realised IC, before it is held against that of the test
-SIGMAS = 2.0  # by which the realised IC is below that of the test
+SIGMAS = 2.5  # by which the realised IC is below that of the test: 2% of the evenings on which nothing has changed
+REACH = 4  # times the label's days: lags of the test's error, see `newey_west`
+FLAT = (0.01, 0.99)  # quantiles of a day's stocks that are equal where a feature is as good as constant
 
 Grid = npt.NDArray[Any]
 
@@ -63,12 +65,14 @@ class Reference:
         edges: (F, 9) deciles.
         shares: (F, 10) share of the stock days in each bin.
         highest: days looked at together -> (F,) highest PSI of so many days of the reference itself.
+        flat: (F,) whether a day of the reference had it as good as constant.
     """
 
     features: list[str]
     edges: Grid
     shares: Grid
     highest: dict[int, Grid]
+    flat: Grid
 
 
 def population(panel: DayPanel) -> Reference:
@@ -82,7 +86,8 @@ def population(panel: DayPanel) -> Reference:
         whole = len(counts) // days * days
         blocks = counts[:whole].reshape(-1, days, *counts.shape[1:]).sum(axis=1)
         highest[days] = psi(_shares(blocks), shares).max(axis=0) if len(blocks) else np.zeros(len(edges))
-    return Reference(list(panel.features), edges, shares, highest)
+    flat = np.any([_flat(panel, row) for row in range(len(counts))], axis=0)
+    return Reference(list(panel.features), edges, shares, highest, flat)
 
 
 def psi(actual: Grid, expected: Grid) -> Grid:
@@ -98,8 +103,9 @@ def psi(actual: Grid, expected: Grid) -> Grid:
 def drift(reference: Reference, panel: DayPanel) -> pd.DataFrame:
     """Hold the features of a panel's last day, and of its last `BLOCK` days, against the reference.
 
-    Returns: by feature, the largest excess first: psi, psi_block, and drifted: one of them is above `LARGE` and above
-        twice the highest that as many days of the reference itself had.
+    Returns: by feature, the largest excess first: psi, psi_block, drifted: one of them is above `LARGE` and above
+        twice the highest that as many days of the reference itself had, and lost: as good as constant on the last day,
+        as on no day of the reference. (The psi of a feature with few values is large on any day.)
     """
     counts = _counts(panel, reference.edges)
     table = pd.DataFrame(index=pd.Index(reference.features, name="feature"))
@@ -108,7 +114,16 @@ def drift(reference: Reference, panel: DayPanel) -> pd.DataFrame:
         table[name] = psi(_shares(counts[-days:].sum(axis=0)), reference.shares)
         bound = np.maximum(LARGE, 2.0 * reference.highest[days])
         excess = np.maximum(excess, table[name] / bound)
+    table["lost"] = _flat(panel, len(counts) - 1) & ~reference.flat
     return table.assign(drifted=excess > 1.0).iloc[np.argsort(-excess, kind="stable")]
+
+
+def _flat(panel: DayPanel, row: int) -> Grid:
+    """Tell which features (F,) are as good as constant on a day: all but the ends of its stocks have one value."""
+    values = panel.x[row][panel.present[row]].numpy()
+    low, high = (round(share * (len(values) - 1)) for share in FLAT)
+    parted = np.partition(values, (low, high), axis=0)
+    return np.asarray(parted[low] == parted[high])
 
 
 def _counts(panel: DayPanel, edges: Grid) -> Grid:
@@ -129,14 +144,20 @@ def _shares(counts: Grid) -> Grid:
 # --- the score
 
 
-def live_ic(scores: pd.Series, labels: pd.Series, tested: pd.Timestamp, days: int) -> dict[str, float]:
+def live_ic(
+    scores: pd.Series, labels: pd.Series, tested: pd.Timestamp, days: int, horizon: int = 1
+) -> dict[str, float]:
     """Hold the IC of days after the test against that of the test.
+
+    Both are taken for days of one process: the error of their difference is sqrt(1 + test's days / days) times that of
+    the test's mean. The few days after it do not know their own, where labels overlap.
 
     Args:
         scores: by (datetime, instrument).
         labels: raw labels likewise, NaN where not known yet.
         tested: last day of the test.
         days: most days after it, the last ones that have a label.
+        horizon: days of the label.
 
     Returns: ic and ic_days of the days after the test, ic_test, and ic_gap: how many standard errors of the difference
         (Newey and West) the IC is above that of the test; NaN where there are fewer than `LEAST_DAYS` days.
@@ -149,8 +170,10 @@ def live_ic(scores: pd.Series, labels: pd.Series, tested: pd.Timestamp, days: in
     daily = daily_metrics(grids["score"].to_numpy(), grids["label"].to_numpy(), names=["ic"])["ic"].to_numpy()
     late = (grids["label"].index > tested).astype(bool)
     live, test = daily[late][-days:], daily[~late]
-    (ic, error, _), (ic_test, error_test, _) = newey_west(live), newey_west(test)
-    out |= {"ic": ic, "ic_days": int(np.isfinite(live).sum()), "ic_test": ic_test}
-    if out["ic_days"] >= LEAST_DAYS:
-        out["ic_gap"] = (ic - ic_test) / math.hypot(error, error_test)
+    known, judged = (int(np.isfinite(part).sum()) for part in (live, test))
+    lags = max(horizon - 1, min(REACH * horizon, judged // 4))
+    (ic, *_), (ic_test, error, _) = newey_west(live), newey_west(test, lags, horizon=horizon)
+    out |= {"ic": ic, "ic_days": known, "ic_test": ic_test}
+    if known >= LEAST_DAYS:
+        out["ic_gap"] = (ic - ic_test) / (error * math.sqrt(1.0 + judged / known))
     return out
