@@ -20,8 +20,7 @@ from qlib.utils import init_instance_by_config
 from qlib.workflow.record_temp import SignalRecord
 
 from qlib_ext.cli import main
-from qlib_ext.daily import JOURNAL_COLUMNS, drift, live_ic, population, psi, read_journal
-from qlib_ext.daily.watch import SIGMAS
+from qlib_ext.daily import JOURNAL_COLUMNS, SIGMAS, drift, live_ic, population, psi, read_journal
 from qlib_ext.exchange import AShareExchange, clear_cache
 from qlib_ext.panel import DayPanel
 from qlib_ext.recorder import SqliteExpManager

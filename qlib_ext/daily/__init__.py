@@ -2,10 +2,11 @@
 
 from qlib_ext.daily.journal import JOURNAL_COLUMNS, read_journal
 from qlib_ext.daily.routine import Outcome, run_day
-from qlib_ext.daily.watch import Reference, corrections, drift, live_ic, population, psi
+from qlib_ext.daily.watch import SIGMAS, Reference, corrections, drift, live_ic, population, psi
 
 __all__ = [
     "JOURNAL_COLUMNS",
+    "SIGMAS",
     "Outcome",
     "Reference",
     "corrections",
