@@ -84,9 +84,11 @@ class Summary:
         return "unknown" if pair is None or self.numbers.get("idle") else _way(self.numbers, f"{pair[0]}over_{pair[1]}")
 
     def lines(self) -> list[str]:
-        """About twelve sentences of plain English for a terminal, in lines of at most `WIDTH` characters."""
-        said = [*_told(self.numbers), *([("judge", self.judge.en)] if self.judge else [])]
-        said += [("" if n else "better", words.en) for n, words in enumerate(self.better)]
+        """About twelve sentences of plain English for a terminal, in lines of at most `WIDTH` characters.
+
+        The judge, and more of what would have to be better, stand on the page.
+        """
+        said = [*_told(self.numbers), *(("better", words.en) for words in self.better[:1])]
         said += [("ALARM", words.en) for words in (self.alarms or {}).values()]
         lines = [(f"{self.title}: {self.scope.en}", ""), (self.verdict.en, "")]
         lines += [(f"  {name:<11} {words}", " " * 14) for name, words in said]
@@ -410,10 +412,8 @@ def _told(numbers: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         return written(numbers[name], kind) if name in numbers else "not known"
 
     if "account" in numbers:
-        made = (
-            f"made {numbers['made']:+.1%} in {numbers['days']:.0f} days; daily returns sum to {numbers['account']:+.1%}"
-        )
-        yield "account", f"{made} a year and swing by {known('tracking_error', 'percent')} against the bar"
+        made = f"made {numbers['made']:+.1%} in {numbers['days']:.0f} days, in sums {numbers['account']:+.1%} a year"
+        yield "account", f"{made}; swings by {known('tracking_error', 'percent')} against the bar"
         yield "cost", f"{known('cost', 'percent')} a year; turnover {known('turnover', 'percent')} of the account a day"
     if "names_held" in numbers or "account" in numbers:
         held = f"{numbers['names_held']:.1f} names" if "names_held" in numbers else "names not known"
