@@ -7,92 +7,23 @@ suspended or locked on one of the two days alone, and the last buys that the cas
 ranks and the sides of all other orders may not.
 """
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-import qlib
+from desk import CASH, DEALT, OPTIONS, change, files, grow, record_run, start, task_of
 from qlib.backtest import backtest
 from qlib.data import D
 from qlib.utils import init_instance_by_config
-from qlib.workflow.record_temp import SignalRecord
 
 from qlib_ext.cli import main
 from qlib_ext.daily import JOURNAL_COLUMNS, SIGMAS, drift, live_ic, population, psi, read_journal
 from qlib_ext.exchange import AShareExchange, clear_cache
 from qlib_ext.panel import DayPanel
-from qlib_ext.recorder import SqliteExpManager
 from qlib_ext.strategy import LiquidityTopNStrategy
-from qlib_ext.synthetic import make_market
 
-CASH, NOISE = 2e7, 1e-5
-OPTIONS = {"participation": 0.02, "trade_participation": 0.01, "rank_buffer": 1.5, "liquidity": "community"}
-DEALT = {"participation": None, "impact": 0.0}
-QUICK = {"precision": "float32", "loss": "wpcc", "metric": "ic", "epochs": 1, "device": "cpu", "lr": 0.01}
-MODELS = {
-    "MLPModel": {"hidden": [8]} | QUICK,
-    "MASTERModel": {"d_model": 8, "t_heads": 2, "dropout": 0.1} | QUICK,
-}
-
-
-def task_of(days, tested, last, model="MLPModel"):
-    """A task that is tested up to `last`; what fits looks at the days of train alone."""
-    fitted = {"class": "RobustZScoreNorm", "kwargs": {"fields_group": "feature", "clip_outlier": True}}
-    kwargs = {"instruments": "all", "infer_processors": [fitted, {"class": "Fillna"}], "learn_processors": []}
-    spans = {"train": (days[61], days[115]), "valid": (days[118], days[135]), "test": (days[138], last)}
-    dealt = {"class": "AShareExchange", "module_path": "qlib_ext.exchange", "kwargs": DEALT}
-    traded = {"class": "LiquidityTopNStrategy", "module_path": "qlib_ext.strategy"}
-    config = {
-        "strategy": traded | {"kwargs": OPTIONS | {"signal": "<PRED>"}},
-        "backtest": {"account": CASH, "exchange_kwargs": {"exchange": dealt}},
-    }
-    return {
-        "model": {"class": model, "module_path": "qlib_ext.model", "kwargs": MODELS[model]},
-        "dataset": {
-            "class": "DayDatasetH",
-            "module_path": "qlib_ext.data",
-            "kwargs": {
-                "handler": {"class": "FastAlpha158", "module_path": "qlib_ext.handler", "kwargs": kwargs},
-                "segments": {name: [str(day.date()) for day in span] for name, span in spans.items()},
-                "step_len": 8,
-            },
-        },
-        "record": [{"class": "PortAnaRecord", "module_path": "qlib_ext.record", "kwargs": {"config": config}}],
-    }
-
-
-def start(provider):
-    qlib.init(provider_uri=str(provider), region="cn", kernels=1)
-    return pd.DatetimeIndex(D.calendar())
-
-
-def grow(full, live, last):
-    """Let a provider be what `full` was at the close of a day; the days to come stand in its future calendar."""
-    days = (full / "calendars/day.txt").read_text().split()
-    count = days.index(str(last.date())) + 1
-    for name in ("calendars", "instruments"):
-        (live / name).mkdir(parents=True, exist_ok=True)
-    (live / "calendars/day.txt").write_text("\n".join(days[:count]) + "\n")
-    (live / "calendars/day_future.txt").write_text("\n".join(days) + "\n")
-    for file in (full / "instruments").glob("*.txt"):
-        spans = [line.split("\t") for line in file.read_text().splitlines()]
-        kept = [f"{code}\t{a}\t{min(b, days[count - 1])}\n" for code, a, b in spans if a <= days[count - 1]]
-        (live / "instruments" / file.name).write_text("".join(kept))
-    for file in (full / "features").glob("*/*.day.bin"):
-        values = np.fromfile(file, "<f4")
-        if count > values[0]:
-            (live / "features" / file.parent.name).mkdir(parents=True, exist_ok=True)
-            values[: 1 + count - int(values[0])].tofile(live / "features" / file.parent.name / file.name)
-
-
-def change(provider, code, field, rows, by):
-    """Multiply a field of a stock on rows of the calendar; NaN takes bars away."""
-    for file in (provider / "features" / code.lower()).glob(f"{field}.day.bin"):
-        values = np.fromfile(file, "<f4")
-        values[1 + rows - int(values[0])] *= by
-        values.tofile(file)
+NOISE = 1e-5
 
 
 def trade(scores, dates):
@@ -109,28 +40,14 @@ def trade(scores, dates):
 
 def make_desk(folder, first, last, model="MLPModel"):
     """A run whose test ends before `first`, and what a backtest up to `last` makes of its scores of the days then."""
-    full, live = make_market(folder / "full", n_stocks=60, years=1), folder / "live"
-    days = start(full)
-    at, end = days.get_loc(first), days.get_loc(last) + 1
-    grow(full, live, days[at - 1])
-    start(live)
-    task = task_of(days, None, days[at - 1], model)
-    dataset, trained = (init_instance_by_config(task[name]) for name in ("dataset", "model"))
-    trained.fit(dataset)
-    uri = f"sqlite:///{folder}/mlruns.db"
-    recorder = SqliteExpManager(uri, "desk").get_exp(experiment_name="desk", create=True).create_recorder("desk")
-    recorder.start_run()
-    SignalRecord(trained, dataset, recorder).generate()
-    dataset.config(dump_all=False, recursive=True)
-    config = {"qlib_init": {"provider_uri": str(live), "region": "cn", "kernels": 1}}
-    recorder.save_objects(**{"params.pkl": trained, "dataset": dataset, "task": task, "config": config})
-    recorder.end_run("FINISHED")
+    desk = record_run(folder, first, model)
+    full, days, at, end = desk.full, desk.days, desk.at, desk.days.get_loc(last) + 1
 
     def oracle():
         start(full)
         clear_cache()
-        longer = init_instance_by_config(task_of(days, None, days[end], model)["dataset"])
-        scores = trained.predict(longer)
+        longer = init_instance_by_config(task_of(days, days[end], model)["dataset"])
+        scores = desk.trained.predict(longer)
         return scores, *trade(scores.loc[days[at] :], days[at + 1 : end + 1])
 
     _, _, positions = oracle()
@@ -138,8 +55,7 @@ def make_desk(folder, first, last, model="MLPModel"):
     held = sorted(positions[days[halt]].get_stock_list())[0]
     change(full, held, "*", np.arange(halt + 1, halt + 4), np.nan)
     scores, targets, positions = oracle()
-    out = folder / "desk"
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(**vars(desk) | locals())
 
 
 def evening(desk, day, today=None):
@@ -162,13 +78,6 @@ def evening(desk, day, today=None):
         ["daily", "latest", "--uri", desk.uri, "--holdings", str(holdings), "--cash", f"{cash:.2f}", "--fills",
          str(fills), "--out", str(desk.out), "--today", f"{today or day:%Y-%m-%d}"]
     )  # fmt: skip
-
-
-def files(desk):
-    """Bytes of what the routine keeps: lists, journal, artifacts of the run."""
-    artifacts = Path(desk.recorder.get_local_dir()) / "artifacts"
-    every = [*desk.out.iterdir(), *(artifacts / name for name in ("pred.pkl", "pred.parquet", "daily.pkl"))]
-    return {file.name: file.read_bytes() for file in every if not file.name.startswith(".")}
 
 
 def compare(desk, day):
@@ -233,7 +142,7 @@ def live_through(desk, capsys, *, missed, twice, wrong):
 
 def check_after(desk, missed):
     """The scores of all days are those of a run over more days, the journal has a line a day."""
-    scores = pd.read_pickle(Path(desk.recorder.get_local_dir()) / "artifacts" / "pred.pkl")["score"]
+    scores = pd.read_pickle(desk.artifacts / "pred.pkl")["score"]
     anew = desk.scores.loc[: scores.index[-1][0]]
     assert scores.index.equals(anew.index)
     assert ((scores - anew).abs() / anew.groupby("datetime").transform("std")).max() < NOISE

@@ -1,7 +1,8 @@
 """One day's routine: data checked, new days scored, orders written, the run updated, the journal continued.
 
 Nothing is written before everything is computed; then the scores go first, and what they were made of after them, so
-that a routine that was killed is finished by the next one.
+that a routine that was killed is finished by the next one. Before the first scores goes what they would hide, the end
+of the test.
 """
 
 from collections.abc import Callable
@@ -24,13 +25,13 @@ from qlib_ext.daily.update import (
     bars_to_keep,
     changed_bars,
     days_to_score,
-    first_state,
     horizon_of,
     is_whole,
     keep,
     load_data,
     reference_of,
     scored_anew,
+    state_of,
 )
 from qlib_ext.daily.watch import SIGMAS, drift, live_ic
 from qlib_ext.data import panel_of
@@ -117,7 +118,7 @@ class _Day:
         recorder = R.get_recorder(recorder_id=self.run_.id, experiment_name=self.run_.experiment)
         kept = load_artifacts(self.run_, [PRED, STATE, "label.pkl"])
         scores = check_scores(kept[PRED], PRED)
-        state = kept.get(STATE) or first_state(recorder, scores)
+        state = before = state_of(recorder, scores, kept.get(STATE))
         changed = changed_bars(state)
         days = days_to_score(scores, state["tested"], changed)
         dataset = load_data(recorder, calendar()[-LIVE:][0], days[0] if len(days) else last, last)
@@ -131,12 +132,14 @@ class _Day:
         alarms = _alarms(entry, state["corrected"], model, last)
         alarms += [f"errors in the data ({wrong}), gone on by --force"] if wrong else []
         entry |= {"found": " ".join(found), "alarm": "; ".join(alarms)}
+        if STATE not in kept:  # the end of the test is not known any more once days have been added
+            keep(self.run_, {STATE: before})
         if len(days) or not is_whole(self.run_, PRED):
             keep(self.run_, {PRED: scores.to_frame("score")})
         listed = orders.to_csv(index=False, float_format="%.10g")
         write_text(self.folder / f"orders-{entry['date']:%Y-%m-%d}.csv", listed)
         fresh, late = len(days) > 0 or last not in set(self.journal["data_day"]), _late(last, now)
-        if fresh:
+        if len(days) or before["bars"] is None or before["bars"].index.unique("datetime")[-1] < last:
             keep(self.run_, {STATE: state})
         write_line(self.folder, entry)
         status = ALARM if late or (alarms and fresh) else DONE if fresh else NOTHING

@@ -46,12 +46,31 @@ def horizon_of(dataset: Any) -> int:
         return 1
 
 
-def first_state(recorder: Any, scores: pd.Series) -> dict[str, Any]:
-    """Describe a run that no day has been added to: the end of its test, and its features then."""
+def state_of(recorder: Any, scores: pd.Series, kept: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the run keeps of its days; of one that no day was added to: the end of its test, its features then.
+
+    Args:
+        recorder: of the run.
+        scores: of the run; what was added behind the test segment is none of the test.
+        kept: by an evening before; where it was one of an older version, the features are described anew.
+    """
+    if kept is not None and "flat" in kept["reference"]:
+        return dict(kept)
     days = scores.index.unique("datetime")
-    dataset = load_data(recorder, days[-JUDGED:][0], days[-JUDGED:][0], days[-1])
-    logger.info(f"features are compared with those of {min(len(days), JUDGED)} days up to {days[-1].date()}")
-    return {"tested": days[-1], "reference": vars(population(panel_of(dataset)[0])), "bars": None, "corrected": None}
+    tested = _end_of_test(recorder, days) if kept is None else kept["tested"]
+    judged = days[days <= tested][-JUDGED:]
+    dataset = load_data(recorder, judged[0], judged[0], tested)
+    logger.info(f"features are compared with those of {len(judged)} days up to {tested.date()}")
+    state = {"tested": tested, "bars": None, "corrected": None} if kept is None else dict(kept)
+    return state | {"reference": vars(population(panel_of(dataset)[0]))}
+
+
+def _end_of_test(recorder: Any, scored: Any) -> Any:
+    """Last scored day of the test segment: others may have added days before (qlib's updater does)."""
+    segment = getattr(recorder.load_object("dataset"), "segments", {}).get("test")
+    end = segment[-1] if isinstance(segment, list | tuple) else None
+    within = scored if end is None else scored[scored <= pd.Timestamp(end)]
+    return within[-1] if len(within) else scored[-1]
 
 
 def changed_bars(state: Mapping[str, Any]) -> pd.DataFrame:
@@ -83,14 +102,21 @@ def scored_anew(scores: pd.Series, model: Any, dataset: Any, days: pd.DatetimeIn
 
     Raises: ValueError where a day has no score.
     """
+    panel = panel_of(dataset)[0]
+    _refuse_bare(days, panel.days[panel.present.any(dim=1).numpy()])
     new = check_scores(model.predict(dataset), "the model's scores").astype(scores.dtype)
-    lacking = days[~days.isin(new.index.unique("datetime"))]
+    _refuse_bare(days, new.index.unique("datetime"))
+    old = scores[~scores.index.get_level_values("datetime").isin(days)]
+    return pd.concat([old, new]).sort_index().rename(scores.name)
+
+
+def _refuse_bare(days: pd.DatetimeIndex, scored: Any) -> None:
+    """Refuse days without a score; bars that are not there would end within the model, in words of its own."""
+    lacking = days[~days.isin(scored)]
     if len(lacking):
         raise ValueError(
             f"no stock has a score on {lacking[0]:%Y-%m-%d}, a day of the calendar: are its bars there? Update the data"
         )
-    old = scores[~scores.index.get_level_values("datetime").isin(days)]
-    return pd.concat([old, new]).sort_index().rename(scores.name)
 
 
 def bars_to_keep(panel: DayPanel) -> pd.DataFrame:
