@@ -1,8 +1,8 @@
 """Door of the section "Command line": a line of `qlib-ext`, run in a folder with a run, as a shell would split it.
 
 `$market` is a provider folder, `region.yaml` a workflow of no region, `text.txt` a text, `empty` a folder without
-anything; `zero.db`, `other.db` and `half.db` are no whole files of runs. Status 2 and one line that is no fault of ours
-is a refusal, raised here with what was said.
+anything, `journal` one with a journal that is none; `zero.db`, `other.db` and `half.db` are no whole files of runs.
+Status 2 and one line that is no fault of ours is a refusal, raised here with what was said.
 """
 
 import contextlib
@@ -37,6 +37,8 @@ def give(text, place, market):
     shutil.copytree(recorded(), place, dirs_exist_ok=True)
     (place / "text.txt").write_text("no table and no database, but long enough to be looked at\n" * 40)
     (place / "empty").mkdir()
+    (place / "journal").mkdir()
+    (place / "journal/journal.csv").write_text("a,b\n1,2\n")
     (place / "region.yaml").write_text("qlib_init: {region: xx}\ntask: {model: {}, dataset: {}}\n")
     head = "date,code,side,yuan,arrival,average\n"
     (place / "headers.csv").write_text(head)

@@ -2,6 +2,8 @@
 
 import pickle
 import shutil
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,24 @@ def test_what_an_older_version_kept_opens(desk, capsys):
     assert now["tested"] == state["tested"]
     np.testing.assert_array_equal(now["reference"]["flat"], flat)
     np.testing.assert_array_equal(now["reference"]["edges"], state["reference"]["edges"])
+
+
+def test_a_warning_is_told_once_and_without_a_path(desk, monkeypatch, capsys):
+    """Whatever loads the data twice warns twice."""
+    parts = [sys.modules[f"qlib_ext.daily.{name}"] for name in ("update", "routine")]
+    load = parts[0].load_data
+
+    def warned(*args):
+        warnings.warn("$vwap is not there", stacklevel=1)
+        return load(*args)
+
+    for part in parts:
+        monkeypatch.setattr(part, "load_data", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert evening(desk) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "vwap" in line]
+    assert said == ["warning: $vwap is not there", "2 times: $vwap is not there"]
 
 
 # --- data that are late, wrong, or both

@@ -604,7 +604,11 @@ def test_orders_by_old_scores_say_how_old_they_are(folder, warned):
     days = pd.DatetimeIndex(D.calendar())
     plan(days[-5:-3])
     (words,) = warned
-    for part in (f"OLD: of {days[-4]:%Y-%m-%d}, 3 trading days before {days[-1]:%Y-%m-%d}", f"for {days[-3]:%Y-%m-%d}"):
+    for part in (
+        f"OLD: of {days[-4]:%Y-%m-%d}, 3 trading days before {days[-1]:%Y-%m-%d}",
+        f"for {days[-3]:%Y-%m-%d}",
+        "daily RUN",
+    ):
         assert part in words
     with pytest.raises(ValueError, match="--fresh: the scores are OLD"):
         plan(days[-5:-3], fresh=True)

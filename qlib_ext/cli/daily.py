@@ -51,7 +51,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _daily(arguments: argparse.Namespace) -> int:
     import pandas as pd
 
-    from qlib_ext import daily, strategy  # they need qlib, which other commands do without
+    from qlib_ext import daily, progress, strategy  # they need qlib, which other commands do without
     from qlib_ext.spelling import read_day
 
     now = pd.Timestamp.now("Asia/Shanghai").tz_localize(None)
@@ -61,11 +61,15 @@ def _daily(arguments: argparse.Namespace) -> int:
     fills = None if arguments.fills is None else strategy.read_executions(arguments.fills)
     run = strategy.read_run(arguments.recorder, arguments.uri, arguments.experiment, trust=True)
     start_qlib(run.qlib_init, arguments.provider_uri, arguments.uri, "SqliteExpManager", "qlib_ext.recorder")
-    done = daily.run_day(
-        run, arguments.uri, arguments.out, holdings,
-        capital=arguments.capital, cash=arguments.cash, fills=fills, force=arguments.force, now=now,
-        say=lambda line: sys.stderr.write(f"{line}\n"),
-    )  # fmt: skip
+    progress.begin()  # a warning is told once, as a run tells it
+    try:
+        done = daily.run_day(
+            run, arguments.uri, arguments.out, holdings,
+            capital=arguments.capital, cash=arguments.cash, fills=fills, force=arguments.force, now=now,
+            say=lambda line: sys.stderr.write(f"{line}\n"),
+        )  # fmt: skip
+    finally:
+        progress.close()
     sys.stdout.write(f"{done.line}\n")
     if not strategy.next_day(done.entry["data_day"])[1]:
         sys.stderr.write(f"{done.entry['date']:%Y-%m-%d} is the next weekday: no calendar tells the holidays\n")

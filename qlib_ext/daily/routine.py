@@ -96,6 +96,9 @@ def run_day(
     folder = Path(out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     journal, run = read_journal(folder), find_run(scored.identifier, uri=uri, trust=True)
+    lacking = [name for name in ("params.pkl", "dataset") if not (run.folder / name).is_file()]
+    if lacking:
+        raise ValueError(f"run {run.id} has no artifact {lacking[0]}, which scores new days: name a run that qrun made")
     with alone(run.folder / STATE, say):
         return _Day(scored, run, journal, folder, holdings, fills, force).run(capital, cash, now)
 

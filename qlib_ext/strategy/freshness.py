@@ -44,7 +44,8 @@ def check_age(codes: Sequence[str], day: pd.Timestamp, date: pd.Timestamp, *, as
     if bars > at:
         told.append(
             f"the scores are OLD: of {day:%Y-%m-%d}, {_trading_days(bars - at)} before {days[bars]:%Y-%m-%d}, the last "
-            f"day with bars. These orders are for {date:%Y-%m-%d}, which has been: predict the newest day first"
+            f"day with bars. These orders are for {date:%Y-%m-%d}, which has been: `qlib-ext daily RUN` scores the "
+            "newest day"
         )
     if end > bars:
         missing = (
