@@ -32,7 +32,7 @@ from qlib_ext.synthetic import make_market, simulate
 from qlib_ext.workflow import load_workflow
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # `benchmarks` is not installed
-from benchmarks.compare_gates import with_market  # noqa: E402
+from studies.gates import with_market  # noqa: E402
 
 START, TURN, END = "2020-02-17", "2020-06-15", "2020-08-31"
 SEGMENTS = {"train": (START, "2020-05-29"), "valid": ("2020-06-01", "2020-06-30"), "test": ("2020-07-01", END)}

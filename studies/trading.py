@@ -1,6 +1,6 @@
 """Compare ways to trade the same scores: the table "What it brings on real data" of docs/trading.md.
 
-    python -m benchmarks.compare_trading SCORES --provider-uri DIR --universe all --years 2019 2020 2021 --make
+    python -m studies.trading SCORES --provider-uri DIR --universe all --years 2019 2020 2021 --make
 
 SCORES is a folder of files YEAR_SEED.parquet: scores by (datetime, instrument) of a test year and of the days before
 it, by a model that learnt from neither; `--make` trains those that are missing: on three years but their last 120 days,
@@ -21,9 +21,9 @@ import pandas as pd
 import qlib
 
 from benchmarks.bench_step import table
-from benchmarks.years import BOUNDS, KINDS, MLP, TRAINED, VALID, Year, dataset_of, days_of, outcomes, parser
 from qlib_ext.model import MLPModel
 from qlib_ext.portfolio import CAPITAL, CostAwarePolicy, Forecast, TopNPolicy
+from studies.years import BOUNDS, KINDS, MLP, TRAINED, VALID, Year, dataset_of, days_of, outcomes, parser
 
 KEY = ["year", "seed", "way", "b"]
 SHOWN = {  # column of the table: column of the lines, factor, digits

@@ -1,8 +1,8 @@
 """Compare ways to retrain a score: the table of docs/folds.md.
 
-    python -m benchmarks.compare_retraining FOLDER --provider-uri DIR --every 4
+    python -m studies.retraining FOLDER --provider-uri DIR --every 4
 
-An MLP on the ranks of ten-day returns (`benchmarks.years`) scores all days from `--first` to `--last`, retrained in
+An MLP on the ranks of ten-day returns (`studies.years`) scores all days from `--first` to `--last`, retrained in
 several ways by WalkForwardModel; the last 120 days before each block select the epoch. Of the universe each
 `--every`-th stock by code is taken. FOLDER keeps a file of daily RankIC and processor seconds for each way and seed,
 and what is there is not run again. No return is read that ends after `--last`.
@@ -19,11 +19,11 @@ import qlib
 from qlib.data import D
 
 from benchmarks.bench_step import table
-from benchmarks.years import LABEL, MLP, VALID, YEAR
 from qlib_ext.data import DayDatasetH
 from qlib_ext.evaluate import circular_blocks, daily_metrics
 from qlib_ext.model import WalkForwardModel
 from qlib_ext.provider import calendar
+from studies.years import LABEL, MLP, VALID, YEAR
 
 REACH, BLOCK, DRAWS = 11, 20, 2000  # days: of the label, of a bootstrap's block; its draws
 ROLLING, EXPANDING = {"window": 3 * YEAR}, {"expanding": True}

@@ -1,7 +1,7 @@
 """Compare MASTER's attention among the stocks, full or induced, on the same days, several seeds each.
 
     export QLIB_EXT_PROVIDER_URI=... QLIB_EXT_UNIVERSE=csi300
-    python -m benchmarks.compare_networks --seeds 0 1 2 --options '{"d_model": 32, "epochs": 4}'
+    python -m studies.networks --seeds 0 1 2 --options '{"d_model": 32, "epochs": 4}'
 
 Data and days come from the environment variables of the workflows (QLIB_EXT_TRAIN, _VALID, _TEST); dataset and loss are
 those of `master_liq.yaml`, with weights by the score. Each model is stopped on the validation days, then judged on the
@@ -11,7 +11,7 @@ test days by the judge of the records, after fees and without impact. Nothing is
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import compare_options
+from studies.comparison import compare_options
 
 WORKFLOW = Path(__file__).parents[1] / "workflows" / "master_liq.yaml"
 VARIED = ("inter", "inducing", "weight_by", "patience", "seed")

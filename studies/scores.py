@@ -1,6 +1,6 @@
 """Compare scores, each piece on and off, walk-forward by years on real data: the tables of docs/scores.md.
 
-    python -m benchmarks.compare_scores STUDY --provider-uri DIR --years 2018 2019 2020 2021 --last 2021-12-31
+    python -m studies.scores STUDY --provider-uri DIR --years 2018 2019 2020 2021 --last 2021-12-31
 
 A piece is a row of `PIECES`: a model that learns on three years but their last 120 days, which select the epoch, or
 scores made of those of other pieces. STUDY/features keeps the factors (1 GB a year), STUDY/scores what each piece and
@@ -22,7 +22,6 @@ import qlib
 import torch
 
 from benchmarks.bench_step import table
-from benchmarks.years import BOUNDS, MLP, TRAINED, VALID, YEAR, Features, Grid, Year, days_of, outcomes, parser
 from qlib_ext.cross_section import project_off, rank_shares
 from qlib_ext.evaluate import (
     LightGBM,
@@ -39,6 +38,7 @@ from qlib_ext.model import DayModel, MASTERModel, MLPModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import CostAwarePolicy
 from qlib_ext.provider import calendar
+from studies.years import BOUNDS, MLP, TRAINED, VALID, YEAR, Features, Grid, Year, days_of, outcomes, parser
 
 HORIZON = 10  # days of the label that all pieces are judged by
 EVERY = 3  # of the training days are learnt from: ten-day returns overlap, and a third of them serves as well
@@ -48,10 +48,13 @@ TOP = 20  # the best 1 / TOP of the scores
 BLOCK, DRAWS = 20, 2000
 NEUTRAL = 2  # of years.KINDS: volatility, liquidity
 DAILY = ("FastDaily", {"with_alpha158": True})
-FACTORS = {  # handler, its options, how many of its features, of which those that survivors flatter are the last
-    "alpha158": ("FastAlpha158", {}, None),
-    "daily": (*DAILY, len(ALPHA158_NAMES) + len(chosen(exclude=["survivor"]))),
-    "survivors": (*DAILY, None),
+OWN = len(ALPHA158_NAMES)
+KEPT = OWN + len(chosen(exclude=["survivor"]))
+FACTORS = {  # of the features of DAILY: Alpha158, FastDaily, of which those that survivors flatter are the last
+    "alpha158": slice(OWN),
+    "daily": slice(KEPT),
+    "daily_alone": slice(OWN, KEPT),
+    "survivors": slice(None),
 }
 KEY = ["piece", "year", "seed"]
 SHOWN = {  # column of the tables: column of the days, factor, digits
@@ -83,19 +86,30 @@ class Bench:
         end = every[min(int(every.searchsorted(test[-1])) + LAGS + HORIZON, most)]
         self.year = Year(outcomes(universe, before[-VALID], end), year, last)
 
-    def panel(self, factors: str = "alpha158", years: int = TRAINED) -> DayPanel:
-        """Factors (of `FACTORS`) and ten-day label of the year and of those before it to learn from."""
-        if (factors, years) not in self.panels:
-            handler, options, count = FACTORS[factors]
-            files = Features(self.folder / "features", self.universe, handler, **options)
-            self.panels[factors, years] = files.panel(self.year.year - years, self.year.year, count)
-        return self.panels[factors, years]
+    def panel(self, factors: str = "alpha158", years: int = TRAINED, gap: int = 0) -> DayPanel:
+        """Factors (of `FACTORS`) and ten-day label of the year and of `years` + `gap` before it."""
+        if (factors, years + gap) not in self.panels:
+            files = Features(self.folder / "features", self.universe, DAILY[0], **DAILY[1])
+            first, last = self.year.year - years - gap, self.year.year
+            self.panels[factors, years + gap] = files.panel(first, last, FACTORS[factors])
+        return self.panels[factors, years + gap]
 
-    def rows(self, panel: DayPanel, reach: int = HORIZON + 1) -> dict[str, npt.NDArray[np.int64]]:
-        """Rows of a panel to learn from (train), to select on (valid) and to score; labels end before the next."""
-        first = len(panel.days) - len(panel.rows(f"{self.year.year}-01-01", None))
-        every, start = np.arange(len(panel.days)), first - VALID
-        return {"train": every[: start - reach], "valid": every[start : first - reach], "scored": every[start:]}
+    def rows(self, panel: DayPanel, reach: int = HORIZON + 1, gap: int = 0) -> dict[str, npt.NDArray[np.int64]]:
+        """Rows of a panel to learn from (train), to select on (valid) and to score; labels end before the next.
+
+        Those to learn from and to select on end `gap` years before the test year.
+        """
+        every, (fresh, first) = np.arange(len(panel.days)), (self._begins(panel, back) for back in (gap, 0))
+        start = fresh - VALID
+        return {
+            "train": every[: start - reach],
+            "valid": every[start : fresh - reach],
+            "scored": every[first - VALID :],
+        }
+
+    def _begins(self, panel: DayPanel, back: int) -> int:
+        """Row of the first day of the test year, or of one `back` years before."""
+        return len(panel.days) - len(panel.rows(f"{self.year.year - back}-01-01", None))
 
     def returns(self, panel: DayPanel, days: int) -> torch.Tensor:
         """Return (D, N) of other days than ten, where a stock trades at entry and exit."""

@@ -1,6 +1,6 @@
 """Which validation metric finds the epoch that earns most: rank correlations over seeds and epochs.
 
-    python -m benchmarks.select_epoch workflows/mlp_liq.yaml --seeds 0 1 2 --options '{"epochs": 8}'
+    python -m studies.epochs workflows/mlp_liq.yaml --seeds 0 1 2 --options '{"epochs": 8}'
 
 Data come from the environment variables of the workflows. After each epoch the validation days are measured by every
 metric, and the test days by the money that is left: the account of `NetExcess`, which begins with the mean portfolio,
@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.bench_step import table
-from benchmarks.comparison import opened, parser
 from qlib_ext.evaluate import METRICS, NetExcess, average, daily_metrics, metric_value
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import Forecast, market_of
 from qlib_ext.training import Trainer
+from studies.comparison import opened, parser
 
 NAMES = [name for name in METRICS if not name.endswith("_buyable")]
 BELIEF = 5e-4  # a day, of one standard deviation of the score

@@ -14,9 +14,9 @@ from qlib.data import D
 
 from qlib_ext.data import DayDatasetH, PanelExposures
 from qlib_ext.panel import DayPanel
-from qlib_ext.portfolio import Day, Forecast, Policy, exposures, market_of, simulate
+from qlib_ext.portfolio import CAPITAL, Day, Forecast, Policy, exposures, market_of, simulate
 from qlib_ext.provider import calendar
-from qlib_ext.rules import is_index
+from qlib_ext.rules import fee_rates, is_index
 
 YEAR = 242  # trading days
 VALID = 120  # days that select the epoch, the last ones before a test year
@@ -29,6 +29,8 @@ MLP: dict[str, Any] = {
     **{"loss": "ic", "target": "rank", "metric": "rank_ic"},
     **{"dropout": 0.3, "lr": 5e-4, "epochs": 4, "patience": 2},
 }
+
+FEES_KNOWN = pd.Timestamp("2015-08-03")
 
 Grid = npt.NDArray[np.float64]
 
@@ -77,18 +79,15 @@ class Features:
         codes = D.list_instruments(D.instruments(universe), as_list=True)
         self.stocks = np.array(sorted(code for code in codes if not is_index(code)), dtype=object)
 
-    def panel(self, first: int, last: int, features: int | None = None) -> DayPanel:
-        """Give the years from first to last, all stocks; `x` is read from the file as it is asked for.
-
-        Of the features the leading ones, None: all.
-        """
+    def panel(self, first: int, last: int, features: slice = slice(None)) -> DayPanel:  # noqa: B008
+        """Give the years from first to last, all stocks, some of the features; `x` is read as it is asked for."""
         parts = [self._part(year) for year in range(first, last + 1)]
         days = np.flatnonzero((self.days.year >= first) & (self.days.year <= last))
         grids = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in GRIDS}
         names = [str(name) for name in parts[0]["features"]]
-        x = torch.from_numpy(self._file(len(names), "c")[days[0] : days[-1] + 1])[..., :features]
+        x = torch.from_numpy(self._file(len(names), "c")[days[0] : days[-1] + 1])[..., features]
         named: dict[str, Any] = {"days": self.days[days].to_numpy(), "stocks": self.stocks}
-        return DayPanel(**named, features=names[:features], x=x, **grids, source=PanelExposures())
+        return DayPanel(**named, features=names[features], x=x, **grids, source=PanelExposures())
 
     def _part(self, year: int) -> Any:
         """Load a year's grids and names; make the year where it is not there."""
@@ -125,6 +124,16 @@ def outcomes(universe: str, start: Any, end: Any) -> DayPanel:
     options = {"instruments": universe, "start_time": start, "end_time": end, "data_loader": loader}
     handler = {"class": "DataHandlerLP", "module_path": "qlib.data.dataset.handler", "kwargs": options}
     return DayDatasetH(handler, {"test": (start, end)}, step_len=1).panel
+
+
+def fees_of(days: pd.DatetimeIndex, rows: npt.NDArray[np.int64]) -> dict[str, Grid]:
+    """Rates (D,) of buys and sells at the entry of each row; before 2015-08 those of that month.
+
+    The transfer fee was then 0.03% of a Shanghai share's par value, which comes to much the same 0.002% of its price.
+    """
+    entry = days[np.minimum(rows + 1, len(days) - 1)]
+    rates = fee_rates(entry.where(entry >= FEES_KNOWN, FEES_KNOWN))
+    return {f"{side}_rate": rates[side].to_numpy() for side in ("buy", "sell")}
 
 
 class Watched:
@@ -165,7 +174,7 @@ class Year:
         rows = np.flatnonzero((days.year <= year) & (end <= last))
         self.year, self.first = year, int(np.searchsorted(days[rows].year, year))
         self.days, self.stocks, self.learnt = days[rows], panel.stocks, end[rows] < every[every.year == year][0]
-        self.market = market_of(panel, rows)
+        self.market = market_of(panel, rows, **fees_of(days, rows))
         self.step = panel.step_return.numpy()[(end <= last)].astype(np.float64)
 
     @cached_property
@@ -184,7 +193,9 @@ class Year:
         inside = (self.market["universe"] & self.market["buyable"])[self.learnt]
         return Forecast.fit(score[self.learnt], self.market["step_return"][self.learnt], mask=inside)
 
-    def traded(self, policy: Policy, score: Grid, share: float, b: float) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def traded(
+        self, policy: Policy, score: Grid, share: float, b: float, account: float = CAPITAL
+    ) -> tuple[pd.DataFrame, dict[str, Any]]:
         """Let an account that begins with the mean portfolio trade through the test year.
 
         Args:
@@ -192,11 +203,14 @@ class Year:
             score: (D, N).
             share: largest share of a stock's liquidity to trade in a day.
             b: of the impact.
+            account: yuan at the start of the year.
 
-        Returns: the account day by day, and means over the days as shares of it, a year or (turnover) a day.
+        Returns: the account day by day with what it held (effective names, active exposures), and means over the days
+            as shares of it, a year or (turnover) a day.
         """
         watched = Watched(policy)
         options = {"first": self.first, "start": "mean", "participation": share, "impact": b}
+        options["account"] = account
         daily = simulate(watched, score, **self.market, exposures=self.exposures, **options).daily
         line = {name: YEAR * daily[name].mean() for name in ("gross", "fees", "impact", "net", "market", "excess")}
         line["gross_excess"] = line["gross"] - line["market"]
@@ -204,4 +218,7 @@ class Year:
         line |= {"turnover": daily["turnover"].mean(), "names": daily["names"].median()}
         line["cash"] = (daily["cash"] / daily["value"]).mean()
         seen = pd.DataFrame(watched.seen)
-        return daily, line | seen.mean().to_dict() | {"effective_names": float(seen["effective_names"].median())}
+        seen.index = daily.index[-len(seen) :]
+        return daily.join(seen), line | seen.mean().to_dict() | {
+            "effective_names": float(seen["effective_names"].median())
+        }

@@ -1,7 +1,7 @@
 """Compare no gate, the index gate and the macro gate of MASTER on the same days, several seeds each.
 
     export QLIB_EXT_PROVIDER_URI=... QLIB_EXT_UNIVERSE=csi300 QLIB_EXT_MACRO=.../macro.csv
-    python -m benchmarks.compare_gates --seeds 0 1 2 --options '{"d_model": 32, "epochs": 8}'
+    python -m studies.gates --seeds 0 1 2 --options '{"d_model": 32, "epochs": 8}'
 
 Data and days come from the environment variables of the workflows (QLIB_EXT_TRAIN, _VALID, _TEST); features and loss
 are those of `master_macro.yaml`, the index features those of `market_state: true`. Each model is stopped on the
@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.comparison import compare, measure, opened, parser
 from qlib_ext.data import load_state
 from qlib_ext.panel import DayPanel, MarketState
+from studies.comparison import compare, measure, opened, parser
 
 WORKFLOW = Path(__file__).parents[1] / "workflows" / "master_macro.yaml"
 VARIED = ("gate", "seed")

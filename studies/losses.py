@@ -1,6 +1,6 @@
 """Compare losses, targets and weights on one dataset: the table of docs/losses.md.
 
-    python -m benchmarks.compare_losses workflows/mlp_liq.yaml --seeds 0 1 2 --options '{"dropout": 0.1, "lr": 0.001}'
+    python -m studies.losses workflows/mlp_liq.yaml --seeds 0 1 2 --options '{"dropout": 0.1, "lr": 0.001}'
 
 Data come from the environment variables of the workflows. Dataset and model are the workflow's; loss, target, weight_by
 and base are varied. Each model is stopped on the validation days as the workflow says, then judged on the test days by
@@ -9,7 +9,7 @@ the judge of the records, after fees and without impact.
 
 from typing import Any
 
-from benchmarks.comparison import compare_options
+from studies.comparison import compare_options
 
 VARIED = ("loss", "target", "weight_by", "base", "seed")
 VARIANTS: dict[str, dict[str, Any]] = {

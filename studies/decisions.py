@@ -1,0 +1,128 @@
+"""The chain of decisions: what of each step is taken for a year, by the accounts of the years before it alone."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from studies.cells import TRADED, WAYS, Config
+from studies.run import Cell, Study, read, run
+
+FIRST, CHAIN = 2013, range(2015, 2022)  # years to start on; years whose configuration is chosen by those before
+SEEDS = (0, 1)  # of what is looked at on the way
+LATE = 2  # days at a year's end whose account is known only in the next
+
+
+@dataclass(frozen=True)
+class Step:
+    """A decision: which value of a field of `Config` is taken; the other fields are as chosen before.
+
+    Attributes:
+        field: of `Config`.
+        values: that are compared.
+        what: it is, in words.
+        seeds: that they are compared by.
+    """
+
+    field: str
+    values: tuple[Any, ...]
+    what: str
+    seeds: tuple[int, ...] = SEEDS
+
+    def options(self, config: Config) -> list[Config]:
+        """List the configurations that are compared."""
+        return [replace(config, **{self.field: value}) for value in self.values]
+
+
+STEPS = (
+    Step("horizon", (1, 5, 10, 20), "days of the return that is learnt"),
+    Step("loss", ("mse", "ic", "wpcc", "liq_wpcc", "by_score", "neutral"), "what is compared with it"),
+    Step("factors", ("alpha158", "daily", "daily_alone"), "what the score sees"),
+    Step("kind", ("mlp", "lightgbm", "master", "mlp+lightgbm", "mlp+lightgbm+master"), "what computes it", (0,)),
+    Step("years", (2, 3), "how far back it learns"),
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen for a year: the measure of each option on the years before, and the best.
+
+    Attributes:
+        year: that it is for.
+        step: field of `Config`, or way.
+        seen: name of an option -> Sharpe ratio of a day of the account over the mean of all stocks.
+        chosen: the highest.
+    """
+
+    year: int
+    step: str
+    seen: Mapping[str, float]
+    chosen: str
+
+
+def sharpe(frames: Iterable[pd.DataFrame], column: str = "over_all") -> float:
+    """Sharpe ratio of a day, of seeds' mean."""
+    daily = np.mean([frame[column].to_numpy() for frame in frames], axis=0)
+    daily = daily[np.isfinite(daily)]
+    return float(daily.mean() / daily.std(ddof=1))
+
+
+def known(frame: pd.DataFrame, year: int) -> pd.DataFrame:
+    """Keep the days whose outcome is known when a year begins."""
+    return frame[frame.index.year < year].iloc[:-LATE]
+
+
+def chain(
+    study: Study, years: Iterable[int] = (*CHAIN, CHAIN[-1] + 1)
+) -> dict[int, tuple[Config, str, list[Decision]]]:
+    """Decide step by step, for each year by the accounts of the years from `FIRST` on and before it.
+
+    The year after the chain's last is that of the frozen configuration.
+
+    Returns: by year: configuration, way, the decisions that led to them.
+    """
+    years = sorted(years)
+    current, told = dict.fromkeys(years, Config()), {year: [] for year in years}
+    for step in STEPS:
+        options = {config: step.options(config) for config in dict.fromkeys(current.values())}
+        last = {config: max(year for year in years if current[year] == config) for config in options}
+        run(study, [cell for config in options for cell in _cells(options[config], last[config], step.seeds)])
+        for year in years:
+            past = range(FIRST, year)
+            seen = {
+                option: sharpe(known(frame, year) for frame in read(study, option, past, step.seeds))
+                for option in options[current[year]]
+            }
+            current[year] = max(seen, key=seen.__getitem__)
+            told[year].append(
+                Decision(year, step.field, {option.name: value for option, value in seen.items()}, current[year].name)
+            )
+    last = {config: max(year for year in years if current[year] == config) for config in current.values()}
+    run(study, [cell for way in WAYS for config in last for cell in _cells([config], last[config], SEEDS, way)])
+    out = {}
+    for year in years:
+        seen = {
+            way: sharpe(known(frame, year) for frame in read(study, current[year], range(FIRST, year), SEEDS, way))
+            for way in WAYS
+        }
+        way = max(seen, key=seen.__getitem__)
+        out[year] = (current[year], way, [*told[year], Decision(year, "way", seen, way)])
+    return out
+
+
+def _cells(configs: Iterable[Config], end: int, seeds: Iterable[int], way: str = TRADED) -> list[Cell]:
+    return [Cell(config, year, seed, way) for config in configs for year in range(FIRST, end) for seed in seeds]
+
+
+def write(file: Path, made: Mapping[int, tuple[Config, str, list[Decision]]]) -> None:
+    """Keep the decisions as JSON."""
+    rows = [
+        {"year": year, "step": each.step, "seen": each.seen, "chosen": each.chosen}
+        for year, (_, _, decisions) in made.items()
+        for each in decisions
+    ]
+    file.write_text(json.dumps(rows, indent=1), "utf-8")

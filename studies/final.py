@@ -1,0 +1,154 @@
+"""What is run once the decisions stand: the chain, the frozen configuration, and it with one thing changed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from studies.cells import LOSSES, MEMBERS, Config
+from studies.decisions import CHAIN, FIRST, SEEDS
+from studies.delistings import KINDS
+from studies.run import ALL, Cell, Study, day, run
+
+EVERY_SEED = (*range(MEMBERS), ALL)
+IMPACTS, CAPITALS = (1 / 3, 2 / 3, 1.0), (50e6, 150e6, 500e6)  # b; yuan
+DRAWS = 5  # of synthetic delistings
+LATER = 2022  # seen in earlier work: run once, when all is frozen
+Way = tuple[Config, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: by year what is traded how, and the seeds.
+
+    Attributes:
+        name: of the line.
+        by_year: year -> configuration, way.
+        seeds: of them.
+        more: fields of `Cell`.
+    """
+
+    name: str
+    by_year: Mapping[int, Way]
+    seeds: tuple[int, ...] = tuple(range(MEMBERS))
+    more: tuple[tuple[str, object], ...] = ()
+
+    def cells(self) -> list[Cell]:
+        """All that it needs."""
+        return [cell for seed in self.seeds for cell in self._of(seed)]
+
+    def _of(self, seed: int) -> list[Cell]:
+        return [
+            Cell(config, year, seed, way, **dict(self.more)) for year, (config, way) in sorted(self.by_year.items())
+        ]
+
+    def frames(self, study: Study) -> list[pd.DataFrame]:
+        """Read its days, a frame a seed."""
+        return [pd.concat([day(study, cell) for cell in self._of(seed)]) for seed in self.seeds]
+
+    def there(self, study: Study) -> bool:
+        """Tell whether all of it was run."""
+        return all(cell.done(study.folder) for cell in self.cells())
+
+
+def rows(chosen: Mapping[int, Way]) -> dict[str, list[Row]]:
+    """All lines of the tables after the decisions, by table.
+
+    Args:
+        chosen: year -> configuration and way, the last year that of the frozen ones.
+    """
+    frozen, way = chosen[max(chosen)]
+    chain = {year: chosen[year] for year in CHAIN}
+    still = dict.fromkeys(CHAIN, (frozen, way))
+    head = [
+        Row("chain", chain),
+        Row("chain, mean of the seeds", chain, (ALL,)),
+        Row("frozen (selected)", still),
+        Row("frozen (selected), mean of the seeds", still, (ALL,)),
+    ]
+    return {
+        "headline": head,
+        "money": [
+            Row(f"{who}|{b:.2f}|{capital / 1e6:.0f}", by_year, (ALL,), (("b", b), ("capital", capital)))
+            for who, by_year in (("chain", chain), ("frozen", still))
+            for b in IMPACTS
+            for capital in CAPITALS
+        ],
+        "changed": [Row(name, dict.fromkeys(CHAIN, pair)) for name, pair in changed(frozen, way).items()],
+        "deck": _deck(frozen, way),
+        "delisted": [
+            Row(f"{kind}{bought}|{draw}", still, (ALL,), (("market", f"{kind}{bought}, {draw}"),))
+            for kind in KINDS
+            for bought in ("", " bought")
+            for draw in range(DRAWS)
+        ],
+    }
+
+
+def changed(frozen: Config, way: str) -> dict[str, Way]:
+    """List the frozen configuration with one thing changed, by name."""
+    from studies.cells import WAYS
+
+    options: dict[str, Iterable[object]] = {
+        "loss": [*LOSSES],
+        "horizon": (1, 5, 10, 20),
+        "factors": ("alpha158", "daily", "daily_alone", "survivors"),
+        "kind": ("mlp", "lightgbm", "master", "mlp+lightgbm", "mlp+lightgbm+master"),
+        "years": (2, 3),
+        "gap": (1, 2),
+    }
+    made = {
+        f"{field}: {value}": (replace(frozen, **{field: value}), way)
+        for field, values in options.items()
+        for value in values
+        if value != getattr(frozen, field)
+    }
+    return made | {f"way: {other}": (frozen, other) for other in WAYS if other != way}
+
+
+def _deck(frozen: Config, way: str) -> list[Row]:
+    """Set the deck's protocol beside walk-forward, on the same days."""
+    liq = Config(loss="liq_wpcc", horizon=1)
+    pairs = {
+        "LIQ-WPCC, next day, hv-blocked folds of two years": (replace(liq, years=1, folds=True), "judge"),
+        "LIQ-WPCC, next day, walk-forward": (liq, "judge"),
+        "frozen, hv-blocked folds of two years": (replace(frozen, years=1, folds=True), way),
+        "frozen, walk-forward": (frozen, way),
+    }
+    return [Row(name, dict.fromkeys(CHAIN, pair), SEEDS) for name, pair in pairs.items()]
+
+
+def run_all(study: Study, chosen: Mapping[int, Way]) -> dict[str, list[Row]]:
+    """Run what the tables need, the headline first."""
+    made = rows(chosen)
+    for name in made:
+        run(study, [cell for row in made[name] for cell in row.cells()])
+    return made
+
+
+def confirm(study: Study, chosen: Mapping[int, Way]) -> list[Row]:
+    """Run the frozen configuration on the year after the chain; returns count to its end."""
+    frozen, way = chosen[max(chosen)]
+    later = replace(study, last=pd.Timestamp(f"{LATER}-12-31"))
+    made = [
+        Row("frozen", {LATER: (frozen, way)}),
+        Row("frozen, mean of the seeds", {LATER: (frozen, way)}, (ALL,)),
+    ]
+    run(later, [cell for row in made for cell in row.cells()])
+    return made
+
+
+def trials(study: Study) -> list[Row]:
+    """Every configuration and way that was looked at, on the years that it was run for."""
+    found = []
+    for folder in sorted((study.folder / "accounts").iterdir()):
+        for way in sorted(path.name for path in folder.iterdir() if "=" not in path.name):
+            config = Config.read(folder.name)
+            years = [
+                year
+                for year in range(FIRST, CHAIN[-1] + 1)
+                if all(Cell(config, year, s, way).done(study.folder) for s in SEEDS)
+            ]
+            if years and not config.folds:
+                found.append(Row(f"{config.name}, {way}", dict.fromkeys(years, (config, way)), SEEDS))
+    return found

@@ -1,0 +1,74 @@
+"""Write docs/study.md and its pictures: tables by code, words by `study.md.j2`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from qlib_ext.evaluate import read_trials, trial_row, write_trials
+from studies import pictures, tables
+from studies.cells import WAYS, Config
+from studies.decisions import Decision
+from studies.final import Row, trials
+from studies.run import Study
+from studies.tables import mean_days
+
+HERE = Path(__file__).parent
+Made = Mapping[int, tuple[Config, str, list[Decision]]]
+
+
+def write_all_trials(study: Study) -> pd.DataFrame:
+    """Keep every configuration and way that was looked at in FOLDER/trials.parquet."""
+    rows = []
+    for row in trials(study):
+        config, way = next(iter(row.by_year.values()))
+        excess = mean_days(row.frames(study))["excess"].dropna()
+        rows.append(trial_row(row.name, {**config.to_dict(), "way": way}, excess))
+    write_trials(study.folder / "trials.parquet", rows)
+    return read_trials(study.folder / "trials.parquet")
+
+
+def write(study: Study, made: Made, rows: Mapping[str, list[Row]], later: list[Row], docs: Path) -> None:
+    """Write the page and its pictures into `docs`."""
+    head, known = rows["headline"], write_all_trials(study)
+    days = pd.DatetimeIndex(head[0].frames(study)[0].index)
+    indices = tables.index_steps(study, days)
+    later_days = pd.DatetimeIndex(later[0].frames(study)[0].index)
+    values: dict[str, Any] = {
+        "decisions": tables.decisions_table(each for _, _, decisions in made.values() for each in decisions),
+        "headline": tables.headline_table(study, head, indices),
+        "years": tables.years_table(study, head[0], indices),
+        "frozen_years": tables.years_table(study, head[2], indices),
+        "horizons": tables.horizons_table(study, (head[0], head[2])),
+        "money": tables.money_table(study, rows["money"]),
+        "changed": tables.changed_table(study, head[2], rows["changed"]),
+        "deck": tables.deck_table(study, rows["deck"]),
+        "delisted": tables.delisted_table(study, head[3], rows["delisted"]),
+        "deflated": tables.deflated_table(study, head, known),
+        "later": tables.headline_table(study, later, tables.index_steps(study, later_days)),
+        "ways": {name: way.what for name, way in WAYS.items()},
+        "frozen": made[max(made)],
+        "days": len(days),
+        "trials": len(known),
+    }
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
+    for name in ("study.md", "study.zh.md"):
+        text = template.from_string((HERE / f"{name}.j2").read_text("utf-8")).render(values)
+        (docs / name).write_text(text, "utf-8")
+    lines = {row.name: mean_days(tables.with_indices(row.frames(study), indices)) for row in head}
+    chain, frozen = lines[head[0].name], lines[head[2].name]
+    pictures.curves(
+        docs / "study_curves.png",
+        {
+            "chain, over the mean buyable stock": chain["excess"],
+            "chain, over the mean of all stocks": chain["over_all"],
+            "chain, over CSI500": chain["over_SH000905"],
+            "frozen (selected), over the mean of all stocks": frozen["over_all"],
+        },
+    )
+    pictures.bars(
+        docs / "study_years.png",
+        {"over buyable": chain["excess"], "over all": chain["over_all"], "over CSI500": chain["over_SH000905"]},
+    )
