@@ -145,7 +145,7 @@ def test_make_targets_exist():
 
 
 @pytest.mark.parametrize(
-    ("path", "page"), named(r"\b((?:workflows|examples|benchmarks|docs)/[\w./-]+\.(?:yaml|ipynb|md|py))")
+    ("path", "page"), named(r"\b((?:workflows|examples|benchmarks|studies|docs)/[\w./-]+\.(?:yaml|ipynb|md|py))")
 )
 def test_files_exist(path, page):
     assert (ROOT / path).is_file(), f"{page} names {path}"
@@ -179,7 +179,11 @@ def test_workflows_are_short():
 def documented_modules():
     """Modules of the package that documents, workflows and the notebook name, with the places."""
     places = [*PAGES, *(ROOT / "workflows").glob("*.y*ml"), *(ROOT / "examples").glob("*.ipynb")]
-    places += [*(ROOT / "qlib_ext").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    places += [
+        *(ROOT / "qlib_ext").rglob("*.py"),
+        *(ROOT / "benchmarks").glob("*.py"),
+        *(ROOT / "studies").glob("*.py"),
+    ]
     texts = {path: path.read_text(encoding="utf-8") for path in places if path.name not in ("CHANGELOG.md", "moved.py")}
     texts = {path: re.sub(r"get_module_logger\(.*\)|FORMAT = .*", "", text) for path, text in texts.items()}
     named = {(name, path.name) for path, text in texts.items() for name in re.findall(r"qlib_ext\.([a-z_]+)", text)}

@@ -88,7 +88,7 @@ def test_imports_point_down_through_doors(room):
     assert files and not [(path.name, text) for path in files for text in climbing(path.read_text("utf-8"), room)]
 
 
-@pytest.mark.parametrize("folder", ["tests", "benchmarks", "docs", "examples"])
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "studies", "docs", "examples"])
 def test_nobody_climbs_through_a_window(folder):
     texts = {path.name: path.read_text("utf-8") for path in [*(ROOT / folder).rglob("*.py"), ROOT / "conftest.py"]}
     for path in (ROOT / folder).rglob("*.ipynb"):

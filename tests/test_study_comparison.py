@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # `benchmarks` is not installed
 
-from benchmarks import compare_gates, compare_losses, compare_networks, compare_trading, comparison  # noqa: E402
 from qlib_ext.portfolio import Forecast  # noqa: E402
+from studies import comparison, gates, losses, networks, trading  # noqa: E402
 
 
-@pytest.mark.parametrize("module", [compare_losses, compare_networks, compare_gates])
+@pytest.mark.parametrize("module", [losses, networks, gates])
 def test_options_that_are_varied_are_refused(module):
     for name in module.VARIED:
         arguments = comparison.parser(module.__doc__).parse_args(
@@ -28,13 +28,13 @@ def test_options_that_are_varied_are_refused(module):
 
 
 def test_every_variant_sets_only_what_is_declared_as_varied():
-    for module in (compare_losses, compare_networks):
+    for module in (losses, networks):
         assert set().union(*module.VARIANTS.values()) <= set(module.VARIED)
 
 
 def test_the_workflow_is_optional_where_there_is_a_default(capsys):
-    assert comparison.parser("x", workflow=compare_gates.WORKFLOW).parse_args([]).workflow == compare_gates.WORKFLOW
-    assert compare_gates.WORKFLOW.is_file()
+    assert comparison.parser("x", workflow=gates.WORKFLOW).parse_args([]).workflow == gates.WORKFLOW
+    assert gates.WORKFLOW.is_file()
     with pytest.raises(SystemExit):
         comparison.parser("x").parse_args([])
     assert "workflow" in capsys.readouterr().err
@@ -60,11 +60,11 @@ def test_models_have_the_fixed_options_and_the_changed_ones(monkeypatch, capsys)
 
 
 def test_every_way_to_trade_is_a_policy_and_has_a_row_of_means_and_deviations():
-    for make, share in compare_trading.WAYS.values():
+    for make, share in trading.WAYS.values():
         assert make(Forecast(), 0.5).prepare([[1.0, 2.0]]).shape == (1, 2) and 0 < share <= 0.05
-    numbers = dict.fromkeys([name for name, _, _ in compare_trading.SHOWN.values()], 0.5)
+    numbers = dict.fromkeys([name for name, _, _ in trading.SHOWN.values()], 0.5)
     ways = [("a", 0, 0.14), ("a", 1, 0.16), ("b", 0, 0.01), ("b", 1, 0.03)]
     lines = [{**numbers, "way": w, "seed": n, "excess": x, "year": 2019, "b": 1.0, "days": 244} for w, n, x in ways]
-    text = compare_trading.summary(pd.DataFrame(lines))
+    text = trading.summary(pd.DataFrame(lines))
     assert "2019, b = 1: 244 days, 2 seeds" in text  # 0.15 +- sqrt(2) 0.01
     assert "| a | 50.0 | 50.0 | 50.0 | 50.0 | 15.0 (1.4) | 50.0 |" in text and "| 2.0 (1.4) |" in text

@@ -14,9 +14,9 @@ from test_record import make_panel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # `benchmarks` is not installed
 
+from qlib_ext.synthetic import make_market  # noqa: E402
 from studies import scores as study  # noqa: E402
 from studies import years  # noqa: E402
-from qlib_ext.synthetic import make_market  # noqa: E402
 
 
 @pytest.fixture
