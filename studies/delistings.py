@@ -30,6 +30,7 @@ def delisted(year: Year, score: Grid, market: str) -> tuple[Year, Grid]:
     rng = np.random.default_rng([zlib.crc32(kind.split()[0].encode()), year.year, int(draw)])
     made, step, score = copy(year), year.step.copy(), score.copy()
     grids = {name: year.market[name].copy() for name in ("buyable", "sellable", "universe")}
+    most = np.nanquantile(score[year.first :], 0.95, axis=1)
     gone = np.zeros(grids["universe"].shape, dtype=bool)
     for stock in _weak(year, rate, rng):
         day = int(rng.integers(year.first, len(year.days) - DAYS))
@@ -40,7 +41,7 @@ def delisted(year: Year, score: Grid, market: str) -> tuple[Year, Grid]:
             grid[day + DAYS :, stock] = False
         gone[day + DAYS :, stock] = True
         if bought:
-            score[day : day + DAYS, stock] = np.nanquantile(score[day : day + DAYS], 0.95, axis=1)
+            score[day : day + DAYS, stock] = most[day - year.first :][:DAYS]
         score[day + DAYS :, stock] = np.nan
     made.market = year.market | grids | {"delisted": gone, "step_return": step[: len(year.days)]}
     made.step = step

@@ -169,12 +169,18 @@ def test_features_in_files_are_those_of_one_dataset_and_rows_leave_the_labels_da
         np.testing.assert_array_equal(got.x[:, column], whole.x)
         for name in years.GRIDS:
             np.testing.assert_array_equal(getattr(got, name)[:, column], getattr(whole, name), err_msg=name)
-    assert files.panel(2020, 2020, 7).features == whole.features[:7]
+    assert files.panel(2020, 2020, slice(3, 7)).features == whole.features[3:7]
     monkeypatch.setattr(study, "VALID", 60)
     bench = study.Bench.__new__(study.Bench)
     bench.year = SimpleNamespace(year=2020)
     rows, first = bench.rows(got, 21), int(every.searchsorted(pd.Timestamp("2020-01-01")))
     assert rows["scored"][0] == rows["valid"][0] == first - 60 and rows["scored"][-1] == len(every) - 1
     assert rows["valid"][-1] + 21 == first - 1 and rows["train"][-1:] == rows["valid"][:1] - 22
+    monkeypatch.setattr(study, "VALID", 20)
+    bench.year = SimpleNamespace(year=2020)
+    monkeypatch.setattr(bench, "_begins", lambda panel, back: first - 40 * back)  # a year of 40 days
+    older = bench.rows(got, 11, 1)
+    assert older["scored"][0] == first - 20 and older["valid"].tolist() == [*range(first - 60, first - 51)]
+    assert older["train"][-1] == first - 72
     real = got.present[:-10]
     np.testing.assert_allclose(bench.returns(got, 10)[:-10][real], got.label[:-10][real], rtol=1e-4, atol=1e-6)
