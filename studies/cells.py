@@ -14,7 +14,7 @@ from qlib_ext.model import MASTERModel, MLPModel
 from qlib_ext.panel import DayPanel
 from qlib_ext.portfolio import CostAwarePolicy, Forecast, Policy, TopNPolicy, exposures
 from qlib_ext.splits import HVBlockedKFold
-from studies.scores import EVERY, HORIZON, KINDS, MASTER, THIN, Bench, residual, unit
+from studies.scores import HORIZON, KINDS, MASTER, THIN, Bench, residual, unit
 from studies.years import BOUNDS
 
 LOSSES: dict[str, dict[str, Any]] = {  # options of a network
@@ -24,6 +24,7 @@ LOSSES: dict[str, dict[str, Any]] = {  # options of a network
     "liq_wpcc": {"loss": "liq_wpcc", "target": "raw"},
     "by_score": {"loss": "wpcc", "target": "rank", "weight_by": "score"},
     "neutral": {"loss": "ic", "target": "rank", "neutral": KINDS},
+    "neutral_by_score": {"loss": "wpcc", "target": "rank", "weight_by": "score", "neutral": KINDS},
 }
 NETWORKS: dict[str, tuple[Callable[..., Any], int, dict[str, Any]]] = {  # class, days in a window, options over THIN
     "mlp": (MLPModel, 1, {}),
@@ -41,7 +42,7 @@ class Config:
 
     Attributes:
         kind: mlp, lightgbm, master; several, joined by +: the mean of their standardised scores.
-        loss: of `LOSSES`; LightGBM knows neutral, every other one is squared error on ranks.
+        loss: of `LOSSES`; to LightGBM they are squared error on ranks, or on ranks off the exposures.
         horizon: days of the return that is learnt, from the next close.
         factors: of `scores.FACTORS`.
         years: to learn from, the last 120 days of which select the epoch.
@@ -68,11 +69,8 @@ class Config:
     def members(self) -> list["Config"]:
         """List those whose scores are averaged; itself where it is of one kind. Trees know two losses."""
         every = [replace(self, kind=kind) for kind in self.kind.split("+")]
-        if len(every) == 1:
-            return every
-        return [
-            each if each.kind != "lightgbm" or self.loss == "neutral" else replace(each, loss="ic") for each in every
-        ]
+        trees = "neutral" if self.loss.startswith("neutral") else "ic"
+        return [replace(each, loss=trees) if each.kind == "lightgbm" and len(every) > 1 else each for each in every]
 
     def to_dict(self) -> dict[str, Any]:
         """Parameters for a recorder."""
@@ -132,13 +130,13 @@ def _trained(bench: Bench, config: Config, seed: int) -> pd.DataFrame:
 def _fitted(config: Config, seed: int, panel: DayPanel, train: Rows, valid: Rows, scored: Rows) -> Any:
     """Train on rows of a panel, select on others, score others: (d, N)."""
     if config.kind == "lightgbm":
-        neutral = config.loss == "neutral"
+        neutral = config.loss.startswith("neutral")
         learnt = replace(panel, label=neutral_label(panel)) if neutral else panel
         made, _ = LightGBM(seed=seed).fit_predict(learnt, train, valid, scored)
         return off_exposures(panel, made, scored) if neutral else made
     kind, step_len, own = NETWORKS[config.kind]
     model = kind(**{**THIN, **own, **LOSSES[config.loss]}, seed=seed)
-    model.fit_rows(panel, step_len, train[::EVERY], valid)
+    model.fit_rows(panel, step_len, train, valid)
     return model.trainer.predict(panel, scored)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,40 @@ LATE = 2  # days at a year's end whose account is known only in the next
 
 @dataclass(frozen=True)
 class Step:
-    """A decision: which value of a field of `Config` is taken; the other fields are as chosen before.
+    """A decision: which values of fields of `Config` are taken; the other fields are as chosen before.
 
     Attributes:
-        field: of `Config`.
-        values: that are compared.
-        what: it is, in words.
+        fields: of `Config`.
+        values: that are compared, of each field one.
         seeds: that they are compared by.
     """
 
-    field: str
-    values: tuple[Any, ...]
-    what: str
+    fields: tuple[str, ...]
+    values: tuple[tuple[Any, ...], ...]
     seeds: tuple[int, ...] = SEEDS
+
+    @property
+    def name(self) -> str:
+        """Fields, joined."""
+        return ", ".join(self.fields)
 
     def options(self, config: Config) -> list[Config]:
         """List the configurations that are compared."""
-        return [replace(config, **{self.field: value}) for value in self.values]
+        return [replace(config, **dict(zip(self.fields, values, strict=True))) for values in self.values]
 
 
+def _one(field: str, *values: Any, seeds: tuple[int, ...] = SEEDS) -> Step:
+    return Step((field,), tuple((value,) for value in values), seeds)
+
+
+LEARNT, SEEN = ("ic", "by_score", "neutral", "neutral_by_score"), ("alpha158", "daily", "daily_alone")
 STEPS = (
-    Step("horizon", (1, 5, 10, 20), "days of the return that is learnt"),
-    Step("loss", ("mse", "ic", "wpcc", "liq_wpcc", "by_score", "neutral"), "what is compared with it"),
-    Step("factors", ("alpha158", "daily", "daily_alone"), "what the score sees"),
-    Step("kind", ("mlp", "lightgbm", "master", "mlp+lightgbm", "mlp+lightgbm+master"), "what computes it", (0,)),
-    Step("years", (2, 3), "how far back it learns"),
+    _one("horizon", 1, 5, 10, 20),
+    _one("loss", "mse", "ic", "wpcc", "liq_wpcc", "by_score", "neutral"),
+    _one("factors", *SEEN),
+    Step(("loss", "factors"), tuple(product(LEARNT, SEEN[:2]))),  # neither alone says what both together do
+    _one("kind", "mlp", "lightgbm", "master", "mlp+lightgbm", "mlp+lightgbm+master", seeds=(0,)),
+    _one("years", 2, 3),
 )
 
 
@@ -53,7 +63,7 @@ class Decision:
 
     Attributes:
         year: that it is for.
-        step: field of `Config`, or way.
+        step: fields of `Config`, or way.
         seen: name of an option -> Sharpe ratio of a day of the account over the mean of all stocks.
         chosen: the highest.
     """
@@ -99,7 +109,7 @@ def chain(
             }
             current[year] = max(seen, key=seen.__getitem__)
             told[year].append(
-                Decision(year, step.field, {option.name: value for option, value in seen.items()}, current[year].name)
+                Decision(year, step.name, {option.name: value for option, value in seen.items()}, current[year].name)
             )
     last = {config: max(year for year in years if current[year] == config) for config in current.values()}
     run(study, [cell for way in WAYS for config in last for cell in _cells([config], last[config], SEEDS, way)])

@@ -42,7 +42,7 @@ from studies.years import BOUNDS, MLP, TRAINED, VALID, YEAR, Features, Grid, Yea
 
 HORIZON = 10  # days of the label that all pieces are judged by
 EVERY = 3  # of the training days are learnt from: ten-day returns overlap, and a third of them serves as well
-THIN = MLP | {"batch_days": 2}  # as many steps an epoch then
+THIN = MLP | {"batch_days": 2, "every_days": EVERY}  # as many steps an epoch then
 LAGS = 40
 TOP = 20  # the best 1 / TOP of the scores
 BLOCK, DRAWS = 20, 2000
@@ -187,8 +187,11 @@ def net(
         if horizons:
             labels = torch.stack([bench.returns(panel, held) for held in horizons], dim=-1)
             panel = replace(panel, labels=labels, horizons=horizons)
-        model, rows = kind(**{**THIN, **options}, seed=seed), bench.rows(panel, max(horizons, default=HORIZON) + 1)
-        model.fit_rows(panel, step_len, rows["train"][::every], rows["valid"])
+        model, rows = (
+            kind(**{**THIN, "every_days": every, **options}, seed=seed),
+            bench.rows(panel, max(horizons, default=HORIZON) + 1),
+        )
+        model.fit_rows(panel, step_len, rows["train"], rows["valid"])
         return bench.frame(model.trainer.predict(panel, rows["scored"]), panel)
 
     return make

@@ -193,7 +193,9 @@ def decisions_table(decisions: Iterable[Decision]) -> str:
 
 def value_of(decision: Decision, name: str) -> str:
     """Value that a decision is about, of an option's name."""
-    return name if decision.step == "way" else str(getattr(Config.read(name), decision.step))
+    if decision.step == "way":
+        return name
+    return ", ".join(str(getattr(Config.read(name), field)) for field in decision.step.split(", "))
 
 
 def deflated_table(study: Study, rows: Iterable[Row], trials: pd.DataFrame) -> str:

@@ -24,8 +24,8 @@ def test_names_and_members_of_configurations():
     assert [each.name for each in dataclasses.replace(config, gap=0, folds=False).members] == [
         "mlp.by_score.5.daily.2", "lightgbm.ic.5.daily.2",  # trees know no such weights
     ]  # fmt: skip
-    neutral = Config("mlp+lightgbm", "neutral").members
-    assert [each.loss for each in neutral] == ["neutral", "neutral"] and Config().members == [Config()]
+    neutral = Config("mlp+lightgbm", "neutral_by_score").members
+    assert [each.loss for each in neutral] == ["neutral_by_score", "neutral"] and Config().members == [Config()]
 
 
 def test_scores_are_standardised_before_they_are_averaged():
@@ -77,7 +77,7 @@ def test_a_year_is_decided_by_the_years_before_it(study):
     seen_2015 = {cell.year for cell in study.asked if cell.config.horizon == 5 and cell.config.loss == "ic"}
     assert max(seen_2015) < 2019 and max(cell.year for cell in study.asked) == 2018  # nothing of 2019 is asked for
     for year, (config, way, told) in made.items():
-        assert [each.step for each in told] == [*(step.field for step in decisions.STEPS), "way"]
+        assert [each.step for each in told] == [*(step.name for step in decisions.STEPS), "way"]
         assert all(each.year == year and each.chosen == max(each.seen, key=each.seen.get) for each in told)
         assert told[-2].chosen == config.name and told[-1].chosen == way
 

@@ -59,6 +59,8 @@ class Trainer:
         epochs, patience: most epochs, and epochs without a better metric before the stop.
         lr, weight_decay, clip: Adam's rate and decay, and the largest gradient norm.
         batch_days: days a step.
+        every_days: learn from each so many-th of the training days, the first among them: where labels of ten days
+            overlap, every third serves as well in a third of the time (docs/scores.md).
         day_halflife: trading days after which a training day counts half: its loss is weighed by 0.5 ** (age /
             day_halflife), age in rows of the panel before the last training day; the weights have the mean 1 over the
             training days that can be learnt from, and the train loss is the mean so weighed. None: all count alike.
@@ -88,7 +90,8 @@ class Trainer:
 
     measure: Measure | None = None  # of your own; recorded trainers may lack it
     order_seed: int | None = None
-    day_halflife: float | None = None  # likewise
+    every_days: int = 1  # likewise
+    day_halflife: float | None = None
     horizon_weights: tuple[float, ...] | None = None
     horizons: tuple[int, ...] = ()  # of the heads; known once `fit` has a panel
     heads: HeadWeights | None = None  # by which their scores are added; None with one, and before `fit` ends
@@ -106,6 +109,7 @@ class Trainer:
         weight_decay: float = 0.0,
         clip: float = 3.0,
         batch_days: int = 4,
+        every_days: int = 1,
         day_halflife: float | None = None,
         horizon_weights: Sequence[float] | None = None,
         seed: int = 0,
@@ -120,6 +124,7 @@ class Trainer:
         checkpoint: str | None = None,
     ) -> None:
         counts = {"epochs": epochs, "patience": patience, "batch_days": batch_days, "top_n": top_n}
+        counts["every_days"] = every_days
         amounts = {"lr": lr, "clip": clip, "capital": capital}
         for name, count in counts.items():
             check_number(name, count, "[1, inf)", whole=True)
@@ -146,7 +151,7 @@ class Trainer:
         self.metric, self.measure = metric_name(metric), metric if callable(metric) else None
         self.epochs, self.patience, self.batch_days, self.seed = epochs, patience, batch_days, seed
         self.lr, self.weight_decay, self.clip, self.scale = lr, weight_decay, clip, scale
-        self.order_seed = order_seed
+        self.order_seed, self.every_days = order_seed, every_days
         self.day_halflife, self.horizon_weights = day_halflife, check_weights(horizon_weights)
         self.money: dict[str, Any] = {"capital": capital, "participation": participation, "top_n": top_n}
         self.asked = (device, precision)
@@ -231,6 +236,8 @@ class Trainer:
             own["day_halflife"] = self.day_halflife
         if self.order_seed is not None:
             own["order_seed"] = self.order_seed
+        if self.every_days > 1:
+            own["every_days"] = self.every_days
         if self.horizons:
             own |= {"horizons": self.horizons, "horizon_weights": self._prior().tolist()}
         return {"loss": self.loss, "metric": describe(self._chosen()), **own, "device": self.device.type}
@@ -445,7 +452,7 @@ class Trainer:
         return row
 
     def _usable(self, panel: DayPanel, train: Rows, valid: Rows) -> tuple[Rows, Rows, History]:
-        valid = panel.with_stocks(valid)
+        train, valid = train[:: self.every_days], panel.with_stocks(valid)
         self._check_panel(panel, valid)
         good = self._learnable(panel, train).any(axis=1)
         if not good.any() or not len(valid):
