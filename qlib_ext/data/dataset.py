@@ -213,7 +213,9 @@ class DayDatasetH(DatasetH):
 
     def _windows(self, fetch: Any, segment: Any, dtype: Any, kwargs: dict[str, Any]) -> DaySampler:
         start, end = bounds(segment)
-        days = self.handler.fetch(col_set=self.handler.CS_RAW).index.get_level_values("datetime").unique().sort_values()
+        rows = getattr(self.handler, "panel_rows", None)
+        index = self.handler.fetch(col_set=self.handler.CS_RAW).index if rows is None else rows.index
+        days = index.get_level_values("datetime").unique().sort_values()
         first = days[max(0, int(days.searchsorted(start)) - self.step_len)]
         return DaySampler(fetch(slice(first, end), **kwargs), start, end, self.step_len, dtype=dtype)
 
@@ -281,7 +283,7 @@ class DayDatasetH(DatasetH):
     @enough_memory("take a smaller universe, fewer years or fewer features, or a larger machine")
     def _build(self) -> DayPanel:
         tell_unlearnt(getattr(self.handler, "learn_processors", None))
-        feature, label = handler_frames(self.handler)
+        feature, label = handler_frames(self.handler, rows=True)
         if self.label_days or label_expression(self.handler) is None:
             check_raw_return(label.to_numpy(), self.span.horizon)
         codes = sorted(str(c) for c in feature.index.get_level_values("instrument").unique())
@@ -387,7 +389,7 @@ def panel_of(dataset: Any) -> tuple[DayPanel, int, Any]:
     if not isinstance(dataset, DatasetH):
         raise ValueError(f"dataset is a {type(dataset).__name__}; wanted a DayDatasetH, DatasetH or TSDatasetH")
     check_segments(dataset.segments)
-    panel = DayPanel.from_frame(*handler_frames(dataset.handler))
+    panel = DayPanel.from_frame(*handler_frames(dataset.handler, rows=True))
     expression = label_expression(dataset.handler)
     if expression is None:
         logger.warning(

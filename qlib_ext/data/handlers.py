@@ -120,13 +120,18 @@ def _prices_or(expression: str, otherwise: dict[int, str]) -> dict[int, str]:
         return otherwise
 
 
-def handler_frames(handler: Any) -> tuple[pd.DataFrame, pd.Series]:
+def handler_frames(handler: Any, *, rows: bool = False) -> tuple[Any, pd.Series]:
     """Features of the inference data and the raw label of a handler, each by (datetime, instrument).
+
+    Args:
+        handler: that has its data.
+        rows: take the features as `panel.PanelRows` where the handler of `qlib_ext.handler` holds them so, uncopied.
 
     Raises: ValueError where the handler dropped its raw data or has no label.
     """
     try:
-        feature = handler.fetch(col_set="feature", data_key=DataHandlerLP.DK_I)
+        own = getattr(handler, "panel_rows", None) if rows else None
+        feature = own if own is not None else handler.fetch(col_set="feature", data_key=DataHandlerLP.DK_I)
     except AttributeError as error:
         raise ValueError(
             "the handler holds no data (a dataset loaded from a recorder): call "

@@ -19,6 +19,7 @@ Grid = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 REVERSAL_DAYS = 5
+BLOCK = 16  # days that are scored at a time: their features are copied
 BASELINES = ("reversal", "low_volatility", "small_turnover", "lightgbm")
 
 # qlib's benchmark on Alpha158 (examples/benchmarks/LightGBM); its regularisers are made for labels of variance 1, which
@@ -102,30 +103,33 @@ class LightGBM:
                 "pip install lightgbm, or leave it out of `baselines`"
             ) from error
         rng = np.random.default_rng(self.seed)
-        x, y, labelled = self._samples(panel, train, "train", rng)
-        x_valid, y_valid, _ = self._samples(panel, valid, "valid", rng)
-        learn = lgb.Dataset(x, y, free_raw_data=True)
+        samples, labelled = self._samples(panel, train, "train", rng)
+        learn = lgb.Dataset(*samples, free_raw_data=True)  # once it has its bins, nobody holds the features
+        learnt, (samples, _) = len(samples[1]), self._samples(panel, valid, "valid", rng)
+        judge, judged = lgb.Dataset(*samples, reference=learn), len(samples[1])
+        del samples
         booster = lgb.train(
             {**LIGHTGBM, **self.parameters, **FIXED, "seed": self.seed},
             learn,
             num_boost_round=self.rounds,
-            valid_sets=[lgb.Dataset(x_valid, y_valid, reference=learn)],
+            valid_sets=[judge],
             callbacks=[lgb.early_stopping(self.patience, verbose=False)],
         )
-        at = torch.as_tensor(rows)
-        present = panel.present[at]
-        score = np.full(tuple(present.shape), np.nan)
-        if bool(present.any()):
-            score[present.numpy()] = booster.predict(panel.x[at][present].numpy())
+        score = np.full((len(rows), len(panel.stocks)), np.nan)
+        for start in range(0, len(rows), BLOCK):
+            at = torch.as_tensor(rows[start : start + BLOCK])
+            day, stock = panel.present[at].nonzero(as_tuple=True)
+            if len(day):
+                score[start + day.numpy(), stock.numpy()] = booster.predict(panel.x[at[day], stock].numpy())
         return score, (
-            f"lightgbm: {booster.best_iteration} trees from {len(y)} of {labelled} stock-days of train "
-            f"(max_rows {self.max_rows}, seed {self.seed}), stopped on {len(y_valid)} of valid"
+            f"lightgbm: {booster.best_iteration} trees from {learnt} of {labelled} stock-days of train "
+            f"(max_rows {self.max_rows}, seed {self.seed}), stopped on {judged} of valid"
         )
 
     def _samples(
         self, panel: DayPanel, rows: Rows, name: str, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], int]:
-        """Features (n, F), day ranks (n,) of the labelled stocks, and how many there were before sampling."""
+    ) -> tuple[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], int]:
+        """Features (n, F) and day ranks (n,) of the labelled stocks, and how many there were before sampling."""
         at = torch.as_tensor(rows)
         rank = target_transform(panel.label[at], panel.present[at], target="rank").numpy()
         day, stock = np.nonzero(np.isfinite(rank))
@@ -136,4 +140,4 @@ class LightGBM:
             kept = np.sort(rng.choice(labelled, self.max_rows, replace=False))
             day, stock = day[kept], stock[kept]
         x = panel.x[torch.as_tensor(np.asarray(rows)[day]), torch.as_tensor(stock)].numpy()
-        return x, rank[day, stock].astype(np.float32), labelled
+        return (x, rank[day, stock].astype(np.float32)), labelled

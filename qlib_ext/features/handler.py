@@ -25,7 +25,7 @@ from qlib.data.data import Cal, DatasetProvider, ExpressionD, FeatureD
 from qlib.data.dataset.handler import DataHandlerLP
 from qlib.data.dataset.loader import QlibDataLoader
 from qlib.data.storage.file_storage import FileFeatureStorage
-from qlib.log import get_module_logger
+from qlib.log import TimeInspector, get_module_logger
 from qlib.utils import code_to_fname
 
 from qlib_ext.features import factors as alpha
@@ -33,9 +33,11 @@ from qlib_ext.features.daily import DAILY_FIELDS, DAILY_LEAD, chosen, fill_daily
 from qlib_ext.features.daily_table import DAILY_NAMES
 from qlib_ext.features.frame_loader import OwnFactors, beside
 from qlib_ext.features.kernels import Float32
+from qlib_ext.features.processor import CSNormalise
+from qlib_ext.features.storage import FrameRows
 from qlib_ext.frames import Frame
 from qlib_ext.options import argument_names, check_choice, check_flag, enough_memory, refuse_unknown
-from qlib_ext.panel import DEFAULT_LABEL, label_prices
+from qlib_ext.panel import DEFAULT_LABEL, PanelRows, label_prices
 from qlib_ext.provider import ages, filled_days, first_known, listed_from, listings, read_series, traded_closes
 
 logger = get_module_logger("qlib_ext.handler")
@@ -68,21 +70,40 @@ class FastAlphaLoader(QlibDataLoader):
     @enough_memory("take a smaller universe, fewer years or fewer factors, or a larger machine")
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """Load the frame (datetime, instrument) x (group, name) of the instruments, from start to end."""
-        names, reason = self._served()
-        calendar = [] if reason else D.calendar(start_time, end_time, freq="day")
-        if not len(calendar):
+        names, days, reason = self._plan(start_time, end_time)
+        if reason:
             if self.daily:
-                raise ValueError(f"FastDaily cannot be computed: {reason or 'no trading day'}")
-            logger.warning(f"qlib's own loader is used, the fast one does not serve this: {reason or 'no trading day'}")
+                raise ValueError(f"FastDaily cannot be computed: {reason}")
+            logger.warning(f"qlib's own loader is used, the fast one does not serve this: {reason}")
             return self._with_own(super().load(instruments, start_time, end_time))
+        frame: pd.DataFrame = self._rows(self._spans(instruments, days), names, days)
+        return frame
+
+    @enough_memory("take a smaller universe, fewer years or fewer factors, or a larger machine")
+    def load_rows(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> FrameRows | None:
+        """Load the same laid out as a panel has it; None where that is not served."""
+        names, days, reason = self._plan(start_time, end_time)
+        if reason:
+            return None
+        rows: FrameRows = self._rows(self._spans(instruments, days), names, days, laid_out=True)
+        return rows
+
+    def _plan(self, start_time: Any, end_time: Any) -> tuple[tuple[str, ...], pd.DatetimeIndex, str]:
+        """Names of the factors to compute and the days, and the reason where it cannot be."""
+        names, reason = self._served()
+        days = pd.DatetimeIndex([] if reason else D.calendar(start_time, end_time, freq="day"))
+        return names, days, reason or ("" if len(days) else "no trading day")
+
+    def _spans(self, instruments: Any, days: pd.DatetimeIndex) -> dict[str, Any]:
+        """Codes of the instruments, in order, -> spans of membership, or None for always."""
         market = "all" if instruments is None else instruments
         if isinstance(market, str):
             market = D.instruments(market, filter_pipe=self.filter_pipe)
         spans = DatasetProvider.get_instruments_d(market, "day")
         spans = spans if isinstance(spans, dict) else dict.fromkeys(spans)
         if not spans:
-            raise _empty([], pd.DatetimeIndex(calendar))
-        return self._frame(dict(sorted(spans.items())), names, pd.DatetimeIndex(calendar))
+            raise _empty([], days)
+        return dict(sorted(spans.items()))
 
     def _with_own(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Add the factors of `frames` to a frame that has none."""
@@ -113,8 +134,10 @@ class FastAlphaLoader(QlibDataLoader):
             return (), str(error)
         return names, ""
 
-    def _frame(self, spans: dict[str, Any], names: tuple[str, ...], days: pd.DatetimeIndex) -> pd.DataFrame:
-        """Frame of the stocks in `spans`: code, in order, -> spans of membership, or None for always."""
+    def _rows(
+        self, spans: dict[str, Any], names: tuple[str, ...], days: pd.DatetimeIndex, *, laid_out: bool = False
+    ) -> Any:
+        """Frame of the stocks in `spans`: code, in order, -> spans of membership, or None for always; or FrameRows."""
         begin = Cal.locate_index(days[0], days[-1], freq="day", future=False)[2]
         returns = {group: _returns(self.fields[group][0]) for group in list(self.fields)[1:]}
         ahead = max((day for some in returns.values() for ends in some or () for day in ends), default=0)
@@ -125,51 +148,90 @@ class FastAlphaLoader(QlibDataLoader):
         wanted = _wanted(spans, days, first - lead, last - lead)
         if not wanted.any():
             raise _empty(codes, days)
-        rows = np.where(wanted, wanted.T.ravel().cumsum().reshape(wanted.T.shape).T - 1, -1)
         index = _index(wanted, days, codes)
         own = OwnFactors(self.frames, (*self.fields["feature"][1], *self.daily))
-        added = {"feature": own.names}
-        columns = [(g, name) for g, (_, every) in self.fields.items() for name in (*every, *added.get(g, ()))]
-        place = len(names) + len(self.daily)
-        columns[len(names) : len(names)] = [("feature", name) for name in self.daily]
-        values = np.empty((len(index), len(columns)), dtype=np.float32)
+        every = [*names, *self.daily, *self.fields["feature"][1][len(names) :], *own.names]
+        held = _Held(index, every, [(group, name) for group in returns for name in self.fields[group][1]], laid_out)
+        rows = np.full(wanted.shape, -1, dtype=np.int64)
+        rows.T[wanted.T] = held.at
         if names:
             extra, begins = -np.ones((len(spans), ahead), dtype=np.int64), np.maximum(first - (lead - alpha.LEAD), 0)
-            alpha.fill(values, bars, begins, np.hstack([rows, extra]), names)
+            alpha.fill(held.feature, bars, begins, np.hstack([rows, extra]), names)
         if self.daily:
             bars_of = {"codes": codes, "names": self.daily} | _around(spans, begin, lead, len(days), known)
-            fill_daily(values[:, len(names) :], whole[:, :, : lead + len(days)], rows, **bars_of)
-            _tell_lacking(self.daily, values[:, len(names) :], whole)
-        for group, (expressions, every) in self.fields.items():
-            skip = len(names) if group == "feature" else 0
-            rest, ends = {group: (expressions[skip:], every[skip:])}, returns.get(group)
-            if ends is None and expressions[skip:]:
-                if group in returns:
-                    logger.warning(f"qlib's own loader is used for {group}, no raw simple return: {expressions}")
-                by_qlib = _by_qlib(rest, spans, days).reindex(index)
-                values[:, place : place + by_qlib.shape[1]] = by_qlib.to_numpy(dtype=np.float32)
-                if nothing := [str(name) for name, values in by_qlib[group].items() if values.isna().all()]:
-                    logger.warning(f"{nothing} are NaN everywhere: does the provider have the fields that they name?")
+            daily = held.feature[:, len(names) :]
+            fill_daily(daily, whole[:, :, : lead + len(days)], rows, **bars_of)
+            _tell_lacking(self.daily, daily, held.at, whole)
+        place = len(names) + len(self.daily)
+        if len(every) > place:
+            rest: Float32 = np.empty((len(index), len(every) - place), dtype=np.float32)
+            self._by_qlib("feature", len(names), spans, days, index, rest)
+            own.fill(rest[:, rest.shape[1] - len(own.names) :], index)
+            held.feature[held.at, place:] = rest
+        place = 0
+        for group, ends in returns.items():
             for number, prices in enumerate(ends or ()):
-                values[rows[wanted], place + number] = _forward(bars, prices, len(days))[wanted]
-            place += len(every) - skip
-            if group == "feature":
-                own.fill(values[:, place : place + len(own.names)], index)
-                place += len(own.names)
+                held.other[:, place + number] = _forward(bars, prices, len(days)).T[wanted.T]
+            if ends is None and self.fields[group][0]:
+                logger.warning(f"qlib's own loader is used for {group}, no raw simple return: {self.fields[group][0]}")
+                self._by_qlib(group, 0, spans, days, index, held.other[:, place:])
+            place += len(self.fields[group][1])
         if odd.any():
             strange = {codes[n]: spans[codes[n]] for n in np.flatnonzero(odd)}
-            apart = {("feature", name) for name in (*own.names, *self.daily)}
-            self._by_qlib_too(values, [column not in apart for column in columns], strange, days, index, rows[odd])
-        return pd.DataFrame(values, index, pd.MultiIndex.from_tuples(columns), copy=False)
+            apart = {*own.names, *self.daily}
+            theirs = np.flatnonzero([name not in apart for name in every])
+            self._by_qlib_too(held, theirs, strange, days, index, np.flatnonzero(odd[np.nonzero(wanted.T)[1]]))
+        return held.rows()
+
+    def _by_qlib(
+        self, group: str, skip: int, spans: dict[str, Any], days: pd.DatetimeIndex, index: pd.MultiIndex, out: Float32
+    ) -> None:
+        """Write qlib's values of a group's expressions, the first ones skipped, into the leading columns of `out`."""
+        expressions, names = (part[skip:] for part in self.fields[group])
+        if not expressions:
+            return
+        frame = _by_qlib({group: (expressions, names)}, spans, days).reindex(index)
+        out[:, : len(names)] = frame.to_numpy(dtype=np.float32)
+        if nothing := [str(name) for name, values in frame[group].items() if values.isna().all()]:
+            logger.warning(f"{nothing} are NaN everywhere: does the provider have the fields that they name?")
 
     def _by_qlib_too(
-        self, values: Any, theirs: list[bool], spans: dict[str, Any], days: pd.DatetimeIndex, index: Any, rows: Any
+        self, held: "_Held", theirs: Any, spans: dict[str, Any], days: pd.DatetimeIndex, index: Any, rows: Any
     ) -> None:
         """Write qlib's values of stocks whose fields differ in length into their rows and the columns of qlib's own."""
         logger.info(f"{len(spans)} stocks whose fields differ in length are computed by qlib: {[*spans][:6]}")
-        at = np.sort(rows[rows >= 0])
-        by_qlib = _by_qlib(self.fields, spans, days).reindex(index[at])
-        values[np.ix_(at, np.flatnonzero(theirs))] = by_qlib.to_numpy(np.float32)
+        values = _by_qlib(self.fields, spans, days).reindex(index[rows]).to_numpy(np.float32)
+        held.feature[np.ix_(held.at[rows], theirs)] = values[:, : len(theirs)]
+        held.other[rows] = values[:, len(theirs) :]
+
+
+class _Held:
+    """Where the values of a frame are written: one array, or the features as a panel has them.
+
+    Attributes:
+        feature: (>= R, F) float32.
+        at: (R,) its rows that are rows of the frame.
+        other: (R, L) float32, the columns of other groups.
+    """
+
+    def __init__(
+        self, index: pd.MultiIndex, features: Sequence[str], other: Sequence[tuple[str, str]], laid_out: bool
+    ) -> None:
+        self._index, self._columns = index, [*(("feature", name) for name in features), *other]
+        count, self._laid_out = len(features), PanelRows(index, features) if laid_out else None
+        self._values = np.empty((len(index), len(other) + (0 if laid_out else count)), dtype=np.float32)
+        if self._laid_out is None:
+            self.feature, self.other, self.at = self._values[:, :count], self._values[:, count:], np.arange(len(index))
+        else:
+            self.feature, self.other, self.at = self._laid_out.x.reshape(-1, count), self._values, self._laid_out.cells
+
+    def rows(self) -> Any:
+        """Give the frame, a view, or FrameRows."""
+        kept = self._columns[len(self._columns) - self._values.shape[1] :]
+        frame = pd.DataFrame(self._values, self._index, pd.MultiIndex.from_tuples(kept), copy=False)
+        if self._laid_out is None:
+            return frame
+        return FrameRows(self._laid_out, frame, self._columns[: -len(kept)])
 
 
 class _FastLoading(DataHandlerLP):
@@ -177,6 +239,8 @@ class _FastLoading(DataHandlerLP):
 
     NAMES: tuple[str, ...]  # of the handler's own factors
     _data: pd.DataFrame
+    _infer: Any
+    _learn: Any
     _daily: tuple[str, ...] = ()
 
     def __init__(
@@ -223,6 +287,46 @@ class _FastLoading(DataHandlerLP):
         for number, config in enumerate(filter_pipe or ()):
             if isinstance(config, dict):
                 _check_filter(f"filter_pipe[{number}]", config)
+
+    def setup_data(self, init_type: str = DataHandlerLP.IT_FIT_SEQ, **kwargs: Any) -> None:
+        """Set up as qlib does; with `drop_raw` and CSNormalise alone in the array that a panel will show."""
+        rows = None
+        if self._held_once and init_type in (self.IT_FIT_SEQ, self.IT_FIT_IND, self.IT_LS):
+            with TimeInspector.logt("Loading data"):
+                rows = self.data_loader.load_rows(self.instruments, self.start_time, self.end_time)
+        if rows is None:
+            super().setup_data(init_type, **kwargs)
+            return
+        with TimeInspector.logt("CSNormalise"):
+            self.infer_processors[0].in_place(rows.rows)
+        self._infer = self._learn = rows
+        self._data = rows.label
+
+    @property
+    def _held_once(self) -> bool:
+        """Whether nothing but CSNormalise stands between the loader and what is fetched: no class of a user's own."""
+        own = type(self).__module__ == __name__ and type(self.data_loader) is FastAlphaLoader
+        plain = [type(one) for one in self.infer_processors] == [CSNormalise] and not self.learn_processors
+        plain = plain and not self.shared_processors and self.process_type == self.PTYPE_A
+        whole = plain and self.infer_processors[0].fields_group == "feature"
+        return own and self.drop_raw and whole and [*self.data_loader.fields] == ["feature", "label"]
+
+    @property
+    def panel_rows(self) -> PanelRows | None:
+        """The features as a panel has them; None where the handler holds a frame."""
+        held = getattr(self, "_infer", None)
+        return held.rows if isinstance(held, FrameRows) else None
+
+    def get_cols(self, col_set: Any = DataHandlerLP.CS_ALL, data_key: str = DataHandlerLP.DK_I) -> list[Any]:
+        """Names of the columns of a set."""
+        held = self._get_df_by_key(data_key)
+        return [*held.columns_of(col_set)] if isinstance(held, FrameRows) else super().get_cols(col_set, data_key)
+
+    def _fetch_data(self, data_storage: Any, *args: Any, **kwargs: Any) -> Any:
+        """Fetch as qlib does, with a user's `proc_func` too, which wants a frame."""
+        if isinstance(data_storage, FrameRows) and kwargs.get("proc_func") is not None:
+            data_storage = data_storage.fetch(col_set=self.CS_RAW)
+        return super()._fetch_data(data_storage, *args, **kwargs)
 
     def process_data(self, with_fit: bool = False) -> None:
         """Process as qlib does; with `drop_raw` the raw labels are kept, which take little and which records need."""
@@ -407,10 +511,10 @@ def _around(spans: dict[str, Any], begin: int, lead: int, days: int, known: npt.
     return {"days": every, "member": member, "age": age}
 
 
-def _tell_lacking(names: Sequence[str], values: Float32, bars: Float32) -> None:
-    """Warn of factors (R, F) that are NaN everywhere as the provider lacks a field of `DAILY_FIELDS`."""
+def _tell_lacking(names: Sequence[str], values: Float32, rows: npt.NDArray[np.int64], bars: Float32) -> None:
+    """Warn of columns that are NaN in all `rows` of `values` as the provider lacks a field of `DAILY_FIELDS`."""
     lacking = [f"${f}" for f, grid in zip(DAILY_FIELDS, bars, strict=True) if f != "vwap" and np.isnan(grid).all()]
-    nothing = [name for name, column in zip(names, values.T, strict=False) if lacking and np.isnan(column).all()]
+    nothing = [name for name, column in zip(names, values.T, strict=False) if lacking and np.isnan(column[rows]).all()]
     if nothing:
         logger.warning(f"without {', '.join(lacking)} these are NaN everywhere, exclude them: {', '.join(nothing)}")
 
@@ -498,7 +602,8 @@ def _wanted(
 
 
 def _index(wanted: npt.NDArray[np.bool_], days: pd.DatetimeIndex, codes: list[str]) -> pd.MultiIndex:
-    """Index (datetime, instrument) of the wanted rows (N, D), sorted; no day or code without a row."""
-    levels: Any = [days, pd.Index(codes)]
-    places: Any = np.nonzero(wanted.T)
-    return pd.MultiIndex(levels, places, names=["datetime", "instrument"]).remove_unused_levels()
+    """Index (datetime, instrument) of the wanted rows (N, D), sorted as its levels; no day or code without a row."""
+    stocks, used = (np.flatnonzero(wanted.any(axis=axis)) for axis in (1, 0))
+    levels: Any = [days[used], pd.Index(codes)[stocks]]
+    places: Any = np.nonzero(wanted[np.ix_(stocks, used)].T)
+    return pd.MultiIndex(levels, places, names=["datetime", "instrument"])

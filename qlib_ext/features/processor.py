@@ -1,5 +1,6 @@
 """CSNormalise: a qlib processor that cleans a day's cross-section in one pass, without fitting anything over time."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +12,11 @@ from qlib.data.dataset.processor import Processor, get_group_columns
 from qlib.log import get_module_logger
 
 from qlib_ext.cross_section import cross_section_zscore
+from qlib_ext.features.kernels import Float32
 from qlib_ext.options import argument_names, refuse_unknown
+from qlib_ext.panel import PanelRows
+
+Grid = npt.NDArray[np.float64]
 
 logger = get_module_logger("qlib_ext.processor")
 
@@ -56,18 +61,8 @@ class CSNormalise(Processor):
         together = len(place) and place[-1] - place[0] + 1 == len(place)  # then a slice of the frame is no copy
         source = df.iloc[:, place[0] : place[-1] + 1] if together else df.iloc[:, place]
         clean = np.empty(source.shape, dtype=np.float32)
-
-        def normalise(rows: Any) -> npt.NDArray[np.int64]:
-            """Clean the rows of a day; count the finite values of each feature."""
-            value = source.iloc[rows].to_numpy(dtype=np.float64, copy=True)
-            count: npt.NDArray[np.int64] = np.isfinite(value).sum(axis=0)
-            clean[rows] = cross_section_zscore(value, self.clip)
-            return count
-
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            counts = sum(pool.map(normalise, _days(df.index)), np.zeros(len(place), dtype=np.int64))
-        if len(df):
-            _log_filled(counts, len(df), [str(c[-1] if isinstance(c, tuple) else c) for c in df.columns[place]])
+        names = [str(c[-1] if isinstance(c, tuple) else c) for c in df.columns[place]]
+        self._clean(lambda rows: source.iloc[rows].to_numpy(dtype=np.float64, copy=True), clean, _days(df.index), names)
         frame = pd.DataFrame(clean, index=df.index, columns=df.columns[place], copy=False)
         for i, name in enumerate(df.columns):
             if not inside[i]:
@@ -75,6 +70,27 @@ class CSNormalise(Processor):
                 frame.insert(i, name, rest.to_numpy(copy=True))
         frame.columns = df.columns
         return frame
+
+    def in_place(self, rows: PanelRows) -> None:
+        """Normalise features that nobody else has seen yet, in their own array."""
+        flat, cells = rows.x.reshape(-1, rows.x.shape[2]), rows.cells
+        days = [cells[part] for part in _days(rows.index)]
+        self._clean(lambda day: flat[day].astype(np.float64), flat, days, rows.features)
+
+    def _clean(self, read: Callable[[Any], Grid], out: Float32, days: list[Any], names: list[str]) -> None:
+        """Write each day's clean features to its rows of `out`, (R, F); tell what was filled."""
+
+        def normalise(rows: Any) -> tuple[int, npt.NDArray[np.int64]]:
+            """Clean the rows of a day; count them, and the finite values of each feature."""
+            value = read(rows)
+            count: npt.NDArray[np.int64] = np.isfinite(value).sum(axis=0)
+            out[rows] = cross_section_zscore(value, self.clip)
+            return len(value), count
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            sizes, counts = zip(*pool.map(normalise, days), strict=True) if days else ((), ())
+        if sum(sizes):
+            _log_filled(np.sum(counts, axis=0), sum(sizes), names)
 
 
 def _days(index: pd.Index) -> list[Any]:

@@ -12,6 +12,7 @@ from qlib_ext.panel.labels import (
 from qlib_ext.panel.macro_state import MacroSeries, MacroState, read_macro
 from qlib_ext.panel.market_state import OFFICIAL_INDICES, OFFICIAL_NAMES, MarketState
 from qlib_ext.panel.panel import Batch, DayPanel, Exposure
+from qlib_ext.panel.rows import PanelRows
 from qlib_ext.panel.scores import check_grid, check_scores, grid_of
 from qlib_ext.panel.series import takes_series
 
@@ -27,6 +28,7 @@ __all__ = [
     "OFFICIAL_INDICES",
     "OFFICIAL_NAMES",
     "PRICES",
+    "PanelRows",
     "TEN_DAY_LABEL",
     "check_grid",
     "check_raw_return",

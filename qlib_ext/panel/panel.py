@@ -19,6 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from qlib_ext.panel.rows import PanelRows
+
 CHUNK = 16_384  # rows of a frame that are copied at a time
 OPTIONAL_GRIDS = ("liquidity", "volatility", "buyable", "sellable", "step_return")
 FLAGS = ("buyable", "sellable")
@@ -142,7 +144,7 @@ class DayPanel:
     @classmethod
     def from_frame(
         cls,
-        feature: pd.DataFrame,
+        feature: pd.DataFrame | PanelRows,
         label: pd.Series,
         *,
         present: pd.DataFrame | None = None,
@@ -153,7 +155,8 @@ class DayPanel:
         """Build from long frames by (datetime, instrument).
 
         Args:
-            feature: rows (datetime, instrument), F columns; NaN becomes 0 (counted), infinity is an error.
+            feature: rows (datetime, instrument), F columns; NaN becomes 0 (counted), infinity is an error. PanelRows,
+                which are finite, are not copied.
             label: raw forward return by (datetime, instrument).
             present: day x instrument bool; None: every row of `feature`. Rows outside it are masked, not dropped.
             market: day x M frame.
@@ -174,17 +177,17 @@ class DayPanel:
         unknown = set(grids) - set(OPTIONAL_GRIDS)
         if unknown:
             raise ValueError(f"unknown grids {sorted(unknown)}; allowed are {OPTIONAL_GRIDS}")
-        _check_index(feature, "feature")
+        days, stocks, row, column = _axes(feature)
         _check_index(label, "label")
-        day_of, stock_of = (feature.index.get_level_values(level) for level in ("datetime", "instrument"))
-        days, stocks = pd.DatetimeIndex(day_of).unique().sort_values(), stock_of.unique().sort_values()
-        row, column = days.get_indexer(day_of), stocks.get_indexer(stock_of)
-        names = [str(c[-1] if isinstance(c, tuple) else c) for c in feature.columns]
         in_frame = np.zeros((len(days), len(stocks)), dtype=bool)
         in_frame[row, column] = True
         real = in_frame if present is None else in_frame & _flags("present", present, days, stocks)
-        x = np.zeros((len(days), len(stocks), len(names)), dtype=np.float32)
-        filled = _scatter(x, feature, row, column, real[row, column], names)
+        if isinstance(feature, PanelRows):
+            names, x, filled = feature.features, feature.shown(real), 0.0
+        else:
+            names = [str(c[-1] if isinstance(c, tuple) else c) for c in feature.columns]
+            x = np.zeros((len(days), len(stocks), len(names)), dtype=np.float32)
+            filled = _scatter(x, feature, row, column, real[row, column], names)
         tensors: dict[str, Any] = {
             name: torch.from_numpy((_flags if name in FLAGS else _numbers)(name, frame, days, stocks))
             for name, frame in grids.items()
@@ -201,7 +204,7 @@ class DayPanel:
         return cls(
             days=days.to_numpy(),
             stocks=stocks.to_numpy(dtype=object),
-            features=names,
+            features=list(names),
             x=torch.from_numpy(x),
             present=torch.from_numpy(real),
             label=torch.from_numpy(np.where(np.isfinite(values), values, np.nan)),
@@ -336,6 +339,20 @@ class DayPanel:
 def _moved(record: Any, device: torch.device) -> dict[str, Any]:
     values = {f.name: getattr(record, f.name) for f in fields(record)}
     return {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _axes(
+    feature: pd.DataFrame | PanelRows,
+) -> tuple[pd.DatetimeIndex, pd.Index, npt.NDArray[Any], npt.NDArray[Any]]:
+    """Days and stocks of features, and the place of each row among them; ValueError as `_check_index`."""
+    if isinstance(feature, PanelRows):
+        days, stocks = feature.index.levels
+        row, column = (np.asarray(codes) for codes in feature.index.codes)
+        return pd.DatetimeIndex(days), stocks, row, column
+    _check_index(feature, "feature")
+    day_of, stock_of = (feature.index.get_level_values(level) for level in ("datetime", "instrument"))
+    days, stocks = pd.DatetimeIndex(day_of).unique().sort_values(), stock_of.unique().sort_values()
+    return days, stocks, days.get_indexer(day_of), stocks.get_indexer(stock_of)
 
 
 def _check_index(frame: pd.DataFrame | pd.Series, what: str) -> None:
