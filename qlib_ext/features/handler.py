@@ -376,7 +376,8 @@ class FastAlpha158(_Strict, Alpha158, _FastLoading):
         factors: more features, name -> expression of qlib's, such as {"TURN20": "$volume/Mean($volume, 20)"}. What
             expressions cannot say is an operator in Python: a class named to qlib by `custom_ops` (see qlib.init).
         drop_raw: the raw features go once they are processed, half of the memory, and the raw labels stay: `label.pkl`
-            and all of qlib_ext need no more of DK_R. (qlib's own handler drops them too: no label, no analysis.)
+            and all of qlib_ext need no more of DK_R. With CSNormalise alone, no frame is made: a panel shows the array.
+            (qlib's own handler drops the labels too: no label, no analysis.)
 
     Raises:
         TypeError: an unknown argument, with the close ones.
