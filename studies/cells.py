@@ -49,6 +49,7 @@ class Config:
         gap: years between them and the test year: how old the model is when the year begins.
         folds: the deck's protocol in place of walk-forward: hv-blocked folds over the year before and the test year
             itself, each block scored by a model that learnt on the days around it and stopped at its best epoch on it.
+        blend: "LOSS~FACTORS" of a second score, of the same kinds, horizon and years, that is averaged with this one.
     """
 
     kind: str = "mlp"
@@ -58,19 +59,24 @@ class Config:
     years: int = 3
     gap: int = 0
     folds: bool = False
+    blend: str = ""
 
     @property
     def name(self) -> str:
         """Name of files and of trials."""
         more = (f".{self.gap}_old" if self.gap else "") + (".folds" if self.folds else "")
+        more += f".{self.blend}" if self.blend else ""
         return f"{self.kind}.{self.loss}.{self.horizon}.{self.factors}.{self.years}{more}"
 
     @property
     def members(self) -> list["Config"]:
-        """List those whose scores are averaged; itself where it is of one kind. Trees know two losses."""
-        every = [replace(self, kind=kind) for kind in self.kind.split("+")]
-        trees = "neutral" if self.loss.startswith("neutral") else "ic"
-        return [replace(each, loss=trees) if each.kind == "lightgbm" and len(every) > 1 else each for each in every]
+        """List those whose scores are averaged; itself where it is one. Trees know two losses."""
+        pairs = [(self.loss, self.factors), *([tuple(self.blend.split("~"))] if self.blend else [])]
+        return [
+            replace(self, kind=kind, loss=_loss(kind, loss), factors=factors, blend="")
+            for loss, factors in dict.fromkeys(pairs)
+            for kind in self.kind.split("+")
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Parameters for a recorder."""
@@ -85,14 +91,21 @@ class Config:
         """
         kind, loss, horizon, factors, years, *more = name.split(".")
         gap = next((int(each.split("_")[0]) for each in more if each.endswith("_old")), 0)
-        return cls(kind, loss, int(horizon), factors, int(years), gap, "folds" in more)
+        blend = next((each for each in more if "~" in each), "")
+        return cls(kind, loss, int(horizon), factors, int(years), gap, "folds" in more, blend)
+
+
+def _loss(kind: str, loss: str) -> str:
+    if kind != "lightgbm":
+        return loss
+    return "neutral" if loss.startswith("neutral") else "ic"
 
 
 def score(bench: Bench, config: Config, seed: int) -> pd.DataFrame:
     """Give scores (day x code) of the days that select and of the test year, trained where they are not there."""
     file = bench.folder / "scores" / config.name / f"{bench.year.year}_{seed}.parquet"
     if not file.exists():
-        made = _mean(bench, config, seed) if len(config.members) > 1 else _trained(bench, config, seed)
+        made = _mean(bench, config, seed) if config.members != [config] else _trained(bench, config, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         made.astype(np.float32).to_parquet(part)

@@ -53,6 +53,7 @@ STEPS = (
     _one("factors", *SEEN),
     Step(("loss", "factors"), tuple(product(LEARNT, SEEN[:2]))),  # neither alone says what both together do
     _one("kind", "mlp", "lightgbm", "master", "mlp+lightgbm", "mlp+lightgbm+master", seeds=(0,)),
+    _one("blend", "", "by_score~alpha158", "neutral~alpha158", "neutral~daily", "by_score~daily"),
     _one("years", 2, 3),
 )
 

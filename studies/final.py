@@ -94,6 +94,7 @@ def changed(frozen: Config, way: str) -> dict[str, Way]:
         "horizon": (1, 5, 10, 20),
         "factors": ("alpha158", "daily", "daily_alone", "survivors"),
         "kind": ("mlp", "lightgbm", "master", "mlp+lightgbm", "mlp+lightgbm+master"),
+        "blend": ("",),
         "years": (2, 3),
         "gap": (1, 2),
     }

@@ -24,6 +24,11 @@ def test_names_and_members_of_configurations():
     assert [each.name for each in dataclasses.replace(config, gap=0, folds=False).members] == [
         "mlp.by_score.5.daily.2", "lightgbm.ic.5.daily.2",  # trees know no such weights
     ]  # fmt: skip
+    blend = Config("lightgbm", "by_score", blend="neutral~daily")
+    assert Config.read(blend.name) == blend
+    assert [each.name for each in blend.members] == ["lightgbm.ic.10.alpha158.3", "lightgbm.neutral.10.daily.3"]
+    assert Config(blend="ic~alpha158").members == [Config()]  # with itself: as without
+    assert Config("lightgbm", "by_score").members == [Config("lightgbm")]
     neutral = Config("mlp+lightgbm", "neutral_by_score").members
     assert [each.loss for each in neutral] == ["neutral_by_score", "neutral"] and Config().members == [Config()]
 
