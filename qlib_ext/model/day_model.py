@@ -24,7 +24,7 @@ from qlib_ext.features import ALPHA158_NAMES
 from qlib_ext.losses import DayLoss
 from qlib_ext.model.folds import curves_frame, refuse_fitted, warn_if_thin
 from qlib_ext.model.scores import Grid, asked_rows, check_features, first_difference, heads_frame, score_series
-from qlib_ext.nets import MASTER, MLP, Gate, load_official_master
+from qlib_ext.nets import MASTER, MLP, Columns, Gate, load_official_master
 from qlib_ext.options import (
     argument_lines,
     argument_names,
@@ -57,6 +57,7 @@ OPTIONS_LINE = "        loss, options: see DayLoss and Trainer."  # of a docstri
 LOSS_LINES = (
     "    loss: name of DayLoss's, or one of your own, {class, module_path, kwargs}; None: ic, with the default target",
     "        rank and metric rank_ic.",
+    "    columns: names of the features that the network sees, alpha158: those of Alpha158; None: all of the dataset's.",
 )
 TRAINER_OPTIONS = [name for name in argument_names(Trainer) if name not in ("net", "loss", "step_len")]
 
@@ -74,7 +75,8 @@ class DayModel(Model):
 
     __signature__: inspect.Signature
     needs_window = True
-    learnt_until: pd.Timestamp | None = None  # last training day; recorded models may lack it
+    columns: tuple[str, ...] | None = None  # recorded models may lack it
+    learnt_until: pd.Timestamp | None = None  # last training day; likewise
     seen_until: pd.Timestamp | None = None  # last day of training and validation
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -93,13 +95,14 @@ class DayModel(Model):
             lines = [*LOSS_LINES, *(line for kind in (DayLoss, Trainer) for line in argument_lines(kind, NOT_OPTIONS))]
             cls.__doc__ = str(cls.__doc__).replace(OPTIONS_LINE, "\n".join(f"    {line}".rstrip() for line in lines))
 
-    def __init__(self, *, loss: Any = None, **options: Any) -> None:
+    def __init__(self, *, loss: Any = None, columns: Sequence[str] | str | None = None, **options: Any) -> None:
         own = [name for name in own_options(type(self)) if name not in options]
         refuse_unknown(type(self), options, (*own, *LOSS_OPTIONS, *TRAINER_OPTIONS))
         if loss is None:
             loss, options = LEARNT["loss"], {name: value for name, value in LEARNT.items() if name != "loss"} | options
         self.loss = DayLoss(built("loss", loss), **{k: v for k, v in options.items() if k in LOSS_OPTIONS})
         self.options = {k: built(k, v) for k, v in options.items() if k in TRAINER_OPTIONS}
+        self.columns = _columns(columns)
         Trainer(nn.Identity(), self.loss, **self.options)  # an option that cannot be is an error now, not after loading
         self.trainer: Trainer | None = None
         self.history: History | None = None
@@ -223,9 +226,14 @@ class DayModel(Model):
         step_len = window_of(type(self), step_len)
         with seeded(int(self.options.get("seed", 0))):
             heads = {"heads": len(panel.horizons)} if len(panel.horizons) > 1 else {}
-            net = self.build(len(panel.features), 0 if panel.market is None else panel.market.shape[1], **heads)
+            seen = _places(self.columns, panel.features)
+            d_feat, d_gate = len(seen or panel.features), 0 if panel.market is None else panel.market.shape[1]
+            net = self.build(d_feat, d_gate, **heads)
+            net = net if seen is None else Columns(net, seen)
         self.features = list(panel.features)
         facts = {option: getattr(self, option, None) for option in own_options(type(self)) if option != "loss"}
+        if self.columns is None:  # files of older versions do not name it
+            del facts["columns"]
         if start is not None:
             self._begin_as(start, net, panel, train_rows, valid_rows)
             facts["start"] = _digest(net)
@@ -259,6 +267,10 @@ class DayModel(Model):
         if type(start) is not type(self) or start.trainer is None or start.learnt_until is None:
             raise ValueError(f"start must be a trained {kind} that tells its days; got {type(start).__name__}")
         check_features(start.features, panel, start.market_features)
+        if start.columns != self.columns:
+            raise ValueError(
+                f"start has columns {start.columns}, this model {self.columns}: they see different features"
+            )
         before = panel.days[train[train < valid.min()]]
         end = panel.days[valid].max()
         if not len(before) or start.learnt_until > before.max() or start.seen_until > end:
@@ -355,6 +367,28 @@ def built(option: str, value: Any) -> Any:
     if not callable(instance):
         raise ValueError(f"{option}: {value.get('class')} gives a {type(instance).__name__}, which cannot be called")
     return instance
+
+
+def _columns(columns: Any) -> tuple[str, ...] | None:
+    """Read the option `columns`."""
+    if columns is None:
+        return None
+    names = ALPHA158_NAMES if columns == "alpha158" else columns
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not len(names):
+        raise ValueError(f"columns is {columns!r}; allowed: alpha158, a list of names of features, or null (all)")
+    return tuple(names)
+
+
+def _places(columns: Sequence[str] | None, features: Sequence[str]) -> list[int] | None:
+    """Places of the features that a network sees; None: it sees all."""
+    if columns is None:
+        return None
+    if lacking := [name for name in columns if name not in features]:
+        raise ValueError(
+            f"columns: the dataset lacks {len(lacking)} of {len(columns)} features, the first is {lacking[0]!r}; it "
+            f"has {len(features)}, such as {', '.join(features[:3])}"
+        )
+    return [features.index(name) for name in columns]
 
 
 def own_options(kind: type[DayModel]) -> list[str]:

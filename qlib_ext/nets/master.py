@@ -176,6 +176,39 @@ class Gate(nn.Module):
             return self.proj.out_features * torch.softmax(self.proj(state) / self.beta, dim=-1)
 
 
+class Columns(nn.Module):
+    """A network that sees some of the features.
+
+    Args:
+        net: of this module.
+        columns: places of the features, in the order in which the network has them.
+
+    >>> Columns(MLP(2, [4]), [0, 2])(torch.zeros(2, 5, 3)).shape
+    torch.Size([2, 5])
+    """
+
+    columns: Tensor
+
+    def __init__(self, net: nn.Module, columns: Sequence[int]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("columns", torch.as_tensor(columns))
+
+    @property
+    def needs_window(self) -> bool:
+        """Whether the network looks at more than the day."""
+        return bool(getattr(self.net, "needs_window", True))
+
+    @property
+    def gate(self) -> Any:
+        """The network's gate."""
+        return getattr(self.net, "gate", None)
+
+    def forward(self, x: Tensor, present: Tensor | None = None, market: Tensor | None = None) -> Tensor:
+        """Score as the network does; x (..., F) has all features."""
+        return self.net(x.index_select(-1, self.columns), present, market)
+
+
 class MASTER(nn.Module):
     """Market-guided stock transformer (Li et al., AAAI 2024), every attention masked.
 
