@@ -101,3 +101,11 @@ def test_colours_differ(drawn, count):
     compare_html(compare(frames, draws=100), CONTEXT)
     colours = [line.line.color for line in drawn["rank-ic"].data]
     assert len(set(colours)) == count and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
+
+
+def test_members_without_losses_have_no_learning_chart_but_their_table(drawn):
+    """Members of a walk-forward that are ensembles of kinds themselves: one number each."""
+    frame = pd.DataFrame({"fold": [0, 1], "seed": 0, "epoch": 1, "ic": 0.1, "rank_ic": 0.1})
+    members = pd.DataFrame({"fold": [0, 1], "seed": 0, "metric": "rank_ic", "value": 0.1})
+    page = report_html({"folds/curves.pkl": frame, "folds/members.pkl": members}, CONTEXT)
+    assert "learning" not in drawn and 'id="learning"' in page and "1 / 0" in page

@@ -68,7 +68,7 @@ def test_shuffled_labels_teach_nothing(dataset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["master_liq", "mlp_best", "master_best"])
+@pytest.mark.parametrize("name", ["master_liq", "best", "master_best"])
 def test_the_whole_training_pays(name, dataset):
     if name.endswith("_best"):  # other features, another label
         dataset = init_instance_by_config(config_of(name)["dataset"])

@@ -57,7 +57,7 @@ OPTIONS_LINE = "        loss, options: see DayLoss and Trainer."  # of a docstri
 LOSS_LINES = (
     "    loss: name of DayLoss's, or one of your own, {class, module_path, kwargs}; None: ic, with the default target",
     "        rank and metric rank_ic.",
-    "    columns: names of the features that the network sees, alpha158: those of Alpha158; None: all of the dataset's.",
+    "    columns: names of the features that the network sees, alpha158: those of Alpha158; None: all.",
 )
 TRAINER_OPTIONS = [name for name in argument_names(Trainer) if name not in ("net", "loss", "step_len")]
 

@@ -192,11 +192,13 @@ def ensemble(context: Context, frame: pd.DataFrame, correlations: Frame) -> Cont
 
 
 def learning(context: Context, frame: pd.DataFrame, members: Frame) -> Content | None:
-    """Learning curves of every member."""
+    """Learning curves of every member; one that is an ensemble of kinds has none."""
     if frame.empty:
         return None
-    metric = chosen_metric(context, frame, members)
-    parts: list[Any] = [Chart("learning", figures.learning(frame, metric), sentence("chart.learning"))]
+    parts: list[Any] = []
+    if "train_loss" in frame:
+        metric = chosen_metric(context, frame, members)
+        parts.append(Chart("learning", figures.learning(frame, metric), sentence("chart.learning")))
     if members is not None:
         names = [f"{fold} / {seed}" for fold, seed in zip(members["fold"], members["seed"], strict=True)]
         parts.append(table(members.drop(columns=["fold", "seed"]).set_axis(names), key="members"))
