@@ -4,6 +4,7 @@ Sizes: D days of the panel, N stocks, d days asked for. Every score is (d, N) fl
 stock is not present, and of a day it uses nothing that was not known at that day's close.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +71,7 @@ class LightGBM:
         max_rows: stock-days to learn from, and to stop on, at most; more are sampled.
         seed: of the sampling and of the trees.
         parameters: of LightGBM, over `LIGHTGBM`; those in `PARAMETERS`.
+        columns: places of the features that the trees see; None: all.
 
     Raises: ValueError for numbers out of bounds, or a parameter not in `PARAMETERS`.
     """
@@ -79,6 +81,7 @@ class LightGBM:
     max_rows: int = 500_000
     seed: int = 0
     parameters: dict[str, Any] = field(default_factory=dict)
+    columns: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -92,6 +95,16 @@ class LightGBM:
         """Learn from the days `train`, stop on `valid`, score `rows`; deterministic.
 
         Returns: (d, N) scores, and in words how many trees and stock-days they came from.
+
+        Raises: as `fit`.
+        """
+        booster, told = self.fit(panel, train, valid)
+        return self.predict(booster, panel, rows), told
+
+    def fit(self, panel: DayPanel, train: Rows, valid: Rows) -> tuple[Any, str]:
+        """Learn from the days `train`, stop on `valid`; deterministic.
+
+        Returns: lightgbm's Booster, and in words how many trees and stock-days it came from.
 
         Raises: ImportError without lightgbm; ValueError where train or valid has no labelled stock.
         """
@@ -115,16 +128,23 @@ class LightGBM:
             valid_sets=[judge],
             callbacks=[lgb.early_stopping(self.patience, verbose=False)],
         )
+        return booster, (
+            f"lightgbm: {booster.best_iteration} trees from {learnt} of {labelled} stock-days of train "
+            f"(max_rows {self.max_rows}, seed {self.seed}), stopped on {judged} of valid"
+        )
+
+    def predict(self, booster: Any, panel: DayPanel, rows: Rows) -> Grid:
+        """Score days by what `fit` learnt, (d, N)."""
         score = np.full((len(rows), len(panel.stocks)), np.nan)
         for start in range(0, len(rows), BLOCK):
             at = torch.as_tensor(rows[start : start + BLOCK])
             day, stock = panel.present[at].nonzero(as_tuple=True)
             if len(day):
-                score[start + day.numpy(), stock.numpy()] = booster.predict(panel.x[at[day], stock].numpy())
-        return score, (
-            f"lightgbm: {booster.best_iteration} trees from {learnt} of {labelled} stock-days of train "
-            f"(max_rows {self.max_rows}, seed {self.seed}), stopped on {judged} of valid"
-        )
+                score[start + day.numpy(), stock.numpy()] = booster.predict(self._seen(panel.x[at[day], stock]))
+        return score
+
+    def _seen(self, x: torch.Tensor) -> npt.NDArray[np.float32]:
+        return (x if self.columns is None else x[:, list(self.columns)]).numpy()
 
     def _samples(
         self, panel: DayPanel, rows: Rows, name: str, rng: np.random.Generator
@@ -139,5 +159,5 @@ class LightGBM:
         if labelled > self.max_rows:
             kept = np.sort(rng.choice(labelled, self.max_rows, replace=False))
             day, stock = day[kept], stock[kept]
-        x = panel.x[torch.as_tensor(np.asarray(rows)[day]), torch.as_tensor(stock)].numpy()
+        x = self._seen(panel.x[torch.as_tensor(np.asarray(rows)[day]), torch.as_tensor(stock)])
         return (x, rank[day, stock].astype(np.float32)), labelled

@@ -6,12 +6,14 @@ from qlib_ext.model.folds import FEW_DAYS, FEW_STOCKS, fitted_processors, fold_d
 from qlib_ext.model.mixed import ModelEnsemble
 from qlib_ext.model.samples import PanelSamples
 from qlib_ext.model.scores import blended, combined, neutral_to, past_scores
+from qlib_ext.model.trees import LightGBMModel
 
 __all__ = [
     "DayModel",
     "FEW_DAYS",
     "FEW_STOCKS",
     "FoldEnsemble",
+    "LightGBMModel",
     "MASTERModel",
     "MLPModel",
     "ModelEnsemble",

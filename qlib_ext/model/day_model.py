@@ -102,7 +102,7 @@ class DayModel(Model):
             loss, options = LEARNT["loss"], {name: value for name, value in LEARNT.items() if name != "loss"} | options
         self.loss = DayLoss(built("loss", loss), **{k: v for k, v in options.items() if k in LOSS_OPTIONS})
         self.options = {k: built(k, v) for k, v in options.items() if k in TRAINER_OPTIONS}
-        self.columns = _columns(columns)
+        self.columns = columns_of(columns)
         Trainer(nn.Identity(), self.loss, **self.options)  # an option that cannot be is an error now, not after loading
         self.trainer: Trainer | None = None
         self.history: History | None = None
@@ -226,7 +226,7 @@ class DayModel(Model):
         step_len = window_of(type(self), step_len)
         with seeded(int(self.options.get("seed", 0))):
             heads = {"heads": len(panel.horizons)} if len(panel.horizons) > 1 else {}
-            seen = _places(self.columns, panel.features)
+            seen = places_of(self.columns, panel.features)
             d_feat, d_gate = len(seen or panel.features), 0 if panel.market is None else panel.market.shape[1]
             net = self.build(d_feat, d_gate, **heads)
             net = net if seen is None else Columns(net, seen)
@@ -369,7 +369,7 @@ def built(option: str, value: Any) -> Any:
     return instance
 
 
-def _columns(columns: Any) -> tuple[str, ...] | None:
+def columns_of(columns: Any) -> tuple[str, ...] | None:
     """Read the option `columns`."""
     if columns is None:
         return None
@@ -379,7 +379,7 @@ def _columns(columns: Any) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _places(columns: Sequence[str] | None, features: Sequence[str]) -> list[int] | None:
+def places_of(columns: Sequence[str] | None, features: Sequence[str]) -> list[int] | None:
     """Places of the features that a network sees; None: it sees all."""
     if columns is None:
         return None

@@ -101,7 +101,8 @@ def neutral_to(model: Any) -> tuple[str, ...]:
     if members := getattr(model, "models", None):
         names = {neutral_to(member) for member in members}
         return names.pop() if len(names) == 1 else ()
-    return getattr(getattr(getattr(model, "trainer", None), "loss", None), "neutral", ())
+    loss = getattr(getattr(model, "trainer", None), "loss", model)  # LightGBMModel says so itself
+    return tuple(getattr(loss, "neutral", ()))
 
 
 def off_exposures(panel: DayPanel, rows: Rows, score: Grid, models: Sequence[Any]) -> Grid:
