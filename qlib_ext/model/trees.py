@@ -151,4 +151,5 @@ class LightGBMModel(Model):
     def score_rows(self, panel: DayPanel, rows: Rows) -> Grid:
         """Score days of a panel of the same features: (len(rows), N), NaN where a stock is not present."""
         check_features(self.features, panel)
-        return off_exposures(panel, rows, self.trees.predict(self.booster, panel, rows), [self])
+        score = self.trees.predict(self.booster, panel, rows).astype(np.float32)
+        return off_exposures(panel, rows, score, [self])
