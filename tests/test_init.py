@@ -98,7 +98,7 @@ def test_what_is_left_out_is_told(base):
     (line,) = [line for line in describe(replace(found, segments=late)).splitlines() if line.startswith("Left out")]
     assert "12.0 years: at most 6 years, half of them to learn from: three were measured" in line
     large = replace(found, segments=late, universe=Universe("all", 5000, 0, 4700.0))
-    assert "12.0 years: at most 4 million stock days, for memory and time; three years" in describe(large)
+    assert "12.0 years: at most 6 million stock days, for memory and time; three years" in describe(large)
 
 
 def test_the_choice_of_the_universe():
