@@ -82,7 +82,7 @@ def test_split_by_hand():
     assert split_days(0, 999, stocks=300) == {"train": (60, 512), "valid": (524, 674), "test": (686, 988)}
     # 6 years of 243 days at most; 4,000,000 / 5,000 = 800 days at most, 1,500,000 / 5,000 = 300 of MASTER
     assert split_days(0, 9999, stocks=300)["train"][0] == 9988 - 1458 + 1
-    assert split_days(0, 9999, stocks=5000)["train"][0] == 9988 - 800 + 1
+    assert split_days(0, 9999, stocks=5000)["train"][0] == 9988 - 1200 + 1
     assert split_days(0, 9999, stocks=5000, model="master")["train"][0] == 9988 - 300 + 1
     for model in ("mlp", "master"):  # the fewest days: no part is empty
         parts = split_days(0, 149, stocks=300, model=model).values()
