@@ -1,9 +1,12 @@
 """The account beside the mean stock: by hand, by a slow oracle, and what the backtest's record logs of it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import test_data
+import torch
 from qlib.data import D
 from test_backtest import EXCHANGE, Run, configuration, market  # noqa: F401
 
@@ -70,6 +73,17 @@ def test_the_mean_stock_is_that_of_the_panel(market):  # noqa: F811
                 steps.append(now / close.loc[eve, code] - 1)
         expected.append(np.mean(steps))
     np.testing.assert_allclose(mean_stock(market[2], days), expected, rtol=1e-5, atol=1e-9)  # prices are float32
+
+
+def test_an_index_in_the_universe_is_no_stock(market):  # noqa: F811
+    """As in the community's all.txt: a panel has its column, in which nothing is ever present."""
+    test_data.start_qlib(market[0], market[1])
+    panel, days = market[2].panel, pd.DatetimeIndex(market[2].panel.days[10:30])
+    stocks = np.array([*panel.stocks, "SH000300"], dtype=object)
+    column = torch.zeros(len(panel.days), 1, dtype=torch.bool)
+    codes = SimpleNamespace(days=panel.days, stocks=stocks, present=torch.cat([panel.present, column], dim=1))
+    found = mean_stock(SimpleNamespace(panel=codes, spells=market[2].spells), days)
+    pd.testing.assert_series_equal(found, mean_stock(market[2], days))
 
 
 def test_every_impact_is_a_backtest_of_its_own(market):  # noqa: F811

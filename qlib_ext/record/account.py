@@ -14,6 +14,7 @@ from qlib_ext.options import is_number
 from qlib_ext.provider import listed_days, read_traded
 from qlib_ext.record.facts import market_year
 from qlib_ext.record.tables import as_text
+from qlib_ext.rules import is_index
 
 logger = get_module_logger("qlib_ext.backtest")
 LEAD = 20  # trading days before the first: for the last close before a suspension
@@ -29,13 +30,15 @@ def mean_stocks(dataset: DayDatasetH, days: pd.DatetimeIndex) -> tuple[pd.Series
 
     The universe of a close is the panel's of that day, on a day that the panel lacks that of the last one before.
     """
-    panel, codes = dataset.panel, [str(code) for code in dataset.panel.stocks]
+    panel = dataset.panel
+    stocks = np.array([not is_index(str(code)) for code in panel.stocks])  # indices of the universe are never present
+    codes = [str(code) for code in panel.stocks[stocks]]
     raw = read_traded(codes, ["$close", "$factor", "$high", "$low"], days[0], days[-1], lead=LEAD)
     close = raw["$close"]
     row = np.searchsorted(panel.days, close.index.to_numpy(), side="right") - 1
     age = listed_days(codes, pd.DatetimeIndex(close.index))
     locked = locked_up(close, raw["$factor"], age, st=dataset.spells, high=raw["$high"], low=raw["$low"])
-    every = close.notna() & panel.present.numpy()[row.clip(min=0)]
+    every = close.notna() & panel.present.numpy()[row.clip(min=0)][:, stocks]
     last = len(days) + 1
     buyable, of_all = (
         mean_stock_returns(close.tail(last), held.tail(last)).reindex(days) for held in (every & ~locked, every)

@@ -86,7 +86,9 @@ def describe(survey: Survey) -> str:
     ]
     lines += _left_out(survey)
     size = whole * FEATURES * 4 / 1e9
-    lines.append(f"Size       {whole:,.0f} stock days, {size:.1f} GB of features; while they load {1.2 * size + 1.0:.1f} GB")
+    lines.append(
+        f"Size       {whole:,.0f} stock days, {size:.1f} GB of features; while they load {1.2 * size + 1.0:.1f} GB"
+    )
     lines.append(
         f"Capacity   {survey.names} names of median liquidity, {survey.liquidity / 1e6:,.0f} million yuan a day, take "
         f"{CAPITAL / 1e6:.0f} million at {PARTICIPATION:.0%}; the judge's top_n is {survey.top_n}, so that none needs "
