@@ -1,5 +1,6 @@
 """What is tried: a configuration of scores, how it is trained, and the ways to trade what comes out."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -107,7 +108,7 @@ def score(bench: Bench, config: Config, seed: int) -> pd.DataFrame:
     if not file.exists():
         made = _mean(bench, config, seed) if config.members != [config] else _trained(bench, config, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
+        part = file.with_suffix(f".{os.getpid()}.part")
         made.astype(np.float32).to_parquet(part)
         part.replace(file)
     return pd.read_parquet(file)
@@ -131,6 +132,7 @@ def _trained(bench: Bench, config: Config, seed: int) -> pd.DataFrame:
     panel = bench.panel(config.factors, config.years, config.gap)
     if config.horizon != HORIZON:
         panel = replace(panel, label=bench.returns(panel, config.horizon))
+    panel = replace(panel, label=bench.known(panel, config.horizon))
     if not config.folds:
         rows = bench.rows(panel, config.horizon + 1, config.gap)
         return pd.DataFrame(_fitted(config, seed, panel, **rows), panel.days[rows["scored"]], panel.stocks)

@@ -15,7 +15,6 @@ from studies.run import Cell, Study, read, run
 
 FIRST, CHAIN = 2013, range(2015, 2022)  # years to start on; years whose configuration is chosen by those before
 SEEDS = (0, 1)  # of what is looked at on the way
-FAST = (0,)  # where trees are among it
 LATE = 2  # days at a year's end whose account is known only in the next
 
 
@@ -41,7 +40,11 @@ class Step:
     def options(self, config: Config) -> list[Config]:
         """List the configurations that are compared; the one in force is among them."""
         made = [replace(config, **dict(zip(self.fields, values, strict=True))) for values in self.values]
-        return [*dict.fromkeys([*made, config])]
+        own, seen = [], []
+        for option in [*made, config]:  # trees know two losses, a blend with itself is none
+            if option.members not in seen:
+                own, seen = [*own, option], [*seen, option.members]
+        return own
 
 
 def _one(field: str, *values: Any, seeds: tuple[int, ...] = SEEDS) -> Step:
@@ -54,9 +57,9 @@ STEPS = (
     _one("loss", "mse", "ic", "wpcc", "liq_wpcc", "by_score", "neutral"),
     _one("factors", *SEEN),
     Step(("loss", "factors"), tuple(product(LEARNT, SEEN[:2]))),  # neither alone says what both together do
-    _one("kind", "mlp", "lightgbm", "mlp+lightgbm", seeds=FAST),  # MASTER, six times as dear, in the end: final.changed
-    Step(("loss", "factors"), tuple(product(("by_score", "neutral_by_score"), SEEN[:2])), FAST),  # of that kind
-    _one("blend", "", "by_score~alpha158", "by_score~daily", "neutral~alpha158", "neutral~daily", seeds=FAST),
+    _one("kind", "mlp", "lightgbm", "mlp+lightgbm"),  # MASTER, six times as dear, in the end: final.changed
+    Step(("loss", "factors"), tuple(product(("by_score", "neutral_by_score"), SEEN[:2]))),  # of that kind
+    _one("blend", "", "by_score~alpha158", "by_score~daily", "neutral~alpha158", "neutral~daily"),
 )
 
 
@@ -115,11 +118,11 @@ def chain(
                 Decision(year, step.name, {option.name: value for option, value in seen.items()}, current[year].name)
             )
     last = {config: max(year for year in years if current[year] == config) for config in current.values()}
-    run(study, [cell for way in WAYS for config in last for cell in _cells([config], last[config], FAST, way)])
+    run(study, [cell for way in WAYS for config in last for cell in _cells([config], last[config], SEEDS, way)])
     out = {}
     for year in years:
         seen = {
-            way: sharpe(known(frame, year) for frame in read(study, current[year], range(FIRST, year), FAST, way))
+            way: sharpe(known(frame, year) for frame in read(study, current[year], range(FIRST, year), SEEDS, way))
             for way in WAYS
         }
         way = max(seen, key=seen.__getitem__)

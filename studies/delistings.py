@@ -6,7 +6,6 @@ price. Its scores are those of the real stock; in "bought", the pessimist's kind
 percentile while it falls, as a score that likes reversals would have them.
 """
 
-import zlib
 from copy import copy
 
 import numpy as np
@@ -27,13 +26,14 @@ def delisted(year: Year, score: Grid, market: str) -> tuple[Year, Grid]:
     """
     kind, _, draw = market.partition(", ")
     rate, bought = KINDS[kind.split()[0]], kind.endswith("bought")
-    rng = np.random.default_rng([zlib.crc32(kind.split()[0].encode()), year.year, int(draw)])
+    rng = np.random.default_rng(
+        [year.year, int(draw)]
+    )  # the more frequent kinds have the stocks of the rarer, and more
     made, step, score = copy(year), year.step.copy(), score.copy()
     grids = {name: year.market[name].copy() for name in ("buyable", "sellable", "universe")}
     most = np.nanquantile(score[year.first :], 0.95, axis=1)
     gone = np.zeros(grids["universe"].shape, dtype=bool)
-    for stock in _weak(year, rate, rng):
-        day = int(rng.integers(year.first, len(year.days) - DAYS))
+    for stock, day in _victims(year, rate, rng):
         step[day : day + DAYS, stock] = FALL ** (1 / DAYS) - 1.0
         step[day + DAYS :, stock] = np.nan
         grids["sellable"][day : day + LOCKED, stock] = False
@@ -44,13 +44,15 @@ def delisted(year: Year, score: Grid, market: str) -> tuple[Year, Grid]:
             score[day : day + DAYS, stock] = most[day - year.first :][:DAYS]
         score[day + DAYS :, stock] = np.nan
     made.market = year.market | grids | {"delisted": gone, "step_return": step[: len(year.days)]}
-    made.step = step
+    made.step, made.exposures = step, year.exposures  # as they were: nobody knows of it
     return made, score
 
 
-def _weak(year: Year, rate: float, rng: np.random.Generator) -> Grid:
-    """Draw stocks of the weak tenth; as many as a share `rate` of the first day's universe, in the mean."""
+def _victims(year: Year, rate: float, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Draw stocks of the weak tenth, and the day on which each begins to fall; a share `rate` of the first day's."""
     inside = np.flatnonzero(year.market["universe"][year.first])
     past = np.nan_to_num(year.step[year.first - BEFORE : year.first, inside])
     weak = inside[np.argsort(np.log1p(past).sum(axis=0), kind="stable")[: int(WEAK * len(inside))]]
-    return rng.choice(weak, size=min(rng.poisson(rate * len(inside)), len(weak)), replace=False)
+    order = rng.permutation(weak)
+    days = rng.integers(year.first, len(year.days) - DAYS, size=len(order))
+    return list(zip(order, days, strict=True))[: max(1, round(rate * len(inside)))]

@@ -12,7 +12,7 @@ from studies.run import ALL, Cell, Study, day, run
 
 EVERY_SEED = (*range(MEMBERS), ALL)
 IMPACTS, CAPITALS = (1 / 3, 2 / 3, 1.0), (50e6, 150e6, 500e6)  # b; yuan
-DRAWS = 5  # of synthetic delistings
+DRAWS = 10  # of synthetic delistings
 LATER = 2022  # seen in earlier work: run once, when all is frozen
 Way = tuple[Config, str]
 
@@ -99,12 +99,20 @@ def changed(frozen: Config, way: str) -> dict[str, Way]:
         "gap": (1, 2),
     }
     made = {
-        f"{field}: {value}": (replace(frozen, **{field: value}), way)
-        for field, values in options.items()
-        for value in values
-        if value != getattr(frozen, field)
+        f"{field}: {value}": replace(frozen, **{field: value}) for field, values in options.items() for value in values
     }
-    return made | {f"way: {other}": (frozen, other) for other in WAYS if other != way}
+    ways = {f"way: {other}": (frozen, other) for other in WAYS if other != way}
+    return {name: (config, way) for name, config in different(made, frozen).items()} | ways
+
+
+def different(options: Mapping[str, Config], base: Config) -> dict[str, Config]:
+    """Leave out what is the base, or another option, under another name: trees know two losses."""
+    seen, kept = [base.members], {}
+    for name, config in options.items():
+        if config.members not in seen:
+            seen.append(config.members)
+            kept[name] = config
+    return kept
 
 
 def _deck(frozen: Config, way: str) -> list[Row]:
@@ -112,8 +120,10 @@ def _deck(frozen: Config, way: str) -> list[Row]:
     liq = Config(loss="liq_wpcc", horizon=1)
     pairs = {
         "LIQ-WPCC, next day, hv-blocked folds of two years": (replace(liq, years=1, folds=True), "judge"),
+        "LIQ-WPCC, next day, walk-forward, two years before": (replace(liq, years=2), "judge"),
         "LIQ-WPCC, next day, walk-forward": (liq, "judge"),
         "frozen, hv-blocked folds of two years": (replace(frozen, years=1, folds=True), way),
+        "frozen, walk-forward, two years before": (replace(frozen, years=2), way),
         "frozen, walk-forward": (frozen, way),
     }
     return [Row(name, dict.fromkeys(CHAIN, pair), SEEDS) for name, pair in pairs.items()]
@@ -140,16 +150,17 @@ def confirm(study: Study, chosen: Mapping[int, Way]) -> list[Row]:
 
 
 def trials(study: Study) -> list[Row]:
-    """Every configuration and way that was looked at, on the years that it was run for."""
+    """Every configuration and way that was looked at by walk-forward, on the years and seeds that it was run for."""
     found = []
     for folder in sorted((study.folder / "accounts").iterdir()):
+        config = Config.read(folder.name)
         for way in sorted(path.name for path in folder.iterdir() if "=" not in path.name):
-            config = Config.read(folder.name)
-            years = [
-                year
-                for year in range(FIRST, CHAIN[-1] + 1)
-                if all(Cell(config, year, s, way).done(study.folder) for s in SEEDS)
-            ]
+            done = {
+                seed: [year for year in range(FIRST, CHAIN[-1] + 1) if Cell(config, year, seed, way).done(study.folder)]
+                for seed in SEEDS
+            }
+            years = done[SEEDS[0]]
             if years and not config.folds:
-                found.append(Row(f"{config.name}, {way}", dict.fromkeys(years, (config, way)), SEEDS))
+                seeds = tuple(seed for seed in SEEDS if done[seed] == years)
+                found.append(Row(f"{config.name}, {way}", dict.fromkeys(years, (config, way)), seeds))
     return found

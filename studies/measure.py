@@ -1,5 +1,7 @@
 """Measure a cell: its scores by day, and an account that trades them."""
 
+import os
+
 import numpy as np
 import pandas as pd
 
@@ -28,7 +30,7 @@ def measure(bench: Bench, cell: Cell) -> None:
         file = cell.file(bench.folder, what)
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
+            part = file.with_suffix(f".{os.getpid()}.part")
             measured(bench.year, made, cell).to_parquet(part)
             part.replace(file)
 

@@ -20,11 +20,14 @@ Made = Mapping[int, tuple[Config, str, list[Decision]]]
 
 
 def write_all_trials(study: Study) -> pd.DataFrame:
-    """Keep every configuration and way that was looked at in FOLDER/trials.parquet."""
+    """Keep every configuration and way that was looked at in FOLDER/trials.parquet, by its excess over all stocks.
+
+    Over the buyable ones a score without skill has an excess too: "no skill" would not be a Sharpe ratio of 0.
+    """
     rows = []
     for row in trials(study):
         config, way = next(iter(row.by_year.values()))
-        excess = mean_days(row.frames(study))["excess"].dropna()
+        excess = mean_days(row.frames(study))["over_all"].dropna()
         rows.append(trial_row(row.name, {**config.to_dict(), "way": way}, excess))
     write_trials(study.folder / "trials.parquet", rows)
     return read_trials(study.folder / "trials.parquet")

@@ -4,6 +4,7 @@ FOLDER/scores/CONFIG/YEAR_SEED.parquet: scores of the days that select and of th
 FOLDER/days/CONFIG/YEAR_SEED.parquet: numbers by test day; FOLDER/accounts/CONFIG/WAY/YEAR_SEED.parquet: an account's.
 """
 
+import logging
 import os
 import threading
 import time
@@ -16,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import qlib
+import torch
 
 from qlib_ext.portfolio import CAPITAL
 from studies.cells import TRADED, Config
+from studies.scores import DAILY, Bench
+from studies.years import Features
 
 ALL = -1  # in place of a seed: the mean score of all
 
@@ -75,13 +80,18 @@ class Cell:
 def run(study: Study, cells: Iterable[Cell]) -> None:
     """Run the cells that are not there, those of a year together; a line each."""
     todo = [cell for cell in dict.fromkeys(cells) if not cell.done(study.folder)]
-    groups = [
-        [cell for cell in todo if (cell.year, cell.seed) == key] for key in sorted({(c.year, c.seed) for c in todo})
-    ]
+    for part in ([cell for cell in todo if cell.seed != ALL], [cell for cell in todo if cell.seed == ALL]):
+        _run_part(study, part)  # a mean of seeds finds them there
+
+
+def _run_part(study: Study, todo: list[Cell]) -> None:
+    keys = sorted({(cell.year, cell.seed) for cell in todo})
+    groups = [[cell for cell in todo if (cell.year, cell.seed) == key] for key in keys]
     if not groups:
         return
     if not study.jobs:
         raise FileNotFoundError(f"{len(todo)} cells were not run, such as {todo[0]}: leave --tables out")
+    _prepare(study, {cell.year - back for cell in todo for back in range(cell.config.years + cell.config.gap + 1)})
     start = time.perf_counter()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits whatever runs beside
     with ProcessPoolExecutor(study.jobs, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
@@ -89,6 +99,21 @@ def run(study: Study, cells: Iterable[Cell]) -> None:
         for count, made in enumerate(as_completed(running), 1):
             left = (time.perf_counter() - start) / count * (len(groups) - count)
             print(f"{count} of {len(groups)}, {left / 60:.0f} min left: {made.result()}", flush=True)
+
+
+def _prepare(study: Study, years: set[int]) -> None:
+    """Make the factors of years that are not there, one after the other: the cells then read them."""
+    lacks = [year for year in sorted(years) if not (study.folder / "features" / f"{DAILY[0]}_{year}.npz").exists()]
+    if lacks:
+        with ProcessPoolExecutor(1, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+            pool.submit(_make_factors, study, lacks).result()
+
+
+def _make_factors(study: Study, years: list[int]) -> None:
+    _start(study)
+    files = Features(study.folder / "features", study.universe, DAILY[0], **DAILY[1])
+    for year in years:
+        files.panel(year, year)
 
 
 def _end_with(parent: int) -> None:
@@ -113,17 +138,14 @@ def _run(study: Study, cells: list[Cell]) -> str:
     return f"{cells[0].year}, seed {cells[0].seed}: {', '.join(told)}"
 
 
-@lru_cache(maxsize=1)
-def _bench(study: Study, year: int):  # noqa: ANN202
-    import logging
-
-    import qlib
-    import torch
-
-    from studies.scores import Bench
-
+def _start(study: Study) -> None:
     torch.set_num_threads(1)
     qlib.init(provider_uri=study.provider_uri, region="cn", logging_level=logging.WARNING, kernels=1)
+
+
+@lru_cache(maxsize=1)
+def _bench(study: Study, year: int) -> Bench:
+    _start(study)
     return Bench(study.folder, study.universe, year, study.last)
 
 

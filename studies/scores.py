@@ -79,7 +79,7 @@ class Bench:
     """
 
     def __init__(self, folder: Path, universe: str, year: int, last: pd.Timestamp) -> None:
-        self.folder, self.universe, self.panels = folder, universe, {}
+        self.folder, self.universe, self.last, self.panels = folder, universe, last, {}
         every = pd.DatetimeIndex(calendar())
         test, before = days_of(year, 1)
         most = int(every.searchsorted(last, side="right")) - 3  # the step after a signal ends two days after it
@@ -118,6 +118,13 @@ class Bench:
         left[:-days] = traded[days:]
         label = np.where(traded & left, forward(panel.step_return.numpy(), days), np.nan)
         return torch.from_numpy(label.astype(np.float32))
+
+    def known(self, panel: DayPanel, days: int) -> torch.Tensor:
+        """Label (D, N) of so many days, NaN where it ends after the last day that counts."""
+        every = pd.DatetimeIndex(calendar())
+        end = every[np.minimum(every.searchsorted(panel.days) + days + 1, len(every) - 1)]
+        late = torch.from_numpy(np.asarray(end > self.last))
+        return torch.where(late[:, None], torch.nan, panel.label)
 
     def frame(self, score: npt.NDArray[Any], panel: DayPanel | None = None) -> pd.DataFrame:
         """Name scores (days, N) of a panel's last days; of the year's where none is given."""

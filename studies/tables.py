@@ -168,7 +168,7 @@ def deck_table(study: Study, rows: Iterable[Row]) -> str:
 
 
 def delisted_table(study: Study, base: Row, rows: Iterable[Row]) -> str:
-    """Tell what synthetic delistings change, % a year: mean of the draws (their deviation)."""
+    """Tell what synthetic delistings change, % a year: mean of the draws, its error."""
     columns = ["over_all", "excess", "net"]
     real, found = base.frames(study)[0][columns].mean(), {}
     for row in rows:
@@ -176,8 +176,8 @@ def delisted_table(study: Study, base: Row, rows: Iterable[Row]) -> str:
         found.setdefault(row.name.split("|")[0], []).append(gap.to_numpy())
     lines = []
     for kind, gaps in found.items():
-        mean, spread = np.mean(gaps, axis=0), np.std(gaps, axis=0, ddof=1)
-        lines.append([kind, str(len(gaps)), *(f"{a:+.2f} ({b:.2f})" for a, b in zip(mean, spread, strict=True))])
+        mean, sure = np.mean(gaps, axis=0), np.std(gaps, axis=0, ddof=1) / np.sqrt(len(gaps))
+        lines.append([kind, str(len(gaps)), *(f"{a:+.2f} ± {b:.2f}" for a, b in zip(mean, sure, strict=True))])
     return table(["delisted a year", "draws", "over all", "over buyable", "account itself"], lines)
 
 
@@ -199,14 +199,14 @@ def value_of(decision: Decision, name: str) -> str:
 
 
 def deflated_table(study: Study, rows: Iterable[Row], trials: pd.DataFrame) -> str:
-    """Sharpe ratios over the mean buyable stock, as in the file of trials, after all trials."""
+    """Sharpe ratios over the mean of all stocks, as in the file of trials, after all trials."""
     shown = {"trials": 0, "correlation": 2, "independent": 1, "deviation": 2, "highest": 2, "probability": 4}
     lines = []
     for row in rows:
-        told: Mapping[str, Any] = deflated_sharpe(mean_days(row.frames(study))["excess"].dropna(), trials, year=YEAR)
+        told: Mapping[str, Any] = deflated_sharpe(mean_days(row.frames(study))["over_all"].dropna(), trials, year=YEAR)
         ratio = f"{told['sharpe']:.2f} ± {told['sharpe_error']:.2f}"
         lines.append([row.name, ratio, *(f"{told[name]:.{digits}f}" for name, digits in shown.items())])
-    return table(["", "Sharpe, over buyable", *shown], lines)
+    return table(["", "Sharpe, over all", *shown], lines)
 
 
 def index_steps(study: Study, days: pd.DatetimeIndex) -> pd.DataFrame:

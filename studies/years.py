@@ -1,6 +1,8 @@
 """Walk-forward by years on real data, shared by comparisons: days, models' features, what trades meet, an account."""
 
 import argparse
+import json
+import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from qlib.config import C
 from qlib.data import D
 
 from qlib_ext.data import DayDatasetH, PanelExposures
@@ -75,6 +78,7 @@ class Features:
 
     def __init__(self, folder: Path, universe: str, handler: str, **options: Any) -> None:
         self.folder, self.universe, self.handler, self.options = folder, universe, handler, options
+        self._check_source()
         self.days = pd.DatetimeIndex(calendar())
         codes = D.list_instruments(D.instruments(universe), as_list=True)
         self.stocks = np.array(sorted(code for code in codes if not is_index(code)), dtype=object)
@@ -88,6 +92,18 @@ class Features:
         x = torch.from_numpy(self._file(len(names), "c")[days[0] : days[-1] + 1])[..., features]
         named: dict[str, Any] = {"days": self.days[days].to_numpy(), "stocks": self.stocks}
         return DayPanel(**named, features=names[features], x=x, **grids, source=PanelExposures())
+
+    def _check_source(self) -> None:
+        """Write what the files are made of, or compare: ValueError where they are of another market."""
+        own = {"provider": str(C.dpm.get_data_uri()), "universe": self.universe, "options": self.options}
+        file = self.folder / f"{self.handler}.json"
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(own), "utf-8")
+        elif json.loads(file.read_text("utf-8")) != own:
+            raise ValueError(
+                f"{file} tells of {file.read_text('utf-8')}; asked is {json.dumps(own)}: take another folder"
+            )
 
     def _part(self, year: int) -> Any:
         """Load a year's grids and names; make the year where it is not there."""
@@ -106,7 +122,9 @@ class Features:
                 own = getattr(made, name).numpy()
                 grids[name] = np.full((len(days), len(self.stocks)), False if own.dtype == bool else np.nan, own.dtype)
                 grids[name][np.ix_(row - row[0], column)] = own
-            np.savez(kept, features=np.array(made.features), **grids)
+            part = kept.with_name(f"{kept.stem}.{os.getpid()}.npz")  # whole, or not there
+            np.savez(part, features=np.array(made.features), **grids)
+            part.replace(kept)
         return np.load(kept)
 
     def _file(self, features: int, mode: str) -> npt.NDArray[np.float32]:

@@ -109,6 +109,23 @@ def test_rows_of_the_end_cover_what_the_page_says():
     assert len(set(files)) == len(files)
 
 
+def test_what_is_the_same_under_two_names_is_run_once():
+    trees = Config("lightgbm", "by_score")
+    assert set(final.different({"a": Config("lightgbm", "mse"), "b": Config("lightgbm", "neutral")}, trees)) == {"b"}
+    step = decisions.Step(("blend",), (("",), ("by_score~alpha158",), ("neutral~alpha158",)))
+    assert [each.blend for each in step.options(trees)] == ["", "neutral~alpha158"]
+    assert decisions.Step(("loss",), (("ic",), ("mse",))).options(Config(loss="wpcc"))[-1].loss == "wpcc"  # in force
+
+
+def test_trials_are_all_that_was_looked_at(study):
+    cells = [Cell(Config(), year, seed) for year in (2013, 2014) for seed in (0, 1)]
+    decisions.run(study.study, [*cells, Cell(Config("lightgbm"), 2013, 0), Cell(Config(folds=True), 2015, 0)])
+    found = {row.name: row for row in final.trials(study.study)}
+    assert set(found) == {"mlp.ic.10.alpha158.3, cost_aware", "lightgbm.ic.10.alpha158.3, cost_aware"}
+    assert [found[name].seeds for name in sorted(found)] == [(0,), (0, 1)]
+    assert all(row.there(study.study) for row in found.values())
+
+
 def test_a_study_without_jobs_runs_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="1 cells were not run.*--tables"):
         run(Study(tmp_path, "nowhere", "all", pd.Timestamp("2021-12-31"), 0), [Cell(Config(), 2015, 0)])
@@ -130,7 +147,8 @@ def year():
         "buy_rate": 0.0, "sell_rate": 0.0,
     }  # fmt: skip
     days = pd.bdate_range("2019-09-27", periods=170)
-    return SimpleNamespace(year=2020, first=70, days=days, step=step, market=market)
+    loads = np.zeros((170, 200, 2))
+    return SimpleNamespace(year=2020, first=70, days=days, step=step, market=market, exposures=loads)
 
 
 def test_a_delisted_stock_was_weak_falls_by_seventy_percent_and_is_gone(year):
@@ -152,6 +170,9 @@ def test_a_delisted_stock_was_weak_falls_by_seventy_percent_and_is_gone(year):
     again, _ = delistings.delisted(year, np.zeros((170, 200)), "3%, 1")
     np.testing.assert_array_equal(again.step, made.step)
     assert delistings.delisted(year, np.zeros((170, 200)), "3%, 2")[0].step.tolist() != made.step.tolist()
+    fewer, _ = delistings.delisted(year, np.zeros((170, 200)), "1%, 1")  # of the same stocks
+    rare = fewer.market["delisted"].any(axis=0)
+    assert 0 < rare.sum() < len(gone) == 6 and set(np.flatnonzero(rare)) < set(gone)
 
 
 def test_an_account_loses_what_it_holds_of_a_delisted_stock(year):
@@ -223,8 +244,8 @@ def test_delistings_are_told_less_the_real_account():
     for each in rows:
         each.frames = lambda study, own=each.frames: [f.assign(net=f["over_all"]) for f in own(study)]
     base = SimpleNamespace(frames=lambda study: [f.assign(net=f["over_all"]) for f in frames(0.001)])
-    gap = np.std([-24.2, -48.4], ddof=1)
-    assert f"| 1% | 2 | -36.30 ({gap:.2f}) |" in tables.delisted_table(None, base, rows)
+    error = np.std([-24.2, -48.4], ddof=1) / np.sqrt(2)
+    assert f"| 1% | 2 | -36.30 ± {error:.2f} |" in tables.delisted_table(None, base, rows)
 
 
 def test_decisions_are_listed_best_first():

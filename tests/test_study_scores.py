@@ -170,6 +170,12 @@ def test_features_in_files_are_those_of_one_dataset_and_rows_leave_the_labels_da
         for name in years.GRIDS:
             np.testing.assert_array_equal(getattr(got, name)[:, column], getattr(whole, name), err_msg=name)
     assert files.panel(2020, 2020, slice(3, 7)).features == whole.features[3:7]
+    with pytest.raises(ValueError, match="asked is .*take another folder"):
+        years.Features(tmp_path / "features", "csi300", "FastAlpha158")
+    bench = study.Bench.__new__(study.Bench)
+    bench.last = every[-20]
+    known = bench.known(got, 5).isnan().all(dim=1).numpy()  # the label of a day ends six days later
+    assert known[-25:].all() and not known[:-25][got.present[:-25].any(dim=1).numpy()].any()
     monkeypatch.setattr(study, "VALID", 60)
     bench = study.Bench.__new__(study.Bench)
     bench.year = SimpleNamespace(year=2020)
