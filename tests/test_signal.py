@@ -82,10 +82,10 @@ def test_the_whole_training_pays(name, dataset):
 
 
 @pytest.mark.slow
-def test_the_best_of_any_kind_pays():
+def test_the_best_of_any_kind_pays(dataset):
     """Trees and networks, trained anew each year; the workflow as it is."""
     task = config_of("best")
-    dataset, model = init_instance_by_config(task["dataset"]), init_instance_by_config(task["model"])
+    dataset, model = (init_instance_by_config(task[name]) for name in ("dataset", "model"))
     model.fit(dataset)
     panel, rows = dataset.panel, dataset.rows("test")
     score = model.predict(dataset).unstack().reindex(pd.DatetimeIndex(panel.days[rows]), columns=panel.stocks)
