@@ -3,7 +3,8 @@
     python -m studies FOLDER --provider-uri DIR [--jobs 2]
 
 FOLDER keeps factors (1 GB a year), scores, days, accounts, decisions.json, trials.parquet and mlruns.db; what is there
-is not run again. `--tables` runs nothing and writes the page anew. The provider has days from 2010 to 2022.
+is not run again. `--so-far` prints the tables of what is there, `--tables` writes the page anew; both run nothing. The
+provider has days from 2010 to 2022.
 """
 
 import argparse
@@ -28,11 +29,15 @@ def main() -> None:
     asked.add_argument("--jobs", type=int, default=1, help="cells at once, 4 GB each")
     asked.add_argument("--docs", type=Path, default=Path(__file__).parents[1] / "docs", help="where the page goes")
     asked.add_argument("--tables", action="store_true", help="run nothing, write the page")
+    asked.add_argument("--so-far", action="store_true", help="run nothing, print the tables of what is there")
     wanted = asked.parse_args()
     study = Study(wanted.folder, wanted.provider_uri, wanted.universe, LAST, 0 if wanted.tables else wanted.jobs)
     study.folder.mkdir(parents=True, exist_ok=True)
     manager = recorded.uri(study)
     qlib.init(provider_uri=wanted.provider_uri, region="cn", logging_level=logging.WARNING, exp_manager=manager)
+    if wanted.so_far:
+        print(page.so_far(study))
+        return
     made = decisions.chain(study)
     decisions.write(study.folder / "decisions.json", made)
     for year, (config, way, _) in made.items():

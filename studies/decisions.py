@@ -1,7 +1,7 @@
 """The chain of decisions: what of each step is taken for a year, by the accounts of the years before it alone."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,7 @@ from studies.cells import TRADED, WAYS, Config
 from studies.run import Cell, Study, read, run
 
 FIRST, CHAIN = 2013, range(2015, 2022)  # years to start on; years whose configuration is chosen by those before
+CHOSEN = (*CHAIN, CHAIN[-1] + 1)  # the last is the frozen configuration's
 SEEDS = (0, 1)  # of what is looked at on the way
 LATE = 2  # days at a year's end whose account is known only in the next
 
@@ -92,42 +93,52 @@ def known(frame: pd.DataFrame, year: int) -> pd.DataFrame:
     return frame[frame.index.year < year].iloc[:-LATE]
 
 
-def chain(
-    study: Study, years: Iterable[int] = (*CHAIN, CHAIN[-1] + 1)
-) -> dict[int, tuple[Config, str, list[Decision]]]:
+def rounds(study: Study, years: Iterable[int]) -> Iterator[tuple[dict[int, Config], list[Decision]]]:
     """Decide step by step, for each year by the accounts of the years from `FIRST` on and before it.
 
-    The year after the chain's last is that of the frozen configuration.
+    Returns: after each step the configurations in force, by year, and what was decided.
+    """
+    current = dict.fromkeys(sorted(years), Config())
+    for step in STEPS:
+        options = {config: step.options(config) for config in dict.fromkeys(current.values())}
+        last = _last_years(current)
+        run(study, [cell for config in options for cell in _cells(options[config], last[config], step.seeds)])
+        told = []
+        for year, config in current.items():
+            seen = {option: _seen(study, option, year, step.seeds) for option in options[config]}
+            current[year] = max(seen, key=seen.__getitem__)
+            named = {option.name: value for option, value in seen.items()}
+            told.append(Decision(year, step.name, named, current[year].name))
+        yield dict(current), told
+
+
+def chain(study: Study, years: Iterable[int] = CHOSEN) -> dict[int, tuple[Config, str, list[Decision]]]:
+    """Take all decisions, the way to trade at last; the year after the chain's last is the frozen configuration's.
 
     Returns: by year: configuration, way, the decisions that led to them.
     """
-    years = sorted(years)
-    current, told = dict.fromkeys(years, Config()), {year: [] for year in years}
-    for step in STEPS:
-        options = {config: step.options(config) for config in dict.fromkeys(current.values())}
-        last = {config: max(year for year in years if current[year] == config) for config in options}
-        run(study, [cell for config in options for cell in _cells(options[config], last[config], step.seeds)])
-        for year in years:
-            past = range(FIRST, year)
-            seen = {
-                option: sharpe(known(frame, year) for frame in read(study, option, past, step.seeds))
-                for option in options[current[year]]
-            }
-            current[year] = max(seen, key=seen.__getitem__)
-            told[year].append(
-                Decision(year, step.name, {option.name: value for option, value in seen.items()}, current[year].name)
-            )
-    last = {config: max(year for year in years if current[year] == config) for config in current.values()}
+    current: dict[int, Config] = {}
+    told: list[Decision] = []
+    for current, decided in rounds(study, years):  # noqa: B007  the last one counts
+        told += decided
+    last, out = _last_years(current), {}
     run(study, [cell for way in WAYS for config in last for cell in _cells([config], last[config], SEEDS, way)])
-    out = {}
-    for year in years:
-        seen = {
-            way: sharpe(known(frame, year) for frame in read(study, current[year], range(FIRST, year), SEEDS, way))
-            for way in WAYS
-        }
+    for year, config in current.items():
+        seen = {way: _seen(study, config, year, SEEDS, way) for way in WAYS}
         way = max(seen, key=seen.__getitem__)
-        out[year] = (current[year], way, [*told[year], Decision(year, "way", seen, way)])
+        own = [*(each for each in told if each.year == year), Decision(year, "way", seen, way)]
+        out[year] = (config, way, own)
     return out
+
+
+def _seen(study: Study, config: Config, year: int, seeds: Iterable[int], way: str = TRADED) -> float:
+    """Sharpe ratio that is known of a configuration when a year begins."""
+    return sharpe(known(frame, year) for frame in read(study, config, range(FIRST, year), seeds, way))
+
+
+def _last_years(current: Mapping[int, Config]) -> dict[Config, int]:
+    """Last year that each configuration is in force for."""
+    return {config: year for year, config in sorted(current.items())}
 
 
 def _cells(configs: Iterable[Config], end: int, seeds: Iterable[int], way: str = TRADED) -> list[Cell]:

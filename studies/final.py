@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from studies.cells import LOSSES, MEMBERS, Config
+from studies.cells import LOSSES, MEMBERS, WAYS, Config
 from studies.decisions import CHAIN, FIRST, SEEDS
 from studies.delistings import KINDS
 from studies.run import ALL, Cell, Study, day, run
@@ -87,8 +87,6 @@ def rows(chosen: Mapping[int, Way]) -> dict[str, list[Row]]:
 
 def changed(frozen: Config, way: str) -> dict[str, Way]:
     """List the frozen configuration with one thing changed, by name."""
-    from studies.cells import WAYS
-
     options: dict[str, Iterable[object]] = {
         "loss": [*LOSSES],
         "horizon": (1, 5, 10, 20),
@@ -151,9 +149,12 @@ def confirm(study: Study, chosen: Mapping[int, Way]) -> list[Row]:
 
 def trials(study: Study) -> list[Row]:
     """Every configuration and way that was looked at by walk-forward, on the years and seeds that it was run for."""
-    found = []
+    found, seen = [], []
     for folder in sorted((study.folder / "accounts").iterdir()):
         config = Config.read(folder.name)
+        if config.members in seen:  # the same under another name
+            continue
+        seen.append(config.members)
         for way in sorted(path.name for path in folder.iterdir() if "=" not in path.name):
             done = {
                 seed: [year for year in range(FIRST, CHAIN[-1] + 1) if Cell(config, year, seed, way).done(study.folder)]

@@ -1,6 +1,7 @@
 """Write docs/study.md and its pictures: tables by code, words by `study.md.j2`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from qlib_ext.evaluate import read_trials, trial_row, write_trials
 from studies import pictures, tables
 from studies.cells import WAYS, Config
-from studies.decisions import Decision
+from studies.decisions import CHAIN, FIRST, Decision, rounds
 from studies.final import Row, trials
 from studies.run import Study
 from studies.tables import mean_days
@@ -33,6 +34,23 @@ def write_all_trials(study: Study) -> pd.DataFrame:
     return read_trials(study.folder / "trials.parquet")
 
 
+def so_far(study: Study) -> str:
+    """Write the tables of what is there of a study that is under way: what was looked at, what was decided."""
+    years, decided, lacks = range(FIRST, CHAIN[-1]), [], ""
+    try:
+        for _, told in rounds(replace(study, jobs=0), CHAIN):
+            decided += told
+    except FileNotFoundError as error:
+        lacks = f"\n\nthen: {error}"
+    rows = [
+        replace(row, by_year={year: row.by_year[year] for year in years})
+        for row in trials(study)
+        if {*years} <= {*row.by_year}
+    ]
+    looked = tables.looked_table(study, rows) if rows else "nothing yet"
+    return f"{years[0]} to {years[-1]}\n\n{looked}\n\n{tables.decisions_table(decided)}{lacks}"
+
+
 def write(study: Study, made: Made, rows: Mapping[str, list[Row]], later: list[Row], docs: Path) -> None:
     """Write the page and its pictures into `docs`."""
     head, known = rows["headline"], write_all_trials(study)
@@ -50,6 +68,7 @@ def write(study: Study, made: Made, rows: Mapping[str, list[Row]], later: list[R
         "deck": tables.deck_table(study, rows["deck"]),
         "delisted": tables.delisted_table(study, head[3], rows["delisted"]),
         "deflated": tables.deflated_table(study, head, known),
+        "looked": tables.looked_table(study, trials(study)),
         "later": tables.headline_table(study, later, tables.index_steps(study, later_days)),
         "ways": {name: way.what for name, way in WAYS.items()},
         "frozen": made[max(made)],
@@ -57,9 +76,8 @@ def write(study: Study, made: Made, rows: Mapping[str, list[Row]], later: list[R
         "trials": len(known),
     }
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
-    for name in ("study.md", "study.zh.md"):
-        text = template.from_string((HERE / f"{name}.j2").read_text("utf-8")).render(values)
-        (docs / name).write_text(text, "utf-8")
+    text = template.from_string((HERE / "study.md.j2").read_text("utf-8")).render(values)
+    (docs / "study.md").write_text(text, "utf-8")
     lines = {row.name: mean_days(tables.with_indices(row.frames(study), indices)) for row in head}
     chain, frozen = lines[head[0].name], lines[head[2].name]
     pictures.curves(

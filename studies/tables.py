@@ -105,11 +105,8 @@ def headline_table(study: Study, rows: Sequence[Row], indices: pd.DataFrame) -> 
         frames = with_indices(row.frames(study), indices)
         ratios = [annual_sharpe(frames, column) for column in ("excess", "over_all")]
         off = np.sqrt(YEAR) * np.mean([frame["over_all"].std() for frame in frames])
-        daily = mean_days(frames)["over_all"]
-        by_year = daily.groupby(daily.index.year).mean()
-        risk = [f"{PERCENT * off:.1f}", f"{PERCENT * drawdown(frames):.1f}"]
-        worst = f"{MONEY * by_year.min():.1f} ({by_year.idxmin()})"
-        told = [*(f"{value:.2f} ± {error:.2f}" for value, error in ratios), *risk, worst]
+        risk = [f"{PERCENT * off:.1f}", f"{PERCENT * drawdown(frames):.1f}", worst_year(frames)]
+        told = [*(f"{value:.2f} ± {error:.2f}" for value, error in ratios), *risk]
         columns.append([*sure(frames, {**SCORE, **ACCOUNT, **OVER}, place), *told, *plain(frames, HELD)])
     first = [*SCORE, *ACCOUNT, *OVER, *titles, *HELD]
     lines = [[title, *values] for title, values in zip(first, zip(*columns, strict=True), strict=True)]
@@ -189,6 +186,26 @@ def decisions_table(decisions: Iterable[Decision]) -> str:
         seen = ", ".join(f"{value_of(each, name)} {each.seen[name] * YEAR**0.5:.2f}" for name in order)
         lines.append([str(each.year), each.step, value_of(each, each.chosen), seen])
     return table(["for", "step", "chosen", "seen on the years before"], lines)
+
+
+def looked_table(study: Study, rows: Iterable[Row]) -> str:
+    """Tell what came of each configuration and way that was looked at, over all of its years."""
+    shown = {**picked(SCORE, "IC", "RankIC", "neutral RankIC", "top twentieth"), **ACCOUNT}
+    held, lines = picked(HELD, "turnover a day", "names"), []
+    for place, row in enumerate(rows):
+        frames = row.frames(study)
+        ratios = [f"{annual_sharpe(frames, column)[0]:.2f}" for column in ("excess", "over_all")]
+        worst = worst_year(frames)
+        lines.append([row.name, str(len(frames)), *sure(frames, shown, place), *ratios, worst, *plain(frames, held)])
+    titles = [*shown, "Sharpe, over buyable", "Sharpe, over all", "worst year, over all", *held]
+    return table(["", "seeds", *titles], lines)
+
+
+def worst_year(frames: Frames) -> str:
+    """Write the lowest of the years' excesses over all stocks, and the year."""
+    daily = mean_days(frames)["over_all"]
+    by_year = daily.groupby(daily.index.year).mean()
+    return f"{MONEY * by_year.min():.1f} ({by_year.idxmin()})"
 
 
 def value_of(decision: Decision, name: str) -> str:

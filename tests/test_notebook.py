@@ -275,7 +275,7 @@ def test_days_and_codes_that_do_not_fit_are_told(here, model, scores):
 def test_scores_that_fit_are_told_nothing(here, model, scores):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        qx.evaluate(scores, here, model=model)
+        assert "computed: nothing yet" in repr(qx.evaluate(scores, here, model=model))
 
 
 def test_a_data_set_without_liquidity_is_refused(here, scores):

@@ -8,12 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import qlib
+from qlib.config import C
+from qlib.workflow import R
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # `studies` is not installed
 
+from qlib_ext.evaluate import read_trials  # noqa: E402
 from qlib_ext.portfolio import Forecast, simulate  # noqa: E402
-from studies import cells, decisions, delistings, final, measure, tables  # noqa: E402
+from studies import cells, decisions, delistings, final, measure, page, recorded, tables  # noqa: E402
 from studies.cells import Config  # noqa: E402
 from studies.run import ALL, Cell, Study, read, run  # noqa: E402
 
@@ -43,6 +47,13 @@ def test_scores_are_standardised_before_they_are_averaged():
     np.testing.assert_allclose(made.loc[days[1]], [0.0, np.nan, 0.0], atol=1e-12)
 
 
+COLUMNS = {  # of the files of a cell
+    "days": {column for shown in (tables.SCORE, tables.HORIZONS) for column, _, _ in shown.values()} | {"top1"},
+    "accounts": {column for shown in (tables.ACCOUNT, tables.HELD) for column, _, _ in shown.values()}
+    | {"net", "fees", "impact"},
+}
+
+
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A study whose cells are there at once: the account of an option earns what `worth` says of it and the year."""
@@ -55,11 +66,10 @@ def study(tmp_path, monkeypatch):
             days = pd.bdate_range(f"{cell.year}-01-01", f"{cell.year}-03-31")
             rng = np.random.default_rng(cell.year)
             earned = made_worth(cell.config, cell.way, cell.year) + 0.01 * rng.standard_normal(len(days))
-            for what in ("days", "accounts"):
+            for what, columns in COLUMNS.items():
                 file = cell.file(study.folder, what)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                column = "over_all" if what == "accounts" else "ic10"
-                pd.DataFrame({column: earned}, days).to_parquet(file)
+                pd.DataFrame(dict.fromkeys(columns, earned), days).to_parquet(file)
 
     worth = {}
 
@@ -267,4 +277,64 @@ def test_the_mean_of_all_seeds_is_measured_as_one_score(monkeypatch):
 def test_days_of_years_are_read_in_their_order(study):
     decisions.run(study.study, [Cell(Config(), year, 0) for year in (2016, 2015)])
     got = read(study.study, Config(), (2016, 2015), [0])[0]
-    assert got.index.is_monotonic_increasing and {*got.columns} == {"ic10", "over_all"}
+    assert got.index.is_monotonic_increasing and {*got.columns} == COLUMNS["days"] | COLUMNS["accounts"]
+
+
+# --- what is written
+
+
+def test_a_study_under_way_says_what_is_there_and_what_lacks(study):
+    decisions.run(
+        study.study, [Cell(Config(horizon=h), y, s) for h in (1, 5, 10, 20) for y in range(2013, 2021) for s in (0, 1)]
+    )
+    study.worth.clear()
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(decisions, "run", run)  # as it is: nothing is run without jobs
+    try:
+        text = page.so_far(study.study)
+    finally:
+        monkey.undo()
+    assert text.count("mlp.ic.") == 4 and "| 2021 | horizon |" in text and "| 2015 | loss |" not in text
+    assert "then: " in text and "cells were not run, such as Cell(config=Config(kind='mlp', loss='mse'" in text
+
+
+def test_the_page_has_every_table_and_its_pictures(study, tmp_path):
+    frozen, years = (Config("lightgbm"), "cost_aware"), (2015, 2016)
+    rows = final.rows({**dict.fromkeys(decisions.CHAIN, frozen), 2022: frozen})
+    rows = {name: [dataclasses.replace(row, by_year=dict.fromkeys(years, row.by_year[2015])) for row in kept[:6]]
+            for name, kept in rows.items()}  # fmt: skip
+    later = [final.Row("frozen", {2022: frozen})]
+    decisions.run(study.study, [cell for row in [*sum(rows.values(), []), *later] for cell in row.cells()])
+    steps = pd.DataFrame({code: 0.001 for code in tables.INDICES}, pd.bdate_range("2015-01-01", "2022-12-30"))
+    steps.to_parquet(study.study.folder / "indices.parquet")
+    seen = [decisions.Decision(2015, "kind", {frozen[0].name: 0.1}, frozen[0].name)]
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    page.write(study.study, dict.fromkeys((*years, 2022), (*frozen, seen)), rows, later, docs)
+    text = (docs / "study.md").read_text("utf-8")
+    heads = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(heads) > 10 and "{{" not in text and "{#" not in text and "nan" not in text
+    for row in [*rows["headline"], *rows["changed"], *rows["deck"]]:
+        assert f" {row.name} |" in text
+    assert "1.00 | 150" in text or "0.33 | 50" in text
+    for name in ("study_curves.png", "study_years.png"):
+        assert (docs / name).read_bytes()[:4] == b"\x89PNG" and name in text
+    assert set(read_trials(study.study.folder / "trials.parquet")["name"]) >= {"lightgbm.ic.10.alpha158.3, cost_aware"}
+
+
+def test_every_cell_is_a_run_of_a_recorder_once(study, tmp_path):
+    cells = [Cell(Config(), 2015, seed) for seed in (0, 1)]
+    decisions.run(study.study, cells)
+    kept = C["exp_manager"]
+    qlib.init(provider_uri=str(tmp_path), region="cn", exp_manager=recorded.uri(study.study))
+    try:
+        assert [recorded.record(study.study, part) for part in (cells[:1], cells, cells)] == [1, 1, 0]
+        found = R.get_exp(experiment_name=recorded.EXPERIMENT).list_recorders(rtype="list")
+        assert {run.info["name"] for run in found} == {recorded.name_of(cell) for cell in cells}
+        run_ = next(run for run in found if run.info["name"].endswith("2015_0"))
+        assert run_.list_params()["loss"] == "ic" and run_.list_params()["seed"] == "0"
+        days = read(study.study, Config(), [2015], [0])[0]
+        assert run_.list_metrics()["over_all"] == pytest.approx(242 * days["over_all"].mean())
+        pd.testing.assert_frame_equal(run_.load_object("days.pkl"), days)
+    finally:
+        C["exp_manager"] = kept

@@ -74,7 +74,10 @@ def evaluate(
     >>> result
     Evaluation(16 test days 2020-06-01 to 2020-06-22, 12 stocks, 10 million yuan; computed: judge)
     """
-    money, config = _terms(capital, participation, top_n, max_weight, commission, impact, benchmark, strategy, exchange)
+    money, config = _terms(
+        benchmark, strategy, exchange, capital=capital, participation=participation, top_n=top_n,
+        max_weight=max_weight, commission=commission, impact=impact,
+    )  # fmt: skip
     return Evaluation(scores, dataset, money, config, model=model, past=past)
 
 
@@ -98,25 +101,15 @@ def run(model: Any, dataset: DayDatasetH, **options: Any) -> Evaluation:
     return evaluate(model.predict(dataset), dataset, model=model, **options)
 
 
-def _terms(
-    capital: float, participation: float, top_n: int, max_weight: float | None, commission: float, impact: float,
-    benchmark: Any, strategy: Any, exchange: Any,
-) -> tuple[Money, dict[str, Any]]:  # fmt: skip
+def _terms(benchmark: Any, strategy: Any, exchange: Any, **judge: Any) -> tuple[Money, dict[str, Any]]:
     """Money of the judge, and PortAnaRecord's config, by the options of `evaluate`."""
-    money = Money(
-        capital=capital,
-        participation=participation,
-        top_n=top_n,
-        max_weight=max_weight,
-        commission=commission,
-        impact=impact,
-    )
+    money = Money(**judge)
     if not (benchmark is None or isinstance(benchmark, str)):
         raise ValueError(
             f"benchmark is {benchmark!r}; wanted the code of an index, a CSV file of date and close, or None"
         )
-    caps = {"participation": participation, "trade_participation": participation}
-    dealt = {"participation": participation, "commission": commission, "impact": impact}
+    caps = {"participation": money.participation, "trade_participation": money.participation}
+    dealt = {"participation": money.participation, "commission": money.commission, "impact": money.impact}
     if isinstance(strategy, type):
         strategy = {"class": strategy, "kwargs": caps}
     strategy = _part("strategy", strategy, caps, argument_names(CostAwareStrategy))

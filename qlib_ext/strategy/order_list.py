@@ -191,10 +191,9 @@ def plan_orders(
     if task.exchange is not None:
         strategy.take_costs(dealt)
     signal_day, raw = run.score(day)
-    score = raw
     date, _ = next_day(signal_day)
-    if (seen := strategy.scores_at(signal_day, signal_day)) is not None:
-        score = seen["prepared"].dropna()
+    seen = strategy.scores_at(signal_day, signal_day)
+    score = raw if seen is None else seen["prepared"].dropna()
     if dealt.participation is not None:
         strategy.trade_participation = min(strategy.trade_participation, dealt.participation)
     holdings = read_holdings(holdings)
