@@ -45,7 +45,7 @@ def test_it_is_the_model_of_those_features_bit_for_bit(kind, step_len):
 
 def test_what_cannot_be_is_refused():
     panel = make_panel(days=40)
-    for columns in ("alpha360", [], [1], "F0"):
+    for columns in ("alpha360", [], [1], "F0", 5, {"F0": 1}):
         with pytest.raises(ValueError, match="columns is .*allowed: alpha158"):
             MLPModel(columns=columns)
     assert MLPModel(columns="alpha158").columns == tuple(ALPHA158_NAMES)

@@ -374,7 +374,8 @@ def columns_of(columns: Any) -> tuple[str, ...] | None:
     if columns is None:
         return None
     names = ALPHA158_NAMES if columns == "alpha158" else columns
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not len(names):
+    listed = isinstance(names, list | tuple) and len(names) > 0
+    if not listed or not all(isinstance(name, str) for name in names):
         raise ValueError(f"columns is {columns!r}; allowed: alpha158, a list of names of features, or null (all)")
     return tuple(names)
 
