@@ -366,6 +366,7 @@ def test_a_forecast_that_knows_returns_of_the_test_segment_is_caught(config, mon
 def test_members_of_different_kinds_are_replayed(config):
     member = {**config["task"]["model"], "kwargs": config["task"]["model"]["kwargs"] | {"epochs": 50}}
     trees = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt", "kwargs": {"num_boost_round": 5}}
+    del member["module_path"]  # a member without one is one of ours
     kwargs = {"members": [member, trees], "combine": "weights"}
     config["task"]["model"] = {"class": "ModelEnsemble", "module_path": "qlib_ext.model", "kwargs": kwargs}
     table = quick(config, only=["future"])  # a member of 50 epochs would take its time

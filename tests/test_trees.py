@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from qlib.utils import get_callable_kwargs
 from test_ensemble import config, make_dataset
 from test_record import make_panel
 
@@ -13,6 +14,7 @@ from qlib_ext.cross_section import rank_shares
 from qlib_ext.evaluate import LightGBM
 from qlib_ext.model import FoldEnsemble, LightGBMModel, ModelEnsemble, WalkForwardModel, neutral_to
 from qlib_ext.panel import Exposure
+from qlib_ext.runs import Task
 
 PLAIN = {"lambda_l1": 0.0, "lambda_l2": 0.0, "num_leaves": 7, "min_data_in_leaf": 5}
 QUICK = {"rounds": 15, "parameters": PLAIN}
@@ -117,3 +119,13 @@ def test_what_cannot_be_is_refused(options, told):
         LightGBMModel(**options)
     with pytest.raises(ValueError, match="not trained"):
         LightGBMModel().predict(make_dataset())
+
+
+def test_a_member_without_a_module_is_one_of_ours():
+    """As ensembles build it: check-leak and others that look at the innermost class find it."""
+    inner = {"class": "ModelEnsemble", "kwargs": {"members": [{"class": "LightGBMModel"}]}}
+    walk = {"class": "WalkForwardModel", "module_path": "qlib_ext.model", "kwargs": {"step": 5, "model": inner}}
+    outer, found = Task({"model": walk}).models
+    assert outer == walk and get_callable_kwargs(found)[0] is ModelEnsemble
+    elsewhere = {"class": "X", "module_path": "mine"}
+    assert Task({"model": walk | {"kwargs": {"model": elsewhere}}}).models[-1] == elsewhere

@@ -34,7 +34,7 @@ from qlib_ext.leak.own_files import OwnFiles
 from qlib_ext.model import DayModel
 from qlib_ext.panel import DayPanel, check_scores, grid_of
 from qlib_ext.portfolio import CAPITAL, PARTICIPATION, ForecastSchedule, fill_top_n
-from qlib_ext.runs import Task, class_name, names_class
+from qlib_ext.runs import MEMBERS, Task, class_name, names_class
 
 BEYOND = 5  # trading days after the cutoff that are kept, to see that the perturbation arrived
 SCORE_TOLERANCE = 1e-4  # of a score and of the mean size of scores: rounding of another batch width
@@ -225,7 +225,7 @@ def _shortened(model: dict[str, Any], epochs: int | None) -> dict[str, Any]:
             kwargs[name] = _shortened(value, epochs)
         elif name == "members":
             kwargs[name] = [_shortened(one, epochs) if isinstance(one, dict) else one for one in value]
-    day_model = issubclass(get_callable_kwargs(out)[0], DayModel)
+    day_model = issubclass(get_callable_kwargs({"module_path": MEMBERS, **out})[0], DayModel)
     if day_model:
         kwargs["precision"] = "float32"
         kwargs.pop("checkpoint", None)  # the user's own, of another training

@@ -6,7 +6,7 @@ from qlib_ext.runs.begin import init
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
 from qlib_ext.runs.naming import provider_folder, run_name, run_tags
 from qlib_ext.runs.tables import load_table, tables_of
-from qlib_ext.runs.task import STRATEGIES, Task, class_name, names_class, options_of
+from qlib_ext.runs.task import MEMBERS, STRATEGIES, Task, class_name, names_class, options_of
 from qlib_ext.runs.trust import CURE, plain_init, refuse_code
 from qlib_ext.runs.twins import dump_objects
 
@@ -17,6 +17,7 @@ __all__ = [
     "FACTS",
     "FORECAST",
     "LATEST",
+    "MEMBERS",
     "PLAN",
     "Run",
     "STRATEGIES",

@@ -6,6 +6,7 @@ from typing import Any
 
 from qlib_ext.runs.backtest import complete_backtest
 
+MEMBERS = "qlib_ext.model"  # where members of an ensemble are that name no module
 STRATEGIES = ("LiquidityTopNStrategy", "CostAwareStrategy")
 
 
@@ -53,7 +54,7 @@ class Task:
         """The model's configuration and, of an ensemble, that of its members; the innermost stands last."""
         models, model = [], self.config.get("model")
         while isinstance(model, Mapping):
-            models.append(model)
+            models.append({"module_path": MEMBERS, **model} if models else model)
             model = options_of(model).get("model")
         return models
 
