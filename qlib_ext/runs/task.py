@@ -52,7 +52,8 @@ class Task:
     @property
     def models(self) -> list[Mapping[str, Any]]:
         """The model's configuration and, of an ensemble, that of its members; the innermost stands last."""
-        models, model = [], self.config.get("model")
+        models: list[Mapping[str, Any]] = []
+        model = self.config.get("model")
         while isinstance(model, Mapping):
             models.append({"module_path": MEMBERS, **model} if models else model)
             model = options_of(model).get("model")
