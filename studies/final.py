@@ -58,6 +58,7 @@ def rows(chosen: Mapping[int, Way]) -> dict[str, list[Row]]:
         chosen: year -> configuration and way, the last year that of the frozen ones.
     """
     frozen, way = chosen[max(chosen)]
+    network = replace(frozen, kind="mlp", blend="")  # the cheapest of its kind, to change one thing of
     chain = {year: chosen[year] for year in CHAIN}
     still = dict.fromkeys(CHAIN, (frozen, way))
     head = [
@@ -74,33 +75,35 @@ def rows(chosen: Mapping[int, Way]) -> dict[str, list[Row]]:
             for b in IMPACTS
             for capital in CAPITALS
         ],
-        "changed": [Row(name, dict.fromkeys(CHAIN, pair)) for name, pair in changed(frozen, way).items()],
-        "deck": _deck(frozen, way),
+        "deck": _deck(network, way),
         "delisted": [
             Row(f"{kind}{bought}|{draw}", still, (ALL,), (("market", f"{kind}{bought}, {draw}"),))
             for kind in KINDS
             for bought in ("", " bought")
             for draw in range(DRAWS)
         ],
+        "trading": [Row(name, dict.fromkeys(CHAIN, pair)) for name, pair in traded(frozen, way).items()],
+        "changed": [
+            Row(name, dict.fromkeys(CHAIN, (config, way)))
+            for name, config in {"the network": network, **changed(network)}.items()
+        ],
     }
 
 
-def changed(frozen: Config, way: str) -> dict[str, Way]:
-    """List the frozen configuration with one thing changed, by name."""
+def changed(network: Config) -> dict[str, Config]:
+    """List a network with one thing changed, by name, the dearest last."""
     options: dict[str, Iterable[object]] = {
         "loss": [*LOSSES],
         "horizon": (1, 5, 10, 20),
         "factors": ("alpha158", "daily", "daily_alone", "survivors"),
-        "kind": ("mlp", "lightgbm", "master", "mlp+lightgbm", "mlp+lightgbm+master"),
-        "blend": ("",),
         "years": (2, 3),
-        "gap": (1, 2),
+        "gap": (0, 1, 2),
+        "kind": ("mlp", "lightgbm", "mlp+lightgbm", "master", "mlp+lightgbm+master"),
     }
     made = {
-        f"{field}: {value}": replace(frozen, **{field: value}) for field, values in options.items() for value in values
+        f"{field}: {value}": replace(network, **{field: value}) for field, values in options.items() for value in values
     }
-    ways = {f"way: {other}": (frozen, other) for other in WAYS if other != way}
-    return {name: (config, way) for name, config in different(made, frozen).items()} | ways
+    return different(made, network)
 
 
 def different(options: Mapping[str, Config], base: Config) -> dict[str, Config]:
@@ -113,16 +116,22 @@ def different(options: Mapping[str, Config], base: Config) -> dict[str, Config]:
     return kept
 
 
-def _deck(frozen: Config, way: str) -> list[Row]:
+def traded(frozen: Config, way: str) -> dict[str, Way]:
+    """List the frozen configuration, without its second score, and traded in other ways."""
+    alone = {"without its second score": (replace(frozen, blend=""), way)} if frozen.blend else {}
+    return {"frozen": (frozen, way), **alone} | {f"way: {other}": (frozen, other) for other in WAYS if other != way}
+
+
+def _deck(network: Config, way: str) -> list[Row]:
     """Set the deck's protocol beside walk-forward, on the same days."""
     liq = Config(loss="liq_wpcc", horizon=1)
     pairs = {
         "LIQ-WPCC, next day, hv-blocked folds of two years": (replace(liq, years=1, folds=True), "judge"),
         "LIQ-WPCC, next day, walk-forward, two years before": (replace(liq, years=2), "judge"),
         "LIQ-WPCC, next day, walk-forward": (liq, "judge"),
-        "frozen, hv-blocked folds of two years": (replace(frozen, years=1, folds=True), way),
-        "frozen, walk-forward, two years before": (replace(frozen, years=2), way),
-        "frozen, walk-forward": (frozen, way),
+        "the network, hv-blocked folds of two years": (replace(network, years=1, folds=True), way),
+        "the network, walk-forward, two years before": (replace(network, years=2), way),
+        "the network, walk-forward": (network, way),
     }
     return [Row(name, dict.fromkeys(CHAIN, pair), SEEDS) for name, pair in pairs.items()]
 

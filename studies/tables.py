@@ -141,12 +141,12 @@ def money_table(study: Study, rows: Iterable[Row]) -> str:
     return table(["", "b", "million yuan", *ACCOUNT, "Sharpe, over buyable", "Sharpe, over all"], lines)
 
 
-def changed_table(study: Study, base: Row, rows: Iterable[Row]) -> str:
-    """Change one thing: its own numbers, and those less the base's, day by day and seed by seed."""
+def changed_table(study: Study, rows: Sequence[Row]) -> str:
+    """Change one thing of the first row: its own numbers, and those less the first's, day by day and seed by seed."""
     shown = picked({**SCORE, **ACCOUNT}, "RankIC", "neutral RankIC", "top twentieth", "over all")
-    less, own = picked(shown, "RankIC", "top twentieth", "over all"), base.frames(study)
-    lines = [[base.name, str(len(own)), *plain(own, shown), "", "", ""]]
-    for place, row in enumerate(rows):
+    less, own = picked(shown, "RankIC", "top twentieth", "over all"), rows[0].frames(study)
+    lines = [[rows[0].name, str(len(own)), *plain(own, shown), "", "", ""]]
+    for place, row in enumerate(rows[1:]):
         frames = row.frames(study)
         gaps = [frame - mine for frame, mine in zip(frames, own, strict=False)]
         lines.append([row.name, str(len(frames)), *plain(frames, shown), *sure(gaps, less, place)])

@@ -114,7 +114,16 @@ def test_rows_of_the_end_cover_what_the_page_says():
     assert {cell.year for row in sum(made.values(), []) for cell in row.cells()} == set(decisions.CHAIN)
     assert len(made["money"]) == 18 and len({cell for row in made["money"] for cell in row.cells()}) == 63
     own = {row.name for row in made["changed"]}
-    assert {"loss: wpcc", "horizon: 1", "kind: master", "gap: 2", "way: judge"} <= own and "loss: ic" not in own
+    assert {"the network", "loss: wpcc", "horizon: 1", "kind: master", "gap: 2"} <= own and "loss: ic" not in own
+    assert [row.name for row in made["trading"]] == [
+        "frozen",
+        *(f"way: {way}" for way in cells.WAYS if way != "cost_aware"),
+    ]
+    blend = Config("lightgbm", blend="neutral~daily")
+    alone = final.traded(blend, "judge")["without its second score"]
+    assert alone == (Config("lightgbm"), "judge") and "way: cost_aware" in final.traded(blend, "judge")
+    network = final.rows(dict.fromkeys(chosen, (blend, "judge")))["changed"][0]
+    assert set(network.by_year.values()) == {(Config(), "judge")}
     files = [cell.file(Path(), "accounts") for row in made["delisted"] for cell in row.cells()]
     assert len(set(files)) == len(files)
 
@@ -245,7 +254,7 @@ def test_tables_by_hand():
         [SimpleNamespace(name="d", frames=lambda study: [f.assign(top1=0.0, ic1=0.0) for f in frames(0.0, 0.002)])],
     )
     assert "| d | 0.0 ± 0.0 |" in deck and "| 96.8 ± " in deck  # 0.1 + 0.1 + 0.2% a day
-    changed = tables.changed_table(None, row("base", 0.0, 0.002), [row("loss: x", 0.001, 0.003)])
+    changed = tables.changed_table(None, [row("base", 0.0, 0.002), row("loss: x", 0.001, 0.003)])
     assert "| loss: x | 2 | 0.2 | 0.2 | 48.4 | 48.4 | 0.1 ± 0.0 | 24.2 ± 0.0 | 24.2 ± 0.0 |" in changed
 
 
@@ -314,7 +323,7 @@ def test_the_page_has_every_table_and_its_pictures(study, tmp_path):
     text = (docs / "study.md").read_text("utf-8")
     heads = [line for line in text.splitlines() if line.startswith("#")]
     assert len(heads) > 10 and "{{" not in text and "{#" not in text and "nan" not in text
-    for row in [*rows["headline"], *rows["changed"], *rows["deck"]]:
+    for row in [*rows["headline"], *rows["changed"], *rows["trading"], *rows["deck"]]:
         assert f" {row.name} |" in text
     assert "1.00 | 150" in text or "0.33 | 50" in text
     for name in ("study_curves.png", "study_years.png"):
