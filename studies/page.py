@@ -17,6 +17,7 @@ from studies.run import Study
 from studies.tables import mean_days
 
 HERE = Path(__file__).parent
+PAGES = ("study.md", "study.zh.md")  # all of it; the page of what was learnt in Chinese
 Made = Mapping[int, tuple[Config, str, list[Decision]]]
 
 
@@ -74,11 +75,13 @@ def write(study: Study, made: Made, rows: Mapping[str, list[Row]], later: list[R
         "ways": {name: way.what for name, way in WAYS.items()},
         "frozen": made[max(made)],
         "days": len(days),
+        "at": tables.at,
         "trials": len(known),
     }
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
-    text = template.from_string((HERE / "study.md.j2").read_text("utf-8")).render(values)
-    (docs / "study.md").write_text(text, "utf-8")
+    for name in PAGES:
+        text = template.from_string((HERE / f"{name}.j2").read_text("utf-8")).render(values)
+        (docs / name).write_text(text, "utf-8")
     lines = {row.name: mean_days(tables.with_indices(row.frames(study), indices)) for row in head}
     chain, frozen = lines[head[0].name], lines[head[2].name]
     pictures.curves(

@@ -97,6 +97,16 @@ def picked(shown: Shown, *titles: str) -> Shown:
 # --- tables
 
 
+def at(told: str, row: str, column: str) -> str:
+    """Look a cell of a table up, for the page's words; KeyError for what it has not.
+
+    >>> at(table(["", "IC"], [["chain", "9.5 ± 0.4"]]), "chain", "IC")
+    '9.5 ± 0.4'
+    """
+    head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in told.splitlines())
+    return dict(zip(head, {line[0]: line for line in lines}[row], strict=True))[column]
+
+
 def headline_table(study: Study, rows: Sequence[Row], indices: pd.DataFrame) -> str:
     """Scores, money, risk and holdings of each row, a column a row."""
     titles = ["Sharpe, over buyable", "Sharpe, over all", "tracking error", "drawdown", "worst year, over all"]

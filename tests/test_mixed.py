@@ -263,6 +263,20 @@ def test_a_seed_moves_those_of_the_members():
     assert members[0].options["seed"] == 3 and members[1].seeds == (3, 5) and members[2].params["seed"] == 4
 
 
+def test_mean_standardises_the_members_scores(ensemble, dataset):
+    panel, model = dataset.panel, ModelEnsemble(members=[MLP, Column(0)], combine="mean")
+    model.fit(dataset)
+    scores = [
+        model.models[0].score_rows(panel, rows_of(TEST)).astype(float),
+        np.where(panel.present[rows_of(TEST)], panel.x[rows_of(TEST), :, 0], np.nan),
+    ]
+    z = [
+        (score - np.nanmean(score, axis=1, keepdims=True)) / np.nanstd(score, axis=1, keepdims=True) for score in scores
+    ]
+    got = grid_of(model.predict(dataset), panel)[rows_of(TEST)]
+    np.testing.assert_allclose(got, np.mean(z, axis=0), atol=1e-5)
+
+
 def test_pickle_predicts_the_same_without_the_scores_of_the_past(ensemble, dataset):
     again = pickle.loads(pickle.dumps(ensemble))
     pd.testing.assert_series_equal(again.predict(dataset), ensemble.predict(dataset))
@@ -295,7 +309,7 @@ def test_walk_forward_and_folds_of_an_ensemble(dataset):
     ("options", "told"),
     [
         ({"members": []}, r"members is \[\]"),
-        ({"members": [MLP], "combine": "mean"}, "unknown combine 'mean'. Allowed: ranks, weights"),
+        ({"members": [MLP], "combine": "sum"}, "unknown combine 'sum'. Allowed: ranks, mean, weights"),
         ({"members": [MLP], "target": "ranks"}, "unknown target 'ranks'"),
         ({"members": [MLP], "weigths": 1}, "no option 'weigths'"),
         ({"members": [{"class": "MLPModel", "kwarg": {}}]}, "a member has no option 'kwarg'"),

@@ -107,6 +107,19 @@ def test_it_stands_wherever_a_network_does():
     )
     walk.fit(dataset)
     assert walk.predict(dataset).notna().all()
+    assert [model.models[0].trees.seed for model in walk.models[:4]] == [0, 1] * 2
+    inner = ModelEnsemble(members=[{"class": "ModelEnsemble", "kwargs": {"members": [trees], "seed": 2}}], seed=3)
+    assert inner._built()[0]._built()[0].seed == 5
+
+
+def test_seeds_grow_other_trees_in_an_ensemble():
+    sampled = {"class": "LightGBMModel", "kwargs": {**QUICK, "max_rows": 100}}
+    grown = []
+    for seed in (0, 1):
+        model = ModelEnsemble(members=[sampled], seed=seed)
+        model.fit(make_dataset())
+        grown.append(model.models[0].booster.model_to_string())
+    assert grown[0] != grown[1]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from qlib_ext.training import History, Rows
 
 logger = get_module_logger("qlib_ext.ensemble")
 
-COMBINE = {"ranks": "rank", "weights": "mean"}  # -> the scale of the members' scores
+COMBINE = {"ranks": "rank", "mean": "mean", "weights": "mean"}  # -> the scale of the members' scores
 NESTED = (
     "a FoldEnsemble cuts the days itself, so it cannot stand in a ModelEnsemble that is itself cut into folds or "
     "walked: take its model as the member"
@@ -53,10 +53,10 @@ class ModelEnsemble(Model):
 
     Args:
         members: models, or configurations (class, module_path, kwargs), of `qlib_ext.model` without a module_path.
-        combine: "ranks": mean of the members' ranks within the day, all alike. "weights": mean of their scores, each
-            standardised over the day's stocks, by `evaluate.blend_weights` of the days that they did not learn from
-            (segment valid; where all members are FoldEnsembles, their out-of-fold days): all alike where no member's IC
-            is significant there.
+        combine: "ranks": mean of the members' ranks within the day, all alike. "mean": mean of their scores, each
+            standardised over the day's stocks, all alike. "weights": that mean by `evaluate.blend_weights` of the days
+            that they did not learn from (segment valid; where all members are FoldEnsembles, their out-of-fold days):
+            all alike where no member's IC is significant there.
         target: what the label of models other than ours becomes, each day: "rank" (mean 0, variance 1), "raw" or
             "volatility", as DayLoss has it.
         seed: added to the seed of each member that has one, so that walk-forward and folds take several.
@@ -278,7 +278,9 @@ def built_member(member: Any, seed: int) -> Any:
     elif seed and isinstance(model, FoldEnsemble):
         model.seeds = tuple(own + seed for own in model.seeds)
     elif seed and isinstance(params := getattr(model, "params", None), dict) and "seed" in params:
-        params["seed"] += seed  # of LightGBM
+        params["seed"] += seed  # of qlib's LightGBM
+    elif seed and hasattr(model, "fit_rows") and hasattr(model, "seed"):
+        model.seed += seed  # of our trees, of an ensemble in this one
     return model
 
 

@@ -120,7 +120,7 @@ class LightGBMModel(Model):
         """Train on any days of a panel, as `DayModel.fit_rows`; it looks at the day alone, whatever `step_len`."""
         panel.load(list(self.neutral))
         places = places_of(self.columns, panel.features)
-        self.trees, self.features = replace(self.trees, columns=places), list(panel.features)
+        self.trees, self.features = replace(self.trees, columns=places, seed=self.seed), list(panel.features)
         learnt = replace(panel, label=self._target(panel)) if self.neutral else panel
         self.booster, told = self.trees.fit(learnt, train_rows[:: self.every_days], valid_rows)
         found = quality(self.score_rows(panel, valid_rows), panel.label[torch.as_tensor(valid_rows)].numpy())
