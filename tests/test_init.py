@@ -69,21 +69,21 @@ def test_segments_keep_their_gaps(base):
     days = days_of(base)
     found = survey(base, model="master")
     rows = {name: days.get_indexer(list(span)) for name, span in found.segments.items()}
-    assert rows["test"][1] == len(days) - 12  # its label ends on the last day
-    # the window of the next part's first day (8 days) begins after the last label's reach (11 days)
+    assert rows["test"][1] == len(days) - 7  # its label ends on the last day
+    # the window of the next part's first day (8 days) begins after the last label's reach (6 days)
     for before, after in (("train", "valid"), ("valid", "test")):
-        assert rows[after][0] - 7 > rows[before][1] + 11 - 1
-        assert rows[after][0] - rows[before][1] == 11 + 8 - 1 + 1
+        assert rows[after][0] - 7 > rows[before][1] + 6 - 1
+        assert rows[after][0] - rows[before][1] == 6 + 8 - 1 + 1
     assert found.days == {name: b - a + 1 for name, (a, b) in rows.items()}
 
 
 def test_split_by_hand():
-    # bars 0 to 999: stop 988, start 60, 929 days less two gaps of 11 + 1 - 1 = 11: 907; 453, 151 and the rest
-    assert split_days(0, 999, stocks=300) == {"train": (60, 512), "valid": (524, 674), "test": (686, 988)}
+    # bars 0 to 999: stop 993, start 60, 934 days less two gaps of 6 + 1 - 1 = 6: 922; 461, 153 and the rest
+    assert split_days(0, 999, stocks=300) == {"train": (60, 520), "valid": (527, 679), "test": (686, 993)}
     # 6 years of 243 days at most; 4,000,000 / 5,000 = 800 days at most, 1,500,000 / 5,000 = 300 of MASTER
-    assert split_days(0, 9999, stocks=300)["train"][0] == 9988 - 1458 + 1
-    assert split_days(0, 9999, stocks=5000)["train"][0] == 9988 - 1200 + 1
-    assert split_days(0, 9999, stocks=5000, model="master")["train"][0] == 9988 - 300 + 1
+    assert split_days(0, 9999, stocks=300)["train"][0] == 9993 - 1458 + 1
+    assert split_days(0, 9999, stocks=5000)["train"][0] == 9993 - 1200 + 1
+    assert split_days(0, 9999, stocks=5000, model="master")["train"][0] == 9993 - 300 + 1
     for model in ("mlp", "master"):  # the fewest days: no part is empty
         parts = split_days(0, 149, stocks=300, model=model).values()
         assert min(last - first for first, last in parts) >= 10
@@ -132,7 +132,7 @@ def test_what_the_provider_lacks_is_told(market):
 
 
 def test_errors_name_the_cure(market):
-    with pytest.raises(ValueError, match="model 'masters'.*Allowed: mlp, master"):
+    with pytest.raises(ValueError, match="model 'masters'.*Allowed: best, mlp, master"):
         survey(market, model="masters")
     with pytest.raises(ValueError, match="no universe 'csi30'.*close: csi300"):
         survey(market, universe="csi30")
@@ -289,7 +289,7 @@ def test_the_command_writes_and_does_not_overwrite(market, tmp_path, capsys):
     assert cli.main(arguments) == 2
     assert "add --force to overwrite it" in capsys.readouterr().err and out.read_text() == "mine"
     assert cli.main([*arguments, "--force"]) == 0
-    assert parsed(out.read_text())["experiment_name"] == "mlp_ic10_neutral_all"
+    assert parsed(out.read_text())["experiment_name"] == "mlp_5_days_all"
 
 
 BUILD = """

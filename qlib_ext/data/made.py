@@ -5,7 +5,7 @@ from typing import Any
 
 from qlib_ext.data.dataset import DayDatasetH
 from qlib_ext.options import argument_names, check_choice, refuse_unknown, signature_with
-from qlib_ext.panel import TEN_DAY_LABEL
+from qlib_ext.panel import FIVE_DAY_LABEL
 
 FEATURES: dict[str, tuple[str, dict[str, Any]]] = {  # -> handler and its options
     "alpha158": ("FastAlpha158", {}),
@@ -25,7 +25,7 @@ def day_dataset(
     features: str = "alpha158+daily",
     factors: Mapping[str, str] | None = None,
     frames: Any = None,
-    label: str = TEN_DAY_LABEL,
+    label: str = FIVE_DAY_LABEL,
     processors: Sequence[Any] = ({"class": "CSNormalise", "module_path": "qlib_ext.processor"},),
     **options: Any,
 ) -> DayDatasetH:
@@ -37,10 +37,10 @@ def day_dataset(
         valid: first and last day to stop and select on; the forecast is learnt on them too.
         test: first and last day to judge; None as a last day: of the data.
         features: alpha158, alpha360, daily (the factors of `features.DAILY`), or both without those that data of
-            survivors flatter, alpha158+daily (measured as best: docs/scores.md).
+            survivors flatter, alpha158+daily.
         factors: more features, name -> expression, as of FastAlpha158.
         frames: files of factors of your own, as of FastAlpha158.
-        label: expression of a raw return; by default of ten days from the next close.
+        label: expression of a raw return; by default of five days from the next close (docs/study.md).
         processors: of the features, qlib's or ours; by default each day's cross-section is centred and scaled.
         options: of DayDatasetH.
 

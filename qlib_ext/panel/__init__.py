@@ -3,7 +3,7 @@
 from qlib_ext.panel.labels import (
     DEFAULT_LABEL,
     PRICES,
-    TEN_DAY_LABEL,
+    FIVE_DAY_LABEL,
     LabelSpan,
     check_raw_return,
     label_prices,
@@ -29,7 +29,7 @@ __all__ = [
     "OFFICIAL_NAMES",
     "PRICES",
     "PanelRows",
-    "TEN_DAY_LABEL",
+    "FIVE_DAY_LABEL",
     "check_grid",
     "check_raw_return",
     "check_scores",

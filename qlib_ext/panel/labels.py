@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 DEFAULT_LABEL = "Ref($close, -2)/Ref($close, -1) - 1"  # of qlib's handlers
-TEN_DAY_LABEL = "Ref($close, -11)/Ref($close, -1) - 1"  # measured as best: docs/scores.md
+FIVE_DAY_LABEL = "Ref($close, -6)/Ref($close, -1) - 1"  # measured as best: docs/study.md
 PRICES = ("open", "high", "low", "close", "vwap")
 MOST_A_DAY = 0.31  # a day's largest return by any board's limit, but for the first days after a listing
 USUAL_A_DAY = 0.1  # median size of a day's return that no market has

@@ -25,20 +25,20 @@ from qlib_ext.check_data import (
     thin_days,
 )
 from qlib_ext.options import check_choice
-from qlib_ext.panel import TEN_DAY_LABEL, label_span
+from qlib_ext.panel import FIVE_DAY_LABEL, label_span
 from qlib_ext.portfolio import CAPITAL, MAX_WEIGHT, PARTICIPATION
 from qlib_ext.provider import trailing_mean
 from qlib_ext.rules import check_turnover, decide, is_index, turnover_in_yuan
 
-WINDOWS = {"mlp": 1, "master": 8}  # days that a model looks at
-LABEL = TEN_DAY_LABEL
+WINDOWS = {"best": 1, "mlp": 1, "master": 8}  # days that a model looks at; best: trees and networks
+LABEL = FIVE_DAY_LABEL
 HORIZON = label_span(LABEL).horizon
 REACH = label_span(LABEL).reach
 LOOK_BACK = 60  # days of Alpha158's longest window
 LEAST_DAYS = 150  # from which three parts make sense
 MOST_YEARS, DAYS_A_YEAR = 6, 243  # three of them to learn from, as measured
-MOST_ROWS = {"mlp": 6_000_000, "master": 1_500_000}  # stock days of a first run
-SMALL_MARKET = {"mlp": math.inf, "master": 1000.0}  # stocks a day up to which two cores train in minutes
+MOST_ROWS = {"best": 6_000_000, "mlp": 6_000_000, "master": 1_500_000}  # stock days of a first run
+SMALL_MARKET = {"best": math.inf, "mlp": math.inf, "master": 1000.0}  # stocks a day up to which two cores train in minutes
 SAMPLE = 200  # stocks that units and fields are judged by
 BLOCK = 50  # of them read at once
 MEANS = 100  # stocks whose mean stands in for an index
@@ -100,7 +100,7 @@ def survey(
     provider_uri: str | Path,
     *,
     universe: str | None = None,
-    model: str = "mlp",
+    model: str = "best",
     say: Say | None = None,
 ) -> Survey:
     """Look at a provider folder and choose what a first workflow needs.
@@ -108,7 +108,7 @@ def survey(
     Args:
         provider_uri: the folder, with calendars/, instruments/ and features/.
         universe: a list in instruments/; None: chosen by its size.
-        model: "mlp" or "master", which decides the window and what two cores train in minutes.
+        model: of `WINDOWS`, which decides the window and what two cores train in minutes.
         say: called with a line on the progress.
 
     Raises: ValueError for no provider, one that cannot be read (see `check_data.check_start`), an unknown universe or
@@ -159,7 +159,7 @@ def survey(
     )
 
 
-def choose_universe(universes: list[Universe], *, model: str = "mlp", asked: bool = False) -> tuple[Universe, str]:
+def choose_universe(universes: list[Universe], *, model: str = "best", asked: bool = False) -> tuple[Universe, str]:
     """Choose a universe and say why: the largest without indices that two cores can train a model on in minutes.
 
     Raises: ValueError where none has enough stocks.
@@ -187,7 +187,7 @@ def choose_universe(universes: list[Universe], *, model: str = "mlp", asked: boo
     )
 
 
-def split_days(begin: int, end: int, *, stocks: float, model: str = "mlp") -> dict[str, tuple[int, int]]:
+def split_days(begin: int, end: int, *, stocks: float, model: str = "best") -> dict[str, tuple[int, int]]:
     """Calendar positions (first, last) of train, valid and test in bars from `begin` to `end`.
 
     Half of the days, a sixth, and a third; `REACH` + window - 1 days lie between two parts, and `REACH` after the last.

@@ -29,7 +29,7 @@ def workflow_text(survey: Survey, model: str) -> str:
     >>> from qlib_ext.workflow import survey
     >>> folder = make_market(provider.parent / "year", n_stocks=60, years=1)  # or a folder of your own
     >>> workflow_text(survey(folder), "mlp").splitlines()[7]
-    'experiment_name: "mlp_ic10_neutral_all"'
+    'experiment_name: "mlp_5_days_all"'
     """
     check_choice("model", model, WINDOWS)
     text = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
