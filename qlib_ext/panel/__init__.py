@@ -2,8 +2,8 @@
 
 from qlib_ext.panel.labels import (
     DEFAULT_LABEL,
-    PRICES,
     FIVE_DAY_LABEL,
+    PRICES,
     LabelSpan,
     check_raw_return,
     label_prices,
