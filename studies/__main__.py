@@ -3,8 +3,8 @@
     python -m studies FOLDER --provider-uri DIR [--jobs 2]
 
 FOLDER keeps factors (1 GB a year), scores, days, accounts, decisions.json, trials.parquet and mlruns.db; what is there
-is not run again. `--so-far` prints the tables of what is there, `--tables` writes the page anew; both run nothing. The
-provider has days from 2010 to 2022.
+is not run again. `--tables` writes the page of what is there once the decisions stand, `--so-far` prints tables before
+that; both run nothing. The provider has days from 2010 to 2022.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     asked.add_argument("--universe", default="all")
     asked.add_argument("--jobs", type=int, default=1, help="cells at once, 4 GB each")
     asked.add_argument("--docs", type=Path, default=Path(__file__).parents[1] / "docs", help="where the page goes")
-    asked.add_argument("--tables", action="store_true", help="run nothing, write the page")
+    asked.add_argument("--tables", action="store_true", help="run nothing, write the page of what is there")
     asked.add_argument("--so-far", action="store_true", help="run nothing, print the tables of what is there")
     wanted = asked.parse_args()
     study = Study(wanted.folder, wanted.provider_uri, wanted.universe, LAST, 0 if wanted.tables else wanted.jobs)
@@ -43,10 +43,12 @@ def main() -> None:
     for year, (config, way, _) in made.items():
         print(f"{year}: {config.name}, {way}", flush=True)
     chosen = {year: (config, way) for year, (config, way, _) in made.items()}
-    rows = final.run_all(study, chosen)
-    later = final.confirm(study, chosen)
-    every = [cell for row in [*final.trials(study), *sum(rows.values(), []), *later] for cell in row.cells()]
-    print(f"recorded {recorded.record(study, every)} of {len(set(every))} cells", flush=True)
+    rows, later = final.rows(chosen), final.confirmed(chosen)
+    if not wanted.tables:
+        final.run_all(study, rows)
+        final.confirm(study, later)
+        every = [cell for row in [*final.trials(study), *sum(rows.values(), []), *later] for cell in row.cells()]
+        print(f"recorded {recorded.record(study, every)} of {len(set(every))} cells", flush=True)
     page.write(study, made, rows, later, wanted.docs)
 
 

@@ -12,7 +12,7 @@ from studies.run import ALL, Cell, Study, day, run
 
 EVERY_SEED = (*range(MEMBERS), ALL)
 IMPACTS, CAPITALS = (1 / 3, 2 / 3, 1.0), (50e6, 150e6, 500e6)  # b; yuan
-DRAWS = 10  # of synthetic delistings
+DRAWS = 5  # of synthetic delistings
 LATER = 2022  # seen in earlier work: run once, when all is frozen
 Way = tuple[Config, str]
 
@@ -84,7 +84,7 @@ def rows(chosen: Mapping[int, Way]) -> dict[str, list[Row]]:
         ],
         "trading": [Row(name, dict.fromkeys(CHAIN, pair)) for name, pair in traded(frozen, way).items()],
         "changed": [
-            Row(name, dict.fromkeys(CHAIN, (config, way)))
+            Row(name, dict.fromkeys(CHAIN, (config, way)), SEEDS if "master" in config.kind else tuple(range(MEMBERS)))
             for name, config in {"the network": network, **changed(network)}.items()
         ],
     }
@@ -136,24 +136,24 @@ def _deck(network: Config, way: str) -> list[Row]:
     return [Row(name, dict.fromkeys(CHAIN, pair), SEEDS) for name, pair in pairs.items()]
 
 
-def run_all(study: Study, chosen: Mapping[int, Way]) -> dict[str, list[Row]]:
+def run_all(study: Study, made: Mapping[str, list[Row]]) -> None:
     """Run what the tables need, the headline first."""
-    made = rows(chosen)
-    for name in made:
-        run(study, [cell for row in made[name] for cell in row.cells()])
-    return made
+    for group in made.values():
+        run(study, [cell for row in group for cell in row.cells()])
 
 
-def confirm(study: Study, chosen: Mapping[int, Way]) -> list[Row]:
-    """Run the frozen configuration on the year after the chain; returns count to its end."""
-    frozen, way = chosen[max(chosen)]
-    later = replace(study, last=pd.Timestamp(f"{LATER}-12-31"))
-    made = [
-        Row("frozen", {LATER: (frozen, way)}),
-        Row("frozen, mean of the seeds", {LATER: (frozen, way)}, (ALL,)),
+def confirmed(chosen: Mapping[int, Way]) -> list[Row]:
+    """List the rows of the frozen configuration in the year after the chain."""
+    return [
+        Row("frozen", {LATER: chosen[max(chosen)]}),
+        Row("frozen, mean of the seeds", {LATER: chosen[max(chosen)]}, (ALL,)),
     ]
+
+
+def confirm(study: Study, made: Iterable[Row]) -> None:
+    """Run the frozen configuration on the year after the chain; returns count to its end."""
+    later = replace(study, last=pd.Timestamp(f"{LATER}-12-31"))
     run(later, [cell for row in made for cell in row.cells()])
-    return made
 
 
 def trials(study: Study) -> list[Row]:

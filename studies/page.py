@@ -1,7 +1,8 @@
 """Write docs/study.md and its pictures: tables by code, words by `study.md.j2`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +54,40 @@ def so_far(study: Study) -> str:
 
 
 def write(study: Study, made: Made, rows: Mapping[str, list[Row]], later: list[Row], docs: Path) -> None:
-    """Write the page and its pictures into `docs`."""
+    """Write the page and its pictures into `docs`; what was not run is named below its table.
+
+    Raises: FileNotFoundError where a row of the headline was not run.
+    """
     head, known = rows["headline"], write_all_trials(study)
     days = pd.DatetimeIndex(head[0].frames(study)[0].index)
     indices = tables.index_steps(study, days)
-    later_days = pd.DatetimeIndex(later[0].frames(study)[0].index)
+
+    def part(name: str, make: Callable[[list[Row]], str]) -> str:
+        lacks = [row.name for row in every[name] if not row.there(study)]
+        there = [row for row in every[name] if row.name not in lacks]
+        missing = f"Not run: {', '.join(lacks)}." if lacks else ""
+        first = every[name][0].name in lacks  # what the others are held against
+        return "\n\n".join(filter(None, ("" if first else make(there), missing)))
+
+    def in_2022(those: list[Row]) -> str:
+        its_days = pd.DatetimeIndex(those[0].frames(study)[0].index)
+        return tables.headline_table(study, those, tables.index_steps(study, its_days))
+
+    every = {**rows, "later": later}
     values: dict[str, Any] = {
         "decisions": tables.decisions_table(each for _, _, decisions in made.values() for each in decisions),
         "headline": tables.headline_table(study, head, indices),
         "years": tables.years_table(study, head[0], indices),
         "frozen_years": tables.years_table(study, head[2], indices),
         "horizons": tables.horizons_table(study, (head[0], head[2])),
-        "money": tables.money_table(study, rows["money"]),
-        "changed": tables.changed_table(study, rows["changed"]),
-        "trading": tables.changed_table(study, rows["trading"]),
-        "deck": tables.deck_table(study, rows["deck"]),
-        "delisted": tables.delisted_table(study, head[3], rows["delisted"]),
+        "money": part("money", partial(tables.money_table, study)),
+        "changed": part("changed", partial(tables.changed_table, study)),
+        "trading": part("trading", partial(tables.changed_table, study)),
+        "deck": part("deck", partial(tables.deck_table, study)),
+        "delisted": part("delisted", partial(tables.delisted_table, study, head[3])),
         "deflated": tables.deflated_table(study, head, known),
         "looked": tables.looked_table(study, trials(study)),
-        "later": tables.headline_table(study, later, tables.index_steps(study, later_days)),
+        "later": part("later", in_2022),
         "ways": {name: way.what for name, way in WAYS.items()},
         "frozen": made[max(made)],
         "days": len(days),

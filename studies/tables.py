@@ -20,6 +20,7 @@ from studies.years import YEAR
 
 PERCENT, MONEY = 100.0, 100.0 * YEAR
 INDICES = {"SH000300": "CSI300", "SH000905": "CSI500", "SH000852": "CSI1000"}
+LACKS = "(not run)"
 Frames = list[pd.DataFrame]
 Shown = Mapping[str, tuple[str, float, int]]  # title: column, factor, digits
 SCORE: Shown = {
@@ -98,13 +99,13 @@ def picked(shown: Shown, *titles: str) -> Shown:
 
 
 def at(told: str, row: str, column: str) -> str:
-    """Look a cell of a table up, for the page's words; KeyError for what it has not.
+    """Look a cell of a table up, for the page's words; KeyError for a column that it has not.
 
     >>> at(table(["", "IC"], [["chain", "9.5 ± 0.4"]]), "chain", "IC")
     '9.5 ± 0.4'
     """
-    head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in told.splitlines())
-    return dict(zip(head, {line[0]: line for line in lines}[row], strict=True))[column]
+    head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in told.splitlines() if "|" in line)
+    return dict(zip(head, {line[0]: line for line in lines}.get(row, [LACKS] * len(head)), strict=True))[column]
 
 
 def headline_table(study: Study, rows: Sequence[Row], indices: pd.DataFrame) -> str:

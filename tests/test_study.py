@@ -307,28 +307,49 @@ def test_a_study_under_way_says_what_is_there_and_what_lacks(study):
     assert "then: " in text and "cells were not run, such as Cell(config=Config(kind='mlp', loss='mse'" in text
 
 
-def test_the_page_has_every_table_and_its_pictures(study, tmp_path):
-    frozen, years = (Config("lightgbm"), "cost_aware"), (2015, 2016)
+@pytest.fixture
+def ended(study):
+    """A study of two years that is all there, as `page.write` takes it."""
+    config = Config("mlp+lightgbm", "by_score", 5, blend="by_score~daily")
+    frozen, years = (config, "unbounded"), (2015, 2016)
     rows = final.rows({**dict.fromkeys(decisions.CHAIN, frozen), 2022: frozen})
-    rows = {name: [dataclasses.replace(row, by_year=dict.fromkeys(years, row.by_year[2015])) for row in kept[:6]]
+    rows = {name: [dataclasses.replace(row, by_year=dict.fromkeys(years, row.by_year[2015])) for row in kept]
             for name, kept in rows.items()}  # fmt: skip
-    later = [final.Row("frozen", {2022: frozen})]
+    later = final.confirmed({2022: frozen})
     decisions.run(study.study, [cell for row in [*sum(rows.values(), []), *later] for cell in row.cells()])
     steps = pd.DataFrame({code: 0.001 for code in tables.INDICES}, pd.bdate_range("2015-01-01", "2022-12-30"))
     steps.to_parquet(study.study.folder / "indices.parquet")
-    seen = [decisions.Decision(2015, "kind", {frozen[0].name: 0.1}, frozen[0].name)]
-    docs = tmp_path / "docs"
-    docs.mkdir()
-    page.write(study.study, dict.fromkeys((*years, 2022), (*frozen, seen)), rows, later, docs)
-    text = (docs / "study.md").read_text("utf-8")
+    seen = [decisions.Decision(2015, "kind", {config.name: 0.1}, config.name)]
+    return study.study, dict.fromkeys((*years, 2022), (*frozen, seen)), rows, later
+
+
+def test_the_page_has_every_table_and_its_pictures(ended, tmp_path):
+    _, _, rows, _ = ended
+    page.write(*ended, tmp_path)
+    text = (tmp_path / "study.md").read_text("utf-8")
     heads = [line for line in text.splitlines() if line.startswith("#")]
     assert len(heads) > 10 and "{{" not in text and "{#" not in text and "nan" not in text
     for row in [*rows["headline"], *rows["changed"], *rows["trading"], *rows["deck"]]:
         assert f" {row.name} |" in text
     assert "1.00 | 150" in text or "0.33 | 50" in text
     for name in ("study_curves.png", "study_years.png"):
-        assert (docs / name).read_bytes()[:4] == b"\x89PNG" and name in text
-    assert set(read_trials(study.study.folder / "trials.parquet")["name"]) >= {"lightgbm.ic.10.alpha158.3, cost_aware"}
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG" and name in text
+    found = set(read_trials(ended[0].folder / "trials.parquet")["name"])
+    assert "mlp+lightgbm.by_score.5.alpha158.3.by_score~daily, unbounded" in found
+    for name in page.PAGES:
+        own = (tmp_path / name).read_text("utf-8")
+        assert tables.LACKS not in own and "Not run" not in own and " ± " in own
+
+
+def test_the_page_names_what_was_not_run(ended, tmp_path):
+    study, _, rows, _ = ended
+    rows["changed"][-1].cells()[0].file(study.folder, "days").unlink()
+    page.write(*ended, tmp_path)
+    text = (tmp_path / "study.md").read_text("utf-8")
+    assert f"Not run: {rows['changed'][-1].name}.\n" in text and "| loss: wpcc |" in text
+    rows["headline"][0].cells()[0].file(study.folder, "days").unlink()
+    with pytest.raises(FileNotFoundError):
+        page.write(*ended, tmp_path)
 
 
 def test_every_cell_is_a_run_of_a_recorder_once(study, tmp_path):
