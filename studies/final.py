@@ -46,9 +46,11 @@ class Row:
         """Read its days, a frame a seed."""
         return [pd.concat([day(study, cell) for cell in self._of(seed)]) for seed in self.seeds]
 
-    def there(self, study: Study) -> bool:
-        """Tell whether all of it was run."""
-        return all(cell.done(study.folder) for cell in self.cells())
+    def there(self, study: Study) -> "Row":
+        """Keep the seeds that all was run of."""
+        return replace(
+            self, seeds=tuple(seed for seed in self.seeds if all(cell.done(study.folder) for cell in self._of(seed)))
+        )
 
 
 def rows(chosen: Mapping[int, Way]) -> dict[str, list[Row]]:
@@ -84,7 +86,7 @@ def rows(chosen: Mapping[int, Way]) -> dict[str, list[Row]]:
         ],
         "trading": [Row(name, dict.fromkeys(CHAIN, pair)) for name, pair in traded(frozen, way).items()],
         "changed": [
-            Row(name, dict.fromkeys(CHAIN, (config, way)), SEEDS if "master" in config.kind else tuple(range(MEMBERS)))
+            Row(name, dict.fromkeys(CHAIN, (config, way)))
             for name, config in {"the network": network, **changed(network)}.items()
         ],
     }
@@ -137,9 +139,11 @@ def _deck(network: Config, way: str) -> list[Row]:
 
 
 def run_all(study: Study, made: Mapping[str, list[Row]]) -> None:
-    """Run what the tables need, the headline first."""
-    for group in made.values():
-        run(study, [cell for row in group for cell in row.cells()])
+    """Run what the tables need: the headline, then the others by few seeds, then by all."""
+    run(study, [cell for row in made["headline"] for cell in row.cells()])
+    for few in (True, False):
+        for group in made.values():
+            run(study, [cell for row in group for cell in row.cells() if not few or cell.seed in (*SEEDS, ALL)])
 
 
 def confirmed(chosen: Mapping[int, Way]) -> list[Row]:

@@ -63,11 +63,11 @@ def write(study: Study, made: Made, rows: Mapping[str, list[Row]], later: list[R
     indices = tables.index_steps(study, days)
 
     def part(name: str, make: Callable[[list[Row]], str]) -> str:
-        lacks = [row.name for row in every[name] if not row.there(study)]
-        there = [row for row in every[name] if row.name not in lacks]
+        there = [row.there(study) for row in every[name]]
+        lacks = [row.name for row in there if not row.seeds]
         missing = f"Not run: {', '.join(lacks)}." if lacks else ""
-        first = every[name][0].name in lacks  # what the others are held against
-        return "\n\n".join(filter(None, ("" if first else make(there), missing)))
+        told = make([row for row in there if row.seeds]) if there[0].seeds else ""  # the others are held against it
+        return "\n\n".join(filter(None, (told, missing)))
 
     def in_2022(those: list[Row]) -> str:
         its_days = pd.DatetimeIndex(those[0].frames(study)[0].index)

@@ -155,11 +155,12 @@ def money_table(study: Study, rows: Iterable[Row]) -> str:
 def changed_table(study: Study, rows: Sequence[Row]) -> str:
     """Change one thing of the first row: its own numbers, and those less the first's, day by day and seed by seed."""
     shown = picked({**SCORE, **ACCOUNT}, "RankIC", "neutral RankIC", "top twentieth", "over all")
-    less, own = picked(shown, "RankIC", "top twentieth", "over all"), rows[0].frames(study)
-    lines = [[rows[0].name, str(len(own)), *plain(own, shown), "", "", ""]]
+    less = picked(shown, "RankIC", "top twentieth", "over all")
+    own = dict(zip(rows[0].seeds, rows[0].frames(study), strict=True))
+    lines = [[rows[0].name, str(len(own)), *plain([*own.values()], shown), "", "", ""]]
     for place, row in enumerate(rows[1:]):
         frames = row.frames(study)
-        gaps = [frame - mine for frame, mine in zip(frames, own, strict=False)]
+        gaps = [frame - own[seed] for seed, frame in zip(row.seeds, frames, strict=True)]
         lines.append([row.name, str(len(frames)), *plain(frames, shown), *sure(gaps, less, place)])
     return table(["", "seeds", *shown, *(f"{title}, less" for title in less)], lines)
 

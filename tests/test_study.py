@@ -142,7 +142,7 @@ def test_trials_are_all_that_was_looked_at(study):
     found = {row.name: row for row in final.trials(study.study)}
     assert set(found) == {"mlp.ic.10.alpha158.3, cost_aware", "lightgbm.ic.10.alpha158.3, cost_aware"}
     assert [found[name].seeds for name in sorted(found)] == [(0,), (0, 1)]
-    assert all(row.there(study.study) for row in found.values())
+    assert all(row.there(study.study) == row for row in found.values())
 
 
 def test_a_study_without_jobs_runs_nothing(tmp_path):
@@ -239,7 +239,8 @@ def frames(*means):
 
 
 def row(name, *means):
-    return SimpleNamespace(name=name, frames=lambda study: frames(*means), by_year={2020: (Config(), "judge")})
+    seeds, by_year = range(len(means)), {2020: (Config(), "judge")}
+    return SimpleNamespace(name=name, frames=lambda study: frames(*means), by_year=by_year, seeds=seeds)
 
 
 def test_tables_by_hand():
@@ -255,6 +256,9 @@ def test_tables_by_hand():
     )
     assert "| d | 0.0 ± 0.0 |" in deck and "| 96.8 ± " in deck  # 0.1 + 0.1 + 0.2% a day
     changed = tables.changed_table(None, [row("base", 0.0, 0.002), row("loss: x", 0.001, 0.003)])
+    other = SimpleNamespace(**{**vars(row("other", 0.001)), "seeds": (1,)})  # of the base's second seed
+    paired = tables.changed_table(None, [row("base", 0.0, 0.002), other])
+    assert "| other | 1 | 0.1 | 0.1 | 24.2 | 24.2 | -0.1 ± 0.0 | -24.2 ± 0.0 | -24.2 ± 0.0 |" in paired
     assert "| loss: x | 2 | 0.2 | 0.2 | 48.4 | 48.4 | 0.1 ± 0.0 | 24.2 ± 0.0 | 24.2 ± 0.0 |" in changed
 
 
@@ -343,10 +347,15 @@ def test_the_page_has_every_table_and_its_pictures(ended, tmp_path):
 
 def test_the_page_names_what_was_not_run(ended, tmp_path):
     study, _, rows, _ = ended
-    rows["changed"][-1].cells()[0].file(study.folder, "days").unlink()
+    for cell in rows["changed"][-1].cells()[:-2]:
+        cell.file(study.folder, "days").unlink()
     page.write(*ended, tmp_path)
     text = (tmp_path / "study.md").read_text("utf-8")
-    assert f"Not run: {rows['changed'][-1].name}.\n" in text and "| loss: wpcc |" in text
+    assert "Not run" not in text and "| loss: wpcc | 5 |" in text
+    assert f"| {rows['changed'][-1].name} | 1 |" in text  # of one seed all is there
+    rows["changed"][-1].cells()[-1].file(study.folder, "days").unlink()
+    page.write(*ended, tmp_path)
+    assert f"Not run: {rows['changed'][-1].name}.\n" in (tmp_path / "study.md").read_text("utf-8")
     rows["headline"][0].cells()[0].file(study.folder, "days").unlink()
     with pytest.raises(FileNotFoundError):
         page.write(*ended, tmp_path)
