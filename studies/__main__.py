@@ -45,8 +45,7 @@ def main() -> None:
     chosen = {year: (config, way) for year, (config, way, _) in made.items()}
     rows, later = final.rows(chosen), final.confirmed(chosen)
     if not wanted.tables:
-        final.run_all(study, rows)
-        final.confirm(study, later)
+        final.run_all(study, rows, later)
         every = [cell for row in [*final.trials(study), *sum(rows.values(), []), *later] for cell in row.cells()]
         print(f"recorded {recorded.record(study, every)} of {len(set(every))} cells", flush=True)
     page.write(study, made, rows, later, wanted.docs)

@@ -138,12 +138,16 @@ def _deck(network: Config, way: str) -> list[Row]:
     return [Row(name, dict.fromkeys(CHAIN, pair), SEEDS) for name, pair in pairs.items()]
 
 
-def run_all(study: Study, made: Mapping[str, list[Row]]) -> None:
-    """Run what the tables need: the headline, then the others by few seeds, then by all."""
+def run_all(study: Study, made: Mapping[str, list[Row]], later: Iterable[Row]) -> None:
+    """Run what the tables need: the headline, the others by few seeds, the year after the chain, the others by all."""
     run(study, [cell for row in made["headline"] for cell in row.cells()])
-    for few in (True, False):
-        for group in made.values():
-            run(study, [cell for row in group for cell in row.cells() if not few or cell.seed in (*SEEDS, ALL)])
+    cells = {name: [cell for row in group for cell in row.cells()] for name, group in made.items()}
+    for own in cells.values():
+        run(study, [cell for cell in own if cell.seed in (*SEEDS, ALL)])
+    to_its_end = replace(study, last=pd.Timestamp(f"{LATER}-12-31"))  # returns count to its end
+    run(to_its_end, [cell for row in later for cell in row.cells()])
+    for own in cells.values():
+        run(study, own)
 
 
 def confirmed(chosen: Mapping[int, Way]) -> list[Row]:
@@ -152,12 +156,6 @@ def confirmed(chosen: Mapping[int, Way]) -> list[Row]:
         Row("frozen", {LATER: chosen[max(chosen)]}),
         Row("frozen, mean of the seeds", {LATER: chosen[max(chosen)]}, (ALL,)),
     ]
-
-
-def confirm(study: Study, made: Iterable[Row]) -> None:
-    """Run the frozen configuration on the year after the chain; returns count to its end."""
-    later = replace(study, last=pd.Timestamp(f"{LATER}-12-31"))
-    run(later, [cell for row in made for cell in row.cells()])
 
 
 def trials(study: Study) -> list[Row]:
