@@ -19,6 +19,7 @@ from studies.tables import mean_days
 
 HERE = Path(__file__).parent
 PAGES = ("study.md", "study.zh.md")  # all of it; the page of what was learnt in Chinese
+YARDSTICKS = (", judge", ", smoothed")  # ways that nobody would choose: -128 and +4 points a year
 Made = Mapping[int, tuple[Config, str, list[Decision]]]
 
 
@@ -85,7 +86,8 @@ def write(study: Study, made: Made, rows: Mapping[str, list[Row]], later: list[R
         "trading": part("trading", partial(tables.changed_table, study)),
         "deck": part("deck", partial(tables.deck_table, study)),
         "delisted": part("delisted", partial(tables.delisted_table, study, head[3])),
-        "deflated": tables.deflated_table(study, head, known),
+        "deflated": tables.deflated_table(study, head, known[~known["name"].str.endswith(YARDSTICKS)]),
+        "deflated_by_all": tables.deflated_table(study, head, known),
         "looked": tables.looked_table(study, trials(study)),
         "later": part("later", in_2022),
         "ways": {name: way.what for name, way in WAYS.items()},

@@ -104,8 +104,9 @@ def at(told: str, row: str, column: str) -> str:
     >>> at(table(["", "IC"], [["chain", "9.5 ± 0.4"]]), "chain", "IC")
     '9.5 ± 0.4'
     """
-    head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in told.splitlines() if "|" in line)
-    return dict(zip(head, {line[0]: line for line in lines}.get(row, [LACKS] * len(head)), strict=True))[column]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told.splitlines() if line.startswith("|")]
+    by_name = {line[0]: line for line in lines[2:]}
+    return dict(zip(lines[0], by_name[row], strict=True))[column] if row in by_name else LACKS
 
 
 def headline_table(study: Study, rows: Sequence[Row], indices: pd.DataFrame) -> str:
