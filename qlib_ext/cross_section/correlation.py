@@ -34,7 +34,7 @@ def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor,
         mask: (B, N) bool, True = real.
         center: "weighted" or "plain".
 
-    Returns: (B,) in [-1, 1] ("plain" can leave it). A day with fewer than two labelled stocks, equal labels
+    Returns: (B,) in [-1, 1]. A day with fewer than two labelled stocks, equal labels
         or no weight gives 0 and no gradient. A constant score gives 0; its gradient under "weighted" is the
         covariance's, with the label standardised and the score's deviation taken as 1: finite, and towards
         the label.
@@ -57,10 +57,10 @@ def weighted_pearson(score: Tensor, label: Tensor, weight: Tensor, mask: Tensor,
     total = weight.sum(dim=1, keepdim=True)
     share = weight / torch.where(total == 0, 1.0, total)
     if center == "plain":
-        return day.plain_pearson(score, label, share, real)
+        return day.plain_pearson(score, label, share, real).clamp(-1.0, 1.0)
     score_units, _ = day.standardise(score, share, real, *day.extent(score, real))
     label_units, label_flat = day.standardise(label, share, real, low, high)
-    return (share * score_units * torch.where(label_flat, 0.0, label_units)).sum(dim=1)
+    return (share * score_units * torch.where(label_flat, 0.0, label_units)).sum(dim=1).clamp(-1.0, 1.0)
 
 
 def information_coefficient(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -85,12 +85,13 @@ def concordance(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     score, target = day.widen(score, target)
     real = day.labelled(target, mask)
     real = real & ~day.is_flat(target, real)
-    score_mean, score_gap = day.mean_and_gap(score, real)
-    target_mean, target_gap = day.mean_and_gap(target, real)
+    unit = torch.maximum(day.power_of_two(score, real), day.power_of_two(target, real))
+    score_mean, score_gap = day.mean_and_gap(score / unit, real)
+    target_mean, target_gap = day.mean_and_gap(target / unit, real)
     count = real.sum(dim=1).clamp(min=1)
     covariance = (score_gap * target_gap).sum(dim=1) / count
     spread = (score_gap**2 + target_gap**2).sum(dim=1) / count + (score_mean - target_mean)[:, 0] ** 2
-    return 2.0 * covariance / torch.where(real.any(dim=1), spread, 1.0)
+    return (2.0 * covariance / torch.where(real.any(dim=1), spread, 1.0)).clamp(-1.0, 1.0)
 
 
 def mean_squared_error(score: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ def _cosine(left: NDArray[np.float64], right: NDArray[np.float64]) -> Tensor:
         np.einsum("dn,dn->d", x, y) for x, y in ((left, right), (left, left), (right, right))
     )
     scale = np.sqrt(left_square * right_square)
-    return torch.from_numpy(np.where(scale > 0, cross / np.where(scale > 0, scale, 1.0), 0.0))
+    return torch.from_numpy(np.where(scale > 0, cross / np.where(scale > 0, scale, 1.0), 0.0)).clamp(-1.0, 1.0)
 
 
 def _unit_gap(value: Tensor, real: Tensor) -> NDArray[np.float64]:

@@ -64,9 +64,14 @@ def is_flat(value: Tensor, real: Tensor) -> Tensor:
 
 
 def is_narrow(low: Tensor, high: Tensor) -> Tensor:
-    """Days whose lowest and highest value are equal within float noise."""
-    noise = FLAT_STEPS * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
-    return high - low <= noise
+    """Days whose lowest and highest value are equal within float noise.
+
+    So are those nearer than 1e-31 in float32, 1e-292 in float64: the gradient of a correlation, in their units, would
+    overflow.
+    """
+    kind = torch.finfo(low.dtype)
+    noise = FLAT_STEPS * kind.eps * torch.maximum(low.abs(), high.abs())
+    return high - low <= noise.clamp(min=kind.tiny / kind.eps)
 
 
 def varied_days(value: Tensor, real: Tensor) -> Tensor:
@@ -91,12 +96,36 @@ def standardise(value: Tensor, share: Tensor, real: Tensor, low: Tensor, high: T
 
 def plain_pearson(score: Tensor, label: Tensor, share: Tensor, real: Tensor) -> Tensor:
     """Compute the deck's listing (B,): its covariance is unchanged by the shift to the plain means."""
-    _, score = mean_and_gap(score, real)
-    _, label = mean_and_gap(label, real)
+    score, score_guard = gap_and_guard(score, real)
+    label, label_guard = gap_and_guard(label, real)
     covariance = (share * score * label).sum(dim=1) - (share * score).sum(dim=1) * (share * label).sum(dim=1)
-    score_std = ((share * score**2).sum(dim=1) + DECK_GUARD).sqrt()
-    label_std = ((share * label**2).sum(dim=1) + DECK_GUARD).sqrt()
+    score_std = ((share * score**2).sum(dim=1) + score_guard).sqrt()
+    label_std = ((share * label**2).sum(dim=1) + label_guard).sqrt()
     return covariance / (score_std * label_std)
+
+
+def gap_and_guard(value: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Deviations (B, N) from the plain mean, and the listing's guard (B,) of their squares, in one unit.
+
+    It is the day's ``power_of_two`` where values are above 1 in size: a correlation of them keeps its bits, and nothing
+    overflows.
+    """
+    unit = power_of_two(value, real).clamp(min=1.0)
+    _, gap = mean_and_gap(value / unit, real)
+    return gap, (DECK_GUARD / unit / unit).clamp(min=torch.finfo(value.dtype).tiny)[:, 0]
+
+
+def power_of_two(value: Tensor, real: Tensor) -> Tensor:
+    """Largest power of two (B, 1) within each day's largest real value in size, 1 where that is 0 or not finite.
+
+    A division by it changes no digit, so that ratios of what is computed from the quotients keep their bits, and their
+    squares stay in reach of the type.
+    """
+    low, high = extent(value, real)
+    largest = torch.maximum(low.abs(), high.abs())
+    usable = is_positive(largest)
+    size = torch.where(usable, largest, 1.0)
+    return size / (2.0 * torch.frexp(size).mantissa)
 
 
 def mean_and_gap(value: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

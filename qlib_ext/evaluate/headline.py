@@ -75,7 +75,7 @@ def headline(
 
     Returns:
         The keys of ``DEFINITIONS``, fractions. Volatility and the ratios are NaN with one day or none of it,
-        deck_ratio also where a day loses more than all.
+        deck_ratio also where a day loses more than all; what compounds to more than a float holds is inf.
 
     Raises:
         ValueError: for an empty series, NaN, or a return of an account below -1.
@@ -98,8 +98,9 @@ def headline(
     known_ic = np.asarray([] if ic is None else ic, dtype=np.float64)
     known_ic = known_ic[np.isfinite(known_ic)]
     deviation = float(daily.std(ddof=1)) if len(daily) > 1 else math.nan
-    growth = float(np.prod(1.0 + daily)) if (daily >= -1).all() else math.nan
-    grown, volatility = growth ** (year / len(daily)) - 1.0, deviation * math.sqrt(year)
+    with np.errstate(over="ignore"):
+        growth = np.prod(1.0 + daily) if (daily >= -1).all() else np.float64(math.nan)
+        grown, volatility = growth ** np.float64(year / len(daily)) - 1.0, deviation * math.sqrt(year)
     result = {
         "mean_ic": known_ic.mean() if len(known_ic) else math.nan,
         "mean_return": growth - 1.0 if compounded else daily.sum(),

@@ -65,12 +65,17 @@ def rebalancing(yuan: ArrayLike, next_return: ArrayLike, horizon: int = 1) -> ND
 
 
 def growth(step_return: ArrayLike, days: int) -> NDArray[np.float64]:
-    """Compound one-day returns (D, N), NaN as 0, over the days d to d+days-1, as far as there are: (D, N) factors."""
-    one = 1.0 + np.nan_to_num(np.asarray(step_return, dtype=np.float64), nan=0.0)
+    """Compound one-day returns (D, N) over the days d to d+days-1, as far as there are: (D, N) factors."""
+    one = 1.0 + known_step(np.asarray(step_return, dtype=np.float64))
     grown = one.copy()
     for later in range(1, min(days, len(one))):
         grown[:-later] *= one[later:]
     return grown
+
+
+def known_step(step_return: NDArray[np.floating]) -> NDArray[np.float64]:
+    """One-day returns, in their own type, 0 where they are not known: NaN, or infinite as after a price of 0."""
+    return np.nan_to_num(step_return, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def impact_cost(

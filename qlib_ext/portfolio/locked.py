@@ -34,7 +34,8 @@ def held_through(
 
     Args:
         target: (D, N) yuan wanted on each signal day, of the whole capital, such as `fill_top_n` gives.
-        step_return: (D, N) one-day return that follows the entry of signal day d; NaN counts as 0.
+        step_return: (D, N) one-day return that follows the entry of signal day d; what is not finite counts
+            as 0.
         buyable: (D, N) bool, True = traded at the entry and not locked at limit-up.
         sellable: (D, N) bool, True = traded at the entry and not locked at limit-down; None: all could be sold.
         capital: yuan that there are each day: what was lost is made up, what was gained is paid out.

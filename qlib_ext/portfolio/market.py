@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.panel import DayPanel
+from qlib_ext.portfolio.costs import known_step
 from qlib_ext.portfolio.exposures import WINDOW, Risk
 from qlib_ext.rules import COMMISSION, fee_rates
 
@@ -73,7 +74,7 @@ def _risk(grids: dict[str, Any], row: NDArray[np.int64], entry: int) -> Risk:
     first = max(int(row[0]) - entry - 2 * WINDOW, 0)
     step, traded = (grid[first : row[-1] + 1] for grid in (grids["step_return"], grids["buyable"] | grids["sellable"]))
     price = np.ones(step.shape)
-    price[1:] = np.cumprod(1.0 + np.nan_to_num(step[:-1]), axis=0)  # at the entry of each row
+    price[1:] = np.cumprod(1.0 + known_step(step[:-1]), axis=0)  # at the entry of each row
     risk = Risk.of_closes(np.where(traded, price, np.nan))
     known = row - entry - first
 

@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.options import check_number, check_shapes
 from qlib_ext.portfolio.allocation import CAPITAL
+from qlib_ext.portfolio.costs import known_step
 
 
 def sleeve_returns(
@@ -18,7 +19,8 @@ def sleeve_returns(
 
     Args:
         yuan: (D, N) the allocation of the whole capital on each signal day.
-        step_return: (D, N) one-day return that follows the entry of signal day d; NaN counts as 0.
+        step_return: (D, N) one-day return that follows the entry of signal day d; what is not finite counts
+            as 0.
         horizon: days that the label spans, at least 1.
         capital: yuan.
 
@@ -32,7 +34,7 @@ def sleeve_returns(
     check_shapes("(D, N) = (days, stocks)", yuan=held, step_return=step)
     check_number("horizon", horizon, "[1, inf)", whole=True, hint=" (days of the label)")
     check_number("capital", capital, "(0, inf)", hint=" (yuan)")
-    days, step = len(held), np.nan_to_num(step, nan=0.0)
+    days, step = len(held), known_step(step)
     value, gain = held / horizon, np.zeros(days)
     for age in range(min(horizon, days)):
         value = value[: days - age]

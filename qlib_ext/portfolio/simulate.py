@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qlib_ext.options import SHARE, check_number, check_shapes
 from qlib_ext.portfolio.allocation import CAPITAL, PARTICIPATION
-from qlib_ext.portfolio.costs import affordable
+from qlib_ext.portfolio.costs import affordable, known_step
 from qlib_ext.portfolio.exposures import Risk
 from qlib_ext.portfolio.policy import Day, Policy, Vector
 
@@ -78,7 +78,7 @@ def simulate(
         score: (D, N) larger is better, NaN where there is none.
         liquidity: (D, N) yuan a day, known at the close; the last known one counts for caps and costs.
         volatility: (D, N) standard deviation of daily returns, likewise.
-        step_return: (D, N) return from the entry of the day to the next one; NaN counts as 0.
+        step_return: (D, N) return from the entry of the day to the next one; what is not finite counts as 0.
         buyable: (D, N) bool, True = can be bought at the entry; None: all can.
         sellable: (D, N) bool, True = can be sold at the entry; None: all can. What is neither is suspended.
         buy_rate: fees as a fraction of what is bought; a number or (D,), such as `rules.fee_rates` gives.
@@ -134,7 +134,7 @@ def simulate(
         run.begin(d, own.capital)
         day = run.day(prepared[d], rates)
         target = own.target(day) if scored[d] and day.value > 0 else None
-        moved = run.drift(market.step[d - 1] if d > first else np.zeros_like(run.held))
+        moved = run.drift(known_step(market.step[d - 1]) if d > first else np.zeros_like(run.held))
         if target is not None:
             run.trade(np.where(own.in_shares & (run.held > 0), target * moved, target), prepared[d])
         rows.append(run.row())
@@ -167,7 +167,7 @@ class _Market:
         names = ("score", "liquidity", "volatility", "step_return", "buyable", "sellable", "universe", "delisted")
         check_shapes("(D, N) = (days, stocks)", **dict(zip(names, [*numbers, *flags], strict=True)))
         everything = np.ones(ranking.shape, dtype=bool)
-        traded = np.where(traded > 0, traded, np.nan)
+        traded = np.where((traded > 0) & (traded < np.inf), traded, np.nan)
         return cls(
             ranking,
             traded,
@@ -254,7 +254,7 @@ class _Run:
 
     def drift(self, step: Vector) -> Vector:
         """Bring the holdings to the prices of the entry; return those over the prices of the close."""
-        moved: Vector = 1.0 + np.nan_to_num(step)
+        moved: Vector = 1.0 + step
         self.held = self.held * moved
         self.value = self.cash + float(self.held.sum()) + self.fees
         return moved
@@ -317,7 +317,7 @@ class _Run:
         d, step = self.d, self.market.step[self.d]
         mean = step[self.market.universe[d] & self.market.buyable[d] & np.isfinite(step)]
         market = float(mean.mean()) if len(mean) else np.nan
-        parts = (float((self.held * np.nan_to_num(step)).sum()), self.fees, self.impact, self.dealt)
+        parts = (float((self.held * known_step(step)).sum()), self.fees, self.impact, self.dealt)
         gross, fees, impact, turnover = (part / self.value if self.value > 0 else np.nan for part in parts)
         net = gross - fees - impact
         shares = {"gross": gross, "fees": fees, "impact": impact, "net": net, "turnover": turnover}
