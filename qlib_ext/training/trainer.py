@@ -536,7 +536,9 @@ class _Pass:
             each = self.total.cpu().double().numpy()[there] / count[there]
             mean = float(np.average(each, weights=self.trainer._prior()[there]))
             if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss became {mean}: lower lr ({self.trainer.lr}) or clean the features")
+                raise FloatingPointError(
+                    f"the loss became {mean}: lower lr ({self.trainer.lr}), or clean the features and labels"
+                )
         return mean, self.nothing if self.scores is None else self.scores.numpy()
 
 
