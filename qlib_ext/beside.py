@@ -12,6 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_ROOM = ": make room, then do it again"
+_RIGHT = ": give yourself the right to write there, or name a folder of your own"
+_CURES = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EACCES: _RIGHT, errno.EPERM: _RIGHT, errno.EROFS: _RIGHT}
+
 
 @contextmanager
 def beside(path: str | Path) -> Iterator[Path]:
@@ -45,11 +49,16 @@ def beside(path: str | Path) -> Iterator[Path]:
             partial.chmod(target.stat().st_mode & 0o777)
         partial.replace(target)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}{kept}") from error
+        raise OSError(f"{path} cannot be written: {_why(error)}{kept}") from error
     finally:
         if partial is not None:
             with suppress(OSError):  # it took its place, or there is no such folder
                 partial.unlink()
+
+
+def _why(error: OSError) -> str:
+    """Say what is wrong, and what to do where that is known."""
+    return f"{error.strerror or error}{_CURES.get(error.errno or 0, '')}"
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -84,7 +93,7 @@ def alone(path: str | Path, say: Callable[[str], object]) -> Iterator[None]:
         say(f"another process is writing {place}: waiting for it")
         lock.acquire()
     except OSError as error:
-        raise OSError(f"{place} cannot be written: {error.strerror or error}") from error
+        raise OSError(f"{place} cannot be written: {_why(error)}") from error
     try:
         yield
         with suppress(OSError):  # whoever waits finds it made; after an error the lock stays for the next one

@@ -9,6 +9,8 @@ from math import inf
 from numbers import Integral, Real
 from typing import Any
 
+_SHORT = "not enough memory"
+_NO_MEMORY = ("tried to allocate", "out of memory", "alloc_failed")  # pieces of what torch and CUDA say
 SHARE = " (a share: 0.05 is 5% of a stock's daily turnover)"
 
 
@@ -173,9 +175,21 @@ def enough_memory(cure: str) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         text = str(error) or type(error).__name__
-        if not isinstance(error, MemoryError) and "tried to allocate" not in text.lower():
+        if not lacks_memory(error) or text.startswith(_SHORT):  # or it has been told
             raise
-        raise MemoryError(f"not enough memory ({text.splitlines()[0]}): {cure}") from error
+        raise MemoryError(f"{_SHORT} ({text.splitlines()[0]}): {cure}") from error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has ended, torch's own of the CPU or a GPU among them.
+
+    >>> lacks_memory(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")), lacks_memory(RuntimeError("no"))
+    (True, False)
+    """
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(piece in said for piece in _NO_MEMORY)
+    )
 
 
 def describe(thing: Any) -> str:

@@ -57,6 +57,10 @@ class Batch:
         """Return the same batch with its tensors on `device`."""
         return replace(self, **_moved(self, device))
 
+    def cut(self, some: slice) -> Batch:
+        """Return some of the days alone; the tensors are views."""
+        return replace(self, **{name: value[some] for name, value in vars(self).items() if value is not None})
+
 
 @dataclass(frozen=True, repr=False)
 class Exposure:

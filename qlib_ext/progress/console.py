@@ -63,7 +63,7 @@ class Console(logging.Handler):
         self.silent = _Silent(silent)
         self.quiet = level == "quiet"
         self.earlier: deque[logging.LogRecord] = deque(maxlen=_KEPT)
-        self.file: logging.FileHandler | None = None
+        self.file: logging.Handler | None = None
         self.told: Counter[str] = Counter()
         self.open = False  # a run is going on
         self._drawn, self._last = "", 0.0
@@ -86,11 +86,22 @@ class Console(logging.Handler):
             if text is not None:
                 self.say(text)
             if self.file is not None:
-                self.file.emit(record)
+                self._keep(record)
             elif self.alone:
                 self.earlier.append(record)
         except Exception:  # noqa: BLE001  as every handler of logging: what cannot be logged ends no run
             self.handleError(record)
+
+    def _keep(self, record: logging.LogRecord) -> None:
+        """Write a record to the run's log; where it cannot be written, that is told once, and the run goes on."""
+        try:
+            self.file.emit(record)  # type: ignore[union-attr]
+        except OSError as error:
+            lost, self.file = self.file, logging.NullHandler()
+            name = lost.baseFilename  # type: ignore[union-attr]
+            self.say(f"warning: {name} cannot be written: {error.strerror or error}; the run goes on without its log")
+            with suppress(OSError):
+                lost.close()  # type: ignore[union-attr]
 
     def _shown(self, record: logging.LogRecord) -> str | None:
         message = record.getMessage()
@@ -144,10 +155,10 @@ class Console(logging.Handler):
         self.told.clear()
         self.open = True
         if file is not None:
-            self.file = logging.FileHandler(file, encoding="utf-8", delay=True)
+            self.file = _RunLog(file, encoding="utf-8", delay=True)
             self.file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             for record in self.earlier:
-                self.file.emit(record)
+                self._keep(record)
         self.earlier.clear()
         self._showwarning, warnings.showwarning = warnings.showwarning, _show_warning
         if self.live and _is_terminal(sys.stdout):
@@ -166,7 +177,8 @@ class Console(logging.Handler):
         if warnings.showwarning is _show_warning:
             warnings.showwarning = self._showwarning
         if self.file is not None:
-            self.file.close()
+            with suppress(OSError):
+                self.file.close()
             self.file = None
 
 
@@ -192,6 +204,14 @@ def install(silent: Iterable[tuple[str, str]] = ()) -> Console | None:
     if ours is not None:
         logger.addHandler(ours)
     return ours
+
+
+class _RunLog(logging.FileHandler):
+    """A file whose errors are its owner's to tell."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
+        """Let the error pass that is being handled."""
+        raise
 
 
 class _Silent(logging.Filter):

@@ -50,11 +50,13 @@ from qlib_ext.provider.trailing import (
     unit_profile,
     with_past,
 )
+from qlib_ext.provider.witness import Witness
 
 __all__ = [
     "LONGEST_HALT",
     "SIDE",
     "SIDE_FILES",
+    "Witness",
     "ages",
     "binary_folder",
     "calendar",

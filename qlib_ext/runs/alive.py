@@ -28,10 +28,11 @@ def lock_of(artifact_uri: str) -> Any:
     return FileLock(folder / ".running")
 
 
-def release(lock: Any) -> None:
-    """Give a run's lock back, and take its file away."""
-    with suppress(OSError):
-        Path(lock.lock_file).unlink()
+def release(lock: Any, *, ended: bool = True) -> None:
+    """Give a run's lock back, and take its file away; it stays with a run whose end is not recorded, which tells it."""
+    if ended:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
     lock.release()
 
 
@@ -40,7 +41,7 @@ def is_gone(run: Any) -> bool:
     if run.info.status != "RUNNING" or run.data.tags.get(_HOST) != socket.gethostname():
         return False
     if not (artifact_folder(run.info.artifact_uri).parent / ".running").exists():
-        return time.time() * 1000 - run.info.start_time > _STARTING
+        return abs(time.time() * 1000 - run.info.start_time) > _STARTING  # a clock may have been set back
     lock = lock_of(run.info.artifact_uri)
     try:
         lock.acquire(timeout=0)

@@ -1,6 +1,7 @@
 """The sqlite file of runs: made whole or not at all, and what is wrong with it told with the cure. By mlflow alone."""
 
 import errno
+import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ _CURES = {  # a piece of what sqlite or mlflow says -> what it means
     "out-of-date database schema": "another version of mlflow made it: install that one, or copy the file and then run "
     "`mlflow db upgrade sqlite:///FILE`",
 }
+_REPLACED = (
+    "it was deleted or replaced while it was in use: put it back (the artifacts in mlruns/ stay), or start again"
+)
 _OF_SQLITE = ("TEMPORARILY_UNAVAILABLE", "BAD_REQUEST")  # mlflow's codes for what its database says
 _MOVE = "move it away (the artifacts in mlruns/ stay) and start again, or put back a copy"
 
@@ -102,6 +106,8 @@ def telling(file: Path) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         text = str(error)
         cure = next((cure for piece, cure in _CURES.items() if piece in text), None)
+        if "readonly database" in text and (not file.exists() or os.access(file, os.W_OK)):
+            cure = _REPLACED  # sqlite calls it so too
         if cure is None and getattr(error, "error_code", _OF_SQLITE[0]) not in _OF_SQLITE:
             raise
         cure = cure or f"it is damaged, or half made ({text.splitlines()[0]}): {_MOVE}"

@@ -24,6 +24,7 @@ from qlib.workflow.exp import MLflowExperiment
 from qlib.workflow.recorder import MLflowRecorder
 
 from qlib_ext import __version__, progress
+from qlib_ext.provider import Witness
 from qlib_ext.runs.alive import lock_of, process_tags, release
 from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, database_file, telling
 from qlib_ext.runs.naming import VERSION, provider_folder, run_name, run_tags
@@ -54,6 +55,7 @@ class RunRecorder(MLflowRecorder):
     name: Any
     async_log: Any
     _lock: Any = None
+    _witness: Witness | None = None  # of the data that it reads
     _scoped = False  # begun by `with R.start(...)`, which ends what it begins
     _killed = ""  # by this signal
     _handlers: Sequence[int] = ()
@@ -80,7 +82,7 @@ class RunRecorder(MLflowRecorder):
     def end_run(self, status: str = MLflowRecorder.STATUS_S) -> None:
         """End the run with a status; where an interpreter ends that was not to end, the run is KILLED or FAILED.
 
-        Raises: OSError for a run that is finished and cannot be written.
+        Raises: OSError for a run that is finished and cannot be written, or whose data or artifacts have changed.
         """
         last = ""
         try:
@@ -99,22 +101,42 @@ class RunRecorder(MLflowRecorder):
             status = "KILLED"
         elif status == self.STATUS_FI and self._scoped and not scoped:
             status = self.STATUS_FA  # qlib's handler at the interpreter's end, after sys.exit in the midst
+        spoilt = self._spoilt() if status == self.STATUS_FI else ""
+        if spoilt:
+            status = self.STATUS_FA
         for number in self._handlers:
             signal.signal(number, signal.SIG_DFL)
         self._handlers = ()
         self.status, self.end_time = status, datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        written = False
         try:
             with self._telling():
                 mlflow.end_run(status)
+            written = True
         except OSError as error:
             if status == self.STATUS_FI:
                 raise
             logger.error(f"run {self.id} stays RUNNING until the next one is started here: {error}")
-        if self._lock is not None:
-            release(self._lock)
-            self._lock = None
+        finally:
+            if self._lock is not None:
+                release(self._lock, ended=written)
+                self._lock = None
         if status == "KILLED":
             logger.error(f"run {self.id} was ended by {self._killed or 'Ctrl-C'}: it is marked KILLED")
+        if spoilt:
+            raise OSError(f"{spoilt}: run {self.id} is marked FAILED, start it again")
+
+    def _spoilt(self) -> str:
+        """Say what has become of the run's folder or data meanwhile, so that it cannot be trusted; mostly nothing."""
+        if self._lock is not None and not Path(self._lock.lock_file).exists():
+            return f"{Path(self._lock.lock_file).parent} was deleted while the run wrote into it"
+        changed = [] if self._witness is None else self._witness.changed()
+        if not changed:
+            return ""
+        return (
+            f"the data changed while the run read them, {changed[0]} and {len(changed) - 1} files more, on days that "
+            "it looks at: what it learnt from and what it was judged by are not one market"
+        )
 
     def get_local_dir(self) -> str:
         """Return the run's folder, which holds `artifacts`."""
@@ -136,7 +158,7 @@ class RunRecorder(MLflowRecorder):
     def save_objects(self, local_path: Any = None, artifact_path: Any = None, **objects: Any) -> None:
         """Keep a local file, or objects by name with their twins, as artifacts; a task to be trained is checked."""
         if "task" in objects and calling("_log_task_info", "qlib/model/trainer.py"):
-            check_task(objects["task"])
+            self._witness = check_task(objects["task"])
             self._introduce(objects["task"])
             progress.plan(stages(objects["task"]))
             progress.stage(STAGES[0])

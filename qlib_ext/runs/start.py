@@ -32,7 +32,7 @@ from qlib_ext.data import benchmark_returns, days_of, read_benchmark, rehearse_s
 from qlib_ext.evaluate import known_benchmark
 from qlib_ext.exchange import read_account, rehearse_exchange
 from qlib_ext.options import check_number, close_names, default_of, init_names, refuse_unknown, tell
-from qlib_ext.provider import calendar
+from qlib_ext.provider import Witness, calendar
 from qlib_ext.runs.task import Task, names_class, options_of
 from qlib_ext.spelling import read_day
 
@@ -122,7 +122,7 @@ def _mapping(where: str, value: Any) -> None:
 # --- the task
 
 
-def check_task(task: Any) -> None:
+def check_task(task: Any) -> Witness | None:
     """Check a task before anything of it is built: in seconds, what would end a run later, or change it silently.
 
     Every part's keys, class and options; the segments and the backtest against the calendar and each other; records
@@ -130,6 +130,9 @@ def check_task(task: Any) -> None:
 
     Args:
         task: the section `task` of a workflow, or what `task_train` is given; objects in it are taken as they are.
+
+    Returns: what tells later whether the provider's files are still the same; None where they are not qlib's own, or
+        the stocks not told.
 
     Raises: TypeError for an option that there is not, ValueError for anything else; both name the place.
 
@@ -152,13 +155,13 @@ def check_task(task: Any) -> None:
         dataset, days = rehearsed(config["dataset"], Task({"dataset": {"kwargs": {"handler": handler}}}).label)
     if isinstance(handler, str):
         _check_source("task.dataset.kwargs.handler", handler, None)
-    if dataset is not None and isinstance(handler, Mapping):
-        _check_provider(handler, dataset, days)
+    witness = _check_provider(handler, dataset, days) if dataset is not None and isinstance(handler, Mapping) else None
     if dataset is not None and hasattr(model, "check_dataset"):
         with _at("task"):
             model.check_dataset(dataset)
     scored = days if dataset is None else days_of(dataset.segments, "test", days)
     _check_records(records, model, dataset, scored)
+    return witness
 
 
 def stages(task: Mapping[str, Any]) -> list[str]:
@@ -277,7 +280,7 @@ def _built(where: str, config: Any, **filled: Any) -> Any:
 # --- data
 
 
-def _check_provider(handler: Mapping[str, Any], dataset: DatasetH, days: pd.DatetimeIndex) -> None:
+def _check_provider(handler: Mapping[str, Any], dataset: DatasetH, days: pd.DatetimeIndex) -> Witness | None:
     """Look at the provider on the days of the data: the universe, the lists and their ends, the heads of the files."""
     kind = _class_of("handler", handler, None)
     if hasattr(kind, "check_options"):
@@ -286,7 +289,7 @@ def _check_provider(handler: Mapping[str, Any], dataset: DatasetH, days: pd.Date
     folder = Path(C.dpm.get_data_uri("day"))
     universe = options_of(handler).get("instruments", default_of(kind, "instruments"))
     if isinstance(universe, Mapping) or not (folder / "features").is_dir():
-        return  # a filter of qlib's, or a storage of one's own
+        return None  # a filter of qlib's, or a storage of one's own
     with _at("task.dataset.kwargs.handler.kwargs.instruments"):
         if not isinstance(universe, str | None):
             there = {place.name.upper() for place in (folder / "features").iterdir()}
@@ -300,6 +303,8 @@ def _check_provider(handler: Mapping[str, Any], dataset: DatasetH, days: pd.Date
             members = D.list_instruments(D.instruments(universe), days[0], days[-1])
             first, last = zip(*(span for spans in members.values() for span in spans), strict=True)
             rehearse_segments(dataset, days[(days >= min(first)) & (days <= max(last))])
+            universe = list(members)
+    return Witness(folder / "features", universe, int(calendar().searchsorted(days[-1])) + 1) if universe else None
 
 
 # --- records

@@ -4,7 +4,8 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,16 @@ from qlib_ext.evaluate import (
     metric_needs_trading,
 )
 from qlib_ext.losses import DayLoss
-from qlib_ext.options import SHARE, check_flag, check_number, describe, enough_memory, named_options
+from qlib_ext.options import (
+    SHARE,
+    check_flag,
+    check_number,
+    describe,
+    enough_memory,
+    lacks_memory,
+    named_options,
+    tell,
+)
 from qlib_ext.panel import Batch, DayPanel
 from qlib_ext.portfolio import HeadWeights, combine_heads, market_of
 from qlib_ext.rules import fee_rates
@@ -37,6 +47,7 @@ from qlib_ext.training.scaling import RobustScale
 Rows = npt.NDArray[np.int64]
 OnEpoch = Callable[[int, dict[str, float]], None]
 Progress = Callable[[Iterator[Batch], int], Iterator[Batch]]
+T = TypeVar("T")
 LOADED_DAYS = 64  # whose exposures are looked at together
 GPU_WIDTH, CPU_WIDTH = 128, 64  # stocks a batch is padded to a multiple of; on a CPU at most a 32nd of the market
 IN_YAML = " (in YAML write 0.001, not 1e-3, which is a text)"
@@ -58,7 +69,8 @@ class Trainer:
         step_len: T, window length in days.
         epochs, patience: most epochs, and epochs without a better metric before the stop.
         lr, weight_decay, clip: Adam's rate and decay, and the largest gradient norm.
-        batch_days: days a step.
+        batch_days: days a step. Where the memory does not suffice for them, they go through the network some at a time,
+            half as many until it does, and their gradients are added: the same step but for rounding and dropout.
         every_days: learn from each so many-th of the training days, the first among them: where labels of ten days
             overlap, every third serves as well in a third of the time (docs/scores.md).
         day_halflife: trading days after which a training day counts half: its loss is weighed by 0.5 ** (age /
@@ -95,6 +107,7 @@ class Trainer:
     horizon_weights: tuple[float, ...] | None = None
     horizons: tuple[int, ...] = ()  # of the heads; known once `fit` has a panel
     heads: HeadWeights | None = None  # by which their scores are added; None with one, and before `fit` ends
+    _fitting: int | None = None  # days that the memory suffices for at a time, once it did not for a whole batch
 
     def __init__(
         self,
@@ -168,7 +181,7 @@ class Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what torch compiled, and with what was learnt on the CPU, so that it loads anywhere."""
-        kept = self.__dict__ | {"_compiled": None}
+        kept = self.__dict__ | {"_compiled": None, "_fitting": None}
         if self.device.type != "cpu":
             kept |= {name: copy.deepcopy(kept[name]).cpu() for name in ("net", "scaler") if kept[name] is not None}
         return kept
@@ -345,8 +358,31 @@ class Trainer:
         with torch.no_grad():
             for i in range(0, len(rows), self.batch_days):
                 batch = self._batch(panel, rows[i : i + self.batch_days]).to(self.device)
-                scores.add(batch, self._forward(batch))
+                self._in_parts(batch, partial(self._score, scores, i))
         return scores.numpy()
+
+    def _score(self, scores: "_Scores", first: int, at: int, part: Batch) -> None:
+        scores.add(first + at, part, self._forward(part))
+
+    def _in_parts(self, batch: Batch, work: Callable[[int, Batch], T]) -> list[T]:
+        """Do the work of a batch on the whole of it, or on as many days at a time as the memory suffices for.
+
+        `work` gets a part's first place in the batch and the part; it begins anew, from place 0 on, with smaller parts
+        where memory ends. Of a single day that is an error.
+        """
+        days = len(batch.days)
+        while True:
+            size = min(days, self._fitting or days)
+            try:
+                return [work(i, batch.cut(slice(i, i + size)) if size < days else batch) for i in range(0, days, size)]
+            except (MemoryError, RuntimeError) as error:
+                if size == 1 or not lacks_memory(error):
+                    raise
+            self._fitting = size // 2  # out of the handler, which holds what the work has allocated
+            tell(
+                f"the memory does not suffice for {size} days at a time: a batch goes on in parts of {self._fitting}, "
+                f"whose numbers differ in rounding and dropout; batch_days: {self._fitting} would be steps of their own"
+            )
 
     def run_epoch(
         self,
@@ -410,9 +446,7 @@ class Trainer:
             output: Tensor = (self._compiled or self.net)(x, batch.present, market)
         return output.float()
 
-    def _learn(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+    def _learn(self, optimiser: torch.optim.Optimizer) -> None:
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
         optimiser.step()
 
@@ -515,17 +549,33 @@ class _Pass:
 
     def step(self, first: int, batch: Batch) -> None:
         """Pass over the batch of the days from `first` on, which lies on the device."""
-        trainer, some = self.trainer, slice(first, first + self.trainer.batch_days)
-        days = self.valid[some].sum(axis=0)
+        days = self.valid[first : first + len(batch.days)].sum(axis=0)
         with torch.set_grad_enabled(self.optimiser is not None):
-            output = trainer._forward(batch)
-            own = None if self.weight is None else torch.as_tensor(self.weight[some], device=trainer.device)
-            loss = head_losses(trainer.loss, output, batch, own)
-            if self.optimiser is not None and days.any():
-                trainer._learn((loss * self.share).sum(), self.optimiser)
-        self.total = self.total + loss.detach() * torch.from_numpy(days).to(trainer.device, non_blocking=True)
+            losses = self.trainer._in_parts(batch, lambda at, part: self._part(first, at, part, days))
+        if self.optimiser is not None and days.any():
+            self.trainer._learn(self.optimiser)
+        for loss in losses:
+            self.total = self.total + loss
+
+    def _part(self, first: int, at: int, part: Batch, days: npt.NDArray[np.int64]) -> Tensor:
+        """Pass over a part of a batch, from its place `at` on; `days` (H,) count in the whole batch for a head.
+
+        Returns: the sum (H,) of the part's losses over the days that count; their gradient is added to the others'.
+        """
+        trainer, some = self.trainer, slice(first + at, first + at + len(part.days))
+        output = trainer._forward(part)
+        own = None if self.weight is None else torch.as_tensor(self.weight[some], device=trainer.device)
+        loss, here = head_losses(trainer.loss, output, part, own), self.valid[some].sum(axis=0)
+        if self.optimiser is not None and days.any():
+            if at == 0:
+                self.optimiser.zero_grad(set_to_none=True)
+            share = self.share
+            if (here != days).any():
+                share = share * torch.as_tensor(here / np.maximum(days, 1), device=trainer.device).float()
+            (loss * share).sum().backward()
         if self.scores is not None:
-            self.scores.add(batch, output)
+            self.scores.add(first + at, part, output)
+        return loss.detach() * torch.from_numpy(here).to(trainer.device, non_blocking=True)
 
     def result(self) -> tuple[float, npt.NDArray[np.float32]]:
         """Mean loss and scores, as of `run_epoch`."""
@@ -558,21 +608,19 @@ class _Scores:
     def __init__(self, days: int, panel: DayPanel, device: torch.device, heads: int = 1) -> None:
         self.value = torch.full((days, len(panel.stocks), heads), torch.nan, device=device)
         self.strange = torch.zeros((), dtype=torch.bool, device=device)
-        self.filled = 0
 
-    def add(self, batch: Batch, output: Tensor) -> None:
-        """Write the scores of the next days, off their exposures where the batch has some.
+    def add(self, first: int, batch: Batch, output: Tensor) -> None:
+        """Write the scores of the days from the place `first` on, off their exposures where the batch has some.
 
         A padded place is the column of an absent stock and stays NaN.
         """
-        here, mask = self.value[self.filled : self.filled + len(batch.days)], batch.mask[..., None]
+        here, mask = self.value[first : first + len(batch.days)], batch.mask[..., None]
         output = output if output.dim() == 3 else output[..., None]
         if (loads := batch.exposures) is not None:
             heads = [project_off(head, loads, batch.mask, batch.mask) for head in output.unbind(2)]
             output = torch.stack(heads, dim=2)
         here.scatter_(1, batch.stock[..., None].expand_as(output), torch.where(mask, output, torch.nan))
         self.strange |= (mask & ~torch.isfinite(output)).any()
-        self.filled += len(batch.days)
 
     def numpy(self) -> npt.NDArray[np.float32]:
         """Return the scores (days, N, H), of one head (days, N), NaN where a stock is not present."""
