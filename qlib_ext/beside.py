@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 _ROOM = ": make room, then do it again"
-_RIGHT = ": give yourself the right to write there, or name a folder of your own"
-_CURES = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EACCES: _RIGHT, errno.EPERM: _RIGHT, errno.EROFS: _RIGHT}
+_RIGHT = ": give yourself the right to, or name a folder of your own"
+_CURES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHT),
+    errno.EFBIG: ": files may not be so large here (ulimit -f), or on this disk",
+}
 
 
 @contextmanager
@@ -49,15 +53,19 @@ def beside(path: str | Path) -> Iterator[Path]:
             partial.chmod(target.stat().st_mode & 0o777)
         partial.replace(target)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {_why(error)}{kept}") from error
+        raise OSError(f"{path} cannot be written: {why_not(error)}{kept}") from error
     finally:
         if partial is not None:
             with suppress(OSError):  # it took its place, or there is no such folder
                 partial.unlink()
 
 
-def _why(error: OSError) -> str:
-    """Say what is wrong, and what to do where that is known."""
+def why_not(error: OSError) -> str:
+    """Say why something cannot be written, and what to do where that is known.
+
+    >>> why_not(OSError(errno.ENOSPC, "No space left on device"))
+    'No space left on device: make room, then do it again'
+    """
     return f"{error.strerror or error}{_CURES.get(error.errno or 0, '')}"
 
 
@@ -93,7 +101,7 @@ def alone(path: str | Path, say: Callable[[str], object]) -> Iterator[None]:
         say(f"another process is writing {place}: waiting for it")
         lock.acquire()
     except OSError as error:
-        raise OSError(f"{place} cannot be written: {_why(error)}") from error
+        raise OSError(f"{place} cannot be written: {why_not(error)}") from error
     try:
         yield
         with suppress(OSError):  # whoever waits finds it made; after an error the lock stays for the next one

@@ -197,7 +197,7 @@ def test_a_factor_is_a_row_of_the_workflow_and_its_operator_a_class_of_ones_own(
     factors = {"TURN20": "$volume/Mean($volume, 20)", "ROOT5": "Root($close/Ref($close, 5) - 1)"}
     kwargs = {"instruments": market[:5], **SHORT, "factors": factors, **RAW}
     if not njit:
-        monkeypatch.setattr("qlib_ext.features.kernels.njit", None)
+        monkeypatch.setattr("qlib_ext.features.compiled.njit", None)
     frame = init_instance_by_config(
         {"class": "FastAlpha158", "module_path": "qlib_ext.handler", "kwargs": kwargs}
     )._data
@@ -240,7 +240,7 @@ def test_what_is_not_served_goes_through_qlib(market, reference, monkeypatch):
     assert "freq" in FastAlphaLoader(config, freq="1min")._served()[1]
     assert "inst_processors" in FastAlphaLoader(config, inst_processors=[{"class": "X"}])._served()[1]
     assert FastAlphaLoader(other).load(market[:1], **SHORT).shape[1] == 1 and "features" in notes[-1]
-    monkeypatch.setattr("qlib_ext.features.kernels.njit", None)
+    monkeypatch.setattr("qlib_ext.features.compiled.njit", None)
     frame = FastAlpha158(instruments=market[:1], **SHORT, **RAW)._data
     assert "numba" in notes[-1] and len(notes) == 2
     own = reference.loc[(slice(*SHORT.values()), market[0]), :]

@@ -152,7 +152,7 @@ def test_options_are_looked_at_before_anything_is_loaded():
 
 
 def test_without_numba_the_cure_is_told(market, monkeypatch):
-    monkeypatch.setattr("qlib_ext.features.kernels.njit", None)
+    monkeypatch.setattr("qlib_ext.features.compiled.njit", None)
     with pytest.raises(ValueError, match="pip install"):
         FastDaily(instruments="all", **SPAN, **RAW)
 

@@ -3,12 +3,15 @@
 Those that stand elsewhere are listed in docs/trust.md.
 """
 
+import logging
 import pickle
 import re
+import resource
 import shutil
 import sqlite3
+import subprocess
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from qlib.workflow import QlibRecorder
 from test_trainer import FRESH, TRAIN, VALID, F, make_panel, make_trainer, same_state
 
 from qlib_ext.nets import MLP
+from qlib_ext.progress.console import Console
 from qlib_ext.recorder import SqliteExpManager
 from qlib_ext.training import fit_together
 
@@ -145,8 +149,8 @@ def running(folder, name="x"):
 def statuses(folder):
     """Of each experiment, as another process reads them."""
     with sqlite3.connect(folder / "mlruns.db") as connection:
-        rows = connection.execute("SELECT name, status FROM runs JOIN experiments USING (experiment_id)").fetchall()
-    return dict(rows)
+        every = "SELECT e.name, r.status FROM runs r JOIN experiments e USING (experiment_id)"
+        return dict(connection.execute(every).fetchall())
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +239,105 @@ def test_a_run_whose_folder_was_deleted_does_not_finish(runs):
     with running(runs) as run:
         run.save_objects(**{KEPT: 2})
     assert run.load_object(KEPT) == 2
+
+
+# --- the disk is full
+
+
+def mounted(place):
+    """Put a small disk there; whether that may be done here."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)]
+    return bool(shutil.which("mount")) and not subprocess.run(command, capture_output=True, check=False).returncode
+
+
+@pytest.fixture(params=["disk", "limit"])
+def small(request, first, tmp_path):
+    """A folder with a finished run, and what fills its disk for a while.
+
+    A small disk of its own where it can be mounted; else, and besides, no file may grow, whose errors are near enough.
+    """
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if request.param == "disk" and not mounted(folder):
+        pytest.skip("no disk can be mounted here: the limit of a file's size stands for it")
+    shutil.copytree(first, folder, dirs_exist_ok=True)
+
+    @contextmanager
+    def filled():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            if request.param == "limit":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+            else:
+                with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+                    while True:
+                        file.write(bytes(4096))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            (folder / "filler").unlink(missing_ok=True)
+
+    yield folder, filled
+    if request.param == "disk":
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+FULL = "make room|so large here"
+
+
+def test_a_run_that_cannot_begin_on_a_full_disk_begins_with_room(small):
+    folder, filled = small
+    new = folder / "new"
+    new.mkdir()
+    for place in (new, folder):
+        with filled(), pytest.raises(OSError, match=FULL), running(place, "y") as run:
+            run.log_metrics(ic=1.0)
+        with running(place, "next"):
+            pass
+    assert statuses(new) == {"next": "FINISHED"}
+    assert statuses(folder) | {"y": ""} == {"first": "FINISHED", "next": "FINISHED", "y": ""}
+
+
+@pytest.mark.parametrize("work", ["log", "save"])
+def test_a_disk_that_fills_in_the_midst_of_a_run_ends_it_in_words(small, work):
+    folder, filled = small
+    with ExitStack() as stack, pytest.raises(OSError, match=FULL) as caught, running(folder, "y") as run:
+        run.save_objects(**{"before.pkl": "before"})
+        stack.enter_context(filled())
+        WORK[work](run)
+    assert "\n" not in str(caught.value)
+    (before,) = (folder / "mlruns" / "y").rglob("before.pkl")
+    assert pickle.loads(before.read_bytes()) == "before"
+    with running(folder, "next") as run:
+        run.save_objects(**{KEPT: 2})
+    assert statuses(folder) in [{"first": "FINISHED", "y": end, "next": "FINISHED"} for end in ("FAILED", "KILLED")]
+
+
+def test_a_checkpoint_on_a_full_disk_stays_and_is_gone_on_from(small):
+    folder, filled = small
+    panel, options = make_panel(), {"checkpoint": str(folder / "run.pt"), "epochs": 3}
+    whole, fit = trained(panel, epochs=3)
+    wanted = fit()
+    cut, _ = trained(panel, **options)
+    with ExitStack() as stack, pytest.raises(OSError, match=f"run.pt cannot be written: .*({FULL})"):
+        cut.fit(panel, TRAIN, VALID, on_epoch=lambda epoch, row: stack.enter_context(filled()))
+    assert {file.name for file in folder.iterdir()} == {"mlruns", "mlruns.db", "run.pt"}
+    again, fit = trained(panel, **options)
+    got = fit()
+    assert got.resumed_from == 1 and got.epochs == wanted.epochs
+    assert same_state(again.net.state_dict(), whole.net.state_dict())
+
+
+def test_the_log_of_a_run_ends_with_one_word_where_the_disk_is_full(small, capsys):
+    folder, filled = small
+    console, told = Console("info"), []
+    console.say = told.append
+    records = [logging.LogRecord("qlib", logging.INFO, "", 0, f"line {n} {'x' * 9000}", None, None) for n in range(9)]
+    console.begin(folder / "run.log")
+    console.emit(records[0])
+    with filled():
+        for record in records[1:]:
+            console.emit(record)
+        console.close_run()
+    assert len(told) == 1 and re.match("warning: .*run.log cannot be written: .*; the run goes on without", told[0])
+    assert (folder / "run.log").read_text().count("line 0") == 1 and capsys.readouterr().err == ""

@@ -126,7 +126,7 @@ def test_the_loader_alone_and_nested(market, own):
 
 
 def test_qlibs_own_loader_has_them_too(market, own, monkeypatch):
-    monkeypatch.setattr("qlib_ext.features.kernels.njit", None)
+    monkeypatch.setattr("qlib_ext.features.compiled.njit", None)
     got = FastAlpha158("all", **SPAN, **RAW, frames=FILES)._data
     np.testing.assert_array_equal(got["feature", "SLOW"].astype(np.float32), merged(own, got.index, "SLOW", 1, 20))
     assert got["feature"].shape[1] == 160 and got.columns[-1] == ("label", "LABEL0")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib_ext import __version__
+from qlib_ext.beside import why_not
 from qlib_ext.cli import daily as _cli_daily
 from qlib_ext.cli import data as _cli_data
 from qlib_ext.cli import executions as _cli_executions
@@ -100,8 +101,8 @@ def _run(argv: Sequence[str] | None) -> int:
 def _told(error: Exception) -> str:
     """Say in one line what went wrong; what is no error of the user's is said to be a fault of the package's."""
     text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{'' if error.filename is None else f'{error.filename}: '}{why_not(error)}"
     last = traceback.extract_tb(error.__traceback__)[-1].filename
     ours = isinstance(error, TypeError) and Path(last).is_relative_to(Path(__file__).parents[1])
     if isinstance(error, ValueError | OSError) or ours:

@@ -5,25 +5,15 @@ all five, no running sum that drifts, and the same bits wherever the rows begin.
 they call, for the reason that `kernels` tells.
 """
 
-from typing import Any
-
 import numpy as np
 
-try:
-    from numba import njit
-except ImportError:  # the module stays importable; `require_numba` tells what to install
-    njit = None
+from qlib_ext.features.compiled import inner as _inner
+from qlib_ext.features.compiled import jit as _jit
 
 WINDOWS = (5, 20, 60, 120, 250)
 CARRIED = 60  # rows that a price is carried forward through a suspension
 LEAD = WINDOWS[-1] + CARRIED  # rows of history before a day
 TILE = 16
-
-_OPTIONS: Any = {"cache": True, "error_model": "numpy", "nogil": True}
-_jit: Any = njit(**_OPTIONS) if njit is not None else lambda function: function
-_inner: Any = (
-    njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True) if njit is not None else lambda function: function
-)
 
 
 @_jit

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from qlib_ext.features import kernels
+from qlib_ext.features import compiled, kernels
 from qlib_ext.features.kernels import LEAD, WINDOWS, Array, Float32
 
 FIELDS = ("open", "high", "low", "close", "vwap", "volume")
@@ -42,7 +42,7 @@ _BATCH = 64  # stocks that one thread takes at a time
 
 def require_numba() -> None:
     """Raise ImportError where numba is missing."""
-    if kernels.njit is None:
+    if compiled.njit is None:
         raise ImportError("the fast factors need numba, which is not installed: pip install 'qlib_ext[fast]'")
 
 

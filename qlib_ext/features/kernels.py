@@ -13,24 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-try:
-    from numba import njit
-except ImportError:  # the module stays importable; `require_numba` tells what to install
-    njit = None
+from qlib_ext.features.compiled import inner as _inner
+from qlib_ext.features.compiled import jit as _jit
 
 Float32 = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
 WINDOWS = (5, 10, 20, 30, 60)
 LEAD = 60  # rows of history before a day
-
-# threads of our own (nogil) instead of numba's parallel=True: a fifth of the compile time, and safe to fork afterwards
-_OPTIONS: Any = {"cache": True, "error_model": "numpy", "nogil": True}
-_jit: Any = njit(**_OPTIONS) if njit is not None else lambda function: function
-# called by kernels only: without the wrappers for Python they compile faster
-_inner: Any = (
-    njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True) if njit is not None else lambda function: function
-)
 
 
 @_jit

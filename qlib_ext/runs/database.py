@@ -12,7 +12,7 @@ from tempfile import gettempdir
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from qlib_ext.beside import alone, beside
+from qlib_ext.beside import alone, beside, why_not
 
 DEFAULT_URI = "sqlite:///mlruns.db"
 PATIENCE = 20  # seconds that sqlite waits for a lock, as mlflow has it
@@ -32,6 +32,7 @@ _CURES = {  # a piece of what sqlite or mlflow says -> what it means
 _REPLACED = (
     "it was deleted or replaced while it was in use: put it back (the artifacts in mlruns/ stay), or start again"
 )
+_FULL, _REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 _OF_SQLITE = ("TEMPORARILY_UNAVAILABLE", "BAD_REQUEST")  # mlflow's codes for what its database says
 _MOVE = "move it away (the artifacts in mlruns/ stay) and start again, or put back a copy"
 
@@ -91,7 +92,8 @@ def check_database(file: Path) -> None:
 def telling(file: Path) -> Iterator[None]:
     """Turn what sqlite says through mlflow into what is wrong with a file of runs, and what to do.
 
-    Raises: OSError for sqlite's errors and a full disk; mlflow's own, such as of a run that is not there, pass.
+    Raises: OSError for sqlite's errors, a full disk and what may not be written; mlflow's own, such as of a run that
+        is not there, pass.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -99,19 +101,24 @@ def telling(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (*_FULL, *_REFUSED):
             raise
         where = error.filename2 or error.filename or f"{file.parent} or {gettempdir()}"
-        raise OSError(f"{where}: {_CURES['disk is full']}") from error
+        full = f"{where}: {_CURES['disk is full']}"
+        raise OSError(full if error.errno in _FULL else f"{where} cannot be written: {why_not(error)}") from error
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         text = str(error)
         cure = next((cure for piece, cure in _CURES.items() if piece in text), None)
-        if "readonly database" in text and (not file.exists() or os.access(file, os.W_OK)):
+        if "readonly database" in text and (not file.exists() or _may_write(file)):
             cure = _REPLACED  # sqlite calls it so too
         if cure is None and getattr(error, "error_code", _OF_SQLITE[0]) not in _OF_SQLITE:
             raise
         cure = cure or f"it is damaged, or half made ({text.splitlines()[0]}): {_MOVE}"
         raise OSError(f"{file}: {cure.replace('FILE', str(file))}") from error
+
+
+def _may_write(file: Path) -> bool:
+    return os.access(file, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def experiment_title(name: Any) -> str:
@@ -189,7 +196,12 @@ def _build(file: Path) -> None:
     for stale in filter(lambda each: left.fullmatch(each.name), file.parent.iterdir()):
         stale.unlink()
     with telling(file), beside(file) as partial:
-        SqlAlchemyStore(f"{_SQLITE}{partial}", _address(file.parent / "mlruns")).engine.dispose()
+        try:
+            SqlAlchemyStore(f"{_SQLITE}{partial}", _address(file.parent / "mlruns"))
+        finally:  # mlflow keeps it, whose file is gone, for the next attempt of this process
+            engine = getattr(SqlAlchemyStore, "_engine_map", {}).pop(f"{_SQLITE}{partial}", None)
+            if engine is not None:
+                engine.dispose()
 
 
 def _client(file: Path) -> Any:

@@ -83,7 +83,8 @@ def write_fields(folder: Path, code: str, start: int, fields: Mapping[str, Float
     place = folder / "features" / code.lower()
     place.mkdir(parents=True)
     for name, values in fields.items():
-        np.concatenate([[start], values]).astype("<f4").tofile(place / f"{name}.day.bin")
+        raw = np.concatenate([[start], values]).astype("<f4").tobytes()  # `tofile` does not say that a disk is full
+        (place / f"{name}.day.bin").write_bytes(raw)
 
 
 def write_lists(

@@ -4,6 +4,7 @@ It is read without running any code in it (`torch.load` with `weights_only`). Pr
 """
 
 import hashlib
+import io
 import json
 import math
 import pickle
@@ -85,8 +86,10 @@ class Checkpoint:
             "best": run.best,
             "history": vars(run.history),
         }
+        raw = io.BytesIO()
+        torch.save(content, raw)  # into a file it would not say that the disk is full
         with beside(self.path) as partial:
-            torch.save(content, partial)
+            partial.write_bytes(raw.getbuffer())
 
     def load(self, run: Run) -> bool:
         """Put the run where the file left it; False where there is no file.
