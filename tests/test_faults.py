@@ -3,27 +3,46 @@
 Those that stand elsewhere are listed in docs/trust.md.
 """
 
+import copy
 import logging
+import os
 import pickle
 import re
 import resource
 import shutil
+import socket
 import sqlite3
 import subprocess
+import time
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import qlib
 import torch
+from desk import change, grow, start, task_of
+from filelock import FileLock
+from mlflow.tracking import MlflowClient
+from qlib.model.trainer import task_train
 from qlib.workflow import QlibRecorder
 from test_trainer import FRESH, TRAIN, VALID, F, make_panel, make_trainer, same_state
 
+from qlib_ext.cli import main
+from qlib_ext.features import compiled
+from qlib_ext.model import MLPModel
 from qlib_ext.nets import MLP
 from qlib_ext.progress.console import Console
+from qlib_ext.progress.way import Way
+from qlib_ext.provider import Witness
 from qlib_ext.recorder import SqliteExpManager
+from qlib_ext.runs import find_run, list_runs, load_artifacts
+from qlib_ext.synthetic import make_market
 from qlib_ext.training import fit_together
 
 # --- memory ends in a batch
@@ -241,6 +260,11 @@ def test_a_run_whose_folder_was_deleted_does_not_finish(runs):
     assert run.load_object(KEPT) == 2
 
 
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    return make_market(tmp_path_factory.mktemp("faults") / "market", n_stocks=40, years=1)
+
+
 # --- the disk is full
 
 
@@ -341,3 +365,247 @@ def test_the_log_of_a_run_ends_with_one_word_where_the_disk_is_full(small, capsy
         console.close_run()
     assert len(told) == 1 and re.match("warning: .*run.log cannot be written: .*; the run goes on without", told[0])
     assert (folder / "run.log").read_text().count("line 0") == 1 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("order", ["init", "demo-data"])
+def test_a_command_on_a_full_disk_says_so_in_a_line_and_works_with_room(small, market, capsys, order):
+    folder, filled = small
+    place = folder / "made"
+    size = ["--stocks", "12", "--years", "0.3"]
+    line = {"init": ["init", "--provider-uri", str(market), "--universe", "all", "--model", "mlp", "--out", str(place)]}
+    line = line.get(order, ["demo-data", str(place), *size])
+    with filled():
+        assert main(line) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"(.*\n)*qlib-ext: error: .*({FULL}).*\n", said) and "Traceback" not in said
+    assert {file.name for file in folder.iterdir()} == {"mlruns", "mlruns.db"}
+    assert main(line) == 0 and place.exists()
+
+
+# --- a folder that may not be written
+
+
+@pytest.fixture
+def closed(first):
+    """A copy of the folder of runs that belongs to nobody else, and a way to be a user who may only read there."""
+    with TemporaryDirectory() as place:
+        folder = Path(shutil.copytree(first, Path(place) / "closed"))
+        for path in (Path(place), folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+        @contextmanager
+        def reader():
+            if os.geteuid() == 0:  # root may write everywhere
+                os.seteuid(65534)
+            else:
+                for path in (folder, *folder.rglob("*")):
+                    path.chmod(0o555 if path.is_dir() else 0o444)
+            try:
+                yield
+            finally:
+                os.seteuid(os.getuid())
+                for path in (folder, *folder.rglob("*")):
+                    path.chmod(0o755 if path.is_dir() else 0o644)
+
+        yield folder, reader
+
+
+REFUSED = "Permission denied: give yourself the right to, or name a folder of your own"
+
+
+def test_runs_of_a_folder_that_may_not_be_written_are_read_and_none_is_begun(closed, capsys):
+    folder, reader = closed
+    uri = f"sqlite:///{folder}/mlruns.db"
+    assert main(["show", "latest", "--uri", uri]) == 0  # imports, which another user may not be able to
+    with reader():
+        with pytest.raises(OSError, match=f"mlruns.db cannot be written: {REFUSED}"), running(folder):
+            pass
+        run = find_run("latest", uri=uri)
+        assert load_artifacts(run, [KEPT], trust=True) == {KEPT: "kept"}
+        assert main(["show", run.id, "--uri", uri]) == 0
+    capsys.readouterr()
+    with running(folder, "next"):
+        pass
+    assert statuses(folder) == {"first": "FINISHED", "next": "FINISHED"}
+
+
+@pytest.mark.parametrize("what", ["mlruns.db", "mlruns"])
+def test_a_part_of_the_runs_that_may_not_be_written_is_named(closed, what):
+    folder, reader = closed
+    with reader():
+        pass
+    folder.chmod(0o777)
+    (folder / "mlruns.db").chmod(0o666 if what == "mlruns" else 0o444)
+    (folder / "mlruns").chmod(0o555 if what == "mlruns" else 0o777)
+    before = os.geteuid()
+    words = {"mlruns.db": "mlruns.db: it may not be written: give yourself the right to", "mlruns": f"/.*: {REFUSED}"}
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(OSError, match=words[what]), running(folder, "y"):
+            pass
+    finally:
+        os.seteuid(before)
+        (folder / "mlruns").chmod(0o755)
+    assert statuses(folder) == {"first": "FINISHED"} | ({"y": "FAILED"} if what == "mlruns" else {})
+
+
+@pytest.mark.parametrize("order", ["init", "demo-data", "checkpoint"])
+def test_what_cannot_be_written_is_told_before_or_instead(closed, market, capsys, order):
+    folder, reader = closed
+    place = folder / "made"
+    line = {"init": ["init", "--provider-uri", str(market), "--universe", "all", "--model", "mlp", "--out", str(place)]}
+    trained(make_panel())[1]()
+    with reader():
+        if order == "checkpoint":
+            _, fit = trained(make_panel(), checkpoint=str(folder / "run.pt"))
+            with pytest.raises(OSError, match=f"run.pt cannot be written: {REFUSED}"):
+                fit()
+        else:
+            assert main(line.get(order, ["demo-data", str(place), "--stocks", "12", "--years", "0.3"])) == 2
+            said = capsys.readouterr().err
+            assert re.fullmatch(rf"(.*\n)*qlib-ext: error: .*{REFUSED}\n", said), said
+    assert {file.name for file in folder.iterdir()} == {"mlruns", "mlruns.db"}
+
+
+def test_kernels_are_compiled_where_no_folder_keeps_them(monkeypatch):
+    """As for a service without a home, on a system that is mounted read-only."""
+
+    def refuses(function):
+        raise RuntimeError("cannot cache function 'totals': no locator available")
+
+    real = compiled.njit
+    monkeypatch.setattr(compiled, "njit", lambda **options: refuses if options.get("cache") else real(**options))
+
+    @compiled.with_options()
+    def double(x):
+        return 2 * x
+
+    assert double(2.0) == 4.0 and double.signatures
+
+
+# --- the data change while a run reads them
+
+
+class Meddled(MLPModel):
+    """A model during whose training something is done to the data."""
+
+    meddle = staticmethod(lambda: None)
+
+    def fit(self, dataset, **options):
+        super().fit(dataset, **options)
+        self.meddle()
+
+
+@pytest.fixture(scope="module")
+def desk(market, tmp_path_factory):
+    """A task, and the provider that it reads, which ends with its test."""
+    folder = tmp_path_factory.mktemp("data")
+    live, days = folder / "live", start(market)
+    grow(market, live, days[180])
+    task = task_of(days, days[180])
+    task["model"] = {"class": "Meddled", "module_path": __name__, "kwargs": task["model"]["kwargs"]}
+    task["record"] = [{"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"}]
+    kwargs = {"uri": f"sqlite:///{folder}/mlruns.db", "default_exp_name": "x"}
+    keeper = {"class": "SqliteExpManager", "module_path": "qlib_ext.recorder", "kwargs": kwargs}
+
+    def train(meddle):
+        qlib.init(provider_uri=str(live), region="cn", kernels=1, exp_manager=keeper)
+        Meddled.meddle = staticmethod(meddle)
+        return task_train(copy.deepcopy(task), experiment_name="desk")
+
+    def restore():
+        shutil.rmtree(live)
+        grow(market, live, days[180])
+
+    return SimpleNamespace(live=live, full=market, days=days, train=train, restore=restore)
+
+
+def written_again(desk):
+    for file in (desk.live / "features").glob("*/*.bin"):
+        raw = file.read_bytes()
+        file.unlink()
+        file.write_bytes(raw)
+
+
+def swap(desk, one, other):
+    """Exchange two files of a stock."""
+    one, other, aside = (desk.live / SERIES / f"{name}.day.bin" for name in (one, other, "aside"))
+    one.rename(aside), other.rename(one), aside.rename(other)
+
+
+SERIES = "features/sh600018"
+CHANGES = {  # the files that hold something else then; none: it is no change
+    "a close": (lambda desk: change(desk.live, "SH600018", "close", np.array([100]), 1.1), ["close"]),
+    "a factor goes": (lambda desk: (desk.live / SERIES / "factor.day.bin").unlink(), ["factor"]),
+    "cut off": (lambda desk: os.truncate(desk.live / SERIES / "volume.day.bin", 400), ["volume"]),
+    "swapped": (lambda desk: swap(desk, "close", "volume"), ["close", "volume"]),
+    "a new day": (lambda desk: grow(desk.full, desk.live, desk.days[181]), []),
+    "written again": (written_again, []),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_what_has_changed_in_the_data_is_told_from_what_has_come(desk, kind):
+    what, names = CHANGES[kind]
+    witness = Witness(desk.live / "features", ["SH600018", "SH609999"], 181)
+    assert witness.changed() == []
+    what(desk)
+    try:
+        assert witness.changed() == [desk.live / SERIES / f"{name}.day.bin" for name in names]
+        grow(desk.full, desk.live, desk.days[180])
+        assert witness.changed() == []
+    finally:
+        desk.restore()
+
+
+def test_data_that_change_while_a_run_reads_them_fail_it(desk):
+    """Its artifacts stay; the same command ends well on what is there then. A day that comes is no change."""
+    with pytest.raises(OSError, match=f"the data changed .*{SERIES}/close.* marked FAILED, start it again"):
+        desk.train(lambda: CHANGES["a close"][0](desk))
+    desk.restore()
+    run = desk.train(lambda: CHANGES["a new day"][0](desk))
+    desk.restore()
+    later, earlier = list_runs(uri=run.uri, experiment="desk")
+    assert (earlier.status, later.status) == ("FAILED", "FINISHED")
+    kept = [load_artifacts(one, ["pred.pkl"], trust=True)["pred.pkl"] for one in (earlier, later)]
+    pd.testing.assert_frame_equal(*kept)
+    assert len(kept[0]) > 1000
+
+
+# --- the clock jumps
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_a_clock_that_jumps_changes_no_end_and_no_remaining_time(runs, monkeypatch, hours):
+    real, jump = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + jump[0])
+    way = Way(["training"])
+    way.enter("training")
+    with running(runs) as run:
+        for n in range(3):
+            way.step("epoch", n + 1, 4)
+            run.log_metrics(step=n, ic=float(n))
+            jump[0] += 3600 * hours
+    assert statuses(runs)["x"] == "FINISHED" and 0 <= way.left() < 60
+    history = MlflowClient(run.uri).get_metric_history(run.id, "ic")
+    assert sorted((one.step, one.value) for one in history) == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert MlflowClient(run.uri).get_run(run.id).data.metrics == {"ic": 2.0}
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_a_clock_that_jumps_marks_no_living_run_and_every_dead_one(runs, monkeypatch, hours):
+    client = MlflowClient(f"sqlite:///{runs}/mlruns.db")
+    here = {"process.host": socket.gethostname()}
+    number = client.create_experiment("others", artifact_location=str(runs / "mlruns" / "others"))
+    living, killed, early = (client.create_run(number, tags=here).info.run_id for _ in range(3))
+    for run in (living, killed):
+        (runs / "mlruns" / "others" / run).mkdir(parents=True)
+        (runs / "mlruns" / "others" / run / ".running").touch()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+    with FileLock(runs / "mlruns" / "others" / living / ".running"), running(runs, "next"):
+        pass
+    status = {run: client.get_run(run).info.status for run in (living, killed, early)}
+    assert status == {living: "RUNNING", killed: "KILLED", early: "KILLED"}
+    assert [run.experiment for run in list_runs(uri=f"sqlite:///{runs}/mlruns.db") if run.status == "RUNNING"] == []

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,11 +71,17 @@ class RunRecorder(MLflowRecorder):
                 self.id = self.client.create_run(self.experiment_id, tags=tags, run_name=self.name).info.run_id
             else:
                 self.set_tags(**process_tags())
-            self._lock = lock_of(self.client.get_run(self.id).info.artifact_uri)
-            self._lock.acquire(timeout=5)
-            self._catch_signals()
-            self._begin()
-            run = super().start_run()
+            try:
+                self._lock = lock_of(self.client.get_run(self.id).info.artifact_uri)
+                self._lock.acquire(timeout=5)
+                self._catch_signals()
+                self._begin()
+                run = super().start_run()
+            except OSError:  # what could not begin has an end too
+                self.end_run(self.STATUS_FA)
+                with suppress(MlflowException):
+                    self.client.set_terminated(self.id, self.STATUS_FA)
+                raise
         self.async_log.wait()
         self.async_log = None
         return run

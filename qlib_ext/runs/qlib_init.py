@@ -10,6 +10,7 @@ from qlib.data.data import LocalCalendarProvider
 from qlib.log import get_module_logger
 from qlib.utils.exceptions import ExpAlreadyExistError
 from qlib.workflow.expm import MLflowExpManager
+from qlib.workflow.recorder import Recorder
 
 from qlib_ext import progress, synthetic
 from qlib_ext.runs.alive import end_the_gone
@@ -47,6 +48,13 @@ class SqliteExpManager(MLflowExpManager):
             with telling(file):
                 end_the_gone(super().client, log.warning)
         return super().client
+
+    def _end_exp(self, recorder_status: str = Recorder.STATUS_S) -> None:
+        """End the active experiment; it is over even where its end cannot be recorded, and another may begin."""
+        try:
+            super()._end_exp(recorder_status)
+        finally:
+            self.active_experiment = None
 
     def create_exp(self, experiment_name: str | None = None) -> RunExperiment:
         """Create an experiment whose artifacts go to the stated folder; ExpAlreadyExistError: qlib then reads it."""
