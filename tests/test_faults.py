@@ -4,15 +4,19 @@ Those that stand elsewhere are listed in docs/trust.md.
 """
 
 import copy
+import errno
+import itertools
 import logging
 import os
 import pickle
 import re
 import resource
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,8 +29,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import qlib
+import test_ensemble
 import torch
-from desk import change, grow, start, task_of
+from desk import CASH, change, files, grow, record_run, start, task_of
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 from qlib.model.trainer import task_train
@@ -35,7 +40,7 @@ from test_trainer import FRESH, TRAIN, VALID, F, make_panel, make_trainer, same_
 
 from qlib_ext.cli import main
 from qlib_ext.features import compiled
-from qlib_ext.model import MLPModel
+from qlib_ext.model import FoldEnsemble, MLPModel, WalkForwardModel
 from qlib_ext.nets import MLP
 from qlib_ext.progress.console import Console
 from qlib_ext.progress.way import Way
@@ -521,50 +526,53 @@ def desk(market, tmp_path_factory):
     return SimpleNamespace(live=live, full=market, days=days, train=train, restore=restore)
 
 
-def written_again(desk):
-    for file in (desk.live / "features").glob("*/*.bin"):
+SERIES = "features/sh600018"
+
+
+def grown(folder):
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes() + bytes(4))
+
+
+def written_again(folder):
+    for file in folder.iterdir():
         raw = file.read_bytes()
         file.unlink()
         file.write_bytes(raw)
 
 
-def swap(desk, one, other):
-    """Exchange two files of a stock."""
-    one, other, aside = (desk.live / SERIES / f"{name}.day.bin" for name in (one, other, "aside"))
-    one.rename(aside), other.rename(one), aside.rename(other)
+def swapped(folder):
+    for old, new in (("close", "aside"), ("volume", "close"), ("aside", "volume")):
+        (folder / f"{old}.day.bin").rename(folder / f"{new}.day.bin")
 
 
-SERIES = "features/sh600018"
 CHANGES = {  # the files that hold something else then; none: it is no change
-    "a close": (lambda desk: change(desk.live, "SH600018", "close", np.array([100]), 1.1), ["close"]),
-    "a factor goes": (lambda desk: (desk.live / SERIES / "factor.day.bin").unlink(), ["factor"]),
-    "cut off": (lambda desk: os.truncate(desk.live / SERIES / "volume.day.bin", 400), ["volume"]),
-    "swapped": (lambda desk: swap(desk, "close", "volume"), ["close", "volume"]),
-    "a new day": (lambda desk: grow(desk.full, desk.live, desk.days[181]), []),
+    "a close": (lambda folder: change(folder.parents[1], "SH600018", "close", np.array([100]), 1.1), ["close"]),
+    "a factor goes": (lambda folder: (folder / "factor.day.bin").unlink(), ["factor"]),
+    "cut off": (lambda folder: os.truncate(folder / "volume.day.bin", 400), ["volume"]),
+    "swapped": (swapped, ["close", "volume"]),
+    "a new day": (grown, []),
     "written again": (written_again, []),
 }
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_what_has_changed_in_the_data_is_told_from_what_has_come(desk, kind):
+def test_what_has_changed_in_the_data_is_told_from_what_has_come(market, tmp_path, kind):
     what, names = CHANGES[kind]
-    witness = Witness(desk.live / "features", ["SH600018", "SH609999"], 181)
+    folder = Path(shutil.copytree(market / SERIES, tmp_path / SERIES))
+    days = len((folder / "close.day.bin").read_bytes()) // 4 - 1
+    witness = Witness(tmp_path / "features", ["SH600018", "SH609999"], days)
     assert witness.changed() == []
-    what(desk)
-    try:
-        assert witness.changed() == [desk.live / SERIES / f"{name}.day.bin" for name in names]
-        grow(desk.full, desk.live, desk.days[180])
-        assert witness.changed() == []
-    finally:
-        desk.restore()
+    what(folder)
+    assert witness.changed() == [folder / f"{name}.day.bin" for name in names]
 
 
 def test_data_that_change_while_a_run_reads_them_fail_it(desk):
     """Its artifacts stay; the same command ends well on what is there then. A day that comes is no change."""
     with pytest.raises(OSError, match=f"the data changed .*{SERIES}/close.* marked FAILED, start it again"):
-        desk.train(lambda: CHANGES["a close"][0](desk))
+        desk.train(lambda: change(desk.live, "SH600018", "close", np.array([100]), 1.1))
     desk.restore()
-    run = desk.train(lambda: CHANGES["a new day"][0](desk))
+    run = desk.train(lambda: grow(desk.full, desk.live, desk.days[181]))
     desk.restore()
     later, earlier = list_runs(uri=run.uri, experiment="desk")
     assert (earlier.status, later.status) == ("FAILED", "FINISHED")
@@ -609,3 +617,79 @@ def test_a_clock_that_jumps_marks_no_living_run_and_every_dead_one(runs, monkeyp
     status = {run: client.get_run(run).info.status for run in (living, killed, early)}
     assert status == {living: "RUNNING", killed: "KILLED", early: "KILLED"}
     assert [run.experiment for run in list_runs(uri=f"sqlite:///{runs}/mlruns.db") if run.status == "RUNNING"] == []
+
+
+# --- a process that trains members dies
+
+
+class Dying(MLPModel):
+    """The member that finds the file `doomed` takes it and is killed as by the system."""
+
+    def fit_rows(self, *args, **options):
+        doomed = Path(os.environ["DOOMED"])
+        if doomed.exists() and self.options["seed"] == 1:
+            doomed.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.options["seed"] == 0 and doomed.exists():
+            done = super().fit_rows(*args, **options)
+            (doomed.parent / "finished").touch()
+            return done
+        while self.options["seed"] == 1 and doomed.exists() and not (doomed.parent / "finished").exists():
+            time.sleep(0.05)
+        return super().fit_rows(*args, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [FoldEnsemble, WalkForwardModel])
+def test_after_a_worker_has_died_the_same_command_goes_on_from_its_checkpoints(runs, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("DOOMED", str(tmp_path / "doomed"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    dataset, options = test_ensemble.make_dataset(), test_ensemble.QUICK | {"checkpoint": str(tmp_path / "run.pt")}
+    member = {"class": "Dying", "module_path": __name__, "kwargs": options}
+    cut = {"n_splits": 2} if kind is FoldEnsemble else {"step": 20}
+    calm = kind(model=member, seeds=[0, 1], **cut)
+    calm.fit(dataset)
+    assert not list(tmp_path.glob("*.pt"))
+    (tmp_path / "doomed").touch()
+    with pytest.raises(RuntimeError, match="was killed from outside, .*: set a smaller `processes`"):
+        with running(runs, "workers"):
+            kind(model=member, seeds=[0, 1], processes=2, **cut).fit(dataset)
+    assert statuses(runs)["workers"] == "FAILED"
+    again = kind(model=member, seeds=[0, 1], processes=2, **cut)
+    again.fit(dataset)
+    pd.testing.assert_series_equal(again.predict(dataset), calm.predict(dataset))
+    assert not list(tmp_path.glob("*.pt"))
+
+
+# --- an evening on a full disk
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [0, 2, 4])
+def test_an_evening_on_a_full_disk_is_told_and_the_next_call_finishes(tmp_path, monkeypatch, capsys, write):
+    """Nothing is half written; in the end there are the bytes of an evening that nothing disturbed."""
+    first_day = pd.Timestamp("2020-10-12")
+    made = record_run(tmp_path, first_day)
+    grow(made.full, made.live, first_day)
+    saved = Path(shutil.copytree(made.artifacts, tmp_path / "saved"))
+    line = ["daily", "latest", "--uri", made.uri, "--cash", f"{CASH:.0f}", "--out", str(made.out)]
+    line += ["--today", f"{first_day:%Y-%m-%d}"]
+    assert main(line) == 0
+    want, place, count = files(made), Path.replace, itertools.count()
+    for folder in (made.artifacts, made.out):
+        shutil.rmtree(folder)
+    shutil.copytree(saved, made.artifacts)
+
+    def replaced(self, target):
+        if tmp_path in Path(target).parents and next(count) == write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return place(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", replaced)
+        assert main(line) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(
+        "qlib-ext: error: .*(cannot be written: )?No space left on device: make room, then do it again", said
+    )
+    assert main(line) == 0 and files(made) == want
