@@ -2,7 +2,7 @@
 
 from qlib_ext.exchange.day_rules import apply_rules, whole_shares
 from qlib_ext.exchange.exchange import SETTLED, AShareExchange
-from qlib_ext.exchange.holdings import read_account
+from qlib_ext.exchange.holdings import SortedPosition, read_account
 from qlib_ext.exchange.options import Impact, Options, impact_rule, prices, rehearse_exchange
 from qlib_ext.exchange.quote import LEAD, Bars, clear_cache
 
@@ -13,6 +13,7 @@ __all__ = [
     "LEAD",
     "Options",
     "SETTLED",
+    "SortedPosition",
     "apply_rules",
     "clear_cache",
     "impact_rule",

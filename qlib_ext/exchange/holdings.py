@@ -1,9 +1,10 @@
-"""An account that begins with holdings, read and completed."""
+"""An account that begins with holdings, read and completed; the position that an account keeps."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from qlib.backtest.position import Position
 
 from qlib_ext.exchange.quote import LEAD
 from qlib_ext.options import check_number, refuse_unknown
@@ -54,3 +55,18 @@ def _last_close(code: str, start: Any) -> float:
             "give {amount: shares, price: yuan}, or leave it out"
         )
     return close
+
+
+class SortedPosition(Position):
+    """qlib's position with its stocks in order, so that sums over them have the same bits in every process.
+
+    qlib lists them by a set, whose order depends on PYTHONHASHSEED. `pos_type` of the backtest names it.
+
+    >>> held = {"SZ000002": {"amount": 1, "price": 2.0}, "SH600000": {"amount": 1, "price": 3.0}}
+    >>> SortedPosition(1e6, held).get_stock_list()
+    ['SH600000', 'SZ000002']
+    """
+
+    def get_stock_list(self) -> list[str]:
+        """List the codes, sorted."""
+        return sorted(super().get_stock_list())

@@ -2,10 +2,12 @@
 
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from qlib.config import C
 from qlib.data import D
 from qlib.log import get_module_logger
@@ -41,12 +43,14 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         the median training day), days (part -> (first, last, number of days) after purging, of folds those of all
         together), folds (number), seeds, devices, precisions (of each member, in their order), neutral (exposures that
         the score is off, see `model.neutral_to`), versions (package -> version), days_a_year (trading days of a year,
-        see `market_year`), side_files (names, st, industry of the provider -> path) and names (code -> name) where it
-        has them.
+        see `market_year`), processor, threads (torch's, of this process), side_files (names, st, industry of the
+        provider -> path) and names (code -> name) where it has them.
     """
     facts: dict[str, Any] = {
         "versions": package_versions(("Python", "qlib_ext", *PACKAGES)),
         "days_a_year": market_year(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
     }
     if C.registered and (beside := {name: str(file) for name in SIDE_FILES if (file := own_side_file(name))}):
         facts |= {"side_files": beside, "names": own_names()}
@@ -65,6 +69,13 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         except ValueError as error:
             logger.warning(f"{FACTS} lacks units, stocks and days: {error}")
     return facts
+
+
+def processor() -> str:
+    """Name this machine's processor, and the instructions that torch uses of it: both may change the last bits."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{named or platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def market_year() -> float:

@@ -20,6 +20,7 @@ def default_backtest() -> dict[str, Any]:
         "backtest": {
             "account": CAPITAL,
             "benchmark": BENCHMARK,
+            "pos_type": "qlib_ext.exchange.SortedPosition",
             "exchange_kwargs": {
                 "exchange": {"class": "AShareExchange", "module_path": "qlib_ext.exchange", "kwargs": exchange}
             },

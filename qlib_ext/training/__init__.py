@@ -1,7 +1,7 @@
 """Trainer: one epoch function for training and validation; checkpoints, scaling, device."""
 
 from qlib_ext.training.checkpoint import History
-from qlib_ext.training.device import PRECISIONS, pick_device, pick_precision, seeded
+from qlib_ext.training.device import PRECISIONS, fixed_threads, pick_device, pick_precision, seeded
 from qlib_ext.training.heads import check_heads, head_losses
 from qlib_ext.training.scaling import RobustScale
 from qlib_ext.training.together import fit_together
@@ -17,6 +17,7 @@ __all__ = [
     "check_heads",
     "head_losses",
     "fit_together",
+    "fixed_threads",
     "pick_device",
     "pick_precision",
     "seeded",

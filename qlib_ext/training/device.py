@@ -10,6 +10,7 @@ from torch import Tensor
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+THREADS = 4  # of deterministic trainings
 CPU = torch.device("cpu")
 
 
@@ -68,6 +69,21 @@ def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
         for card in cards:
             torch.cuda.default_generators[card].manual_seed(seed)
         yield
+
+
+@contextmanager
+def fixed_threads(fixed: bool, device: torch.device = CPU) -> Iterator[None]:
+    """Compute on a CPU by `THREADS` threads within, whatever the machine and its other programs, where it is asked for.
+
+    How a sum is cut among threads decides its rounding. More threads than processors give the same bits, only slower.
+    """
+    before = torch.get_num_threads()
+    if fixed and device.type == "cpu":
+        torch.set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def generator_states(device: torch.device) -> list[Tensor]:

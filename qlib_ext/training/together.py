@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from qlib_ext.options import enough_memory
 from qlib_ext.panel import DayPanel
 from qlib_ext.training.checkpoint import History, Run
-from qlib_ext.training.device import generator_states, seeded, set_generator_states
+from qlib_ext.training.device import fixed_threads, generator_states, seeded, set_generator_states
 from qlib_ext.training.trainer import LESS, OnEpoch, Progress, Rows, Trainer, _Pass, day_weight
 
 
@@ -52,7 +52,7 @@ def fit_together(
     for one in trainers:
         one.horizons, one.heads = panel.horizons, None
     train, valid, history = first._usable(panel, train, valid)
-    with seeded(first.seed, first.device):
+    with seeded(first.seed, first.device), fixed_threads(first.deterministic, first.device):
         runs = [one._start(panel, train, copy.deepcopy(history), None) for one in trainers]
         _epochs(trainers, panel.to(first.device), train, valid, runs, on_epochs, progress)
     for one in trainers:

@@ -40,7 +40,7 @@ from qlib_ext.panel import Batch, DayPanel
 from qlib_ext.portfolio import HeadWeights, combine_heads, market_of
 from qlib_ext.rules import fee_rates
 from qlib_ext.training.checkpoint import Checkpoint, History, Run, facts_of
-from qlib_ext.training.device import nearest_device, pick_device, pick_precision, seeded
+from qlib_ext.training.device import fixed_threads, nearest_device, pick_device, pick_precision, seeded
 from qlib_ext.training.heads import check_heads, check_weights, head_losses, head_metrics
 from qlib_ext.training.scaling import RobustScale
 
@@ -87,6 +87,8 @@ class Trainer:
         device: "cpu", "cuda" or "auto". On a GPU the panel is copied there once.
         precision: of the network's matrix products: "float32", "bfloat16" (autocast; scores, losses and metrics stay
             in float32), or "auto": bfloat16 where the hardware multiplies it natively.
+        deterministic: learn and score by a fixed number of threads of a CPU, so that the same seed gives the same bits
+            whatever the threads of the process and of its workers; docs/trust.md says what it costs.
         compile: run the network through torch.compile; pays on a GPU over many epochs of a whole market.
         checkpoint: file that keeps the state after each epoch. Where it exists, `fit` goes on from it and ends with the
             numbers of a run without a break; where it is of other options or days, that is an error. It is removed at
@@ -103,6 +105,7 @@ class Trainer:
     measure: Measure | None = None  # of your own; recorded trainers may lack it
     order_seed: int | None = None
     every_days: int = 1  # likewise
+    deterministic: bool = False
     day_halflife: float | None = None
     horizon_weights: tuple[float, ...] | None = None
     horizons: tuple[int, ...] = ()  # of the heads; known once `fit` has a panel
@@ -133,6 +136,7 @@ class Trainer:
         scale: str | None = None,
         device: str = "auto",
         precision: str = "auto",
+        deterministic: bool = False,
         compile: bool = False,
         checkpoint: str | None = None,
     ) -> None:
@@ -149,6 +153,7 @@ class Trainer:
             check_number("order_seed", order_seed, "[0, inf)", whole=True, hint=", or null: that of `seed`")
         check_number("weight_decay", weight_decay, "[0, inf)", hint=IN_YAML)
         check_flag("compile", compile)
+        check_flag("deterministic", deterministic)
         if day_halflife is not None:
             check_number("day_halflife", day_halflife, "(0, inf)", hint=" (trading days), or null")
         if scale not in (None, "robust"):
@@ -171,7 +176,7 @@ class Trainer:
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.scaler: RobustScale | None = None
-        self.compile, self.checkpoint = compile, checkpoint
+        self.compile, self.checkpoint, self.deterministic = compile, checkpoint, deterministic
         self._compiled: Callable[..., Tensor] | None = None  # of self.net, whose parameters it shares
 
     def __repr__(self) -> str:
@@ -225,7 +230,7 @@ class Trainer:
         if self.checkpoint is not None:
             texts = facts_of(self._facts() | dict(facts or {}), self.net, panel, train, valid, self.loss.neutral)
             file = Checkpoint(self.checkpoint, texts)
-        with seeded(self.seed, self.device):
+        with seeded(self.seed, self.device), fixed_threads(self.deterministic, self.device):
             self._epochs(panel, train, valid, self._start(panel, train, history, file), file, on_epoch, progress)
         self._weigh_heads(panel, valid)
         if file is not None and not keep_checkpoint:
@@ -251,6 +256,8 @@ class Trainer:
             own["order_seed"] = self.order_seed
         if self.every_days > 1:
             own["every_days"] = self.every_days
+        if self.deterministic:
+            own["deterministic"] = True
         if self.horizons:
             own |= {"horizons": self.horizons, "horizon_weights": self._prior().tolist()}
         return {"loss": self.loss, "metric": describe(self._chosen()), **own, "device": self.device.type}
@@ -348,7 +355,8 @@ class Trainer:
         score = np.full((len(rows), len(panel.stocks), max(1, len(self.horizons))), np.nan, dtype=np.float32)
         traded = np.isin(rows, panel.with_stocks(rows))
         if traded.any():
-            score[traded] = self._scores(panel, rows[traded]).reshape(-1, *score.shape[1:])
+            with fixed_threads(self.deterministic, self.device):
+                score[traded] = self._scores(panel, rows[traded]).reshape(-1, *score.shape[1:])
         return score
 
     def _scores(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.float32]:
