@@ -78,16 +78,16 @@ def rows(chosen: Mapping[int, Way]) -> dict[str, list[Row]]:
             for capital in CAPITALS
         ],
         "deck": _deck(network, way),
+        "trading": [Row(name, dict.fromkeys(CHAIN, pair)) for name, pair in traded(frozen, way).items()],
+        "changed": [
+            Row(name, dict.fromkeys(CHAIN, (config, way)))
+            for name, config in {"the network": network, **changed(network)}.items()
+        ],
         "delisted": [
             Row(f"{kind}{bought}|{draw}", still, (ALL,), (("market", f"{kind}{bought}, {draw}"),))
             for kind in KINDS
             for bought in ("", " bought")
             for draw in range(DRAWS)
-        ],
-        "trading": [Row(name, dict.fromkeys(CHAIN, pair)) for name, pair in traded(frozen, way).items()],
-        "changed": [
-            Row(name, dict.fromkeys(CHAIN, (config, way)))
-            for name, config in {"the network": network, **changed(network)}.items()
         ],
     }
 
@@ -139,15 +139,15 @@ def _deck(network: Config, way: str) -> list[Row]:
 
 
 def run_all(study: Study, made: Mapping[str, list[Row]], later: Iterable[Row]) -> None:
-    """Run what the tables need: the headline, the others by few seeds, the year after the chain, the others by all."""
+    """Run what the tables need, by few seeds before all, MASTER, six times as dear, last; the headline at once."""
     run(study, [cell for row in made["headline"] for cell in row.cells()])
-    cells = {name: [cell for row in group for cell in row.cells()] for name, group in made.items()}
-    for own in cells.values():
-        run(study, [cell for cell in own if cell.seed in (*SEEDS, ALL)])
-    to_its_end = replace(study, last=pd.Timestamp(f"{LATER}-12-31"))  # returns count to its end
+    to_its_end = replace(study, last=pd.Timestamp(f"{LATER}-12-31"))  # returns count to the end of the year after
     run(to_its_end, [cell for row in later for cell in row.cells()])
-    for own in cells.values():
-        run(study, own)
+    for seeds in ((*SEEDS, ALL), EVERY_SEED):
+        for dear in (False, True):
+            for group in made.values():
+                own = [cell for row in group for cell in row.cells() if cell.seed in seeds]
+                run(study, [cell for cell in own if ("master" in cell.config.kind) == dear])
 
 
 def confirmed(chosen: Mapping[int, Way]) -> list[Row]:
