@@ -333,7 +333,7 @@ def test_the_workflow_of_real_data_builds_its_dataset(tmp_path, capsys):
     config = parsed(out.read_text())
     assert config["qlib_init"]["provider_uri"] == str(folder)
     kwargs = config["task"]["model"]["kwargs"]
-    assert kwargs["metric"] == "rank_ic" and "names of median liquidity" in told
+    assert kwargs["members"][2]["kwargs"]["metric"] == "rank_ic" and "names of median liquidity" in told
     found = survey(folder, universe="csi300")
     assert 2 <= found.names <= 12 and found.profile in ("adjusted_shares", "community")
     rows, (days, stocks, features) = build(out)

@@ -108,8 +108,11 @@ def test_days_and_seeds_of_folds(folder, dataset):
     assert facts["folds"] == 2 and facts["seeds"] == [0, 0] and list(facts["days"]) == ["train", "valid", "test"]
 
 
+ALWAYS = ["versions", "days_a_year", "processor", "threads"]
+
+
 def test_what_is_not_known_is_left_out(dataset, monkeypatch):
-    assert list(run_facts(object(), SimpleNamespace(trainer="no Trainer"))) == ["versions", "days_a_year"]
+    assert list(run_facts(object(), SimpleNamespace(trainer="no Trainer"))) == ALWAYS
     said = []
     monkeypatch.setattr("qlib_ext.record.facts.logger", SimpleNamespace(warning=said.append))
     made = Dataset(make_panel(), test=[0])
@@ -119,7 +122,7 @@ def test_what_is_not_known_is_left_out(dataset, monkeypatch):
         raise ValueError(f"{name} is outside of the panel's days")
 
     monkeypatch.setattr(made, "rows", rows)
-    assert list(run_facts(made, None)) == ["versions", "days_a_year"] and "test is outside" in said[0]
+    assert list(run_facts(made, None)) == ALWAYS and "test is outside" in said[0]
 
 
 # --- kept
