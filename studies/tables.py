@@ -225,7 +225,7 @@ def value_of(decision: Decision, name: str) -> str:
     """Value that a decision is about, of an option's name."""
     if decision.step == "way":
         return name
-    return " on ".join(str(getattr(Config.read(name), field)) for field in decision.step.split(", "))
+    return " on ".join(str(getattr(Config.read(name), field)) or "none" for field in decision.step.split(", "))
 
 
 def deflated_table(study: Study, rows: Iterable[Row], trials: pd.DataFrame) -> str:
