@@ -47,7 +47,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     check.set_defaults(run=_check)
     init = _parser(commands, "init", "write a workflow for a data folder", _INIT)
     init.add_argument("--out", type=Path, default=Path("workflow.yaml"), metavar="FILE", help="default: workflow.yaml")
-    told = "trees and networks, the best of docs/study.md (the default); one network alone"
+    told = "best (default): trees and networks, as docs/study.md found; mlp, master: one network alone"
     init.add_argument("--model", choices=("best", "mlp", "master"), default="best", help=told)
     init.add_argument("--universe", metavar="NAME", help="a list in instruments/ (default: chosen by its size)")
     init.add_argument("--force", action="store_true", help="overwrite FILE")

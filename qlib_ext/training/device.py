@@ -77,9 +77,11 @@ def fixed_threads(fixed: bool, device: torch.device = CPU) -> Iterator[None]:
 
     How a sum is cut among threads decides its rounding. More threads than processors give the same bits, only slower.
     """
+    if not fixed or device.type != "cpu":
+        yield
+        return
     before = torch.get_num_threads()
-    if fixed and device.type == "cpu":
-        torch.set_num_threads(THREADS)
+    torch.set_num_threads(THREADS)
     try:
         yield
     finally:
