@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: env run test test-all kill-test test-plots lint bench docs clean
+.PHONY: env run test test-all keep kill-test test-plots lint bench docs clean
 
 env: $(STAMP)
 
@@ -28,6 +28,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest
+
+# Figures that tests/test_kept.py holds, written anew; WHY is a sentence of CHANGELOG.md.
+keep: env
+	WHY="$(WHY)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_kept.py
 
 # Fifty runs killed at random moments, twenty started twice at once: about half an hour.
 kill-test: env
