@@ -108,7 +108,7 @@ def test_what_a_network_learns(market, tmp_path):
 @pytest.mark.realdata
 @pytest.mark.skipif("QLIB_EXT_REAL_DATA" not in os.environ, reason="needs QLIB_EXT_REAL_DATA, a provider of A shares")
 def test_the_figures_of_a_backtest_of_real_data(tmp_path):
-    """The reversal of five days by a forecast that is given, the whole market, the last quarter of 2021: judge, forecast, account, costs."""
+    """Five days' reversal by a given forecast, the whole market, the last quarter of 2021: judge, account, costs."""
     import qlib_ext as qx
 
     test_data.start_qlib(Path(os.environ["QLIB_EXT_REAL_DATA"]), tmp_path)
