@@ -93,6 +93,48 @@ def test_killed_at_any_write_the_next_call_finishes(desk, monkeypatch, again):
     assert writes == (5 if again else 6) and files(desk) == want
 
 
+def test_killed_on_an_evening_that_is_run_again_the_next_call_still_rings(desk, monkeypatch, capsys):
+    """A bar was issued again: whichever write the kill came before, the alarm is told, and told once."""
+    change(desk.live, "SH600018", "high", np.array([desk.at]), 1.003)
+    assert evening(desk) == 0
+    grow(desk.full, desk.live, FIRST)
+    before = {folder: {file: file.read_bytes() for file in folder.iterdir()} for folder in (desk.artifacts, desk.out)}
+    writes, want = 0, None
+    while True:
+        killed = killed_at(desk, writes, monkeypatch)
+        if not killed:
+            break
+        capsys.readouterr()
+        assert evening(desk) == 1, writes
+        assert "1 bars were issued again, SH600018" in capsys.readouterr().out
+        want = want or files(desk)
+        assert files(desk) == want
+        assert evening(desk) == 3 and files(desk) == want
+        for folder, kept in before.items():
+            for file, content in kept.items():
+                file.write_bytes(content)
+        writes += 1
+    assert writes == 5 and files(desk) == want  # scores and their twin, the list, the state, the journal
+
+
+def test_a_bar_of_the_test_that_is_issued_again_rings_once_and_leaves_its_scores(desk, capsys):
+    last = desk.days[desk.at - 1]
+    grow(desk.full, desk.live, last)
+    change(desk.live, "SH600018", "high", np.array([desk.at - 1]), 1.003)
+    evening(desk, today=last)
+    scores = (desk.artifacts / "pred.pkl").read_bytes()
+    grow(desk.full, desk.live, last)
+    assert evening(desk, today=last) == 1
+    assert f"SH600018 of {last.date()}" in (said := capsys.readouterr().out)
+    assert f"scores of the test, to {last.date()}, stay" in said
+    assert (desk.artifacts / "pred.pkl").read_bytes() == scores
+    before = files(desk)
+    assert evening(desk, today=last) == 3 and files(desk) == before
+    grow(desk.full, desk.live, FIRST)
+    assert evening(desk) == 0
+    assert read_journal(desk.out)["corrected"].tolist() == [1, 0]
+
+
 def test_the_test_ends_with_its_segment_though_another_has_added_scores(desk):
     """As qlib's own updater does."""
     scores = pd.read_pickle(desk.artifacts / "pred.pkl")
@@ -136,6 +178,18 @@ def test_a_warning_is_told_once_and_without_a_path(desk, monkeypatch, capsys):
         assert evening(desk) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "vwap" in line]
     assert said == ["warning: $vwap is not there", "2 times: $vwap is not there"]
+
+
+@pytest.mark.parametrize("dealt", [True, False])
+def test_executions_are_summed_up_by_hand_and_may_be_none(desk, tmp_path, dealt):
+    """1 million bought at 1% above its arrival price, 10,000 yuan; 2 millions sold at 1% below, 20,000 yuan."""
+    lines = ["date,code,side,yuan,arrival,average", "2020-10-09,600018,buy,50000,10,12"]  # of an earlier day
+    lines += ["2020-10-12,600018,buy,1e6,10,10.1", "2020-10-12,600018,sell,2e6,10,9.9"] if dealt else []
+    file = tmp_path / "fills.csv"
+    file.write_text("\n".join(lines) + "\n")
+    assert evening(desk, "--fills", str(file)) == 0
+    line = read_journal(desk.out).iloc[0]
+    assert line[["fills", "fill_yuan", "slippage"]].tolist() == ([2, 3e6, 3e4] if dealt else [0, 0.0, 0.0])
 
 
 # --- data that are late, wrong, or both

@@ -70,5 +70,6 @@ def sum_fills(fills: pd.DataFrame | None, after: pd.Timestamp, until: pd.Timesta
     if fills is None:
         return {"fills": 0, "fill_yuan": 0.0, "slippage": np.nan}
     some = fills[(fills["day"] > after) & (fills["day"] <= until)]
-    paid = (some["average"] / some["arrival"] - 1.0) * some["yuan"] * some["side"].map({"buy": 1.0, "sell": -1.0})
+    sign = np.where(some["side"] == "buy", 1.0, -1.0)
+    paid = (some["average"] / some["arrival"] - 1.0) * some["yuan"] * sign
     return {"fills": len(some), "fill_yuan": float(some["yuan"].sum()), "slippage": round(float(paid.sum()), 2)}

@@ -132,7 +132,7 @@ class _Day:
         state = state | {"bars": bars_to_keep(panel), "corrected": _noticed(state["corrected"], changed, last)}
         orders, entry = self._orders(scores, capital, cash)
         entry |= self._watched(scores, kept.get("label.pkl"), dataset, state)
-        alarms = _alarms(entry, state["corrected"], model, last)
+        alarms = _alarms(entry, state, model, last)
         alarms += [f"errors in the data ({wrong}), gone on by --force"] if wrong else []
         entry |= {"found": " ".join(found), "alarm": "; ".join(alarms)}
         if STATE not in kept:  # the end of the test is not known any more once days have been added
@@ -141,8 +141,9 @@ class _Day:
             keep(self.run_, {PRED: scores.to_frame("score")})
         listed = orders.to_csv(index=False, float_format="%.10g")
         write_text(self.folder / f"orders-{entry['date']:%Y-%m-%d}.csv", listed)
-        fresh, late = len(days) > 0 or last not in set(self.journal["data_day"]), _late(last, now)
-        if len(days) or before["bars"] is None or before["bars"].index.unique("datetime")[-1] < last:
+        told = self.journal.loc[self.journal["data_day"] == last, "alarm"].fillna("")  # none by one that was killed
+        fresh, late = len(days) > 0 or entry["alarm"] not in set(told), _late(last, now)
+        if len(days) or len(changed) or before["bars"] is None or before["bars"].index.unique("datetime")[-1] < last:
             keep(self.run_, {STATE: state})
         write_line(self.folder, entry)
         status = ALARM if late or (alarms and fresh) else DONE if fresh else NOTHING
@@ -213,18 +214,18 @@ def _noticed(before: pd.DataFrame | None, changed: pd.DataFrame, day: pd.Timesta
     return fresh if before is None or before.empty else pd.concat([before, fresh], ignore_index=True)
 
 
-def _alarms(entry: dict[str, Any], corrected: pd.DataFrame, model: Any, day: pd.Timestamp) -> list[str]:
+def _alarms(entry: dict[str, Any], state: dict[str, Any], model: Any, day: pd.Timestamp) -> list[str]:
     """Say what a person should look at; what only alarms need is taken out of the entry."""
     told = []
     gap, lost, of = entry.pop("ic_gap"), entry.pop("lost"), entry.pop("of")
-    mine = corrected[corrected["noticed"] == day]
+    mine, tested = state["corrected"].loc[lambda table: table["noticed"] == day], state["tested"]
     entry["corrected"] = len(mine.drop_duplicates(["datetime", "instrument"]))
     if len(mine):
-        first = mine.iloc[0]
+        first, since = mine.iloc[0], mine["datetime"].min()
+        anew, kept = f"scored anew from {since:%Y-%m-%d} on", f"scores of the test, to {tested:%Y-%m-%d}, stay"
         told.append(
             f"{entry['corrected']} bars were issued again, {first['instrument']} of {first['datetime']:%Y-%m-%d} "
-            f"({first['field']} {first['old']:.6g}, now {first['new']:.6g}): scored anew from "
-            f"{mine['datetime'].min():%Y-%m-%d} on"
+            f"({first['field']} {first['old']:.6g}, now {first['new']:.6g}): {anew if since > tested else kept}"
         )
     if gap < -SIGMAS:
         told.append(
