@@ -109,7 +109,7 @@ class Truth:
 
 @dataclass
 class Broker:
-    """An account in whole shares and cents. `fills`: rows (t, code, side, shares, price, cost, arrival)."""
+    """An account in whole shares and cents. `fills`: rows (t, code, side, shares, price, cost, previous close)."""
 
     truth: Truth
     cash: Decimal = CASH
@@ -139,7 +139,8 @@ class Broker:
             if count < row.shares:
                 self.refused.append((t, code, row.side, why or "cash"))
             if count:
-                self.fill(t, code, sell, int(count), Decimal(str(row.price)))
+                eve = Decimal(str(row.price)) if self.truth.action(code, t) == (1, 0) else self.truth.reference(code, t)
+                self.fill(t, code, sell, int(count), eve)
 
     def refusal(self, t, code, sell):
         if t > self.truth.last[self.truth.column[code]]:

@@ -117,11 +117,19 @@ def test_the_command_fits_a_file(base, tmp_path, capsys):
     assert abs(b - B) < 4 * error < 0.4 and "60 days" in said.err
 
 
+def test_a_deal_at_the_widest_limit_is_one_of_the_day(tmp_path):
+    """Limits are rounded to cents: 20% up from 31.28 is 37.54, 30% up from 3.33 is 4.33, both a little beyond."""
+    file = tmp_path / "own.csv"
+    rows = ["2022-01-04,300001,buy,1e5,31.28,37.54", "2022-01-04,BJ430001,sell,1e5,3.33,4.33"]
+    file.write_text("\n".join(["date,code,side,yuan,arrival,average", *rows]))
+    assert read_executions(file)["average"].tolist() == [37.54, 4.33]
+
+
 @pytest.mark.parametrize(
     ("row", "match"),
     [
         ("2022-01-04,600000,hold,1e5,10,10.1", r"line 2: side is 'hold'; allowed: buy, sell"),
-        ("2022-01-04,600000,buy,1e5,10,14", r"line 2: average 14 is more than 20% from arrival 10"),
+        ("2022-01-04,600000,buy,1e5,10,14", r"line 2: average 14 is more than 31% from arrival 10"),
         ("2022-01-04,600000,buy,-1,10,10.1", r"line 2: yuan is -1; it must be above 0"),
         ("01/02/2022,600000,buy,1e5,10,10.1", r"line 2: date is '01/02/2022', no day"),
     ],

@@ -15,7 +15,7 @@ SIDES = {
     **dict.fromkeys(("buy", "b", "买入", "买", "证券买入"), "buy"),
     **dict.fromkeys(("sell", "s", "卖出", "卖", "证券卖出"), "sell"),
 }
-FAR = 0.2  # of the arrival price: an average price that is further away belongs to another stock or day
+FAR = 0.31  # of the arrival price, beyond the widest limit (30%, and a cent): it belongs to another stock or day
 
 
 def read_executions(source: str | Path) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def read_executions(source: str | Path) -> pd.DataFrame:
     Returns: day, code, side, yuan, arrival, average; the index is the line in the file.
 
     Raises:
-        ValueError: no such table, or what is not surely understood: the line is named; an average price more than 20%
+        ValueError: no such table, or what is not surely understood: the line is named; an average price more than `FAR`
             from the arrival price.
         OSError: the file cannot be opened.
     """
