@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: env run test test-all keep kill-test test-plots lint bench docs clean
+.PHONY: env run test test-all keep kill-test soak test-plots lint bench docs clean
 
 env: $(STAMP)
 
@@ -36,6 +36,10 @@ keep: env
 # Fifty runs killed at random moments, twenty started twice at once: about half an hour.
 kill-test: env
 	KILLS=50 PAIRS=20 $(BIN)/python -m pytest tests/test_kills.py
+
+# A simulated year of evenings, in one process and in a process each: about an hour.
+soak: env
+	SOAK=year $(BIN)/python -m pytest tests/test_soak.py
 
 # qlib's own report functions on our runs: they need pandas 2 and plotly 6, hence an environment of their own.
 test-plots: .venv-plots/.installed

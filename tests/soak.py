@@ -1,4 +1,4 @@
-"""A simulated year at a desk: each evening a new day, `qlib-ext daily`, its orders dealt the next day, a new run a week.
+"""A simulated year at a desk: a new day each evening, `qlib-ext daily`, its orders dealt the next day, a run a week.
 
     python tests/soak.py year FOLDER one|each [DAYS]
 
@@ -174,15 +174,23 @@ class Broker:
 
 def folder_of(folder):
     folder = Path(folder)
-    names = {"full": "full", "live": "live", "out": "desk", "dealt": "dealt", "holdings": "holdings.csv", "fills": "fills.csv"}
-    return SimpleNamespace(folder=folder, uri=f"sqlite:///{folder}/mlruns.db", **{k: folder / n for k, n in names.items()})
+    names = {
+        "full": "full",
+        "live": "live",
+        "out": "desk",
+        "dealt": "dealt",
+        "holdings": "holdings.csv",
+        "fills": "fills.csv",
+    }
+    return SimpleNamespace(
+        folder=folder, uri=f"sqlite:///{folder}/mlruns.db", **{k: folder / n for k, n in names.items()}
+    )
 
 
 def train(desk, days, t):
     """Train anew on what there is, as qrun does."""
-    from qlib.cli.run import workflow
-
     from desk import DEALT, QUICK
+    from qlib.cli.run import workflow
 
     spans = {"train": (t - 160, t - 61), "valid": (t - 58, t - 43), "test": (t - 40, t)}
     fitted = {"class": "RobustZScoreNorm", "kwargs": {"fields_group": "feature", "clip_outlier": True}}
@@ -243,7 +251,9 @@ def measures():
     """Memory of this process after a collection (MB), open files, threads."""
     gc.collect()
     rss = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    count = {name: len(list(Path(f"/proc/self/{place}").iterdir())) for name, place in (("files", "fd"), ("threads", "task"))}
+    count = {
+        name: len(list(Path(f"/proc/self/{place}").iterdir())) for name, place in (("files", "fd"), ("threads", "task"))
+    }
     return {"rss": round(rss, 1), **count}
 
 
@@ -376,7 +386,9 @@ def live_through(folder, way, count=None, first=None, say=print):
     pd.DataFrame(rows).to_csv(desk.folder / "evenings.csv", index=False)
     names = ["t", "code", "side", "shares", "price", "cost", "arrival"]
     pd.DataFrame(broker.fills, columns=names).to_csv(desk.folder / "broker.csv", index=False)
-    pd.DataFrame(broker.refused, columns=["t", "code", "side", "reason"]).to_csv(desk.folder / "refused.csv", index=False)
+    pd.DataFrame(broker.refused, columns=["t", "code", "side", "reason"]).to_csv(
+        desk.folder / "refused.csv", index=False
+    )
     told = {"paid": str(broker.paid), "settled": broker.settled, "cash": str(broker.cash), "shares": broker.shares}
     (desk.folder / "end.json").write_text(json.dumps(told))
     np.savez(desk.folder / "truth.npz", close=truth.close, last=truth.last)
@@ -404,12 +416,48 @@ def check(desk, broker, t):
         assert Decimal(str(sent.loc[sent["code"] == code, "price"].iloc[0])) == truth.raw(code, t)
         (least, step), held = lots(code), broker.shares.get(code, 0)
         whole = count >= least and (count - least) % step == 0
-        assert count <= held and (whole or count == held or count % step == 0) if side == "sell" else whole, (code, count)
+        sold = count <= held and (whole or count == held or count % step == 0)
+        assert sold if side == "sell" else whole, (code, count, held)
     line = pd.read_csv(desk.out / "journal.csv", dtype=str).iloc[-1]
     assert line["data_day"] == str(day.date()) and line["date"] == str(date.date())
     assert cents(line["cash"]) == broker.cash and int(line["holdings"]) == len(broker.shares)
     assert cents(line["account"]) == broker.value(t), (line["account"], broker.value(t))
     return len(sent)
+
+
+# --- what came of it
+
+
+def left(folder, evenings=None):
+    """Bytes of what the routine left, by name: lists, journal and artifacts; runs go by their order.
+
+    `evenings`: of the first ones alone, and the runs that they went by (the last of them shall end there).
+    """
+    desk, journal = folder_of(folder), (Path(folder) / "desk/journal.csv").read_text().splitlines()
+    count = len(journal) - 1 if evenings is None else evenings
+    ids = list(dict.fromkeys(line.split(",")[2] for line in journal[1:]))
+    of = {line.split(",")[1]: ids.index(line.split(",")[2]) for line in journal[1 : count + 1]}
+    out = {f"orders of {date}": (desk.out / f"orders-{date}.csv").read_bytes() for date in of}
+    for number, line in enumerate(journal[1 : count + 1]):
+        out[f"line {number}"] = line.replace(f",{ids[of[line.split(',')[1]]]},", ",")
+    runs = {folder.parent.name[:8]: folder for folder in desk.folder.glob("mlruns*/*/*/artifacts")}
+    for number in range(max(of.values()) + 1):
+        for name in ("pred.pkl", "pred.parquet", "daily.pkl", "label.pkl", "params.pkl"):
+            out[f"{name} of run {number}"] = (runs[ids[number]] / name).read_bytes()
+    return out
+
+
+def flatness(folder, settled=10):
+    """First, last and slope (an evening, by least squares) of memory (MB) and open files, and seconds an evening.
+
+    `settled`: evenings at the start that are left out, until everything has been imported and cached.
+    """
+    rows = pd.read_csv(Path(folder) / "evenings.csv").dropna(subset="rss").iloc[settled:]
+    out = {"evenings": len(rows), "seconds": round(float(rows["daily"].median()), 2)}
+    for name in ("rss", "files", "threads"):
+        slope = float(np.polyfit(np.arange(len(rows)), rows[name], 1)[0])
+        out[name] = (float(rows[name].iloc[0]), float(rows[name].iloc[-1]), float(rows[name].max()), round(slope, 4))
+    return out
 
 
 def main_of(arguments):

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from desk import DEALT, start
 from qlib.backtest import backtest
 from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
 from qlib.strategy.base import BaseStrategy
 from soak import CASH, OPTIONS, Truth, after_action, cents, fees, folder_of
 
-from desk import DEALT, start
 from qlib_ext.daily import read_journal
 from qlib_ext.exchange import AShareExchange, clear_cache
 from qlib_ext.runs import list_runs
@@ -154,7 +154,7 @@ def deal_again(year):
     """Differences of lists, fills, refusals and books from the broker's, and the float account's largest gap (yuan)."""
     exchange, strategy = year.exchange(), ListStrategy(year)
     run(year, strategy, exchange, float(CASH))
-    strategy.trade_exchange, position = exchange, strategy.trade_position
+    position = strategy.trade_position
     strategy.book()
     mine, theirs = exchange.fills, year.fills
     lists = [date for date, text in year.lists.items() if strategy.made.get(date) != text]
@@ -186,13 +186,23 @@ def deal_again(year):
 def run(year, strategy, exchange, account, dates=None):
     dates = year.dates if dates is None else dates
     report, _ = backtest(
-        dates[0], dates[-1], strategy, SIMULATOR, benchmark=None, account=account, exchange_kwargs={"exchange": exchange}
+        dates[0],
+        dates[-1],
+        strategy,
+        SIMULATOR,
+        benchmark=None,
+        account=account,
+        exchange_kwargs={"exchange": exchange},
     )
     return report["1day"]
 
 
 def decide_again(year):
-    """Count evenings and orders of the run's own strategy that are those of the list, and the widest gap of targets."""
+    """Hold the orders of the run's own strategy against the lists, and its targets (widest gap, yuan).
+
+    Left out are days on which a stock of the list has rights, and those on which one does not trade, on the evening or
+    the day: the strategy knows the day, and orders something else for the cash.
+    """
     exchange = year.exchange(deal_price="Ref($close, 1)")
     rules, column = exchange.day_rules, exchange.quote.column
     out = {"evenings": 0, "clean": 0, "orders": 0, "orders_differ": [], "target_gap": 0.0}
@@ -224,11 +234,12 @@ def decide_again(year):
         gap = (there.loc[both, "target"] - mine.loc[both, "target_yuan"]).abs().max()
         out["target_gap"] = max(out["target_gap"], float(gap) if math.isfinite(gap) else 0.0)
         sign = mine["side"].map({"buy": 1, "sell": -1}).fillna(0).astype(int)
+        wanted = sign * mine["shares"]
         shares = (there["ordered"] / mine["price"].reindex(there.index)).round().reindex(mine.index).fillna(0.0)
-        wrong = shares.index[(shares - sign * mine["shares"]).abs() > 0.5]
+        wrong = shares.index[(shares - wanted).abs() > 0.5]
         out["clean"] += 1
         out["orders"] += int((mine["shares"] > 0).sum())
-        out["orders_differ"] += [f"{date.date()} {code}: {shares[code]:.0f}, {(sign * mine['shares'])[code]}" for code in wrong]
+        out["orders_differ"] += [f"{date.date()} {code}: {shares[code]:.0f}, {wanted[code]}" for code in wrong]
     return out
 
 
@@ -236,13 +247,10 @@ def trade_again(year):
     """The account of the run's own strategy beside the desk's: both at the end, and the widest gap on the way."""
     strategy = LiquidityTopNStrategy(signal=year.scores, **OPTIONS)
     report = run(year, strategy, year.exchange(), float(CASH))[0]
-    desk = year.evenings["account"].astype(float).reindex(report.index).dropna()
-    gap = (report["account"].reindex(desk.index) / desk - 1).abs()
-    daily = pd.concat([report["account"].reindex(desk.index), desk], axis=1).pct_change().dropna()
-    return {
-        "backtest": float(report["account"].iloc[-1]), "desk": float(desk.iloc[-1]), "widest_gap": float(gap.max()),
-        "correlation": float(daily.corr().iloc[0, 1]),
-    }  # fmt: skip
+    both = pd.concat({"backtest": report["account"], "desk": year.evenings["account"].astype(float)}, axis=1).dropna()
+    gap, daily = (both["backtest"] / both["desk"] - 1).abs(), both.pct_change().dropna()
+    out = {name: round(yuan) for name, yuan in both.iloc[-1].items()}
+    return out | {"widest_gap": float(gap.max()), "correlation": float(daily.corr().iloc[0, 1])}
 
 
 def judge(folder):

@@ -110,7 +110,7 @@ def test_killed_on_an_evening_that_is_run_again_the_next_call_still_rings(desk, 
         want = want or files(desk)
         assert files(desk) == want
         assert evening(desk) == 3 and files(desk) == want
-        for folder, kept in before.items():
+        for kept in before.values():
             for file, content in kept.items():
                 file.write_bytes(content)
         writes += 1
