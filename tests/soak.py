@@ -33,6 +33,7 @@ FIRST, SHORT = "2021-01-04", "2021-06-08"  # of the year, of a few weeks with ex
 WEEK = 5  # evenings from one training to the next
 MISSED, LATE, TWICE, WRONG = (6, 88, 89, 160), (7, 120), (4, 150), (3, 201)  # evenings, counted from 0
 HALTED, DELISTED = (2, 60, 180), (5, 130)  # a holding is suspended for four days, delisted two days later
+DELISTED_SHORT = (8,)  # of a few weeks
 OPTIONS = {"participation": 0.005, "trade_participation": 0.005, "rank_buffer": 1.5, "liquidity": "community"}
 COMMISSION, LEAST, TRANSFER, STAMP = Decimal("0.0003"), Decimal(5), Decimal("0.00002"), Decimal("0.001")
 
@@ -174,17 +175,10 @@ class Broker:
 
 def folder_of(folder):
     folder = Path(folder)
-    names = {
-        "full": "full",
-        "live": "live",
-        "out": "desk",
-        "dealt": "dealt",
-        "holdings": "holdings.csv",
-        "fills": "fills.csv",
-    }
-    return SimpleNamespace(
-        folder=folder, uri=f"sqlite:///{folder}/mlruns.db", **{k: folder / n for k, n in names.items()}
-    )
+    names = {"full": "full", "live": "live", "out": "desk", "dealt": "dealt"}
+    names |= {"holdings": "holdings.csv", "fills": "fills.csv"}
+    there = {name: folder / place for name, place in names.items()}
+    return SimpleNamespace(folder=folder, uri=f"sqlite:///{folder}/mlruns.db", **there)
 
 
 def train(desk, days, t):
@@ -330,8 +324,8 @@ def kept(desk):
 
 
 def live_through(folder, way, count=None, first=None, say=print):
-    """Live through the year, or `count` evenings of it; every evening is checked. Returns a row each."""
-    from desk import change, grow
+    """Live through the year, or `count` evenings of it; every evening is checked."""
+    from desk import grow
 
     desk = folder_of(folder)
     desk.folder.mkdir(parents=True, exist_ok=True)
@@ -345,54 +339,62 @@ def live_through(folder, way, count=None, first=None, say=print):
         broker.open(t)
         broker.deal(t, take_list(desk, day))
         tell(desk, broker, t)
-        row = {"day": day, "account": broker.value(t), "cash": broker.cash, "event": "", "status": "", "orders": 0}
+        row = {"day": day, "account": broker.value(t), "cash": broker.cash, "event": "missed"}
         if number in HALTED:
             edit(desk, truth, choose(broker, truth, t, t + 6), t + 1, t + 5)
-        if number in DELISTED:
+        if number in (DELISTED if count is None else DELISTED_SHORT):
             edit(desk, truth, choose(broker, truth, t, t + 4), t + 3, None)
         if number in LATE:  # the day has not come; the evening looks, and tells
             status, said, _ = run(desk, broker.cash, day, False)
             assert status == 1 and "LATE" in said, said
             row["event"] = "late"
         grow(desk.full, desk.live, day)
-        if number in MISSED or number in LATE:
-            rows.append(row | {"event": row["event"] or "missed"})
-            continue
-        if number in WRONG:
-            code = sorted(broker.shares)[0] if broker.shares else truth.codes[0]
-            change(desk.live, code, "high", t, 1.003)
-        status, said, measured = run(desk, broker.cash, day, number % WEEK == 0)
-        if number in WRONG:
-            grow(desk.full, desk.live, day)
-            status, said, measured = run(desk, broker.cash, day, False)
-            assert status == 1 and "1 bars were issued again" in said, said
-            row["event"] = "bar issued again"
-        if number in TWICE:
-            before = kept(desk)
-            assert run(desk, broker.cash, day, False)[0] == 3 and kept(desk) == before
-            row["event"] = "twice"
-        holiday = day + pd.offsets.BDay(1)
-        if holiday not in truth.days:
-            before = kept(desk)
-            assert run(desk, broker.cash, holiday, False)[0] == 3 and kept(desk) == before
-            row["event"] = "holiday"
-        assert status == 0 or (status == 1 and "ALARM" in said), said
-        orders = check(desk, broker, t)
-        rows.append(row | {"status": status, "orders": orders, "said": said} | measured)
-        pd.DataFrame(rows).to_csv(desk.folder / "evenings.csv", index=False)
-        say(f"{day:%Y-%m-%d} {status} {orders} orders, {broker.value(t):,} yuan, {measured}")
+        if number not in MISSED + LATE:
+            row |= at_the_desk(desk, broker, run, t, number)
+            row["orders"] = check(desk, broker, t)
+        rows.append(row)
+        write_down(desk, broker, rows)
+        say(f"{number} {row}")
     broker.open(end)
     broker.deal(end, take_list(desk, truth.days[end]))
-    pd.DataFrame(rows).to_csv(desk.folder / "evenings.csv", index=False)
-    names = ["t", "code", "side", "shares", "price", "cost", "arrival"]
-    pd.DataFrame(broker.fills, columns=names).to_csv(desk.folder / "broker.csv", index=False)
-    pd.DataFrame(broker.refused, columns=["t", "code", "side", "reason"]).to_csv(
-        desk.folder / "refused.csv", index=False
-    )
+    write_down(desk, broker, rows)
+
+
+def at_the_desk(desk, broker, run, t, number):
+    """Do the evening of a day: exit status, event, what was said and measured."""
+    from desk import change, grow
+
+    day, events = broker.truth.days[t], []
+    if number in WRONG:
+        change(desk.live, sorted(broker.shares)[0], "high", t, 1.003)
+    status, said, measured = run(desk, broker.cash, day, number % WEEK == 0)
+    if number in WRONG:
+        grow(desk.full, desk.live, day)
+        status, said, measured = run(desk, broker.cash, day, False)
+        assert status == 1 and "1 bars were issued again" in said, said
+        events.append("reissued")
+    before, holiday = kept(desk), day + pd.offsets.BDay(1)
+    again = {"twice": day} if number in TWICE else {}
+    again |= {} if holiday in broker.truth.days else {"holiday": holiday}
+    for event, today in again.items():
+        assert run(desk, broker.cash, today, False)[0] == 3 and kept(desk) == before
+        events.append(event)
+    assert status == 0 or (status == 1 and "ALARM" in said), said
+    return {"event": " ".join(events), "status": status, "said": said} | measured
+
+
+def write_down(desk, broker, rows):
+    """Write what happened so far: evenings, the broker's books, the truth as it was changed."""
+    tables = {
+        "evenings": pd.DataFrame(rows),
+        "broker": pd.DataFrame(broker.fills, columns=["t", "code", "side", "shares", "price", "cost", "arrival"]),
+        "refused": pd.DataFrame(broker.refused, columns=["t", "code", "side", "reason"]),
+    }
+    for name, table in tables.items():
+        table.to_csv(desk.folder / f"{name}.csv", index=False)
     told = {"paid": str(broker.paid), "settled": broker.settled, "cash": str(broker.cash), "shares": broker.shares}
     (desk.folder / "end.json").write_text(json.dumps(told))
-    np.savez(desk.folder / "truth.npz", close=truth.close, last=truth.last)
-    return rows
+    np.savez(desk.folder / "truth.npz", close=broker.truth.close, last=broker.truth.last)
 
 
 def check(desk, broker, t):
@@ -442,7 +444,7 @@ def left(folder, evenings=None):
         out[f"line {number}"] = line.replace(f",{ids[of[line.split(',')[1]]]},", ",")
     runs = {folder.parent.name[:8]: folder for folder in desk.folder.glob("mlruns*/*/*/artifacts")}
     for number in range(max(of.values()) + 1):
-        for name in ("pred.pkl", "pred.parquet", "daily.pkl", "label.pkl", "params.pkl"):
+        for name in ("pred.pkl", "pred.parquet", "daily.pkl", "label.pkl"):
             out[f"{name} of run {number}"] = (runs[ids[number]] / name).read_bytes()
     return out
 
