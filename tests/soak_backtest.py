@@ -3,7 +3,8 @@
     python tests/soak_backtest.py FOLDER
 
 - `deal_again`: qlib's backtest on AShareExchange of a strategy that makes each day's list anew, from its own account.
-  Dividends and rests of splits are paid to it in cash, as the broker does, and its cash is kept in whole cents.
+  Dividends and rests of splits are paid to it in cash, as the broker does, and each evening it takes the broker's
+  rounding: cash in whole cents, and a step more or less of what the last cash bought.
 - `decide_again`: the run's own strategy for one day at a time from the desk's book, at prices of the last close.
 - `trade_again`: the run's own strategy, from cash through the whole year, at the close of each day.
 """
@@ -21,7 +22,7 @@ from desk import DEALT, start
 from qlib.backtest import backtest
 from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
 from qlib.strategy.base import BaseStrategy
-from soak import CASH, OPTIONS, Truth, after_action, cents, fees, folder_of
+from soak import CASH, OPTIONS, Truth, after_action, fees, folder_of, lots
 
 from qlib_ext.daily import read_journal
 from qlib_ext.exchange import AShareExchange, clear_cache
@@ -47,6 +48,7 @@ class Year:
         files = sorted(self.desk.dealt.glob("orders-*.csv"))
         self.lists = {pd.Timestamp(file.stem[7:]): file.read_text(encoding="utf-8") for file in files}
         self.fills = pd.read_csv(self.desk.folder / "broker.csv", dtype={"price": str, "cost": str})
+        self.counts = {(row.t, row.code, row.side): row.shares for row in self.fills.itertuples()}
         self.refused = pd.read_csv(self.desk.folder / "refused.csv")
         self.end = json.loads((self.desk.folder / "end.json").read_text())
         self.evenings = pd.read_csv(self.desk.folder / "evenings.csv", parse_dates=["day"]).set_index("day")
@@ -72,8 +74,8 @@ class ListStrategy(BaseStrategy):
 
     def __init__(self, year, **infra):
         super().__init__(**infra)
-        self.year, self.made, self.booked, self.corrected = year, {}, 0, 0.0
-        self.run = replace(year.run, scores=year.scores)
+        self.year, self.made, self.shares, self.corrected, self.rounded = year, {}, [], 0.0, []
+        self.settled, self.run = 0, replace(year.run, scores=year.scores)
 
     def generate_trade_decision(self, execute_result=None):
         step = self.trade_calendar.get_trade_step()
@@ -86,7 +88,7 @@ class ListStrategy(BaseStrategy):
         if self.year.days[t] in self.year.lists:
             listed = self.plan(t, position)
         self.trade_exchange.begin_step(self.common_infra.get("trade_account"), span[0])
-        self.settle()
+        self.settle(t)
         self.act(t, position)
         position.position["cash"] = float(self.cash)
         return TradeDecisionWO([] if listed is None else list(self.orders(listed, t, position, span)), self)
@@ -105,21 +107,36 @@ class ListStrategy(BaseStrategy):
 
     def book(self):
         """Count the fills of the day before in cents; the float account must be near."""
-        for row in self.trade_exchange.fills.iloc[self.booked :].itertuples():
-            yuan, sell = round(row.shares) * Decimal(f"{row.price:.2f}"), row.side == "sell"
-            assert abs(row.price - round(row.price, 2)) < 2e-4 and abs(row.shares - round(row.shares)) < 1e-3
-            cost = fees(yuan, sell)
+        rounding = Decimal(0)
+        for row in self.trade_exchange.fills.iloc[len(self.shares) :].itertuples():
+            shares, price, sell = round(row.shares), Decimal(f"{row.price:.2f}"), row.side == "sell"
+            assert abs(row.price - round(row.price, 2)) < 2e-4 and abs(row.shares - shares) < 1e-3
+            cost = fees(shares * price, sell)
             assert abs(float(cost) - row.commission - row.transfer - row.stamp_duty) < 0.03, row
-            self.cash += (yuan if sell else -yuan) - cost
-            self.booked += 1
+            self.cash += shares * price * (1 if sell else -1) - cost
+            theirs = self.theirs(row, shares)
+            rounding += shares * price + cost - theirs * price - fees(theirs * price, sell)
+            self.shares.append(theirs)
         self.corrected = max(self.corrected, abs(self.trade_position.get_cash() - float(self.cash)))
+        self.cash += rounding
 
-    def settle(self):
+    def theirs(self, row, shares):
+        """Take the broker's count of a buy for which the cash was short: cents decide of one step."""
+        t = self.year.days.get_loc(row.day)
+        theirs = self.year.counts.get((t, row.code, row.side), shares)
+        if theirs == shares or row.side == "sell" or abs(theirs - shares) > lots(row.code)[1]:
+            return shares
+        self.trade_position.position[row.code]["amount"] += (theirs - shares) / self.factor(row.code, t)
+        self.rounded.append(f"{row.day.date()} {row.code}: {shares}, {theirs}")
+        return theirs
+
+    def settle(self, t):
         """Count what was paid out for delisted holdings."""
-        for row in self.trade_exchange.settled.iloc[getattr(self, "paid", 0) :].itertuples():
-            yuan = cents(row.yuan)
+        for row in self.trade_exchange.settled.iloc[self.settled :].itertuples():
+            price = self.year.truth.raw(row.code, t)
+            yuan = round(row.yuan / float(price)) * price
             self.cash += yuan - min(fees(yuan, True), yuan)
-            self.paid = getattr(self, "paid", 0) + 1
+            self.settled += 1
 
     def plan(self, t, position):
         """The list of the evening before, from the position as it was then."""
@@ -163,7 +180,7 @@ def deal_again(year):
         (mine["day"].to_numpy() == days.to_numpy())
         & (mine["code"].to_numpy() == theirs["code"].to_numpy())
         & (mine["side"].to_numpy() == theirs["side"].to_numpy())
-        & (mine["shares"].round().to_numpy() == theirs["shares"].to_numpy())
+        & (np.array(strategy.shares) == theirs["shares"].to_numpy())
         & (np.abs(mine["price"].to_numpy() - theirs["price"].astype(float).to_numpy()) < 2e-4)
     )
     held = strategy.held(year.days.get_loc(year.dates[-1]), position)
@@ -179,6 +196,7 @@ def deal_again(year):
         "refused_differ": sorted(map(str, set.symmetric_difference(*both))),
         "cash_differs": str(strategy.cash - Decimal(year.end["cash"])),
         "holdings_differ": held != year.end["shares"],
+        "rounded": strategy.rounded,
         "float_gap": round(strategy.corrected, 4),
     }
 
@@ -218,7 +236,7 @@ def decide_again(year):
             continue
         factor = pd.Series({code: float(rules.data["$factor"][row, column[code]]) for code in mine.index})
         own = mine[mine["held_shares"] > 0]
-        cash = float(read_journal(year.desk.out).set_index("data_day").loc[year.days[t - 1], "cash"])
+        cash = float(year.evenings.loc[year.days[t - 1], "cash"])
         account = {"cash": cash} | {
             code: {"amount": line.held_shares / factor[code], "price": line.price * factor[code]}
             for code, line in zip(own.index, own.itertuples(), strict=True)
@@ -228,7 +246,8 @@ def decide_again(year):
         there = strategy.daily_targets.set_index("code")
         both = mine.index.intersection(there.index)
         out["evenings"] += 1
-        stopped = there["reason"].isin(["blocked_buy", "blocked_sell"]).any() or "suspended" in " ".join(mine["reason"])
+        stopped = there["reason"].isin(["blocked_buy", "blocked_sell"]).any()
+        stopped |= not all(year.truth.trades(code, at) for code in mine.index for at in (t - 1, t))
         if stopped:
             continue
         gap = (there.loc[both, "target"] - mine.loc[both, "target_yuan"]).abs().max()
@@ -247,7 +266,9 @@ def trade_again(year):
     """The account of the run's own strategy beside the desk's: both at the end, and the widest gap on the way."""
     strategy = LiquidityTopNStrategy(signal=year.scores, **OPTIONS)
     report = run(year, strategy, year.exchange(), float(CASH))[0]
-    both = pd.concat({"backtest": report["account"], "desk": year.evenings["account"].astype(float)}, axis=1).dropna()
+    both = pd.concat(
+        {"backtest": report["account"], "desk": year.evenings["account"].astype(float)}, axis=1, sort=True
+    ).dropna()
     gap, daily = (both["backtest"] / both["desk"] - 1).abs(), both.pct_change().dropna()
     out = {name: round(yuan) for name, yuan in both.iloc[-1].items()}
     return out | {"widest_gap": float(gap.max()), "correlation": float(daily.corr().iloc[0, 1])}

@@ -43,9 +43,9 @@ def test_the_year_had_what_a_year_has(lived):
     fills, end = pd.read_csv(lived["one"] / "broker.csv"), json.loads((lived["one"] / "end.json").read_text())
     events = set(" ".join(evenings["event"].dropna()).split())
     assert events == {"missed", "late", "twice", "holiday", "reissued"}
-    assert {"suspended", "cash", "limit_up"} <= refused and end["settled"] >= 1
+    assert {"suspended", "cash", "limit_up", "delisted"} <= refused and (YEAR or end["settled"] >= 1)
     assert float(end["paid"]) > 0 and len(fills) > (2500 if YEAR else 100)
-    assert not YEAR or {"limit_down", "delisted"} <= refused
+    assert not YEAR or "limit_down" in refused
 
 
 def test_memory_and_open_files_are_flat(lived, capsys):
@@ -77,7 +77,7 @@ def test_a_backtest_agrees(lived, capsys):
     assert dealt["lists"] > (220 if YEAR else 10) and dealt["lists_differ"] == []
     assert dealt["fills_differ"] == 0 and dealt["refused_differ"] == []
     assert dealt["cash_differs"] == "0.00" and not dealt["holdings_differ"]
-    assert dealt["float_gap"] < 2.0  # yuan in 20 million: prices are float32
+    assert dealt["float_gap"] < 4.0 and len(dealt["rounded"]) <= 3  # yuan a day of 20 million: prices are float32
     assert decided["orders"] > (800 if YEAR else 50) and decided["orders_differ"] == []
     assert decided["target_gap"] < 0.01  # yuan: the list rounds to cents
     assert traded["widest_gap"] < (0.05 if YEAR else 0.005) and traded["correlation"] > 0.99
