@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: env run test test-all keep kill-test soak test-plots lint bench docs clean
+.PHONY: env run test test-all keep kill-test soak test-plots versions audit lint bench docs clean
 
 env: $(STAMP)
 
@@ -49,6 +49,21 @@ test-plots: .venv-plots/.installed
 	test -x .venv-plots/bin/python || $(PYTHON) -m venv .venv-plots
 	.venv-plots/bin/pip install -q torch==2.13.0
 	.venv-plots/bin/pip install -q -c constraints-plots.txt -e ".[fast]" plotly statsmodels pytest
+	touch $@
+
+# The wheel by itself, in an environment with the lowest versions allowed: the commands, each extra, the tests (docs/versions.md).
+# CONSTRAINTS=/dev/null: the newest versions; PYTHON=python3.12: another Python; PIP="uv pip": another installer.
+CONSTRAINTS ?= constraints-lowest.txt
+versions:
+	bash tests/wheel.sh $(PYTHON) $(CONSTRAINTS) .venv-versions -m "not slow"
+
+# Known vulnerabilities of the versions in constraints.txt, asked of PyPI over the network.
+audit: .venv-audit/.installed
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+.venv-audit/.installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install -q pip-audit==2.10.1
 	touch $@
 
 # The documents, into site/; a warning is an error.

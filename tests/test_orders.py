@@ -20,6 +20,7 @@ from qlib.data import D
 from qlib_ext import cli, rules
 from qlib_ext.exchange import AShareExchange, impact_rule
 from qlib_ext.leak import perturb_provider
+from qlib_ext.provider import sessions_after
 from qlib_ext.recorder import SqliteExpManager
 from qlib_ext.rules import Fees
 from qlib_ext.runs import Task, find_run
@@ -326,6 +327,12 @@ def test_the_day_after_the_calendar_is_that_of_its_future(folder, tmp_path, monk
     start(market)
     assert next_day(last) == (after_a_holiday, True)
     assert next_day(last - pd.offsets.BDay(1)) == (last, True)
+
+
+def test_the_exchanges_own_holidays():
+    pytest.importorskip("exchange_calendars")
+    days = sessions_after(pd.Timestamp("2026-09-30"))  # then the week of National Day
+    assert days[0] == pd.Timestamp("2026-10-08") and not days[days.dayofweek > 4].size
 
 
 def random_scores(days, seed=0):
