@@ -48,7 +48,7 @@ test-plots: .venv-plots/.installed
 .venv-plots/.installed: setup.cfg pyproject.toml constraints-plots.txt
 	test -x .venv-plots/bin/python || $(PYTHON) -m venv .venv-plots
 	.venv-plots/bin/pip install -q torch==2.13.0
-	.venv-plots/bin/pip install -q -c constraints-plots.txt -e ".[fast]" plotly statsmodels pytest
+	.venv-plots/bin/pip install -q -c constraints-plots.txt -e . plotly statsmodels pytest
 	touch $@
 
 # The wheel by itself, in an environment with the lowest versions allowed: the commands, each extra, the tests (docs/versions.md).

@@ -41,12 +41,6 @@ import pandas as pd
 print(sessions_after(pd.Timestamp('2026-09-30'))[0])"
 ${PIP:-pip} uninstall -q -y exchange_calendars
 
-say "with fast"
-add "${wheel[0]}[fast]"
-qlib-ext init --provider-uri market --force
-grep -m 1 Fast workflow.yaml
-qrun workflow.yaml
-
 say "the tests"
 add "${wheel[0]}[test]"
 cd "$folder/copy"

@@ -43,7 +43,7 @@ _BATCH = 64  # stocks that one thread takes at a time
 def require_numba() -> None:
     """Raise ImportError where numba is missing."""
     if compiled.njit is None:
-        raise ImportError("the fast factors need numba, which is not installed: pip install 'qlib_ext[fast]'")
+        raise ImportError("the fast factors need numba, which is not installed: pip install numba")
 
 
 def alpha158(
