@@ -49,7 +49,7 @@ def takes_series(*names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
                 raise TypeError(f"{strange[0]} beside Series: give grids (D, N), such as a DayPanel's, for all")
             score = _read(given.pop(names[0]), names[0])
             table = score.unstack("instrument").sort_index(axis=1)
-            bound.arguments[names[0]] = table.to_numpy(dtype=np.float64)
+            bound.arguments[names[0]] = np.ascontiguousarray(table, dtype=np.float64)
             for name, value in given.items():
                 bound.arguments[name] = _laid_out(value, name, table)
             return _labelled(function(*bound.args, **bound.kwargs), score, table)
@@ -88,7 +88,7 @@ def _laid_out(value: Any, name: str, table: pd.DataFrame) -> Any:
         own, other = (f"{t.index[0].date()} to {t.index[-1].date()}, {t.columns[0]}, ..." for t in (frame, table))
         raise ValueError(f"{name} has no day and stock in common with the first: {own} against {other}")
     grid = frame.reindex(index=table.index, columns=table.columns)
-    return grid.eq(True).to_numpy() if name in FLAGS else grid.to_numpy(dtype=np.float64)
+    return np.ascontiguousarray(grid.eq(True) if name in FLAGS else grid.astype(np.float64))  # sums go by layout
 
 
 def _labelled(result: Any, score: pd.Series, table: pd.DataFrame) -> Any:

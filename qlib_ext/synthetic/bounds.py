@@ -102,7 +102,9 @@ def best_account(terms: Terms) -> tuple[float, FloatArray]:
     drifted = cp.vstack([np.zeros_like(one), cp.multiply(1.0 + terms.excess[:-1], held[:-1])])
     limits = [held == drifted + trade, invested <= account, account[0] <= SCALE - costs[0]]
     limits += [account[1:] <= account[:-1] + earned[:-1] - costs[1:]]
-    limits += [trade[~terms.trades] == 0.0, held[terms.trades] <= SCALE * terms.cap[terms.trades]]
+    if not terms.trades.all():  # older cvxpy refuses a constraint of nothing
+        limits += [trade[~terms.trades] == 0.0]
+    limits += [held[terms.trades] <= SCALE * terms.cap[terms.trades]]
     problem = cp.Problem(cp.Maximize(account[-1] + earned[-1]), limits)
     problem.solve(solver=cp.CLARABEL)
     return float(problem.value) / SCALE, np.asarray(trade.value) / SCALE
