@@ -21,6 +21,9 @@ from qlib_ext.synthetic import make_market
 
 ARCHIVE = Path(__file__).parent / "recorded" / "runs_of_0_1_0.tar.xz"
 HOME = "/tmp/recorded"  # where they were recorded
+pytestmark = pytest.mark.skipif(
+    pd.__version__ < "3", reason="the runs were recorded with pandas 3: pandas 2 reads no pickle of it"
+)
 REDEFINED = (".annual_return", ".sharpe")  # sums of daily returns now, and mean over deviation
 
 
