@@ -351,7 +351,7 @@ def test_the_strategy_s_crossings_are_those_of_each_b():
     rows = pd.MultiIndex.from_product([[0.5, 1.0], [1e7, 1e9]], names=["b", "capital"])
     zeros = strategy_crossings(pd.DataFrame({"net_impact_excess": [0.1, -0.1, -0.1, 0.1]}, rows))
     assert zeros.loc[0.5, "falls_at"] == zeros.loc[1.0, "rises_at"] == pytest.approx(1e8)
-    assert zeros.loc[[0.5, 1.0], ["rises_at", "falls_at"]].isna().sum(axis=None) == 2
+    assert zeros.loc[[0.5, 1.0], ["rises_at", "falls_at"]].isna().to_numpy().sum() == 2
 
 
 def test_errors_name_what_came():
