@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: env run test test-all keep kill-test soak test-plots versions audit lint bench docs clean
+.PHONY: env run test test-all keep kill-test soak test-plots versions audit mutation lint bench docs clean
 
 env: $(STAMP)
 
@@ -40,6 +40,14 @@ kill-test: env
 # A simulated year of evenings, in one process and in a process each: about an hour.
 soak: env
 	SOAK=year $(BIN)/python -m pytest tests/test_soak.py
+
+# What the tests of a room notice: SAMPLE changes of its code (0: all), about a second each; see docs/trust.md.
+ROOM   ?= losses
+SAMPLE ?= 100
+SEED   ?= 0
+mutation: env
+	$(BIN)/pip install -q -c constraints.txt -e ".[mutation]"
+	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m benchmarks.mutation $(ROOM) --sample $(SAMPLE) --seed $(SEED)
 
 # qlib's own report functions on our runs: they need pandas 2 and plotly 6, hence an environment of their own.
 test-plots: .venv-plots/.installed

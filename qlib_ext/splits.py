@@ -312,7 +312,7 @@ def _trading_days(days: Any) -> npt.NDArray[Any]:
         raise ValueError(f"days must be a sequence (D,) of trading days or their count, a whole number; got {days!r}")
     if not len(values):
         raise ValueError("days is empty: check the calendar and the dates of the segment")
-    wrong = ~np.asarray(values[1:] > values[:-1], dtype=bool)
+    wrong = ~(values[1:] > values[:-1])
     if wrong.any():
         at = int(wrong.argmax())
         raise ValueError(

@@ -224,6 +224,13 @@ def test_fold_map_of_walk_forward():
     assert frame["day"].tolist() == [*range(10)] * 2
 
 
+def test_fold_map_tells_gap_from_unused():
+    days = [np.array([day]) for day in (1, 3, 5)]
+    triple, pair = fold_map([tuple(days)], 7), fold_map([tuple(days[:2])], 5)
+    assert triple["part"].tolist() == ["unused", "train", "gap", "valid", "gap", "test", "unused"]
+    assert pair["part"].tolist() == ["gap", "train", "gap", "valid", "gap"]  # a pair does not say where its fold ends
+
+
 # --- errors
 
 
@@ -310,12 +317,15 @@ def test_folds_without_training_days_are_refused():
 
 
 def test_reports_refuse():
-    with pytest.raises(ValueError, match="whole numbers .*float64"):
-        overlap([0.5], [1])
-    with pytest.raises(ValueError, match="valid must be whole numbers"):
-        overlap([0], [[1]])
+    for report in (overlap, feature_overlap):
+        with pytest.raises(ValueError, match="train must be whole numbers .*float64"):
+            report([0.5], [1])
+        with pytest.raises(ValueError, match="valid must be whole numbers"):
+            report([0], [[1]])
     with pytest.raises(ValueError, match="reach"):
         overlap([0], [1], reach=0)
+    with pytest.raises(ValueError, match="window"):
+        overlap([0], [1], window=0)
     with pytest.raises(ValueError, match="lookback"):
         feature_overlap([0], [1], 0)
     with pytest.raises(ValueError, match="valid holds no day"):
@@ -326,6 +336,10 @@ def test_reports_refuse():
         fold_map(used, 12)
     with pytest.raises(ValueError, match="fold 0 holds the days 0 to 11, but days has 10"):
         fold_map(HVBlockedKFold().split(12), 10)
+    with pytest.raises(ValueError, match="fold 0 holds the days 0 to 3, but days has 3"):
+        fold_map([(np.array([0, 1]), np.array([3]))], 3)
+    with pytest.raises(ValueError, match="test must be whole numbers"):
+        fold_map([(np.array([0]), np.array([1]), np.array([2.0]))], 3)
     with pytest.raises(ValueError, match="two parts"):
         fold_map([(np.array([0, 1]), np.array([1, 2]))], 3)
     with pytest.raises(ValueError, match="tuple"):

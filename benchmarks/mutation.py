@@ -1,0 +1,259 @@
+"""Mutation testing, room by room: `make mutation ROOM=losses SAMPLE=100`. The changes and their runs are mutmut's.
+
+    python -m benchmarks.mutation ROOM [--sample N] [--seed S] [--again]
+
+A mutant is the room with one change: another operator, number, name or argument. It is killed where a test of the
+room's list below fails, or does not end. Drawn are N mutants (0: all), from each file by its share; the same seed draws
+the same. `--again` tries only those that lived in the last run. Not drawn, as no test of ours asks for it:
+
+- the words of errors (all of a `raise`), warnings and log, prose (a string with a blank), the name of an option in a
+  `check_...`, `__repr__`;
+- what mutmut leaves out: annotations, docstrings, tables of a module, defaults that are more than a number or a word.
+
+Functions with a decorator are left out by mutmut too; in the copy that it works on, `@decorator def f` is written as
+`def f` and `f = decorator(f)`, which is the same. Survivors that no test can tell, or none should, stand in
+mutation-survivors.toml with the reason.
+"""
+
+import argparse
+import ast
+import difflib
+import json
+import os
+import random
+import re
+import shutil
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / "build" / "mutation"
+SURVIVORS = Path(__file__).with_name("mutation-survivors.toml")
+ROOMS = {  # room: the tests that are its own
+    "losses": "losses neutral day_weight own_loss_and_metric extremes horizon_heads",
+    "splits": "splits",
+    "rules": "rules units market_of executions",
+    "portfolio": "portfolio cost_aware optimal simulate forecast forecast_schedule locked exposures executions "
+    "market_of horizon_heads extremes series account_machine",
+    "evaluate": "evaluate capacity compare diagnostics execution gate lags net_excess neutral_metrics score_tear "
+    "sharpe tear extremes series own_loss_and_metric mixed",
+    "strategy": "strategy cost_aware_strategy orders executions account filled forecast_schedule side_files",
+}
+QUIET = [r"^\s*raise\b", r"^\s*(warnings\.)?warn\(", r"^\s*(_LOG|log|logger)\.\w+\("]
+FASTEST_FIRST = """
+import json
+from pathlib import Path
+
+
+def pytest_collection_modifyitems(items):
+    stats = Path("mutmut-stats.json")
+    if stats.exists():
+        took = json.loads(stats.read_text())["duration_by_test"]
+        items.sort(key=lambda item: took.get(item.nodeid, 0.0))
+"""
+
+
+def undecorated(source: str) -> str:
+    """Write `@decorator def f` as `def f` and `f = decorator(f)`."""
+    lines = source.splitlines()
+    for node in reversed([n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)]):
+        words = [ast.unparse(decorator) for decorator in node.decorator_list]
+        if not words or words in (["staticmethod"], ["classmethod"]) or any("." in w.split("(")[0] for w in words):
+            continue
+        value = node.name
+        for word in reversed(words):
+            value = f"{word}({value})"
+        assert node.end_lineno is not None
+        lines.insert(node.end_lineno, f"{' ' * node.col_offset}{node.name} = {value}")
+        first = node.decorator_list[0].lineno - 1
+        del lines[first : node.lineno - 1]
+    return "\n".join(lines) + "\n"
+
+
+def prepare(room: str) -> Path:
+    """Copy sources and tests into the room's own folder, with mutmut's configuration."""
+    folder = WORK / room
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("qlib_ext", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    path = "qlib_ext/splits.py" if room == "splits" else f"qlib_ext/{room}/*"
+    for file in folder.glob(path):
+        if file.suffix == ".py" and file.name != "__init__.py":
+            file.write_text(undecorated(file.read_text()))
+    (folder / "conftest.py").write_text(FASTEST_FIRST)
+    config = {
+        "source_paths": ["qlib_ext"],
+        "only_mutate": [path],
+        "do_not_mutate_patterns": QUIET,
+        "also_copy": ["conftest.py"],
+        "pytest_add_cli_args_test_selection": [f"tests/test_{name}.py" for name in ROOMS[room].split()],
+        "pytest_add_cli_args": ["-m", "not slow", "-p", "no:cacheprovider"],
+        "timeout_constant": 7.0,
+        "use_setproctitle": False,
+        "use_git_change_detection": False,
+    }
+    rows = "\n".join(f"{key} = {json.dumps(value)}" for key, value in config.items())
+    (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + f"\n[tool.mutmut]\n{rows}\n")
+    return folder
+
+
+# --- what a mutant is
+
+
+def functions(path: Path) -> dict[str, ast.FunctionDef]:
+    """All functions of a file that mutmut has written: each original and each of its mutants, by name."""
+    return {node.name: node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+
+
+def first_difference(one: Any, other: Any, above: tuple[ast.AST, ...] = ()) -> tuple[Any, tuple[ast.AST, ...]]:
+    """Find the smallest part that was changed, and the nodes of the original that it stands in."""
+    inside = (*above, one) if isinstance(one, ast.AST) else above
+    if isinstance(one, ast.AST) and type(one) is type(other):
+        pairs = [(getattr(one, name), getattr(other, name)) for name in one._fields]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = list(zip(one, other, strict=True))
+    else:
+        return one, above
+    changed = [(a, b) for a, b in pairs if dump(a) != dump(b)]
+    return first_difference(*changed[0], inside) if len(changed) == 1 else (one, above)
+
+
+def dump(node: Any) -> Any:
+    """Give what parts of a tree are compared by."""
+    if isinstance(node, list):
+        return [dump(each) for each in node]
+    return ast.dump(node) if isinstance(node, ast.AST) else node
+
+
+def is_wording(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
+    """Tell a change of words alone: prose, or the name of an option in a `check_...`."""
+    part, above = first_difference(original.body, mutant.body)
+    if isinstance(part, str):
+        part = above[-1]
+    if not isinstance(part, ast.Constant) or not isinstance(part.value, str):
+        return False
+    calls = [node for node in above if isinstance(node, ast.Call)]
+    named = calls and getattr(calls[-1].func, "id", "").startswith("check_") and calls[-1].args[:1]
+    return " " in part.value.strip() or bool(named and dump(named[0]) == dump(part))
+
+
+def change(original: ast.FunctionDef, mutant: ast.FunctionDef) -> tuple[str, str]:
+    """Give the lines that differ, before and after."""
+    before, after = (
+        [line.strip() for part in node.body for line in ast.unparse(part).split("\n")] for node in (original, mutant)
+    )
+    rows = list(difflib.ndiff(before, after))
+    taken, added = ("\n".join(row[2:] for row in rows if row.startswith(sign)) for sign in ("- ", "+ "))
+    return taken, added
+
+
+def mutants(folder: Path) -> Iterator[dict[str, str]]:
+    """Give mutmut's mutants but those of words."""
+    for meta in sorted((folder / "mutants").rglob("*.py.meta")):
+        path = meta.with_suffix("")
+        written = functions(path)
+        for name in json.loads(meta.read_text())["exit_code_by_key"]:
+            function = name.rpartition(".")[2]
+            original = written[re.sub(r"__mutmut_\d+$", "__mutmut_orig", function)]
+            if "__repr__" in function or is_wording(original, written[function]):
+                continue
+            before, after = change(original, written[function])
+            file = str(path.relative_to(folder / "mutants"))
+            yield {"name": name, "file": file, "before": before, "after": after}
+
+
+# --- one run
+
+
+def draw(rows: list[dict[str, str]], count: int, seed: int) -> list[dict[str, str]]:
+    """Draw from each file by its share, at least one; 0: all."""
+    if not count or count >= len(rows):
+        return rows
+    chosen = []
+    for file, size in sorted(Counter(row["file"] for row in rows).items()):
+        own = [row for row in rows if row["file"] == file]
+        chosen += random.Random(f"{seed} {file}").sample(own, max(1, round(size * count / len(rows))))
+    return chosen
+
+
+def reason(row: dict[str, str]) -> str:
+    """Why a survivor may live; empty: nobody has said."""
+    for entry in tomllib.loads(SURVIVORS.read_text())["survivor"]:
+        same = all(entry.get(key, row[key]) == row[key] for key in ("file", "before", "after"))
+        if same and ("change" not in entry or re.search(entry["change"], f"{row['before']} -> {row['after']}")):
+            return entry["reason"]
+    return ""
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Count by file and in all: mutants, tried, killed, survivors with a reason and without, share of killed."""
+    by_file = rows.groupby("file").agg(
+        mutants=("of", "first"), tried=("name", "count"), killed=("killed", "sum"), excused=("excused", "sum")
+    )
+    by_file.loc["all"] = by_file.sum()
+    by_file["open"] = by_file["tried"] - by_file["killed"] - by_file["excused"]
+    share = by_file["killed"] / by_file["tried"]
+    spread = 1 - by_file["tried"] / by_file["mutants"]  # of a sample without replacement
+    by_file["killed %"] = 100 * share
+    by_file["+-"] = 196 * (share * (1 - share) / by_file["tried"] * spread) ** 0.5
+    return by_file.round(1)
+
+
+def main() -> None:
+    """Make the mutants of a room, try a sample, print the survivors and the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("room", choices=ROOMS)
+    parser.add_argument("--sample", type=int, default=100, help="mutants to try; 0: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--again", action="store_true", help="only the survivors of the last run")
+    options = parser.parse_args()
+    results = WORK / f"{options.room}.json"
+    lived = [row for row in json.loads(results.read_text()) if not row["killed"]] if options.again else []
+    folder = prepare(options.room)
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(folder / "mutants")  # for the processes that tests start
+
+    import mutmut.__main__ as mutmut
+    from mutmut.mutation.trampoline import set_mutant_under_test
+    from mutmut.stats import status_by_exit_code
+
+    set_mutant_under_test("mutant_generation")
+    Path("mutants").mkdir()
+    with mutmut.CatchOutput():
+        mutmut.copy_src_dir()
+        mutmut.create_mutants(options.processes)
+    rows = list(mutants(folder))
+    sizes = Counter(row["file"] for row in rows)
+    if options.again:
+        keys = Counter((row["file"], row["before"], row["after"]) for row in lived)
+        chosen = [row for row in rows if (row["file"], row["before"], row["after"]) in keys]
+    else:
+        chosen = draw(rows, options.sample, options.seed)
+    print(f"{options.room}: {len(rows)} mutants, {len(chosen)} to try", flush=True)
+    mutmut._run([row["name"] for row in chosen], options.processes)
+    status: dict[str, int | None] = {}
+    for meta in (folder / "mutants").rglob("*.py.meta"):
+        status |= json.loads(meta.read_text())["exit_code_by_key"]
+    tried = pd.DataFrame(chosen)
+    tried["of"] = tried["file"].map(sizes)
+    tried["status"] = [status_by_exit_code[status[name]] for name in tried["name"]]
+    tried["killed"] = tried["status"].isin(["killed", "timeout", "segfault"])
+    tried["reason"] = [reason(row) for row in chosen]
+    tried["excused"] = ~tried["killed"] & (tried["reason"] != "")
+    results.write_text(tried.to_json(orient="records", indent=1))
+    for row in tried[~tried["killed"]].itertuples():
+        word = row.reason or f"OPEN ({row.status})"
+        print(f"\n{row.name}\n  {word}\n  - {row.before}\n  + {row.after}")
+    print(f"\n{table(tried).to_string()}")
+    sys.exit(bool((tried["status"] == "not checked").any()))
+
+
+if __name__ == "__main__":
+    main()
