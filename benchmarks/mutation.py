@@ -6,8 +6,8 @@ A mutant is the room with one change: another operator, number, name or argument
 room's list below fails, or does not end. Drawn are N mutants (0: all), from each file by its share; the same seed draws
 the same. `--again` tries only those that lived in the last run. Not drawn, as no test of ours asks for it:
 
-- the words of errors (all of a `raise`), warnings and log, prose (a string with a blank), the name of an option in a
-  `check_...`, `__repr__`;
+- the words of errors (all of a `raise`), warnings and log, prose (a string with a blank), hints, the name of an
+  option in a `check_...`, `__repr__`;
 - what mutmut leaves out: annotations, docstrings, tables of a module, defaults that are more than a number or a word.
 
 Functions with a decorator are left out by mutmut too; in the copy that it works on, `@decorator def f` is written as
@@ -17,6 +17,7 @@ mutation-survivors.toml with the reason.
 
 import argparse
 import ast
+import copy
 import difflib
 import json
 import os
@@ -28,7 +29,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "mutation"
 SURVIVORS = Path(__file__).with_name("mutation-survivors.toml")
 ROOMS = {  # room: the tests that are its own
-    "losses": "losses neutral day_weight own_loss_and_metric extremes horizon_heads",
+    "losses": "losses neutral day_weight own_loss_and_metric extremes",
     "splits": "splits",
     "rules": "rules units market_of executions",
     "portfolio": "portfolio cost_aware optimal simulate forecast forecast_schedule locked exposures executions "
@@ -46,12 +46,28 @@ ROOMS = {  # room: the tests that are its own
     "strategy": "strategy cost_aware_strategy orders executions account filled forecast_schedule side_files",
 }
 QUIET = [r"^\s*raise\b", r"^\s*(warnings\.)?warn\(", r"^\s*(_LOG|log|logger)\.\w+\("]
-FASTEST_FIRST = """
+CONFTEST = """
 import json
 from pathlib import Path
 
+from mutmut.mutation import trampoline
 
-def pytest_collection_modifyitems(items):
+wrap_in_trampoline = trampoline.wrap_in_trampoline
+
+
+def with_defaults(*mutants, **options):  # the wrapper has all of a function but these
+    def wrap(function):
+        wrapper = wrap_in_trampoline(*mutants, **options)(function)
+        wrapper.__kwdefaults__ = function.__kwdefaults__
+        return wrapper
+
+    return wrap
+
+
+trampoline.wrap_in_trampoline = with_defaults
+
+
+def pytest_collection_modifyitems(items):  # the fastest first
     stats = Path("mutmut-stats.json")
     if stats.exists():
         took = json.loads(stats.read_text())["duration_by_test"]
@@ -86,7 +102,7 @@ def prepare(room: str) -> Path:
     for file in folder.glob(path):
         if file.suffix == ".py" and file.name != "__init__.py":
             file.write_text(undecorated(file.read_text()))
-    (folder / "conftest.py").write_text(FASTEST_FIRST)
+    (folder / "conftest.py").write_text(CONFTEST)
     config = {
         "source_paths": ["qlib_ext"],
         "only_mutate": [path],
@@ -111,36 +127,29 @@ def functions(path: Path) -> dict[str, ast.FunctionDef]:
     return {node.name: node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
 
 
-def first_difference(one: Any, other: Any, above: tuple[ast.AST, ...] = ()) -> tuple[Any, tuple[ast.AST, ...]]:
-    """Find the smallest part that was changed, and the nodes of the original that it stands in."""
-    inside = (*above, one) if isinstance(one, ast.AST) else above
-    if isinstance(one, ast.AST) and type(one) is type(other):
-        pairs = [(getattr(one, name), getattr(other, name)) for name in one._fields]
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = list(zip(one, other, strict=True))
-    else:
-        return one, above
-    changed = [(a, b) for a, b in pairs if dump(a) != dump(b)]
-    return first_difference(*changed[0], inside) if len(changed) == 1 else (one, above)
+class WithoutWords(ast.NodeTransformer):
+    """Takes out what is only said: prose, hints, the name of an option in a check."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        """Take out prose: a string with a blank."""
+        prose = isinstance(node.value, str) and " " in node.value.strip()
+        return ast.Constant("words") if prose else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Take out hints, and the first argument of a check if it is a name."""
+        self.generic_visit(node)
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg != "hint"]
+        if getattr(node.func, "id", "").startswith("check_") and node.args and isinstance(node.args[0], ast.Constant):
+            node.args[0] = ast.Constant("name")
+        return node
 
 
-def dump(node: Any) -> Any:
-    """Give what parts of a tree are compared by."""
-    if isinstance(node, list):
-        return [dump(each) for each in node]
-    return ast.dump(node) if isinstance(node, ast.AST) else node
-
-
-def is_wording(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
-    """Tell a change of words alone: prose, or the name of an option in a `check_...`."""
-    part, above = first_difference(original.body, mutant.body)
-    if isinstance(part, str):
-        part = above[-1]
-    if not isinstance(part, ast.Constant) or not isinstance(part.value, str):
-        return False
-    calls = [node for node in above if isinstance(node, ast.Call)]
-    named = calls and getattr(calls[-1].func, "id", "").startswith("check_") and calls[-1].args[:1]
-    return " " in part.value.strip() or bool(named and dump(named[0]) == dump(part))
+def only_words(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
+    """Tell a change of words alone."""
+    one, other = (
+        [ast.dump(WithoutWords().visit(copy.deepcopy(part))) for part in node.body] for node in (original, mutant)
+    )
+    return one == other
 
 
 def change(original: ast.FunctionDef, mutant: ast.FunctionDef) -> tuple[str, str]:
@@ -161,7 +170,7 @@ def mutants(folder: Path) -> Iterator[dict[str, str]]:
         for name in json.loads(meta.read_text())["exit_code_by_key"]:
             function = name.rpartition(".")[2]
             original = written[re.sub(r"__mutmut_\d+$", "__mutmut_orig", function)]
-            if "__repr__" in function or is_wording(original, written[function]):
+            if "__repr__" in function or only_words(original, written[function]):
                 continue
             before, after = change(original, written[function])
             file = str(path.relative_to(folder / "mutants"))

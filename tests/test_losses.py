@@ -614,6 +614,29 @@ def test_shapes_and_masks_are_checked():
         losses.weighted_pearson(score, label, score[:1], mask)
 
 
+def test_the_parts_check_what_they_get():
+    _, label, mask, liquidity, volatility = market(0)
+    for call in (
+        lambda: losses.rank_weight(label[:, 1:], mask),
+        lambda: losses.liquidity_weight(label[:, 1:], liquidity, mask),
+        lambda: losses.liquidity_weight(label, liquidity[:, 1:], mask),
+        lambda: losses.target_transform(label[:, 1:], mask),
+        lambda: losses.target_transform(label, mask, target="volatility", volatility=volatility[:, 1:]),
+        lambda: DayLoss("ic").valid_days(label[:, 1:], mask),
+        lambda: DayLoss("liq_wpcc").valid_days(label, mask, liquidity[:, 1:]),
+    ):
+        with pytest.raises(ValueError, match=r"\(6, 22\)"):
+            call()
+    with pytest.raises(ValueError, match=r"base is 0; .* number in \(0, 1\]"):
+        losses.rank_weight(label, mask, base=0)
+    with pytest.raises(ValueError, match="unknown ties 'mean'"):
+        losses.rank_weight(label, mask, ties="mean")
+    with pytest.raises(ValueError, match="alpha is -1; "):
+        losses.liquidity_weight(label, liquidity, mask, alpha=-1)
+    with pytest.raises(ValueError, match="unknown target 'ranks'"):
+        losses.target_transform(label, mask, target="ranks")
+
+
 def test_needs_and_repr_and_pickle():
     assert [DayLoss(name).needs_liquidity for name in losses.LOSSES] == [False, True, False, False, False]
     assert DayLoss("mse", target="volatility").needs_volatility and not DayLoss("mse").needs_volatility

@@ -7,16 +7,20 @@ import pandas as pd
 import pytest
 
 from qlib_ext.rules import (
+    Fees,
     board_of,
     citations,
     commission_minimum,
     fee_rates,
+    is_a_share,
     is_index,
     largest_order,
     limit_down_price,
     limit_up_price,
     lot_rule,
+    one_price_limit,
     price_limit,
+    read_share,
     scope_of,
     settles_next_day,
     st_mask,
@@ -176,6 +180,60 @@ def test_fee_rates_say_what_is_wrong():
     for commission in (-0.1, 0.03, float("nan")):
         with pytest.raises(ValueError, match="commission is"):
             fee_rates(["2020-01-02"], commission=commission)
+
+
+def test_what_an_order_pays_by_hand():
+    # 100,000 yuan: commission 0.03% = 30, transfer 0.001% = 1, stamp duty of a sell 0.1%, then 0.05% = 100, 50
+    fees = Fees(["2023-08-25", "2023-08-28"])
+    for row, stamp in ((0, 100.0), (1, 50.0)):
+        assert fees.parts(row, 1e5, sell=True) == pytest.approx((30.0, 1.0, stamp))
+        assert fees.parts(row, 1e5, sell=False) == pytest.approx((30.0, 1.0, 0.0))
+        assert fees.rates(row) == pytest.approx((0.00031, 0.00031 + stamp / 1e5))
+    assert fees.minimum == 5.0 and fees.parts(0, 1e4, sell=False) == pytest.approx((5.0, 0.1, 0.0))
+    assert fees.highest == pytest.approx((0.00031, 0.00131))
+
+
+def test_the_least_commission_and_rates_of_ones_own():
+    day = ["2023-08-25"]
+    assert Fees(day, commission=0.0).parts(0, 1e3, sell=False) == pytest.approx((0.0, 0.01, 0.0))
+    assert Fees(day, commission=0.0, minimum=7.0).parts(0, 1e3, sell=False) == pytest.approx((7.0, 0.01, 0.0))
+    assert Fees(day, minimum=0.0).parts(0, 1e3, sell=False) == pytest.approx((0.3, 0.01, 0.0))
+    bought = Fees(day, open_cost=0.002)  # the sell stays the rules'
+    assert bought.parts(0, 1e5, sell=False) == (200.0, 0.0, 0.0) and bought.parts(0, 1e3, sell=False)[0] == 5.0
+    assert bought.parts(0, 1e5, sell=True) == pytest.approx((30.0, 1.0, 100.0))
+    assert Fees(day, close_cost=0.003).rates(0) == pytest.approx((0.00031, 0.003))
+    old = Fees(["2010-01-04"], open_cost=0.001, close_cost=0.0)  # a day whose fees no rule knows
+    assert old.parts(0, 1e5, sell=False) == (100.0, 0.0, 0.0) and old.parts(0, 1e5, sell=True) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="2010-01-04.*from 2015-08-01"):
+        Fees(["2010-01-04"], open_cost=0.001)
+    with pytest.raises(ValueError, match="commission is 0.01"):
+        Fees(day, commission=0.01)
+
+
+def test_one_price_all_day_at_the_limit_of_special_treatment():
+    # 10 yuan, 5%: 10.50 and 9.50; at any other price, or with two prices of the day, there was a market
+    codes, days = ["SH600000"] * 6, ["2022-01-04"]
+    price = {"high": [[10.5, 10.5, 10.4, 9.5, 11.0, np.nan]], "low": [[10.5, 10.4, 10.4, 9.5, 11.0, np.nan]]}
+
+    def locked(**options):
+        return one_price_limit(codes, days, **price, prev_close=np.full((1, 6), 10.0), **options)[0].tolist()
+
+    assert locked() == [True] + [False] * 5
+    assert locked(side="down") == [False] * 3 + [True] + [False] * 2
+    assert locked(near=0.1000001) == [True, False, True, False, False, False]
+    first = np.full((1, 6), 1.0)  # the first day has +44%
+    assert locked(listed_days=first) == [False] * 6
+    star = {"high": [[12.0]], "low": [[12.0]], "prev_close": [[10.0]]}  # STAR: special treatment has the board's 20%
+    assert one_price_limit(["SH688001"], days, **star).tolist() == [[True]]
+
+
+def test_shares_by_any_spelling():
+    assert is_a_share("sz300001") and not is_a_share("SH000300") and not is_a_share("SH900901")
+    assert [read_share("code", value) for value in ("600000.sh", 1, "SZ300001")] == ["SH600000", "SZ000001", "SZ300001"]
+    with pytest.raises(ValueError, match="here is 'SH000300', an index; only A shares are allowed; leave it out$"):
+        read_share("here", "SH000300")
+    with pytest.raises(ValueError, match="here is 'SH900901', not a known A-share code .*; why$"):
+        read_share("here", "SH900901", hint="; why")
 
 
 def test_lots_of_each_board():
