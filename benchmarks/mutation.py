@@ -38,9 +38,9 @@ SURVIVORS = Path(__file__).with_name("mutation-survivors.toml")
 ROOMS = {  # room: the tests that are its own
     "losses": "losses neutral day_weight own_loss_and_metric extremes",
     "splits": "splits",
-    "rules": "rules units market_of executions",
+    "rules": "rules units",
     "portfolio": "portfolio cost_aware optimal simulate forecast forecast_schedule locked exposures executions "
-    "market_of horizon_heads extremes series account_machine",
+    "market_of horizon_heads series",
     "evaluate": "evaluate capacity compare diagnostics execution gate lags net_excess neutral_metrics score_tear "
     "sharpe tear extremes series own_loss_and_metric mixed",
     "strategy": "strategy cost_aware_strategy orders executions account filled forecast_schedule side_files",

@@ -47,6 +47,42 @@ def test_published_rules_by_hand():
     assert rules_table(fills.iloc[:0])["bp_of_traded"].isna().all()
 
 
+def test_almgren_by_part_of_the_day_and_float():
+    # a quarter of the turnover in a quarter of the day: 0.142; the float of 16 days: half of 0.314 * 0.25 * 2
+    assert almgren_rate(0.25, 0.02, day=0.25, float_days=16.0) == pytest.approx(0.02 * (0.142 + 0.0785))
+    fills = pd.DataFrame({"day": 1, "code": ["A", "B", "C", "D"], "yuan": 1e4, "used": [0.25, 0.25, np.nan, 0.25]})
+    fills["volatility"] = [0.02, 0.02, 0.02, np.nan]  # two orders of 1%; what has no turnover or volatility is left out
+    table = rules_table(fills, float_days=16.0)
+    assert table.loc["b100"].tolist() == pytest.approx([200.0, 100.0])
+    assert table.loc["almgren_day", "bp_of_traded"] == pytest.approx(200 * (0.142 * 0.25**0.6 + 0.0785))
+    assert table.loc["almgren_half_hour", "bp_of_traded"] == pytest.approx(200 * (0.142 * 2**0.6 + 0.0785))
+
+
+def test_b_and_its_error_by_hand():
+    # sqrt(x / V) = 0.1; paid 0.05, 0.06, 0.10 deviations: b = 0.7, left over -0.02, -0.01, 0.03, none of them far out.
+    # Three days: sqrt(3 / 2 * (0.002^2 + 0.001^2 + 0.003^2)) / (3 * 0.01)
+    rows = pd.DataFrame({"day": [1, 2, 3], "side": ["buy", "sell", "buy"], "yuan": 1e4, "arrival": 20.0})
+    rows = rows.assign(average=20.0 * (1 + 0.02 * np.array([0.05, -0.06, 0.10])), liquidity=1e6, volatility=0.02)
+    assert fit_impact(rows) == pytest.approx((0.7, np.sqrt(1.5 * 14e-6) / 0.03))
+    # left over -0.02, -0.02, 0.02, 0.02, the first two on one day: their scores are added
+    four = pd.concat([rows, rows.iloc[:1]]).assign(day=[1, 1, 2, 3], side="sell")
+    four["average"] = 20.0 * (1 - 0.02 * np.array([0.05, 0.05, 0.09, 0.09]))
+    assert fit_impact(four) == pytest.approx((0.7, np.sqrt(1.5 * (0.004**2 + 2 * 0.002**2)) / 0.04))
+
+
+def test_b_solves_hubers_equation_and_the_error_is_that_of_days():
+    rows = orders(2)
+    b, error = fit_impact(rows)
+    sign, x = np.where(rows["side"] == "buy", 1.0, -1.0), np.sqrt(rows["yuan"] / rows["liquidity"])
+    rest = sign * (rows["average"] / rows["arrival"] - 1.0) / rows["volatility"] - b * x
+    edge = 1.345 * rest.abs().median() / 0.6745  # a normal law's standard deviation from its median
+    pull = rest.clip(-edge, edge)
+    assert abs((pull * x).sum()) < 1e-7 * (rest * x).abs().sum() and (pull != rest).sum() > 100
+    days = (pull * x).groupby(rows["day"]).sum()
+    slope = (x**2)[rest.abs() <= edge].sum()
+    assert error == pytest.approx(np.sqrt(80 / 79 * (days**2).sum()) / slope, rel=1e-6)
+
+
 def test_b_is_found_within_its_error():
     """Over thirty draws, each with a market that all orders of a day share, and with jumps."""
     fits = np.array([fit_impact(orders(seed)) for seed in range(30)])

@@ -57,6 +57,22 @@ def test_a_model_learns_and_stops_by_them_from_its_configuration(tmp_path):
     np.testing.assert_array_equal(again.trainer.predict(panel, ROWS[1]), score)
 
 
+class Traded(Huber):
+    """A loss that needs liquidity."""
+
+    needs_liquidity = True
+
+
+def test_a_loss_says_itself_that_it_needs_liquidity():
+    label, mask = torch.tensor([[0.01, 0.02], [0.01, 0.02]]), torch.ones(2, 2, dtype=torch.bool)
+    plain, needs = DayLoss(Huber()), DayLoss(Traded())
+    assert plain.needs_liquidity is False and plain.valid_days(label, mask).tolist() == [True, True]
+    liquidity = torch.tensor([[1e6, 0.0], [0.0, 0.0]])
+    assert needs.needs_liquidity is True and needs.valid_days(label, mask, liquidity).tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"loss 'Traded\(delta=0.02\)' got liquidity=None"):
+        needs(label, label, mask)
+
+
 def test_a_checkpoint_tells_them_apart(tmp_path):
     options = {"checkpoint": str(tmp_path / "run.pt"), "hidden": [8], **QUICK, "epochs": 1}
     model = MLPModel(loss=here("Huber"), metric=here("HitRate"), **options)

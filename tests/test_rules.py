@@ -221,8 +221,11 @@ def test_one_price_all_day_at_the_limit_of_special_treatment():
     assert locked() == [True] + [False] * 5
     assert locked(side="down") == [False] * 3 + [True] + [False] * 2
     assert locked(near=0.1000001) == [True, False, True, False, False, False]
-    first = np.full((1, 6), 1.0)  # the first day has +44%
+    first = np.full((1, 6), 1.0)  # the first day has +44% and -36%
     assert locked(listed_days=first) == [False] * 6
+    low = {"high": [[6.4, 14.4]], "low": [[6.4, 14.4]], "prev_close": [[10.0, 10.0]], "listed_days": [[1.0, 1.0]]}
+    for side, expected in (("down", [True, False]), ("up", [False, True])):
+        assert one_price_limit(codes[:2], days, **low, side=side)[0].tolist() == expected
     star = {"high": [[12.0]], "low": [[12.0]], "prev_close": [[10.0]]}  # STAR: special treatment has the board's 20%
     assert one_price_limit(["SH688001"], days, **star).tolist() == [[True]]
 
@@ -323,4 +326,20 @@ def test_citations_are_those_of_the_span():
     assert "cn.fee.stamp_duty_sell.2008-09-19" in early - late
     assert "cn.limit.chinext.2020-08-24" in late - early
     assert {"marina-rules", "lots", "cn.settle.a_share.1995-01-01"} <= early & late
+    day = {name: {row["id"]: row for row in citations([name])} for name in ("2023-08-25", "2023-08-28")}
+    old, new = (next(iter(set(day[a]) - set(day[b]))) for a, b in (tuple(day), tuple(day)[::-1]))
+    assert (old, new) == (
+        "cn.fee.stamp_duty_sell.2008-09-19",
+        "cn.fee.stamp_duty_sell.2023-08-28",
+    )  # ends as that begins
+    assert new in {row["id"] for row in citations(["2023-08-25", "2023-08-28"])}
+    record = day["2023-08-28"][new]
+    assert (
+        record["rule"] == "stamp_duty_sell" and record["value"] == 0.0005 and record["effective_from"] == "2023-08-28"
+    )
+    assert "http" in record["source"] and record["text"]
+    for rows in day.values():
+        assert all(set(row) >= {"id", "text", "source"} and row["source"] for row in rows.values())
+        assert "marina" in rows["marina-rules"]["text"] and len(rows["marina-rules"]["text"]) > 60
+        assert rows["lots"]["value"]["star"] == (200, 1) and rows["largest_order"]["value"]["star"] == (1e5, 5e4)
     assert scope_of("SH688981") == "star" and scope_of("BJ430047") == "bse"

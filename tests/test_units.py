@@ -70,6 +70,40 @@ def test_amount_tells_raw_volumes_too(unit, lots, raw):
     np.testing.assert_allclose(turnover_in_yuan(profile, fields), 1e8, rtol=1e-5)  # of every stock
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_factors_near_one_tell_by_the_spread_of_the_identity(raw):
+    factor = np.exp(np.linspace(-0.3, 0.3, 31)) * np.ones((20, 1))  # both medians are 1; 0.15 in logarithms off, and 0
+    fields = grids(10.0 * factor, 1e7 / (1.0 if raw else factor), 1e8, factor)
+    fields["$amount"][:, ::3] = NAN
+    assert decide(evidence(fields)) == ("raw_shares" if raw else "adjusted_shares")
+
+
+def test_how_much_is_looked_at():
+    # 200,000 stock days, but 60 days at least; all ex-rights days up to 20,000, then every second, third, ...
+    for days, stocks, looked in ((50, 2, 50), (60, 4000, 60), (100, 4000, 60), (100, 2500, 80)):
+        assert (evidence(grids(np.full((days, stocks), 10.0), 1.0))["known"] == looked).all()
+    swing = np.where(np.arange(252) % 2, 1.0, 1.5)[:, None] * np.ones((252, 200))
+    found = evidence(grids(10.0 * swing, 1.0, NAN, swing))
+    assert found["step_count"].sum() == -(-251 * 200 // 3)
+    assert evidence(grids(10.0 * swing[:, :70], 1.0, NAN, swing[:, :70]))["step_count"].sum() == 251 * 70
+
+
+def test_a_slope_is_weighed_by_its_error():
+    """Slope 0.6 of the turnover on ten ex-rights days, 0.1 from half way; doubt 0.1 and the slope's own error."""
+    found = evidence(grids(np.full((5, 1), 10.0), 1000.0, NAN, 0.5)) * 0.0
+    found[["step_count", "step_xx", "step_xy"]] = 10.0, 1.0, 0.6
+    # (yy / xx - 0.6^2) / 8 = 0.02: 0.1 / (0.01 + 0.02) = 3.3, more than 3; then 0.03: 2.5
+    assert told(found.assign(step_yy=0.36 + 0.16)) == "raw_shares"
+    assert told(found.assign(step_yy=0.36 + 0.24)) is None
+    assert told(found.assign(step_xy=0.4, step_yy=0.16 + 0.16)) == "adjusted_shares"
+    assert told(found.assign(step_count=7, step_yy=0.4)) is None  # too few days
+    stock = found.assign(step_count=0).assign(stock_count=3, stock_xx=1.0)  # 0.5 from 0.2, doubt 0.15
+    assert told(stock.assign(stock_xy=0.8, stock_yy=0.65)) == "raw_shares"  # 0.1 / (0.0225 + 0.01) = 3.08
+    assert told(stock.assign(stock_xy=0.8, stock_yy=0.66)) is None  # 0.1 / (0.0225 + 0.02)
+    assert told(stock.assign(stock_xy=0.6, stock_yy=0.37)) == "adjusted_shares"
+    assert told(stock.assign(stock_count=2, stock_xy=1.2, stock_yy=1.44)) is None
+
+
 def made(seed=0, *, whole=True, events=True, spread=True):
     """Shares, raw price and factor of a market: log-normal turnover; `spread` of the factors, `events` in them."""
     rng = np.random.default_rng(seed)
@@ -158,8 +192,16 @@ def test_turnover_in_yuan(kind):
         np.testing.assert_array_equal(np.asarray(yuan).ravel(), expected)
 
 
-def test_plausible_turnover():
+def test_plausible_turnover(recwarn):
     check_turnover([1e8, NAN, 2e8], "$amount")
+    for bound in (1e7, 5e9):
+        check_turnover([bound], "$amount")
+        check_turnover([bound], "$amount", share=1.0)
+    assert not recwarn
+    with pytest.raises(ValueError, match=r"\$amount averages 1e\+05 .*liquidity: '\(\$amount\) \* 1000'"):
+        check_turnover([1e5], "yuan")
+    with pytest.raises(ValueError, match=r"averages nan .*, 0 times what \$amount says"):
+        check_turnover([NAN], "yuan", share=0.0)
     with pytest.raises(
         ValueError, match=r"wrong units: \$amount averages 1.5e\+05 .*liquidity: '\(\$amount\) \* 1000'"
     ):

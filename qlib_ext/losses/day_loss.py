@@ -397,7 +397,7 @@ class DayLoss:
         Raises:
             ValueError: for unequal shapes, or an input that the loss needs and did not get.
         """
-        check_days(score=score, label=label, mask=mask)
+        check_days(score=score, label=label)
         grids = (liquidity, volatility, exposures)
         return self._per_day(score, label, mask, *grids, self.valid_days(label, mask, liquidity, exposures))
 
@@ -437,7 +437,7 @@ class DayLoss:
 
         With `day_weight` (B,) it is the sum of weight * loss over the number of valid days, whatever the weights.
         """
-        check_days(score=score, label=label, mask=mask)
+        check_days(score=score, label=label)
         valid = self.valid_days(label, mask, liquidity, exposures)
         loss = self._per_day(score, label, mask, liquidity, volatility, exposures, valid)
         if day_weight is not None:
