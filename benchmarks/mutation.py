@@ -18,13 +18,11 @@ mutation-survivors.toml with the reason.
 import argparse
 import ast
 import copy
-import difflib
 import json
 import os
 import random
 import re
 import shutil
-import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -144,35 +142,37 @@ class WithoutWords(ast.NodeTransformer):
         return node
 
 
-def only_words(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
-    """Tell a change of words alone."""
-    one, other = (
-        [ast.dump(WithoutWords().visit(copy.deepcopy(part))) for part in node.body] for node in (original, mutant)
-    )
-    return one == other
+def lines(function: ast.FunctionDef) -> list[str]:
+    """Give the body as `ast.unparse` writes it."""
+    return [line.strip() for part in function.body for line in ast.unparse(part).split("\n")]
 
 
-def change(original: ast.FunctionDef, mutant: ast.FunctionDef) -> tuple[str, str]:
-    """Give the lines that differ, before and after."""
-    before, after = (
-        [line.strip() for part in node.body for line in ast.unparse(part).split("\n")] for node in (original, mutant)
-    )
-    rows = list(difflib.ndiff(before, after))
-    taken, added = ("\n".join(row[2:] for row in rows if row.startswith(sign)) for sign in ("- ", "+ "))
-    return taken, added
+def said(function: ast.FunctionDef) -> list[str]:
+    """Give what can be told from the body but by its words."""
+    return [ast.dump(WithoutWords().visit(copy.deepcopy(part))) for part in function.body]
+
+
+def change(before: list[str], after: list[str]) -> tuple[str, str]:
+    """Give the lines that differ, before and after: what is between the common ones."""
+    start = len(os.path.commonprefix([before, after]))  # of lists too
+    end = len(os.path.commonprefix([before[start:][::-1], after[start:][::-1]]))
+    return "\n".join(before[start : len(before) - end]), "\n".join(after[start : len(after) - end])
 
 
 def mutants(folder: Path) -> Iterator[dict[str, str]]:
     """Give mutmut's mutants but those of words."""
     for meta in sorted((folder / "mutants").rglob("*.py.meta")):
         path = meta.with_suffix("")
-        written = functions(path)
+        written, originals = functions(path), {}
         for name in json.loads(meta.read_text())["exit_code_by_key"]:
             function = name.rpartition(".")[2]
-            original = written[re.sub(r"__mutmut_\d+$", "__mutmut_orig", function)]
-            if "__repr__" in function or only_words(original, written[function]):
+            original = re.sub(r"__mutmut_\d+$", "__mutmut_orig", function)
+            if original not in originals:
+                originals[original] = lines(written[original]), said(written[original])
+            text, meaning = originals[original]
+            if "__repr__" in function or meaning == said(written[function]):
                 continue
-            before, after = change(original, written[function])
+            before, after = change(text, lines(written[function]))
             file = str(path.relative_to(folder / "mutants"))
             yield {"name": name, "file": file, "before": before, "after": after}
 
@@ -214,6 +214,34 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return by_file.round(1)
 
 
+def try_all(chosen: list[dict[str, str]], processes: int) -> dict[str, str]:
+    """Let mutmut try them, in the folder of the room: what became of each."""
+    import mutmut.__main__ as mutmut
+    from mutmut.stats import status_by_exit_code
+
+    mutmut._run([row["name"] for row in chosen], processes)
+    codes: dict[str, int | None] = {}
+    for meta in Path("mutants").rglob("*.py.meta"):
+        codes |= json.loads(meta.read_text())["exit_code_by_key"]
+    return {row["name"]: status_by_exit_code[codes[row["name"]]] for row in chosen}
+
+
+def generate(room: str, processes: int) -> list[dict[str, str]]:
+    """Let mutmut write the mutants of a room, and go to its folder."""
+    import mutmut.__main__ as mutmut
+    from mutmut.mutation.trampoline import set_mutant_under_test
+
+    folder = prepare(room)
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(folder / "mutants")  # for the processes that tests start
+    set_mutant_under_test("mutant_generation")
+    Path("mutants").mkdir()
+    with mutmut.CatchOutput():
+        mutmut.copy_src_dir()
+        mutmut.create_mutants(processes)
+    return list(mutants(folder))
+
+
 def main() -> None:
     """Make the mutants of a room, try a sample, print the survivors and the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -225,43 +253,23 @@ def main() -> None:
     options = parser.parse_args()
     results = WORK / f"{options.room}.json"
     lived = [row for row in json.loads(results.read_text()) if not row["killed"]] if options.again else []
-    folder = prepare(options.room)
-    os.chdir(folder)
-    os.environ["PYTHONPATH"] = str(folder / "mutants")  # for the processes that tests start
-
-    import mutmut.__main__ as mutmut
-    from mutmut.mutation.trampoline import set_mutant_under_test
-    from mutmut.stats import status_by_exit_code
-
-    set_mutant_under_test("mutant_generation")
-    Path("mutants").mkdir()
-    with mutmut.CatchOutput():
-        mutmut.copy_src_dir()
-        mutmut.create_mutants(options.processes)
-    rows = list(mutants(folder))
-    sizes = Counter(row["file"] for row in rows)
+    rows = generate(options.room, options.processes)
+    chosen = draw(rows, options.sample, options.seed)
     if options.again:
-        keys = Counter((row["file"], row["before"], row["after"]) for row in lived)
+        keys = {(row["file"], row["before"], row["after"]) for row in lived}
         chosen = [row for row in rows if (row["file"], row["before"], row["after"]) in keys]
-    else:
-        chosen = draw(rows, options.sample, options.seed)
     print(f"{options.room}: {len(rows)} mutants, {len(chosen)} to try", flush=True)
-    mutmut._run([row["name"] for row in chosen], options.processes)
-    status: dict[str, int | None] = {}
-    for meta in (folder / "mutants").rglob("*.py.meta"):
-        status |= json.loads(meta.read_text())["exit_code_by_key"]
-    tried = pd.DataFrame(chosen)
-    tried["of"] = tried["file"].map(sizes)
-    tried["status"] = [status_by_exit_code[status[name]] for name in tried["name"]]
+    status, tried = try_all(chosen, options.processes), pd.DataFrame(chosen)
+    tried["of"] = tried["file"].map(Counter(row["file"] for row in rows))
+    tried["status"] = tried["name"].map(status)
     tried["killed"] = tried["status"].isin(["killed", "timeout", "segfault"])
     tried["reason"] = [reason(row) for row in chosen]
     tried["excused"] = ~tried["killed"] & (tried["reason"] != "")
-    results.write_text(tried.to_json(orient="records", indent=1))
-    for row in tried[~tried["killed"]].itertuples():
-        word = row.reason or f"OPEN ({row.status})"
-        print(f"\n{row.name}\n  {word}\n  - {row.before}\n  + {row.after}")
+    results.write_text(tried.to_json(orient="records", indent=1) or "")
+    for row in tried[~tried["killed"]].to_dict("records"):
+        word = row["reason"] or f"OPEN ({row['status']})"
+        print(f"\n{row['name']}\n  {word}\n  - {row['before']}\n  + {row['after']}")
     print(f"\n{table(tried).to_string()}")
-    sys.exit(bool((tried["status"] == "not checked").any()))
 
 
 if __name__ == "__main__":
