@@ -108,7 +108,8 @@ def prepare(room: str) -> Path:
         "also_copy": ["conftest.py"],
         "pytest_add_cli_args_test_selection": [f"tests/test_{name}.py" for name in ROOMS[room].split()],
         "pytest_add_cli_args": ["-m", "not slow", "-p", "no:cacheprovider"],
-        "timeout_constant": 7.0,
+        "timeout_constant": 10.0,
+        "timeout_multiplier": 5.0,
         "use_setproctitle": False,
         "use_git_change_detection": False,
     }

@@ -99,3 +99,13 @@ def test_no_day_before_the_lead_changes_a_kind(name):
         alone = measure_exposures([name], cut)[name].iloc[-1]
         assert alone.notna().any()
         np.testing.assert_allclose(alone, whole.loc[day], rtol=1e-9)
+
+
+def test_a_stock_without_a_value_keeps_its_place():
+    codes, days = ["SH600000", "SH600001"], pd.to_datetime(["2021-01-04", "2021-01-05"])
+    index = pd.MultiIndex.from_product([days, codes], names=["datetime", "instrument"])
+    frame = pd.DataFrame({"number": [1.0, np.nan, np.nan, np.nan], "text": ["a", None, None, None]}, index)
+    for name, value in (("number", 1.0), ("text", "a")):
+        grid = read_exposures(frame, "exposures")[name]
+        assert list(grid.index) == list(days) and list(grid.columns) == codes
+        assert grid[codes[0]].tolist() == [value] * 2 and grid[codes[1]].isna().all()  # as last known

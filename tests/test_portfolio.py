@@ -352,6 +352,7 @@ def test_one_impact_is_impact_cost_to_the_last_bit():
             one_impact(*map(float, one), b=b, exponent=exponent) for one in zip(yuan, liquidity, sigma, strict=True)
         ]
         np.testing.assert_array_equal(whole, each)
-    other = impact_cost(yuan, liquidity, sigma, exponent=0.6)
-    assert one_impact(yuan[0], liquidity[0], sigma[0], exponent=0.6) == pytest.approx(other[0], rel=1e-14)
+    for exponent in (0.6, 1.0, 1.5):
+        other = impact_cost(yuan, liquidity, sigma, exponent=exponent)
+        assert one_impact(yuan[0], liquidity[0], sigma[0], exponent=exponent) == pytest.approx(other[0], rel=1e-14)
     assert one_impact(0.0, 1e6, 0.02) == 0.0

@@ -8,7 +8,7 @@ import pytest
 import reference_portfolio as slow
 
 from qlib_ext.cross_section import ranks
-from qlib_ext.portfolio import CostAwarePolicy, Day, Forecast, TopNPolicy, simulate, smoothed
+from qlib_ext.portfolio import CostAwarePolicy, Day, Forecast, Risk, TopNPolicy, simulate, smoothed
 
 FEES = {"buy_rate": 0.0004, "sell_rate": 0.0014}
 
@@ -50,6 +50,41 @@ def test_golden_of_two_days():
     assert second["fees"] * before == pytest.approx(10.5)
     assert second["impact"] * before == pytest.approx(5e3 * 0.02 * math.sqrt(0.005))
     assert second["market"] == pytest.approx(0.01) and done.holdings.tolist() == [5e4, 0.0]
+
+
+@dataclass
+class Asked(Fixed):
+    """Keeps what it was told each day."""
+
+    def __post_init__(self):
+        self.days = []
+
+    def target(self, day):
+        self.days.append(day)
+        return super().target(day)
+
+
+def test_the_policy_is_told_the_day_and_what_was_known_before():
+    policy, rng = Asked((1e4, 0.0)), np.random.default_rng(0)
+    known = {name: rng.uniform(0.01, 0.05, (3, 2)) for name in ("volatility", "step_return")}
+    known["liquidity"], known["universe"] = np.array([[1e6, 2e6], [np.nan, 3e6], [4e6, 5e6]]), rng.random((3, 2)) < 0.5
+    risk = Risk(rng.random((3, 2)), rng.random((3, 2)), rng.random(3))
+    rates = {"buy_rate": np.array([1e-4, 2e-4, 3e-4]), "sell_rate": np.array([4e-4, 5e-4, 6e-4])}
+    exposures = rng.random((3, 2, 4))
+    done = simulate(policy, [[2.0, 1.0]] * 3, **known, **rates, risk=risk, exposures=exposures, account=1e5)
+    for d, day in enumerate(policy.days):
+        for name in ("liquidity", "volatility", "universe"):
+            np.testing.assert_array_equal(getattr(day, name), known[name][d])
+        np.testing.assert_array_equal(day.known_liquidity, [[1e6, 2e6], [1e6, 3e6], [4e6, 5e6]][d])
+        np.testing.assert_array_equal(day.exposures, exposures[d])
+        np.testing.assert_array_equal(day.specific, risk.specific[d])
+        assert (day.market_volatility, day.buy_rate, day.sell_rate) == (risk.market[d], *(r[d] for r in rates.values()))
+        assert day.score.tolist() == [2.0, 1.0] and day.held.tolist() == [1e4 * (d > 0), 0.0]
+        assert day.value == pytest.approx(done.daily["value"][d - 1] if d else 1e5)
+    bare = Asked((1e4, 0.0))
+    simulate(bare, [[2.0, 1.0]], **grids(1, 2), account=1e5)
+    day = bare.days[0]
+    assert day.exposures is None and day.specific is None and day.market_volatility is None
 
 
 def market(seed, days=25, stocks=12):

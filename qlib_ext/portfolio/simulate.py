@@ -262,7 +262,7 @@ class _Run:
     def trade(self, target: Vector, score: Vector) -> None:
         """Trade towards the target: sell, then buy by the prepared score (N,), highest first, with what there is."""
         d, market, priced, empty = self.d, self.market, self.costs.priced(self.d), self.held == 0
-        cap = self.caps[d] * market.known[d] if np.isfinite(self.caps[d]) else np.inf
+        cap = self.caps[d] * market.known[d]
         gap = target - self.held
         wish = np.minimum(np.abs(gap), cap)
         wish[wish <= DUST] = 0.0
