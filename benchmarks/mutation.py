@@ -229,12 +229,12 @@ def try_all(chosen: list[dict[str, str]], processes: int) -> dict[str, str]:
 
 def generate(room: str, processes: int) -> list[dict[str, str]]:
     """Let mutmut write the mutants of a room, and go to its folder."""
-    import mutmut.__main__ as mutmut
+    folder = prepare(room)
+    os.environ["PYTHONPATH"] = str(folder / "mutants")  # for the processes that tests start
+    os.chdir(folder)
+    import mutmut.__main__ as mutmut  # reads its configuration here
     from mutmut.mutation.trampoline import set_mutant_under_test
 
-    folder = prepare(room)
-    os.chdir(folder)
-    os.environ["PYTHONPATH"] = str(folder / "mutants")  # for the processes that tests start
     set_mutant_under_test("mutant_generation")
     Path("mutants").mkdir()
     with mutmut.CatchOutput():

@@ -337,9 +337,10 @@ def test_citations_are_those_of_the_span():
     assert (
         record["rule"] == "stamp_duty_sell" and record["value"] == 0.0005 and record["effective_from"] == "2023-08-28"
     )
-    assert "http" in record["source"] and record["text"]
+    assert "http" in record["source"] and "证券交易印花税" in record["text"]
     for rows in day.values():
         assert all(set(row) >= {"id", "text", "source"} and row["source"] for row in rows.values())
         assert "marina" in rows["marina-rules"]["text"] and len(rows["marina-rules"]["text"]) > 60
+        assert rows["lots"]["rule"] == "lots" and rows["largest_order"]["rule"] == "largest_order"
         assert rows["lots"]["value"]["star"] == (200, 1) and rows["largest_order"]["value"]["star"] == (1e5, 5e4)
     assert scope_of("SH688981") == "star" and scope_of("BJ430047") == "bse"

@@ -1,5 +1,7 @@
 """Unit profiles, by hand: 10 yuan a share, 1,000 shares = 10 lots, so 10,000 yuan = 10 thousand yuan."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -192,6 +194,31 @@ def test_turnover_in_yuan(kind):
         np.testing.assert_array_equal(np.asarray(yuan).ravel(), expected)
 
 
+def test_what_counts_as_an_amount():
+    fields = grids(np.full((50, 2), 10.0), 1000.0, 1e4, 2.0)
+    fields["$volume"][:, 1] = 500.0  # of raw shares: the other identity
+    fields["$amount"][0, 0] = 0.0  # nothing dealt by $amount though there is a volume: 99 of 100
+    assert evidence(fields)["amounts"].tolist() == [49, 50]
+    assert decide(evidence(grids(np.full((50, 2), 10.0), 1000.0, 1e4) | {"$amount": fields["$amount"]})) == "yuan"
+    fields = grids(np.array([[0.5]]), 1.0, 0.5)
+    assert share_of_amount(np.array([[0.25]]), fields["$amount"], evidence(fields)) == 0.5  # of half a yuan
+
+
+def test_nothing_is_warned_of_where_fields_are_not_positive():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evidence(grids(np.array([[0.0, 10.0], [10.0, 10.0]]), [[1.0, 0.0], [NAN, -1.0]], [[0.0, 1.0]], [[0.0, -1.0]]))
+
+
+def test_adjusted_whole_numbers_against_a_slope_of_raw_ones_are_named():
+    found = evidence(grids(np.full((5, 1), 10.0), 1000.0, NAN, 0.5)) * 0.0
+    found = found.assign(both=5, far=5, shares=100, whole_shares=95, stock_count=3, stock_xx=1, stock_xy=1.2)
+    with pytest.raises(
+        ValueError, match=r"contradictory .*: \$volume \* \$factor is a whole number in 95% of 100 cases; "
+    ):
+        decide(found.assign(stock_yy=1.44))
+
+
 def test_plausible_turnover(recwarn):
     check_turnover([1e8, NAN, 2e8], "$amount")
     for bound in (1e7, 5e9):
@@ -217,6 +244,9 @@ def test_an_unusual_turnover_may_be_named_or_told_by_amount(mean, factor):
         check_turnover([mean], "yuan", share=1.0)
     with pytest.raises(ValueError, match=r"no \$amount to tell by; .*name the profile \(liquidity: adjusted_shares\)"):
         check_turnover([mean], "adjusted_shares")
+    for bound in (1e7 / 3, 1.5e10):
+        with pytest.warns(UserWarning, match=r"wrong units\?"):
+            check_turnover([bound], "$vwap * $volume", named=True)
     for far in (1e6, 1e11):  # the user's word too has bounds
         with pytest.raises(ValueError, match="wrong units") as refused:
             check_turnover([far], "adjusted_shares", named=True)
