@@ -40,7 +40,7 @@ ROOMS = {  # room: the tests that are its own
     "portfolio": "portfolio cost_aware optimal simulate forecast forecast_schedule locked exposures executions "
     "market_of horizon_heads series",
     "evaluate": "evaluate capacity compare diagnostics execution gate lags net_excess neutral_metrics score_tear "
-    "sharpe tear extremes series own_loss_and_metric mixed",
+    "sharpe tear series own_loss_and_metric mixed account",
     "strategy": "strategy cost_aware_strategy orders executions account filled forecast_schedule side_files",
 }
 QUIET = [r"^\s*raise\b", r"^\s*(warnings\.)?warn\(", r"^\s*(_LOG|log|logger)\.\w+\("]

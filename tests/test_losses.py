@@ -564,19 +564,19 @@ def test_alpha_is_checked(alpha):
 
 
 @pytest.mark.parametrize(
-    ("name", "option"),
+    ("name", "option", "losses"),
     [
-        ("mse", {"alpha": 10.0}),
-        ("wpcc", {"alpha": 10.0}),
-        ("liq_wpcc", {"base": 0.1}),
-        ("ic", {"weight_by": "score"}),
-        ("ccc", {"center": "plain"}),
-        ("liq_wpcc", {"ties": "average"}),
+        ("mse", {"alpha": 10.0}, "liq_wpcc"),
+        ("wpcc", {"alpha": 10.0}, "liq_wpcc"),
+        ("liq_wpcc", {"base": 0.1}, "wpcc"),
+        ("ic", {"weight_by": "score"}, "wpcc, liq_wpcc"),
+        ("ccc", {"center": "plain"}, "wpcc, liq_wpcc"),
+        ("liq_wpcc", {"ties": "average"}, "wpcc"),
     ],
 )
-def test_options_without_effect_are_refused(name, option):
+def test_options_without_effect_are_refused(name, option, losses):
     (key,) = option
-    with pytest.raises(ValueError, match=f"{key}=.* has no effect on the loss '{name}'; it belongs to: "):
+    with pytest.raises(ValueError, match=f"{key}=.* no effect on the loss '{name}'; it belongs to: {losses}. Remove"):
         DayLoss(name, **option)
     DayLoss(name, **{key: getattr(DayLoss(name), key)})
 
