@@ -223,7 +223,8 @@ def test_plausible_turnover(recwarn):
     check_turnover([1e8, NAN, 2e8], "$amount")
     for bound in (1e7, 5e9):
         check_turnover([bound], "$amount")
-        check_turnover([bound], "$amount", share=1.0)
+        for share in (0.1, 1.0, 10.0):
+            check_turnover([bound], "$amount", share=share)
     assert not recwarn
     with pytest.raises(ValueError, match=r"\$amount averages 1e\+05 .*liquidity: '\(\$amount\) \* 1000'"):
         check_turnover([1e5], "yuan")
