@@ -169,6 +169,27 @@ def test_a_file_that_is_none_is_refused_and_runs_no_code(tmp_path, monkeypatch):
         new(checkpoint=str(tmp_path)).fit(make_panel(), TRAIN, VALID)
 
 
+@pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_file_with_one_wrong_bit_is_refused(tmp_path, part):
+    path = tmp_path / "run.pt"
+    cut(path)
+    raw = bytearray(path.read_bytes())
+    raw[int(part * len(raw))] ^= 4
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match="run.pt is damaged, it does not hold what was written: delete .*run.pt or"):
+        new(checkpoint=str(path)).fit(make_panel(), TRAIN, VALID)
+    path.write_bytes(raw[:-40])  # the digest itself is cut off
+    with pytest.raises(ValueError, match="run.pt is no checkpoint"):
+        new(checkpoint=str(path)).fit(make_panel(), TRAIN, VALID)
+
+
+def test_a_file_of_an_older_version_has_no_digest_and_is_read(tmp_path):
+    path = tmp_path / "run.pt"
+    cut(path)
+    path.write_bytes(path.read_bytes().rpartition(b"\nblake2b ")[0])
+    assert new(checkpoint=str(path)).fit(make_panel(), TRAIN, VALID).resumed_from == 2
+
+
 @pytest.mark.parametrize("checkpoint", [3, "", True, Path("x")])
 def test_the_option_is_checked(checkpoint):
     with pytest.raises(ValueError, match="allowed: null, or the path of a file"):

@@ -225,10 +225,12 @@ def _shortened(model: dict[str, Any], epochs: int | None) -> dict[str, Any]:
             kwargs[name] = _shortened(value, epochs)
         elif name == "members":
             kwargs[name] = [_shortened(one, epochs) if isinstance(one, dict) else one for one in value]
-    day_model = issubclass(get_callable_kwargs({"module_path": MEMBERS, **out})[0], DayModel)
+    kind = get_callable_kwargs({"module_path": MEMBERS, **out})[0]
+    day_model = issubclass(kind, DayModel)
+    if hasattr(kind, "checkpoint"):
+        kwargs.pop("checkpoint", None)  # the user's own, of another training
     if day_model:
         kwargs["precision"] = "float32"
-        kwargs.pop("checkpoint", None)  # the user's own, of another training
     for name in EPOCH_NAMES:
         if epochs and (name in kwargs or (day_model and name == "epochs")):
             kwargs[name] = min(int(kwargs.get(name, epochs)), epochs)

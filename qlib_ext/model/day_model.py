@@ -23,6 +23,7 @@ from qlib_ext.evaluate import metric_name, metric_needs_liquidity
 from qlib_ext.features import ALPHA158_NAMES
 from qlib_ext.losses import DayLoss
 from qlib_ext.model.folds import curves_frame, refuse_fitted, warn_if_thin
+from qlib_ext.model.kept import let_go
 from qlib_ext.model.scores import Grid, asked_rows, check_features, first_difference, heads_frame, score_series
 from qlib_ext.nets import MASTER, MLP, Columns, Gate, load_official_master
 from qlib_ext.options import (
@@ -177,7 +178,9 @@ class DayModel(Model):
         refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
         progress.stage("training")
         warn_if_thin(panel, rows("train"))
-        history = self.fit_rows(panel, step_len, rows("train"), rows("valid"), start=start)
+        kept: dict[str, Any] = {"keep_checkpoint": True} if self.checkpoint else {}
+        history = self.fit_rows(panel, step_len, rows("train"), rows("valid"), start=start, **kept)
+        let_go(self)
         save_folds(curves=curves_frame([(0, int(self.options.get("seed", 0)), history)]))
 
     def fit_rows(
@@ -217,6 +220,8 @@ class DayModel(Model):
             facts=facts,
             keep_checkpoint=keep_checkpoint,
         )
+        for epoch, row in enumerate(history.epochs[: history.resumed_from], 1):  # what the run before this one learnt
+            record_epoch(_inside.get() + prefix, epoch, row)
         return self._fitted(panel, train_rows, valid_rows, history, prefix)
 
     def _ready(
@@ -291,6 +296,15 @@ class DayModel(Model):
         panel, rows = asked_rows(dataset, segment)
         check_features(self.features, panel, self.market_features)
         return score_series(panel, rows, self.score_rows(panel, rows))
+
+    @property
+    def checkpoint(self) -> str | None:
+        """File that keeps the state after each epoch."""
+        return self.options.get("checkpoint")
+
+    @checkpoint.setter
+    def checkpoint(self, file: str | None) -> None:
+        self.options["checkpoint"] = file
 
     @property
     def metric(self) -> str:
@@ -630,6 +644,11 @@ def report(prefix: str, counter: Epochs | None, epoch: int, row: dict[str, float
     every = ", ".join(f"{k} {v:.5f}" for k, v in row.items())
     words = f"epoch {epoch}: {every}" if counter is None else counter.brief(epoch, row)
     logger.info(f"{prefix}epoch {epoch}: {every}", extra=progress.brief(f"  {prefix}{words}"))
+    record_epoch(prefix, epoch, row)
+
+
+def record_epoch(prefix: str, epoch: int, row: Mapping[str, float]) -> None:
+    """Record an epoch's numbers where an experiment runs."""
     if recording():
         log_finite(R, {f"{prefix}{name}": value for name, value in row.items()}, step=epoch)
 
@@ -645,7 +664,12 @@ def report_heads(prefix: str, heads: HeadWeights | None) -> None:
         log_finite(R, {f"{prefix}head_weight_{days}": weight for days, weight in weights})
 
 
+def is_part() -> bool:
+    """Whether what is trained is a part of an ensemble, see `inside`."""
+    return bool(_inside.get())
+
+
 def save_folds(**objects: Any) -> None:
     """Save frames as artifacts `folds/<name>.pkl` where an experiment runs; not those of a part of an ensemble."""
-    if recording() and not _inside.get():
+    if recording() and not is_part():
         R.save_objects(artifact_path="folds", **{f"{name}.pkl": value for name, value in objects.items()})

@@ -32,6 +32,7 @@ from qlib_ext.model.day_model import (
     DayModel,
     Epochs,
     fit_in_one_pass,
+    is_part,
     refuse_reweighter,
     report,
     report_heads,
@@ -47,6 +48,7 @@ from qlib_ext.model.folds import (
     warn_if_thin,
     whole_segment,
 )
+from qlib_ext.model.kept import beside_checkpoint, let_go
 from qlib_ext.model.scores import Grid, asked_rows, check_features, combined, heads_frame, off_exposures, score_series
 from qlib_ext.options import argument_names, check_choice, check_flag, check_number, named_options, refuse_unknown, tell
 from qlib_ext.panel import DayPanel
@@ -136,10 +138,9 @@ class _Members(Model):
         jobs = [(fold, seed) for fold in folds for seed in self.seeds]
         done = self._train(panel, step_len, jobs)
         trained = [done[job] for job in range(len(jobs))]
-        for fold, seed in jobs:  # kept until here: a run that was cut short does not train its finished members anew
-            if (file := member_checkpoint(self.model, fold, seed)) is not None:
-                file.unlink(missing_ok=True)
         self.models = [model for model, _ in trained]
+        if not is_part():  # the checkpoints of all: a run that was cut short does not train its finished members anew
+            let_go(self)
         runs = [
             (fold, seed, model.metric, model.history) for (fold, seed), (model, _) in zip(jobs, trained, strict=True)
         ]
@@ -152,6 +153,15 @@ class _Members(Model):
             off_exposures(panel, fold.valid, combined([score for _, score in own], self.combine), self.models)
             for fold, own in zip(folds, (trained[i : i + size] for i in range(0, len(trained), size)), strict=True)
         ]
+
+    @property
+    def checkpoint(self) -> str | None:
+        """File beside which each member keeps its own, see `member_checkpoint`."""
+        return (self.model.get("kwargs") or {}).get("checkpoint")
+
+    @checkpoint.setter
+    def checkpoint(self, file: str | None) -> None:
+        self.model = with_options(self.model, {"checkpoint": file})
 
     def _train(self, panel: DayPanel, step_len: int, jobs: list[Job]) -> dict[int, tuple[Any, Grid]]:
         """Train the members of the jobs, here or in processes that share the panel's memory, by the job's number.
@@ -239,7 +249,8 @@ class FoldEnsemble(_Members):
 
     Args:
         model: configuration (class, module_path, kwargs) of an MLPModel or MASTERModel; its seed is set from `seeds`,
-            and a `checkpoint` becomes a file for each fold and seed (`run.fold0.seed0.pt`), kept until all are trained.
+            and a `checkpoint` becomes a file for each fold and seed (`run.fold0.seed0.pt`), kept until all are trained
+            (by qrun: until the run is finished).
         n_splits: blocks; "valid" may be absent with 2 or more.
         gap: trading days removed on each side of a block; None: reach + window - 1. Not with n_splits=1.
         seeds: of the members of each fold. With an `order_seed` in the model's kwargs all seeds of a fold see the days
@@ -343,7 +354,8 @@ class WalkForwardModel(_Members):
 
     Args:
         model: configuration (class, module_path, kwargs) of an MLPModel or MASTERModel; its seed is set from `seeds`,
-            and a `checkpoint` becomes a file for each fold and seed (`run.fold0.seed0.pt`), kept until all are trained.
+            and a `checkpoint` becomes a file for each fold and seed (`run.fold0.seed0.pt`), kept until all are trained
+            (by qrun: until the run is finished).
         step: trading days of a test block.
         expanding: training starts at the first day of "train" for every block instead of rolling.
         window: most trading days of a rolling block's training; None: as many as the segment "train" has. A longer one
@@ -493,7 +505,7 @@ def new_member(config: Any, seed: int, fold: Fold | None = None) -> Any:
         raise ValueError("the model's configuration names a seed: give the ensemble's seeds=[...] instead")
     kwargs = {**(config.get("kwargs") or {}), "seed": seed}
     if fold is not None and (file := member_checkpoint(config, fold, seed)) is not None:
-        kwargs["checkpoint"] = str(file)
+        kwargs["checkpoint"] = file
     member = init_instance_by_config({**config, "kwargs": kwargs}, default_module="qlib_ext.model")
     if not hasattr(member, "fit_rows"):
         raise TypeError(f"{type(member).__name__} cannot train on chosen days: wanted MLPModel or MASTERModel")
@@ -599,13 +611,10 @@ def with_options(config: dict[str, Any], options: dict[str, Any] | None) -> dict
     return {**config, "kwargs": {**(config.get("kwargs") or {}), **(options or {})}}
 
 
-def member_checkpoint(config: dict[str, Any], fold: Fold, seed: int) -> Path | None:
+def member_checkpoint(config: dict[str, Any], fold: Fold, seed: int) -> str | None:
     """Name a member's own checkpoint beside the configured one: `run.pt` becomes `run.fold0.seed3.pt`."""
     file = (config.get("kwargs") or {}).get("checkpoint")
-    if not isinstance(file, str) or not file:
-        return None
-    path = Path(file)
-    return path.with_name(f"{path.stem}.{prefix_of(fold, seed)[:-1]}{path.suffix}")
+    return beside_checkpoint(file, prefix_of(fold, seed)[:-1]) if isinstance(file, str) and file else None
 
 
 def prefix_of(fold: Fold, seed: int) -> str:

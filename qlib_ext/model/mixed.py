@@ -21,12 +21,13 @@ from qlib_ext.losses import TARGETS
 from qlib_ext.model.day_model import DayModel, inside, recording, refuse_reweighter, save_folds
 from qlib_ext.model.ensemble import CONFIG_KEYS, FoldEnsemble, WalkForwardModel
 from qlib_ext.model.folds import curves_frame, refuse_fitted, warn_if_thin
+from qlib_ext.model.kept import beside_checkpoint, checkpoints_of, let_go, takes_checkpoint
 from qlib_ext.model.samples import fit_samples, score_samples
 from qlib_ext.model.scores import Grid, asked_rows, blended, check_features, off_exposures, score_series
-from qlib_ext.options import argument_names, check_choice, check_number, refuse_unknown
+from qlib_ext.options import argument_names, check_choice, check_number, refuse_unknown, tell
 from qlib_ext.panel import DayPanel, grid_of
 from qlib_ext.runs import log_finite
-from qlib_ext.training import History, Rows
+from qlib_ext.training import History, Rows, check_file
 
 logger = get_module_logger("qlib_ext.ensemble")
 
@@ -35,6 +36,8 @@ NESTED = (
     "a FoldEnsemble cuts the days itself, so it cannot stand in a ModelEnsemble that is itself cut into folds or "
     "walked: take its model as the member"
 )
+
+OWN_FILES = "give ModelEnsemble the checkpoint, it has a file for each member, and fold"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class ModelEnsemble(Model):
         target: what the label of models other than ours becomes, each day: "rank" (mean 0, variance 1), "raw" or
             "volatility", as DayLoss has it.
         seed: added to the seed of each member that has one, so that walk-forward and folds take several.
+        checkpoint: name beside which each member of ours keeps a file (`run.MLPModel.pt`, of folds each of theirs
+            `run.FoldEnsemble.fold0.seed0.pt`), until the whole ensemble is trained; other models of qlib's are trained
+            anew after an interruption. See Trainer.
 
     A stock that some members do not score has the mean of the others. After fit: `models`, `weights` (M,), `oof` (the
     combined scores of the days above, each half of them by the weights of the other half), `table` and `correlations`;
@@ -77,6 +83,7 @@ class ModelEnsemble(Model):
 
     needs_window = True
     metric = "rank_ic"
+    checkpoint: str | None = None  # recorded models may lack it
 
     def __init__(
         self,
@@ -85,6 +92,7 @@ class ModelEnsemble(Model):
         combine: str = "ranks",
         target: str = "rank",
         seed: int = 0,
+        checkpoint: str | None = None,
         **unknown: Any,
     ) -> None:
         refuse_unknown(type(self), unknown, argument_names(ModelEnsemble))
@@ -94,7 +102,12 @@ class ModelEnsemble(Model):
         if not isinstance(members, list | tuple) or not members:
             raise ValueError(f"members is {members!r}; wanted a list of models or of {{class, module_path, kwargs}}")
         self.members, self.combine, self.target, self.seed = list(members), combine, target, seed
-        self.names = _names([type(member).__name__ for member in self._built()])
+        self.checkpoint = check_file(checkpoint)
+        built = self._built()
+        self.names = _names([type(member).__name__ for member in built])
+        own = {name: member.checkpoint for name, member in zip(self.names, built, strict=True) if _has_own(member)}
+        if own and (checkpoint or len(set(own.values())) < len(own)):
+            raise ValueError(f"{OWN_FILES}; {', '.join(own)} name {', '.join(map(str, own.values()))}")
         self.models: list[Any] = []
         self.weights = np.full(len(self.members), 1.0 / len(self.members))
         self.features: list[str] = []
@@ -134,6 +147,8 @@ class ModelEnsemble(Model):
             with _of_member(name):
                 if isinstance(member, FoldEnsemble):
                     raise ValueError(NESTED)
+                if _has_own(member) and not self.checkpoint:
+                    raise ValueError(f"{member.checkpoint} would be the checkpoint of each fold's member: {OWN_FILES}")
                 if hasattr(member, "check_needs"):
                     member.check_needs(dataset)
 
@@ -148,17 +163,29 @@ class ModelEnsemble(Model):
         progress.stage("training")
         warn_if_thin(panel, rows("train"))
         self._fit(panel, step_len, rows("train"), rows("valid"), "", dataset)
+        let_go(self)
         save_folds(oof=self._oof, curves=self._curves())
         self._record()
 
     def fit_rows(
-        self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, *, prefix: str = ""
+        self,
+        panel: DayPanel,
+        step_len: int,
+        train_rows: Rows,
+        valid_rows: Rows,
+        *,
+        prefix: str = "",
+        keep_checkpoint: bool = False,
     ) -> History:
         """Train on days of a panel, as `DayModel.fit_rows`; a member of folds and walk-forward does that.
 
         Raises: ValueError for a FoldEnsemble among the members.
         """
-        return self._fit(panel, step_len, train_rows, valid_rows, prefix)
+        history = self._fit(panel, step_len, train_rows, valid_rows, prefix)
+        if not keep_checkpoint:
+            for file in checkpoints_of(self):
+                file.unlink(missing_ok=True)
+        return history
 
     def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
         """Score a segment: Series `score` by (datetime, instrument), sorted."""
@@ -185,10 +212,20 @@ class ModelEnsemble(Model):
         """Untrained models, those of configurations made anew, the others copied."""
         return [built_member(member, self.seed) for member in self.members]
 
+    def _with_checkpoints(self) -> list[Any]:
+        """Untrained models, each with a checkpoint of its own where the ensemble has one."""
+        models = self._built()
+        for name, model in zip(self.names, models, strict=True) if self.checkpoint else ():
+            if takes_checkpoint(model):
+                model.checkpoint = beside_checkpoint(str(self.checkpoint), name)
+            else:
+                tell(f"checkpoint: {name} has none, it is trained anew after an interruption")
+        return models
+
     def _fit(
         self, panel: DayPanel, step_len: int, train: Rows, valid: Rows, prefix: str, dataset: Any = None
     ) -> History:
-        self.models, past = self._built(), []
+        self.models, past = self._with_checkpoints(), []
         for number, (name, model) in enumerate(zip(self.names, self.models, strict=True), 1):
             place = f"{prefix}{name}."
             progress.step("model", number, len(self.models))
@@ -197,7 +234,8 @@ class ModelEnsemble(Model):
                     past.append(_fit_folds(model, panel, dataset, place))
                     continue
                 if hasattr(model, "fit_rows"):
-                    model.fit_rows(panel, step_len, train, valid, prefix=place)
+                    kept = {"keep_checkpoint": True} if getattr(model, "checkpoint", None) else {}
+                    model.fit_rows(panel, step_len, train, valid, prefix=place, **kept)
                 else:
                     logger.info(f"{place} {len(train)} + {len(valid)} days, target {self.target}")
                     fit_samples(model, panel, train, valid, self.target)
@@ -309,6 +347,11 @@ def _fit_folds(model: FoldEnsemble, panel: DayPanel, dataset: Any, place: str) -
         model.fit(dataset)
     rows = np.flatnonzero(np.isin(panel.days, model.oof.index.unique("datetime").to_numpy()))
     return _Past(rows, grid_of(model.oof, panel.days[rows], panel.stocks).astype(np.float32))
+
+
+def _has_own(member: Any) -> bool:
+    """Whether a member names a checkpoint."""
+    return takes_checkpoint(member) and bool(member.checkpoint)
 
 
 def _gated(model: Any) -> bool:

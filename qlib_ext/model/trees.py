@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from qlib_ext.evaluate import LightGBM
 from qlib_ext.losses import exposure_names, target_transform
 from qlib_ext.model.day_model import check_neutral, columns_of, places_of, refuse_reweighter
 from qlib_ext.model.folds import refuse_fitted, warn_if_thin
+from qlib_ext.model.kept import let_go
 from qlib_ext.model.mixed import quality
 from qlib_ext.model.scores import Grid, asked_rows, check_features, off_exposures, score_series
 from qlib_ext.options import argument_names, check_number, named_options, refuse_unknown
 from qlib_ext.panel import DayPanel
-from qlib_ext.training import History, Rows
+from qlib_ext.training import Checkpoint, History, Rows, check_file, facts_of
 
 BLOCK = 64  # days whose labels are taken off the exposures at a time
 logger: logging.Logger = get_module_logger("qlib_ext.model")
@@ -41,6 +43,8 @@ class LightGBMModel(Model):
         rounds, patience, max_rows, parameters: see evaluate.LightGBM.
         every_days: learn from each so many-th of the training days.
         seed: of the sampling and of the trees.
+        checkpoint: file that keeps the trees once they are grown, until the training of which they are a part is at its
+            end, see Trainer.
 
     After fit: `booster`, `history` (IC and RankIC of the validation days), `features`.
 
@@ -55,6 +59,7 @@ class LightGBMModel(Model):
     needs_window = False
     metric = "rank_ic"
     market_features: Sequence[str] = ()
+    checkpoint: str | None = None  # recorded models may lack it
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class LightGBMModel(Model):
         parameters: Mapping[str, Any] | None = None,
         every_days: int = 1,
         seed: int = 0,
+        checkpoint: str | None = None,
         **unknown: Any,
     ) -> None:
         refuse_unknown(type(self), unknown, argument_names(LightGBMModel))
@@ -77,6 +83,7 @@ class LightGBMModel(Model):
             every_days,
             seed,
         )
+        self.checkpoint = check_file(checkpoint)
         self.trees = LightGBM(rounds, patience, max_rows, seed, dict(parameters or {}))
         self.booster: Any = None
         self.history: History | None = None
@@ -112,22 +119,46 @@ class LightGBMModel(Model):
         refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
         progress.stage("training")
         warn_if_thin(panel, rows("train"))
-        self.fit_rows(panel, 1, rows("train"), rows("valid"))
+        self.fit_rows(panel, 1, rows("train"), rows("valid"), keep_checkpoint=True)
+        let_go(self)
 
     def fit_rows(
-        self, panel: DayPanel, step_len: int, train_rows: Rows, valid_rows: Rows, *, prefix: str = ""
+        self,
+        panel: DayPanel,
+        step_len: int,
+        train_rows: Rows,
+        valid_rows: Rows,
+        *,
+        prefix: str = "",
+        keep_checkpoint: bool = False,
     ) -> History:
         """Train on any days of a panel, as `DayModel.fit_rows`; it looks at the day alone, whatever `step_len`."""
         panel.load(list(self.neutral))
         places = places_of(self.columns, panel.features)
         self.trees, self.features = replace(self.trees, columns=places, seed=self.seed), list(panel.features)
-        learnt = replace(panel, label=self._target(panel)) if self.neutral else panel
-        self.booster, told = self.trees.fit(learnt, train_rows[:: self.every_days], valid_rows)
+        self.booster, told = self._grown(panel, train_rows[:: self.every_days], valid_rows)
         found = quality(self.score_rows(panel, valid_rows), panel.label[torch.as_tensor(valid_rows)].numpy())
         row = {name: float(found[name]) for name in ("ic", "rank_ic", "rank_ic_error")}
         self.history = History(epochs=[row], best_epoch=1, best_value=row["rank_ic"])
         logger.info(f"{prefix}{told}; rank_ic {row['rank_ic']:.4f} +- {row['rank_ic_error']:.4f}")
+        if self.checkpoint and not keep_checkpoint:
+            Path(self.checkpoint).unlink(missing_ok=True)
         return self.history
+
+    def _grown(self, panel: DayPanel, train: Rows, valid: Rows) -> tuple[Any, str]:
+        """Take the trees out of the checkpoint, or grow them; and tell of them as `LightGBM.fit` does."""
+        file = None
+        if self.checkpoint:
+            options = {"model": type(self).__name__, "trees": self.trees, "neutral": self.neutral}
+            file = Checkpoint(self.checkpoint, facts_of(options, None, panel, train, valid, self.neutral))
+            if (content := file.read()) is not None:
+                return _booster(content), f"{content['told']}; out of {self.checkpoint}"
+        learnt = replace(panel, label=self._target(panel)) if self.neutral else panel
+        booster, told = self.trees.fit(learnt, train, valid)
+        if file is not None:
+            text = booster.model_to_string(num_iteration=-1)
+            file.write({"booster": text, "best_iteration": booster.best_iteration, "told": told})
+        return booster, told
 
     def _target(self, panel: DayPanel) -> torch.Tensor:
         """Ranks of the label (D, N) off the exposures, NaN where there is no label."""
@@ -153,3 +184,12 @@ class LightGBMModel(Model):
         check_features(self.features, panel)
         score = self.trees.predict(self.booster, panel, rows).astype(np.float32)
         return off_exposures(panel, rows, score, [self])
+
+
+def _booster(content: Mapping[str, Any]) -> Any:
+    """Read trees that a checkpoint holds; they score as before, bit by bit."""
+    import lightgbm as lgb
+
+    booster = lgb.Booster(model_str=content["booster"])
+    booster.best_iteration = content["best_iteration"]
+    return booster

@@ -45,6 +45,7 @@ class ReportRecord(Staged, ACRecordTemp):
 
     depend_cls = SignalRecord
     stage = "page"
+    lasting = False  # the page names its run
 
     def __init__(
         self,

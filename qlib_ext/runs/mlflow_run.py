@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,9 @@ from qlib.workflow.recorder import MLflowRecorder
 from qlib_ext import __version__, progress
 from qlib_ext.provider import Witness
 from qlib_ext.runs.alive import lock_of, process_tags, release
+from qlib_ext.runs.artifacts import load_if_there
 from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, database_file, telling
+from qlib_ext.runs.kept import KeptRecords, Written, records_of, score_digest
 from qlib_ext.runs.naming import VERSION, provider_folder, run_name, run_tags
 from qlib_ext.runs.quiet import Silence
 from qlib_ext.runs.start import STAGES, calling, check_task, stages
@@ -61,6 +63,11 @@ class RunRecorder(MLflowRecorder):
     _killed = ""  # by this signal
     _handlers: Sequence[int] = ()
     _silence: Silence | None = None
+    _task = False  # of a task that qlib's trainer trains
+    _kept: KeptRecords | None = None  # what runs of the same task before it have finished
+    _records = 0  # of ours that were generated
+    _writing: Written | None = None  # the record that is being generated
+    _until: Sequence[Path] = ()  # files that go when it is finished
 
     def start_run(self) -> Any:
         """Start the run, or go on with one that has an id."""
@@ -128,6 +135,9 @@ class RunRecorder(MLflowRecorder):
             if self._lock is not None:
                 release(self._lock, ended=written)
                 self._lock = None
+        if status == self.STATUS_FI or spoilt:  # nobody shall go on with what was learnt from data that changed
+            for file in (*self._until, *([self._kept.file] if self._kept is not None else [])):
+                file.unlink(missing_ok=True)
         if status == "KILLED":
             logger.error(f"run {self.id} was ended by {self._killed or 'Ctrl-C'}: it is marked KILLED")
         if spoilt:
@@ -166,6 +176,9 @@ class RunRecorder(MLflowRecorder):
         """Keep a local file, or objects by name with their twins, as artifacts; a task to be trained is checked."""
         if "task" in objects and calling("_log_task_info", "qlib/model/trainer.py"):
             self._witness = check_task(objects["task"])
+            self._task, self._kept = True, records_of(objects["task"])
+            if self._kept is not None and self._kept.refused:
+                logger.warning(f"{self._kept.refused}: what it kept is made anew")
             self._introduce(objects["task"])
             progress.plan(stages(objects["task"]))
             progress.stage(STAGES[0])
@@ -175,6 +188,58 @@ class RunRecorder(MLflowRecorder):
             if local_path is None:
                 dump_objects(Path(folder), artifact_path, objects)
             super().save_objects(local_path or folder, artifact_path)
+            if self._writing is not None:
+                self._writing.add(Path(local_path or folder), artifact_path or "")
+
+    @contextmanager
+    def once(self, record: Any) -> Iterator[bool]:
+        """Generate a record within, unless it need not be: the run before was killed after it, what it wrote is here.
+
+        Yields: whether it need not.
+        """
+        scores = None if self._kept is None else load_if_there(self, "pred.pkl")
+        if self._kept is None or scores is None:
+            yield False
+            return
+        self._records += 1
+        kind = f"{type(record).__module__}.{type(record).__qualname__}"
+        place = f"{self._records} on {score_digest(scores)}"
+        before = self._kept.records.get(place)
+        if before is None and any(name.startswith(f"{self._records} on ") for name in self._kept.records):
+            logger.warning("the scores are not those of the run that was cut short: this record is made anew")
+        if before is not None and before.kind == kind and self._taken(before):
+            yield True
+            return
+        self._writing = Written(kind, str(self.id), str(self._artifacts()))
+        try:
+            yield False
+            self._kept.keep(place, self._writing)
+        finally:
+            self._writing = None
+
+    def delete_when_finished(self, files: Iterable[Path]) -> bool:
+        """Take files over that shall go when the run is finished; False of a run without a task."""
+        if self._task:
+            self._until = [*self._until, *files]
+        return self._task
+
+    def _taken(self, before: Written) -> bool:
+        """Take over what a record wrote into an earlier run; False where that is not whole."""
+        if spoilt := before.spoilt():
+            logger.warning(f"{spoilt} of run {before.run} is damaged or gone: what wrote it is made anew")
+            return False
+        for path in before.files:
+            own = self._artifacts() / path
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(Path(before.folder, path), own)
+        now = int(time.time() * 1000)
+        self._log(metrics=[Metric(name, value, now, step) for name, value, step in before.metrics])
+        self.set_tags(**before.tags)
+        progress.note(f"  finished by run {before.run[:8]}, which was cut short: taken over")
+        return True
+
+    def _artifacts(self) -> Path:
+        return artifact_folder(self.client.get_run(self.id).info.artifact_uri)
 
     def _introduce(self, task: Any) -> None:
         """Name the run by what it is, unless its user has, and tag it."""
@@ -187,6 +252,8 @@ class RunRecorder(MLflowRecorder):
     def _log(self, **values: list[Any]) -> None:
         """Write values of a kind; one that mlflow refuses, such as a changed parameter, is told and left out."""
         ((kind, every),) = values.items()
+        if self._writing is not None:
+            self._writing.note(kind, every)
         for batch in [every[begin : begin + _BATCH] for begin in range(0, len(every), _BATCH)]:
             try:
                 with self._telling():

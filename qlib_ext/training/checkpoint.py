@@ -1,6 +1,6 @@
-"""The file that a training leaves after each epoch, from which a run of the same configuration goes on.
+"""The file that a training leaves, from which a run of the same configuration goes on.
 
-It is read without running any code in it (`torch.load` with `weights_only`). Private to `trainer`.
+It is read without running any code in it (`torch.load` with `weights_only`), and ends with a digest of what it holds.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from qlib_ext.panel import DayPanel
 from qlib_ext.training.device import generator_states, set_generator_states
 
 FORMAT = "qlib_ext.trainer 1"
+_SEAL = b"\nblake2b "  # before the digest; files of older versions have none
 SHOWN = 60  # letters of a fact in an error
 
 
@@ -74,10 +75,8 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def save(self, run: Run) -> None:
-        """Write the run's state; the file is the old one or the new one at any time, never half of it."""
-        content = {
-            "format": FORMAT,
-            "facts": self.facts,
+        """Write the state of a network's training."""
+        state = {
             "net": run.net.state_dict(),
             "scaler": None if run.scaler is None else run.scaler.state_dict(),
             "optimiser": run.optimiser.state_dict(),
@@ -86,19 +85,24 @@ class Checkpoint:
             "best": run.best,
             "history": vars(run.history),
         }
+        self.write(state)
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Write tensors, numbers and texts; the file is the old one or the new one at any time, never half of it."""
         raw = io.BytesIO()
-        torch.save(content, raw)  # into a file it would not say that the disk is full
-        with beside(self.path) as partial:
-            partial.write_bytes(raw.getbuffer())
+        torch.save({"format": FORMAT, "facts": self.facts, **content}, raw)  # a file would not tell of a full disk
+        with beside(self.path) as partial, partial.open("wb") as file:
+            file.write(raw.getbuffer())
+            file.write(_SEAL + _seal_of(raw.getbuffer()))
 
     def load(self, run: Run) -> bool:
         """Put the run where the file left it; False where there is no file.
 
-        Raises: ValueError for a file that is no checkpoint, or that of another run: what differs, and the cure.
+        Raises: ValueError as `read`.
         """
-        if not self.path.exists():
+        content = self.read()
+        if content is None:
             return False
-        content = self._read()
         run.net.load_state_dict(content["net"])
         if run.scaler is not None:
             run.scaler.load_state_dict(content["scaler"])
@@ -113,10 +117,19 @@ class Checkpoint:
         """Delete the file."""
         self.path.unlink(missing_ok=True)
 
-    def _read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Any] | None:
+        """Give what the file holds; None where there is no file.
+
+        Raises: ValueError for a file that is no checkpoint, is damaged, or is of another run: what differs, the cure.
+        """
+        if not self.path.exists():
+            return None
         cure = f"delete {self.path} or name another file (checkpoint: ...)"
+        raw, mark, seal = self.path.read_bytes().rpartition(_SEAL)
+        if mark and seal != _seal_of(raw):
+            raise ValueError(f"{self.path} is damaged, it does not hold what was written: {cure}")
         try:
-            content: Any = torch.load(self.path, map_location="cpu", weights_only=True)
+            content: Any = torch.load(io.BytesIO(raw if mark else seal), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise ValueError(f"{self.path} is no checkpoint of a training ({type(error).__name__}): {cure}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -129,9 +142,16 @@ class Checkpoint:
         return content
 
 
+def check_file(checkpoint: Any) -> str | None:
+    """Read the option `checkpoint`; ValueError for anything but a text."""
+    if checkpoint is not None and (not isinstance(checkpoint, str) or not checkpoint):
+        raise ValueError(f"checkpoint={checkpoint!r}; allowed: null, or the path of a file")
+    return checkpoint
+
+
 def facts_of(
     options: Mapping[str, Any],
-    net: nn.Module,
+    net: nn.Module | None,
     panel: DayPanel,
     train: npt.NDArray[Any],
     valid: npt.NDArray[Any],
@@ -143,10 +163,10 @@ def facts_of(
     of the features of the first and the last training day. The network's first weights are not told: they come from the
     options.
     """
-    shapes = [f"{name} {tuple(value.shape)}" for name, value in net.state_dict().items()]
+    shapes = [] if net is None else [f"{name} {tuple(value.shape)}" for name, value in net.state_dict().items()]
     return {
         **{name: str(value) for name, value in options.items()},
-        "network": "\n".join([repr(net), *shapes]),
+        **({} if net is None else {"network": "\n".join([repr(net), *shapes])}),
         "features": "\n".join(panel.features),
         "market features": "\n".join(panel.market_features),
         "training days": _days_words(panel, train),
@@ -154,6 +174,10 @@ def facts_of(
         "stocks": "\n".join(map(str, panel.stocks)),
         "data (digest)": _digest(panel, train, valid, exposures),
     }
+
+
+def _seal_of(raw: Any) -> bytes:
+    return hashlib.blake2b(raw, digest_size=16).hexdigest().encode()
 
 
 def _days_words(panel: DayPanel, rows: npt.NDArray[Any]) -> str:

@@ -39,7 +39,7 @@ from qlib_ext.options import (
 from qlib_ext.panel import Batch, DayPanel
 from qlib_ext.portfolio import HeadWeights, combine_heads, market_of
 from qlib_ext.rules import fee_rates
-from qlib_ext.training.checkpoint import Checkpoint, History, Run, facts_of
+from qlib_ext.training.checkpoint import Checkpoint, History, Run, check_file, facts_of
 from qlib_ext.training.device import fixed_threads, nearest_device, pick_device, pick_precision, seeded
 from qlib_ext.training.heads import check_heads, check_weights, head_losses, head_metrics
 from qlib_ext.training.scaling import RobustScale
@@ -91,8 +91,8 @@ class Trainer:
             whatever the threads of the process and of its workers; docs/trust.md says what it costs.
         compile: run the network through torch.compile; pays on a GPU over many epochs of a whole market.
         checkpoint: file that keeps the state after each epoch. Where it exists, `fit` goes on from it and ends with the
-            numbers of a run without a break; where it is of other options or days, that is an error. It is removed at
-            the end of the training.
+            numbers of a run without a break; where it is of other options or days, or damaged, that is an error. It is
+            removed at the end of the training; of a model that qrun trains, when the run is finished.
 
     >>> from qlib_ext.nets import MLP
     >>> trainer = Trainer(MLP(2, (8,)), DayLoss("ic"), metric="ic", epochs=2, device="cpu")
@@ -158,8 +158,6 @@ class Trainer:
             check_number("day_halflife", day_halflife, "(0, inf)", hint=" (trading days), or null")
         if scale not in (None, "robust"):
             raise ValueError(f"scale={scale!r}; allowed: null, 'robust'")
-        if checkpoint is not None and (not isinstance(checkpoint, str) or not checkpoint):
-            raise ValueError(f"checkpoint={checkpoint!r}; allowed: null, or the path of a file")
         metric_column(metric)
         if step_len > 1 and not getattr(net, "needs_window", True):
             warnings.warn(f"{type(net).__name__} looks at the day alone: step_len={step_len} becomes 1", stacklevel=2)
@@ -176,7 +174,7 @@ class Trainer:
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.scaler: RobustScale | None = None
-        self.compile, self.checkpoint, self.deterministic = compile, checkpoint, deterministic
+        self.compile, self.checkpoint, self.deterministic = compile, check_file(checkpoint), deterministic
         self._compiled: Callable[..., Tensor] | None = None  # of self.net, whose parameters it shares
 
     def __repr__(self) -> str:
