@@ -171,10 +171,14 @@ def counted(request):
     counted = {kind: Counter() for kind in KINDS}
     yield counted
     table = pd.DataFrame(counted).T.fillna(0).astype(int)
-    told = request.config.pluginmanager.getplugin("terminalreporter")
-    if told is not None and len(table.columns):
+    plugins = request.config.pluginmanager
+    screen, capture = plugins.getplugin("terminalreporter"), plugins.getplugin("capturemanager")
+    if screen is not None and capture is not None and len(table.columns):
         table["all"] = table.sum(axis=1)
-        told.write_line("\n\nkills by kind and phase\n" + pd.concat([table, table.sum().to_frame("all").T]).to_string())
+        with capture.global_and_fixture_disabled():
+            screen.write_line(
+                "\nkills by kind and phase\n" + pd.concat([table, table.sum().to_frame("all").T]).to_string()
+            )
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """Recorded runs: found, read, logged to. Where they are kept stands in `qlib_ext.recorder`, which needs qlib."""
 
-from qlib_ext.runs.artifacts import FACTS, FORECAST, PLAN, load_if_there, log_finite, save_json
+from qlib_ext.runs.artifacts import FACTS, FORECAST, PLAN, delete_when_finished, load_if_there, log_finite, save_json
 from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
 from qlib_ext.runs.begin import init
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
-from qlib_ext.runs.kept import delete_when_finished
 from qlib_ext.runs.naming import provider_folder, run_name, run_tags
 from qlib_ext.runs.tables import load_table, tables_of
 from qlib_ext.runs.task import MEMBERS, STRATEGIES, Task, class_name, names_class, options_of

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -55,6 +55,18 @@ def save_json(recorder: Any, name: str, value: Any) -> None:
         file = Path(folder) / name
         file.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
         recorder.save_objects(local_path=str(file), artifact_path=None)
+
+
+def delete_when_finished(files: Iterable[Path]) -> None:
+    """Delete files when the run of a task that goes on is finished; now where there is none."""
+    from qlib.workflow import R
+
+    manager = getattr(R, "exp_manager", None)
+    experiment = None if manager is None else manager.active_experiment
+    takes = getattr(getattr(experiment, "active_recorder", None), "delete_when_finished", None)
+    if takes is None or not takes(files):
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 def log_finite(recorder: Any, metrics: Mapping[str, float], step: int | None = None) -> None:

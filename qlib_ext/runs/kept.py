@@ -19,22 +19,11 @@ from typing import Any
 
 import pandas as pd
 from qlib.config import C
-from qlib.workflow import R
 
 from qlib_ext.beside import write_text
 
 FORMAT = "qlib_ext.records 1"
 PACKAGES = ("pyqlib", "torch", "numpy", "pandas", "lightgbm")
-
-
-def delete_when_finished(files: Iterable[Path]) -> None:
-    """Delete files when the run of a task that goes on is finished, and now where there is none."""
-    manager = getattr(R, "exp_manager", None)
-    experiment = None if manager is None else manager.active_experiment
-    takes = getattr(getattr(experiment, "active_recorder", None), "delete_when_finished", None)
-    if takes is None or not takes(files):
-        for file in files:
-            file.unlink(missing_ok=True)
 
 
 @dataclass
