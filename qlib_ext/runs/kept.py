@@ -151,8 +151,8 @@ def _programs(named: set[str]) -> Iterator[bytes]:
         yield file.read_bytes()
     for name in sorted(named & set(sys.modules)):
         own = name.partition(".")[0] not in ("qlib", "qlib_ext")
-        if own and (file := getattr(sys.modules[name], "__file__", None)):
-            yield Path(file).read_bytes()
+        if own and (source := getattr(sys.modules[name], "__file__", None)):
+            yield Path(source).read_bytes()
 
 
 def _stamps(task: Any) -> Iterator[bytes]:

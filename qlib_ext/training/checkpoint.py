@@ -22,8 +22,8 @@ from qlib_ext.beside import beside
 from qlib_ext.panel import DayPanel
 from qlib_ext.training.device import generator_states, set_generator_states
 
-FORMAT = "qlib_ext.trainer 1"
-_SEAL = b"\nblake2b "  # before the digest; files of older versions have none
+FORMAT, _UNSEALED = "qlib_ext.trainer 2", "qlib_ext.trainer 1"  # older files have no digest
+_SEAL = b"\nblake2b "  # before the digest
 SHOWN = 60  # letters of a fact in an error
 
 
@@ -126,14 +126,17 @@ class Checkpoint:
             return None
         cure = f"delete {self.path} or name another file (checkpoint: ...)"
         raw, mark, seal = self.path.read_bytes().rpartition(_SEAL)
+        damaged = f"{self.path} is damaged, it does not hold what was written: {cure}"
         if mark and seal != _seal_of(raw):
-            raise ValueError(f"{self.path} is damaged, it does not hold what was written: {cure}")
+            raise ValueError(damaged)
         try:
             content: Any = torch.load(io.BytesIO(raw if mark else seal), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise ValueError(f"{self.path} is no checkpoint of a training ({type(error).__name__}): {cure}") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") not in (FORMAT, _UNSEALED):
             raise ValueError(f"{self.path} is no checkpoint of this version's trainings: {cure}")
+        if not mark and content["format"] == FORMAT:
+            raise ValueError(damaged)
         others = content["facts"]
         wrong = [name for name in {**self.facts, **others} if self.facts.get(name) != others.get(name)]
         if wrong:
