@@ -110,7 +110,7 @@ def test_two_runs_at_once_in_a_fresh_folder_end_with_the_same_numbers(place):
 
 QUICK = {"loss": "ic", "metric": "rank_ic", "target": "rank", "epochs": 3, "patience": 3, "device": "cpu"}
 MLP = {"class": "MLPModel", "module_path": "qlib_ext.model", "kwargs": {"hidden": [16, 8], "dropout": 0.2, **QUICK}}
-SMALL = {"rounds": 12, "patience": 3, "parameters": {"num_leaves": 7}}
+SMALL = {"rounds": 12, "patience": 3, "parameters": {"num_leaves": 7, "lambda_l1": 0.0, "lambda_l2": 0.0}}
 TREES = {"class": "LightGBMModel", "module_path": "qlib_ext.model", "kwargs": SMALL}
 
 
@@ -260,14 +260,15 @@ def outcome(folder):
         if file.is_file() and name not in VOLATILE:
             raw = file.read_bytes()
             artifacts[name] = plain(pickle.loads(raw)) if file.suffix == ".pkl" else len(raw) > 0
-    return done.data.metrics, artifacts, sorted(each.info.status for each in runs if each is not done)
+    metrics = {name: repr(value) for name, value in done.data.metrics.items()}
+    return metrics, artifacts, sorted(each.info.status for each in runs if each is not done)
 
 
 def learnt(folder):
     """How often each epoch of each network, and each member of trees, was trained by all runs of a folder."""
     text = "\n".join(file.read_text() for file in folder.glob("mlruns/*/*/artifacts/run.log"))
     epochs = re.findall(r"(\S*epoch \d+): \S*train_loss", text)
-    return Counter(epochs + [line for line in re.findall(r"(\S*lightgbm): \d+ trees.*", text) if "out of" not in line])
+    return Counter(epochs + re.findall(r"(\S*lightgbm): \d+ trees(?!.*; out of)", text))
 
 
 def wrong(folder, calm, since, finished):
