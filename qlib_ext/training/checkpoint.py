@@ -22,7 +22,8 @@ from qlib_ext.beside import beside
 from qlib_ext.panel import DayPanel
 from qlib_ext.training.device import generator_states, set_generator_states
 
-FORMAT, _UNSEALED = "qlib_ext.trainer 2", "qlib_ext.trainer 1"  # older files have no digest
+FORMAT = "qlib_ext.trainer 2"
+OLDER_FORMAT = "qlib_ext.trainer 1"  # its files have no digest
 _SEAL = b"\nblake2b "  # before the digest
 SHOWN = 60  # letters of a fact in an error
 
@@ -133,7 +134,7 @@ class Checkpoint:
             content: Any = torch.load(io.BytesIO(raw if mark else seal), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise ValueError(f"{self.path} is no checkpoint of a training ({type(error).__name__}): {cure}") from error
-        if not isinstance(content, dict) or content.get("format") not in (FORMAT, _UNSEALED):
+        if not isinstance(content, dict) or content.get("format") not in (FORMAT, OLDER_FORMAT):
             raise ValueError(f"{self.path} is no checkpoint of this version's trainings: {cure}")
         if not mark and content["format"] == FORMAT:
             raise ValueError(damaged)
