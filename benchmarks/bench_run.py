@@ -38,12 +38,15 @@ GIB, TICK = 2**30, 0.02  # TICK: seconds between two looks at the memory
 OTHER = "start, saving, the rest"
 PHASES = {  # what is timed: the phase it counts as
     "qlib_ext.handler:FastAlphaLoader.load": "factors",
+    "qlib_ext.handler:FastAlphaLoader.load_rows": "factors",
     "qlib.data.dataset.loader:QlibDataLoader.load": "factors",
     "qlib.data.dataset.handler:DataHandlerLP.process_data": "cleaning",
+    "qlib_ext.processor:CSNormalise.in_place": "cleaning",
     "qlib_ext.data:DayDatasetH._build": "panel",
     "qlib_ext.training:Trainer.fit": "training",
     "qlib_ext.training:Trainer.predict": "prediction",
     "qlib.workflow.record_temp:SigAnaRecord.generate": "signal analysis",
+    "qlib_ext.record:ForecastRecord.generate": "forecast",
     "qlib_ext.record:PortAnaRecord.generate": "backtest and waterfall",
     "qlib_ext.record:LiquidityRecord.generate": "judge",
     "qlib_ext.report_record:ReportRecord.generate": "report",
