@@ -116,6 +116,7 @@ class _Day:
     force: bool
 
     def run(self, capital: float | None, cash: float | None, now: pd.Timestamp | None) -> Outcome:
+        """Check, score, list and note the day."""
         last = calendar()[-1]
         found, wrong = self._check()
         recorder = R.get_recorder(recorder_id=self.run_.id, experiment_name=self.run_.experiment)

@@ -173,11 +173,7 @@ class DayModel(Model):
         Raises: ValueError for a reweighter (days are weighted by the loss), what the loss or metric lacks, or a start
             of another kind, size or later days.
         """
-        refuse_reweighter(reweighter)
-        panel, step_len, rows = panel_of(dataset)
-        refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
-        progress.stage("training")
-        warn_if_thin(panel, rows("train"))
+        panel, step_len, rows = opened(dataset, reweighter)
         kept: dict[str, Any] = {"keep_checkpoint": True} if self.checkpoint else {}
         history = self.fit_rows(panel, step_len, rows("train"), rows("valid"), start=start, **kept)
         let_go(self)
@@ -593,6 +589,19 @@ def refuse_reweighter(reweighter: Any) -> None:
     """Raise ValueError for a reweighter: days are weighted by the loss."""
     if reweighter is not None:
         raise ValueError("reweighter is not used by day losses: choose loss, target and weight_by instead")
+
+
+def opened(dataset: Any, reweighter: Any) -> tuple[DayPanel, int, Any]:
+    """Panel, days of a window and rows of the segments to train on: the stage "training" begins.
+
+    Raises: ValueError for a reweighter, and features fitted beyond the training days.
+    """
+    refuse_reweighter(reweighter)
+    panel, step_len, rows = panel_of(dataset)
+    refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
+    progress.stage("training")
+    warn_if_thin(panel, rows("train"))
+    return panel, step_len, rows
 
 
 # --- told and recorded

@@ -15,12 +15,12 @@ from qlib.utils import init_instance_by_config
 from qlib.workflow import R
 
 from qlib_ext import progress
-from qlib_ext.data import bounds, panel_of
+from qlib_ext.data import bounds
 from qlib_ext.evaluate import IC_LAGS, blend_inputs, blend_weights, daily_metrics, newey_west
 from qlib_ext.losses import TARGETS
-from qlib_ext.model.day_model import DayModel, inside, recording, refuse_reweighter, save_folds
+from qlib_ext.model.day_model import DayModel, inside, opened, recording, save_folds
 from qlib_ext.model.ensemble import CONFIG_KEYS, FoldEnsemble, WalkForwardModel
-from qlib_ext.model.folds import curves_frame, refuse_fitted, warn_if_thin
+from qlib_ext.model.folds import curves_frame, refuse_fitted
 from qlib_ext.model.kept import beside_checkpoint, checkpoints_of, let_go, takes_checkpoint
 from qlib_ext.model.samples import fit_samples, score_samples
 from qlib_ext.model.scores import Grid, asked_rows, blended, check_features, off_exposures, score_series
@@ -157,11 +157,7 @@ class ModelEnsemble(Model):
 
         Raises: ValueError for a reweighter, or whatever a member refuses.
         """
-        refuse_reweighter(reweighter)
-        panel, step_len, rows = panel_of(dataset)
-        refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
-        progress.stage("training")
-        warn_if_thin(panel, rows("train"))
+        panel, step_len, rows = opened(dataset, reweighter)
         self._fit(panel, step_len, rows("train"), rows("valid"), "", dataset)
         let_go(self)
         save_folds(oof=self._oof, curves=self._curves())

@@ -12,13 +12,12 @@ import torch
 from qlib.log import get_module_logger
 from qlib.model.base import Model
 
-from qlib_ext import progress
 from qlib_ext.cross_section import project_off
-from qlib_ext.data import bounds, panel_of, tell_unlearnt
+from qlib_ext.data import bounds, tell_unlearnt
 from qlib_ext.evaluate import LightGBM
 from qlib_ext.losses import exposure_names, target_transform
-from qlib_ext.model.day_model import check_neutral, columns_of, places_of, refuse_reweighter
-from qlib_ext.model.folds import refuse_fitted, warn_if_thin
+from qlib_ext.model.day_model import check_neutral, columns_of, opened, places_of
+from qlib_ext.model.folds import refuse_fitted
 from qlib_ext.model.kept import let_go
 from qlib_ext.model.mixed import quality
 from qlib_ext.model.scores import Grid, asked_rows, check_features, off_exposures, score_series
@@ -114,11 +113,7 @@ class LightGBMModel(Model):
 
         Raises: ValueError for a reweighter, or a segment without labelled stocks.
         """
-        refuse_reweighter(reweighter)
-        panel, _, rows = panel_of(dataset)
-        refuse_fitted(dataset.handler, bounds(dataset.segments["train"])[1])
-        progress.stage("training")
-        warn_if_thin(panel, rows("train"))
+        panel, _, rows = opened(dataset, reweighter)
         self.fit_rows(panel, 1, rows("train"), rows("valid"), keep_checkpoint=True)
         let_go(self)
 
