@@ -65,13 +65,13 @@ def with_defaults(*mutants, **options):  # the wrapper has all of a function but
 trampoline.wrap_in_trampoline = with_defaults
 
 
-def pytest_collection_modifyitems(items):  # the fastest files first, in each the fastest: qlib is a file's own
+def pytest_collection_modifyitems(items):  # the fastest files first: a file's tests have one qlib, and its runs
     stats = Path("mutmut-stats.json")
     if stats.exists():
         took, files = json.loads(stats.read_text())["duration_by_test"], {}
         for item in items:
             files[item.path] = files.get(item.path, 0.0) + took.get(item.nodeid, 0.0)
-        items.sort(key=lambda item: (files[item.path], str(item.path), took.get(item.nodeid, 0.0)))
+        items.sort(key=lambda item: (files[item.path], str(item.path)))
 """
 
 
