@@ -43,6 +43,7 @@ ROOMS = {  # room: the tests that are its own
     "sharpe tear series own_loss_and_metric mixed account",
     "strategy": "strategy cost_aware_strategy orders executions account filled forecast_schedule side_files",
 }
+READ = ("workflows", "docs")  # by the tests
 QUIET = [r"^\s*raise\b", r"^\s*(warnings\.)?warn\(", r"^\s*(_LOG|log|logger)\.\w+\("]
 CONFTEST = """
 import json
@@ -98,6 +99,8 @@ def prepare(room: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("qlib_ext", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in READ:
+        shutil.copytree(ROOT / name, folder / name)
     path = "qlib_ext/splits.py" if room == "splits" else f"qlib_ext/{room}/*"
     for file in folder.glob(path):
         if file.suffix == ".py" and file.name != "__init__.py":
@@ -107,7 +110,7 @@ def prepare(room: str) -> Path:
         "source_paths": ["qlib_ext"],
         "only_mutate": [path],
         "do_not_mutate_patterns": QUIET,
-        "also_copy": ["conftest.py"],
+        "also_copy": ["conftest.py", *READ],
         "pytest_add_cli_args_test_selection": [f"tests/test_{name}.py" for name in ROOMS[room].split()],
         "pytest_add_cli_args": ["-m", "not slow", "-p", "no:cacheprovider"],
         "timeout_constant": 10.0,
