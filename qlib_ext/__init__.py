@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # for completion and type checkers
     from qlib_ext.data import DayDatasetH, day_dataset
     from qlib_ext.exchange import AShareExchange
     from qlib_ext.losses import DayLoss
-    from qlib_ext.model import FoldEnsemble, MASTERModel, MLPModel, ModelEnsemble, WalkForwardModel
+    from qlib_ext.model import FoldEnsemble, MASTERModel, MLPModel, ModelEnsemble, RayTrainer, WalkForwardModel
     from qlib_ext.portfolio import fill_top_n
     from qlib_ext.record import Evaluation, Money, judge, run
     from qlib_ext.record import evaluate as _evaluate
@@ -45,6 +45,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     **{"AShareExchange": "exchange", "DayDatasetH": "data", "DayLoss": "losses", "day_dataset": "data"},
     **dict.fromkeys(("FoldEnsemble", "MASTERModel", "MLPModel", "ModelEnsemble", "WalkForwardModel"), "model"),
+    "RayTrainer": "model",
     **{"CostAwareStrategy": "strategy", "LiquidityTopNStrategy": "strategy", "fill_top_n": "portfolio"},
     **dict.fromkeys(("Evaluation", "Money", "judge", "run"), "record"),
     **{"init": "runs", "report_html": "report"},
@@ -62,6 +63,7 @@ __all__ = [
     "MLPModel",
     "ModelEnsemble",
     "Money",
+    "RayTrainer",
     "WalkForwardModel",
     "day_dataset",
     "evaluate",

@@ -339,7 +339,7 @@ def test_threads_are_shared_by_the_processes_that_start(dataset, monkeypatch):
             seen.append((count, initargs[0]))
             raise RuntimeError("enough")
 
-    monkeypatch.setattr("qlib_ext.model.ensemble.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("qlib_ext.engine.processes.ProcessPoolExecutor", Pool)
     monkeypatch.setattr("torch.get_num_threads", lambda: 16)
     with pytest.raises(RuntimeError, match="enough"):
         FoldEnsemble(model=config(), n_splits=2, processes=8).fit(dataset)

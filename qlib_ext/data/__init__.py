@@ -23,7 +23,7 @@ from qlib_ext.data.memory import MTSDayDatasetH
 from qlib_ext.data.outcomes import locked_up
 from qlib_ext.data.over_handler import judging
 from qlib_ext.data.rehearsal import days_of, rehearse_segments, rehearsed
-from qlib_ext.data.segments import bounds, check_segments, plain_day, segment_rows
+from qlib_ext.data.segments import bounds, check_segments, plain_day, plain_segments, segment_rows
 from qlib_ext.data.windows import DaySampler, WindowFrame
 from qlib_ext.panel import DEFAULT_LABEL, LabelSpan, MacroState, MarketState, label_span
 from qlib_ext.provider import load_liquidity, turnover_expression, unit_profile
@@ -65,6 +65,7 @@ __all__ = [
     "own_series",
     "panel_of",
     "plain_day",
+    "plain_segments",
     "read_benchmark",
     "rehearse_segments",
     "rehearsed",

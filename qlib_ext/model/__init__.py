@@ -4,6 +4,7 @@ from qlib_ext.model.day_model import DayModel, MASTERModel, MLPModel
 from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.model.folds import FEW_DAYS, FEW_STOCKS, fitted_processors, fold_days, training_artifacts
 from qlib_ext.model.mixed import ModelEnsemble
+from qlib_ext.model.ray_trainer import RayTrainer
 from qlib_ext.model.samples import PanelSamples
 from qlib_ext.model.scores import blended, combined, neutral_to, past_scores
 from qlib_ext.model.trees import LightGBMModel
@@ -18,6 +19,7 @@ __all__ = [
     "MLPModel",
     "ModelEnsemble",
     "PanelSamples",
+    "RayTrainer",
     "WalkForwardModel",
     "blended",
     "combined",

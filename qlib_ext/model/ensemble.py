@@ -4,15 +4,8 @@ Out-of-fold scores come from members that were stopped, though never trained, on
 comparing models, slightly kind as a headline. The walk-forward's test blocks are untouched.
 """
 
-import os
-import pickle
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -21,13 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.multiprocessing
 from qlib.log import get_module_logger
 from qlib.model.base import Model
 from qlib.utils import init_instance_by_config
 
 from qlib_ext import progress
 from qlib_ext.data import DayDatasetH, label_reach, panel_of, segment_rows
+from qlib_ext.engine import engine_of
 from qlib_ext.model.day_model import (
     DayModel,
     Epochs,
@@ -58,11 +51,6 @@ from qlib_ext.training import Rows
 logger = get_module_logger("qlib_ext.ensemble")
 
 COMBINE = ("mean", "rank")
-LOST = (
-    "a process that trained members was killed from outside, mostly by the system for lack of memory: set a smaller "
-    "`processes` (each has its own network and batches), or give the machine more memory; with a `checkpoint` in the "
-    "model's kwargs, finished members are not trained again"
-)
 CONFIG_KEYS = ("class", "module_path", "kwargs")
 WARM = {"epochs": 2}  # of `warm_start: true`
 Job = tuple[Fold, int]  # and the seed
@@ -74,6 +62,7 @@ class _Members(Model):
     After fit: `models` (by fold, then by seed), `members` (a row each), `curves` (a row each epoch), `fold_map`.
     """
 
+    engine: Any = "process"  # recorded models may lack it
     warm: dict[str, Any] | None = None  # options of a member that begins as that of the fold before; None: none does
 
     def __init__(
@@ -85,11 +74,13 @@ class _Members(Model):
         combine: str,
         strict: bool,
         processes: int,
+        engine: Any,
     ) -> None:
         check_choice("combine", combine, COMBINE)
         check_number("processes", processes, "[1, inf)", whole=True)
+        engine_of(engine, processes)
         self.model, self.seeds, self.gap = model, _distinct(seeds), gap
-        self.combine, self.strict, self.processes = combine, strict, processes
+        self.combine, self.strict, self.processes, self.engine = combine, strict, processes, engine
         self.kind = type(new_member(model, self.seeds[0]))  # a configuration that cannot be is an error now, not later
         self.models: list[Any] = []
         self.members: pd.DataFrame | None = None
@@ -168,34 +159,23 @@ class _Members(Model):
 
         Jobs that begin as the one before are a chain, which one process trains.
         """
-        train = partial(train_members, panel, step_len, self.model, self.warm)
-        if self.processes == 1:
-            return dict(enumerate(train(jobs)))
+        engine = engine_of(self.engine, self.processes)
+        if engine is None:
+            return dict(enumerate(train_members(panel, step_len, self.model, self.warm, jobs)))
         panel.load(
             getattr(getattr(new_member(self.model, self.seeds[0]), "loss", None), "neutral", ())
         )  # by qlib, here
-        check_shared_memory(panel)
+        if self.engine == "process":
+            check_shared_memory(panel)
         every = list(range(len(jobs)))
         chains = [every[n :: len(self.seeds)] for n in range(len(self.seeds))] if self.warm else [[n] for n in every]
-        count = min(self.processes, len(chains))
-        threads = max(1, torch.get_num_threads() // count)
-        context = torch.multiprocessing.get_context("spawn")
-        watched, held = context.Pipe(duplex=False)
-        pool = ProcessPoolExecutor(count, context, initializer=start_worker, initargs=(threads, watched))
+        work = partial(train_chain, step_len, self.model, self.warm)
         trained: dict[int, tuple[Any, Grid]] = {}
-        with watched, held, pool:
-            done = pool.map(partial(pickled_members, train), [[jobs[n] for n in chain] for chain in chains])
-            try:
-                for chain, raw in zip(chains, done, strict=True):
-                    trained |= dict(zip(chain, pickle.loads(raw), strict=True))
-                    progress.step("members trained", len(trained), len(jobs))
-                    for n in chain:
-                        report_member(prefix_of(*jobs[n]), trained[n][0])
-            except BaseException as error:
-                held.close()  # nobody waits for members that are half trained
-                if isinstance(error, BrokenProcessPool):
-                    raise RuntimeError(LOST) from error
-                raise
+        for number, made in engine.run(work, ((panel, [jobs[n] for n in chain]) for chain in chains)):
+            trained |= dict(zip(chains[number], made, strict=True))
+            progress.step("members trained", len(trained), len(jobs))
+            for n in chains[number]:
+                report_member(prefix_of(*jobs[n]), trained[n][0])
         return trained
 
     def _log_fold(self, panel: DayPanel, fold: Fold, reach: int, step_len: int) -> None:
@@ -259,6 +239,8 @@ class FoldEnsemble(_Members):
         combine: "mean" of the scores, each standardised over the day's stocks, or of the daily "rank" (0 to 1).
         strict: refuse a shorter gap, and processors that were fitted over time; False: warn.
         processes: train so many members at a time, in processes that share the panel.
+        engine: "process": those of this machine; "ray": on Ray, with so many workers (1: as many as Ray finds
+            processors); {ray: {address:, cpus:, gpus:, retries:}}: on a cluster, see `engine.Ray` (docs/scale.md).
 
     After fit: `oof`, `members`, `curves`, `fold_map`; artifacts `folds/*.pkl` where an experiment runs.
 
@@ -281,10 +263,13 @@ class FoldEnsemble(_Members):
         combine: str = "mean",
         strict: bool = True,
         processes: int = 1,
+        engine: str | Mapping[str, Any] = "process",
         **unknown: Any,
     ) -> None:
         refuse_unknown(type(self), unknown, argument_names(FoldEnsemble))
-        super().__init__(model=model, seeds=seeds, gap=gap, combine=combine, strict=strict, processes=processes)
+        super().__init__(
+            model=model, seeds=seeds, gap=gap, combine=combine, strict=strict, processes=processes, engine=engine
+        )
         self.n_splits = n_splits
         if n_splits == 1 and gap is not None:
             raise ValueError(
@@ -362,7 +347,8 @@ class WalkForwardModel(_Members):
             begins at the segment's first day until it is full.
         warm_start: True, or options of every block after the first: {epochs:, lr:}, as True epochs of 2.
         gap: trading days between train and valid, valid and test; None: reach + window - 1.
-        strict, seeds, combine, processes: as for FoldEnsemble; processors may be fitted on the first training days.
+        strict, seeds, combine, processes, engine: as for FoldEnsemble; processors may be fitted on the first training
+            days.
 
     After fit: `members`, `curves`, `fold_map`; artifacts `folds/*.pkl` where an experiment runs.
 
@@ -386,10 +372,13 @@ class WalkForwardModel(_Members):
         seeds: Sequence[int] = (0,),
         combine: str = "mean",
         processes: int = 1,
+        engine: str | Mapping[str, Any] = "process",
         **unknown: Any,
     ) -> None:
         refuse_unknown(type(self), unknown, argument_names(WalkForwardModel))
-        super().__init__(model=model, seeds=seeds, gap=gap, combine=combine, strict=strict, processes=processes)
+        super().__init__(
+            model=model, seeds=seeds, gap=gap, combine=combine, strict=strict, processes=processes, engine=engine
+        )
         WalkForward(1, 1, 1, step, expanding=expanding, strict=strict)
         if window is not None:
             check_number("window", window, "[1, inf)", whole=True, hint=" (trading days), or null")
@@ -520,23 +509,6 @@ def report_member(prefix: str, member: Any) -> None:
     report_heads(prefix, trainer and trainer.heads)
 
 
-def start_worker(threads: int, watched: Any) -> None:
-    """Prepare a process: threads, log, and its end when the other end of `watched` is closed or its holder gone.
-
-    Ctrl-C reaches it too: it leaves that to the process that started it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    progress.install()
-    torch.set_num_threads(threads)
-
-    def watch() -> None:
-        with suppress(EOFError, OSError):
-            watched.recv()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def check_shared_memory(panel: DayPanel) -> None:
     """Raise ValueError where the shared memory cannot hold the rest of the panel: torch would say it less clearly."""
     shared = Path("/dev/shm")
@@ -579,6 +551,13 @@ def train_members(
         yield member, member.score_rows(panel, fold.valid)
 
 
+def train_chain(
+    step_len: int, config: dict[str, Any], warm: dict[str, Any] | None, panel: DayPanel, jobs: Sequence[Job]
+) -> list[tuple[Any, Grid]]:
+    """Train as `train_members`, elsewhere: an engine's work on the panel that its jobs share."""
+    return list(train_members(panel, step_len, config, warm, jobs))
+
+
 def _count(begun: int, jobs: Sequence[Job]) -> int:
     """Tell `progress` how many members were begun, where there are several."""
     if len(jobs) > 1:
@@ -599,11 +578,6 @@ def by_fold(jobs: Iterable[Job]) -> Iterator[tuple[Fold, list[int]]]:
     for _, some in groupby(jobs, key=lambda job: job[0].number):
         own = list(some)
         yield own[0][0], [seed for _, seed in own]
-
-
-def pickled_members(train: Callable[[list[Job]], Iterator[tuple[Any, Grid]]], jobs: list[Job]) -> bytes:
-    """Train in another process; bytes, since tensors would leave it as files of its own memory."""
-    return pickle.dumps(list(train(jobs)))
 
 
 def with_options(config: dict[str, Any], options: dict[str, Any] | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from qlib_ext.runs.artifacts import FACTS, FORECAST, PLAN, delete_when_finished,
 from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
 from qlib_ext.runs.begin import init
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, find_run, list_runs, load_artifacts
+from qlib_ext.runs.kept import task_facts
 from qlib_ext.runs.naming import provider_folder, run_name, run_tags
 from qlib_ext.runs.tables import load_table, tables_of
 from qlib_ext.runs.task import MEMBERS, STRATEGIES, Task, class_name, names_class, options_of
@@ -42,4 +43,5 @@ __all__ = [
     "run_tags",
     "save_json",
     "tables_of",
+    "task_facts",
 ]

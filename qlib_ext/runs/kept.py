@@ -98,15 +98,19 @@ def records_of(task: Mapping[str, Any]) -> KeptRecords | None:
     if checkpoint is None:
         return None
     path = Path(checkpoint)
+    return KeptRecords(path.with_name(f"{path.stem}.records.json"), task_facts(task))
+
+
+def task_facts(task: Mapping[str, Any]) -> dict[str, str]:
+    """Say by digests what must be the same for a task to end with the same bits: itself, program, data, versions."""
     names = ("Python", *PACKAGES)
     versions = {name: platform.python_version() if name == "Python" else _version(name) for name in names}
-    facts = {
+    return {
         "the task": _digest([repr(task).encode()]),  # an object tells its place in memory: never the same
         "the program": _digest(_programs(set(_texts(task)))),
         "the data": _digest(_stamps(task)),
         "versions": json.dumps(versions),
     }
-    return KeptRecords(path.with_name(f"{path.stem}.records.json"), facts)
 
 
 def score_digest(scores: Any) -> str:

@@ -1,0 +1,178 @@
+"""Ray: workers of this machine or of a cluster, what they share once a node in its object store.
+
+Ray does the rest: placing, retries where a worker or node is lost, nodes that come and go. It is imported when it is
+first used.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from qlib_ext.engine.packed import Packed, packed, unpacked
+from qlib_ext.options import argument_names, check_number, named_options, refuse_unknown
+
+LOST_ON_RAY = (
+    "a worker of Ray was lost more often than `retries` allows ({retries}), mostly killed by the system or by Ray for "
+    "lack of memory ({kind}): give each task more (`cpus`: fewer run side by side on a node), or take larger nodes; "
+    "what was finished is kept as without Ray (checkpoints, runs that are FINISHED)"
+)
+STORE = 2**31  # bytes of the object store of a Ray of this machine, at least; taken as it is filled
+SPARE = 256 * 2**20  # bytes of the object store beside what is shared: results
+ADDRESS = "RAY_ADDRESS"  # of a cluster, in the environment
+
+
+class Ray:
+    """Workers of Ray.
+
+    Args:
+        address: of a cluster, "auto" (the one that runs on this machine) or "host:port"; None: that of the environment
+            (`RAY_ADDRESS`), where there is none a Ray of this machine alone, which ends with what it was started for.
+        cpus, gpus: of a node, that one job takes; 0.25 GPUs: four jobs share one. `cpus` are its threads too, one
+            where less than one is asked for.
+        retries: how often a job is done again whose worker or node was lost; an error of its own is raised at once.
+        workers: of the Ray of this machine; None: as many as it has processors. A cluster knows its own.
+
+    >>> Ray(gpus=0.25)
+    Ray(gpus=0.25)
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        retries: int = 3,
+        workers: int | None = None,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown("Ray", unknown, argument_names(Ray))
+        if address is not None and (not isinstance(address, str) or not address):
+            raise ValueError(f"Ray: address is {address!r}; write auto or host:port of a cluster, or leave it out")
+        check_number("Ray: cpus", cpus, "(0, inf)")
+        check_number("Ray: gpus", gpus, "[0, inf)")
+        check_number("Ray: retries", retries, "[0, inf)", whole=True)
+        if workers is not None:
+            check_number("Ray: workers", workers, "[1, inf)", whole=True)
+        self.address, self.cpus, self.gpus, self.retries, self.workers = address, cpus, gpus, retries, workers
+
+    def __repr__(self) -> str:
+        """Options that are not the defaults."""
+        usual = vars(Ray())
+        return f"Ray({named_options({name: value for name, value in vars(self).items() if value != usual[name]})})"
+
+    def run(
+        self,
+        work: Callable[[Any, Any], Any],
+        jobs: Iterable[tuple[Any, Any]],
+        *,
+        again: Iterable[type[Exception]] = (),
+        keep: bool = False,
+    ) -> Iterator[tuple[int, Any]]:
+        """Do `work(shared, job)` of each (shared, job); yield its number and what it returned, as they end.
+
+        Args:
+            work: by reference, so importable on the workers, or of the main program.
+            jobs: what they share is put into the object store once where jobs with the same follow each other; it may
+                be made as they are asked for, and is let go of then.
+            again: errors of a job after which it is done again, as after the loss of its worker.
+            keep: yield an error of a job in place of a result, and go on with the others.
+
+        Raises: what a job raises; RuntimeError for workers lost too often, ImportError without Ray.
+        """
+        ray = _ray()
+        with self._session(ray) as put:
+            do = ray.remote(_do).options(
+                num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries, retry_exceptions=list(again) or False
+            )
+            running, last, place = {}, object(), None
+            try:
+                for n, (shared, job) in enumerate(jobs):
+                    if shared is not last:
+                        last, place = shared, put(shared)
+                    running[do.remote(sys.path, int(self.cpus), place, ray.cloudpickle.dumps((work, job)))] = n
+                last = place = shared = None
+                while running:
+                    (ended,), _ = ray.wait(list(running))
+                    yield running.pop(ended), self._result(ray, ended, keep)
+                    del ended
+            finally:
+                for each in running:
+                    ray.cancel(each, force=True)
+
+    def _result(self, ray: Any, ended: Any, keep: bool) -> Any:
+        """Get what a job returned, or raise what became of it."""
+        try:
+            return ray.cloudpickle.loads(ray.get(ended))
+        except ray.exceptions.RayTaskError as error:
+            failed: Exception = error.cause
+            failed.__cause__ = error
+        except ray.exceptions.RayError as error:
+            failed = RuntimeError(LOST_ON_RAY.format(retries=self.retries, kind=type(error).__name__))
+            failed.__cause__ = error
+        if keep:
+            return failed
+        raise failed
+
+    @contextmanager
+    def _session(self, ray: Any) -> Iterator[Callable[[Any], Any]]:
+        """Connect to Ray unless this process is; what is given puts an object into the store."""
+        begun: list[bool] = []
+
+        def put(shared: Any) -> Any:
+            content = packed(shared)
+            if not begun:
+                begun.append(self._begin(ray, sum(array.nbytes for array in content[1])))
+            return ray.put(content)
+
+        try:
+            yield put
+        finally:
+            if begun and begun[0]:
+                ray.shutdown()
+
+    def _begin(self, ray: Any, size: int) -> bool:
+        """Connect to Ray; tell whether this process was not yet."""
+        if ray.is_initialized():
+            return False
+        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        address = self.address or os.environ.get(ADDRESS)
+        if address is None:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
+            count = {} if self.workers is None else {"num_cpus": max(1, round(self.workers * self.cpus))}
+            ray.init(
+                address="local", include_dashboard=False, object_store_memory=int(1.2 * size) + SPARE, **count, **quiet
+            )
+            return True
+        try:
+            ray.init(address=address, **quiet)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"no Ray at {address!r}: start one (`ray start --head`), correct the address, or leave it out for one "
+                f"of this machine alone ({error})"
+            ) from error
+        return True
+
+
+def _ray() -> Any:
+    """Import Ray, or say how it is installed."""
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise ImportError("the engine ray needs Ray: pip install 'qlib_ext[ray]'") from error
+    return ray
+
+
+def _do(paths: list[str], threads: int, shared: Packed, raw: bytes) -> bytes:
+    """Work on a worker: modules of one's own are found where the driver finds them."""
+    import ray
+
+    sys.path[:0] = [path for path in paths if path not in sys.path]
+    torch.set_num_threads(max(1, threads))
+    work, job = ray.cloudpickle.loads(raw)
+    return bytes(ray.cloudpickle.dumps(work(unpacked(shared), job)))
