@@ -1,6 +1,6 @@
 """Does it work? The study of docs/study.md: decisions by year, the chain, the frozen configuration, tables, pictures.
 
-    python -m studies FOLDER --provider-uri DIR [--jobs 2]
+    python -m studies FOLDER --provider-uri DIR [--jobs 2 | --ray [ADDRESS]]
 
 FOLDER keeps factors (1 GB a year), scores, days, accounts, decisions.json, trials.parquet and mlruns.db; what is there
 is not run again. `--tables` writes the page of what is there once the decisions stand, `--so-far` prints tables before
@@ -27,11 +27,15 @@ def main() -> None:
     asked.add_argument("--provider-uri", required=True)
     asked.add_argument("--universe", default="all")
     asked.add_argument("--jobs", type=int, default=1, help="cells at once, 4 GB each")
+    asked.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS", help="cells on Ray: of a cluster, or this machine"
+    )
     asked.add_argument("--docs", type=Path, default=Path(__file__).parents[1] / "docs", help="where the page goes")
     asked.add_argument("--tables", action="store_true", help="run nothing, write the page of what is there")
     asked.add_argument("--so-far", action="store_true", help="run nothing, print the tables of what is there")
     wanted = asked.parse_args()
-    study = Study(wanted.folder, wanted.provider_uri, wanted.universe, LAST, 0 if wanted.tables else wanted.jobs)
+    jobs = 0 if wanted.tables else wanted.jobs
+    study = Study(wanted.folder, wanted.provider_uri, wanted.universe, LAST, jobs, wanted.ray)
     study.folder.mkdir(parents=True, exist_ok=True)
     manager = recorded.uri(study)
     qlib.init(provider_uri=wanted.provider_uri, region="cn", logging_level=logging.WARNING, exp_manager=manager)

@@ -6,13 +6,10 @@ FOLDER/days/CONFIG/YEAR_SEED.parquet: numbers by test day; FOLDER/accounts/CONFI
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ import pandas as pd
 import qlib
 import torch
 
+from qlib_ext.engine import Processes, Ray
 from qlib_ext.portfolio import CAPITAL
 from studies.cells import TRADED, Config
 from studies.scores import DAILY, Bench
@@ -38,6 +36,8 @@ class Study:
         universe: of its stocks.
         last: no return that ends after it counts.
         jobs: cells at once; 0: none may be missing.
+        ray: address of a cluster that runs them, which sees the folder and the provider by the same paths; "": a Ray of
+            this machine; None: processes.
     """
 
     folder: Path
@@ -45,6 +45,7 @@ class Study:
     universe: str
     last: pd.Timestamp
     jobs: int = 1
+    ray: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,19 +95,17 @@ def _run_part(study: Study, todo: list[Cell]) -> None:
     _prepare(study, {cell.year - back for cell in todo for back in range(cell.config.years + cell.config.gap + 1)})
     start = time.perf_counter()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits whatever runs beside
-    with ProcessPoolExecutor(study.jobs, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
-        running = [pool.submit(_run, study, group) for group in groups]
-        for count, made in enumerate(as_completed(running), 1):
-            left = (time.perf_counter() - start) / count * (len(groups) - count)
-            print(f"{count} of {len(groups)}, {left / 60:.0f} min left: {made.result()}", flush=True)
+    engine = Processes(study.jobs) if study.ray is None else Ray(address=study.ray or None, workers=study.jobs)
+    for count, (_, made) in enumerate(engine.run(_run, ((study, group) for group in groups)), 1):
+        left = (time.perf_counter() - start) / count * (len(groups) - count)
+        print(f"{count} of {len(groups)}, {left / 60:.0f} min left: {made}", flush=True)
 
 
 def _prepare(study: Study, years: set[int]) -> None:
     """Make the factors of years that are not there, one after the other: the cells then read them."""
     lacks = [year for year in sorted(years) if not (study.folder / "features" / f"{DAILY[0]}_{year}.npz").exists()]
     if lacks:
-        with ProcessPoolExecutor(1, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
-            pool.submit(_make_factors, study, lacks).result()
+        list(Processes(1).run(_make_factors, [(study, lacks)]))
 
 
 def _make_factors(study: Study, years: list[int]) -> None:
@@ -114,17 +113,6 @@ def _make_factors(study: Study, years: list[int]) -> None:
     files = Features(study.folder / "features", study.universe, DAILY[0], **DAILY[1])
     for year in years:
         files.panel(year, year)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when the process that started it is gone, however it went."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run(study: Study, cells: list[Cell]) -> str:

@@ -13,14 +13,13 @@ import pytest
 import qlib
 import test_ensemble
 import torch
-from qlib.contrib.data.handler import Alpha158
 from qlib.model.trainer import TrainerR
 from qlib.workflow import R
 from qlib.workflow.task.gen import RollingGen
 from test_ensemble import QUICK, config, make_dataset
 
-from qlib_ext.engine import Processes, Ray, engine_of, packed, unpacked
-from qlib_ext.model import FoldEnsemble, MLPModel, RayTrainer, WalkForwardModel
+from qlib_ext.engine import Ray, packed, unpacked
+from qlib_ext.model import FoldEnsemble, RayTrainer, WalkForwardModel
 from qlib_ext.runs import list_runs
 
 ray = pytest.importorskip("ray")
@@ -142,3 +141,90 @@ def test_errors_are_those_of_the_job_and_a_worker_lost_too_often_is_told(workers
         (tmp_path / name).touch()
     with pytest.raises(RuntimeError, match=r"lost more often than `retries` allows \(1\).*: give each task more"):
         dict(Ray(retries=1).run(works(tmp_path), [(None, 0)]))
+
+
+# --- tasks
+
+
+HANDLER = {"instruments": "all", "start_time": "2020-01-02", "end_time": "2020-10-30"}
+SEGMENTS = {
+    "train": ("2020-02-03", "2020-05-29"),
+    "valid": ("2020-06-08", "2020-07-03"),
+    "test": ("2020-07-13", "2020-10-16"),
+}
+RECORDS = [
+    {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp", "kwargs": {}},
+    {"class": "LiquidityRecord", "module_path": "qlib_ext.record", "kwargs": {"capital": 1e6, "top_n": 5}},
+]
+
+
+def rolling(**options):
+    """Tasks of RollingGen on four successive windows of a market."""
+    handler = {"class": "FastAlpha158", "module_path": "qlib_ext.handler", "kwargs": HANDLER}
+    dataset = {"handler": handler, "segments": SEGMENTS, "step_len": 1, "listing_age": 0}
+    task = {
+        "model": {"class": "MLPModel", "module_path": "qlib_ext.model", "kwargs": QUICK | {"dropout": 0.1} | options},
+        "dataset": {"class": "DayDatasetH", "module_path": "qlib_ext.data", "kwargs": dataset},
+        "record": RECORDS,
+    }
+    return RollingGen(step=20, rtype=RollingGen.ROLL_SD).generate(task)
+
+
+@pytest.fixture(scope="module")
+def runs(base, tmp_path_factory):
+    """Runs of the list by qlib's own trainer, and the file that all runs of the tests go to."""
+    folder = tmp_path_factory.mktemp("runs")
+    uri = f"sqlite:///{folder / 'mlruns.db'}"
+    kwargs = {"uri": uri, "default_exp_name": "none"}
+    manager = {"class": "SqliteExpManager", "module_path": "qlib_ext.recorder", "kwargs": kwargs}
+    qlib.init(provider_uri=str(base), region="cn", exp_manager=manager)
+    return uri, TrainerR("alone")(rolling())
+
+
+def told(run):
+    """What a run has found: scores, metrics of its records."""
+    metrics = {name: value for name, value in run.list_metrics().items() if np.isfinite(value)}
+    return run.load_object("pred.pkl"), metrics
+
+
+def test_tasks_on_ray_are_those_of_qlibs_trainer(workers, runs, monkeypatch):
+    loads = []
+    trainer = RayTrainer("there")
+    run_all = Ray.run
+
+    def spy(self, work, jobs, **options):
+        return run_all(self, work, ((loads.append(shared), (shared, job))[1] for shared, job in jobs), **options)
+
+    monkeypatch.setattr(Ray, "run", spy)
+    there = trainer(rolling())
+    assert len(loads) == 4 and len(set(map(id, loads))) == 1  # one dataset for all windows
+    for own, other in zip(runs[1], there, strict=True):
+        (score, metrics), (score_there, metrics_there) = told(own), told(other)
+        pd.testing.assert_frame_equal(score_there, score, rtol=0, atol=0)
+        assert metrics_there == metrics and len(metrics) > 20
+        assert other.load_object("task") == own.load_object("task")
+        assert other.status == "FINISHED" and other.list_tags()["train_status"] == "end_task_train"
+    assert len(pickle.dumps(there[0].load_object("dataset"))) < 10**5  # without the data
+    found = list_runs(uri=runs[0], experiment="there")
+    assert len(found) == 4
+
+
+def test_a_list_goes_on_until_it_is_closed(workers, runs, caplog):
+    tasks = rolling(epochs=1)
+    wrong = [
+        *tasks[:2],
+        tasks[2] | {"model": {"class": "MLPModel", "module_path": "qlib_ext.model", "kwargs": {"lr": -1}}},
+    ]
+    trainer = RayTrainer("goes on")
+    with pytest.raises(ValueError, match=r"lr is -1(.|\n)*") as raised:
+        trainer.train(wrong)
+    assert raised.value.__notes__ == ["task 2 (from 0) of 3; 1 failed, 2 are finished"]
+    first = {run.id for run in R.get_exp(experiment_name="goes on").list_recorders(rtype="list", status="FINISHED")}
+    with pytest.raises(ValueError, match="lr is -1"):
+        trainer.train(wrong)
+    again = trainer.train(tasks[:2])  # another list
+    assert len(first) == 2 and not first & {run.id for run in again}
+    once_more = trainer.train(tasks[:2])
+    assert [run.id for run in once_more] == [run.id for run in again]
+    trainer.end_train(once_more)
+    assert not {run.id for run in trainer.train(tasks[:2])} & {run.id for run in again}

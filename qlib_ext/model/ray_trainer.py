@@ -192,7 +192,7 @@ def _shared(config: Any) -> str | None:
     """Tell datasets from others that differ in more than their segments; None of one that nothing shares."""
     if not isinstance(config, Mapping) or not isinstance((config.get("kwargs") or {}).get("handler"), Mapping):
         return None
-    kind, options = get_callable_kwargs(config)
+    kind, options = get_callable_kwargs(config)[0], dict(config["kwargs"])
     segments = options.pop("segments", {})
     if issubclass(kind, DayDatasetH):
         options["handler"] = dated_handler(options["handler"], plain_segments(segments))
