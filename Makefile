@@ -34,8 +34,9 @@ keep: env
 	WHY="$(WHY)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_kept.py
 
 # A hundred runs of all kinds killed at random moments, twenty started twice at once: about an hour; a table by kind and phase.
+# Then driver, worker or node of a simulated Ray cluster, thirty times: half an hour.
 kill-test: env
-	KILLS=91 STARTS=10 PAIRS=20 $(BIN)/python -m pytest tests/test_kills.py
+	KILLS=91 STARTS=10 PAIRS=20 RAY_KILLS=15 $(BIN)/python -m pytest tests/test_kills.py tests/test_ray_cluster.py
 
 # A simulated year of evenings, in one process and in a process each: about an hour.
 soak: env

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from qlib.workflow import R
 from qlib.workflow.task.gen import RollingGen
 from test_ensemble import QUICK, config, make_dataset
 
-from qlib_ext.engine import Ray, packed, unpacked
+from qlib_ext.engine import Ray, engine_of, packed, unpacked
 from qlib_ext.model import FoldEnsemble, RayTrainer, WalkForwardModel
 from qlib_ext.runs import list_runs
 
@@ -36,6 +37,39 @@ def workers():
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2**28)
         yield ray
         ray.shutdown()
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "words"),
+    [
+        ("dask", ValueError, "unknown engine 'dask'. Allowed: process, ray, or {ray: "),
+        ({"rey": {}}, TypeError, "engine has no option 'rey'"),
+        ({"ray": 3}, ValueError, "engine: ray is 3; wanted are its options, such as "),
+        ({"ray": {"adress": "auto"}}, TypeError, "Ray has no option 'adress'; close: .*address"),
+        ({"ray": {"gpus": -1}}, ValueError, "Ray: gpus is -1; allowed: "),
+        ({"ray": {"cpus": 0}}, ValueError, "Ray: cpus is 0; allowed: "),
+        ({"ray": {"address": 6379}}, ValueError, "Ray: address is 6379; write auto or host:port"),
+    ],
+)
+def test_what_is_no_engine_is_an_error_before_anything_is_loaded(option, error, words):
+    with pytest.raises(error, match=words):
+        FoldEnsemble(model=config(), engine=option)
+
+
+def test_a_ray_that_is_not_there_is_told_with_the_cure(monkeypatch, dataset):
+    with pytest.raises(ConnectionError, match=r"no Ray at '127.0.0.1:9' \(.*\): start one \(`ray start --head`\)"):
+        list(Ray(address="127.0.0.1:9").run(where, [(None, 1)]))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"the engine ray needs Ray: pip install 'qlib_ext\[ray\]'"):
+        FoldEnsemble(model=config(), engine="ray").fit(dataset)
+
+
+def test_on_a_cluster_processes_are_its_own_affair():
+    assert str(engine_of("ray", 3)) == "Ray(workers=3)" and engine_of("ray").workers is None
+    assert engine_of({"ray": {"workers": 2}}, 3).workers == 2
 
 
 # --- what is shared

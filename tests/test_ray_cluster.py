@@ -1,6 +1,6 @@
 """A simulated cluster: a node that comes is used, one that goes is survived, what is killed is made up for.
 
-Few kills in `make test-all`, thirty in `make kill-test` (RAY_KILLS, SEED: how many, which).
+Few kills in `make test-all`, thirty in `make kill-test` (RAY_KILLS: of a list, and of folds; SEED: which).
 """
 
 import json

@@ -5,6 +5,7 @@ first used.
 """
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from qlib_ext.beside import why_not
 from qlib_ext.engine.packed import Packed, packed, unpacked
 from qlib_ext.options import argument_names, check_number, named_options, refuse_unknown
 
@@ -148,14 +150,23 @@ class Ray:
                 address="local", include_dashboard=False, object_store_memory=int(1.2 * size) + SPARE, **count, **quiet
             )
             return True
-        try:
-            ray.init(address=address, **quiet)
-        except ConnectionError as error:
-            raise ConnectionError(
-                f"no Ray at {address!r}: start one (`ray start --head`), correct the address, or leave it out for one "
-                f"of this machine alone ({error})"
-            ) from error
+        _reach(address)
+        ray.init(address=address, **quiet)
         return True
+
+
+def _reach(address: str) -> None:
+    """Raise ConnectionError where nobody listens at an address: Ray would wait for minutes, and crash."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():  # auto
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"no Ray at {address!r} ({why_not(error)}): start one (`ray start --head`), correct the address, or leave "
+            "it out for one of this machine alone"
+        ) from error
 
 
 def _ray() -> Any:
