@@ -23,19 +23,8 @@ DOORS_BY_PATH = {  # modules that YAML names: a second door of their room
 }
 CORE = (
     *("losses", "nets", "training", "panel", "portfolio", "evaluate", "synthetic", "rules", "cross_section"),
-    *(
-        "features",
-        "frames",
-        "provider",
-        "splits",
-        "cli",
-        "report",
-        "runs",
-        "check_data",
-        "workflow",
-        "options",
-        "engine",
-    ),
+    *("features", "frames", "provider", "splits", "cli", "report", "runs", "check_data", "workflow", "options"),
+    *("engine",),
 )
 
 

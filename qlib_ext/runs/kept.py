@@ -2,7 +2,7 @@
 
 A task whose model has a `checkpoint` writes beside it what each record of ours has written: its artifacts, with their
 digests, metrics and tags. The next run of the same task takes them over where the program, the data and the scores are
-the same too. It needs qlib.
+the same too.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ from stat import S_ISREG
 from typing import Any
 
 import pandas as pd
-from qlib.config import C
 
 from qlib_ext.beside import write_text
 
@@ -160,7 +159,9 @@ def _programs(named: set[str]) -> Iterator[bytes]:
 
 
 def _stamps(task: Any) -> Iterator[bytes]:
-    """Names, sizes and times of the provider's files, and of those that a task names."""
+    """Names, sizes and times of the provider's files, and of those that a task names; it needs qlib."""
+    from qlib.config import C
+
     provider = Path(C.dpm.get_data_uri("day"))
     yield str(C["region"]).encode()
     named = set(_texts(task)) - set(_checkpoints(task["model"]))
