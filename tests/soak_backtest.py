@@ -274,9 +274,17 @@ def trade_again(year):
     return out | {"widest_gap": float(gap.max()), "correlation": float(daily.corr().iloc[0, 1])}
 
 
+def with_a_day_more(provider):
+    """Let the calendar know a day after its last one, without bars: qlib's backtest asks when its last day ends."""
+    days = (provider / "calendars" / "day.txt").read_text().split()
+    after = pd.Timestamp(days[-1]) + pd.offsets.BDay()
+    (provider / "calendars" / "day_future.txt").write_text("\n".join([*days, f"{after:%Y-%m-%d}"]) + "\n")
+    return provider
+
+
 def judge(folder):
     """All three."""
-    start(Path(folder) / "full")
+    start(with_a_day_more(Path(folder) / "full"))
     clear_cache()
     year = Year(folder)
     return {"deal_again": deal_again(year), "decide_again": decide_again(year), "trade_again": trade_again(year)}
