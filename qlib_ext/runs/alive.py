@@ -3,8 +3,9 @@
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,30 @@ def is_gone(run: Any) -> bool:
 
 
 def end_the_gone(client: Any, say: Callable[[str], object]) -> None:
-    """Mark the runs of processes that are gone as KILLED, in all experiments of mlflow's client."""
-    experiments = [one.experiment_id for one in client.search_experiments()]
-    for run in client.search_runs(experiments, "attributes.status = 'RUNNING'"):
+    """Mark this machine's runs whose processes are gone as KILLED, in all experiments of mlflow's client."""
+    running = f"attributes.status = 'RUNNING' AND tags.`{_HOST}` = '{socket.gethostname()}'"
+    for run in every_run(client, [one.experiment_id for one in every_experiment(client)], running):
         if is_gone(run):
             client.set_terminated(run.info.run_id, "KILLED")
             release(lock_of(run.info.artifact_uri))
             say(f"run {run.info.run_id} was killed: its process is gone, it is marked KILLED now")
+
+
+def every_experiment(client: Any) -> list[Any]:
+    """Read the experiments of mlflow, page by page."""
+    return _pages(client.search_experiments)
+
+
+def every_run(client: Any, experiments: Sequence[str], wanted: str = "", most: int | None = None) -> list[Any]:
+    """Read runs of mlflow, the latest first, page by page: of a filter of its language, so many at most."""
+    search = partial(client.search_runs, experiments, wanted, order_by=["attributes.start_time DESC"])
+    return [] if not experiments else _pages(search) if most is None else list(search(max_results=most))
+
+
+def _pages(search: Callable[..., Any]) -> list[Any]:
+    found: list[Any] = []
+    token: str | None = None
+    while token != "":
+        page = search(page_token=token)
+        found, token = [*found, *page], page.token or ""
+    return found

@@ -33,7 +33,7 @@ _REPLACED = (
     "it was deleted or replaced while it was in use: put it back (the artifacts in mlruns/ stay), or start again"
 )
 _FULL, _REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
-_OF_SQLITE = ("TEMPORARILY_UNAVAILABLE", "BAD_REQUEST")  # mlflow's codes for what its database says
+OF_THE_DATABASE = ("TEMPORARILY_UNAVAILABLE", "BAD_REQUEST")  # mlflow's codes for what its database says
 _MOVE = "move it away (the artifacts in mlruns/ stay) and start again, or put back a copy"
 
 
@@ -44,7 +44,11 @@ def database_file(uri: Any, what: str) -> Path:
     """
     name = str(uri).removeprefix(_SQLITE)
     if name == str(uri) or name in ("", ":memory:"):
-        raise ValueError(f"{what} is {uri!r}; give {_SQLITE}FILE, such as {DEFAULT_URI}")
+        shown = re.sub("(://[^:@/]*):[^@]*@", r"\1:***@", str(uri))
+        raise ValueError(
+            f"{what} is {shown!r}; give {_SQLITE}FILE, such as {DEFAULT_URI}, or a server's: "
+            "postgresql://USER:PASSWORD@HOST/DATABASE, http://HOST:PORT of `mlflow server`"
+        )
     file = Path(name).expanduser().resolve()
     if odd := re.search(r"[?]|%[0-9A-Fa-f]{2}", str(file)):
         raise ValueError(
@@ -101,20 +105,33 @@ def telling(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (*_FULL, *_REFUSED):
+        told = disk_error(error, str(file.parent))
+        if told is None:
             raise
-        where = error.filename2 or error.filename or f"{file.parent} or {gettempdir()}"
-        full = f"{where}: {_CURES['disk is full']}"
-        raise OSError(full if error.errno in _FULL else f"{where} cannot be written: {why_not(error)}") from error
+        raise told from error
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         text = str(error)
         cure = next((cure for piece, cure in _CURES.items() if piece in text), None)
         if "readonly database" in text and (not file.exists() or _may_write(file)):
             cure = _REPLACED  # sqlite calls it so too
-        if cure is None and getattr(error, "error_code", _OF_SQLITE[0]) not in _OF_SQLITE:
+        if cure is None and getattr(error, "error_code", OF_THE_DATABASE[0]) not in OF_THE_DATABASE:
             raise
         cure = cure or f"it is damaged, or half made ({text.splitlines()[0]}): {_MOVE}"
         raise OSError(f"{file}: {cure.replace('FILE', str(file))}") from error
+
+
+def disk_error(error: OSError, other: str) -> OSError | None:
+    """Turn a disk's error into what is wrong, and what to do; None for another one.
+
+    Args:
+        error: of writing.
+        other: place beside the folder of temporary files, for an error that names none.
+    """
+    if error.errno not in (*_FULL, *_REFUSED):
+        return None
+    where = error.filename2 or error.filename or f"{other} or {gettempdir()}"
+    full = f"{where}: {_CURES['disk is full']}"
+    return OSError(full if error.errno in _FULL else f"{where} cannot be written: {why_not(error)}")
 
 
 def _may_write(file: Path) -> bool:
@@ -136,17 +153,17 @@ def experiment_title(name: Any) -> str:
     return name
 
 
-def experiment_folder(file: Path, name: str) -> str:
-    """Place of an experiment's artifacts, as mlflow takes it: beside the file, in a folder that no name leads out of.
+def experiment_folder(top: Path, name: str) -> str:
+    """Place of an experiment's artifacts, as mlflow takes it: within `top`, in a folder that no name leads out of.
 
     The folder has the experiment's name; what other systems or addresses could misread becomes _, with a digest behind.
 
-    >>> experiment_folder(Path("/x/mlruns.db"), "master 300"), experiment_folder(Path("/x/mlruns.db"), "../../基线#1")
+    >>> experiment_folder(Path("/x/mlruns"), "master 300"), experiment_folder(Path("/x/mlruns"), "../../基线#1")
     ('/x/mlruns/master 300', '/x/mlruns/_.._基线_1-c2d11803')
     """
     safe = re.sub(r"[^\w .-]", "_", name)[:60].strip(". ")
     folder = name if safe == name else f"{safe or 'run'}-{sha1(name.encode(), usedforsecurity=False).hexdigest()[:8]}"
-    return _address(file.parent / "mlruns" / folder)
+    return _address(top / folder)
 
 
 def artifact_folder(address: str) -> Path:

@@ -1,4 +1,4 @@
-"""Recorded runs: found by id, name or experiment in the sqlite file, their artifacts read from their folder.
+"""Recorded runs: found by id, name or experiment in a file or on a server, their artifacts read from their folder.
 
 By mlflow alone: neither qlib nor the data of the run are needed.
 """
@@ -6,6 +6,7 @@ By mlflow alone: neither qlib nor the data of the run are needed.
 import difflib
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,9 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from qlib_ext.runs.alive import is_gone
+from qlib_ext.runs.alive import every_experiment, every_run, is_gone
 from qlib_ext.runs.artifacts import JSON
-from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, check_database, database_file, telling, where_now
+from qlib_ext.runs.database import DEFAULT_URI
+from qlib_ext.runs.place import place_of
 from qlib_ext.runs.trust import CURE
 from qlib_ext.runs.twins import SUFFIXES, fingerprint, read_twin, twin_path
 
@@ -49,42 +51,35 @@ def find_run(name: str, *, uri: str = DEFAULT_URI, experiment: str | None = None
     Args:
         name: a run's id or the first letters of it (4 or more), the name of an experiment (its latest finished run), or
             "latest".
-        uri: sqlite:///FILE of the runs.
+        uri: where the runs are: sqlite:///FILE, postgresql://USER@HOST/DATABASE, http://HOST:PORT of `mlflow server`.
         experiment: look only there.
         trust: whether `load_artifacts` and the page may unpickle what it holds and run code that it names.
 
     Raises:
         ValueError: no such run, or several; the message names what is there.
-        FileNotFoundError: the file of `uri` is not there.
+        OSError: the file of `uri` is not there, its server cannot be reached, or the run's folder is not here.
 
     >>> find_run("latest", uri="sqlite:///nowhere.db")  # of runs that are there: load_artifacts(run, ["pred.pkl"])
     Traceback (most recent call last):
     FileNotFoundError: no runs here: ...nowhere.db is not there; start from the folder of the runs, or give --uri
     """
-    runs = list_runs(uri=uri, experiment=experiment)
-    done = [run for run in runs if run.status == "FINISHED"]
-    if name == LATEST:
-        fitting = done[:1]
-    else:
-        fitting = [run for run in runs if run.id == name]
-        fitting = fitting or [run for run in done if run.experiment == name][:1]
-        if not fitting and len(name) >= _LEAST_PREFIX:
-            fitting = [run for run in runs if run.id.startswith(name)]
+    runs = _Runs(uri, experiment)
+    fitting = runs.fitting(name)
     if len(fitting) == 1:
-        return replace(fitting[0], trust=trust)
+        runs.place.refuse(fitting[0].info.artifact_uri, f"run {fitting[0].info.run_id}")
+        return replace(runs.read(fitting[0]), trust=trust)
     if fitting:
-        raise ValueError(
-            f"run {name!r} fits {len(fitting)} runs: {', '.join(run.id for run in fitting)}; give more of the id"
-        )
-    raise ValueError(_unknown(name, runs, uri))
+        several = ", ".join(run.info.run_id for run in fitting)
+        raise ValueError(f"run {name!r} fits {len(fitting)} runs: {several}; give more of the id")
+    raise ValueError(_unknown(name, [runs.read(run) for run in runs.search()], runs.place.shown))
 
 
-def _unknown(name: str, runs: Sequence[Run], uri: str) -> str:
+def _unknown(name: str, runs: Sequence[Run], where: str) -> str:
     experiments = sorted({run.experiment for run in runs})
     close = difflib.get_close_matches(name, [*experiments, *(run.id for run in runs)], n=3)
     listed = "; ".join(f"{run.id} ({run.experiment}, {run.started:%Y-%m-%d %H:%M}, {run.status})" for run in runs[:5])
     return (
-        f"no finished run {name!r} in {uri}{f' (close: {close})' if close else ''}. Give a run's id, the name of an "
+        f"no finished run {name!r} in {where}{f' (close: {close})' if close else ''}. Give a run's id, the name of an "
         f"experiment ({', '.join(experiments) or 'there is none'}) or {LATEST!r}. The latest runs: {listed or 'none'}"
     )
 
@@ -92,47 +87,65 @@ def _unknown(name: str, runs: Sequence[Run], uri: str) -> str:
 def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[Run]:
     """List the runs, the latest first.
 
+    Args:
+        uri: sqlite:///FILE, or a server's.
+        experiment: only of this one.
+
     Raises:
-        ValueError: `uri` is no file of runs, or the experiment is not there.
-        OSError: the file is not there, locked, damaged, ...: the message has the cure.
+        ValueError: `uri` is of no file of runs and no server, or the experiment is not there.
+        OSError: the file is not there, locked, damaged, the server cannot be reached, ...: the message has the cure.
 
     >>> [run.id for run in list_runs(uri="mlruns.db") if run.status == "FINISHED"]
     Traceback (most recent call last):
-    ValueError: --uri is 'mlruns.db'; give sqlite:///FILE, such as sqlite:///mlruns.db
+    ValueError: --uri is 'mlruns.db'; give sqlite:///FILE, such as sqlite:///mlruns.db, or a server's: ...
     """
-    file = database_file(uri, "--uri")
-    if not file.is_file():
-        raise FileNotFoundError(f"no runs here: {file} is not there; start from the folder of the runs, or give --uri")
-    check_database(file)
-    from mlflow.tracking import MlflowClient
+    runs = _Runs(uri, experiment)
+    return [runs.read(run) for run in runs.search()]
 
-    with telling(file):
-        client = MlflowClient(tracking_uri=f"sqlite:///{file}")
-        names = {one.experiment_id: one.name for one in client.search_experiments()}
-        found = _every_run(client, list(names))
-    if experiment is not None and experiment not in names.values():
-        raise ValueError(f"no experiment {experiment!r} in {uri}; there are: {', '.join(sorted(names.values()))}")
-    return [
-        Run(
+
+class _Runs:
+    """Runs of a uri, or of one experiment there, as mlflow has them."""
+
+    def __init__(self, uri: str, experiment: str | None) -> None:
+        self.place = place_of(uri, "--uri")
+        self.place.check()
+        from mlflow.tracking import MlflowClient
+
+        with self.place.telling():
+            self.client = MlflowClient(tracking_uri=self.place.uri)
+            every = {one.experiment_id: one.name for one in every_experiment(self.client)}
+        if experiment is not None and experiment not in every.values():
+            there = ", ".join(sorted(every.values()))
+            raise ValueError(f"no experiment {experiment!r} in {self.place.shown}; there are: {there}")
+        self.names = {number: name for number, name in every.items() if experiment in (None, name)}
+
+    def search(self, wanted: str = "", experiment: str | None = None, most: int | None = None) -> list[Any]:
+        """Find runs, the latest first: of a filter of mlflow's, of one experiment, so many at most."""
+        numbers = [number for number, name in self.names.items() if experiment in (None, name)]
+        with self.place.telling():
+            return every_run(self.client, numbers, wanted, most)
+
+    def fitting(self, name: str) -> list[Any]:
+        """Find the runs that a name may mean, see `find_run`; of thousands, mlflow is asked for these alone."""
+        done = "attributes.status = 'FINISHED'"
+        if name == LATEST:
+            return self.search(done, most=1)
+        is_id = re.fullmatch("[0-9a-zA-Z]+", name) is not None
+        return (
+            (self.search(f"attributes.run_id = '{name}'") if is_id else [])
+            or self.search(done, name, most=1)
+            or (self.search(f"attributes.run_id LIKE '{name}%'") if is_id and len(name) >= _LEAST_PREFIX else [])
+        )
+
+    def read(self, run: Any) -> Run:
+        """Read what mlflow has of a run."""
+        return Run(
             id=run.info.run_id,
-            experiment=names[run.info.experiment_id],
+            experiment=self.names[run.info.experiment_id],
             started=pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
             status="KILLED" if is_gone(run) else run.info.status,
-            folder=where_now(file, artifact_folder(run.info.artifact_uri)),
+            folder=self.place.folder(run.info.artifact_uri),
         )
-        for run in found
-        if experiment in (None, names[run.info.experiment_id])
-    ]
-
-
-def _every_run(client: Any, experiments: Sequence[str]) -> list[Any]:
-    """Read the runs of mlflow, the latest first, page by page."""
-    runs: list[Any] = []
-    token: str | None = None
-    while token != "":
-        page = client.search_runs(experiments, order_by=["attributes.start_time DESC"], page_token=token)
-        runs, token = [*runs, *page], page.token or ""
-    return runs
 
 
 def load_artifacts(run: Run, paths: Iterable[str], *, trust: bool = False) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """qlib's experiment and recorder over mlflow, as `SqliteExpManager` hands them out. It needs qlib."""
 
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,9 +28,10 @@ from qlib_ext import __version__, progress
 from qlib_ext.provider import Witness
 from qlib_ext.runs.alive import lock_of, process_tags, release
 from qlib_ext.runs.artifacts import load_if_there
-from qlib_ext.runs.database import DEFAULT_URI, artifact_folder, database_file, telling
+from qlib_ext.runs.database import artifact_folder
 from qlib_ext.runs.kept import KeptRecords, Written, records_of, score_digest
 from qlib_ext.runs.naming import VERSION, provider_folder, run_name, run_tags
+from qlib_ext.runs.place import RunsFile, RunsServer, place_of, uri_option
 from qlib_ext.runs.quiet import Silence
 from qlib_ext.runs.start import STAGES, calling, check_task, stages
 from qlib_ext.runs.twins import dump_objects
@@ -69,10 +70,15 @@ class RunRecorder(MLflowRecorder):
     _writing: Written | None = None  # the record that is being generated
     _until: Sequence[Path] = ()  # files that go when it is finished
 
+    def __repr__(self) -> str:
+        """Return what qlib tells of a recorder, without a password."""
+        return self._place.hide(super().__repr__())
+
     def start_run(self) -> Any:
         """Start the run, or go on with one that has an id."""
         self._scoped = _within_start()
-        with self._telling():
+        with self._place.telling():
+            self._refuse_elsewhere()
             if self.id is None:  # by one transaction, with all that tells its process: it may be killed at any time
                 tags = resolve_tags(process_tags())
                 self.id = self.client.create_run(self.experiment_id, tags=tags, run_name=self.name).info.run_id
@@ -102,7 +108,8 @@ class RunRecorder(MLflowRecorder):
         try:
             self._end(status)
             if self.status == self.STATUS_FI and progress.planned():
-                last = f"  {'run':<11} {self.id}; its tables: qlib-ext show {self.id[:8]}{self._where()}; done in"
+                where = uri_option(self._place)
+                last = f"  {'run':<11} {self.id}; its tables: qlib-ext show {self.id[:8]}{where}; done in"
         finally:
             if self._silence is not None:
                 self._silence.end()
@@ -124,7 +131,9 @@ class RunRecorder(MLflowRecorder):
         self.status, self.end_time = status, datetime.now().strftime("%Y-%m-%d %H:%M:%S")
         written = False
         try:
-            with self._telling():
+            if status == self.STATUS_FI:
+                self._place.patiently(partial(self.client.get_run, self.id), logger.warning)
+            with self._place.telling():
                 mlflow.end_run(status)
             written = True
         except OSError as error:
@@ -161,7 +170,8 @@ class RunRecorder(MLflowRecorder):
 
     def log_params(self, **params: Any) -> None:
         """Log parameters by name; letters of a name that mlflow does not take become _."""
-        self._log(params=[Param(_key(name), str(value)) for name, value in params.items()])
+        hide = self._place.hide
+        self._log(params=[Param(_key(name), hide(str(value))) for name, value in params.items()])
 
     def log_metrics(self, step: int | None = None, **metrics: float) -> None:
         """Log numbers by name, at a step."""
@@ -170,7 +180,8 @@ class RunRecorder(MLflowRecorder):
 
     def set_tags(self, **tags: Any) -> None:
         """Set tags by name."""
-        self._log(tags=[RunTag(_key(name), str(value)) for name, value in tags.items()])
+        hide = self._place.hide
+        self._log(tags=[RunTag(_key(name), hide(str(value))) for name, value in tags.items()])
 
     def save_objects(self, local_path: Any = None, artifact_path: Any = None, **objects: Any) -> None:
         """Keep a local file, or objects by name with their twins, as artifacts; a task to be trained is checked."""
@@ -184,10 +195,11 @@ class RunRecorder(MLflowRecorder):
             progress.stage(STAGES[0])
         elif "params.pkl" in objects and progress.planned():
             progress.stage(STAGES[2])
-        with self._telling(), TemporaryDirectory() as folder:
+        with self._place.telling(), TemporaryDirectory() as folder:
             if local_path is None:
-                dump_objects(Path(folder), artifact_path, objects)
-            super().save_objects(local_path or folder, artifact_path)
+                dump_objects(Path(folder), artifact_path, self._place.hide(objects))
+            save = partial(super().save_objects, local_path or folder, artifact_path)
+            self._place.patiently(save, logger.warning)
             if self._writing is not None:
                 self._writing.add(Path(local_path or folder), artifact_path or "")
 
@@ -245,7 +257,7 @@ class RunRecorder(MLflowRecorder):
         """Name the run by what it is, unless its user has, and tag it."""
         if self.name == UNNAMED:
             self.name = run_name(task)
-            with self._telling():
+            with self._place.telling():
                 self.client.update_run(self.id, name=self.name)
         self.set_tags(**{VERSION: __version__, "provider": provider_folder(C["provider_uri"])} | run_tags(task))
 
@@ -256,8 +268,8 @@ class RunRecorder(MLflowRecorder):
             self._writing.note(kind, every)
         for batch in [every[begin : begin + _BATCH] for begin in range(0, len(every), _BATCH)]:
             try:
-                with self._telling():
-                    self.client.log_batch(self.id, **{kind: batch})
+                write = partial(self.client.log_batch, self.id, **{kind: batch})
+                self._place.patiently(write, logger.warning)
             except MlflowException as error:
                 if len(batch) > 1:
                     for value in batch:
@@ -265,10 +277,17 @@ class RunRecorder(MLflowRecorder):
                     continue
                 logger.warning(f"{kind} of run {self.id} not recorded: {str(error).splitlines()[0]}")
 
-    def _where(self) -> str:
-        """Say where the run is kept, as `qlib-ext show` is told, where it does not look there itself."""
-        file = database_file(self.uri, "uri")
-        return "" if file == database_file(DEFAULT_URI, "uri") else f" --uri {shlex.quote(f'sqlite:///{file}')}"
+    @property
+    def _place(self) -> RunsFile | RunsServer:
+        return place_of(self.uri, "uri")
+
+    def _refuse_elsewhere(self) -> None:
+        """Refuse a run whose artifacts could not be written into a folder of this machine."""
+        if self.id is None:
+            experiment = self.client.get_experiment(self.experiment_id)
+            self._place.refuse(experiment.artifact_location, f"experiment {experiment.name!r}")
+        else:
+            self._place.refuse(self.client.get_run(self.id).info.artifact_uri, f"run {self.id}")
 
     def _begin(self) -> None:
         """Let `progress` begin; what is logged goes beside the artifacts from now on."""
@@ -286,13 +305,10 @@ class RunRecorder(MLflowRecorder):
         if commit and COMMIT not in self.client.get_run(self.id).data.tags:
             self.set_tags(**{COMMIT: commit})
         for name, command in _GIT.items():
-            text = _git(*command.split())
+            text = self._place.hide(_git(*command.split()))
             if len(text) > _LONGEST_DIFF:
                 text = f"{text[:_LONGEST_DIFF]}\n[cut here: {len(text):,} letters in all]\n"
             self.client.log_text(self.id, text, name)
-
-    def _telling(self) -> Any:
-        return telling(database_file(self.uri, "uri"))
 
     def _catch_signals(self) -> None:
         """Let signals that would end the process on the spot unwind it, as Ctrl-C does; a second one ends it."""
@@ -310,6 +326,11 @@ class RunRecorder(MLflowRecorder):
 
 class RunExperiment(MLflowExperiment):
     """An experiment whose recorders are `RunRecorder`s."""
+
+    @property
+    def folder(self) -> str:
+        """Folder of its artifacts."""
+        return str(artifact_folder(self._client.get_experiment(self.id).artifact_location))
 
     def create_recorder(self, recorder_name: str | None = None) -> RunRecorder:
         """Return a new recorder."""

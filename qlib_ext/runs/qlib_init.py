@@ -14,38 +14,70 @@ from qlib.workflow.recorder import Recorder
 
 from qlib_ext import progress, synthetic
 from qlib_ext.runs.alive import end_the_gone
-from qlib_ext.runs.database import database_file, experiment_folder, experiment_title, open_database, telling
+from qlib_ext.runs.database import experiment_title
 from qlib_ext.runs.mlflow_run import RunExperiment
+from qlib_ext.runs.place import RunsFile, RunsServer, place_of
 from qlib_ext.runs.quiet import quieten
 from qlib_ext.runs.start import check_calling_workflow
 
 
 class SqliteExpManager(MLflowExpManager):
-    """Runs in one sqlite file, their artifacts in `<folder of the file>/mlruns/<experiment name>`.
+    """Runs in one sqlite file, their artifacts in `<folder of the file>/mlruns/<experiment name>`; or on a server.
 
     qlib's default, a folder of text files, is refused by mlflow from 3.13 on; with qlib's own manager over
     sqlite, artifacts land in whatever folder the first run happened to start from. mlflow's bars, one for each
-    artifact that a record reads, are off unless MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR says otherwise.
+    artifact that a record reads, are off unless MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR says otherwise, and so are its
+    lines on where a server shows a run (MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT).
+
+    The class keeps its name, since workflows have it; servers came later. On one, runs of several machines are together
+    and their artifacts lie in a folder that all of these see.
     """
 
-    def __init__(self, uri: str, default_exp_name: str | None) -> None:
-        """Take `sqlite:///path`, from the current folder where it is relative; ValueError for anything else."""
+    def __init__(self, uri: str, default_exp_name: str | None, artifacts: str | Path | None = None) -> None:
+        """Take where the runs are.
+
+        Args:
+            uri: `sqlite:///path`, from the current folder where it is relative; of a database's server
+                (`postgresql://user:password@host/database`, or another that mlflow takes); or of `mlflow server`
+                (`http://host:port`). The password is in no log, tag or artifact of ours.
+            default_exp_name: of an experiment that is given no name.
+            artifacts: with a server, the folder of artifacts of experiments that are new, on a disk of all machines;
+                None: `mlruns` of the current folder. A file has its own beside it.
+
+        Raises: ValueError for anything else.
+        """
         quieten()
         check_calling_workflow()
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        self._opened: set[Path] = set()
-        file = database_file(uri, "SqliteExpManager: uri")
-        super().__init__(uri=f"sqlite:///{file}", default_exp_name=default_exp_name)
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        self._opened: set[str] = set()
+        place = place_of(uri, "SqliteExpManager: uri")
+        if artifacts is not None and isinstance(place, RunsFile):
+            raise ValueError(
+                f"SqliteExpManager: artifacts is {str(artifacts)!r}, which is for a server; those of a file lie beside "
+                f"it, in {place.file.parent / 'mlruns'}: leave it out, or put the file there"
+            )
+        self._named = artifacts is not None
+        self._folder = Path(artifacts or "mlruns").expanduser().absolute()
+        super().__init__(uri=place.uri, default_exp_name=default_exp_name)
+
+    def __repr__(self) -> str:
+        """Return the name and the uri, without its password."""
+        return self._place.hide(super().__repr__())
+
+    @property
+    def _place(self) -> RunsFile | RunsServer:
+        return place_of(self.uri, "uri")
 
     @property
     def client(self) -> Any:
-        """Client of mlflow; the first one makes the file, or waits for the process that does."""
-        file = database_file(self.uri, "uri")
-        if file not in self._opened:
+        """Client of mlflow; the first one makes the file or the tables, or waits for the process that does."""
+        place = self._place
+        if place.uri not in self._opened:
             log = get_module_logger("qlib_ext")
-            open_database(file, progress.note)
-            self._opened.add(file)
-            with telling(file):
+            place.open(progress.note, self._folder)
+            self._opened.add(place.uri)
+            with place.telling():
                 end_the_gone(super().client, log.warning)
         return super().client
 
@@ -58,10 +90,11 @@ class SqliteExpManager(MLflowExpManager):
 
     def create_exp(self, experiment_name: str | None = None) -> RunExperiment:
         """Create an experiment whose artifacts go to the stated folder; ExpAlreadyExistError: qlib then reads it."""
-        name, file = experiment_title(experiment_name), database_file(self.uri, "uri")
+        name, place = experiment_title(experiment_name), self._place
         try:
-            with telling(file):
-                number = self.client.create_experiment(name, artifact_location=experiment_folder(file, name))
+            with place.telling():
+                client, folder = self.client, place.experiment_folder(name, self._folder)
+                number = client.create_experiment(name, artifact_location=folder)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -69,12 +102,21 @@ class SqliteExpManager(MLflowExpManager):
                 cure = "restore it (`mlflow experiments restore`), or take another name"
                 raise ValueError(f"the experiment {name!r} was deleted in mlflow: {cure}") from error
             raise ExpAlreadyExistError() from error
+        if isinstance(place, RunsServer) and not self._named:
+            cure = "a folder of all machines is named by `artifacts: DIR` in exp_manager"
+            progress.note(f"the artifacts of experiment {name!r} go to {folder}, which others may not see: {cure}")
         return RunExperiment(number, name, self.uri)
+
+    def _start_exp(self, **named: Any) -> RunExperiment:
+        experiment = super()._start_exp(**named)
+        if self._named and Path(own := experiment.folder).parent != self._folder:
+            progress.note(f"experiment {experiment.name!r} has its artifacts in {own} since it began: they stay there")
+        return experiment
 
     def _get_exp(self, experiment_id: str | None = None, experiment_name: str | None = None) -> RunExperiment:
         if experiment_id is None:
             experiment_name = experiment_title(experiment_name)
-        with telling(database_file(self.uri, "uri")):
+        with self._place.telling():
             found = super()._get_exp(experiment_id, experiment_name)
         return RunExperiment(found.id, found.name, self.uri)
 
