@@ -259,6 +259,38 @@ def test_the_next_run_marks_what_was_killed_hard_and_nothing_else(uri, tmp_path)
     assert kept[next(iter(seen))] == "KILLED"
 
 
+@pytest.mark.slow
+def test_a_workflow_and_the_commands_take_a_server(uri, tmp_path, monkeypatch, capsys):
+    """qrun twice, in processes of its own, then every command that takes a run."""
+    monkeypatch.chdir(tmp_path)
+    market = make_market(tmp_path / "market", n_stocks=40, years=1)
+    assert main(["init", "--provider-uri", str(market), "--model", "mlp", "--universe", "all"]) == 0
+    text = re.sub(r"epochs: \d+", "epochs: 1", Path("workflow.yaml").read_text())
+    own, name = f'uri: "{uri}", artifacts: {tmp_path}/shared', f"experiment {next(NAMES)}"
+    text = re.sub("experiment_name: .*", f"experiment_name: {name}", text.replace('uri: "sqlite:///mlruns.db"', own))
+    Path("workflow.yaml").write_text(text)
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-m", "qlib.cli.run", "workflow.yaml"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert SECRET not in done.stdout + done.stderr and WRITTEN not in done.stdout + done.stderr
+        assert re.search(r"its tables: qlib-ext show \w+ --uri \S+", done.stdout + done.stderr)
+        assert "View run" not in done.stdout
+    last, first = (run.id for run in list_runs(uri=uri, experiment=name))
+    there = ["--uri", uri, "--experiment", name]
+    for command in (
+        ["show", "latest", "--table", "headline"],
+        ["show", "latest", "--log"],
+        ["report", "latest", "--out", "page.html"],
+        ["compare", first, last, "--draws", "100", "--out", "compare.html"],
+        ["orders", "latest", "--capital", "1e8", "--out", "orders.csv"],
+        ["daily", "latest", "--cash", "1e7", "--out", "desk"],
+    ):
+        assert main([*command, *there]) == 0, (command, capsys.readouterr())
+    assert Path("orders.csv").stat().st_size > 100 and len(list(Path("desk").iterdir())) >= 2
+    kept = [file for file in (tmp_path / "shared").rglob("*") if file.is_file()]
+    assert len(kept) > 20 and not any(WRITTEN.encode() in file.read_bytes() for file in kept)
+
+
 # --- artifacts
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qlib_ext.beside import write_text
 from qlib_ext.cli.arguments import add_seed, number
-from qlib_ext.runs import CURE, DEFAULT_URI, FACTS, PLAN, Run, Task, find_run, list_runs, load_artifacts
+from qlib_ext.runs import CURE, DEFAULT_URI, FACTS, PLAN, Run, Task, experiment_names, find_run, load_artifacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +71,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def add_source(parser: argparse.ArgumentParser, *, own: bool = False) -> None:
     """Declare where runs are looked for, and whether they are trusted; a run of one's `own` always is."""
     parser.add_argument("--experiment", metavar="NAME", help="look only at the runs of this experiment")
-    parser.add_argument("--uri", default=DEFAULT_URI, help=f"where the runs are kept (default: {DEFAULT_URI})")
+    where = f"where the runs are kept: a file, or a server, postgresql://... or http://... (default: {DEFAULT_URI})"
+    parser.add_argument("--uri", default=DEFAULT_URI, help=where)
     if not own:
         parser.add_argument("--trust", action="store_true", help=TRUST)
 
@@ -130,7 +131,7 @@ def _named(arguments: argparse.Namespace) -> dict[str, list[Run]]:
     if len(arguments.run_names) < 2:
         raise ValueError(f"{len(arguments.run_names)} run given; a comparison needs two or more")
     runs: dict[str, list[Run]] = {}
-    experiments = {run.experiment for run in list_runs(uri=arguments.uri, experiment=arguments.experiment)}
+    experiments = experiment_names(uri=arguments.uri, experiment=arguments.experiment)
     for text in arguments.run_names:
         name, equals, keys = ("", "", text) if text in experiments else text.rpartition("=")  # a=b may be a name itself
         each = [keys] if keys in experiments else keys.split(",")

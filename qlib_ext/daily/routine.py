@@ -79,7 +79,7 @@ def run_day(
 
     Args:
         scored: of `strategy.read_run`; its model and data set are unpickled, which runs code of the run.
-        uri: sqlite:///FILE of the runs.
+        uri: where the runs are, as for `runs.find_run`.
         out: folder of the order lists and the journal.
         holdings: of `strategy.read_holdings`, as they are after the last day of the data.
         capital: yuan to place; None: holdings and cash together.

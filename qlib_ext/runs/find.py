@@ -24,6 +24,8 @@ from qlib_ext.runs.twins import SUFFIXES, fingerprint, read_twin, twin_path
 
 LATEST = "latest"
 _LEAST_PREFIX = 4
+_LOOKED_AT = 50  # of the latest runs, for those that a wrong name may have meant
+_DONE = "attributes.status = 'FINISHED'"
 _UNREADABLE = (  # what a damaged file, or one of another version, raises
     *(pickle.UnpicklingError, EOFError, AttributeError, ImportError),
     *(IndexError, KeyError, TypeError, ValueError, OSError),
@@ -71,11 +73,12 @@ def find_run(name: str, *, uri: str = DEFAULT_URI, experiment: str | None = None
     if fitting:
         several = ", ".join(run.info.run_id for run in fitting)
         raise ValueError(f"run {name!r} fits {len(fitting)} runs: {several}; give more of the id")
-    raise ValueError(_unknown(name, [runs.read(run) for run in runs.search()], runs.place.shown))
+    latest = [runs.read(run) for run in runs.search(most=_LOOKED_AT)]
+    others = set(runs.names.values()) if len(latest) == _LOOKED_AT else set()
+    raise ValueError(_unknown(name, latest, sorted({run.experiment for run in latest} | others), runs.place.shown))
 
 
-def _unknown(name: str, runs: Sequence[Run], where: str) -> str:
-    experiments = sorted({run.experiment for run in runs})
+def _unknown(name: str, runs: Sequence[Run], experiments: Sequence[str], where: str) -> str:
     close = difflib.get_close_matches(name, [*experiments, *(run.id for run in runs)], n=3)
     listed = "; ".join(f"{run.id} ({run.experiment}, {run.started:%Y-%m-%d %H:%M}, {run.status})" for run in runs[:5])
     return (
@@ -103,6 +106,18 @@ def list_runs(*, uri: str = DEFAULT_URI, experiment: str | None = None) -> list[
     return [runs.read(run) for run in runs.search()]
 
 
+def experiment_names(*, uri: str = DEFAULT_URI, experiment: str | None = None, finished: bool = False) -> list[str]:
+    """List the names of the experiments, sorted; errors are those of `list_runs`, which reads every run.
+
+    Args:
+        uri: as for `find_run`.
+        experiment: only this one.
+        finished: only those that have a finished run.
+    """
+    runs = _Runs(uri, experiment)
+    return sorted(name for name in runs.names.values() if not finished or runs.search(_DONE, name, most=1))
+
+
 class _Runs:
     """Runs of a uri, or of one experiment there, as mlflow has them."""
 
@@ -127,13 +142,12 @@ class _Runs:
 
     def fitting(self, name: str) -> list[Any]:
         """Find the runs that a name may mean, see `find_run`; of thousands, mlflow is asked for these alone."""
-        done = "attributes.status = 'FINISHED'"
         if name == LATEST:
-            return self.search(done, most=1)
+            return self.search(_DONE, most=1)
         is_id = re.fullmatch("[0-9a-zA-Z]+", name) is not None
         return (
             (self.search(f"attributes.run_id = '{name}'") if is_id else [])
-            or self.search(done, name, most=1)
+            or self.search(_DONE, name, most=1)
             or (self.search(f"attributes.run_id LIKE '{name}%'") if is_id and len(name) >= _LEAST_PREFIX else [])
         )
 

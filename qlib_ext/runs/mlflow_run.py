@@ -131,10 +131,12 @@ class RunRecorder(MLflowRecorder):
         self.status, self.end_time = status, datetime.now().strftime("%Y-%m-%d %H:%M:%S")
         written = False
         try:
-            if status == self.STATUS_FI:
-                self._place.patiently(partial(self.client.get_run, self.id), logger.warning)
-            with self._place.telling():
-                mlflow.end_run(status)
+            try:
+                if status == self.STATUS_FI:  # mlflow tries once
+                    self._place.patiently(partial(self.client.get_run, self.id), logger.warning)
+            finally:
+                with self._place.telling():
+                    mlflow.end_run(status)
             written = True
         except OSError as error:
             if status == self.STATUS_FI:

@@ -23,7 +23,17 @@ from qlib_ext.provider import (
     sessions_after,
     trailing_volatility,
 )
-from qlib_ext.runs import DEFAULT_URI, LATEST, PLAN, Task, find_run, list_runs, load_artifacts, plain_init, refuse_code
+from qlib_ext.runs import (
+    DEFAULT_URI,
+    LATEST,
+    PLAN,
+    Task,
+    experiment_names,
+    find_run,
+    load_artifacts,
+    plain_init,
+    refuse_code,
+)
 from qlib_ext.spelling import is_nothing, read_csv, read_day, read_number
 
 # --- the run
@@ -77,7 +87,7 @@ def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None, *
     Args:
         name: as for `runs.find_run`: a run's id or the first letters of it, an experiment's name (its latest finished
             run), or "latest": the last finished run of the experiment.
-        uri: sqlite:///FILE of the runs.
+        uri: where the runs are, as for `runs.find_run`.
         experiment: look only there; needed by "latest" where several have finished runs.
         trust: whether the run's pickles may be read, and classes that it names be used, as code of its author runs.
 
@@ -108,7 +118,7 @@ def read_run(name: str, uri: str = DEFAULT_URI, experiment: str | None = None, *
 
 def _refuse_several(uri: str) -> None:
     """Raise ValueError where finished runs of several experiments could be the latest: orders cost money."""
-    names = sorted({run.experiment for run in list_runs(uri=uri) if run.status == "FINISHED"})
+    names = experiment_names(uri=uri, finished=True)
     if len(names) > 1:
         raise ValueError(f"{LATEST} of which experiment? Add --experiment with one of {', '.join(names)}")
 
