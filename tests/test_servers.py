@@ -55,7 +55,10 @@ class Postgres:
         if self.user is not None:
             for path in (self.folder, secret):
                 os.chown(path, self.user.pw_uid, self.user.pw_gid)
-        options = f"-U desk --pwfile={secret} -A scram-sha-256 -E UTF8 --no-locale --no-sync".split()
+
+    def make(self):
+        """Make the cluster, and a database with mlflow's tables, by four machines at once."""
+        options = f"-U desk --pwfile={self.folder}/secret -A scram-sha-256 -E UTF8 --no-locale --no-sync".split()
         self.do("initdb", *options)
         self.start()
         self.sql("postgres", "CREATE DATABASE together")
@@ -125,10 +128,13 @@ def starting(tmp_path_factory):
 @pytest.fixture(scope="module")
 def postgres(starting):
     server = Postgres()
-    yield server
-    with suppress(subprocess.CalledProcessError):
-        server.stop()
-    shutil.rmtree(server.folder, ignore_errors=True)
+    try:
+        server.make()
+        yield server
+    finally:
+        with suppress(subprocess.CalledProcessError):
+            server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def quieten() -> None:
     """Let qlib's log be shown by `progress`, and silence what qlib's exchange warns of on a day without a trade."""
     progress.install(SILENT)
     warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning, module=r"qlib\.utils\.index_data")
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # an error of a database is told by us
 
 
 class Silence:

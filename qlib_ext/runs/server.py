@@ -161,7 +161,7 @@ class RunsServer:
 
     def _tell(self, error: Exception) -> None:
         """Raise what an error means, where it is of the server and not of what it was asked."""
-        text, code = str(error), getattr(error, "error_code", None)
+        text, code = str(error).partition("\n[SQL:")[0], getattr(error, "error_code", None)
         if code not in (*_ITS_OWN, _ANY):
             return
         for kind, cures in ((OSError, _REFUSES), (ConnectionError, _AWAY)):
