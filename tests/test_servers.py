@@ -291,7 +291,8 @@ def test_a_workflow_and_the_commands_take_a_server(uri, tmp_path, monkeypatch, c
         ["orders", "latest", "--capital", "1e8", "--out", "orders.csv"],
         ["daily", "latest", "--cash", "1e7", "--out", "desk"],
     ):
-        assert main([*command, *there]) == 0, (command, capsys.readouterr())
+        alarms = command[0] == "daily"  # which a market that ends long ago rings
+        assert main([*command, *there]) == int(alarms), (command, capsys.readouterr())
     assert Path("orders.csv").stat().st_size > 100 and len(list(Path("desk").iterdir())) >= 2
     kept = [file for file in (tmp_path / "shared").rglob("*") if file.is_file()]
     assert len(kept) > 20 and not any(WRITTEN.encode() in file.read_bytes() for file in kept)
