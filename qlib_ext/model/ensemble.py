@@ -18,7 +18,7 @@ from qlib.log import get_module_logger
 from qlib.model.base import Model
 from qlib.utils import init_instance_by_config
 
-from qlib_ext import progress
+from qlib_ext import progress, ranks
 from qlib_ext.data import DayDatasetH, label_reach, panel_of, segment_rows
 from qlib_ext.engine import engine_of
 from qlib_ext.model.day_model import (
@@ -78,7 +78,11 @@ class _Members(Model):
     ) -> None:
         check_choice("combine", combine, COMBINE)
         check_number("processes", processes, "[1, inf)", whole=True)
-        engine_of(engine, processes)
+        if engine_of(engine, processes) is not None and ranks.count() > 1:
+            raise ValueError(
+                f"processes: {processes}, engine: {engine} within {ranks.count()} ranks: all ranks train each member "
+                "together; set processes: 1 and no engine, or start without torchrun"
+            )
         self.model, self.seeds, self.gap = model, _distinct(seeds), gap
         self.combine, self.strict, self.processes, self.engine = combine, strict, processes, engine
         self.kind = type(new_member(model, self.seeds[0]))  # a configuration that cannot be is an error now, not later

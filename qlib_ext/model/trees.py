@@ -12,6 +12,7 @@ import torch
 from qlib.log import get_module_logger
 from qlib.model.base import Model
 
+from qlib_ext import ranks
 from qlib_ext.cross_section import project_off
 from qlib_ext.data import bounds, tell_unlearnt
 from qlib_ext.evaluate import LightGBM
@@ -131,12 +132,12 @@ class LightGBMModel(Model):
         panel.load(list(self.neutral))
         places = places_of(self.columns, panel.features)
         self.trees, self.features = replace(self.trees, columns=places, seed=self.seed), list(panel.features)
-        self.booster, told = self._grown(panel, train_rows[:: self.every_days], valid_rows)
+        self.booster, told = ranks.of_first(lambda: self._grown(panel, train_rows[:: self.every_days], valid_rows))
         found = quality(self.score_rows(panel, valid_rows), panel.label[torch.as_tensor(valid_rows)].numpy())
         row = {name: float(found[name]) for name in ("ic", "rank_ic", "rank_ic_error")}
         self.history = History(epochs=[row], best_epoch=1, best_value=row["rank_ic"])
         logger.info(f"{prefix}{told}; rank_ic {row['rank_ic']:.4f} +- {row['rank_ic_error']:.4f}")
-        if self.checkpoint and not keep_checkpoint:
+        if self.checkpoint and not keep_checkpoint and ranks.is_first():
             Path(self.checkpoint).unlink(missing_ok=True)
         return self.history
 

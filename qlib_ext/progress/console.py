@@ -56,10 +56,12 @@ class Console(logging.Handler):
     Args:
         level: see `level`.
         silent: what is never shown: names of loggers and patterns of their messages.
+        first: whether this is the process that is seen, of several that are started for one run; of others errors are.
     """
 
-    def __init__(self, level: str, silent: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, level: str, silent: Iterable[tuple[str, str]] = (), *, first: bool = True) -> None:
         super().__init__()
+        self.first = first
         self.silent = _Silent(silent)
         self.quiet = level == "quiet"
         self.earlier: deque[logging.LogRecord] = deque(maxlen=_KEPT)
@@ -71,8 +73,8 @@ class Console(logging.Handler):
 
     @property
     def alone(self) -> bool:
-        """Whether this is the process that was started, no worker of it, forked or spawned."""
-        return parent_process() is None
+        """Whether this is the process that was started, the first of several, no worker of it, forked or spawned."""
+        return self.first and parent_process() is None
 
     @property
     def live(self) -> bool:
@@ -182,11 +184,12 @@ class Console(logging.Handler):
             self.file = None
 
 
-def install(silent: Iterable[tuple[str, str]] = ()) -> Console | None:
+def install(silent: Iterable[tuple[str, str]] = (), *, first: bool = True) -> Console | None:
     """Put a Console into the place of qlib's own handler; None where the user's logging, or `debug`, is to be.
 
     Args:
         silent: see `Console`; in `debug` too.
+        first: see `Console`.
     """
     asked, logger = level(), logging.getLogger(QLIB)
     if asked == "debug":
@@ -198,8 +201,8 @@ def install(silent: Iterable[tuple[str, str]] = ()) -> Console | None:
     for handler in list(logger.handlers):
         if _is_qlibs(handler):
             logger.removeHandler(handler)
-            ours = ours or Console(asked, silent)
-            ours.setLevel(handler.level)
+            ours = ours or Console(asked, silent, first=first)
+            ours.setLevel(handler.level if first else logging.ERROR)
             ours.filters = list(handler.filters)  # of what qlib does not want to be told itself
     if ours is not None:
         logger.addHandler(ours)

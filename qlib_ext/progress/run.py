@@ -24,13 +24,14 @@ class _Now:
     lines: Sequence[str] = ()
 
 
-def install(silent: Iterable[tuple[str, str]] = ()) -> None:
+def install(silent: Iterable[tuple[str, str]] = (), *, first: bool = True) -> None:
     """Show qlib's log as `Console` does from now on, unless QLIB_EXT_LOG=debug or the user's own logging.
 
     Args:
         silent: what is never shown: names of loggers and patterns of the beginnings of their messages.
+        first: see `Console`.
     """
-    _Now.console = _console.install(silent)
+    _Now.console = _console.install(silent, first=first)
 
 
 def begin(folder: Path | None = None) -> None:

@@ -13,7 +13,7 @@ from qlib.data import D
 from qlib.log import get_module_logger
 from qlib.workflow.recorder import Recorder
 
-from qlib_ext import __version__
+from qlib_ext import __version__, ranks
 from qlib_ext.data import DayDatasetH, judging
 from qlib_ext.evaluate import DAYS_A_YEAR, days_a_year
 from qlib_ext.model import neutral_to
@@ -43,7 +43,8 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         the median training day), days (part -> (first, last, number of days) after purging, of folds those of all
         together), folds (number), seeds, devices, precisions (of each member, in their order), neutral (exposures that
         the score is off, see `model.neutral_to`), versions (package -> version), days_a_year (trading days of a year,
-        see `market_year`), processor, threads (torch's, of this process), side_files (names, st, industry of the
+        see `market_year`), processor, threads (torch's, of this process), ranks (number of processes that trained together,
+        where there were several), side_files (names, st, industry of the
         provider -> path) and names (code -> name) where it has them.
     """
     facts: dict[str, Any] = {
@@ -52,6 +53,8 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
     }
+    if ranks.launched() > 1:
+        facts["ranks"] = ranks.launched()
     if C.registered and (beside := {name: str(file) for name in SIDE_FILES if (file := own_side_file(name))}):
         facts |= {"side_files": beside, "names": own_names()}
     members = getattr(model, "models", None) or [model]

@@ -24,7 +24,7 @@ from qlib.log import get_module_logger
 from qlib.workflow.exp import MLflowExperiment
 from qlib.workflow.recorder import MLflowRecorder
 
-from qlib_ext import __version__, progress
+from qlib_ext import __version__, progress, ranks
 from qlib_ext.provider import Witness
 from qlib_ext.runs.alive import lock_of, process_tags, release
 from qlib_ext.runs.artifacts import load_if_there
@@ -43,6 +43,7 @@ _BATCH = 100  # most values that mlflow logs at a time
 _LONGEST_KEY = 250
 _GIT = {"code_diff.txt": "diff", "code_status.txt": "status", "code_cached.txt": "diff --cached"}  # as qlib names them
 _LONGEST_DIFF = 1_000_000  # letters of one of these files
+_TOGETHER = f"; of several ranks all are ended where one ends: {ranks.AGAIN}"
 COMMIT = "mlflow.source.git.commit"
 UNNAMED = "mlflow_recorder"  # what qlib calls every run
 
@@ -125,9 +126,8 @@ class RunRecorder(MLflowRecorder):
         spoilt = self._spoilt() if status == self.STATUS_FI else ""
         if spoilt:
             status = self.STATUS_FA
-        for number in self._handlers:
-            signal.signal(number, signal.SIG_DFL)
-        self._handlers = ()
+        for number in self._handlers:  # torchrun ends all ranks where one does: not in the midst of this
+            signal.signal(number, signal.SIG_DFL if ranks.launched() == 1 else signal.SIG_IGN)
         self.status, self.end_time = status, datetime.now().strftime("%Y-%m-%d %H:%M:%S")
         written = False
         try:
@@ -146,11 +146,14 @@ class RunRecorder(MLflowRecorder):
             if self._lock is not None:
                 release(self._lock, ended=written)
                 self._lock = None
+            for number in self._handlers:
+                signal.signal(number, signal.SIG_DFL)
+            self._handlers = ()
         if status == self.STATUS_FI or spoilt:  # nobody shall go on with what was learnt from data that changed
             for file in (*self._until, *([self._kept.file] if self._kept is not None else [])):
                 file.unlink(missing_ok=True)
-        if status == "KILLED":
-            logger.error(f"run {self.id} was ended by {self._killed or 'Ctrl-C'}: it is marked KILLED")
+        if status == "KILLED" and ranks.is_first():
+            logger.error(f"run {self.id} was ended by {self._killed or 'Ctrl-C'}: it is marked KILLED{_TOGETHER if ranks.launched() > 1 else ''}")
         if spoilt:
             raise OSError(f"{spoilt}: run {self.id} is marked FAILED, start it again")
 
@@ -194,8 +197,11 @@ class RunRecorder(MLflowRecorder):
                 logger.warning(f"{self._kept.refused}: what it kept is made anew")
             self._introduce(objects["task"])
             progress.plan(stages(objects["task"]))
+            if ranks.launched() > 1:
+                progress.note(f"{ranks.launched()} ranks share the days of each step; this one records")
             progress.stage(STAGES[0])
         elif "params.pkl" in objects and progress.planned():
+            self._part()
             progress.stage(STAGES[2])
         with self._place.telling(), TemporaryDirectory() as folder:
             if local_path is None:
@@ -204,6 +210,14 @@ class RunRecorder(MLflowRecorder):
             self._place.patiently(save, logger.warning)
             if self._writing is not None:
                 self._writing.add(Path(local_path or folder), artifact_path or "")
+
+    def _part(self) -> None:
+        """Let the first of several ranks go on alone with qrun's task, once its model is trained; the others end."""
+        if not calling("workflow", "qlib/cli/run.py"):
+            return
+        if ranks.launched() > 1 and not ranks.spoke():
+            logger.warning(f"{ranks.launched()} ranks have trained the same: this model shares its days with none")
+        ranks.part()
 
     @contextmanager
     def once(self, record: Any) -> Iterator[bool]:
@@ -261,7 +275,8 @@ class RunRecorder(MLflowRecorder):
             self.name = run_name(task)
             with self._place.telling():
                 self.client.update_run(self.id, name=self.name)
-        self.set_tags(**{VERSION: __version__, "provider": provider_folder(C["provider_uri"])} | run_tags(task))
+        own = {VERSION: __version__, "provider": provider_folder(C["provider_uri"])}
+        self.set_tags(**own | run_tags(task) | ({"ranks": str(ranks.launched())} if ranks.launched() > 1 else {}))
 
     def _log(self, **values: list[Any]) -> None:
         """Write values of a kind; one that mlflow refuses, such as a changed parameter, is told and left out."""

@@ -1,7 +1,9 @@
 """Where runs are kept and where data come from: classes named in `qlib_init` of a workflow. It needs qlib."""
 
 import os
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -12,7 +14,7 @@ from qlib.utils.exceptions import ExpAlreadyExistError
 from qlib.workflow.expm import MLflowExpManager
 from qlib.workflow.recorder import Recorder
 
-from qlib_ext import progress, synthetic
+from qlib_ext import progress, ranks, synthetic
 from qlib_ext.runs.alive import end_the_gone
 from qlib_ext.runs.database import experiment_title
 from qlib_ext.runs.mlflow_run import RunExperiment
@@ -31,6 +33,8 @@ class SqliteExpManager(MLflowExpManager):
 
     The class keeps its name, since workflows have it; servers came later. On one, runs of several machines are together
     and their artifacts lie in a folder that all of these see.
+
+    Of several ranks (`qlib_ext.ranks`) the first records: runs of the others go to a folder that ends with them.
     """
 
     def __init__(self, uri: str, default_exp_name: str | None, artifacts: str | Path | None = None) -> None:
@@ -51,6 +55,8 @@ class SqliteExpManager(MLflowExpManager):
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._opened: set[str] = set()
+        if not ranks.is_first():
+            uri, artifacts = f"sqlite:///{Path(_aside().name).resolve()}/mlruns.db", None
         place = place_of(uri, "SqliteExpManager: uri")
         if artifacts is not None and isinstance(place, RunsFile):
             raise ValueError(
@@ -119,6 +125,12 @@ class SqliteExpManager(MLflowExpManager):
         with self._place.telling():
             found = super()._get_exp(experiment_id, experiment_name)
         return RunExperiment(found.id, found.name, self.uri)
+
+
+@cache
+def _aside() -> TemporaryDirectory[str]:
+    """Folder of this process alone, which goes with it."""
+    return TemporaryDirectory(prefix="qlib_ext_rank_", ignore_cleanup_errors=True)
 
 
 class DemoCalendarProvider(LocalCalendarProvider):

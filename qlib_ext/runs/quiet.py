@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from qlib.log import get_module_logger
 
-from qlib_ext import progress
+from qlib_ext import progress, ranks
 
 SILENT = (  # the logger, how the message begins
     ("qlib.BaseExecutor", "`common_infra` is not set"),  # it is, once the strategy is there
@@ -23,8 +23,13 @@ logger = get_module_logger("workflow")
 
 
 def quieten() -> None:
-    """Let qlib's log be shown by `progress`, and silence what qlib's exchange warns of on a day without a trade."""
-    progress.install(SILENT)
+    """Let qlib's log be shown by `progress`, and silence what qlib's exchange warns of on a day without a trade.
+
+    Of several ranks the first is seen, of the others only errors.
+    """
+    progress.install(SILENT, first=ranks.is_first())
+    if not ranks.is_first():
+        warnings.simplefilter("ignore")
     warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning, module=r"qlib\.utils\.index_data")
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # an error of a database is told by us
 

@@ -18,7 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from qlib_ext import ranks
 from qlib_ext.beside import beside
+from qlib_ext.options import tell
 from qlib_ext.panel import DayPanel
 from qlib_ext.training.device import generator_states, set_generator_states
 
@@ -73,10 +75,13 @@ class Checkpoint:
         self.path, self.facts = Path(path), dict(facts)
         if self.path.is_dir():
             raise ValueError(f"checkpoint={path!r} is a folder: name a file in it")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if ranks.is_first():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def save(self, run: Run) -> None:
-        """Write the state of a network's training."""
+        """Write the state of a network's training; of several ranks the first does."""
+        if not ranks.is_first():
+            return
         state = {
             "net": run.net.state_dict(),
             "scaler": None if run.scaler is None else run.scaler.state_dict(),
@@ -85,6 +90,7 @@ class Checkpoint:
             "generators": generator_states(run.device),
             "best": run.best,
             "history": vars(run.history),
+            "ranks": ranks.count(),
         }
         self.write(state)
 
@@ -97,13 +103,18 @@ class Checkpoint:
             file.write(_SEAL + _seal_of(raw.getbuffer()))
 
     def load(self, run: Run) -> bool:
-        """Put the run where the file left it; False where there is no file.
+        """Put the run where the file left it; False where there is no file. All ranks go by the first one's file.
 
         Raises: ValueError as `read`.
         """
-        content = self.read()
+        content = ranks.of_first(self.read)
         if content is None:
             return False
+        if (before := content.get("ranks", 1)) != ranks.count() and ranks.is_first():
+            tell(
+                f"{self.path} is of {before} ranks, now there are {ranks.count()}: the training goes on, with "
+                f"{ranks.count()} x batch_days a step, where it had {before} x"
+            )
         run.net.load_state_dict(content["net"])
         if run.scaler is not None:
             run.scaler.load_state_dict(content["scaler"])
@@ -116,7 +127,8 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the file."""
-        self.path.unlink(missing_ok=True)
+        if ranks.is_first():
+            self.path.unlink(missing_ok=True)
 
     def read(self) -> dict[str, Any] | None:
         """Give what the file holds; None where there is no file.
@@ -138,10 +150,7 @@ class Checkpoint:
             raise ValueError(f"{self.path} is no checkpoint of this version's trainings: {cure}")
         if not mark and content["format"] == FORMAT:
             raise ValueError(damaged)
-        others = content["facts"]
-        wrong = [name for name in {**self.facts, **others} if self.facts.get(name) != others.get(name)]
-        if wrong:
-            told = "; ".join(_difference(name, self.facts.get(name), others.get(name)) for name in wrong[:3])
+        if told := _differences(self.facts, content["facts"], "in the file"):
             raise ValueError(f"{self.path} is the checkpoint of another training: {told}. To start anew {cure}")
         return content
 
@@ -202,11 +211,28 @@ def _digest(panel: DayPanel, train: npt.NDArray[Any], valid: npt.NDArray[Any], e
     return digest.hexdigest()
 
 
-def _difference(name: str, here: str | None, there: str | None) -> str:
+def check_ranks(facts: Mapping[str, str]) -> None:
+    """Compare what each rank is about to train; all of them raise ValueError where one differs: which, in what."""
+    every = ranks.gather(dict(facts))
+    for number, other in enumerate(every):
+        if told := _differences(every[0], other, f"on rank {number}", "on rank 0"):
+            raise ValueError(
+                f"rank {number} would train something else: {told}. Start all ranks with the same workflow, data, "
+                "versions and environment"
+            )
+
+
+def _differences(ours: Mapping[str, str], others: Mapping[str, str], there: str, here: str = "here") -> str:
+    """Say in what facts differ, the first three; "" where they do not."""
+    wrong = [name for name in {**ours, **others} if ours.get(name) != others.get(name)]
+    return "; ".join(_difference(name, ours.get(name), others.get(name), here, there) for name in wrong[:3])
+
+
+def _difference(name: str, own: str | None, other: str | None, here: str, there: str) -> str:
     """Say the first line in which a fact differs, or that one of the two lacks it."""
-    ours, its = ("not given" if fact is None else fact for fact in (here, there))
+    ours, its = ("not given" if fact is None else fact for fact in (own, other))
     places = zip(ours.splitlines(), its.splitlines(), strict=False)
     first = next(((a, b) for a, b in places if a != b), None)
     if first is None:
-        return f"{name}: {len(ours.splitlines())} here, {len(its.splitlines())} in the file"
-    return f"{name} is {first[0].strip()[:SHOWN]} here, {first[1].strip()[:SHOWN]} in the file"
+        return f"{name}: {len(ours.splitlines())} {here}, {len(its.splitlines())} {there}"
+    return f"{name} is {first[0].strip()[:SHOWN]} {here}, {first[1].strip()[:SHOWN]} {there}"

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlib_ext import ranks
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 THREADS = 4  # of deterministic trainings
@@ -15,23 +17,35 @@ CPU = torch.device("cpu")
 
 
 def pick_device(device: Any) -> torch.device:
-    """Return the device; "auto" takes a GPU where there is one.
+    """Return the device; "auto" takes a GPU where there is one. Several ranks of a machine take a GPU each.
 
     Raises: ValueError for anything but "auto", "cpu", "cuda" and "cuda:<number>", and for an absent GPU.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _own_card("cuda") if torch.cuda.is_available() else CPU
     if not isinstance(device, str) or not DEVICE.fullmatch(device):
         raise ValueError(f"device={device!r}; allowed: 'auto', 'cpu', 'cuda', 'cuda:<number>'")
     if device == "cpu":
         return CPU
     if not torch.cuda.is_available():
         raise ValueError(f"device={device!r} but torch sees no GPU: use device: cpu or device: auto")
-    card, count = torch.device(device), torch.cuda.device_count()
+    card, count = _own_card(device), torch.cuda.device_count()
     if card.index is not None and card.index >= count:
         seen = ", ".join(f"cuda:{index}" for index in range(count))
         raise ValueError(f"device={device!r} but torch sees only {seen}: use one of them, or device: cuda")
     return card
+
+
+def _own_card(device: str) -> torch.device:
+    """Return the GPU of this rank, of as many as its machine has; without ranks, the one that was asked for."""
+    (number, of), count = ranks.local(), torch.cuda.device_count()
+    if of == 1:
+        return torch.device(device)
+    if ":" in device:
+        raise ValueError(f"device={device!r} would be that of {of} ranks: use device: cuda, of which each takes one")
+    if of > count:
+        raise ValueError(f"{of} ranks on a machine with {count} GPUs: start as many (--nproc-per-node), or device: cpu")
+    return torch.device(device, number)
 
 
 def nearest_device(device: str) -> torch.device:
@@ -63,12 +77,16 @@ def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
 
     `torch.manual_seed` would seed every GPU, those of other programs' parts too, and nothing would put them back.
     """
-    cards = _cards(device)
-    with torch.random.fork_rng(devices=cards):
-        torch.default_generator.manual_seed(seed)
-        for card in cards:
-            torch.cuda.default_generators[card].manual_seed(seed)
+    with torch.random.fork_rng(devices=_cards(device)):
+        seed_generators(seed, device)
         yield
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators of the CPU and of one device."""
+    torch.default_generator.manual_seed(seed)
+    for card in _cards(device):
+        torch.cuda.default_generators[card].manual_seed(seed)
 
 
 @contextmanager

@@ -4,9 +4,10 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from qlib_ext import ranks
 from qlib_ext.options import enough_memory
 from qlib_ext.panel import DayPanel
-from qlib_ext.training.checkpoint import History, Run
+from qlib_ext.training.checkpoint import History, Run, check_ranks, facts_of
 from qlib_ext.training.device import fixed_threads, generator_states, seeded, set_generator_states
 from qlib_ext.training.trainer import LESS, OnEpoch, Progress, Rows, Trainer, _Pass, day_weight
 
@@ -52,6 +53,9 @@ def fit_together(
     for one in trainers:
         one.horizons, one.heads = panel.horizons, None
     train, valid, history = first._usable(panel, train, valid)
+    if ranks.count() > 1:
+        own_facts = first._facts() | {"seeds": [one.seed for one in trainers]}
+        check_ranks(facts_of(own_facts, first.net, panel, train, valid, first.loss.neutral) | first._ends())
     with seeded(first.seed, first.device), fixed_threads(first.deterministic, first.device):
         runs = [one._start(panel, train, copy.deepcopy(history), None) for one in trainers]
         _epochs(trainers, panel.to(first.device), train, valid, runs, on_epochs, progress)
@@ -78,15 +82,18 @@ def _epochs(
         place = order.permutation(len(train))
         days, own = train[place], None if weight is None else weight[place]
         passes = {n: _Pass(trainers[n], panel, days, learnt[place], runs[n].optimiser, own) for n in left}
-        for i, batch in first._batches(panel, days, progress):
+        for n in left:
+            with draws[n].in_use():
+                trainers[n]._draw_anew(len(runs[n].history.epochs))
+        for step, part, batch in first._batches(panel, days, progress):
             for n in left:
                 with draws[n].in_use():
-                    passes[n].step(i, batch)
+                    passes[n].step(step, part, batch)
         losses = {n: passes[n].result()[0] for n in left}
         passes = {n: _Pass(trainers[n], panel, valid, judged) for n in left}
-        for i, batch in first._batches(panel, valid, None):
+        for step, part, batch in first._batches(panel, valid, None):
             for n in left:
-                passes[n].step(i, batch)
+                passes[n].step(step, part, batch)
         for n in left:
             valid_loss, score = passes[n].result()
             row = {"train_loss": losses[n], "valid_loss": valid_loss}

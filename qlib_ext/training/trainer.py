@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from qlib_ext import ranks
 from qlib_ext.cross_section import project_off, varied_days
 from qlib_ext.evaluate import (
     NEUTRAL,
@@ -39,8 +40,15 @@ from qlib_ext.options import (
 from qlib_ext.panel import Batch, DayPanel
 from qlib_ext.portfolio import HeadWeights, combine_heads, market_of
 from qlib_ext.rules import fee_rates
-from qlib_ext.training.checkpoint import Checkpoint, History, Run, check_file, facts_of
-from qlib_ext.training.device import fixed_threads, nearest_device, pick_device, pick_precision, seeded
+from qlib_ext.training.checkpoint import Checkpoint, History, Run, check_file, check_ranks, facts_of
+from qlib_ext.training.device import (
+    fixed_threads,
+    nearest_device,
+    pick_device,
+    pick_precision,
+    seed_generators,
+    seeded,
+)
 from qlib_ext.training.heads import check_heads, check_weights, head_losses, head_metrics
 from qlib_ext.training.scaling import RobustScale
 
@@ -59,6 +67,10 @@ MONEY = ("capped_excess", "capped_return", "capped_names_held", "capped_cash_sha
 
 class Trainer:
     """Train a network on days of a panel.
+
+    Several ranks (processes of torchrun, see `qlib_ext.ranks`) share each step of `fit`: it takes `batch_days` of each,
+    the numbers are those of one process with as many days a step as all together, but for rounding and dropout, and all
+    ranks end with the same network. What `predict` scores each rank scores alone.
 
     Args:
         net: maps x (B, T, N, F), present (B, T, N), market (B, M) to scores (B, N), or (B, N, H) of a panel with H
@@ -225,9 +237,10 @@ class Trainer:
         self.horizons, self.heads = panel.horizons, None
         train, valid, history = self._usable(panel, train, valid)
         file = None
-        if self.checkpoint is not None:
+        if self.checkpoint is not None or ranks.count() > 1:
             texts = facts_of(self._facts() | dict(facts or {}), self.net, panel, train, valid, self.loss.neutral)
-            file = Checkpoint(self.checkpoint, texts)
+            check_ranks(texts | self._ends())
+            file = None if self.checkpoint is None else Checkpoint(self.checkpoint, texts)
         with seeded(self.seed, self.device), fixed_threads(self.deterministic, self.device):
             self._epochs(panel, train, valid, self._start(panel, train, history, file), file, on_epoch, progress)
         self._weigh_heads(panel, valid)
@@ -260,6 +273,12 @@ class Trainer:
             own |= {"horizons": self.horizons, "horizon_weights": self._prior().tolist()}
         return {"loss": self.loss, "metric": describe(self._chosen()), **own, "device": self.device.type}
 
+    def _ends(self) -> dict[str, str]:
+        """Tell what ranks must agree in besides, to take the same steps."""
+        own = {name: getattr(self, name) for name in ("epochs", "patience", "order_seed")}
+        own |= {"checkpoint": self.checkpoint is not None, "torch": torch.__version__}
+        return {name: str(value) for name, value in own.items()}
+
     def _chosen(self) -> str | Measure:
         """Return the metric that stops and selects: its name, or the function that was given."""
         return self.measure or self.metric
@@ -278,7 +297,20 @@ class Trainer:
         run = Run(self.net, self.scaler, optimiser, order, self.device, history, best)
         if file is not None and file.load(run):
             history.resumed_from = len(history.epochs)
+        self._take_first()
         return run
+
+    def _take_first(self) -> None:
+        """Let the network be the first rank's: its first weights; what rounding and buffers have made of them since."""
+        if ranks.count() > 1:
+            state = ranks.of_first(lambda: {name: value.cpu() for name, value in self.net.state_dict().items()})
+            self.net.load_state_dict(state)
+
+    def _draw_anew(self, epoch: int) -> None:
+        """Seed each of several ranks' dropout by seed, rank and epoch (from 0): nothing of it is kept in a checkpoint."""
+        if ranks.count() > 1:
+            own = np.random.SeedSequence((self.seed, ranks.rank(), epoch)).generate_state(1)
+            seed_generators(int(own[0]), self.device)
 
     def _epochs(
         self,
@@ -294,6 +326,7 @@ class Trainer:
         panel, history, trading = panel.to(self.device), run.history, self._trading(panel, valid)
         weight = None if self.day_halflife is None else day_weight(train, self.day_halflife)
         while self._goes_on(history):
+            self._draw_anew(len(history.epochs))
             order = run.order.permutation(len(train))
             own = None if weight is None else weight[order]
             train_loss, _ = self.run_epoch(panel, train[order], run.optimiser, weight=own, progress=progress)
@@ -313,8 +346,8 @@ class Trainer:
         return done < self.epochs and done - history.best_epoch < self.patience
 
     def _note(self, run: Run, row: dict[str, float]) -> None:
-        """Write an epoch into the history; keep the state of a better one."""
-        history = run.history
+        """Write an epoch into the history, as the first rank sees it; keep the state of a better one."""
+        history, row = run.history, ranks.of_first(lambda: row)
         history.epochs.append(row)
         if row[self.metric] > history.best_value:  # an undefined ratio is not
             history.best_value, history.best_epoch = row[self.metric], len(history.epochs)
@@ -399,7 +432,7 @@ class Trainer:
         weight: npt.NDArray[np.float64] | None = None,
         progress: Progress | None = None,
     ) -> tuple[float, npt.NDArray[np.float32]]:
-        """Pass once over the days in the given order; learn where an optimiser is given.
+        """Pass once over the days in the given order; learn where an optimiser is given. Ranks share the days.
 
         `weight` (len(rows),): of each day's loss; None: 1.
 
@@ -408,18 +441,26 @@ class Trainer:
             where absent.
         """
         one = _Pass(self, panel, rows, self._learnable(panel, rows), optimiser, weight)
-        for i, batch in self._batches(panel, rows, progress):
-            one.step(i, batch)
+        for step, own, batch in self._batches(panel, rows, progress):
+            one.step(step, own, batch)
         return one.result()
 
-    def _batches(self, panel: DayPanel, rows: Rows, progress: Progress | None) -> Iterator[tuple[int, Batch]]:
-        """Gather the days in their order: of each batch its first place in `rows` and itself, on the device."""
-        starts = range(0, len(rows), self.batch_days)
-        batches: Iterator[Batch] = (self._batch(panel, rows[i : i + self.batch_days]) for i in starts)
+    def _batches(self, panel: DayPanel, rows: Rows, progress: Progress | None) -> Iterator[tuple[slice, slice, Batch]]:
+        """Gather the days in their order: of each step its places in `rows`, those of this rank, its batch.
+
+        A rank that no day is left for has the step's first one at hand, with no place of its own.
+        """
+        days = self.batch_days * ranks.count()
+        steps = [slice(i, min(i + days, len(rows))) for i in range(0, len(rows), days)]
+        shares = [ranks.own_share(step.start, step.stop) for step in steps]
+        pairs = zip(steps, shares, strict=True)
+        batches: Iterator[Batch] = (
+            self._batch(panel, rows[own] if own.start < own.stop else rows[step][:1]) for step, own in pairs
+        )
         if progress is not None:
-            batches = progress(batches, len(starts))
-        for i, batch in zip(starts, batches, strict=True):
-            yield i, batch.to(self.device)
+            batches = progress(batches, len(steps))
+        for step, own, batch in zip(steps, shares, batches, strict=True):
+            yield step, own, batch.to(self.device)
 
     def _learnable(self, panel: DayPanel, rows: Rows) -> npt.NDArray[np.bool_]:
         """Tell (len(rows), H) which days count for a head; asked once an epoch, so that no step waits for a GPU."""
@@ -453,6 +494,7 @@ class Trainer:
         return output.float()
 
     def _learn(self, optimiser: torch.optim.Optimizer) -> None:
+        add_gradients(self.net.parameters())
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
         optimiser.step()
 
@@ -553,25 +595,25 @@ class _Pass:
         self.nothing = np.empty((0, len(panel.stocks)), np.float32)
         trainer.net.train(optimiser is not None)
 
-    def step(self, first: int, batch: Batch) -> None:
-        """Pass over the batch of the days from `first` on, which lies on the device."""
-        days = self.valid[first : first + len(batch.days)].sum(axis=0)
+    def step(self, step: slice, own: slice, batch: Batch) -> None:
+        """Pass over the days of a step that are this rank's; the batch lies on the device (see `Trainer._batches`)."""
+        days = self.valid[step].sum(axis=0)
         with torch.set_grad_enabled(self.optimiser is not None):
-            losses = self.trainer._in_parts(batch, lambda at, part: self._part(first, at, part, days))
+            losses = self.trainer._in_parts(batch, lambda at, part: self._part(own, at, part, days))
         if self.optimiser is not None and days.any():
             self.trainer._learn(self.optimiser)
         for loss in losses:
             self.total = self.total + loss
 
-    def _part(self, first: int, at: int, part: Batch, days: npt.NDArray[np.int64]) -> Tensor:
-        """Pass over a part of a batch, from its place `at` on; `days` (H,) count in the whole batch for a head.
+    def _part(self, own: slice, at: int, part: Batch, days: npt.NDArray[np.int64]) -> Tensor:
+        """Pass over a part of a batch, from its place `at` on; `days` (H,) count in the whole step for a head.
 
         Returns: the sum (H,) of the part's losses over the days that count; their gradient is added to the others'.
         """
-        trainer, some = self.trainer, slice(first + at, first + at + len(part.days))
+        trainer, some = self.trainer, slice(own.start + at, min(own.start + at + len(part.days), own.stop))
         output = trainer._forward(part)
-        own = None if self.weight is None else torch.as_tensor(self.weight[some], device=trainer.device)
-        loss, here = head_losses(trainer.loss, output, part, own), self.valid[some].sum(axis=0)
+        weight = None if self.weight is None else torch.as_tensor(self.weight[some], device=trainer.device)
+        loss, here = head_losses(trainer.loss, output, part, weight), self.valid[some].sum(axis=0)
         if self.optimiser is not None and days.any():
             if at == 0:
                 self.optimiser.zero_grad(set_to_none=True)
@@ -579,12 +621,17 @@ class _Pass:
             if (here != days).any():
                 share = share * torch.as_tensor(here / np.maximum(days, 1), device=trainer.device).float()
             (loss * share).sum().backward()
-        if self.scores is not None:
-            self.scores.add(first + at, part, output)
+        if self.scores is not None and some.start < some.stop:
+            self.scores.add(some.start, part, output)
         return loss.detach() * torch.from_numpy(here).to(trainer.device, non_blocking=True)
 
     def result(self) -> tuple[float, npt.NDArray[np.float32]]:
-        """Mean loss and scores, as of `run_epoch`."""
+        """Mean loss and scores, as of `run_epoch`, of all ranks together."""
+        ranks.add(self.total)
+        if self.scores is None:
+            self.trainer._take_first()
+        else:
+            self.scores.gather()
         count = self.valid.sum(axis=0)
         there = count > 0
         mean = math.nan
@@ -596,6 +643,18 @@ class _Pass:
                     f"the loss became {mean}: lower lr ({self.trainer.lr}), or clean the features and labels"
                 )
         return mean, self.nothing if self.scores is None else self.scores.numpy()
+
+
+def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add the gradients of all ranks, in one piece: each has weighed its days by how many count in the whole step.
+
+    torch's DistributedDataParallel would average over ranks, whatever their days, and knows no step in parts.
+    """
+    if ranks.count() > 1:
+        own = [each.grad for each in parameters if each.grad is not None]
+        every = ranks.add(torch.cat([grad.flatten() for grad in own]))
+        for grad, summed in zip(own, every.split([grad.numel() for grad in own]), strict=True):
+            grad.copy_(summed.view_as(grad))
 
 
 def day_weight(rows: Rows, halflife: float) -> npt.NDArray[np.float64]:
@@ -614,12 +673,14 @@ class _Scores:
     def __init__(self, days: int, panel: DayPanel, device: torch.device, heads: int = 1) -> None:
         self.value = torch.full((days, len(panel.stocks), heads), torch.nan, device=device)
         self.strange = torch.zeros((), dtype=torch.bool, device=device)
+        self.own = np.zeros(days, dtype=bool)  # scored by this rank
 
     def add(self, first: int, batch: Batch, output: Tensor) -> None:
         """Write the scores of the days from the place `first` on, off their exposures where the batch has some.
 
         A padded place is the column of an absent stock and stays NaN.
         """
+        self.own[first : first + len(batch.days)] = True
         here, mask = self.value[first : first + len(batch.days)], batch.mask[..., None]
         output = output if output.dim() == 3 else output[..., None]
         if (loads := batch.exposures) is not None:
@@ -627,6 +688,13 @@ class _Scores:
             output = torch.stack(heads, dim=2)
         here.scatter_(1, batch.stock[..., None].expand_as(output), torch.where(mask, output, torch.nan))
         self.strange |= (mask & ~torch.isfinite(output)).any()
+
+    def gather(self) -> None:
+        """Take over the days that other ranks have scored."""
+        if ranks.count() > 1:
+            self.value[torch.from_numpy(~self.own).to(self.value.device)] = 0.0
+            ranks.add(self.value)
+            self.strange = ranks.add(self.strange.int()) > 0
 
     def numpy(self) -> npt.NDArray[np.float32]:
         """Return the scores (days, N, H), of one head (days, N), NaN where a stock is not present."""
