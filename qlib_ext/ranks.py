@@ -1,7 +1,7 @@
 """The processes that torchrun has started for one training: which of them this is, and what they tell each other.
 
-They are known by the variables that torchrun sets (torch's `env://`: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). Of one
-process, or without them, nothing is sent and everything is as it is alone. torch is imported where something is sent.
+They are known by the variables that torchrun sets (torch's `env://`: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). Of
+one process, or without them, nothing is sent and everything is as it is alone. torch is imported where it sends.
 """
 
 import atexit
@@ -17,8 +17,8 @@ PATIENCE = timedelta(hours=1)  # that one waits for another: one may grow trees 
 
 
 AGAIN = (
-    "torchrun's report names the one that ended first, and its error stands above. Start the same command again: with a "
-    "checkpoint in the model's kwargs it goes on after the last whole epoch, with as many ranks as you like"
+    "torchrun's report names the one that ended first, and its error stands above. Start the same command again: with "
+    "a checkpoint in the model's kwargs it goes on after the last whole epoch, with as many ranks as you like"
 )
 
 
@@ -29,12 +29,12 @@ class _Now:
 
 
 def launched() -> int:
-    """Number of processes that torchrun has started, of all machines; 1 without it."""
+    """Count the processes that torchrun has started, on all machines; 1 without it."""
     return int(os.environ["WORLD_SIZE"]) if all(os.environ.get(name) for name in NEEDED) else 1
 
 
 def count() -> int:
-    """Number of processes that train together now: those that were launched, until they part.
+    """Count the processes that train together now: those that were launched, until they part.
 
     >>> count(), rank(), own_share(0, 4)
     (1, 0, slice(0, 4, None))
@@ -43,7 +43,7 @@ def count() -> int:
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Tell the number of this process, from 0."""
     return int(os.environ["RANK"]) if launched() > 1 else 0
 
 
@@ -53,7 +53,7 @@ def is_first() -> bool:
 
 
 def local() -> tuple[int, int]:
-    """Number of this process among those of its machine, and how many they are."""
+    """Tell the number of this process among those of its machine, and how many they are."""
     return (int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if count() > 1 else (0, 1)
 
 

@@ -43,9 +43,9 @@ def run_facts(dataset: Any, model: Any) -> dict[str, Any]:
         the median training day), days (part -> (first, last, number of days) after purging, of folds those of all
         together), folds (number), seeds, devices, precisions (of each member, in their order), neutral (exposures that
         the score is off, see `model.neutral_to`), versions (package -> version), days_a_year (trading days of a year,
-        see `market_year`), processor, threads (torch's, of this process), ranks (number of processes that trained together,
-        where there were several), side_files (names, st, industry of the
-        provider -> path) and names (code -> name) where it has them.
+        see `market_year`), processor, threads (torch's, of this process), ranks (processes that trained together, where
+        there were several), side_files (names, st, industry of the provider -> path) and names (code -> name) where it
+        has them.
     """
     facts: dict[str, Any] = {
         "versions": package_versions(("Python", "qlib_ext", *PACKAGES)),

@@ -153,7 +153,8 @@ class RunRecorder(MLflowRecorder):
             for file in (*self._until, *([self._kept.file] if self._kept is not None else [])):
                 file.unlink(missing_ok=True)
         if status == "KILLED" and ranks.is_first():
-            logger.error(f"run {self.id} was ended by {self._killed or 'Ctrl-C'}: it is marked KILLED{_TOGETHER if ranks.launched() > 1 else ''}")
+            more = _TOGETHER if ranks.launched() > 1 else ""
+            logger.error(f"run {self.id} was ended by {self._killed or 'Ctrl-C'}: it is marked KILLED{more}")
         if spoilt:
             raise OSError(f"{spoilt}: run {self.id} is marked FAILED, start it again")
 

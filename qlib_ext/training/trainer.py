@@ -307,7 +307,7 @@ class Trainer:
             self.net.load_state_dict(state)
 
     def _draw_anew(self, epoch: int) -> None:
-        """Seed each of several ranks' dropout by seed, rank and epoch (from 0): nothing of it is kept in a checkpoint."""
+        """Seed each of several ranks' dropout by seed, rank and epoch (from 0): a checkpoint keeps nothing of it."""
         if ranks.count() > 1:
             own = np.random.SeedSequence((self.seed, ranks.rank(), epoch)).generate_state(1)
             seed_generators(int(own[0]), self.device)
