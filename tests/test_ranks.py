@@ -134,7 +134,7 @@ def test_trees_are_grown_once_and_known_to_all(several):
 
 
 def test_processes_are_refused(several):
-    words = "processes: 2 within 3 ranks: all ranks train each member together; set processes: 1, or start without"
+    words = "processes: 2, engine: process within 3 ranks: all ranks train each member together; set processes: 1"
     assert all(done["refused"].startswith(words) for done in several[0][3])
 
 
