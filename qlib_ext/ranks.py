@@ -111,14 +111,11 @@ def _sending() -> Iterator[Any]:
 
     Raises: RuntimeError where another process has ended or cannot be reached.
     """
-    import torch
     import torch.distributed as dist
 
     try:
         if not dist.is_initialized():
-            both = torch.cuda.is_available() and dist.is_nccl_available()
-            dist.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=PATIENCE)
-            atexit.register(_close)
+            _open()
         _Now.spoke = True
         yield dist
     except RuntimeError as error:
@@ -126,6 +123,18 @@ def _sending() -> Iterator[Any]:
             f"rank {rank()} of {count()} waits in vain, another one has ended or cannot be reached: {AGAIN} "
             f"({(str(error).splitlines() or [type(error).__name__])[0]})"
         ) from error
+
+
+def _open() -> None:
+    import torch.distributed as dist
+    from torch import cuda
+
+    store, *_ = next(dist.rendezvous("env://", timeout=PATIENCE))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # of torchrun: the one before has left its addresses
+    backends = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() and cuda.is_available() else "gloo"
+    store = dist.PrefixStore(f"qlib_ext {attempt}", store)
+    dist.init_process_group(backends, store=store, rank=rank(), world_size=count(), timeout=PATIENCE)
+    atexit.register(_close)
 
 
 def _close() -> None:

@@ -31,7 +31,7 @@ TRAIN, VALID, FRESH = np.arange(31), np.arange(31, 42), np.arange(42, D)
 LIMIT = 240  # seconds
 
 
-def together(of, *jobs, kill=None, each=None):
+def together(of, *jobs, kill=None, each=None, **variables):
     """Do jobs, each a function and its options, one after the other in so many ranks.
 
     Args:
@@ -39,6 +39,7 @@ def together(of, *jobs, kill=None, each=None):
         jobs: (function, options).
         kill: (rank, path): the rank that is killed as soon as the path is there.
         each: of a rank, options of all jobs that are its own.
+        variables: of the environment.
 
     Returns: by rank what its jobs returned, the error that ended it, or None of the one that was killed.
     """
@@ -47,9 +48,9 @@ def together(of, *jobs, kill=None, each=None):
     with TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"PYTHONPATH": _path()}):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+            variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])} | variables
         own = [[(job, options | (each or {}).get(rank, {})) for job, options in jobs] for rank in range(of)]
-        ranks = [context.Process(target=_rank, args=(rank, of, port, folder, own[rank])) for rank in range(of)]
+        ranks = [context.Process(target=_rank, args=(rank, of, variables, folder, own[rank])) for rank in range(of)]
         for process in ranks:
             process.start()
         if kill is not None:
@@ -71,10 +72,10 @@ def _path():
     return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 
 
-def _rank(rank, of, port, folder, jobs):
+def _rank(rank, of, variables, folder, jobs):
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(of), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(of)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= variables
     try:
         result = [job(**options) for job, options in jobs]
     except Exception as error:  # noqa: BLE001  whatever ends a rank is what its test asks for

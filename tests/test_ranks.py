@@ -219,6 +219,14 @@ def test_another_rank_keeps_its_runs_aside_and_shows_errors_alone(monkeypatch, t
     assert Console("info").alone and not Console("info", first=False).alone
 
 
+def test_torchruns_next_attempt_over_the_same_store_is_no_part_of_the_one_before():
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    variables = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for attempt in (0, 1):
+        done = together(2, (fit, {"epochs": 1}), TORCHELASTIC_RESTART_COUNT=str(attempt), **variables)
+        assert_same(done[1][0], done[0][0])
+
+
 # --- which process this is
 
 
