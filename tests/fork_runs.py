@@ -1,11 +1,13 @@
 """A process that has imported everything, and forks a run of qrun for each line it is told: a second instead of ten.
 
-A line is JSON: [workflow, folder to run in]; it answers with the number of the process, and then with its exit status.
+A line is JSON: [workflow, folder to run in], or in place of the workflow the words of a `qlib-ext` command; it answers
+with the number of the process, and then with its exit status.
 """
 
 import json
 import os
 import sys
+from typing import Any
 
 import lightgbm  # noqa: F401
 import plotly.graph_objects  # noqa: F401
@@ -20,10 +22,11 @@ import qlib_ext.processor  # noqa: F401
 import qlib_ext.record
 import qlib_ext.recorder
 import qlib_ext.strategy  # noqa: F401
+from qlib_ext import cli
 
 
-def main() -> str:
-    """Fork until the input ends; returns the workflow in the process that is to run it."""
+def main() -> Any:
+    """Fork until the input ends; returns the workflow, or the words, in the process that is to run it."""
     for line in sys.stdin:
         config, folder = json.loads(line)
         pid = os.fork()
@@ -33,11 +36,11 @@ def main() -> str:
             for stream in (1, 2):
                 os.dup2(log, stream)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            return str(config)
+            return config
         print(pid, flush=True)  # noqa: T201  the answer
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)  # noqa: T201
     return ""
 
 
 if __name__ == "__main__" and (asked := main()):
-    workflow(asked)
+    sys.exit(cli.main(asked)) if isinstance(asked, list) else workflow(asked)

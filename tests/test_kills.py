@@ -148,7 +148,7 @@ class Forks:
     def begin(self, workflow, folder):
         """Start a run; returns the number of its process."""
         folder.mkdir(exist_ok=True)
-        self.process.stdin.write(json.dumps([str(workflow), str(folder)]) + "\n")
+        self.process.stdin.write(json.dumps([workflow, str(folder)], default=str) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 

@@ -25,6 +25,7 @@ from qlib_ext.cli import ingest as _cli_ingest
 from qlib_ext.cli import orders as _cli_orders
 from qlib_ext.cli import report as _cli_report
 from qlib_ext.cli import show as _cli_show
+from qlib_ext.cli import tune as _cli_tune
 from qlib_ext.cli.arguments import Parser, add_seed, number
 from qlib_ext.cli.help import dress
 from qlib_ext.synthetic import DEFAULT_PATH, VERSION, ensure_market, make_market, read_oracle
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _cli_data.add(commands)
     _cli_ingest.add(commands)
     _add_check_leak(commands)
+    _cli_tune.add(commands)
     _cli_report.add(commands)
     _cli_show.add(commands)
     _cli_orders.add(commands)

@@ -12,6 +12,7 @@ The usual order:
           check-data, init              its defects, a workflow for it
   judge   check-leak                    does the workflow use the future?
   train   qrun workflow.yaml            qlib's own command
+          tune                          search its values, on validation days
   see     show, report, compare         a run as text, as a page; several
   trade   orders, fit-impact            the next day's list, your own costs
   live    daily                         every evening: score, orders, journal
@@ -54,6 +55,11 @@ EXAMPLES = {
         "qlib-ext check-leak workflow.yaml",
         "qlib-ext check-leak workflow.yaml --only overlap --only future",
         "qlib-ext check-leak workflow.yaml --stocks 50 --epochs 2 --json",
+    ),
+    "tune": (
+        "qlib-ext tune workflow.yaml space.yaml",
+        "qlib-ext tune workflow.yaml space.yaml --trials 100 --jobs 4 --seed 7",
+        "qlib-ext tune workflow.yaml space.yaml --study second --storage sqlite:///desk.db --out second.yaml",
     ),
     "show": (
         "qlib-ext show latest",

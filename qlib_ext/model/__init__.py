@@ -1,6 +1,6 @@
 """qlib models that train on days: MLPModel, MASTERModel, and ensembles over folds, over time, over kinds of models."""
 
-from qlib_ext.model.day_model import DayModel, MASTERModel, MLPModel
+from qlib_ext.model.day_model import DayModel, MASTERModel, MLPModel, hearing
 from qlib_ext.model.ensemble import FoldEnsemble, WalkForwardModel
 from qlib_ext.model.folds import FEW_DAYS, FEW_STOCKS, fitted_processors, fold_days, training_artifacts
 from qlib_ext.model.mixed import ModelEnsemble
@@ -25,6 +25,7 @@ __all__ = [
     "combined",
     "fitted_processors",
     "fold_days",
+    "hearing",
     "neutral_to",
     "past_scores",
     "training_artifacts",

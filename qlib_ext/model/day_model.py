@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -626,6 +626,20 @@ def inside(place: str) -> Iterator[None]:
         _inside.reset(token)
 
 
+Listener = Callable[[str, int, Mapping[str, float]], None]
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def hearing(listener: Listener) -> Iterator[None]:
+    """Tell a listener each epoch within (prefix, number, metrics); what it raises ends the training."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 class Epochs:
     """Counts the epochs and batches of a training for `progress`, and says in a few words what an epoch brought."""
 
@@ -657,7 +671,9 @@ def report(prefix: str, counter: Epochs | None, epoch: int, row: dict[str, float
 
 
 def record_epoch(prefix: str, epoch: int, row: Mapping[str, float]) -> None:
-    """Record an epoch's numbers where an experiment runs."""
+    """Record an epoch's numbers where an experiment runs, and tell a listener, see `hearing`."""
+    if (listener := _listener.get()) is not None:
+        listener(prefix, epoch, row)
     if recording():
         log_finite(R, {f"{prefix}{name}": value for name, value in row.items()}, step=epoch)
 

@@ -3,7 +3,7 @@
 from qlib_ext.runs.artifacts import FACTS, FORECAST, PLAN, delete_when_finished, load_if_there, log_finite, save_json
 from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
 from qlib_ext.runs.begin import init
-from qlib_ext.runs.find import DEFAULT_URI, LATEST, Run, experiment_names, find_run, list_runs, load_artifacts
+from qlib_ext.runs.find import DEFAULT_URI, LATEST, TRIALS, Run, experiment_names, find_run, list_runs, load_artifacts
 from qlib_ext.runs.kept import task_facts
 from qlib_ext.runs.naming import provider_folder, run_name, run_tags
 from qlib_ext.runs.tables import load_table, tables_of
@@ -22,6 +22,7 @@ __all__ = [
     "PLAN",
     "Run",
     "STRATEGIES",
+    "TRIALS",
     "Task",
     "class_name",
     "complete_backtest",

@@ -7,7 +7,7 @@ import difflib
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from qlib_ext.runs.trust import CURE
 from qlib_ext.runs.twins import SUFFIXES, fingerprint, read_twin, twin_path
 
 LATEST = "latest"
+TRIALS = ".tune"  # at the end of an experiment's name: trials of a search, which "latest" passes over
 _LEAST_PREFIX = 4
 _LOOKED_AT = 50  # of the latest runs, for those that a wrong name may have meant
 _DONE = "attributes.status = 'FINISHED'"
@@ -115,7 +116,7 @@ def experiment_names(*, uri: str = DEFAULT_URI, experiment: str | None = None, f
         finished: only those that have a finished run.
     """
     runs = _Runs(uri, experiment)
-    return sorted(name for name in runs.names.values() if not finished or runs.search(_DONE, name, most=1))
+    return sorted(name for name in runs.names.values() if not finished or runs.search(_DONE, [name], most=1))
 
 
 class _Runs:
@@ -133,21 +134,22 @@ class _Runs:
             there = ", ".join(sorted(every.values()))
             raise ValueError(f"no experiment {experiment!r} in {self.place.shown}; there are: {there}")
         self.names = {number: name for number, name in every.items() if experiment in (None, name)}
+        self.latest_of = [name for name in self.names.values() if experiment or not name.endswith(TRIALS)]
 
-    def search(self, wanted: str = "", experiment: str | None = None, most: int | None = None) -> list[Any]:
-        """Find runs, the latest first: of a filter of mlflow's, of one experiment, so many at most."""
-        numbers = [number for number, name in self.names.items() if experiment in (None, name)]
+    def search(self, wanted: str = "", experiments: Collection[str] = (), most: int | None = None) -> list[Any]:
+        """Find runs, the latest first: of a filter of mlflow's, of some experiments (none: of all), so many at most."""
+        numbers = [number for number, name in self.names.items() if not experiments or name in experiments]
         with self.place.telling():
             return every_run(self.client, numbers, wanted, most)
 
     def fitting(self, name: str) -> list[Any]:
         """Find the runs that a name may mean, see `find_run`; of thousands, mlflow is asked for these alone."""
         if name == LATEST:
-            return self.search(_DONE, most=1)
+            return self.search(_DONE, self.latest_of, most=1) if self.latest_of else []
         is_id = re.fullmatch("[0-9a-zA-Z]+", name) is not None
         return (
             (self.search(f"attributes.run_id = '{name}'") if is_id else [])
-            or self.search(_DONE, name, most=1)
+            or self.search(_DONE, [name], most=1)
             or (self.search(f"attributes.run_id LIKE '{name}%'") if is_id and len(name) >= _LEAST_PREFIX else [])
         )
 
