@@ -196,7 +196,7 @@ def test_values_are_set_by_their_paths_and_nothing_else_changes():
         ({"task.dataset.kwargs.step_len": {"low": 1, "high": 10_000}}, "step_len is 10000"),
         ({"task.model.kwargs": {"choices": [{"metric": "ic"}, {"metric": "rank_ic"}]}}, "must have in common"),
         ({"task.model": {"choices": [{"class": "LightGBMModel", "module_path": "qlib_ext.model"},
-            {"class": "MLPModel", "module_path": "qlib_ext.model", "kwargs": {"loss": "mse"}}]}}, "is measured by wpcc"),
+            {"class": "MLPModel", "module_path": "qlib_ext.model", "kwargs": {"loss": "mse"}}]}}, "measured by wpcc"),
     ],
 )  # fmt: skip
 def test_a_space_that_does_not_fit_the_workflow_is_refused_before_anything_is_trained(space, told, base, tmp_path):

@@ -77,7 +77,7 @@ class Outcome:
         best, chance = self.best, self.by_chance()
         if math.isfinite(chance):
             lines.append(
-                f"The best of {counts[TRAINED]} is flattered by being chosen: among trials that do not differ, with this "
+                f"The best of {counts[TRAINED]} is flattered by the choice: among trials of no difference, with this "
                 f"mean and deviation, it reaches {chance:.4f} by chance; trial {best['trial']} has {best['value']:.4f}."
             )
         return lines

@@ -67,7 +67,8 @@ class Settings:
         return str(self.workflow.get("experiment_name", "workflow"))
 
     def open(self) -> Trials:
-        """Open the study."""
+        """Open the study; qlib is started where it is not."""
+        _start(self, again=False)
         model = blinded(self.workflow["task"])["model"]
         folds = folds_of(model)
         warmup = max(epochs_of(model) // 4, 2) if folds == 1 else 2
@@ -118,7 +119,6 @@ def run_worker(settings: Settings, worker: str = "0", *, say: Say = tell) -> Non
 
     Raises: ValueError where all trials fail, or the data have changed since the first one.
     """
-    _start(settings, again=False)
     trials, market = settings.open(), Market()
     metric = metric_of(blinded(settings.workflow["task"])["model"])
     while (trial := trials.ask(worker)) is not None:

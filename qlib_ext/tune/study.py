@@ -16,6 +16,8 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import create_engine, make_url
+from sqlalchemy import text as sql
 
 from qlib_ext.tune.space import Range, as_json, differences
 
@@ -40,7 +42,12 @@ def open_storage(uri: str) -> Any:
         file = Path(uri.removeprefix(SQLITE)).expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.RDBStorage(f"{SQLITE}{file}", engine_kwargs={"connect_args": {"timeout": 60}})
-    return optuna.storages.RDBStorage(uri)
+    return optuna.storages.RDBStorage(_driven(uri))
+
+
+def _driven(uri: str) -> str:
+    """Name the driver of PostgreSQL that the extra `server` brings: SQLAlchemy's choice changes with its version."""
+    return uri.replace("postgresql://", "postgresql+psycopg2://", 1)
 
 
 @contextmanager
@@ -49,7 +56,8 @@ def held(uri: str, name: str) -> Iterator[None]:
 
     Raises: ValueError where another one does.
     """
-    text = f"the study {name!r} in {uri} is being searched by another process: wait for it, or give this one a --study"
+    shown = make_url(uri).render_as_string(hide_password=True)
+    text = f"the study {name!r} in {shown} is being searched by another process: wait, or give this one a --study"
     key = int.from_bytes(sha256(name.encode()).digest()[:7], "big")
     if uri.startswith(SQLITE):
         from filelock import FileLock, Timeout
@@ -66,10 +74,7 @@ def held(uri: str, name: str) -> Iterator[None]:
         finally:
             lock.release()
         return
-    from sqlalchemy import create_engine
-    from sqlalchemy import text as sql
-
-    engine = create_engine(uri)
+    engine = create_engine(_driven(uri))
     with engine.connect() as connection:
         if not connection.execute(sql(f"SELECT pg_try_advisory_lock({key})")).scalar():
             raise ValueError(text)

@@ -209,7 +209,7 @@ def validation_excess(model: Any, dataset: Any) -> pd.Series | None:
     """Daily returns of an account that follows the scores, over the mean stock, after costs; see `Judged`."""
     if not isinstance(dataset, DayDatasetH) or dataset.panel.liquidity is None:
         return None
-    panel, rows, grid = _scores(model, dataset)
+    panel, rows, score = _scores(model, dataset)
     if len(rows) < FEWEST:
         return None
     at = torch.as_tensor(rows)
@@ -220,6 +220,6 @@ def validation_excess(model: Any, dataset: Any) -> pd.Series | None:
     inputs: list[Any] = [
         None if part is None else part[at].cpu() for part in (panel.label, panel.liquidity, panel.buyable)
     ]
-    daily = daily_metrics(grid, *inputs, names=["net_excess"], trading=trading).iloc[:, 0]
+    daily = daily_metrics(score, *inputs, names=["net_excess"], trading=trading).iloc[:, 0]
     excess = pd.Series(daily.to_numpy(dtype=np.float64), days, name="excess").dropna()
     return excess if len(excess) >= FEWEST else None
