@@ -42,6 +42,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     whole = number("[1, inf)", whole=True)
     add("--trials", type=whole, default=40, metavar="N", help="in all, those of earlier calls too (default: 40)")
     add("--jobs", type=whole, default=1, metavar="K", help="processes, each with its own data (default: 1)")
+    on_ray = "trials on Ray: of a cluster, or of this machine alone with K workers (docs/scale.md)"
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help=on_ray)
     add("--no-prune", dest="prune", action="store_false", help="train every trial to its end")
     add("--study", metavar="NAME", help="of the search in the storage (default: the experiment's name)")
     where = f"sqlite:///FILE or postgresql://... that keeps the trials (default: {STORAGE})"
@@ -68,7 +70,7 @@ def _tune(arguments: argparse.Namespace) -> int:
         trials=arguments.trials,
         prune=arguments.prune,
     )
-    tune.search(settings, seed=arguments.seed, jobs=arguments.jobs)
+    tune.search(settings, seed=arguments.seed, jobs=arguments.jobs, ray=arguments.ray)
     lines = tune.outcome(settings).lines()
     lines += tune.write_outcome(settings, arguments.workflow, arguments.out.expanduser())
     judge = f"qrun {shlex.quote(str(arguments.out))}"

@@ -21,6 +21,7 @@ from optuna.trial import Trial, TrialState
 from qlib.workflow import R
 
 from qlib_ext import progress
+from qlib_ext.engine import Ray
 from qlib_ext.options import lacks_memory
 from qlib_ext.recorder import check_workflow
 from qlib_ext.runs import TRIALS, run_tags
@@ -82,13 +83,17 @@ class Settings:
         return {**task, "space": space, "provider": provider, "prune": self.prune, "seed": seed}
 
 
-def search(settings: Settings, *, seed: int | None = None, jobs: int = 1, say: Say = tell) -> None:
+def search(
+    settings: Settings, *, seed: int | None = None, jobs: int = 1, ray: str | None = None, say: Say = tell
+) -> None:
     """Do the trials that are left; the same call goes on after a kill, and ends at once where none is left.
 
     Args:
         settings: of the search.
         seed: of what is drawn; None: 0, or that of the study that goes on.
         jobs: processes; 1: this one, which with a seed has the same trials however often it was killed.
+        ray: address of a cluster of Ray on which the trials run instead, "": of the environment, or a Ray of this
+            machine with so many workers (1: as many as there are processors).
         say: called with a line for each trial.
 
     Raises: ValueError, TypeError for a space that does not fit the workflow, a study of another search, or another
@@ -103,25 +108,33 @@ def search(settings: Settings, *, seed: int | None = None, jobs: int = 1, say: S
         if again := trials.repair():
             say(f"{again} trials were cut short and are done again")
         while trials.left():
-            if jobs == 1:
+            if ray is not None:
+                _run_on_ray(settings, trials, Ray(address=ray or None, workers=None if jobs == 1 else jobs), say)
+            elif jobs == 1:
                 run_worker(settings, say=say)
             else:
                 _run_workers(settings, trials, jobs, say)
 
 
-def run_worker(settings: Settings, worker: str = "0", *, say: Say = tell) -> None:
+def run_worker(
+    settings: Settings, worker: str = "0", *, say: Say = tell, most: int = sys.maxsize, market: Market | None = None
+) -> None:
     """Do trials, one after the other, until all that are wanted are begun; it may be a fresh process's whole work.
 
     Args:
         settings: of the search, whose study has been claimed by `search`.
         worker: name of the process, by which its trials are known should it be killed.
         say: called with a line for each trial.
+        most: trials to do.
+        market: a dataset that is there already.
 
     Raises: ValueError where all trials fail, or the data have changed since the first one.
     """
-    trials, market = settings.open(), Market()
+    trials, market = settings.open(), market or Market()
     metric = metric_of(blinded(settings.workflow["task"])["model"])
-    while (trial := trials.ask(worker)) is not None:
+    for _ in range(most):
+        if (trial := trials.ask(worker)) is None:
+            return
         begin = time.monotonic()
         with suppress(_Failed):
             _do(settings, trials, trial, market)
@@ -294,3 +307,34 @@ def _work(settings: Settings, name: str, threads: int, told: Connection) -> None
     except (ValueError, TypeError, OSError) as error:
         told.send(str(error))
         sys.exit(2)
+
+
+# --- Ray
+
+
+def _run_on_ray(settings: Settings, trials: Trials, engine: Ray, say: Say) -> None:
+    """Let Ray do what is left, a job a trial; the data are loaded here, once, unless the search is over them too."""
+    config = blinded(settings.workflow["task"])["dataset"]
+    market = None
+    if not any(each.path.startswith("task.dataset.") for each in settings.ranges):
+        market = Market()
+        dataset = market.dataset(config)
+        _same_data(trials, config, dataset)
+        dataset.config(dump_all=True, recursive=True)
+    jobs = [(settings, f"{os.getpid()}.ray{n}", str(Path.cwd())) for n in range(trials.left())]
+    try:
+        for _, lines in engine.run(_do_on_ray, ((market, job) for job in jobs)):
+            for line in lines:
+                say(line)
+    finally:
+        trials.repair()
+
+
+def _do_on_ray(market: Market | None, job: tuple[Settings, str, str]) -> list[str]:
+    """Do a trial on a worker, that of a worker that was lost again; what there is to say."""
+    settings, name, folder = job
+    os.chdir(folder)  # for relative paths of the workflow
+    settings.open().repair(name)
+    lines: list[str] = []
+    run_worker(settings, name, say=lambda line: lines.append(line), most=1, market=market)
+    return lines
