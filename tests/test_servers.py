@@ -241,7 +241,6 @@ def test_a_run_is_found_as_in_a_file(uri, tmp_path):
         find_run("latest", uri=uri, experiment="nix")
 
 
-@BOTH
 def test_the_next_run_marks_what_was_killed_hard_and_nothing_else(uri, tmp_path):
     name = f"experiment {next(NAMES)}"
 
@@ -304,7 +303,6 @@ def test_a_workflow_and_the_commands_take_a_server(uri, tmp_path, monkeypatch, c
 # --- artifacts
 
 
-@BOTH
 def test_new_experiments_go_to_the_folder_and_old_ones_stay(uri, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr("qlib_ext.progress.note", told.append)
@@ -321,7 +319,6 @@ def test_new_experiments_go_to_the_folder_and_old_ones_stay(uri, tmp_path, monke
         SqliteExpManager(f"sqlite:///{tmp_path}/runs.db", "x", artifacts="here")
 
 
-@BOTH
 def test_artifacts_that_are_in_no_folder_here_are_refused_before_a_run_begins(uri, tmp_path):
     recorder, name = record(uri, tmp_path / "shared")
     (tmp_path / "shared").rename(tmp_path / "unmounted")
