@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from qlib.config import C
@@ -20,6 +21,7 @@ from qlib_ext import progress
 from qlib_ext.data import DayDatasetH, dated_handler, plain_segments
 from qlib_ext.engine import Ray
 from qlib_ext.options import argument_names, check_flag, refuse_unknown
+from qlib_ext.recorder import SqliteExpManager
 from qlib_ext.runs import task_facts
 
 logger = get_module_logger("qlib_ext.ray")
@@ -175,7 +177,10 @@ def _config(engine: Ray) -> Any:
     """Copy the configuration of qlib for the workers: the same runs wherever a worker stands, its own processors."""
     config = copy.deepcopy(C)
     config["exp_manager"] = copy.deepcopy(C["exp_manager"])
-    config["exp_manager"]["kwargs"]["uri"] = R.get_uri()
+    manager = config["exp_manager"]["kwargs"]
+    manager["uri"] = R.get_uri()
+    if isinstance(R.exp_manager, SqliteExpManager) and not manager["uri"].startswith("sqlite:"):
+        manager["artifacts"] = str(Path(manager.get("artifacts") or "mlruns").expanduser().absolute())
     config["kernels"] = max(1, int(engine.cpus))
     return config
 
