@@ -14,13 +14,16 @@ import pytest
 import qlib
 import test_ensemble
 import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from qlib.model.trainer import TrainerR
 from qlib.workflow import R
 from qlib.workflow.task.gen import RollingGen
 from test_ensemble import QUICK, config, make_dataset
 
 from qlib_ext.engine import Ray, engine_of, packed, unpacked
-from qlib_ext.model import FoldEnsemble, RayTrainer, WalkForwardModel
+from qlib_ext.model import FoldEnsemble, RayTrainer, WalkForwardModel, ray_trainer
 from qlib_ext.runs import list_runs
 
 ray = pytest.importorskip("ray")
@@ -177,6 +180,67 @@ def test_errors_are_those_of_the_job_and_a_worker_lost_too_often_is_told(workers
         dict(Ray(retries=1).run(works(tmp_path), [(None, 0)]))
 
 
+class Odd(Exception):
+    """An error that pickle cannot make again."""
+
+    def __init__(self, code, text):
+        super().__init__(f"{code}: {text}")
+
+
+class Notebooks:
+    """A class of the main program, which no worker can import."""
+
+    size = 7
+
+
+Notebooks.__module__ = "__main__"
+
+
+def awkward(folder, shared, job):
+    """Work that does what workers stumble over."""
+    if job == "odd":
+        raise Odd(3, "of its own")
+    if job == "busy" and not Path(folder, "busy").exists():
+        Path(folder, "busy").touch()
+        raise ConnectionError("the database is busy")
+    if job == "writes":
+        shared["x"].mul_(2)
+    return shared.size if job == "size" else job
+
+
+def test_what_workers_stumble_over_is_told(workers, tmp_path):
+    work, shared = partial(awkward, str(tmp_path)), {"x": torch.ones(1000)}
+    with pytest.raises(RuntimeError, match=r"^Odd: 3: of its own$"):  # not: a worker was lost
+        dict(Ray().run(work, [(None, "odd")]))
+    with pytest.raises(ValueError, match="a tensor that jobs share was written in place"):
+        dict(Ray().run(work, [(shared, "writes")]))
+    with pytest.raises(ConnectionError, match="^the database is busy$"):
+        dict(Ray().run(work, [(None, "busy")]))
+    (tmp_path / "busy").unlink()
+    assert dict(Ray().run(work, [(None, "busy")], again=ray_trainer.passing)) == {0: "busy"}
+    assert dict(Ray().run(work, [(Notebooks(), "size")])) == {0: 7}
+
+
+def test_what_no_node_can_hold_is_told_not_waited_for(workers):
+    with pytest.raises(ValueError, match="takes cpus: 1 and gpus: 1 of one node, but Ray has nodes of 2 processors"):
+        Ray(gpus=1)._check_place(workers, own=True)
+    with pytest.warns(UserWarning, match="takes cpus: 3 and .*: it waits until a larger one comes"):
+        Ray(cpus=3)._check_place(workers, own=False)
+    with pytest.warns(UserWarning, match=r"address '10\.0\.0\.1:6379' has no effect"):
+        assert dict(Ray(address="10.0.0.1:6379").run(works("/"), [(None, 1)])) == {0: 10}
+
+
+def test_errors_that_may_pass_are_told_from_others():
+    for error in (ConnectionError(), MemoryError(), OSError(116, "stale file handle")):
+        assert ray_trainer.passing(error)
+        wrapped = MlflowException("API request failed")
+        wrapped.__context__ = error
+        assert ray_trainer.passing(wrapped)
+    assert ray_trainer.passing(MlflowException("locked", error_code=TEMPORARILY_UNAVAILABLE))
+    for error in (FileNotFoundError(), ValueError(), MlflowException("no such run")):
+        assert not ray_trainer.passing(error)
+
+
 # --- tasks
 
 
@@ -286,3 +350,70 @@ def test_trials_on_ray_are_those_of_one_process(workers, base, tmp_path, over_da
     assert len(there) == 4 and len(lines) == 8
     runs = list_runs(uri=f"sqlite:///{tmp_path}/mlruns.db", experiment="there.tune")
     assert [run.status for run in runs] == ["FINISHED"] * 4
+def with_spells(task, last):
+    """A task whose dataset has spells of special treatment, a frame of more rows than repr shows."""
+    codes = [f"SH{600000 + n}" for n in range(99)]
+    st = pd.DataFrame({"code": codes, "start": "2020-01-02", "end": "2020-02-03"})
+    st.loc[50, "end"] = last
+    return task | {"dataset": task["dataset"] | {"kwargs": task["dataset"]["kwargs"] | {"st": st}}}
+
+
+def test_frames_that_differ_where_repr_does_not_look_are_two_datasets(runs):
+    task, other = with_spells(rolling()[0], "2020-03-02"), with_spells(rolling()[1], "2020-03-03")
+    assert repr(task["dataset"]["kwargs"]["st"]) == repr(other["dataset"]["kwargs"]["st"])
+    groups = ray_trainer._groups([(0, task), (1, with_spells(rolling()[1], "2020-03-02")), (2, other)])
+    assert [[place for place, _ in group] for group in groups] == [[0, 1], [2]]
+    assert ray_trainer.list_digest([task]) != ray_trainer.list_digest([with_spells(rolling()[0], "2020-03-03")])
+
+
+def test_what_cannot_go_to_a_worker_is_refused_before_anything_is_trained(runs):
+    task = rolling()[0]
+    dataset = qlib.utils.init_instance_by_config(task["dataset"])
+    kwargs = task["dataset"]["kwargs"] | {"handler": dataset.handler}
+    for wrong, name in (dataset, "DayDatasetH"), (task["dataset"] | {"kwargs": kwargs}, "FastAlpha158"):
+        with pytest.raises(ValueError, match=f"task 1: its {name} is an object, .*: give its configuration"):
+            RayTrainer("objects").train([task, task | {"dataset": wrong}])
+
+
+def test_what_tasks_share_and_cannot_be_loaded_is_their_error_alone(workers, runs):
+    tasks = rolling(epochs=1)
+    wrong = [
+        task | {"dataset": task["dataset"] | {"kwargs": task["dataset"]["kwargs"] | {"liquidity_window": 0}}}
+        for task in tasks[:2]
+    ]
+    with pytest.raises(ValueError, match="liquidity_window is 0") as raised:
+        RayTrainer("partly").train([*wrong, tasks[2]])
+    assert raised.value.__notes__ == ["task 0 (from 0) of 3; 2 failed, 1 are finished"]
+
+
+def test_no_run_stays_running_where_the_driver_is_stopped(runs, monkeypatch):
+    tasks, begun = rolling(), []
+
+    def stop(self, work, jobs, **options):
+        experiment = R.get_exp(experiment_name="stopped")
+        tags = {ray_trainer.LIST: ray_trainer.list_digest(tasks)}
+        begun.append(MlflowClient(runs[0]).create_run(experiment.id, tags=tags))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ray, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        RayTrainer("stopped").train(tasks)
+    found = R.get_exp(experiment_name="stopped").list_recorders(rtype="list")
+    assert [run.status for run in found if run.id == begun[0].info.run_id] == ["KILLED"]
+
+
+def uri_there(shared, config):
+    """Where a worker of this qlib keeps its runs."""
+    ray_trainer._register(config)
+    return R.get_uri()
+
+
+def test_a_worker_that_outlives_a_list_takes_the_next_ones_qlib(workers, runs, tmp_path):
+    configs = []
+    for name in ("one", "two"):
+        config = ray_trainer._config(Ray())
+        config["exp_manager"]["kwargs"]["uri"] = f"sqlite:///{tmp_path / name}.db"
+        configs += [config]
+    jobs = [(None, configs[n % 2]) for n in range(6)]
+    found = dict(Ray().run(uri_there, jobs))
+    assert [found[n] for n in range(6)] == [jobs[n][1]["exp_manager"]["kwargs"]["uri"] for n in range(6)]

@@ -2,7 +2,18 @@
 
 from qlib_ext.engine.choice import Engine, engine_of
 from qlib_ext.engine.on_ray import LOST_ON_RAY, Ray
-from qlib_ext.engine.packed import Packed, packed, unpacked
+from qlib_ext.engine.packed import Packed, packed, refuse_written, unpacked
 from qlib_ext.engine.processes import LOST, Processes
 
-__all__ = ["LOST", "LOST_ON_RAY", "Engine", "Packed", "Processes", "Ray", "engine_of", "packed", "unpacked"]
+__all__ = [
+    "LOST",
+    "LOST_ON_RAY",
+    "Engine",
+    "Packed",
+    "Processes",
+    "Ray",
+    "engine_of",
+    "packed",
+    "refuse_written",
+    "unpacked",
+]

@@ -14,15 +14,14 @@ from typing import Any
 import torch
 
 from qlib_ext.beside import why_not
-from qlib_ext.engine.packed import Packed, packed, unpacked
-from qlib_ext.options import argument_names, check_number, named_options, refuse_unknown
+from qlib_ext.engine.packed import Packed, packed, refuse_written, unpacked
+from qlib_ext.options import argument_names, check_number, named_options, refuse_unknown, tell
 
 LOST_ON_RAY = (
     "a worker of Ray was lost more often than `retries` allows ({retries}), mostly killed by the system or by Ray for "
     "lack of memory ({kind}): give each task more (`cpus`: fewer run side by side on a node), or take larger nodes; "
     "what was finished is kept as without Ray (checkpoints, runs that are FINISHED)"
 )
-STORE = 2**31  # bytes of the object store of a Ray of this machine, at least; taken as it is filled
 SPARE = 256 * 2**20  # bytes of the object store beside what is shared: results
 ADDRESS = "RAY_ADDRESS"  # of a cluster, in the environment
 
@@ -72,7 +71,7 @@ class Ray:
         work: Callable[[Any, Any], Any],
         jobs: Iterable[tuple[Any, Any]],
         *,
-        again: Iterable[type[Exception]] = (),
+        again: Callable[[Exception], bool] | None = None,
         keep: bool = False,
     ) -> Iterator[tuple[int, Any]]:
         """Do `work(shared, job)` of each (shared, job); yield its number and what it returned, as they end.
@@ -81,7 +80,7 @@ class Ray:
             work: by reference, so importable on the workers, or of the main program.
             jobs: what they share is put into the object store once where jobs with the same follow each other; it may
                 be made as they are asked for, and is let go of then.
-            again: errors of a job after which it is done again, as after the loss of its worker.
+            again: tells errors of a job after which it is done again, as after the loss of its worker.
             keep: yield an error of a job in place of a result, and go on with the others.
 
         Raises: what a job raises; RuntimeError for workers lost too often, ImportError without Ray.
@@ -89,14 +88,14 @@ class Ray:
         ray = _ray()
         with self._session(ray) as put:
             do = ray.remote(_do).options(
-                num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries, retry_exceptions=list(again) or False
+                num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries, retry_exceptions=[_Passing]
             )
             running, last, place = {}, object(), None
             try:
                 for n, (shared, job) in enumerate(jobs):
                     if shared is not last:
                         last, place = shared, put(shared)
-                    running[do.remote(sys.path, int(self.cpus), place, ray.cloudpickle.dumps((work, job)))] = n
+                    running[do.remote(sys.path, int(self.cpus), place, ray.cloudpickle.dumps((work, job, again)))] = n
                 last = place = shared = None
                 while running:
                     (ended,), _ = ray.wait(list(running))
@@ -111,7 +110,7 @@ class Ray:
         try:
             return ray.cloudpickle.loads(ray.get(ended))
         except ray.exceptions.RayTaskError as error:
-            failed: Exception = error.cause
+            failed: Exception = error.cause.args[0] if isinstance(error.cause, _Passing) else error.cause
             failed.__cause__ = error
         except ray.exceptions.RayError as error:
             failed = RuntimeError(LOST_ON_RAY.format(retries=self.retries, kind=type(error).__name__))
@@ -126,9 +125,10 @@ class Ray:
         begun: list[bool] = []
 
         def put(shared: Any) -> Any:
-            content = packed(shared)
+            content = packed(shared, ray.cloudpickle.Pickler)
             if not begun:
                 begun.append(self._begin(ray, sum(array.nbytes for array in content[1])))
+                self._check_place(ray, own=begun[0] and not self._address)
             return ray.put(content)
 
         try:
@@ -140,10 +140,12 @@ class Ray:
     def _begin(self, ray: Any, size: int) -> bool:
         """Connect to Ray; tell whether this process was not yet."""
         if ray.is_initialized():
+            if self.address not in (None, "auto", ray.get_runtime_context().gcs_address):
+                tell(f"Ray: address {self.address!r} has no effect: this process is connected to a Ray already")
             return False
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        address = self.address or os.environ.get(ADDRESS)
-        if address is None:
+        address = self._address
+        if not address:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
             count = {} if self.workers is None else {"num_cpus": max(1, round(self.workers * self.cpus))}
             ray.init(
@@ -153,6 +155,25 @@ class Ray:
         _reach(address)
         ray.init(address=address, **quiet)
         return True
+
+    @property
+    def _address(self) -> str | None:
+        return self.address or os.environ.get(ADDRESS)
+
+    def _check_place(self, ray: Any, *, own: bool) -> None:
+        """Raise ValueError where no node can ever do a job, and tell it where one may come: Ray would wait silently."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
+            return
+        found = ", ".join(f"{node.get('CPU', 0):g} processors and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        lacks = f"a job takes cpus: {self.cpus:g} and gpus: {self.gpus:g} of one node, but Ray has nodes of {found}"
+        if own:
+            raise ValueError(f"{lacks}: ask for less")
+        tell(f"{lacks}: it waits until a larger one comes")
+
+
+class _Passing(Exception):
+    """An error of a job after which it is done again."""
 
 
 def _reach(address: str) -> None:
@@ -185,5 +206,25 @@ def _do(paths: list[str], threads: int, shared: Packed, raw: bytes) -> bytes:
 
     sys.path[:0] = [path for path in paths if path not in sys.path]
     torch.set_num_threads(max(1, threads))
-    work, job = ray.cloudpickle.loads(raw)
-    return bytes(ray.cloudpickle.dumps(work(unpacked(shared), job)))
+    work, job, again = ray.cloudpickle.loads(raw)
+    views: list[torch.Tensor] = []
+    try:
+        made = work(unpacked(shared, views), job)
+        refuse_written(views)
+    except Exception as error:
+        told = _portable(ray, error)
+        if again is not None and again(error):
+            raise _Passing(told) from error
+        if told is error:
+            raise
+        raise told from error
+    return bytes(ray.cloudpickle.dumps(made))
+
+
+def _portable(ray: Any, error: Exception) -> Exception:
+    """Give an error as it is, or in words where it cannot be sent: Ray would take it for a lost worker."""
+    try:
+        ray.cloudpickle.loads(ray.cloudpickle.dumps(error))
+    except Exception:  # noqa: BLE001  its own __reduce__ and __init__ may raise anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

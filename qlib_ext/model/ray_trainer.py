@@ -8,12 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlflow.exceptions import MlflowException
 from qlib.config import C
+from qlib.data.cache import H
 from qlib.data.dataset import Dataset
 from qlib.log import get_module_logger
 from qlib.model.trainer import TrainerR, _exe_task, _log_task_info
 from qlib.utils import init_instance_by_config
 from qlib.utils.mod import get_callable_kwargs
+from qlib.utils.serial import Serializable
 from qlib.workflow import R
 from qlib.workflow.recorder import Recorder
 
@@ -22,12 +25,11 @@ from qlib_ext.data import DayDatasetH, dated_handler, plain_segments
 from qlib_ext.engine import Ray
 from qlib_ext.options import argument_names, check_flag, refuse_unknown
 from qlib_ext.recorder import SqliteExpManager
-from qlib_ext.runs import task_facts
+from qlib_ext.runs import exact, task_facts
 
 logger = get_module_logger("qlib_ext.ray")
 
 LIST, PLACE = "tasks.list", "tasks.place"  # tags: of which list, and which of its tasks from 0
-AGAIN = (OSError, MemoryError)  # a database that is busy, a disk that is away, a node that is full
 Job = tuple[int, dict[str, Any]]  # place in the list and the task
 
 
@@ -38,7 +40,7 @@ class RayTrainer(TrainerR):
     once into each node's object store and read there without a copy. A handler of a DayDatasetH without days of its own
     has those of all segments, so another one for each window: give it `start_time` and `end_time` to share.
 
-    A task whose worker or node is lost, or that ends with an OSError or MemoryError, is begun again, as a run of its
+    A task whose worker or node is lost, or that ends with what may pass (`passing`), is begun again, as a run of its
     own; the one that was lost is marked KILLED. After another error the rest of the list is still trained; then it is
     raised. The same list trained again goes on: what runs of the same program, versions and data have finished is taken
     over, until `end_train` has closed the list. The runs must be where all workers can write: a file for a Ray of one
@@ -109,8 +111,12 @@ class RayTrainer(TrainerR):
             train_task, _config(self.engine), experiment.name, self.default_rec_name, tags, train_func, kwargs
         )
         left = [(place, task) for place, task in enumerate(listed) if place not in done]
-        failed = self._run(work, left, len(listed), done, shared=self.share and train_func is None)
-        _end_lost(experiment, tags[LIST])
+        for job in left:
+            _refuse_empty(*job)
+        try:
+            failed = self._run(work, left, len(listed), done, shared=self.share and train_func is None)
+        finally:  # Ctrl-C too
+            _end_lost(experiment, tags[LIST])
         if failed:
             place, error = min(failed.items())
             error.add_note(f"task {place} (from 0) of {len(listed)}; {len(failed)} failed, {len(done)} are finished")
@@ -128,7 +134,7 @@ class RayTrainer(TrainerR):
         ordered = [place for group in groups for place, _ in group]
         failed: dict[int, Exception] = {}
         begin = time.monotonic()
-        for count, (number, what) in enumerate(self.engine.run(work, _jobs(groups), again=AGAIN, keep=True), 1):
+        for count, (number, what) in enumerate(self.engine.run(work, _jobs(groups), again=passing, keep=True), 1):
             place, rest = ordered[number], len(ordered) - count
             if isinstance(what, Exception):
                 failed[place] = what
@@ -153,7 +159,7 @@ def train_task(
 ) -> str:
     """Train a task on a worker, as `task_train` does; the id of its run."""
     place, task = job
-    C.register_from_C(config)
+    _register(config)
     if train_func is not None:
         run = train_func(task, experiment, recorder_name=name, **kwargs)
         run.set_tags(**tags, **{PLACE: str(place)})
@@ -167,10 +173,42 @@ def train_task(
         return str(R.get_recorder().id)
 
 
+def _register(config: Any) -> None:
+    """Make qlib of this worker as the driver's: a worker outlives a list where Ray does, and keeps its qlib."""
+    global _registered
+    told = exact(config.__dict__)
+    if told != _registered:
+        H.clear()
+        C.register_from_C(config, skip_register=False)
+    _registered = told
+
+
+_registered = ""
+
+
+def passing(error: BaseException | None) -> bool:
+    """Tell an error that may pass: a database that is busy, a disk that is away, a node that is full; no wrong path."""
+    if isinstance(error, MlflowException):  # it tells errors of the database and of the network in words of its own
+        return error.error_code == "TEMPORARILY_UNAVAILABLE" or passing(error.__cause__ or error.__context__)
+    return isinstance(error, OSError | MemoryError) and not isinstance(error, FileNotFoundError)
+
+
 def list_digest(tasks: Sequence[Mapping[str, Any]]) -> str:
     """Tell a list of tasks from others, and from itself with another program, other versions or data."""
     facts = task_facts({"model": [task.get("model") for task in tasks], "tasks": list(tasks)})
     return hashlib.blake2b(repr(sorted(facts.items())).encode(), digest_size=16).hexdigest()
+
+
+def _refuse_empty(place: int, task: Mapping[str, Any]) -> None:
+    """Raise ValueError for a dataset or handler that is an object: qlib's pickle leaves their data out."""
+    dataset = task.get("dataset")
+    handler = (dataset.get("kwargs") or {}).get("handler") if isinstance(dataset, Mapping) else None
+    for what in (dataset, handler):
+        if isinstance(what, Serializable) and not what.dump_all:
+            raise ValueError(
+                f"task {place}: its {type(what).__name__} is an object, whose data does not go to another process: "
+                "give its configuration, or a handler's file (handler.to_pickle(path, dump_all=True), file://path)"
+            )
 
 
 def _config(engine: Ray) -> Any:
@@ -195,19 +233,24 @@ def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _shared(config: Any) -> str | None:
     """Tell datasets from others that differ in more than their segments; None of one that nothing shares."""
-    if not isinstance(config, Mapping) or not isinstance((config.get("kwargs") or {}).get("handler"), Mapping):
+    if not isinstance(config, Mapping) or not isinstance((config.get("kwargs") or {}).get("handler"), Mapping | str):
         return None
     kind, options = get_callable_kwargs(config)[0], dict(config["kwargs"])
     segments = options.pop("segments", {})
     if issubclass(kind, DayDatasetH):
         options["handler"] = dated_handler(options["handler"], plain_segments(segments))
-    return f"{kind} {options!r}"
+    return exact([f"{kind.__module__}.{kind.__qualname__}", options])
 
 
 def _jobs(groups: Sequence[Sequence[Job]]) -> Iterator[tuple[Dataset | None, Job]]:
     """Give each job with the dataset that it shares, loaded when its group is reached; one alone loads its own."""
     for group in groups:
-        dataset = _loaded(group[0][1]["dataset"]) if len(group) > 1 else None
+        dataset = None
+        if len(group) > 1:
+            try:
+                dataset = _loaded(group[0][1]["dataset"])
+            except Exception as error:  # noqa: BLE001  it is each task's own then
+                progress.note(f"what {len(group)} tasks share cannot be loaded ({type(error).__name__}: {error})")
         yield from ((dataset, job) for job in group)
         del dataset
 

@@ -4,7 +4,7 @@ from qlib_ext.runs.artifacts import FACTS, FORECAST, PLAN, delete_when_finished,
 from qlib_ext.runs.backtest import BENCHMARK, complete_backtest
 from qlib_ext.runs.begin import init
 from qlib_ext.runs.find import DEFAULT_URI, LATEST, TRIALS, Run, experiment_names, find_run, list_runs, load_artifacts
-from qlib_ext.runs.kept import task_facts
+from qlib_ext.runs.kept import exact, task_facts
 from qlib_ext.runs.naming import provider_folder, run_name, run_tags
 from qlib_ext.runs.tables import load_table, tables_of
 from qlib_ext.runs.task import MEMBERS, STRATEGIES, Task, class_name, names_class, options_of
@@ -29,6 +29,7 @@ __all__ = [
     "delete_when_finished",
     "dump_objects",
     "experiment_names",
+    "exact",
     "find_run",
     "init",
     "list_runs",

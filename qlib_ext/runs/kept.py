@@ -17,6 +17,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from qlib_ext.beside import write_text
@@ -105,11 +106,38 @@ def task_facts(task: Mapping[str, Any]) -> dict[str, str]:
     names = ("Python", *PACKAGES)
     versions = {name: platform.python_version() if name == "Python" else _version(name) for name in names}
     return {
-        "the task": _digest([repr(task).encode()]),  # an object tells its place in memory: never the same
+        "the task": _digest([exact(task).encode()]),  # an object tells its place in memory: never the same
         "the program": _digest(_programs(set(_texts(task)))),
         "the data": _digest(_stamps(task)),
         "versions": json.dumps(versions),
     }
+
+
+def exact(value: Any) -> str:
+    """Tell a value as repr does, but all of a frame or an array, of which repr shows a few rows.
+
+    >>> exact({"b": (1, "x"), "a": [None]}), exact(np.zeros(9999)) == exact(np.zeros(9999, "f4"))
+    ("{'b': (1, 'x'), 'a': [None]}", False)
+    """
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{exact(key)}: {exact(each)}' for key, each in value.items())}}}"
+    if type(value) in (list, tuple):
+        begin, end = "[]" if type(value) is list else "()"
+        return f"{begin}{', '.join(map(exact, value))}{end}"
+    if isinstance(value, pd.DataFrame | pd.Series | pd.Index | np.ndarray):
+        return f"{type(value).__name__} {_digest(_content(value))}"
+    return repr(value)
+
+
+def _content(value: Any) -> Iterator[bytes]:
+    """Give what a frame, series, index or array holds, as bytes; pickles of equal ones differ."""
+    if isinstance(value, np.ndarray):
+        yield f"{value.dtype} {value.shape}".encode()
+        yield repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes()
+        return
+    frame = value if isinstance(value, pd.DataFrame) else value.to_frame()
+    yield f"{list(frame.columns)} {list(frame.dtypes)} {list(frame.index.names)}".encode()
+    yield pd.util.hash_pandas_object(frame).to_numpy().tobytes()
 
 
 def score_digest(scores: Any) -> str:
