@@ -23,10 +23,11 @@ from qlib.workflow.task.gen import RollingGen
 from test_ensemble import QUICK, config, make_dataset
 
 from qlib_ext.engine import Ray, engine_of, packed, unpacked
-from qlib_ext.model import FoldEnsemble, RayTrainer, WalkForwardModel, ray_trainer
+from qlib_ext.model import FoldEnsemble, RayTrainer, WalkForwardModel
 from qlib_ext.runs import list_runs
 
 ray = pytest.importorskip("ray")
+ray_trainer = sys.modules[RayTrainer.__module__]
 HERE = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 
 
