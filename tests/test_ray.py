@@ -246,6 +246,7 @@ def test_errors_that_may_pass_are_told_from_others():
 
 
 HANDLER = {"instruments": "all", "start_time": "2020-01-02", "end_time": "2020-10-30"}
+HANDLER |= {"fit_start_time": "2020-02-03", "fit_end_time": "2020-05-29"}  # else those of each window's train
 SEGMENTS = {
     "train": ("2020-02-03", "2020-05-29"),
     "valid": ("2020-06-08", "2020-07-03"),
@@ -296,7 +297,7 @@ def test_tasks_on_ray_are_those_of_qlibs_trainer(workers, runs, monkeypatch):
 
     monkeypatch.setattr(Ray, "run", spy)
     there = trainer(rolling())
-    assert len(loads) == 4 and len(set(map(id, loads))) == 1  # one dataset for all windows
+    assert len(loads) == 4 and loads[0] is not None and len(set(map(id, loads))) == 1  # one dataset for all windows
     for own, other in zip(runs[1], there, strict=True):
         (score, metrics), (score_there, metrics_there) = told(own), told(other)
         pd.testing.assert_frame_equal(score_there, score, rtol=0, atol=0)

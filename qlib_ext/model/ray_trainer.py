@@ -38,7 +38,8 @@ class RayTrainer(TrainerR):
 
     Tasks with the same dataset but for its segments, as those of RollingGen, share it: it is loaded once, here, put
     once into each node's object store and read there without a copy. A handler of a DayDatasetH without days of its own
-    has those of all segments, so another one for each window: give it `start_time` and `end_time` to share.
+    has those of its segments, so another one for each window: give it `start_time`, `end_time` and, where it takes
+    them, `fit_start_time`, `fit_end_time` (no later than the first window's train) to share.
 
     A task whose worker or node is lost, or that ends with what may pass (`passing`), is begun again, as a run of its
     own; the one that was lost is marked KILLED. After another error the rest of the list is still trained; then it is
