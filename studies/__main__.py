@@ -28,7 +28,7 @@ def main() -> None:
     asked.add_argument("--universe", default="all")
     asked.add_argument("--jobs", type=int, default=1, help="cells at once, 4 GB each")
     asked.add_argument(
-        "--ray", nargs="?", const="", metavar="ADDRESS", help="cells on Ray: of a cluster, or this machine"
+        "--ray", nargs="?", const="local", metavar="ADDRESS", help="cells on Ray: of a cluster, or this machine"
     )
     asked.add_argument("--docs", type=Path, default=Path(__file__).parents[1] / "docs", help="where the page goes")
     asked.add_argument("--tables", action="store_true", help="run nothing, write the page of what is there")

@@ -36,8 +36,8 @@ class Study:
         universe: of its stocks.
         last: no return that ends after it counts.
         jobs: cells at once; 0: none may be missing.
-        ray: address of a cluster that runs them, which sees the folder and the provider by the same paths; "": a Ray of
-            this machine; None: processes.
+        ray: address of a cluster that runs them, which sees the folder and the provider by the same paths; "local": a
+            Ray of this machine; None: processes.
     """
 
     folder: Path
@@ -95,7 +95,7 @@ def _run_part(study: Study, todo: list[Cell]) -> None:
     _prepare(study, {cell.year - back for cell in todo for back in range(cell.config.years + cell.config.gap + 1)})
     start = time.perf_counter()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits whatever runs beside
-    engine = Processes(study.jobs) if study.ray is None else Ray(address=study.ray or None, workers=study.jobs)
+    engine = Processes(study.jobs) if study.ray is None else Ray(address=study.ray, workers=study.jobs)
     for count, (_, made) in enumerate(engine.run(_run, ((study, group) for group in groups)), 1):
         left = (time.perf_counter() - start) / count * (len(groups) - count)
         print(f"{count} of {len(groups)}, {left / 60:.0f} min left: {made}", flush=True)

@@ -330,28 +330,6 @@ def test_a_list_goes_on_until_it_is_closed(workers, runs, caplog):
     assert not {run.id for run in trainer.train(tasks[:2])} & {run.id for run in again}
 
 
-# --- a search
-
-
-@pytest.mark.parametrize("over_data", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_trials_on_ray_are_those_of_one_process(workers, base, tmp_path, over_data):
-    """The first trials are drawn whatever the others came to; where the data are not searched they are loaded once."""
-    test_tune = pytest.importorskip("test_tune")
-    space = {test_tune.LR: test_tune.SPACE[test_tune.LR]}
-    if over_data:
-        space["task.dataset.kwargs.step_len"] = {"choices": [1, 2]}
-    lines, options = [], {"trials": 4, "space": space, "prune": False}
-    for name, ray_there in (("alone", None), ("there", "")):
-        own = test_tune.settings(tmp_path, base, name, **options)
-        test_tune.tune.search(own, seed=1, jobs=2 if ray_there == "" else 1, ray=ray_there, say=lines.append)
-    alone, there = (
-        test_tune.table(test_tune.settings(tmp_path, base, name, **options)).set_index("trial").sort_index()
-        for name in ("alone", "there")
-    )
-    pd.testing.assert_frame_equal(there, alone, rtol=0, atol=0)
-    assert len(there) == 4 and len(lines) == 8
-    runs = list_runs(uri=f"sqlite:///{tmp_path}/mlruns.db", experiment="there.tune")
-    assert [run.status for run in runs] == ["FINISHED"] * 4
 def with_spells(task, last):
     """A task whose dataset has spells of special treatment, a frame of more rows than repr shows."""
     codes = [f"SH{600000 + n}" for n in range(99)]
@@ -419,3 +397,27 @@ def test_a_worker_that_outlives_a_list_takes_the_next_ones_qlib(workers, runs, t
     jobs = [(None, configs[n % 2]) for n in range(6)]
     found = dict(Ray().run(uri_there, jobs))
     assert [found[n] for n in range(6)] == [jobs[n][1]["exp_manager"]["kwargs"]["uri"] for n in range(6)]
+
+
+# --- a search
+
+
+@pytest.mark.parametrize("over_data", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_trials_on_ray_are_those_of_one_process(workers, base, tmp_path, over_data):
+    """The first trials are drawn whatever the others came to; where the data are not searched they are loaded once."""
+    test_tune = pytest.importorskip("test_tune")
+    space = {test_tune.LR: test_tune.SPACE[test_tune.LR]}
+    if over_data:
+        space["task.dataset.kwargs.step_len"] = {"choices": [1, 2]}
+    lines, options = [], {"trials": 4, "space": space, "prune": False}
+    for name, ray_there in (("alone", None), ("there", "local")):
+        own = test_tune.settings(tmp_path, base, name, **options)
+        test_tune.tune.search(own, seed=1, jobs=2 if ray_there else 1, ray=ray_there, say=lines.append)
+    alone, there = (
+        test_tune.table(test_tune.settings(tmp_path, base, name, **options)).set_index("trial").sort_index()
+        for name in ("alone", "there")
+    )
+    pd.testing.assert_frame_equal(there, alone, rtol=0, atol=0)
+    assert len(there) == 4 and len(lines) == 8
+    runs = list_runs(uri=f"sqlite:///{tmp_path}/mlruns.db", experiment="there.tune")
+    assert [run.status for run in runs] == ["FINISHED"] * 4

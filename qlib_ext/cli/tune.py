@@ -42,8 +42,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     whole = number("[1, inf)", whole=True)
     add("--trials", type=whole, default=40, metavar="N", help="in all, those of earlier calls too (default: 40)")
     add("--jobs", type=whole, default=1, metavar="K", help="processes, each with its own data (default: 1)")
-    on_ray = "trials on Ray: of a cluster, or of this machine alone with K workers (docs/scale.md)"
-    add("--ray", nargs="?", const="", metavar="ADDRESS", help=on_ray)
+    on_ray = "trials on Ray: a cluster's (default: RAY_ADDRESS), or this machine's, with K workers (docs/scale.md)"
+    add("--ray", nargs="?", const=os.environ.get("RAY_ADDRESS", "local"), metavar="ADDRESS", help=on_ray)
     add("--no-prune", dest="prune", action="store_false", help="train every trial to its end")
     add("--study", metavar="NAME", help="of the search in the storage (default: the experiment's name)")
     where = f"sqlite:///FILE or postgresql://... that keeps the trials (default: {STORAGE})"

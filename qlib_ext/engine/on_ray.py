@@ -22,6 +22,7 @@ LOST_ON_RAY = (
     "lack of memory ({kind}): give each task more (`cpus`: fewer run side by side on a node), or take larger nodes; "
     "what was finished is kept as without Ray (checkpoints, runs that are FINISHED)"
 )
+LARGE = 2**30  # bytes shared from which the size of the object store is ours to say
 SPARE = 256 * 2**20  # bytes of the object store beside what is shared: results
 ADDRESS = "RAY_ADDRESS"  # of a cluster, in the environment
 
@@ -30,8 +31,8 @@ class Ray:
     """Workers of Ray.
 
     Args:
-        address: of a cluster, "auto" (the one that runs on this machine) or "host:port"; None: that of the environment
-            (`RAY_ADDRESS`), where there is none a Ray of this machine alone, which ends with what it was started for.
+        address: of a cluster, "auto" (the one that runs on this machine) or "host:port"; "local": a Ray of this machine
+            alone, which ends with what it was started for; None: that of the environment (`RAY_ADDRESS`), else "local".
         cpus, gpus: of a node, that one job takes; 0.25 GPUs: four jobs share one. `cpus` are its threads too, one
             where less than one is asked for.
         retries: how often a job is done again whose worker or node was lost; an error of its own is raised at once.
@@ -140,7 +141,7 @@ class Ray:
     def _begin(self, ray: Any, size: int) -> bool:
         """Connect to Ray; tell whether this process was not yet."""
         if ray.is_initialized():
-            if self.address not in (None, "auto", ray.get_runtime_context().gcs_address):
+            if self.address not in (None, "auto", "local", ray.get_runtime_context().gcs_address):
                 tell(f"Ray: address {self.address!r} has no effect: this process is connected to a Ray already")
             return False
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
@@ -148,9 +149,8 @@ class Ray:
         if not address:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
             count = {} if self.workers is None else {"num_cpus": max(1, round(self.workers * self.cpus))}
-            ray.init(
-                address="local", include_dashboard=False, object_store_memory=int(1.2 * size) + SPARE, **count, **quiet
-            )
+            store = {"object_store_memory": int(1.2 * size) + SPARE} if size > LARGE else {}  # else a third of all
+            ray.init(address="local", include_dashboard=False, **store, **count, **quiet)
             return True
         _reach(address)
         ray.init(address=address, **quiet)
@@ -158,7 +158,8 @@ class Ray:
 
     @property
     def _address(self) -> str | None:
-        return self.address or os.environ.get(ADDRESS)
+        address = self.address or os.environ.get(ADDRESS)
+        return None if address == "local" else address
 
     def _check_place(self, ray: Any, *, own: bool) -> None:
         """Raise ValueError where no node can ever do a job, and tell it where one may come: Ray would wait silently."""

@@ -92,8 +92,8 @@ def search(
         settings: of the search.
         seed: of what is drawn; None: 0, or that of the study that goes on.
         jobs: processes; 1: this one, which with a seed has the same trials however often it was killed.
-        ray: address of a cluster of Ray on which the trials run instead, "": of the environment, or a Ray of this
-            machine with so many workers (1: as many as there are processors).
+        ray: address of a cluster of Ray on which the trials run instead, or "local": a Ray of this machine, with so
+            many workers (1: as many as there are processors).
         say: called with a line for each trial.
 
     Raises: ValueError, TypeError for a space that does not fit the workflow, a study of another search, or another
@@ -109,7 +109,7 @@ def search(
             say(f"{again} trials were cut short and are done again")
         while trials.left():
             if ray is not None:
-                _run_on_ray(settings, trials, Ray(address=ray or None, workers=None if jobs == 1 else jobs), say)
+                _run_on_ray(settings, trials, Ray(address=ray, workers=None if jobs == 1 else jobs), say)
             elif jobs == 1:
                 run_worker(settings, say=say)
             else:
@@ -334,6 +334,7 @@ def _do_on_ray(market: Market | None, job: tuple[Settings, str, str]) -> list[st
     """Do a trial on a worker, that of a worker that was lost again; what there is to say."""
     settings, name, folder = job
     os.chdir(folder)  # for relative paths of the workflow
+    _start(settings)  # a worker may have had another search before
     settings.open().repair(name)
     lines: list[str] = []
     run_worker(settings, name, say=lambda line: lines.append(line), most=1, market=market)
