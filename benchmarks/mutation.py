@@ -39,9 +39,9 @@ ROOMS = {  # room: the tests that are its own
     "rules": "rules units",
     "portfolio": "portfolio cost_aware optimal simulate forecast forecast_schedule locked exposures executions "
     "market_of horizon_heads series",
-    "evaluate": "evaluate capacity compare diagnostics execution gate lags net_excess neutral_metrics score_tear "
-    "sharpe tear series own_loss_and_metric mixed account",
-    "strategy": "strategy cost_aware_strategy orders executions account filled forecast_schedule side_files",
+    "evaluate": "evaluate baselines capacity compare diagnostics execution_tables gate lags net_excess neutral_metrics "
+    "score_tear sharpe tear series own_loss_and_metric mixed account",
+    "strategy": "strategy cost_aware_strategy execution orders executions account filled forecast_schedule side_files",
 }
 READ = ("workflows", "docs")  # by the tests
 QUIET = [r"^\s*raise\b", r"^\s*(warnings\.)?warn\(", r"^\s*(_LOG|log|logger)\.\w+\("]
@@ -66,13 +66,14 @@ def with_defaults(*mutants, **options):  # the wrapper has all of a function but
 trampoline.wrap_in_trampoline = with_defaults
 
 
-def pytest_collection_modifyitems(items):  # the fastest files first: a file's tests have one qlib, and its runs
+def pytest_collection_modifyitems(items):  # the fastest files first, in each its own order: its tests share a qlib
     stats = Path("mutmut-stats.json")
     if stats.exists():
         took, files = json.loads(stats.read_text())["duration_by_test"], {}
+        place = {name: at for at, name in enumerate(took)}
         for item in items:
             files[item.path] = files.get(item.path, 0.0) + took.get(item.nodeid, 0.0)
-        items.sort(key=lambda item: (files[item.path], str(item.path)))
+        items.sort(key=lambda item: (files[item.path], str(item.path), place.get(item.nodeid, 0)))
 """
 
 
@@ -220,11 +221,23 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return by_file.round(1)
 
 
+def whole_files() -> None:
+    """Have a mutant tried by all tests of a file where one calls it: others see it in a fixture that they share."""
+    from mutmut.state import state
+
+    by_function, names = state().tests_by_mangled_function_name, list(state().duration_by_test)
+    for function, tests in by_function.items():
+        files = {name.partition("::")[0] for name in tests}
+        by_function[function] = {name for name in names if name.partition("::")[0] in files}
+
+
 def try_all(chosen: list[dict[str, str]], processes: int) -> dict[str, str]:
     """Let mutmut try them, in the folder of the room: what became of each."""
     import mutmut.__main__ as mutmut
     from mutmut.stats import status_by_exit_code
 
+    collect = mutmut.collect_or_load_stats
+    mutmut.collect_or_load_stats = lambda *args, **options: (collect(*args, **options), whole_files())
     mutmut._run([row["name"] for row in chosen], processes)
     codes: dict[str, int | None] = {}
     for meta in Path("mutants").rglob("*.py.meta"):

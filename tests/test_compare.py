@@ -95,6 +95,8 @@ def test_equal_runs_do_not_differ():
     table = compare({"a": frame(values, ic=values), "b": frame(values, ic=values)}).table
     assert (table[["difference", "standard_error", "low", "high"]] == 0).all(axis=None)
     assert (table["share_below_zero"] == 1).all()
+    of_returns = [f"capped_buyable_net.{number}" for number in ("mean", "annual_return", "sharpe")]
+    assert table.loc["b"].index.tolist() == ["rank_ic.mean", *of_returns]
 
 
 def test_slow_bootstrap_agrees():

@@ -194,6 +194,21 @@ def test_what_the_day_knows_counts():
     assert wary[1::2].sum() / wary.sum() < 0.7 * placed[1::2].sum() / placed.sum()
 
 
+def test_idle_cash_is_invested_until_what_it_risks_pays_no_more_fees():
+    """One stock that is the benchmark: at the optimum a yuan more costs what it takes off the risk of idle cash.
+
+    That risk is the fixed point of a value that a trade of 1% of the capital may stop: v = r + c v / (c + v).
+    """
+    capital, fee, sigma, one = 1e6, 0.001, 0.02, np.ones(1)
+    day = Day(0 * one, 0 * one, 1e9 * one, 1e9 * one, sigma * one, capital, fee, fee, one > 0,
+              specific=0 * one, market_volatility=sigma)  # fmt: skip
+    idle = capital - policy(impact=0.0, risk_aversion=10.0, max_weight=None).target(day).sum()
+    risk, cost, value = 10.0 * sigma**2 / capital, fee / (0.01 * capital), 0.0
+    for _ in range(1000):
+        value = risk + cost * value / (cost + value)
+    assert idle == pytest.approx(fee / value, rel=0.01)  # the stock's own risk, at least 0.1% a day, is next to nothing
+
+
 @pytest.mark.parametrize("options", [{"risk_aversion": 0.0}, {"participation": 1.5}, {"benchmark": "SH000300"}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):

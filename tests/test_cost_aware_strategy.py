@@ -87,12 +87,12 @@ def test_what_the_optimum_leaves_alone_is_not_traded(scores):
 
 
 def test_the_log_tells_the_limits(scores):
-    frame = pd.DataFrame({"sector": ["a", "b"] * 20}, index=sorted(scores.index.get_level_values(1).unique()))
+    frame = pd.DataFrame({"sector": ["a", "b=c"] * 20}, index=sorted(scores.index.get_level_values(1).unique()))
     strategy, report, dealt = traded(
         scores, exposures={"volatility": 0.1, "beta": [-0.2, 0.2], "sector": 0.05}, exposure_frame=frame
     )
     log = pd.DataFrame(strategy.daily_log)
-    names = ["volatility", "beta", "sector=a", "sector=b"]
+    names = ["volatility", "beta", "sector=a", "sector=b=c"]
     assert {f"{key}.{name}" for key in ("exposure", "beyond", "price") for name in names} <= set(log)
     late = log.iloc[20:]  # from cash it takes some days
     assert (late[[f"beyond.{name}" for name in names]] < 1e-6).all().all()
@@ -120,8 +120,10 @@ def test_the_exchange_tells_the_costs(scores):
     strategy, cheap, _ = traded(scores, exchange={"impact": 0.1, "min_cost": 1.0, "commission": 0.0002})
     assert strategy.policy.impact == 0.1 and strategy.policy.least_commission == 1.0
     assert strategy.policy.commission == 0.0002
-    own, dear, _ = traded(scores, impact=2.0)
+    own, dear, dealt = traded(scores, impact=2.0)
     assert own.policy.impact == 2.0
+    (least, *_) = dealt.options.fees([dealt.end_time]).parts(0, 100.0, sell=False)
+    assert own.policy.least_commission == least == 5.0
     assert dear["turnover"].sum() < cheap["turnover"].sum()
 
 

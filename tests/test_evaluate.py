@@ -1,6 +1,8 @@
+import inspect
 import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qlib_ext import evaluate, record
 from qlib_ext.evaluate import (
     ACCOUNT_DEFINITIONS,
     COLUMNS,
@@ -117,6 +120,12 @@ def test_headline_golden():
     assert headline([0.1, 0.0])["max_drawdown"] == 0
     assert headline([0.01, 0.01])["annual_return"] == pytest.approx(2.42)  # 242 days where nothing else is said
     assert math.isnan(headline([0.1])["sharpe"]) and math.isnan(headline([0.1])["mean_ic"])
+
+
+def test_numbers_that_are_not_there_warn_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(headline([0.1, 0.2], ic=[NAN])["mean_ic"]) and math.isnan(headline([0.1])["sharpe"])
 
 
 def test_an_account_compounds():
@@ -380,6 +389,10 @@ def test_errors_name_the_cure():
 def test_names_default_to_what_the_inputs_allow():
     score, label, _, _ = market(0)
     assert list(daily_metrics(score, label).columns) == ["ic", "rank_ic", "wpcc", "top20_ic"]
+
+
+def test_the_room_stands_for_the_function_of_its_name():
+    assert inspect.signature(evaluate) == inspect.signature(record.evaluate)
 
 
 def test_core_never_imports_qlib():

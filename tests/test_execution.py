@@ -179,11 +179,12 @@ def test_the_log_is_that_of_the_targets(traded):
     options, _, _, strategy, _ = traded
     kept = strategy.artifacts()
     log, targets = kept["daily_log.pkl"].set_index("date"), kept["daily_targets.pkl"]
-    assert len(log) == LAST - FIRST + 1
+    assert len(log) == LAST - FIRST + 1 and len({tuple(entry) for entry in strategy.daily_log}) == 1
     hold = log["signal_date"].isna()
     assert hold.sum() == 1 and log.loc[hold, ["buy", "sell"]].to_numpy().sum() == 0
     by = targets.groupby("date")
     np.testing.assert_allclose(by["target"].sum(), log.loc[~hold, "target"])
+    np.testing.assert_allclose(log["capital"] - log["target"], log["cash_target"])
     np.testing.assert_allclose(by["ordered"].sum(), (log["buy"] - log["sell"])[~hold], atol=1e-4)
     short = (targets["target"] - targets["held"] - targets["ordered"]).clip(lower=0.0)
     np.testing.assert_allclose(short.groupby(targets["date"]).sum(), log.loc[~hold, "unreached"], atol=1e-4)

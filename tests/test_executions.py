@@ -44,6 +44,8 @@ def test_published_rules_by_hand():
     temporary, permanent = 0.142 * 280 * 0.04**0.6, 0.314 * 280 * 0.04 * 33**0.25
     assert 1e4 * almgren_rate(0.04, 0.028) == pytest.approx(temporary + permanent / 2)
     assert table.loc["b100", "yuan"] == pytest.approx(4e4 * 56e-4)
+    millions = rules_table(fills.assign(yuan=fills["yuan"] / 1e6))  # a share of what was dealt, in any money
+    np.testing.assert_allclose(millions["bp_of_traded"], table["bp_of_traded"])
     assert rules_table(fills.iloc[:0])["bp_of_traded"].isna().all()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference_portfolio as slow
 
-from qlib_ext.portfolio import Forecast
+from qlib_ext.portfolio import Forecast, sum_covariance
 
 NAN = float("nan")
 
@@ -56,6 +56,18 @@ def test_errors_tell_how_far_results_are_from_the_truth():
         distance.append((first[2] - 2e-3) / first[3])
     assert 0.7 < np.std(distance) < 1.4
     assert abs(np.mean(distance)) < 0.5
+
+
+@pytest.mark.parametrize("lags", [0, 1, 5, None])
+def test_the_covariance_of_a_sum_is_newey_and_wests(lags):
+    """By loops over pairs of days, weighted by how near they are; 110 of 120 days count: 4 * 1.1^(2/9) = 4.08 lags."""
+    parts = np.cumsum(np.random.default_rng(0).normal(size=(120, 2)), axis=0)
+    parts[:10] = 0.0
+    reach, slow_sum = 4 if lags is None else lags, np.zeros((2, 2))
+    for s in range(120):
+        for t in range(max(0, s - reach), min(120, s + reach + 1)):
+            slow_sum += (1 - abs(s - t) / (reach + 1)) * np.outer(parts[s], parts[t])
+    np.testing.assert_allclose(sum_covariance(parts, lags), slow_sum * 110 / 109)
 
 
 def test_a_score_of_noise_is_not_significant_and_expects_next_to_nothing():
@@ -187,6 +199,11 @@ def test_what_few_days_tell_of_is_left_out():
 def test_few_days_are_never_significant():
     forecast = Forecast.fit(*market(10, days=12, level=5e-3))
     assert forecast.t > 5 and forecast.days == 12 and not forecast.significant
+
+
+def test_a_decay_of_no_half_life_is_refused():
+    with pytest.raises(ValueError, match="half_lives .., weights .., .* do not go together"):
+        Forecast.from_dict({"half_lives": [], "weights": []})
 
 
 def test_it_goes_through_json_and_back():

@@ -128,6 +128,11 @@ def test_weights_by_hand():
     assert shrunk_weights(gain, 1e-12 * eye, alike, half) == pytest.approx([1.1 / 1.9, -0.8 / 1.9], abs=1e-4)
     # between both -0.46 +- 0.62 is left of -0.8 / 0.19: it may as well be positive
     assert shrunk_weights(gain, 0.03 * eye, alike, half).tolist() == [1.0, 0.0]
+    # common 0.5 each, of (2, -1) are pulled 1 / 1.01: 0.5 + 1.5 / 1.01 and 0.5 - 1.5 / 1.01, ten times its deviation of
+    # sqrt(1 - 1 / 1.01): a loss that is sure keeps its weight
+    sizes = np.array([0.5 + 1.5 / 1.01, 0.5 - 1.5 / 1.01])
+    sure = shrunk_weights(np.array([2.0, -1.0]), 0.01 * eye, eye, half)
+    assert sure == pytest.approx(sizes / np.abs(sizes).sum())
 
 
 def test_weights_are_of_what_was_earned():

@@ -63,6 +63,18 @@ def test_sleeves_trade_every_so_many_days():
     assert rebalancing(held, step, 2).ravel().tolist() == pytest.approx([50.0, 40.0, 0.0, -48.0])
 
 
+def test_equal_scores_are_served_by_position():
+    # 30 of 100 yuan for 40 stocks that want 1 each, as 70 are stuck in one that cannot be sold: the better half, then 10
+    score, target, step = np.arange(82).reshape(2, 41) % 2 * 1.0, np.ones((2, 41)), np.zeros((2, 41))
+    target[0], target[0, 40], target[1, 40] = 0.0, 70.0, 0.0
+    free = np.ones((2, 41), dtype=bool)
+    down = free.copy()
+    down[1, 40] = False
+    held = held_through(target, step, free, down, capital=100.0, score=score)[1]
+    assert held[40] == 70.0 and held[:40][score[1, :40] == 1].tolist() == [1.0] * 20
+    assert held[:40][score[1, :40] == 0].tolist() == [1.0] * 10 + [0.0] * 10
+
+
 # --- a loop over stocks and days
 
 
@@ -111,5 +123,7 @@ def test_errors_name_what_came():
         held_through(ones, ones, ones > 0, ones, capital=1.0)
     with pytest.raises(ValueError, match=r"\(D, N\)"):
         held_through(ones, ones, np.ones((2, 4), bool), capital=1.0)
+    with pytest.raises(ValueError, match=r"score \(2, 4\)"):
+        held_through(ones, ones, ones > 0, capital=1.0, score=np.ones((2, 4)))
     with pytest.raises(ValueError, match="capital is 0"):
         held_through(ones, ones, ones > 0, capital=0)

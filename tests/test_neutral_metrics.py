@@ -47,6 +47,15 @@ def test_days_that_allow_none_have_none():
     assert daily.isna().all(axis=None)
 
 
+@pytest.mark.parametrize(("stocks", "allowed"), [(3, False), (4, True)])
+def test_two_exposures_and_a_mean_leave_three_stocks_nothing(stocks, allowed):
+    """Nor where one exposure stands twice: of three stocks it leaves one number, and a correlation of +-1."""
+    score, label, loads = (grid[2:, :stocks] for grid in a_market())
+    for exposures in (loads, loads[..., [0, 0]]):
+        daily = daily_metrics(score, label, np.ones_like(score), names=[*NEUTRAL_CORRELATIONS], exposures=exposures)
+        assert (daily.notna() == allowed).all(axis=None)
+
+
 def test_they_are_asked_for_by_name_or_by_exposures():
     score, label, loads = a_market()
     ones = np.ones_like(score)

@@ -644,6 +644,19 @@ def test_a_day_that_lacks_the_bars_of_many_stocks_is_told_with_their_number(halt
     assert 10 <= lost <= 16 and (orders["signal_date"] == days[-1]).all()
 
 
+def test_a_twentieth_of_the_stocks_may_be_suspended_on_one_day(halted, warned):
+    """Of 20 stocks that traded the day before, one without a bar is a suspension, two are told."""
+    days = halted(1, share=0.1)
+    close = D.features(D.instruments("all"), ["$close"], days[-2], days[-1]).iloc[:, 0].unstack("datetime").notna()
+    there, lost = close.index[close.all(axis=1)], close.index[close[days[-2]] & ~close[days[-1]]]
+    for count, words in ((1, []), (2, [f"2 of 20 stocks that traded on {days[-2]:%Y-%m-%d} have NO BAR"])):
+        warned.clear()
+        scores = random_scores(days[-2:])
+        chosen = scores.index.get_level_values("instrument").isin([*lost[:count], *there[: 20 - count]])
+        plan_orders(ScoredRun("r", scores[chosen], TASK, {}), read_holdings(None), capital=2e7)
+        assert [told.partition(" on ")[0] for told in warned] == [told.partition(" on ")[0] for told in words]
+
+
 def test_scores_of_a_day_that_the_calendar_lacks_are_refused(folder):
     start(folder / "market")
     with pytest.raises(ValueError, match="scores are of 2030-01-02, which the provider's calendar"):

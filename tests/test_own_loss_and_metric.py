@@ -94,7 +94,7 @@ def test_functions_do_as_well():
     score, label = panel.label.numpy() - 0.001, panel.label.numpy()
     daily = daily_metrics(score, label, names=["ic", lambda days: days.count.double()])
     assert (daily["<lambda>"] == label.shape[1]).all()
-    with pytest.raises(ValueError, match=r"must return a tensor \(D,\)"):
+    with pytest.raises(ValueError, match=r"metric <lambda> must return a tensor \(D,\)"):
         daily_metrics(score, label, names=[lambda days: days.score])
 
 

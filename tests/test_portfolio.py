@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlib_ext.cross_section import ranks
-from qlib_ext.portfolio import affordable, fee_cost, fill_capitals, fill_top_n, impact_cost, one_impact, rebalancing
+from qlib_ext.portfolio import (
+    Day,
+    TopNPolicy,
+    affordable,
+    fee_cost,
+    fill_capitals,
+    fill_top_n,
+    impact_cost,
+    one_impact,
+    rebalancing,
+)
 
 NAN = float("nan")
 MODES = [None, 1, 3, 7, 100]
@@ -53,6 +63,15 @@ def test_golden_untradable_do_not_count_and_ties_go_by_position():
     assert got.tolist() == [0, 0, 4, 0, 0]
     got = fill_top_n(score, liquidity, capital=4, participation=0.05, mask=np.array([1, 1, 0, 1, 1], bool))
     assert got.tolist() == [0, 0, 0, 4, 0]
+
+
+def test_a_held_stock_gives_way_later_by_a_factor():
+    # Caps of 50. Ranks 4 1 3 2; the held first comes to 4 / 2 = 2 and goes before the last, which ties with it.
+    score, liquidity, nothing = np.array([1.0, 4.0, 2.0, 3.0]), np.full(4, 1000.0), np.full(4, np.nan)
+    for capital, wanted in ((100.0, [50, 50, 0, 0]), (150.0, [50, 50, 0, 50]), (170.0, [50, 50, 20, 50])):
+        day = Day(score, np.array([7.0, 0, 0, 0]), liquidity, liquidity, nothing, capital, 0.0, 0.0, score > 0)
+        assert TopNPolicy(participation=0.05, rank_buffer=2.0).target(day).tolist() == wanted
+    assert TopNPolicy(participation=0.05).target(day).tolist() == [20, 50, 50, 50]
 
 
 def test_exact_fill_leaves_no_dust():

@@ -245,6 +245,8 @@ def test_nothing_of_the_future_changes_a_day():
     [
         ({"start": "equal"}, "start is 'equal'"),
         ({"start": [1e9, 0.0]}, "in sum at most the account's"),
+        ({"start": [1.0, 1.0, 1.0]}, "start must be 2 holdings"),
+        ({"start": [2.0, -1.0]}, "start must be 2 holdings of at least 0 yuan"),
         ({"first": 2}, "first is 2"),
         ({"participation": 5}, "participation is 5"),
         ({"universe": np.ones((1, 2), dtype=bool)}, "shapes must be one"),

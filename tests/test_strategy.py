@@ -378,9 +378,9 @@ def test_lots_reach_the_target_wherever_any_way_does(delta, cap, lots):
 
 
 class Desk:
-    """An exchange by hand: prices of 10, lots of 100, costs of 1% and at least 5 yuan; STAR stocks 200, then 1."""
+    """An exchange by hand: prices of 10, lots of 100, costs of 1% (sells 2%) or 5 yuan; STAR stocks 200, then 1."""
 
-    open_cost, close_cost, min_cost, impact_cost = 0.01, 0.01, 5.0, 0.0
+    open_cost, close_cost, min_cost, impact_cost = 0.01, 0.02, 5.0, 0.0
 
     def __init__(self, suspended=(), locked=()):
         self.closed, self.locked = set(suspended), set(locked)
@@ -418,11 +418,22 @@ def test_cash_pays_the_costs_too():
     # 10,100.01 yuan: 1,000 shares at 10 and 1% are 10,100 (a cent stays for rounding); with 10,099 a lot less
     assert plan([line("SH600000", 2e4)], cash=10_100.01) == {"SH600000": 1000}
     assert plan([line("SH600000", 2e4)], cash=10_099.0) == {"SH600000": 900}
-    # a sale brings 2,000 - 20; with the 30 in cash that is 100 shares and 10 yuan of costs, and no second hundred
+    # a sale brings 2,000 - 40; with the 30 in cash that is 100 shares and 10 yuan of costs, and no second hundred
     lines = [line("SH600001", 0.0, 200), line("SH600002", 1e3), line("SH600003", 1e3)]
     assert plan(lines, cash=30.0) == {"SH600001": -200, "SH600002": 100}
     assert [x.reason for x in lines] == ["", "", "cash_clipped"]
     assert summary(lines)["unreached"] == 1000 and summary(lines)["unreached_names"] == 0  # short by one order
+
+
+def test_the_impact_of_qlibs_own_exchange():
+    # 4% of the square of the share of the day's yuan, on top of 1% (sells 2%); as of all of it where that is not known
+    desk = Desk()
+    desk.impact_cost = 0.04
+    market = Market(desk, SPAN, {"SH600000": 4e4, "SH600001": math.nan})
+    assert market.cost("SH600000", 2e4, sell=False) == pytest.approx(2e4 * (0.01 + 0.04 * 0.5**2))
+    assert market.cost("SH600000", 4e4, sell=True) == pytest.approx(4e4 * (0.02 + 0.04))
+    for unknown in ("SH600001", "SH600002"):
+        assert market.cost(unknown, 2e4, sell=False) == pytest.approx(2e4 * 0.05)
 
 
 def test_holdings_that_cannot_be_sold_take_up_the_capital():

@@ -207,10 +207,10 @@ def days_to_liquidate(
     yuan = positions.fillna(0.0).to_numpy(dtype=float)
     traded = liquidity.reindex(index=positions.index, columns=positions.columns).to_numpy(dtype=float)
     known = np.isfinite(traded) & (traded > 0)
-    room = np.where(known, participation * np.where(known, traded, 1.0), 0.0)
+    room = np.where(known, participation * traded, 0.0)
     held, seen = yuan.sum(axis=1), np.where(known, yuan, 0.0)
-    days = np.where(known, yuan / np.where(known, room, 1.0), np.where(yuan > 0, np.inf, 0.0))
     with np.errstate(divide="ignore", invalid="ignore"):
+        days = np.where(known, yuan / room, np.where(yuan > 0, np.inf, 0.0))
         out = {
             "mean_days": (seen * np.where(known, days, 0.0)).sum(axis=1) / seen.sum(axis=1),
             "max_days": np.where(held > 0, days.max(axis=1, initial=0.0), np.nan),

@@ -191,7 +191,7 @@ class _Problem:
         total = trade.sum()
         soft = 1.0 / self.market_risk if self.market_risk > 0 else 0.0
         value += price[0] * self.cash + price[1] * (self.idle + soft * price[1] / 2)
-        value += float((price[2:] * np.where(price[2:] == 0, 0.0, edge)).sum())
+        value += float((price[2:] * edge).sum())
         slope = np.array([self.cash - total - costs.sum(), self.idle + soft * price[1] - total])
         columns = self.columns.copy()
         columns[:, 0] += marginal

@@ -112,7 +112,7 @@ def make_orders(
     quotes = LastClose(market, date, fees, impact)
     Planner(quotes, quotes.price, cash, capital).plan(lines)
     lines += _passed_over(rank, market, {line.code for line in lines}, lines)
-    whole = ((_row(line, quotes.rows[line.code], score.get(line.code, math.nan), day), line.code) for line in lines)
+    whole = ((_row(line, quotes.rows[line.code], score[line.code], day), line.code) for line in lines)
     rows = [part for row, code in whole for part in _split(row, quotes.rows[code])]
     table = pd.DataFrame(rows, columns=list(ORDER_COLUMNS)).assign(date=date, signal_date=day)
     order = table["side"].map(_SIDES.index).argsort(kind="stable")

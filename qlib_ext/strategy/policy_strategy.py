@@ -297,7 +297,7 @@ class PolicyStrategy(BaseSignalStrategy):
         orders = planner.plan(lines)
         entry |= summary(lines)
         book.prices = {line.code: line.price for line in lines}
-        book.target = {line.code: line.target for line in lines if line.target > 0}
+        book.target = {line.code: line.target for line in lines}
         self._tables.append(table(span[0], lines))
         return orders
 
