@@ -169,6 +169,7 @@ def test_a_deal_at_the_widest_limit_is_one_of_the_day(tmp_path):
         ("2022-01-04,600000,hold,1e5,10,10.1", r"line 2: side is 'hold'; allowed: buy, sell"),
         ("2022-01-04,600000,buy,1e5,10,14", r"line 2: average 14 is more than 31% from arrival 10"),
         ("2022-01-04,600000,buy,-1,10,10.1", r"line 2: yuan is -1; it must be above 0"),
+        ("2022-01-04,600000,buy,some,10,10.1", r"line 2: yuan is 'some'"),
         ("01/02/2022,600000,buy,1e5,10,10.1", r"line 2: date is '01/02/2022', no day"),
     ],
 )

@@ -49,6 +49,14 @@ def test_numbers_are_standardised_over_the_universe_and_categories_are_weights()
     assert list(made) == ["liquidity", "value", "sector=a", "sector=b"]
 
 
+def test_days_at_once_are_each_day_by_itself():
+    rng = np.random.default_rng(0)
+    universe, grid = rng.random((3, 9)) < [[0.9], [0.5], [0.7]], rng.normal(size=(3, 9))
+    both = exposures(universe, beta=grid)["beta"]
+    for day in range(3):
+        np.testing.assert_allclose(both[day], exposures(universe[day], beta=grid[day])["beta"])
+
+
 def test_what_is_not_known_is_the_mean():
     made = exposures(np.ones(3, dtype=bool), beta=[np.nan, 1.0, 2.0], volatility=[0.02, 0.02, 0.0])
     assert made["beta"].tolist() == [0.0, -1.0, 1.0]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import reference_portfolio as slow
+from scipy.stats import norm, rankdata
 
 from qlib_ext.portfolio import Forecast, sum_covariance
 
@@ -104,6 +105,18 @@ def test_the_best_few_are_not_extrapolated_to():
     forecast = Forecast.fit(share, step, smoothings=[0], horizons=[1])
     usual, best = np.interp([0.9, 0.995], forecast.places, forecast.levels)
     assert best < 1.5 * usual  # 2.0 in normal scores, 1.24 in shares
+
+
+def test_persistence_is_of_the_stocks_that_both_days_know():
+    score, step = market(3, days=60, stocks=40)
+    score[np.random.default_rng(3).random(score.shape) < 0.2] = NAN
+    expected = []
+    for today, later in zip(score[:-1], score[1:], strict=True):
+        places = [norm.ppf((rankdata(day, nan_policy="omit") - 0.5) / np.isfinite(day).sum()) for day in (today, later)]
+        a, b = (place[np.isfinite(today + later)] for place in places)
+        expected.append(a @ b / np.sqrt((a @ a) * (b @ b)))
+    forecast = Forecast.fit(score, step, horizons=(1, 2, 5), smoothings=(0.0,))
+    assert forecast.persistence == pytest.approx(np.mean(expected))
 
 
 def test_levels_rise_and_are_of_the_mean_stock():

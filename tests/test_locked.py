@@ -64,7 +64,7 @@ def test_sleeves_trade_every_so_many_days():
 
 
 def test_equal_scores_are_served_by_position():
-    # 30 of 100 yuan for 40 stocks that want 1 each, as 70 are stuck in one that cannot be sold: the better half, then 10
+    # 30 of 100 yuan for 40 stocks that want 1 each, 70 are stuck in one that cannot be sold: the better half, then 10
     score, target, step = np.arange(82).reshape(2, 41) % 2 * 1.0, np.ones((2, 41)), np.zeros((2, 41))
     target[0], target[0, 40], target[1, 40] = 0.0, 70.0, 0.0
     free = np.ones((2, 41), dtype=bool)

@@ -248,6 +248,7 @@ def test_nothing_of_the_future_changes_a_day():
         ({"start": [1.0, 1.0, 1.0]}, "start must be 2 holdings"),
         ({"start": [2.0, -1.0]}, "start must be 2 holdings of at least 0 yuan"),
         ({"first": 2}, "first is 2"),
+        ({"volatility": np.ones((1, 2))}, r"volatility \(1, 2\)"),
         ({"participation": 5}, "participation is 5"),
         ({"universe": np.ones((1, 2), dtype=bool)}, "shapes must be one"),
     ],
