@@ -12,7 +12,7 @@ from qlib.utils import init_instance_by_config
 from qlib.utils.exceptions import LoadObjectError
 
 from qlib_ext.data import DayDatasetH, LabelSpan, PanelExposures
-from qlib_ext.evaluate import BASELINES, SCORE_TEAR_DEFINITIONS, group_ics
+from qlib_ext.evaluate import BASELINES, DAYS_A_YEAR, SCORE_TEAR_DEFINITIONS, group_ics
 from qlib_ext.panel import DayPanel
 from qlib_ext.record import (
     SERIES,
@@ -117,6 +117,12 @@ def score_grid(panel, rows, noise=1.0, seed=1):
     rng = np.random.default_rng(seed)
     value = panel.x[rows, :, 0].numpy() + noise * rng.normal(size=(len(rows), len(panel.stocks)))
     return np.where(panel.present[rows].numpy(), value, np.nan)
+
+
+@pytest.fixture(autouse=True)
+def no_calendar(monkeypatch):
+    """The year is the default's, whatever qlib the tests before have left."""
+    monkeypatch.setattr("qlib_ext.record.records.market_year", lambda: DAYS_A_YEAR)
 
 
 @pytest.fixture

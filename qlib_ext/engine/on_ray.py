@@ -5,8 +5,10 @@ first used.
 """
 
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -144,6 +146,16 @@ class Ray:
             if self.address not in (None, "auto", "local", ray.get_runtime_context().gcs_address):
                 tell(f"Ray: address {self.address!r} has no effect: this process is connected to a Ray already")
             return False
+        ended_by = signal.getsignal(signal.SIGTERM)
+        try:
+            self._connect(ray, size)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, ended_by)  # Ray would take it from a run, which would not be KILLED
+        return True
+
+    def _connect(self, ray: Any, size: int) -> None:
+        """Connect to the cluster of the address, or start a Ray of this machine."""
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         address = self._address
         if not address:
@@ -151,10 +163,9 @@ class Ray:
             count = {} if self.workers is None else {"num_cpus": max(1, round(self.workers * self.cpus))}
             store = {"object_store_memory": int(1.2 * size) + SPARE} if size > LARGE else {}  # else a third of all
             ray.init(address="local", include_dashboard=False, **store, **count, **quiet)
-            return True
+            return
         _reach(address)
         ray.init(address=address, **quiet)
-        return True
 
     @property
     def _address(self) -> str | None:
