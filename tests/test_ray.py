@@ -65,6 +65,11 @@ def test_what_is_no_engine_is_an_error_before_anything_is_loaded(option, error, 
         FoldEnsemble(model=config(), engine=option)
 
 
+def test_options_of_no_function_are_refused():
+    with pytest.raises(TypeError, match="rounds would be for a train_func, of which there is none"):
+        RayTrainer("none").train([{}], rounds=3)
+
+
 def test_a_ray_that_is_not_there_is_told_with_the_cure(monkeypatch, dataset):
     with pytest.raises(ConnectionError, match=r"no Ray at '127.0.0.1:9' \(.*\): start one \(`ray start --head`\)"):
         list(Ray(address="127.0.0.1:9").run(where, [(None, 1)]))

@@ -103,6 +103,8 @@ class RayTrainer(TrainerR):
         if not listed:
             return []
         train_func = train_func or self.train_func
+        if kwargs and train_func is None:
+            raise TypeError(f"{', '.join(kwargs)} would be for a train_func, of which there is none: leave it out")
         experiment = R.get_exp(experiment_name=experiment_name or self.experiment_name)
         tags = {LIST: list_digest(listed)}
         done = _finished(experiment, tags[LIST])
@@ -216,7 +218,7 @@ def _config(engine: Ray) -> Any:
     """Copy the configuration of qlib for the workers: the same runs wherever a worker stands, its own processors."""
     config = copy.deepcopy(C)
     config["exp_manager"] = copy.deepcopy(C["exp_manager"])
-    manager = config["exp_manager"]["kwargs"]
+    manager = config["exp_manager"].setdefault("kwargs", {})
     manager["uri"] = R.get_uri()
     if isinstance(R.exp_manager, SqliteExpManager) and not manager["uri"].startswith("sqlite:"):
         manager["artifacts"] = str(Path(manager.get("artifacts") or "mlruns").expanduser().absolute())
