@@ -3,8 +3,10 @@
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import ANY
 
 import numpy as np
 import pandas as pd
@@ -13,10 +15,15 @@ import qlib
 from hypothesis import given
 from hypothesis import strategies as st
 from qlib.backtest import backtest
+from qlib.backtest.signal import Signal, SignalWCache
 from qlib.data import D
 
+from qlib_ext.exchange import AShareExchange
 from qlib_ext.portfolio import Day, fill_top_n
-from qlib_ext.strategy import Book, Line, LiquidityTopNStrategy, Market, Planner, summary, whole_lots
+from qlib_ext.rules import Fees
+from qlib_ext.strategy import Book, LastClose, Line, LiquidityTopNStrategy, Market, Planner, summary, whole_lots
+from qlib_ext.strategy.planner import make_lines, table
+from qlib_ext.strategy.policy_strategy import in_shares
 from qlib_ext.synthetic import make_market
 
 ONE = pd.Series([1.0], pd.MultiIndex.from_tuples([(pd.Timestamp("2020-01-02"), "SH600000")]))
@@ -352,6 +359,12 @@ def test_min_holding_is_a_number_of_days():
         (350, 250, (200, 1), 250),  # 200 is the least today, so that 150 are out of reach in any case
         (430, 150, (200, 1), 0),
         (12.34, 5.5, (0, 0), 5.5),  # no lots
+        (-5, 5, (0, 0), 0),
+        (-5, 10, (1, 1), 0),
+        (200, 5000, (200, 1), 200),
+        (500, 499, (200, 1), 300),  # 1 would be left, too few: 300 and 200
+        (400, 300, (200, 1), 200),
+        (100 * (1 - 1.5e-9), 500, (100, 100), 100),  # float noise
     ],
 )
 def test_whole_lots(delta, most, lots, shares):
@@ -523,3 +536,390 @@ def test_the_share_of_the_target_that_was_reached():
     book = Book(target={"A": 100.0, "B": 300.0}, prices={"A": 10.0, "B": 20.0})
     assert book.share_reached({"A": 5.0, "B": 20.0, "C": 9.0}) == 350 / 400
     assert math.isnan(Book().share_reached({}))
+
+
+# --- a whole step, by hand
+
+NAN, DATE = math.nan, pd.Timestamp("2022-01-04")
+
+
+class Spread(Desk):
+    """Buys at 10, sells at 8, of this step alone."""
+
+    def get_deal_price(self, code, start, end, direction):
+        assert (start, end) == SPAN
+        return 10.0 if direction == 1 else 8.0
+
+    def check_stock_suspended(self, code, start, end):
+        assert (start, end) == SPAN
+        return super().check_stock_suspended(code, start, end)
+
+
+def test_a_whole_plan_by_hand():
+    # SH600001: 350, of which 50 are of today: 300 may go, but 2,000 / 8 = 250 a day, in lots 200: 1,600 - 32 of costs.
+    # SH600006 does not trade; its last price is 7. SH600005: 99 shares. SH600003: 400 more at 10, for 2,500 a day.
+    # Capital: 6,700 - 1,200 - 800 - 700 - 1,000 = 3,000: 2,000 for SH600003, 1,000 of 1,500 for SH600004.
+    # Cash: 1,500 - 0.01 + 1,568 - 2,020 - 1,010 = 37.99.
+    held = {"SH600001": 350.0, "SH600002": 100.0, "SH600003": 100.0, "SH600006": 100.0}
+    target = pd.Series({"SH600005": 990.0, "SH600002": 0.0, "SH600003": 5_000.0, "SH600004": 1_500.0})
+    rank = {"SH600005": 1.0, "SH600002": 2.0, "SH600003": 3.0, "SH600004": 4.0}
+    caps = {"SH600001": 2_000.0, "SH600002": 500.0, "SH600003": 2_500.0, "SH600004": 1e5, "SH600005": 1e5}
+    young = {"SH600001": False, "SH600002": True, "SH600003": False, "SH600006": False}
+    lines = make_lines(target, rank, held, {"SH600001": 300.0}, caps, young.__getitem__)
+    planner = Planner(Market(Spread(suspended=["SH600006"]), SPAN, {}), {"SH600006": 7.0}.__getitem__, 1_500.0, 6_700.0)
+    orders = planner.plan(lines)
+    assert [(x.stock_id, x.amount, int(x.direction), x.start_time, x.end_time) for x in orders] == [
+        ("SH600001", 200.0, 0, *SPAN), ("SH600003", 200.0, 1, *SPAN), ("SH600004", 100.0, 1, *SPAN)
+    ]  # fmt: skip
+    frame = table(DATE, lines)
+    assert tuple(frame) == ("date", "code", "rank", "target", "held", "ordered", "cap", "reason")
+    assert frame.fillna(-1.0).to_numpy().tolist() == [
+        [DATE, "SH600001", -1.0, 0.0, 2_800.0, -1_600.0, 2_000.0, "trade_cap"],
+        [DATE, "SH600002", 2.0, 0.0, 800.0, 0.0, 500.0, "held_back"],
+        [DATE, "SH600006", -1.0, 0.0, 700.0, 0.0, -1.0, "blocked_sell"],
+        [DATE, "SH600005", 1.0, 990.0, 0.0, 0.0, 1e5, "below_lot"],
+        [DATE, "SH600003", 3.0, 5_000.0, 1_000.0, 2_000.0, 2_500.0, "trade_cap"],
+        [DATE, "SH600004", 4.0, 1_500.0, 0.0, 1_000.0, 1e5, "capital_clipped"],
+    ]
+    assert [x.price for x in lines] == [8.0, 8.0, 7.0, 10.0, 10.0, 10.0]
+    assert [x.lot for x in lines] == [0.0, 0.0, 0.0, 1_000.0, 1_000.0, 1_000.0]
+    assert planner.cash == pytest.approx(37.99) and planner.capital == 0.0
+    assert summary(lines) == {
+        "buy": 3_000.0, "sell": 1_600.0, "unreached": 990.0 + 2_000.0 + 500.0, "unreached_names": 1, "blocked_buy": 0,
+        "blocked_sell": 1, "unknown_liquidity": 0, "unknown_volatility": 0, "below_lot": 1, "cash_clipped": 0,
+        "capital_clipped": 1, "trade_cap": 2, "held_back": 1, "t_plus_1": 0,
+    }  # fmt: skip
+    assert summary([Line("A", 1.0, 0.01, 0.0, 0.0, 0.0), Line("B", 1.0, 0.0, 1.0, 1.0, 0.0, held=0.5, ordered=-0.5)]) == {
+        **dict.fromkeys(summary([]), 0), "sell": 0.5, "unreached": 0.01
+    }  # fmt: skip
+    assert summary([Line("A", 1.0, 0.9, 0.0, 0.0, 0.0, ordered=0.8)])["buy"] == 0.8
+
+
+class Free(Desk):
+    """Without costs."""
+
+    open_cost = close_cost = min_cost = 0.0
+
+
+@pytest.mark.parametrize(
+    ("stock", "options", "shares", "reason"),
+    [
+        ({"target": 3e3, "amount": 300}, {"locked": ["S"]}, 0, ""),  # what is held is wanted
+        ({"target": 3e3, "amount": 300, "cap": NAN}, {}, 0, ""),
+        ({"target": 1e3, "amount": 300, "free": 0}, {}, 0, "t_plus_1"),
+        ({"target": 1e3, "amount": 300, "free": 0, "cap": 0}, {}, 0, "t_plus_1"),
+        ({"target": 0, "amount": 300, "cap": 0}, {}, 0, "trade_cap"),
+        ({"target": 0, "amount": 300, "free": 300 * (1 - 1e-10)}, {}, -300 * (1 - 1e-10), ""),  # float noise is no lot
+        ({"target": 0, "amount": 300, "cap": 3000 * (1 - 1e-10)}, {}, -300, ""),
+        ({"target": 2e3, "amount": 300, "cap": 1000 * (1 - 1e-10)}, {}, -100, ""),
+        ({"target": 500, "amount": 1}, {}, 0, "below_lot"),
+        ({"target": 1e3}, {"capital": 1e3 - 0.01}, 0, "below_lot"),  # a cent is no want of capital
+        ({"target": 1}, {"capital": 0.0}, 0, "capital_clipped"),
+        ({"target": 1}, {"cash": 0.0}, 0, "cash_clipped"),
+        ({"target": 1e3}, {"cash": 1_000.01, "kind": Free}, 100, ""),  # the last yuan may go
+        ({"target": 2e3}, {"cash": 1_999.985, "kind": Free}, 100, "cash_clipped"),
+        ({"target": 2e3, "cap": 2e3 * (1 - 1e-10)}, {}, 200, ""),
+        ({"target": 2e3, "cap": 500}, {}, 0, "below_lot"),
+        ({"target": 2e3, "cap": 500}, {"cash": 100.0}, 0, "cash_clipped"),
+        ({"target": 900, "amount": 90}, {"kind": Spread}, 0, ""),  # 720 at the bid, 900 at the ask
+        ({"target": 0, "shares": 200.0, "amount": 100}, {"kind": Spread}, 200, ""),  # told in shares, at any price
+        ({"target": 0, "shares": -100.0, "amount": 300}, {"kind": Spread}, -100, ""),
+        ({"target": 9e9, "shares": -400.0, "amount": 300}, {"kind": Spread}, -300, ""),
+    ],
+)
+def test_the_edges_of_a_plan(stock, options, shares, reason):
+    stock, options = {"amount": 0.0, "cap": 1e9, "shares": NAN} | stock, {"cash": 1e6, "capital": math.inf} | options
+    desk = options.pop("kind", Desk)(locked=options.pop("locked", ()))
+    one = Line("S", 1.0, stock["target"], stock["amount"], stock.get("free", stock["amount"]), stock["cap"])
+    one.shares = stock["shares"]
+    orders = Planner(Market(desk, SPAN, {}), {}.__getitem__, **options).plan([one])
+    assert sum(x.amount if x.direction == 1 else -x.amount for x in orders) == shares and len(orders) == (shares != 0)
+    assert one.reason == reason
+
+
+def test_a_stock_that_does_not_trade_and_is_not_held_has_no_price():
+    one = line("S", 5e3)
+    planner = Planner(Market(Desk(suspended=["S"]), SPAN, {}), {}.__getitem__, 1e6, math.inf)
+    assert planner.plan([one]) == [] and (one.price, one.held, one.reason) == (0.0, 0.0, "blocked_buy")
+
+
+def test_lines_without_caps_or_sellable_shares():
+    assert make_lines(pd.Series({"A": 0.5}), {}, {"B": 3.0}, {}, {}, lambda code: code == "B") == [
+        Line("B", pytest.approx(NAN, nan_ok=True), 0.0, 3.0, 3.0, pytest.approx(NAN, nan_ok=True), True, shares=ANY),
+        Line("A", pytest.approx(NAN, nan_ok=True), 0.5, 0.0, 0.0, pytest.approx(NAN, nan_ok=True), False, shares=ANY),
+    ]
+
+
+class Asked:
+    """An exchange that notes what it is asked."""
+
+    def __init__(self, **answers):
+        self.asked, self.answers = [], answers
+
+    def __getattr__(self, name):
+        if name not in self.answers:
+            raise AttributeError(name)
+
+        def answer(*arguments, **options):
+            self.asked.append((name, arguments, options))
+            return self.answers[name]
+
+        return answer
+
+
+def test_what_an_exchange_is_asked_of_a_step():
+    desk = Asked(
+        check_stock_suspended=np.False_, is_stock_tradable=np.True_, get_deal_price=np.float64(9.0), smallest_order=200,
+        get_amount_of_trade_unit=1, trade_cost=np.float64(3.0), unknown="unknown_volatility",
+    )  # fmt: skip
+    quotes = Market(desk, SPAN, {})
+    assert (quotes.suspended("A"), quotes.tradable("A", 1), quotes.price("A", 0)) == (False, True, 9.0)
+    assert (quotes.lots("A"), quotes.cost("A", 5.0, sell=True)) == ((200.0, 1.0), 3.0)
+    assert quotes.unknown("A") == "unknown_volatility"
+    assert desk.asked == [
+        ("check_stock_suspended", ("A", *SPAN), {}),
+        ("is_stock_tradable", ("A", *SPAN), {"direction": 1}),
+        ("get_deal_price", ("A", *SPAN, 0), {}),
+        ("get_amount_of_trade_unit", (None, "A", *SPAN), {}),
+        ("smallest_order", ("A", *SPAN), {}),
+        ("trade_cost", ("A", *SPAN, 5.0), {"sell": True}),
+        ("unknown", ("A", *SPAN), {}),
+    ]
+    assert Market(Asked(get_amount_of_trade_unit=None), SPAN, {}).lots("A") == (0.0, 0.0)  # no lots
+    plain = Market(Asked(get_amount_of_trade_unit=50), SPAN, {})  # qlib's own: one unit
+    assert plain.lots("A") == (50.0, 50.0) and plain.unknown("A") == "unknown_liquidity"
+
+
+def test_the_last_close_in_place_of_an_exchange():
+    rows = pd.DataFrame({"price": 0.5, "suspended": False, "step": 1.0, "least": 200.0}, index=list("ABCDEFGH"))
+    rows = rows.assign(known_liquidity=0.5, volatility=0.02)
+    rows.loc["B", "price"], rows.loc["C", "price"], rows.loc["D", "step"] = 0.0, NAN, 0.0
+    rows.loc["E", "suspended"] = True
+    rows.loc["F", "known_liquidity"], rows.loc["G", "known_liquidity"], rows.loc["H", "volatility"] = 0.0, NAN, math.inf
+    fees, noted = Fees([DATE], open_cost=0.01, close_cost=0.02, minimum=0.0), []
+    quotes = LastClose(rows, DATE, fees, lambda *asked: noted.append(asked) or 7.0)
+    assert [code for code in rows.index if quotes.suspended(code)] == list("BCDE")
+    assert [quotes.tradable(code, 1) for code in "ABF"] == [True, False, True]
+    assert quotes.span == (DATE, DATE) and quotes.price("A") == 0.5 and quotes.lots("A") == (200.0, 1.0)
+    assert [quotes.unknown(code) for code in "AFGH"] == ["", *["unknown_liquidity"] * 2, "unknown_volatility"]
+    assert [quotes.cost(code, 100.0, sell=True) for code in "AFGH"] == [2.0 + 7.0, *[math.inf] * 3]
+    assert quotes.cost("A", 300.0, sell=False) == 3.0 + 7.0
+    assert noted == [(100.0, 0.5, 0.02), (300.0, 0.5, 0.02)]
+    free = LastClose(rows, DATE, fees)
+    assert [free.unknown(code) for code in "AFGH"] == [""] * 4 and free.cost("F", 100.0, sell=False) == 1.0
+
+
+# --- the log, against the account
+
+
+def test_every_step_of_the_log_is_that_of_the_account(market, traded):
+    """Each entry and each row of the table anew, from scores, liquidity, opens and the account of the day before."""
+    _, days, liquidity = market
+    made, (_, positions), _ = traded
+    codes, days = list(liquidity.columns), pd.DatetimeIndex(days)
+    grids = {}
+    for name in ("$open", "$close", "$factor"):
+        grids[name] = D.features(codes, [name], days[0], days[-1]).iloc[:, 0].unstack("instrument").reindex(days)
+    opened, lot = grids["$open"].reindex(columns=codes), 100 / grids["$factor"].reindex(columns=codes)
+    known, tables = liquidity.ffill(), dict(list(made.daily_targets.groupby("date", sort=False)))
+    before = {"target": pd.Series(dtype=float), "price": pd.Series(dtype=float)}
+    kinds = list(summary([]))[4:]
+    for entry in made.daily_log:
+        day, row = entry["date"], days.get_loc(entry["date"])
+        position = positions[days[row - 1]] if row > 21 else None
+        cash = 2e8 if position is None else position.get_cash()
+        amounts = pd.Series({} if position is None else position.get_stock_amount_dict(), dtype=float)
+        last = pd.Series({code: position.get_stock_price(code) for code in amounts.index}, dtype=float)
+        stocks = float((amounts * last).sum())
+        now = tables[day].set_index("code")
+        price = opened.loc[day].reindex(now.index).fillna(last).fillna(0.0)
+        short = (now["target"] - now["held"] - now["ordered"]).clip(lower=0.0)
+        unsent = now["reason"].isin(["blocked_buy", "unknown_liquidity"]) | (now["target"] <= now["held"])
+        least = (lot.loc[day].reindex(now.index) * price).where(~unsent, 0.0).clip(lower=0.01)
+        reached = (before["price"] * amounts.reindex(before["price"].index).fillna(0.0)).clip(upper=before["target"])
+        expected = {
+            "cash": cash, "value": cash + stocks, "held": stocks,
+            "capital": cash + stocks, "target": now["target"].sum(),
+            "cash_target": cash + stocks - now["target"].sum(), "names": (now["target"] > 0).sum(),
+            "share_reached": reached.sum() / before["target"].sum() if row > 21 else NAN,
+            "buy": now["ordered"].clip(lower=0).sum(), "sell": -now["ordered"].clip(upper=0).sum(),
+            "unreached": short.sum(), "unreached_names": (short > least).sum(),
+            **{kind: (now["reason"] == kind).sum() for kind in kinds},
+        }  # fmt: skip
+        told = {name: value for name, value in entry.items() if name not in ("date", "signal_date")}
+        assert list(entry) == ["date", "signal_date", *expected] and entry["signal_date"] == days[row - 1]
+        assert told == pytest.approx(expected, rel=1e-9, abs=1e-6, nan_ok=True)
+        np.testing.assert_allclose(now["held"], amounts.reindex(now.index).fillna(0.0) * price, rtol=1e-6)
+        np.testing.assert_allclose(now["cap"], 0.02 * known.loc[days[row - 1]].reindex(now.index), rtol=1e-9)
+        assert set(now.index) >= set(amounts.index)
+        before = {"target": now["target"], "price": price}
+    assert made.daily_targets["reason"].isin(["", *kinds]).all() and len(made.daily_targets) > 500
+    kept = made.artifacts()
+    assert list(kept) == ["daily_log.pkl", "daily_targets.pkl"]
+    pd.testing.assert_frame_equal(kept["daily_log.pkl"], pd.DataFrame(made.daily_log))
+    pd.testing.assert_frame_equal(kept["daily_targets.pkl"], made.daily_targets)
+    assert made.daily_targets.index.equals(pd.RangeIndex(len(made.daily_targets)))
+    fresh = strategy()
+    assert fresh.artifacts()["daily_targets.pkl"].columns.tolist() == list(made.daily_targets)
+    assert fresh.artifacts()["daily_log.pkl"].empty and fresh.liquidity_frame is None
+
+
+# --- what it asks of qlib
+
+
+class Told(Signal):
+    """A signal that tells one day at a time, and notes what it is asked."""
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, []
+
+    def get_signal(self, start_time, end_time):
+        self.asked.append((start_time, end_time))
+        return self.answer
+
+
+def test_a_signal_that_tells_one_day_at_a_time():
+    start, end = pd.Timestamp("2022-01-04"), pd.Timestamp("2022-01-04 23:59:59")
+    score = pd.Series({"SH600001": 2.0, "SH000300": 9.0, "SH600000": 1.0})
+    for answer in (score, pd.DataFrame({"score": score, "other": -score})):
+        chosen = LiquidityTopNStrategy(signal=(told := Told(answer)))
+        seen = chosen.scores_at(start, end)
+        assert told.asked == [(start, end)] and list(seen) == ["raw", "prepared"]
+        assert seen["raw"].to_dict() == seen["prepared"].to_dict() == {"SH600000": 1.0, "SH600001": 2.0}
+    for nothing in (None, score.iloc[:0], score[["SH000300"]]):
+        assert LiquidityTopNStrategy(signal=Told(nothing)).scores_at(start, end) is None
+    with pytest.raises(ValueError, match="LiquidityTopNStrategy: signal"):
+        LiquidityTopNStrategy(signal=Told(score * math.inf)).scores_at(start, end)
+
+
+def test_the_last_score_of_several_signal_days_holds():
+    days = pd.DatetimeIndex(["2022-01-04", "2022-01-05", "2022-01-06"])
+    grid = pd.DataFrame({"SH600000": [1.0, 2.0, 5.0], "SH600001": [3.0, NAN, 6.0]}, days).rename_axis(index="datetime")
+    stacked = grid.rename_axis(columns="instrument").stack(future_stack=True).dropna()
+    seen = LiquidityTopNStrategy(signal=stacked).scores_at(*days[:2])
+    assert seen["raw"].to_dict() == seen["prepared"].to_dict() == {"SH600000": 2.0, "SH600001": 3.0}
+    assert LiquidityTopNStrategy(signal=stacked).scores_at(days[2] + DAY, days[2] + DAY) is None
+
+
+DAY = pd.Timedelta(days=1)
+
+
+class Clock:
+    """A calendar of qlib by hand: steps begin at `starts`, and end a second before the next."""
+
+    def __init__(self, *starts, step=0, until="2022-01-31"):
+        self.starts, self.step, self.until = [pd.Timestamp(x) for x in starts], step, pd.Timestamp(until)
+
+    def get_trade_step(self):
+        return self.step
+
+    def get_step_time(self, step, shift=0):
+        at = step - shift + 1  # the first is before the backtest
+        assert at >= 0
+        return self.starts[at], self.starts[at + 1] - pd.Timedelta(seconds=1)
+
+    def get_all_time(self):
+        return self.starts[1], self.until
+
+
+def on(clock, exchange=None, **options):
+    options = {"signal": ONE, "level_infra": SimpleNamespace(get={"trade_calendar": clock}.get)} | options
+    return LiquidityTopNStrategy(trade_exchange=exchange or SimpleNamespace(end_time=None), **options)
+
+
+BARS = ["2022-01-04 09:30", "2022-01-04 10:30", "2022-01-05 09:30", "2022-01-05 10:30", "2022-01-06 09:30"]
+
+
+@pytest.mark.parametrize(
+    ("clock", "times"),
+    [
+        (Clock("2022-01-04", "2022-01-05", "2022-01-07", step=0), ("01-05", "01-06 23:59:59", "01-04", "01-04 23:59:59")),
+        (Clock(*BARS, step=1), ("01-05 09:30", "01-05 10:29:59", "01-04", "01-04 23:59:59")),
+        (Clock(*BARS, step=2), ("01-05 10:30", "01-05 23:59:59", "01-04", "01-04 23:59:59")),
+    ],
+)  # fmt: skip
+def test_a_step_and_the_signal_that_it_follows(clock, times):
+    span, seen = on(clock)._times()
+    assert (*span, *seen) == tuple(pd.Timestamp(f"2022-{text}") for text in times)
+
+
+def test_what_liquidity_is_loaded(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "qlib_ext.strategy.policy_strategy.load_liquidity", lambda *names, **options: asked.append((names, options))
+    )
+    clock, until = Clock("2022-01-04", "2022-01-05", "2022-01-06"), pd.Timestamp("2022-01-31")
+    first, quoted = pd.Timestamp("2022-01-04"), SimpleNamespace(get_all_stock=lambda: ["SH600007", "SH000300"])
+    own = AShareExchange.__new__(AShareExchange)
+    vars(own).update(end_time="2022-02-28", day_rules=SimpleNamespace(profile="community"), options=SimpleNamespace(liquidity="auto"))
+    named = AShareExchange.__new__(AShareExchange)
+    vars(named).update(end_time="2022-01-01", day_rules=None, options=SimpleNamespace(liquidity="community"))
+    index = pd.MultiIndex.from_product([[first], ["SH600001", "SH600000", "SH000300"]], names=["datetime", "instrument"])
+    account = SimpleNamespace(current_position=SimpleNamespace(get_stock_list=lambda: ["SH600009"]))
+    listed = ["SH600000", "SH600001", "SH600009"]
+    for signal, exchange, options, expected in (
+        (pd.Series(1.0, index), SimpleNamespace(end_time=None), {}, (listed, until, "auto", 20)),
+        (pd.Series(1.0, index), own, {}, (listed, pd.Timestamp("2022-02-28"), "community", 20)),
+        (pd.Series(1.0, index), named, {}, (listed, until, "auto", 20)),
+        (pd.Series(1.0, index), own, {"liquidity": "$amount", "liquidity_window": 7},
+            (listed, pd.Timestamp("2022-02-28"), "$amount", 7)),
+        (Told(None), SimpleNamespace(end_time=None, quote=quoted), {}, (["SH600007", "SH600009"], until, "auto", 20)),
+    ):  # fmt: skip
+        common = SimpleNamespace(get={"trade_account": account}.get)
+        on(clock, exchange, signal=signal, common_infra=common, **options)._load()
+        codes, last, profile, window = expected
+        assert asked.pop() == ((codes, first, last), {"profile": profile, "window": window, "past": True})
+
+
+def test_the_liquidity_of_a_signal_day():
+    days = pd.DatetimeIndex(["2022-01-04", "2022-01-06", "2022-01-10"])
+    frame = pd.DataFrame({"A": [1.0, NAN, 3.0], "B": [4.0, 0.0, NAN]}, days)
+    chosen = strategy(liquidity_frame=frame.iloc[::-1])
+    for first, last, row, known in (
+        ("2022-01-04", "2022-01-04 23:59:59", 0, [1.0, 4.0]),
+        ("2022-01-04", "2022-01-07", 1, [1.0, 4.0]),
+        ("2022-01-10", "2022-01-10", 2, [3.0, 4.0]),
+    ):
+        day, today, carried = chosen._liquidity_at(pd.Timestamp(first), pd.Timestamp(last))
+        assert day == days[row] and today.equals(frame.loc[day]) and carried.tolist() == known
+    for day, own in (("2022-01-03", chosen), ("2022-01-05", chosen), ("2022-01-05", strategy(liquidity_frame=frame[:0]))):
+        told = "3 days, 2022-01-04 to 2022-01-10" if own is chosen else "0 days"
+        with pytest.raises(ValueError, match=f"no liquidity for {day}, a signal day; the frame has {told}. Give"):
+            own._liquidity_at(pd.Timestamp(day), pd.Timestamp(day))
+
+
+def test_who_is_kept_by_min_holding(monkeypatch):
+    days = pd.bdate_range("2022-01-03", periods=5)
+    monkeypatch.setattr("qlib_ext.strategy.policy_strategy.calendar", lambda: days)
+    for least, young in ((0, []), (1, ["D4"]), (2, ["D3", "D4"]), (3, ["D2", "D3", "D4"])):
+        chosen = strategy(min_holding=least)
+        chosen._book = Book(day=days[4], since={f"D{n}": days[n] for n in range(5)})
+        assert [code for code in [*chosen._book.since, "OLD"] if chosen._is_young(code)] == young
+
+
+def test_a_trade_of_yuan_in_shares():
+    assert in_shares(300.0, 50.0, 600.0, 650.0) == 25.0 and in_shares(300.0, -50.0, 600.0, 550.0) == -25.0
+    assert in_shares(300.0, -600.0, 600.0, 0.0) == -300.0 and in_shares(300.0, 0.0, 0.0, 0.0) == -300.0
+    assert in_shares(0.4, 0.25, 0.5, 0.75) == 0.2 and in_shares(300.0, -599.0, 600.0, 1.0) == -299.5
+    assert math.isnan(in_shares(0.0, 50.0, 0.0, 50.0))
+
+
+def test_options_at_their_ends():
+    for option in ({"trade_participation": 1.0}, {"min_holding": 0}, {"liquidity_window": 1}):
+        strategy(**option)
+    for option in ({"trade_participation": 0.0}, {"trade_participation": 1.1}, {"liquidity_window": 0}):
+        with pytest.raises(ValueError, match=f"LiquidityTopNStrategy: {next(iter(option))} is "):
+            strategy(**option)
+    assert strategy(trade_participation=None).trade_participation == 1e9
+    for signal in (ONE * math.inf, SignalWCache(ONE * math.inf)):
+        with pytest.raises(ValueError, match="LiquidityTopNStrategy: signal"):
+            LiquidityTopNStrategy(signal=signal)
+
+
+def test_a_liquidity_frame_leaves_no_effect_to_other_options():
+    frame, word = pd.DataFrame({"SH600000": [1.0]}, [DATE]), "no effect beside liquidity_frame"
+    for option in ({"liquidity": "community"}, {"liquidity_window": 21}):
+        with pytest.warns(UserWarning, match=f"LiquidityTopNStrategy: .*{word}"):
+            strategy(liquidity_frame=frame, **option)
+        with warnings.catch_warnings(action="error"):
+            strategy(**option), strategy(liquidity_frame=frame)
