@@ -31,6 +31,7 @@ from qlib_ext.strategy import (
     LiquidityTopNStrategy,
     ScoredRun,
     days_held,
+    last_prices,
     make_orders,
     next_day,
     plan_orders,
@@ -38,6 +39,7 @@ from qlib_ext.strategy import (
     read_market,
     read_run,
 )
+from qlib_ext.strategy.freshness import check_age
 from qlib_ext.synthetic import make_market
 
 DAY, DATE = pd.Timestamp("2022-03-01"), pd.Timestamp("2022-03-02")
@@ -550,6 +552,171 @@ def test_a_holding_kept_by_min_holding_needs_its_date(folder):
     held["bought"] = [str(days[79].date()), str(days[60].date())]
     said = plan_orders(run, held, capital=1e6, cash=1e6, min_holding=5).set_index("code")["reason"]
     assert "not sold" in said[worst[0]] and "not sold" not in said[worst[1]]
+
+
+# --- how old a list is, by hand
+
+
+def aged(monkeypatch, counts, day, *, of=20, asked=False, fresh=False):
+    """`check_age` of stocks of which the first `counts` trade on a day; January 2022 from the 3rd on."""
+    days = pd.bdate_range("2022-01-03", periods=len(counts))
+    codes = [f"SH6000{n:02d}" for n in range(of)]
+    grid = pd.DataFrame(np.where(np.arange(of) < np.array(counts)[:, None], 1.0, np.nan), days, codes)
+
+    def read(names, fields, first, last, lead):
+        assert (names, fields, last, lead) == (codes, [], days[-1], 1)
+        return {"$close": grid.iloc[max(days.get_loc(first) - lead, 0) :]}
+
+    monkeypatch.setattr("qlib_ext.strategy.freshness.calendar", lambda: days)
+    monkeypatch.setattr("qlib_ext.strategy.freshness.read_traded", read)
+    return check_age(codes, pd.Timestamp(day), pd.Timestamp("2022-01-20"), asked=asked, fresh=fresh)
+
+
+OLD = (
+    "the scores are OLD: of {}, {} before {}, the last day with bars. These orders are for 2022-01-20, which has been: "
+    "`qlib-ext daily RUN` scores the newest day"
+)
+MISSING = (
+    "the calendar goes on to {}, {} after {}, the last day with bars: the newest data are MISSING. Orders for "
+    "2022-01-20 would go by scores and prices of {}"
+)
+NONE = "stocks have a bar on 2022-01-04, the day of the scores"
+LOST = "{} of {} stocks that traded on {} have NO BAR on {}: nothing of them is ordered; their data may be missing"
+
+
+@pytest.mark.parametrize(
+    ("counts", "day", "options", "told"),
+    [
+        ([20, 20, 20], "2022-01-05", {"fresh": True}, []),
+        ([1], "2022-01-03", {"of": 1, "fresh": True}, []),  # one stock, one day
+        ([20, 19, 19], "2022-01-04", {}, [OLD.format("2022-01-04", "1 trading day", "2022-01-05")]),
+        ([20, 20, 20, 2], "2022-01-04", {}, [OLD.format("2022-01-04", "2 trading days", "2022-01-06")]),  # 2 of 20
+        ([5, 20, 20], "2022-01-03", {}, [OLD.format("2022-01-03", "2 trading days", "2022-01-05")]),  # none before
+        ([20, 9, 20], "2022-01-05", {}, []),  # more than the day before
+        ([20, 20, 1, 0], "2022-01-04", {"asked": True},
+            [MISSING.format("2022-01-06", "2 trading days", "2022-01-04", "2022-01-04")]),
+        ([20, 20, 20, 1], "2022-01-04", {},
+            [OLD.format("2022-01-04", "1 trading day", "2022-01-05"),
+             MISSING.format("2022-01-06", "1 trading day", "2022-01-05", "2022-01-04")]),
+        ([20, 20, 18], "2022-01-05", {}, [LOST.format(2, 20, "2022-01-04", "2022-01-05")]),
+        ([20, 20, 19], "2022-01-05", {}, []),
+        ([20, 2, 2], "2022-01-04", {}, [
+            OLD.format("2022-01-04", "1 trading day", "2022-01-05"), LOST.format(18, 20, "2022-01-03", "2022-01-04")]),
+    ],
+)  # fmt: skip
+def test_what_is_told_of_old_data(monkeypatch, counts, day, options, told):
+    assert aged(monkeypatch, counts, day, **options) == told
+    if told:
+        with pytest.raises(ValueError, match="^" + re.escape(f"--fresh: {'; '.join(told)}") + "$"):
+            aged(monkeypatch, counts, day, **options | {"fresh": True})
+
+
+@pytest.mark.parametrize(
+    ("counts", "day", "words"),
+    [
+        ([20, 1, 0], "2022-01-04", f"1 of 20 {NONE}; the last day with bars is 2022-01-03: there are"),
+        ([0, 0, 0], "2022-01-04", f"0 of 20 {NONE}; nor on the days about it: there are"),
+        ([0, 1, 20], "2022-01-04", "the last day with bars is 2022-01-05"),
+        ([20, 20, 1], "2022-01-04", MISSING.format("2022-01-05", "1 trading day", "2022-01-04", "2022-01-04")
+            + ". Update the data and predict, or say --date 2022-01-04"),
+        ([20, 20], "2022-01-08", "of 2022-01-08, which the provider's calendar (2022-01-03 to 2022-01-04)"),
+    ],
+)  # fmt: skip
+def test_data_to_order_nothing_by(monkeypatch, counts, day, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        aged(monkeypatch, counts, day)
+
+
+# --- what a list is made from, by hand
+
+
+def test_cells_of_holdings_that_are_refused_are_named(tmp_path):
+    file = tmp_path / "held.csv"
+    for row, words in (
+        ("600000,1.5,,", "shares of '600000' is '1.5'; allowed are whole numbers from 0 on (raw shares), written out"),
+        ("600000,1E3,,", "shares of '600000' is '1E3'; allowed"),
+        ("600000,1000000000001,,", "shares of '600000' is '1000000000001'; allowed"),
+        ("600000,some,,", "shares of '600000' is 'some'; wanted is a number"),
+        ("000300.SH,100,,", "code is '000300.SH', an index"),
+        ("600000,100,101,", "101 shares of SH600000 are available, but 100 held"),
+        ("600000,100,1.5,", "available is '1.5'; allowed"),
+        ("600000,100,,soon", "bought is 'soon', no day"),
+    ):
+        file.write_text(f"code,shares,available,bought\n300001,0,,\n{row}\n")
+        with pytest.raises(ValueError, match="^" + re.escape(f"{file}, line 3: {words}")):
+            read_holdings(file)
+    file.write_text("code,shares,available,bought\n600000,1000000000000,1000000000000,-\n300001,1,0,20220228\n")
+    held = read_holdings(file)
+    assert held.to_dict("index") == {
+        MAIN: {"shares": 1e12, "bought": pd.NaT}, CHINEXT: {"shares": 1.0, "bought": pd.Timestamp("2022-02-28")}
+    }  # fmt: skip
+    assert held.index.name == "code" and held["shares"].dtype == float
+    none = read_holdings(None)
+    assert list(none) == ["shares"] and none.index.name == "code" and none["shares"].dtype == float and not len(none)
+    for frame in (pd.DataFrame({"code": [MAIN]}), pd.DataFrame([[1, 2]], [MAIN], columns=["shares", "shares"])):
+        with pytest.raises(ValueError, match="wanted are the columns code, shares, once each; there are"):
+            read_holdings(frame)
+    with pytest.raises(ValueError, match=re.escape("holdings: row 1: shares of 'SZ300001' is 0.5")):
+        read_holdings(pd.DataFrame({"shares": [1.0, 0.5]}, [MAIN, CHINEXT]))
+
+
+def test_scores_of_a_run_by_day():
+    days = pd.DatetimeIndex(["2022-02-28", "2022-03-01"])
+    index = pd.MultiIndex.from_product([days, [MAIN, CHINEXT]], names=["datetime", "instrument"])
+    run = ScoredRun("r", pd.Series([1.0, 2.0, 3.0, 4.0], index), {"a": 1}, {}, {"b": 2})
+    for day, told, scores in ((None, days[1], [3.0, 4.0]), ("2022/2/28", days[0], [1.0, 2.0])):
+        seen, score = run.score(day)
+        assert seen == told and score.to_dict() == dict(zip([MAIN, CHINEXT], scores, strict=True))
+    with pytest.raises(ValueError, match="run r has no scores for 2022-03-02; it has 2 days, 2022-02-28 to 2022-03-01"):
+        run.score("20220302")
+    assert run.recorded_task == Task({"a": 1}, recorded=True, plan={"b": 2})
+
+
+def test_the_market_of_a_day_by_hand(monkeypatch):
+    """Three days; CHINEXT does not trade on the last; STAR is in its fifth day, the next one is its sixth."""
+    days, date = pd.bdate_range("2022-02-25", periods=3), pd.Timestamp("2022-03-02")
+    codes, day = [MAIN, CHINEXT, STAR, "SZ301001"], days[-1]
+    close = pd.DataFrame([[8.0, 4.0, 50.0, 9.0], [10.0, 5.0, 60.0, 9.0], [11.0, np.nan, 66.0, 9.0]], days, codes)
+    factor = pd.DataFrame([[1.0, 0.5, 2.0, 1.0]] * 3, days, codes).mask(close.isna())
+    traded = pd.DataFrame([[1e6, 2e6, 3e6, 4e6], [1e6, 5e6, 3e6, 4e6], [2e6, np.nan, 4e6, 0.0]], days, codes)
+    asked = []
+
+    def read(*names, **options):
+        asked.append((names, options))
+        return {"$close": close.astype("f4"), "$factor": factor.astype("f4")}
+
+    def liquidity(*names, **options):
+        asked.append((names, options))
+        return traded
+
+    ages = pd.DataFrame([[900.0, 800.0, 3.0, 2.0], [901.0, 801.0, 4.0, 3.0], [902.0, 802.0, 5.0, 4.0]], days, codes)
+    module = "qlib_ext.strategy.order_inputs."
+    monkeypatch.setattr(module + "read_traded", read)
+    monkeypatch.setattr(module + "load_liquidity", liquidity)
+    monkeypatch.setattr(module + "calendar", lambda: days.append(pd.DatetimeIndex([date])))
+    monkeypatch.setattr(module + "listed_days", lambda names, of: ages[names].loc[of].to_numpy())
+    spells = pd.DataFrame({"code": [MAIN], "start": ["2022-03-02"], "end": [None]})
+    table = read_market(codes, day, date, profile="p", window=7, volatility_window=2)
+    assert asked == [
+        ((codes, ["$close", "$factor"], day, day), {"lead": 250}),
+        ((codes, day, day), {"profile": "p", "window": 7, "past": True}),
+    ]
+    # returns: 25%, 10%; 25% alone; 20%, 10%; 0
+    expected = pd.DataFrame({
+        "price": [11.0, 10.0, 33.0, 9.0], "suspended": [False, True, False, False],
+        "liquidity": [2e6, np.nan, 4e6, 0.0], "known_liquidity": [2e6, 5e6, 4e6, 4e6],
+        "volatility": [0.15 / 2**0.5, np.nan, 0.1 / 2**0.5, 0.0],
+        "limit_up": [12.1, 12.0, 39.6, math.inf], "limit_down": [9.9, 8.0, 26.4, 0.0],
+        "least": [100, 100, 200, 100], "step": [100, 100, 1, 100],
+        "largest": [1_000_000.0, 300_000.0, 100_000.0, 300_000.0],
+    }, index=pd.Index(codes, name="code"))  # fmt: skip
+    pd.testing.assert_frame_equal(table, expected, check_dtype=False, rtol=1e-9)
+    special = read_market(codes, day, date, profile="p", window=7, st=spells)
+    assert special["limit_up"].tolist() == [11.55, *table["limit_up"][1:]]
+    assert last_prices(codes, day).to_dict() == table["price"].to_dict()
+    factor[:] = np.nan
+    with pytest.raises(ValueError, match=r"no \$factor"):
+        last_prices(codes, day)
 
 
 # --- the command

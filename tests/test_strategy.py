@@ -589,9 +589,8 @@ def test_a_whole_plan_by_hand():
         "blocked_sell": 1, "unknown_liquidity": 0, "unknown_volatility": 0, "below_lot": 1, "cash_clipped": 0,
         "capital_clipped": 1, "trade_cap": 2, "held_back": 1, "t_plus_1": 0,
     }  # fmt: skip
-    assert summary([Line("A", 1.0, 0.01, 0.0, 0.0, 0.0), Line("B", 1.0, 0.0, 1.0, 1.0, 0.0, held=0.5, ordered=-0.5)]) == {
-        **dict.fromkeys(summary([]), 0), "sell": 0.5, "unreached": 0.01
-    }  # fmt: skip
+    small = [Line("A", 1.0, 0.01, 0.0, 0.0, 0.0), Line("B", 1.0, 0.0, 1.0, 1.0, 0.0, held=0.5, ordered=-0.5)]
+    assert summary(small) == {**dict.fromkeys(summary([]), 0), "sell": 0.5, "unreached": 0.01}
     assert summary([Line("A", 1.0, 0.9, 0.0, 0.0, 0.0, ordered=0.8)])["buy"] == 0.8
 
 
@@ -833,7 +832,7 @@ BARS = ["2022-01-04 09:30", "2022-01-04 10:30", "2022-01-05 09:30", "2022-01-05 
 @pytest.mark.parametrize(
     ("clock", "times"),
     [
-        (Clock("2022-01-04", "2022-01-05", "2022-01-07", step=0), ("01-05", "01-06 23:59:59", "01-04", "01-04 23:59:59")),
+        (Clock("2022-01-04", "2022-01-05", "2022-01-07"), ("01-05", "01-06 23:59:59", "01-04", "01-04 23:59:59")),
         (Clock(*BARS, step=1), ("01-05 09:30", "01-05 10:29:59", "01-04", "01-04 23:59:59")),
         (Clock(*BARS, step=2), ("01-05 10:30", "01-05 23:59:59", "01-04", "01-04 23:59:59")),
     ],
@@ -843,6 +842,14 @@ def test_a_step_and_the_signal_that_it_follows(clock, times):
     assert (*span, *seen) == tuple(pd.Timestamp(f"2022-{text}") for text in times)
 
 
+def shares_exchange(end, liquidity):
+    """An AShareExchange that knows its turnover's profile alone."""
+    exchange = AShareExchange.__new__(AShareExchange)
+    rules, options = SimpleNamespace(profile="community"), SimpleNamespace(liquidity=liquidity)
+    vars(exchange).update(end_time=end, day_rules=rules, options=options)
+    return exchange
+
+
 def test_what_liquidity_is_loaded(monkeypatch):
     asked = []
     monkeypatch.setattr(
@@ -850,11 +857,9 @@ def test_what_liquidity_is_loaded(monkeypatch):
     )
     clock, until = Clock("2022-01-04", "2022-01-05", "2022-01-06"), pd.Timestamp("2022-01-31")
     first, quoted = pd.Timestamp("2022-01-04"), SimpleNamespace(get_all_stock=lambda: ["SH600007", "SH000300"])
-    own = AShareExchange.__new__(AShareExchange)
-    vars(own).update(end_time="2022-02-28", day_rules=SimpleNamespace(profile="community"), options=SimpleNamespace(liquidity="auto"))
-    named = AShareExchange.__new__(AShareExchange)
-    vars(named).update(end_time="2022-01-01", day_rules=None, options=SimpleNamespace(liquidity="community"))
-    index = pd.MultiIndex.from_product([[first], ["SH600001", "SH600000", "SH000300"]], names=["datetime", "instrument"])
+    own, named = shares_exchange("2022-02-28", "auto"), shares_exchange("2022-01-01", "$amount*1000")
+    codes = ["SH600001", "SH600000", "SH000300"]
+    index = pd.MultiIndex.from_product([[first], codes], names=["datetime", "instrument"])
     account = SimpleNamespace(current_position=SimpleNamespace(get_stock_list=lambda: ["SH600009"]))
     listed = ["SH600000", "SH600001", "SH600009"]
     for signal, exchange, options, expected in (
@@ -882,7 +887,8 @@ def test_the_liquidity_of_a_signal_day():
     ):
         day, today, carried = chosen._liquidity_at(pd.Timestamp(first), pd.Timestamp(last))
         assert day == days[row] and today.equals(frame.loc[day]) and carried.tolist() == known
-    for day, own in (("2022-01-03", chosen), ("2022-01-05", chosen), ("2022-01-05", strategy(liquidity_frame=frame[:0]))):
+    empty = strategy(liquidity_frame=frame[:0])
+    for day, own in (("2022-01-03", chosen), ("2022-01-05", chosen), ("2022-01-05", empty)):
         told = "3 days, 2022-01-04 to 2022-01-10" if own is chosen else "0 days"
         with pytest.raises(ValueError, match=f"no liquidity for {day}, a signal day; the frame has {told}. Give"):
             own._liquidity_at(pd.Timestamp(day), pd.Timestamp(day))

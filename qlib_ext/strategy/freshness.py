@@ -56,10 +56,11 @@ def check_age(codes: Sequence[str], day: pd.Timestamp, date: pd.Timestamp, *, as
         if bars == at and not asked:
             raise ValueError(f"{missing}. Update the data and predict, or say --date {day:%Y-%m-%d} to have these")
         told.append(missing)
-    lost = int((dealt[max(at - 1, 0)] & ~dealt[at]).sum())
-    if lost > MANY * count[max(at - 1, 0)]:
+    eve = max(at - 1, 0)
+    lost = int((dealt[eve] & ~dealt[at]).sum())
+    if lost > MANY * count[eve]:
         told.append(
-            f"{lost} of {count[at - 1]} stocks that traded on {days[at - 1]:%Y-%m-%d} have NO BAR on {day:%Y-%m-%d}: "
+            f"{lost} of {count[eve]} stocks that traded on {days[eve]:%Y-%m-%d} have NO BAR on {day:%Y-%m-%d}: "
             "nothing of them is ordered; their data may be missing"
         )
     if told and fresh:

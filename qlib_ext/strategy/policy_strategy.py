@@ -151,7 +151,7 @@ class PolicyStrategy(BaseSignalStrategy):
         day, *known = self._liquidity_at(*seen)
         score = score.reindex(score.index.union(list(held)))
         close = self._day(day, score, held, known, span[0])
-        target = pd.Series(self._target(close, entry), score.index, name="target")
+        target = pd.Series(self._target(close, entry), score.index)
         placed, capital = float(target.sum()), self.policy.capital
         capital = self._book.value if capital is None else float(capital)
         entry |= {"signal_date": day, "capital": capital, "target": placed, "cash_target": capital - placed}
