@@ -155,6 +155,57 @@ def test_the_command_fits_a_file(base, tmp_path, capsys):
     assert abs(b - B) < 4 * error < 0.4 and "60 days" in said.err
 
 
+def test_what_was_known_at_the_close_before(monkeypatch):
+    """By hand: the liquidity of the eve or the last before it, the deviation likewise."""
+    days, asked = pd.bdate_range("2022-01-03", periods=5), []
+    close = pd.DataFrame({"A": [10.0, 11.0, 13.2, np.nan, 9.0], "B": [5.0, 6.0, 6.0, 6.0, 6.0]}, days)
+    traded = pd.DataFrame({"A": [0.5, 2e6, np.nan, 0.0, 9e6], "B": [3e6, np.nan, 0.0, 4e6, 9e6]}, days)
+
+    def read(*names, **options):
+        asked.append((names, options))
+        return {"$close": close[:4]}
+
+    def liquidity(*names, **options):
+        asked.append((names, options))
+        return traded[:4]
+
+    for name, answer in (("calendar", lambda: days), ("read_traded", read), ("load_liquidity", liquidity)):
+        monkeypatch.setattr(f"qlib_ext.strategy.executions.{name}", answer)
+    orders = pd.DataFrame({"day": days[[4, 3, 3, 1]], "code": ["A", "B", "A", "B"], "yuan": 1.0}, [2, 3, 5, 7])
+    known = with_market(orders, profile="p", window=2)
+    assert asked == [
+        ((["A", "B"], [], days[0], days[3]), {"lead": 250}),
+        ((["A", "B"], days[0], days[3]), {"profile": "p", "window": 2, "past": True}),
+    ]
+    # A to the 5th: 10%, 20%; its 6th has no bar. B to the 5th: 20%, 0. B to the 3rd: no return yet.
+    assert known.index.tolist() == [2, 3, 5] and known.attrs["left_out"] == 1 and "liquidity" not in orders
+    assert known["liquidity"].tolist() == [2e6, 3e6, 2e6]
+    assert known["volatility"].tolist() == pytest.approx([0.1 / 2**0.5, 0.2 / 2**0.5, 0.1 / 2**0.5])
+    early = with_market(orders.iloc[:3].assign(day=days[[2, 2, 3]], code=["B", "A", "A"]), window=2)
+    assert asked[-1][1] == {"profile": "auto", "window": 2, "past": True} and early.attrs["left_out"] == 2
+    for day in (days[0], pd.Timestamp("2022-01-08")):
+        words = f"line 5: {day:%Y-%m-%d} is no trading day .* with one before it .2022-01-03 to 2022-01-07"
+        with pytest.raises(ValueError, match=words):
+            with_market(orders.assign(day=[days[1], days[4], day, day]))
+    with pytest.raises(ValueError, match="no order has a known liquidity"):
+        with_market(orders[3:])
+
+
+def test_a_file_of_executions_by_hand(tmp_path):
+    file = tmp_path / "own.csv"
+    file.write_text(
+        "date,code,side,yuan,arrival,average\n2022-01-04,600000,B,0.5,0.2,0.25\n\n20220105,1, 卖 ,2e3,10,9\n"
+    )
+    assert read_executions(file).to_dict("split") == {
+        "index": [2, 4],
+        "columns": ["day", "code", "side", "yuan", "arrival", "average"],
+        "data": [
+            [pd.Timestamp("2022-01-04"), "SH600000", "buy", 0.5, 0.2, 0.25],
+            [pd.Timestamp("2022-01-05"), "SZ000001", "sell", 2e3, 10.0, 9.0],
+        ],
+    }
+
+
 def test_a_deal_at_the_widest_limit_is_one_of_the_day(tmp_path):
     """Limits are rounded to cents: 20% up from 31.28 is 37.54, 30% up from 3.33 is 4.33, both a little beyond."""
     file = tmp_path / "own.csv"
@@ -170,6 +221,8 @@ def test_a_deal_at_the_widest_limit_is_one_of_the_day(tmp_path):
         ("2022-01-04,600000,buy,1e5,10,14", r"line 2: average 14 is more than 31% from arrival 10"),
         ("2022-01-04,600000,buy,-1,10,10.1", r"line 2: yuan is -1; it must be above 0"),
         ("2022-01-04,600000,buy,some,10,10.1", r"line 2: yuan is 'some'"),
+        ("2022-01-04,600000,buy,0,10,10.1", r"line 2: yuan is 0; it must be above 0"),
+        ("2022-01-04,000300.SH,buy,1e5,10,10.1", r"line 2: code is '000300.SH', an index"),
         ("01/02/2022,600000,buy,1e5,10,10.1", r"line 2: date is '01/02/2022', no day"),
     ],
 )

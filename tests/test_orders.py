@@ -40,6 +40,7 @@ from qlib_ext.strategy import (
     read_run,
 )
 from qlib_ext.strategy.freshness import check_age
+from qlib_ext.strategy.order_list import _cash, _split
 from qlib_ext.synthetic import make_market
 
 DAY, DATE = pd.Timestamp("2022-03-01"), pd.Timestamp("2022-03-02")
@@ -552,6 +553,119 @@ def test_a_holding_kept_by_min_holding_needs_its_date(folder):
     held["bought"] = [str(days[79].date()), str(days[60].date())]
     said = plan_orders(run, held, capital=1e6, cash=1e6, min_holding=5).set_index("code")["reason"]
     assert "not sold" in said[worst[0]] and "not sold" not in said[worst[1]]
+
+
+# --- the pieces of a list
+
+
+def test_a_row_is_in_cents():
+    # 0.05 and 0.04 of a third of a million: 499 shares, 299 of them today, so that 200 are left; 9,967.763 yuan
+    table = market(liquidity={STAR: 1e6 / 3}, known_liquidity={STAR: 1e6 / 3}, price={STAR: 33.337})
+    (row,) = listed({STAR: 0.5}, table, cash=1e6).to_dict("records")
+    told = [row[name] for name in ("shares", "price", "yuan", "target_yuan", "cap_yuan", "score")]
+    assert told == [299, 33.337, 9_967.76, 16_666.67, 13_333.33, 0.5]
+    assert row["cap_used"] == pytest.approx(299 * 33.337 / (0.04e6 / 3), rel=1e-12)
+
+
+def test_a_price_above_nothing_is_one():
+    low = market(price={GONE: 0.5})
+    assert GONE in listed(table=low, held=holdings(SH600009=100))["code"].tolist()
+    with pytest.raises(ValueError, match="no price of SH600009"):
+        listed(table=market(price={GONE: 0.0}), held=holdings(SH600009=100))
+
+
+def test_many_rows_stand_in_the_order_of_their_ranks():
+    codes = [f"SH6001{n:02d}" for n in range(60)]
+    table = pd.DataFrame([market().loc[MAIN]] * 60, pd.Index(codes, name="code"))
+    scores = dict(zip(codes, np.random.default_rng(0).permutation(60).astype(float), strict=True))
+    rows = listed(scores, table, pd.DataFrame({"shares": 100.0}, codes[::3]), capital=1e6, trade_participation=0.001)
+    sells, buys = (rows[rows["side"] == side] for side in ("sell", "buy"))
+    assert len(sells) > 9 and sells["code"].is_monotonic_increasing and sells["reason"].str.startswith("leave").all()
+    assert len(buys) > 9 and buys["rank"].is_monotonic_increasing
+    assert rows["side"].tolist() == sorted(rows["side"], key=["sell", "buy", "none"].index)
+
+
+@pytest.mark.parametrize(
+    ("shares", "largest", "parts"),
+    [
+        (3_000, 3_000, [3_000]),
+        (3_000, 1_000, [1_000, 1_000, 1_000]),
+        (701, 500, [500, 201]),
+        (700, 500, [500, 200]),
+        (699, 500, [499, 200]),  # 199 is below the least of 200
+        (1_001, 500, [500, 301, 200]),
+    ],
+)
+def test_the_parts_of_an_order(shares, largest, parts):
+    row = {"code": STAR, "shares": shares, "price": 1.005, "yuan": 0.0, "cap_used": 0.5, "reason": "why"}
+    made = _split(row, {"least": 200.0, "step": 1.0, "largest": float(largest)})
+    assert [part["shares"] for part in made] == parts and list(made[0]) == list(row)
+    if len(parts) > 1:
+        assert [part["yuan"] for part in made] == [round(part * 1.005, 2) for part in parts]
+        assert [part["cap_used"] for part in made] == pytest.approx([0.5 * part / shares for part in parts])
+        assert [part["reason"] for part in made] == [
+            f"why; part {n} of {len(parts)}: one order is at most {largest:,} shares" for n in range(1, len(parts) + 1)
+        ]
+    else:
+        assert made == [row]
+    assert _split(row, {"least": 200.0, "step": 1.0}) == [row]  # a market without largest orders
+
+
+def test_cash_and_capital_at_their_ends():
+    assert [_cash(*sums) for sums in ((0.5, None, 0.25), (9.0, None, 9.0), (1.0, 0.0, 5.0))] == [0.25, 0.0, 0.0]
+    for sums in ((0.0, None, 0.0), (math.inf, None, 0.0), (1.0, math.inf, 0.0), (1.0, -0.5, 0.0), (1.0, None, 1.5)):
+        with pytest.raises(ValueError, match="yuan"):
+            _cash(*sums)
+
+
+def test_what_a_plan_takes_from_the_run(monkeypatch):
+    """Who asks what, with the run's exchange and one's own options; stocks scored the day before count too."""
+    days, date = pd.bdate_range("2022-02-24", periods=4), pd.Timestamp("2022-03-02")
+    rows = [(days[0], MAIN), (days[1], CHINEXT), (days[2], MAIN), (days[2], STAR), (days[3], GONE)]
+    scores = pd.Series([1.0, 2.0, 3.0, 4.0, 5.0], pd.MultiIndex.from_tuples(rows, names=["datetime", "instrument"]))
+    spells = pd.DataFrame({"code": [MAIN], "start": ["2022-01-04"], "end": [None]})
+    exchange = {"participation": 0.003, "volatility_window": 7, "st": spells, "impact": 0.25, "min_cost": 1.0}
+    run, asked = ScoredRun("r", scores, with_exchange(**exchange), {}), {}
+
+    def noted(name, answer):
+        def note(*arguments, **options):
+            asked[name] = arguments, options
+            return answer
+
+        monkeypatch.setattr(f"qlib_ext.strategy.order_list.{name}", note)
+
+    made, said = pd.DataFrame({"date": [date], "signal_date": [days[2]], "code": [MAIN], "side": ["buy"]}), []
+    for name, answer in (
+        ("next_day", (date, True)), ("check_age", ["old"]), ("read_market", "market"), ("make_orders", made),
+        ("own_names", {}), ("calendar", days),
+    ):  # fmt: skip
+        noted(name, answer)
+    monkeypatch.setattr("qlib_ext.strategy.order_list.logger", SimpleNamespace(warning=said.append))
+    held = pd.DataFrame({"shares": [5, 7], "bought": ["2022-02-28", "2022-02-25"]}, [CHINEXT, MAIN])
+    options = {"capital": 9e6, "cash": 3.0, "day": "2022-02-28", "fresh": True, "market_orders": True}
+    assert plan_orders(run, held, **options, min_holding=3, liquidity_window=11).equals(made) and said == ["old"]
+    ((codes, *times), named) = asked["check_age"]
+    assert (sorted(codes), times, named) == ([MAIN, STAR, CHINEXT], [days[2], date], {"asked": True, "fresh": True})
+    assert asked["next_day"] == ((days[2],), {})
+    ((codes, *times), named) = asked["read_market"]
+    assert (codes, times) == ([MAIN, STAR, CHINEXT], [days[2], date]) and named.pop("st").equals(spells)
+    assert named == {"profile": "community", "window": 11, "volatility_window": 7, "market_orders": True}
+    (score, market, held_then), named = asked["make_orders"]
+    assert (score.to_dict(), market) == ({MAIN: 3.0, STAR: 4.0}, "market") and held_then.equals(read_holdings(held))
+    strategy, fees, impact = (named.pop(name) for name in ("strategy", "fees", "impact"))
+    assert (strategy.trade_participation, strategy.policy.participation) == (0.003, 0.01)
+    assert fees.parts(0, 100.0, sell=False)[0] == 1.0
+    assert impact(1e4, 1e6, 0.02) == pytest.approx(impact_rule(0.25, 0.5)(1e4, 1e6, 0.02))
+    expected = {"capital": 9e6, "cash": 3.0, "day": days[2], "date": date, "young": {CHINEXT}, "universe": {MAIN, STAR}}
+    assert named == expected
+    noted("own_names", {MAIN: "浦发"})
+    again = plan_orders(run, held, capital=1.0, commission=0.001)
+    assert list(again) == ["date", "signal_date", "code", "name", "side"] and again["name"].tolist() == ["浦发"]
+    ((codes, *times), named) = asked["check_age"]
+    assert (codes, times) == (sorted([MAIN, GONE, STAR, CHINEXT]), [days[3], date])
+    assert named == {"asked": False, "fresh": False} and asked["make_orders"][1]["young"] == set()
+    assert asked["make_orders"][1]["fees"].parts(0, 1e4, sell=False)[0] == 10.0
+    assert asked["make_orders"][1]["cash"] is None and asked["read_market"][1]["market_orders"] is False
 
 
 # --- how old a list is, by hand

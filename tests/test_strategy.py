@@ -525,6 +525,8 @@ def test_the_book_counts_days_and_caps():
     # bought 2 of NEW and sold 1 of OLD in the step before, of the same day
     assert not step("2022-01-10 10:00", "2022-01-10 10:29:59", {"OLD": 4.0, "NEW": 5.0}, OLD=10.0, NEW=20.0)
     assert book.sellable("NEW", 5.0) == 3.0 and book.left("NEW", 70.0) == 30.0 and book.left("OLD", 70.0) == 60.0
+    assert book.sellable("OLD", 4.0) == 4.0 and book.sellable("NEW", 1.0) == 0.0 and book.left("NEW", 10.0) == 0.0
+    assert book.sellable("OTHER", 4.0) == 4.0 and book.left("OTHER", 7.0) == 7.0 and math.isnan(book.left("NEW", NAN))
     assert step("2022-01-11", "2022-01-11 23:59:59", {"OLD": 4.0, "NEW": 5.0})
     assert book.sellable("NEW", 5.0) == 5.0 and book.left("NEW", 70.0) == 70.0 and book.days_held("NEW", days) == 2
     assert book.is_of(position, pd.Timestamp("2022-01-11")) and not book.is_of(position, pd.Timestamp("2022-01-10"))
@@ -535,7 +537,33 @@ def test_the_share_of_the_target_that_was_reached():
     # target 100 and 300 at prices of 10 and 20; 5 and 20 shares are 50 of 100 and (400, so) 300 of 300: 350 of 400
     book = Book(target={"A": 100.0, "B": 300.0}, prices={"A": 10.0, "B": 20.0})
     assert book.share_reached({"A": 5.0, "B": 20.0, "C": 9.0}) == 350 / 400
-    assert math.isnan(Book().share_reached({}))
+    assert math.isnan(Book().share_reached({})) and math.isnan(Book(target={"A": 0.0}).share_reached({}))
+    assert Book(target={"A": 0.5, "B": 0.5}, prices={"A": 0.25}).share_reached({"A": 1.0, "B": 9.0}) == 0.25
+    assert Book(target={"A": 0.5}, prices={"A": 0.25}).share_reached({}) == 0.0
+
+
+def test_the_day_of_a_buy_is_that_of_its_first_order():
+    """A step of three days: what was dealt tells the day; what is bought on none is of the last one."""
+    days, book = pd.bdate_range("2022-01-04", periods=5), Book()
+
+    def order(code, day, direction=1):
+        return SimpleNamespace(stock_id=code, start_time=day + pd.Timedelta(hours=10), direction=direction)
+
+    book.begin_step((days[0], days[2]), {"OLD": 2.0, "GONE": 3.0}, ())
+    book.prices = {"A": 10.0, "GONE": 4.0}
+    dealt = [
+        (order("A", days[0]), 0.0, 0.0, 10.0), (order("A", days[1]), 0.5, 0.0, 10.0),
+        (order("A", days[2]), 9.0, 0.0, 10.0), (order("B", days[1], direction=0), 5.0, 0.0, 10.0),
+        (order("C", days[0]), 5.0, 0.0, 10.0),
+    ]  # fmt: skip
+    assert book.begin_step((days[3], days[3]), {"OLD": 2.0, "A": 1.0, "B": 0.5, "C": 2.0}, dealt)
+    assert book.since == {"A": days[1], "B": days[2], "C": days[0]}
+    held = {"OLD": 1.0, "A": 0.5, "B": 0.5, "C": 2.5}
+    assert not book.begin_step((days[3], days[3]), held, ())
+    assert dict(book.dealt) == {"OLD": 0.0, "A": 5.0, "B": 0.0, "C": 0.0}  # no price, no yuan
+    assert dict(book.bought) == {"OLD": 0.0, "A": 0.0, "B": 0.0, "C": 0.5}
+    book.begin_step((days[4], days[4]), {"OLD": 1.0}, ())
+    assert book.since == {} and book.days_held("OLD", days) == math.inf
 
 
 # --- a whole step, by hand

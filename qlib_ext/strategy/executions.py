@@ -81,7 +81,7 @@ def with_market(orders: pd.DataFrame, *, profile: str = "auto", window: int = 20
     out = orders.copy()
     for name, frame in frames.items():
         row, column = frame.index.get_indexer(every[at - 1]), frame.columns.get_indexer(pd.Index(orders["code"]))
-        out[name] = frame.to_numpy(dtype=float)[row, column]
+        out[name] = frame.to_numpy()[row, column]
     usable = np.isfinite(out["liquidity"]) & (out["liquidity"] > 0) & (out["volatility"] > 0)
     if not usable.any():
         raise ValueError(

@@ -10,7 +10,7 @@ yuan.
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,11 +101,12 @@ def make_orders(
     score = score.reindex(score.index.union(held.index))
     rank = pd.Series(ranks(score.to_numpy(dtype=float)), score.index)
     close = strategy.complete(_day(score, market, held, cash, fees, universe), score.index, day)
-    policy = cast(Policy, replace(cast(Any, strategy.policy), capital=capital))  # `complete` tells it its bounds
+    chosen: Any = strategy.policy  # `complete` tells it its bounds
+    policy: Policy = replace(chosen, capital=capital)
     target = pd.Series(policy.target(close), score.index)
-    chosen = target.iloc[rank.to_numpy().argsort(kind="stable")][lambda yuan: yuan > 0]
+    by_rank = target.iloc[rank.to_numpy().argsort(kind="stable")]
     shares, caps = _by_code(held["shares"]), _by_code(strategy.trade_participation * market["known_liquidity"])
-    lines = make_lines(chosen, _by_code(rank), shares, shares, caps, set(young).__contains__)
+    lines = make_lines(by_rank, _by_code(rank), shares, shares, caps, set(young).__contains__)
     if policy.in_shares:  # what is best left alone
         kept = set(target.index[target.to_numpy() == close.held])
         lines = [replace(line, shares=0.0) if line.code in kept else line for line in lines]

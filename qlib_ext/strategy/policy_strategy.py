@@ -267,8 +267,7 @@ class PolicyStrategy(BaseSignalStrategy):
         entry: dict[str, Any],
     ) -> list[Any]:  # fmt: skip
         """Orders of the step, written into its log; what a policy that thinks in shares leaves alone costs no time."""
-        book, values = self._book, score.to_numpy(dtype=float)
-        rank = ranks(values)
+        book, rank = self._book, ranks(score.to_numpy())
         trade = target.to_numpy() - close.held
         moves = (trade != 0) if self.policy.in_shares else np.ones(len(trade), dtype=bool)
         resting = float(close.held[~moves].sum())
