@@ -1,6 +1,8 @@
 """CostAwareStrategy in qlib's backtest, beside the simulator."""
 
 import json
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +12,12 @@ from qlib.backtest import backtest
 from qlib.backtest.executor import SimulatorExecutor
 from qlib.data import D
 
-from qlib_ext.exchange import AShareExchange
-from qlib_ext.portfolio import Forecast, Risk, simulate
+from qlib_ext.exchange import AShareExchange, Options
+from qlib_ext.portfolio import Day, Forecast, Risk, exposures, simulate
 from qlib_ext.provider import load_liquidity, read_traded, trailing_volatility
 from qlib_ext.runs import Task
 from qlib_ext.strategy import CostAwareStrategy, ScoredRun, plan_orders, read_holdings
+from qlib_ext.strategy.cost_aware import read_bounds
 from qlib_ext.synthetic import make_market
 
 FORECAST = Forecast(
@@ -244,3 +247,153 @@ def test_too_few_stocks_for_the_largest_weight_are_told(scores):
 def test_what_cannot_be_is_refused(scores, options, error, words):
     with pytest.raises(error, match=words):
         CostAwareStrategy(signal=scores, **options)
+
+
+# --- by hand
+
+
+def few(count, days=3):
+    """Scores of so many stocks on some days."""
+    index = pd.MultiIndex.from_product(
+        [pd.bdate_range("2022-01-03", periods=days), [f"SH6000{n:02d}" for n in range(count)]],
+        names=["datetime", "instrument"],
+    )
+    return pd.Series(np.arange(len(index), dtype=float), index)
+
+
+def test_the_simple_rule_by_the_number_of_stocks(scores):
+    for count, ranks in ((1, (1, 1)), (16, (1, 4)), (17, (2, 4)), (50, (3, 10)), (51, (4, 11))):
+        with pytest.warns(UserWarning, match="missing"):
+            rule = CostAwareStrategy(signal=few(count), capital=1e7, participation=0.02, max_weight=0.5).policy
+        assert (rule.rank_buffer, rule.capital, rule.participation, rule.max_weight) == (ranks, 1e7, 0.01, 0.5)
+    with pytest.warns(UserWarning, match="missing"):
+        slow = CostAwareStrategy(signal=few(16), participation=0.005, trade_participation=0.004)
+    assert slow.policy.participation == 0.005 and slow.trade_participation == 0.004
+    assert slow.policy_of(FORECAST) == replace(slow.best, forecast=FORECAST) and slow.traded_share(FORECAST) == 0.004
+    assert slow.policy_of(Forecast()) is slow.rule
+
+
+@pytest.mark.parametrize(
+    ("count", "max_weight", "words"),
+    [
+        (1, 0.05, []),
+        (2, 0.05, ["max_weight 0.05 of 2 stocks a day places at most 10%"]),
+        (19, 0.05, ["max_weight 0.05 of 19 stocks a day places at most 95%"]),
+        (20, 0.05, []),
+        (30, 0.05, []),
+        (30, 0.06, ["max_weight is 0.06: more than 5% of the capital"]),
+        (30, None, ["max_weight is None: more than 5% of the capital"]),
+    ],
+)
+def test_what_is_told_of_the_largest_weight(scores, count, max_weight, words):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        CostAwareStrategy(signal=few(count), forecast=FORECAST, max_weight=max_weight)
+    texts = [str(line.message) for line in told]
+    assert len(texts) == len(words)
+    assert all(text.startswith(f"CostAwareStrategy: {word}") for text, word in zip(texts, words, strict=True))
+
+
+def test_every_weak_forecast_is_told_with_its_day(scores):
+    days = pd.bdate_range("2022-01-03", periods=3)
+    entries = [
+        {"from": str(day.date()), **own.to_dict()}
+        for day, own in zip(days, (Forecast(), FORECAST, Forecast()), strict=True)
+    ]
+    with pytest.warns(UserWarning, match="the forecast of the days from 2022-01-03, 2022-01-05 is missing .put a"):
+        strategy = CostAwareStrategy(signal=few(40), forecast=entries)
+    assert strategy.simple and strategy.forecast == Forecast()
+    strategy.scores_at(days[1], days[1])
+    assert not strategy.simple and strategy.policy is strategy.best and strategy.trade_participation == 0.05
+    with pytest.warns(UserWarning, match="CostAwareStrategy: the forecast is missing .put a"):
+        CostAwareStrategy(signal=few(40))
+
+
+def test_what_is_known_of_a_day_by_hand(scores):
+    """Risk, beta and columns of the last day up to it; a stock that the grids lack is not known."""
+    days, codes = pd.bdate_range("2022-01-03", periods=3), ["SH600000", "SH600001", "SH600002"]
+    frame = pd.DataFrame({"sector": ["a", "b", "a", "b"]}, [*codes, "SH600009"])
+    bounds = {"volatility": 0.1, "beta": [-0.2, 0.3], "liquidity": 0.4, "sector": 0.05}
+    strategy = CostAwareStrategy(signal=few(40), forecast=FORECAST, exposures=bounds, exposure_frame=frame)
+    grid = pd.DataFrame([[1.0, 2.0, 4.0], [2.0, 3.0, 7.0], [9.0, 9.0, 9.0]], days, codes)
+    strategy._closes = {"volatility": grid, "specific": 10 * grid, "beta": grid**2}
+    strategy._closes["market"] = pd.DataFrame([0.1, 0.2, 0.9], days)
+    nothing, four = np.full(4, np.nan), np.arange(4.0)
+    close = Day(four, 0 * four, 5 * four, 1 + four, nothing, 1e6, 0.0, 0.0, np.array([True, True, True, False]))
+    seen = strategy.complete(close, pd.Index([*codes, "SH600009"]), days[1] + pd.Timedelta(hours=3))
+    np.testing.assert_array_equal(seen.volatility, [2.0, 3.0, 7.0, np.nan])
+    np.testing.assert_array_equal(seen.specific, [20.0, 30.0, 70.0, np.nan])
+    assert seen.market_volatility == 0.2
+    loads = exposures(
+        close.universe, volatility=seen.volatility, beta=seen.volatility**2, liquidity=1 + four,
+        columns={"sector": np.array(["a", "b", "a", "b"], dtype=object)},
+    )  # fmt: skip
+    np.testing.assert_array_equal(seen.exposures, np.column_stack(list(loads.values())))
+    assert sorted(loads) == ["beta", "liquidity", "sector=a", "sector=b", "volatility"]
+    assert strategy.policy is strategy.best and strategy.best.bounds == {
+        name: {"volatility": (-0.1, 0.1), "beta": (-0.2, 0.3), "liquidity": (-0.4, 0.4)}.get(name, (-0.05, 0.05))
+        for name in loads
+    }
+    free = CostAwareStrategy(signal=few(40), forecast=FORECAST, exposures=None)
+    free._closes = strategy._closes
+    plain = free.complete(close, pd.Index([*codes, "SH600009"]), days[1])
+    np.testing.assert_array_equal(plain.volatility, seen.volatility)
+    assert plain.exposures is None or not plain.exposures.size
+
+
+def test_the_days_and_stocks_of_the_risk(scores, monkeypatch):
+    days, asked = pd.bdate_range("2022-01-03", periods=6), []
+    price = pd.DataFrame({"A": [1.0, 2.0, 3.0, 3.5, 3.0, np.nan], "B": [4.0, 5.0, np.nan, 6.0, 6.5, 7.0]}, days)
+
+    def read(*names, **options):
+        asked.append((names, options))
+        return {"$close": price.astype("f4")}
+
+    def measure(*names):
+        asked.append((names, {}))
+        return {"price": price.iloc[:4]}
+
+    monkeypatch.setattr("qlib_ext.strategy.cost_aware.read_traded", read)
+    monkeypatch.setattr("qlib_ext.strategy.cost_aware.measured", measure)
+    for alone, span in ((True, (days[5], days[5])), (False, (days[0], days[4]))):
+        bounds = {"price": 0.1, "beta": 0.1, "liquidity": 0.1}
+        strategy = CostAwareStrategy(signal=few(40), forecast=FORECAST, exposures=bounds, volatility_window=3)
+        codes = sorted([*few(40).index.unique("instrument"), "SZ300001"])
+        if not alone:
+            strategy.level_infra = "there"
+            strategy._reach = lambda: (days[0], days[4])
+        grids = strategy._grids(pd.Index(["SZ300001"]), days[5])
+        assert strategy._grids(pd.Index([]), days[0]) is grids
+        assert asked == [((codes, ["$close"], *span), {"lead": 120}), ((["price"], codes, *span), {})]
+        asked.clear()
+        risk = Risk.of_closes(price.to_numpy())
+        expected = {
+            "volatility": trailing_volatility(price, 3), "specific": pd.DataFrame(risk.specific, days, ["A", "B"]),
+            "beta": pd.DataFrame(risk.beta, days, ["A", "B"]), "market": pd.DataFrame(risk.market, days),
+            "price": price.iloc[:4].ffill().reindex(days),
+        }  # fmt: skip
+        assert list(grids) == list(expected)
+        for name, grid in expected.items():
+            wanted = grid if name == "price" else grid.ffill()
+            pd.testing.assert_frame_equal(grids[name], wanted)
+
+
+def test_costs_that_an_exchange_tells(scores):
+    strategy = CostAwareStrategy(signal=few(40), forecast=FORECAST)
+    strategy.take_costs(Options(min_cost=None, impact=0.4, commission=0.001))
+    assert strategy.policy is strategy.best
+    assert (strategy.best.impact, strategy.best.least_commission, strategy.best.commission) == (0.4, 5.0, 0.001)
+    strategy.take_costs(Options(min_cost=0.0, impact={"coefficient": 1.0}))
+    assert (strategy.best.impact, strategy.best.least_commission) == (0.4, 0.0)
+    own = CostAwareStrategy(signal=few(40), forecast=FORECAST, impact=2.0)
+    own.take_costs(Options(impact=0.4))
+    assert own.best.impact == 2.0 and CostAwareStrategy(signal=few(40), forecast=FORECAST).best.impact == 1.0
+
+
+def test_bounds_by_hand():
+    bounds = {"beta": 0, "mine": [0.1, 0.1], "volatility": (-1, 2)}
+    assert read_bounds(bounds, ["mine"]) == {"beta": (0.0, 0.0), "mine": (0.1, 0.1), "volatility": (-1.0, 2.0)}
+    assert read_bounds(None, []) == read_bounds({}, []) == {}
+    for bound in ([0.1], [0.1, 0.2, 0.3], [0.1, "x"], "ab", None, True):
+        with pytest.raises(ValueError, match="beta is"):
+            read_bounds({"beta": bound}, [])

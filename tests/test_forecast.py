@@ -8,6 +8,7 @@ import reference_portfolio as slow
 from scipy.stats import norm, rankdata
 
 from qlib_ext.portfolio import Forecast, sum_covariance
+from qlib_ext.portfolio.forecast import _rising
 
 NAN = float("nan")
 
@@ -238,3 +239,10 @@ def test_it_goes_through_json_and_back():
 def test_what_is_not_allowed_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Forecast.fit(np.zeros((2, 2)), np.zeros((2, 2)), **options)
+
+
+def test_the_closest_rising_values_by_hand():
+    # 3 and 1 become their mean by weights 1 and 3, and the caller is told of no error
+    with np.errstate(all="raise"):
+        closest = _rising(np.array([0.0, 3.0, 1.0, 2.0]), np.array([2.0, 1.0, 3.0, 1.0]))
+    np.testing.assert_allclose(closest, [0.0, 1.5, 1.5, 2.0])

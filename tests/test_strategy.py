@@ -21,7 +21,17 @@ from qlib.data import D
 from qlib_ext.exchange import AShareExchange
 from qlib_ext.portfolio import Day, fill_top_n
 from qlib_ext.rules import Fees
-from qlib_ext.strategy import Book, LastClose, Line, LiquidityTopNStrategy, Market, Planner, summary, whole_lots
+from qlib_ext.strategy import (
+    Book,
+    LastClose,
+    Line,
+    LiquidityTopNStrategy,
+    Market,
+    Planner,
+    PolicyStrategy,
+    summary,
+    whole_lots,
+)
 from qlib_ext.strategy.planner import make_lines, table
 from qlib_ext.strategy.policy_strategy import in_shares
 from qlib_ext.synthetic import make_market
@@ -636,16 +646,16 @@ class Free(Desk):
         ({"target": 1e3, "amount": 300, "free": 0}, {}, 0, "t_plus_1"),
         ({"target": 1e3, "amount": 300, "free": 0, "cap": 0}, {}, 0, "t_plus_1"),
         ({"target": 0, "amount": 300, "cap": 0}, {}, 0, "trade_cap"),
-        ({"target": 0, "amount": 300, "free": 300 * (1 - 1e-10)}, {}, -300 * (1 - 1e-10), ""),  # float noise is no lot
-        ({"target": 0, "amount": 300, "cap": 3000 * (1 - 1e-10)}, {}, -300, ""),
-        ({"target": 2e3, "amount": 300, "cap": 1000 * (1 - 1e-10)}, {}, -100, ""),
+        ({"target": 0, "amount": 300, "free": 300 * (1 - 1e-9)}, {}, -300 * (1 - 1e-9), ""),  # float noise is no lot
+        ({"target": 0, "amount": 300, "cap": 3000 * (1 - 1e-9)}, {}, -300, ""),
+        ({"target": 2e3, "amount": 300, "cap": 1000 * (1 - 1e-9)}, {}, -100, ""),
         ({"target": 500, "amount": 1}, {}, 0, "below_lot"),
         ({"target": 1e3}, {"capital": 1e3 - 0.01}, 0, "below_lot"),  # a cent is no want of capital
         ({"target": 1}, {"capital": 0.0}, 0, "capital_clipped"),
         ({"target": 1}, {"cash": 0.0}, 0, "cash_clipped"),
         ({"target": 1e3}, {"cash": 1_000.01, "kind": Free}, 100, ""),  # the last yuan may go
         ({"target": 2e3}, {"cash": 1_999.985, "kind": Free}, 100, "cash_clipped"),
-        ({"target": 2e3, "cap": 2e3 * (1 - 1e-10)}, {}, 200, ""),
+        ({"target": 2e3, "cap": 2e3 * (1 - 1e-9)}, {}, 200, ""),
         ({"target": 2e3, "cap": 500}, {}, 0, "below_lot"),
         ({"target": 2e3, "cap": 500}, {"cash": 100.0}, 0, "cash_clipped"),
         ({"target": 900, "amount": 90}, {"kind": Spread}, 0, ""),  # 720 at the bid, 900 at the ask
@@ -840,8 +850,8 @@ class Clock:
     def get_trade_step(self):
         return self.step
 
-    def get_step_time(self, step, shift=0):
-        at = step - shift + 1  # the first is before the backtest
+    def get_step_time(self, step=None, shift=0):
+        at = (self.step if step is None else step) - shift + 1  # the first is before the backtest
         assert at >= 0
         return self.starts[at], self.starts[at + 1] - pd.Timedelta(seconds=1)
 
@@ -957,3 +967,113 @@ def test_a_liquidity_frame_leaves_no_effect_to_other_options():
             strategy(liquidity_frame=frame, **option)
         with warnings.catch_warnings(action="error"):
             strategy(**option), strategy(liquidity_frame=frame)
+
+
+# --- a whole step of a policy, by hand
+
+
+class Noting:
+    """A policy that doubles the scores, wants what it is told, and notes the day that it sees."""
+
+    def __init__(self, wanted, capital=None, in_shares=False):
+        self.wanted, self.capital, self.in_shares, self.seen = np.array(wanted), capital, in_shares, []
+
+    def prepare(self, score):
+        return 2.0 * score
+
+    def target(self, day):
+        self.seen.append(day)
+        return self.wanted
+
+
+def one_step(policy, **options):
+    """(strategy, orders) of a step on a Desk; held are 100 of SH600000 and 200 of SH600003, last prices 7."""
+    days = pd.DatetimeIndex(["2022-01-03", "2022-01-04", "2022-01-05", "2022-01-06"]).rename("datetime")
+    grid = pd.DataFrame([[9.0, 9.0, 9.0, NAN], [3.0, 1.0, NAN, 9.0]], days[:2])
+    grid.columns = pd.Index(["SH600000", "SH600001", "SH600002", "SH000300"], name="instrument")
+    frame = pd.DataFrame({"SH600000": [1e6, 1e6], "SH600001": [2e6, NAN], "SH600003": [5e5, 0.0]}, days[:2])
+    held = {"SH600003": 200.0, "SH600000": 100.0}
+    position = SimpleNamespace(
+        get_stock_list=lambda: list(held), get_stock_amount=held.__getitem__, get_stock_price=lambda code: 7.0,
+        calculate_value=lambda: 7_100.0, calculate_stock_value=lambda: 2_100.0, get_cash=lambda: 5_000.0,
+    )  # fmt: skip
+    account, clock = SimpleNamespace(current_position=position), Clock(*days[1:])
+    made = PolicyStrategy(
+        policy, signal=grid.stack(future_stack=True).dropna(), liquidity_frame=frame, trade_exchange=Desk(),
+        level_infra=SimpleNamespace(get={"trade_calendar": clock}.get),
+        common_infra=SimpleNamespace(get={"trade_account": account}.get), **options,
+    )  # fmt: skip
+    orders = made.generate_trade_decision().order_list
+    span = (days[2], days[3] - pd.Timedelta(seconds=1))
+    assert all((x.start_time, x.end_time) == span for x in orders)
+    return made, [(x.stock_id, x.amount if x.direction == 1 else -x.amount) for x in orders]
+
+
+def test_a_step_of_a_policy_by_hand():
+    # SH600000: 3,000 - 1,000 at 10; SH600001: 1,000; SH600003 has no score and goes. Cash 5,000 + 2,000 - 40 - 3,030
+    policy = Noting([3_000.0, 1_000.0, 0.0, 0.0])
+    made, orders = one_step(policy)
+    assert orders == [("SH600003", -200.0), ("SH600000", 200.0), ("SH600001", 100.0)]
+    (seen,) = policy.seen
+    for name, expected in {
+        "score": [6.0, 2.0, NAN, NAN], "held": [700.0, 0.0, 0.0, 1_400.0], "liquidity": [1e6, NAN, NAN, 0.0],
+        "known_liquidity": [1e6, 2e6, NAN, 5e5], "volatility": [NAN] * 4, "universe": [True, True, False, False],
+    }.items():  # fmt: skip
+        np.testing.assert_array_equal(getattr(seen, name), expected, err_msg=name)
+    assert (seen.value, seen.buy_rate, seen.sell_rate) == (7_100.0, 0.01, 0.02)
+    (entry,) = made.daily_log
+    assert math.isnan(entry.pop("share_reached"))
+    assert entry == {**summary([]), **{
+        "date": pd.Timestamp("2022-01-05"), "signal_date": pd.Timestamp("2022-01-04"), "cash": 5_000.0,
+        "value": 7_100.0, "held": 2_100.0, "capital": 7_100.0, "target": 4_000.0, "cash_target": 3_100.0, "names": 2,
+        "buy": 3_000.0, "sell": 2_000.0,
+    }}  # fmt: skip
+    date = pd.Timestamp("2022-01-05")
+    assert made.daily_targets.fillna(-1.0).to_numpy().tolist() == [
+        [date, "SH600003", -1.0, 0.0, 2_000.0, -2_000.0, 25_000.0, ""],
+        [date, "SH600000", 1.0, 3_000.0, 1_000.0, 2_000.0, 50_000.0, ""],
+        [date, "SH600001", 2.0, 1_000.0, 0.0, 1_000.0, 100_000.0, ""],
+    ]
+    assert made._book.prices == dict.fromkeys(["SH600000", "SH600001", "SH600003"], 10.0)
+    assert made._book.target == {"SH600003": 0.0, "SH600000": 3_000.0, "SH600001": 1_000.0}
+    small, _ = one_step(Noting([0.5, 0.0, 0.0, 0.0]), trade_participation=1.0)
+    assert small.daily_targets.set_index("code")["target"].to_dict() == {"SH600003": 0.0, "SH600000": 0.5}
+    assert small.daily_targets.set_index("code").loc["SH600000", ["rank", "cap"]].tolist() == [1.0, 1e6]
+    assert small.daily_log[0]["names"] == 1
+
+
+def test_the_capital_of_a_policy_bounds_its_buys():
+    # 3,500 of capital: SH600003 is gone, SH600000 takes 1,000 + 2,000, 500 are too few for SH600001
+    made, orders = one_step(Noting([3_000.0, 1_000.0, 0.0, 0.0], capital=3_500.0))
+    assert orders == [("SH600003", -200.0), ("SH600000", 200.0)]
+    assert made.daily_targets["reason"].tolist() == ["", "", "capital_clipped"]
+    assert (made.daily_log[0]["capital"], made.daily_log[0]["cash_target"]) == (3_500.0, -500.0)
+
+
+def test_a_policy_in_shares_leaves_alone_what_it_does_not_trade():
+    # SH600000 stays, and takes up 700 of the capital; of SH600003 half goes, 100 at 10 stay: 2,600 - 1,700 = 900
+    policy = Noting([700.0, 1_000.0, 0.0, 700.0], capital=2_600.0, in_shares=True)
+    made, orders = one_step(policy)
+    assert orders == [("SH600003", -100.0)]
+    told = made.daily_targets[["code", "target", "reason"]].to_numpy().tolist()
+    assert told == [["SH600001", 1_000.0, "capital_clipped"], ["SH600003", 1_000.0, ""]]
+    roomy = Noting([700.0, 1_000.0, 0.0, 700.0], capital=2_700.0, in_shares=True)
+    assert one_step(roomy)[1] == [("SH600003", -100.0), ("SH600001", 100.0)]
+    assert one_step(Noting([700.0, 0.0, 0.0, 0.0], in_shares=True))[1] == [("SH600003", -200.0)]
+
+
+def test_days_without_a_score_are_left_out():
+    days = pd.DatetimeIndex(["2022-01-04", "2022-01-05", "2022-01-06"], name="datetime")
+    grid = pd.DataFrame({"SH600000": [1.0, NAN, NAN], "SH600001": [NAN, NAN, 2.0], "SZ399300": [NAN, 5.0, 6.0]}, days)
+    chosen = PolicyStrategy(Noting([]), signal=ONE)
+    raw, prepared = chosen._prepared(grid.rename_axis(columns="instrument").stack(future_stack=True))
+    assert raw.index.tolist() == [days[0], days[2]] and raw.columns.tolist() == ["SH600000", "SH600001"]
+    pd.testing.assert_frame_equal(prepared, 2.0 * raw)
+    assert chosen._told and not PolicyStrategy(Noting([]), signal=ONE)._told
+
+
+def test_fees_of_a_step_as_shares():
+    exchange = shares_exchange("2022-02-28", "auto")
+    assert on(Clock(DATE), Desk())._rates(DATE) == (0.01, 0.02)
+    exchange.fee_rates = lambda start: (start, "sell")
+    assert on(Clock(DATE), exchange)._rates(DATE) == (DATE, "sell")

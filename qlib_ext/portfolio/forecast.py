@@ -541,7 +541,7 @@ def _rising(value: Vector, weight: Vector) -> Vector:
     """Closest rising values (B,) by weighted squares: the highest, over where a block begins, of its lowest means."""
     total, mass = (np.concatenate([[0.0], np.cumsum(x)]) for x in (value * weight, weight))
     first, last = np.arange(len(value))[:, None], np.arange(len(value))[None]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # no value has no mean
         mean = (total[last + 1] - total[first]) / (mass[last + 1] - mass[first])
     mean[first > last] = np.inf
     lowest = np.minimum.accumulate(mean[:, ::-1], axis=1)[:, ::-1]  # from each first, over lasts from here on
