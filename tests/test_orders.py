@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -565,6 +566,63 @@ def test_a_row_is_in_cents():
     told = [row[name] for name in ("shares", "price", "yuan", "target_yuan", "cap_yuan", "score")]
     assert told == [299, 33.337, 9_967.76, 16_666.67, 13_333.33, 0.5]
     assert row["cap_used"] == pytest.approx(299 * 33.337 / (0.04e6 / 3), rel=1e-12)
+
+
+@dataclass
+class Noting:
+    """A policy that wants what it is told, and notes the day that it sees."""
+
+    wanted: tuple[float, ...]
+    seen: list
+    in_shares: bool
+    capital: float | None = None
+
+    def target(self, day):
+        self.seen.append((day, self.capital))
+        return np.array(self.wanted)
+
+
+@pytest.mark.parametrize(
+    ("universe", "inside"), [({MAIN, STAR}, [True, False, False, False]), (None, [True, False, False, True])]
+)
+def test_what_a_policy_knows_of_the_close(universe, inside):
+    """STAR does not trade; GONE has no score, and no liquidity that day."""
+    table = market(suspended={STAR: True}, liquidity={GONE: np.nan}).assign(volatility=[0.02, 0.03, np.nan, 0.04])
+    asked, policy = [], Noting((500.0, 0.0, 0.0, 700.0), [], in_shares=True)
+    chosen = SimpleNamespace(
+        policy=policy, trade_participation=0.04, complete=lambda close, *told: asked.append(told) or close
+    )
+    fees, score = Fees([DATE], open_cost=0.001, close_cost=0.002, minimum=0.0), {STAR: 1.0, CHINEXT: 2.0, MAIN: 3.0}
+    rows = make_orders(
+        pd.Series(score), table, holdings(SH600009=100, SH600000=50), strategy=chosen, capital=9_000.0, day=DAY,
+        date=DATE, fees=fees, cash=7_000.0, universe=universe,
+    )  # fmt: skip
+    ((codes, day),), ((seen, capital),) = asked, policy.seen
+    assert (codes.tolist(), day, capital) == ([MAIN, GONE, STAR, CHINEXT], DAY, 9_000.0)
+    for name, expected in {
+        "score": [3.0, np.nan, 1.0, 2.0], "held": [500.0, 2_000.0, 0.0, 0.0], "liquidity": [2e6, np.nan, 4e6, 1e6],
+        "known_liquidity": [2e6, 1e6, 4e6, 1e6], "volatility": [0.02, 0.04, np.nan, 0.03], "universe": inside,
+    }.items():  # fmt: skip
+        np.testing.assert_array_equal(getattr(seen, name), expected, err_msg=name)
+    assert (seen.value, seen.buy_rate, seen.sell_rate) == (9_500.0, *fees.rates(0))
+    assert rows[["code", "side", "shares", "reason"]].to_numpy().tolist() == [
+        [GONE, "sell", 100, "leave: no score on 2022-03-01"],
+        [CHINEXT, "buy", 100, "enter at rank 2"],
+        [MAIN, "none", 0, "hold at rank 1"],
+    ]
+
+
+def test_a_stock_without_a_cap_uses_none_of_it():
+    # 0.04 of nothing, and of 10 yuan; STAR, passed over, has no liquidity of that day
+    table = market(known_liquidity={GONE: 0.0, CHINEXT: 10.0, STAR: np.nan}, liquidity={STAR: 0.0})
+    held = holdings(SH600009=100, SZ300001=100)
+    rows = listed({STAR: 9.0, MAIN: 1.0}, table, held, capital=50_000.0, cash=1e5).set_index("code")
+    told = rows[["side", "target_yuan", "held_shares", "cap_yuan", "cap_used", "yuan"]].fillna(-1)
+    assert told.loc[[STAR, GONE, CHINEXT]].to_numpy().tolist() == [
+        ["none", 0.0, 0, -1.0, -1.0, 0.0],
+        ["none", 0.0, 100, 0.0, -1.0, 0.0],
+        ["none", 0.0, 100, 0.4, 0.0, 0.0],
+    ]
 
 
 def test_a_price_above_nothing_is_one():
