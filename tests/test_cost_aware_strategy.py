@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,9 @@ from qlib_ext.portfolio import Day, Forecast, Risk, exposures, simulate
 from qlib_ext.provider import load_liquidity, read_traded, trailing_volatility
 from qlib_ext.runs import Task
 from qlib_ext.strategy import CostAwareStrategy, ScoredRun, plan_orders, read_holdings
-from qlib_ext.strategy.cost_aware import read_bounds
 from qlib_ext.synthetic import make_market
 
+read_bounds = import_module("qlib_ext.strategy.cost_aware").read_bounds
 FORECAST = Forecast(
     places=(0.02, 0.98), levels=(-0.004, 0.004), half_lives=(10.0,), persistence=0.93, spread=0.0024, significant=True,
     days=100,

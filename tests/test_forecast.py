@@ -1,6 +1,7 @@
 """What a score is worth: level and decay of markets where both are set."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ import reference_portfolio as slow
 from scipy.stats import norm, rankdata
 
 from qlib_ext.portfolio import Forecast, sum_covariance
-from qlib_ext.portfolio.forecast import _rising
 
 NAN = float("nan")
 
@@ -244,5 +244,7 @@ def test_what_is_not_allowed_is_refused(options, message):
 def test_the_closest_rising_values_by_hand():
     # 3 and 1 become their mean by weights 1 and 3, and the caller is told of no error
     with np.errstate(all="raise"):
-        closest = _rising(np.array([0.0, 3.0, 1.0, 2.0]), np.array([2.0, 1.0, 3.0, 1.0]))
+        closest = import_module("qlib_ext.portfolio.forecast")._rising(
+            np.array([0.0, 3.0, 1.0, 2.0]), np.array([2.0, 1.0, 3.0, 1.0])
+        )
     np.testing.assert_allclose(closest, [0.0, 1.5, 1.5, 2.0])

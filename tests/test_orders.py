@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,10 +41,10 @@ from qlib_ext.strategy import (
     read_market,
     read_run,
 )
-from qlib_ext.strategy.freshness import check_age
-from qlib_ext.strategy.order_list import _cash, _split
 from qlib_ext.synthetic import make_market
 
+inside = import_module("qlib_ext.strategy.order_list")
+check_age = import_module("qlib_ext.strategy.freshness").check_age
 DAY, DATE = pd.Timestamp("2022-03-01"), pd.Timestamp("2022-03-02")
 ONE = pd.Series([1.0], pd.MultiIndex.from_tuples([(pd.Timestamp("2020-01-02"), "SH600000")]))
 MAIN, CHINEXT, STAR, GONE = "SH600000", "SZ300001", "SH688001", "SH600009"
@@ -583,9 +584,9 @@ class Noting:
 
 
 @pytest.mark.parametrize(
-    ("universe", "inside"), [({MAIN, STAR}, [True, False, False, False]), (None, [True, False, False, True])]
+    ("universe", "there"), [({MAIN, STAR}, [True, False, False, False]), (None, [True, False, False, True])]
 )
-def test_what_a_policy_knows_of_the_close(universe, inside):
+def test_what_a_policy_knows_of_the_close(universe, there):
     """STAR does not trade; GONE has no score, and no liquidity that day."""
     table = market(suspended={STAR: True}, liquidity={GONE: np.nan}).assign(volatility=[0.02, 0.03, np.nan, 0.04])
     asked, policy = [], Noting((500.0, 0.0, 0.0, 700.0), [], in_shares=True)
@@ -601,7 +602,7 @@ def test_what_a_policy_knows_of_the_close(universe, inside):
     assert (codes.tolist(), day, capital) == ([MAIN, GONE, STAR, CHINEXT], DAY, 9_000.0)
     for name, expected in {
         "score": [3.0, np.nan, 1.0, 2.0], "held": [500.0, 2_000.0, 0.0, 0.0], "liquidity": [2e6, np.nan, 4e6, 1e6],
-        "known_liquidity": [2e6, 1e6, 4e6, 1e6], "volatility": [0.02, 0.04, np.nan, 0.03], "universe": inside,
+        "known_liquidity": [2e6, 1e6, 4e6, 1e6], "volatility": [0.02, 0.04, np.nan, 0.03], "universe": there,
     }.items():  # fmt: skip
         np.testing.assert_array_equal(getattr(seen, name), expected, err_msg=name)
     assert (seen.value, seen.buy_rate, seen.sell_rate) == (9_500.0, *fees.rates(0))
@@ -656,7 +657,7 @@ def test_many_rows_stand_in_the_order_of_their_ranks():
 )
 def test_the_parts_of_an_order(shares, largest, parts):
     row = {"code": STAR, "shares": shares, "price": 1.005, "yuan": 0.0, "cap_used": 0.5, "reason": "why"}
-    made = _split(row, {"least": 200.0, "step": 1.0, "largest": float(largest)})
+    made = inside._split(row, {"least": 200.0, "step": 1.0, "largest": float(largest)})
     assert [part["shares"] for part in made] == parts and list(made[0]) == list(row)
     if len(parts) > 1:
         assert [part["yuan"] for part in made] == [round(part * 1.005, 2) for part in parts]
@@ -666,14 +667,14 @@ def test_the_parts_of_an_order(shares, largest, parts):
         ]
     else:
         assert made == [row]
-    assert _split(row, {"least": 200.0, "step": 1.0}) == [row]  # a market without largest orders
+    assert inside._split(row, {"least": 200.0, "step": 1.0}) == [row]  # a market without largest orders
 
 
 def test_cash_and_capital_at_their_ends():
-    assert [_cash(*sums) for sums in ((0.5, None, 0.25), (9.0, None, 9.0), (1.0, 0.0, 5.0))] == [0.25, 0.0, 0.0]
+    assert [inside._cash(*sums) for sums in ((0.5, None, 0.25), (9.0, None, 9.0), (1.0, 0.0, 5.0))] == [0.25, 0.0, 0.0]
     for sums in ((0.0, None, 0.0), (math.inf, None, 0.0), (1.0, math.inf, 0.0), (1.0, -0.5, 0.0), (1.0, None, 1.5)):
         with pytest.raises(ValueError, match="yuan"):
-            _cash(*sums)
+            inside._cash(*sums)
 
 
 def test_what_a_plan_takes_from_the_run(monkeypatch):

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import ANY
@@ -32,10 +33,10 @@ from qlib_ext.strategy import (
     summary,
     whole_lots,
 )
-from qlib_ext.strategy.planner import make_lines, table
-from qlib_ext.strategy.policy_strategy import in_shares
 from qlib_ext.synthetic import make_market
 
+plans = import_module("qlib_ext.strategy.planner")
+in_shares = import_module("qlib_ext.strategy.policy_strategy").in_shares
 ONE = pd.Series([1.0], pd.MultiIndex.from_tuples([(pd.Timestamp("2020-01-02"), "SH600000")]))
 CODES = [f"SH60000{i}" for i in range(4)]
 
@@ -603,13 +604,13 @@ def test_a_whole_plan_by_hand():
     rank = {"SH600005": 1.0, "SH600002": 2.0, "SH600003": 3.0, "SH600004": 4.0}
     caps = {"SH600001": 2_000.0, "SH600002": 500.0, "SH600003": 2_500.0, "SH600004": 1e5, "SH600005": 1e5}
     young = {"SH600001": False, "SH600002": True, "SH600003": False, "SH600006": False}
-    lines = make_lines(target, rank, held, {"SH600001": 300.0}, caps, young.__getitem__)
+    lines = plans.make_lines(target, rank, held, {"SH600001": 300.0}, caps, young.__getitem__)
     planner = Planner(Market(Spread(suspended=["SH600006"]), SPAN, {}), {"SH600006": 7.0}.__getitem__, 1_500.0, 6_700.0)
     orders = planner.plan(lines)
     assert [(x.stock_id, x.amount, int(x.direction), x.start_time, x.end_time) for x in orders] == [
         ("SH600001", 200.0, 0, *SPAN), ("SH600003", 200.0, 1, *SPAN), ("SH600004", 100.0, 1, *SPAN)
     ]  # fmt: skip
-    frame = table(DATE, lines)
+    frame = plans.table(DATE, lines)
     assert tuple(frame) == ("date", "code", "rank", "target", "held", "ordered", "cap", "reason")
     assert frame.fillna(-1.0).to_numpy().tolist() == [
         [DATE, "SH600001", -1.0, 0.0, 2_800.0, -1_600.0, 2_000.0, "trade_cap"],
@@ -681,7 +682,7 @@ def test_a_stock_that_does_not_trade_and_is_not_held_has_no_price():
 
 
 def test_lines_without_caps_or_sellable_shares():
-    assert make_lines(pd.Series({"A": 0.5}), {}, {"B": 3.0}, {}, {}, lambda code: code == "B") == [
+    assert plans.make_lines(pd.Series({"A": 0.5}), {}, {"B": 3.0}, {}, {}, lambda code: code == "B") == [
         Line("B", pytest.approx(NAN, nan_ok=True), 0.0, 3.0, 3.0, pytest.approx(NAN, nan_ok=True), True, shares=ANY),
         Line("A", pytest.approx(NAN, nan_ok=True), 0.5, 0.0, 0.0, pytest.approx(NAN, nan_ok=True), False, shares=ANY),
     ]
