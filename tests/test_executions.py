@@ -159,7 +159,7 @@ def test_what_was_known_at_the_close_before(monkeypatch):
     """By hand: the liquidity of the eve or the last before it, the deviation likewise."""
     days, asked = pd.bdate_range("2022-01-03", periods=5), []
     close = pd.DataFrame({"A": [10.0, 11.0, 13.2, np.nan, 9.0], "B": [5.0, 6.0, 6.0, 6.0, 6.0]}, days)
-    traded = pd.DataFrame({"A": [0.5, 2e6, np.nan, 0.0, 9e6], "B": [3e6, np.nan, 0.0, 4e6, 9e6]}, days)
+    traded = pd.DataFrame({"A": [2e6, 0.5, np.nan, 0.0, 9e6], "B": [3e6, np.nan, 0.0, 4e6, 9e6]}, days)
 
     def read(*names, **options):
         asked.append((names, options))
@@ -179,7 +179,7 @@ def test_what_was_known_at_the_close_before(monkeypatch):
     ]
     # A to the 5th: 10%, 20%; its 6th has no bar. B to the 5th: 20%, 0. B to the 3rd: no return yet.
     assert known.index.tolist() == [2, 3, 5] and known.attrs["left_out"] == 1 and "liquidity" not in orders
-    assert known["liquidity"].tolist() == [2e6, 3e6, 2e6]
+    assert known["liquidity"].tolist() == [0.5, 3e6, 0.5]
     assert known["volatility"].tolist() == pytest.approx([0.1 / 2**0.5, 0.2 / 2**0.5, 0.1 / 2**0.5])
     early = with_market(orders.iloc[:3].assign(day=days[[2, 2, 3]], code=["B", "A", "A"]), window=2)
     assert asked[-1][1] == {"profile": "auto", "window": 2, "past": True} and early.attrs["left_out"] == 2

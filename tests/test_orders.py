@@ -614,8 +614,8 @@ def test_what_a_policy_knows_of_the_close(universe, there):
 
 
 def test_a_stock_without_a_cap_uses_none_of_it():
-    # 0.04 of nothing, and of 10 yuan; STAR, passed over, has no liquidity of that day
-    table = market(known_liquidity={GONE: 0.0, CHINEXT: 10.0, STAR: np.nan}, liquidity={STAR: 0.0})
+    # 0.04 of nothing, and of 10 yuan; STAR, passed over for half a yuan of MAIN, has no liquidity of that day
+    table = market(known_liquidity={GONE: 0.0, CHINEXT: 10.0, STAR: np.nan}, liquidity={STAR: 0.0, MAIN: 10.0})
     held = holdings(SH600009=100, SZ300001=100)
     rows = listed({STAR: 9.0, MAIN: 1.0}, table, held, capital=50_000.0, cash=1e5).set_index("code")
     told = rows[["side", "target_yuan", "held_shares", "cap_yuan", "cap_used", "yuan"]].fillna(-1)
