@@ -24,7 +24,7 @@ lint: env
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules qlib_ext
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --doctest-modules qlib_ext
 
 test-all: lint
 	$(BIN)/python -m pytest
