@@ -34,15 +34,20 @@ FEW = {"KILLS": 7, "STARTS": 3, "PAIRS": 2, "SEED": 7}
 KILLS, STARTS, PAIRS, SEED = (int(os.environ.get(name, few)) for name, few in FEW.items())
 
 
+def small_workflow(place):
+    """Write a small market and the workflow of a network on it, without a page; its path."""
+    market, out = make_market(place / "market", n_stocks=40, years=1), place / "workflow.yaml"
+    assert main(["init", "--provider-uri", str(market), "--model", "mlp", "--universe", "all", "--out", str(out)]) == 0
+    out.write_text(re.sub(r"\n *- \{class: ReportRecord.*", "", out.read_text()))
+    return out
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a market and a workflow of one epoch, and what an undisturbed run of it comes to."""
     place = tmp_path_factory.mktemp("kills")
-    market = make_market(place / "market", n_stocks=40, years=1)
-    out = place / "workflow.yaml"
-    assert main(["init", "--provider-uri", str(market), "--model", "mlp", "--universe", "all", "--out", str(out)]) == 0
-    text = re.sub(r"epochs: \d+", "epochs: 1", out.read_text())
-    out.write_text(re.sub(r"\n *- \{class: ReportRecord.*", "", text))
+    out = small_workflow(place)
+    out.write_text(re.sub(r"epochs: \d+", "epochs: 1", out.read_text()))
     begin = time.monotonic()
     assert run(place / "calm").wait() == 0
     return place, time.monotonic() - begin, numbers(place / "calm")[0]

@@ -15,13 +15,12 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from rank_jobs import D, cut, ensembles, fit, in_one_pass, one_pass, refused, together, trees
+from test_kills import small_workflow
 
 from qlib_ext import ranks
-from qlib_ext.cli import main
 from qlib_ext.progress import Console
 from qlib_ext.recorder import SqliteExpManager
 from qlib_ext.runs import list_runs, load_artifacts
-from qlib_ext.synthetic import make_market
 from qlib_ext.training import pick_device
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -277,12 +276,7 @@ def test_each_rank_takes_a_gpu_of_its_machine(monkeypatch):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a small market and a workflow."""
-    place = tmp_path_factory.mktemp("torchrun")
-    market = make_market(place / "market", n_stocks=40, years=1)
-    out = place / "workflow.yaml"
-    assert main(["init", "--provider-uri", str(market), "--model", "mlp", "--universe", "all", "--out", str(out)]) == 0
-    out.write_text(re.sub(r"\n *- \{class: ReportRecord.*", "", out.read_text()))
-    return place
+    return small_workflow(tmp_path_factory.mktemp("torchrun")).parent
 
 
 def start(folder, of, **options):

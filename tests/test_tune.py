@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from test_kills import Forks
+from test_kills import forks  # noqa: F401
 from test_workers import lives
 
 optuna = pytest.importorskip("optuna")
@@ -392,15 +392,7 @@ def test_folds_are_searched_by_the_mean_over_their_blocks(base, place):
 
 
 @pytest.fixture(scope="module")
-def forks():
-    forks = Forks()
-    yield forks
-    forks.process.stdin.close()
-    forks.process.wait(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def command(base, place, forks):
+def command(base, place, forks):  # noqa: F811
     """What begins a search in a process of its own, of the space and market of the calm one."""
     (place / "space.yaml").write_text(yaml.safe_dump(SPACE))  # in another order: it must not matter
 
@@ -419,7 +411,7 @@ def said(folder):
     return len(re.findall(r"^trial \d+ of", log.read_text(), re.MULTILINE)) if log.exists() else 0
 
 
-def kill_twice(command, forks, folder, trials, dice):
+def kill_twice(command, forks, folder, trials, dice):  # noqa: F811
     """Kill a search in its first and in its second half, at any moment, then let it end."""
     for least in (trials // 4, trials // 2):
         pid = command(folder.name, trials=trials)
@@ -442,7 +434,7 @@ def found(place, base, study, trials):
     return table(tune.Settings(own.workflow, own.ranges, f"sqlite:///{place / study}/tune.db", study, trials))
 
 
-def test_a_search_that_is_killed_twice_has_the_trials_of_one_that_was_not(calm, base, place, command, forks):
+def test_a_search_that_is_killed_twice_has_the_trials_of_one_that_was_not(calm, base, place, command, forks):  # noqa: F811
     of, _ = calm
     kill_twice(command, forks, place / "killed", COUNT, random.Random(0))
     pd.testing.assert_frame_equal(found(place, base, "killed", COUNT), table(of))
@@ -453,7 +445,7 @@ def test_a_search_that_is_killed_twice_has_the_trials_of_one_that_was_not(calm, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_search_of_forty_trials_that_is_killed_twice_ends_with_forty(base, place, command, forks, seed):
+def test_a_search_of_forty_trials_that_is_killed_twice_ends_with_forty(base, place, command, forks, seed):  # noqa: F811
     command("forty", trials=40)
     assert forks.status() == 0
     kill_twice(command, forks, place / f"forty{seed}", 40, random.Random(seed))
@@ -461,7 +453,7 @@ def test_a_search_of_forty_trials_that_is_killed_twice_ends_with_forty(base, pla
 
 
 @pytest.mark.slow
-def test_several_processes_do_as_many_trials_whoever_of_them_is_killed(base, place, command, forks):
+def test_several_processes_do_as_many_trials_whoever_of_them_is_killed(base, place, command, forks):  # noqa: F811
     folder = place / "several"
     pid = command("several", "--jobs", "2", trials=12)
     while said(folder) < 2:

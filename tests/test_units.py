@@ -207,7 +207,10 @@ def test_what_counts_as_an_amount():
 def test_nothing_is_warned_of_where_fields_are_not_positive():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        evidence(grids(np.array([[0.0, 10.0], [10.0, 10.0]]), [[1.0, 0.0], [NAN, -1.0]], [[0.0, 1.0]], [[0.0, -1.0]]))
+        found = evidence(
+            grids(np.array([[0.0, 10.0], [10.0, 10.0]]), [[1.0, 0.0], [NAN, -1.0]], [[0.0, 1.0]], [[0.0, -1.0]])
+        )
+    assert found["both"].sum() == 0  # nor does any of them count
 
 
 def test_adjusted_whole_numbers_against_a_slope_of_raw_ones_are_named():
