@@ -16,15 +16,17 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+import qlib
 import requests
 import test_data
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from mlflow.tracking import MlflowClient
-from qlib.model.trainer import task_train
+from qlib.model.trainer import TrainerR, task_train
 from qlib.workflow import QlibRecorder, R
 from sqlalchemy import create_engine
 
 from qlib_ext.cli import main
+from qlib_ext.model import RayTrainer
 from qlib_ext.recorder import SqliteExpManager
 from qlib_ext.runs import find_run, list_runs, load_artifacts
 from qlib_ext.synthetic import make_market
@@ -225,6 +227,27 @@ def test_a_run_is_the_same_bit_for_bit(uri, tmp_path, monkeypatch):
     assert [run.status for run in runs] == ["FINISHED"] * 2
     assert runs[0].folder.is_relative_to(tmp_path / "mlruns")
     assert runs[1].folder.parent.parent == tmp_path / "shared" / "same"
+
+
+@pytest.mark.slow
+def test_a_list_on_ray_is_recorded_there_by_its_workers(uri, base, tmp_path, monkeypatch):
+    """The bits of qlib's trainer over a file; the artifacts are in one folder, though it was named from here."""
+    test_ray = pytest.importorskip("test_ray")
+    monkeypatch.setenv("PYTHONPATH", test_ray.HERE)
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.chdir(tmp_path)
+    found = []
+    file, server = ({"uri": f"sqlite:///{tmp_path}/mlruns.db"}, {"uri": uri, "artifacts": "shared"})
+    for trainer, kwargs in ((TrainerR("alone"), file), (RayTrainer("there", address="local", workers=2), server)):
+        manager = {"class": "SqliteExpManager", "module_path": "qlib_ext.recorder"}
+        manager["kwargs"] = kwargs | {"default_exp_name": "none"}
+        qlib.init(provider_uri=str(base), region="cn", exp_manager=manager)
+        found.append([test_ray.told(run) for run in trainer(test_ray.rolling(epochs=1)[:2])])
+    for (score, metrics), (score_there, metrics_there) in zip(*found, strict=True):
+        assert score_there.equals(score) and metrics_there == metrics and len(metrics) > 20
+    listed = list_runs(uri=uri, experiment="there")
+    assert [run.status for run in listed] == ["FINISHED"] * 2
+    assert all(run.folder.is_relative_to(tmp_path / "shared" / "there") for run in listed)
 
 
 def test_a_run_is_found_as_in_a_file(uri, tmp_path):
