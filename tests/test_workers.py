@@ -73,4 +73,4 @@ def test_workers_go_with_the_run_and_a_killed_one_is_named(tmp_path, number):
         process.kill()
     assert status == {signal.SIGKILL: -9, signal.SIGTERM: 143, None: 1}[number], told
     if number is None:
-        assert "RuntimeError: a process that trained members was killed from outside" in told
+        assert "WorkerLost: a process that trained members was killed from outside" in told

@@ -17,6 +17,7 @@ import torch
 
 from qlib_ext.beside import why_not
 from qlib_ext.engine.packed import Packed, packed, refuse_written, unpacked
+from qlib_ext.engine.processes import WorkerLost
 from qlib_ext.options import argument_names, check_number, named_options, refuse_unknown, tell
 
 LOST_ON_RAY = (
@@ -86,7 +87,7 @@ class Ray:
             again: tells errors of a job after which it is done again, as after the loss of its worker.
             keep: yield an error of a job in place of a result, and go on with the others.
 
-        Raises: what a job raises; RuntimeError for workers lost too often, ImportError without Ray.
+        Raises: what a job raises; WorkerLost for workers lost too often, ImportError without Ray.
         """
         ray = _ray()
         with self._session(ray) as put:
@@ -116,7 +117,7 @@ class Ray:
             failed: Exception = error.cause.args[0] if isinstance(error.cause, _Passing) else error.cause
             failed.__cause__ = error
         except ray.exceptions.RayError as error:
-            failed = RuntimeError(LOST_ON_RAY.format(retries=self.retries, kind=type(error).__name__))
+            failed = WorkerLost(LOST_ON_RAY.format(retries=self.retries, kind=type(error).__name__))
             failed.__cause__ = error
         if keep:
             return failed

@@ -22,6 +22,10 @@ LOST = (
 )
 
 
+class WorkerLost(RuntimeError):
+    """A process that did a job was killed, and what it did is not done."""
+
+
 class Processes:
     """So many processes at a time, gone with the one that started them.
 
@@ -39,7 +43,7 @@ class Processes:
     def run(self, work: Callable[[Any, Any], Any], jobs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[int, Any]]:
         """Do `work(shared, job)` of each (shared, job); yield its number and what it returned, as they end.
 
-        Raises: what a job raises, RuntimeError for a process that was killed.
+        Raises: what a job raises, WorkerLost for a process that was killed.
         """
         every = list(jobs)
         count = min(self.count, len(every))
@@ -55,7 +59,7 @@ class Processes:
             except BaseException as error:
                 held.close()  # nobody waits for what is half done
                 if isinstance(error, BrokenProcessPool):
-                    raise RuntimeError(LOST) from error
+                    raise WorkerLost(LOST) from error
                 raise
 
 

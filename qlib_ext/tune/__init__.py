@@ -1,8 +1,8 @@
 """A search over a workflow's values: trials on training and validation days, kept by optuna; needs qlib and optuna."""
 
 from qlib_ext.tune.blind import blinded, check_ranges
-from qlib_ext.tune.outcome import Outcome, outcome, trial_rows, workflow_text, write_outcome
-from qlib_ext.tune.search import Settings, run_worker, search
+from qlib_ext.tune.outcome import Outcome, outcome, workflow_text, write_outcome
+from qlib_ext.tune.search import Settings, search
 from qlib_ext.tune.space import Range, differences, range_of, read_space, value_at, with_values
 from qlib_ext.tune.study import Trials, held
 
@@ -18,9 +18,7 @@ __all__ = [
     "outcome",
     "range_of",
     "read_space",
-    "run_worker",
     "search",
-    "trial_rows",
     "value_at",
     "with_values",
     "workflow_text",

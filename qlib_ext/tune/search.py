@@ -2,26 +2,23 @@
 
 import copy
 import math
-import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import qlib
-import torch
 from optuna.trial import Trial, TrialState
 from qlib.workflow import R
 
 from qlib_ext import progress
-from qlib_ext.engine import Ray
+from qlib_ext.engine import Engine, Processes, Ray, WorkerLost
 from qlib_ext.options import lacks_memory
 from qlib_ext.recorder import check_workflow
 from qlib_ext.runs import TRIALS, run_tags
@@ -31,7 +28,7 @@ from qlib_ext.tune.study import Trials, held
 from qlib_ext.tune.training import ENDED, FAILED, TRAINED, EarlyEnd, Judged, Market, fingerprint, train
 
 Say = Callable[[str], object]
-HOPELESS = 3  # trials that fail before any is trained; processes that end before they begin one
+HOPELESS = 3  # trials that fail before any is trained; times that all processes end before any has ended a trial
 _FAILS = (ValueError, ArithmeticError, MemoryError)  # of a training that comes to nothing, such as one that diverges
 
 
@@ -107,30 +104,38 @@ def search(
         trials.claim(settings.facts(trials.seed if seed is None else seed), settings.experiment)
         if again := trials.repair():
             say(f"{again} trials were cut short and are done again")
+        idle = 0
         while trials.left():
-            if ray is not None:
-                _run_on_ray(settings, trials, Ray(address=ray, workers=None if jobs == 1 else jobs), say)
-            elif jobs == 1:
-                run_worker(settings, say=say)
-            else:
-                _run_workers(settings, trials, jobs, say)
+            if ray is None and jobs == 1:
+                _do_trials(settings, "0", Market(), say)
+                continue
+            left = trials.left()
+            try:
+                _run_elsewhere(settings, trials, _engine(ray, jobs), say)
+            except WorkerLost:
+                idle = idle + 1 if trials.left() == left else 0
+                if idle >= HOPELESS or ray is not None:  # which has begun them again itself
+                    raise
+                say("a process was killed from outside, mostly for lack of memory: fewer --jobs need less")
 
 
-def run_worker(
-    settings: Settings, worker: str = "0", *, say: Say = tell, most: int = sys.maxsize, market: Market | None = None
-) -> None:
-    """Do trials, one after the other, until all that are wanted are begun; it may be a fresh process's whole work.
+def _engine(ray: str | None, jobs: int) -> Engine:
+    return Processes(jobs) if ray is None else Ray(address=ray, workers=None if jobs == 1 else jobs)
+
+
+def _do_trials(settings: Settings, worker: str, market: Market, say: Say, most: int = sys.maxsize) -> None:
+    """Do trials, one after the other, until all that are wanted are begun.
 
     Args:
         settings: of the search, whose study has been claimed by `search`.
-        worker: name of the process, by which its trials are known should it be killed.
+        worker: its name, by which its trials are known should it be killed.
+        market: the data, if they are there already.
         say: called with a line for each trial.
         most: trials to do.
-        market: a dataset that is there already.
 
     Raises: ValueError where all trials fail, or the data have changed since the first one.
     """
-    trials, market = settings.open(), market or Market()
+    trials = settings.open()
     metric = metric_of(blinded(settings.workflow["task"])["model"])
     for _ in range(most):
         if (trial := trials.ask(worker)) is None:
@@ -240,7 +245,7 @@ def _refuse_hopeless(trials: Trials) -> None:
         raise ValueError(f"the first {len(why)} trials have failed, the last one by {why[-1]}")
 
 
-# --- processes
+# --- qlib
 
 
 def _start(settings: Settings, *, again: bool = True) -> None:
@@ -254,88 +259,44 @@ def _start(settings: Settings, *, again: bool = True) -> None:
         qlib.init(**copy.deepcopy(settings.workflow["qlib_init"]))  # which qlib writes into
 
 
-def _run_workers(settings: Settings, trials: Trials, jobs: int, say: Say) -> None:
-    """Let processes do what is left; what a killed one had begun, another one does again."""
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // jobs)
-    running: dict[Any, tuple[str, Any, Connection]] = {}
-    free, begun, idle = jobs, 0, 0
-    try:
-        while trials.left():
-            while free and len(running) < trials.left():
-                name, (ours, theirs) = f"{os.getpid()}.{begun}", context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(settings, name, threads, theirs))
-                process.start()
-                theirs.close()
-                running[process.sentinel] = (name, process, ours)
-                free, begun = free - 1, begun + 1
-            if not running:
-                return
-            for sentinel in wait(list(running)):
-                name, process, ours = running.pop(sentinel)
-                process.join()
-                if process.exitcode:
-                    idle += not _again(trials, name, process.exitcode, ours, say)
-                    free += 1
-                if idle >= HOPELESS:
-                    raise ValueError(f"{idle} processes ended ({process.exitcode}) before they began a trial")
-    finally:
-        for _, process, _ in running.values():
-            process.terminate()
-        for _, process, _ in running.values():
-            process.join()
-        trials.repair()
+# --- elsewhere
 
 
-def _again(trials: Trials, name: str, code: int, ours: Connection, say: Say) -> int:
-    """Let be done again what a process that was ended had begun, how many; ValueError for one that tells why."""
-    try:
-        raise ValueError(ours.recv())
-    except EOFError:
-        count = trials.repair(name)
-        say(f"a process was ended from outside ({code}): {count} trial is done again")
-        return count
-
-
-def _work(settings: Settings, name: str, threads: int, told: Connection) -> None:
-    """Be one of several processes, which goes when the one that started it does."""
-    parent: Any = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    torch.set_num_threads(threads)
-    try:
-        run_worker(settings, name)
-    except (ValueError, TypeError, OSError) as error:
-        told.send(str(error))
-        sys.exit(2)
-
-
-# --- Ray
-
-
-def _run_on_ray(settings: Settings, trials: Trials, engine: Ray, say: Say) -> None:
-    """Let Ray do what is left, a job a trial; the data are loaded here, once, unless the search is over them too."""
-    config = blinded(settings.workflow["task"])["dataset"]
+def _run_elsewhere(settings: Settings, trials: Trials, engine: Engine, say: Say) -> None:
+    """Let an engine do what is left, a job a trial; on Ray the data are loaded once, unless the search is over them."""
     market = None
-    if not any(each.path.startswith("task.dataset.") for each in settings.ranges):
-        market = Market()
+    if isinstance(engine, Ray) and not any(each.path.startswith("task.dataset.") for each in settings.ranges):
+        config, market = blinded(settings.workflow["task"])["dataset"], Market()
         dataset = market.dataset(config)
         _same_data(trials, config, dataset)
         dataset.config(dump_all=True, recursive=True)
-    jobs = [(settings, f"{os.getpid()}.ray{n}", str(Path.cwd())) for n in range(trials.left())]
+    call = uuid4().hex[:8]
+    jobs = [(settings, call, f"{call}.{n}", str(Path.cwd())) for n in range(trials.left())]
     try:
-        for _, lines in engine.run(_do_on_ray, ((market, job) for job in jobs)):
+        for _, lines in engine.run(_do_elsewhere, ((market, job) for job in jobs)):
             for line in lines:
                 say(line)
     finally:
-        trials.repair()
+        again = trials.repair()
+        if again:
+            say(f"{again} trials were cut short and are done again")
 
 
-def _do_on_ray(market: Market | None, job: tuple[Settings, str, str]) -> list[str]:
+class _Worker:
+    """What a worker keeps from trial to trial: whose qlib it has, and the data."""
+
+    call = ""
+    market = Market()
+
+
+def _do_elsewhere(market: Market | None, job: tuple[Settings, str, str, str]) -> list[str]:
     """Do a trial on a worker, that of a worker that was lost again; what there is to say."""
-    settings, name, folder = job
+    settings, call, name, folder = job
     os.chdir(folder)  # for relative paths of the workflow
-    _start(settings)  # a worker may have had another search before
+    if _Worker.call != call:
+        _start(settings)
+        _Worker.call = call
     settings.open().repair(name)
     lines: list[str] = []
-    run_worker(settings, name, say=lambda line: lines.append(line), most=1, market=market)
+    _do_trials(settings, name, market or _Worker.market, lines.append, most=1)
     return lines
