@@ -470,10 +470,10 @@ def test_holdings_that_cannot_be_sold_take_up_the_capital():
 
 
 class Unsure(Desk):
-    """An exchange that does not know the volatility of SH600001 and SH600002, and would not deal in them."""
+    """An exchange that would sell nothing, and does not know the volatility of SH600002, so would not buy it either."""
 
     def trade_cost(self, code, start, end, yuan, *, sell):
-        return math.inf if code in ("SH600001", "SH600002") else 0.01 * yuan
+        return math.inf if sell or code == "SH600002" else 0.01 * yuan
 
     def unknown(self, code, start, end):
         return "unknown_volatility"
