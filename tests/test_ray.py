@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from qlib.model.trainer import TrainerR
 from qlib.workflow import R
 from qlib.workflow.task.gen import RollingGen
 from test_ensemble import QUICK, config, make_dataset
+from test_workers import until
 
 from qlib_ext.engine import Ray, engine_of, packed, unpacked
 from qlib_ext.model import FoldEnsemble, RayTrainer, WalkForwardModel
@@ -387,6 +389,25 @@ def test_no_run_stays_running_where_the_driver_is_stopped(runs, monkeypatch):
         RayTrainer("stopped").train(tasks)
     found = R.get_exp(experiment_name="stopped").list_recorders(rtype="list")
     assert [run.status for run in found if run.id == begun[0].info.run_id] == ["KILLED"]
+
+
+def test_a_second_driver_of_a_list_waits_and_takes_over_what_the_first_has_finished(runs, capsys):
+    tasks, found, err = rolling()[:1], [], []
+    experiment, digest = R.get_exp(experiment_name="twice"), ray_trainer.list_digest(tasks)
+    second = threading.Thread(target=lambda: found.extend(RayTrainer("twice").train(tasks)))
+
+    def waits():
+        err.append(capsys.readouterr().err)
+        return "another process is writing" in "".join(err)
+
+    with ray_trainer._held(experiment, digest):
+        second.start()
+        assert until(waits, 60)
+        client = MlflowClient(runs[0])
+        first = client.create_run(experiment.id, tags={ray_trainer.LIST: digest, ray_trainer.PLACE: "0"}).info.run_id
+        client.set_terminated(first, "FINISHED")
+    second.join(60)
+    assert [run.id for run in found] == [first]
 
 
 def uri_there(shared, config):

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from qlib.workflow import R
 from qlib.workflow.recorder import Recorder
 
 from qlib_ext import progress
+from qlib_ext.beside import alone
 from qlib_ext.data import DayDatasetH, dated_handler, plain_segments
 from qlib_ext.engine import Ray
 from qlib_ext.options import argument_names, check_flag, refuse_unknown
@@ -107,19 +109,22 @@ class RayTrainer(TrainerR):
             raise TypeError(f"{', '.join(kwargs)} would be for a train_func, of which there is none: leave it out")
         experiment = R.get_exp(experiment_name=experiment_name or self.experiment_name)
         tags = {LIST: list_digest(listed)}
-        done = _finished(experiment, tags[LIST])
-        if done:
-            progress.note(f"{len(done)} of {len(listed)} tasks were finished by a call that was cut short: taken over")
         work = partial(
             train_task, _config(self.engine), experiment.name, self.default_rec_name, tags, train_func, kwargs
         )
-        left = [(place, task) for place, task in enumerate(listed) if place not in done]
-        for job in left:
-            _refuse_empty(*job)
-        try:
-            failed = self._run(work, left, len(listed), done, shared=self.share and train_func is None)
-        finally:  # Ctrl-C too
-            _end_lost(experiment, tags[LIST])
+        with _held(experiment, tags[LIST]):
+            done = _finished(experiment, tags[LIST])
+            if done:
+                progress.note(
+                    f"{len(done)} of {len(listed)} tasks were finished by a call that was cut short: taken over"
+                )
+            left = [(place, task) for place, task in enumerate(listed) if place not in done]
+            for job in left:
+                _refuse_empty(*job)
+            try:
+                failed = self._run(work, left, len(listed), done, shared=self.share and train_func is None)
+            finally:  # Ctrl-C too
+                _end_lost(experiment, tags[LIST])
         if failed:
             place, error = min(failed.items())
             error.add_note(f"task {place} (from 0) of {len(listed)}; {len(failed)} failed, {len(done)} are finished")
@@ -265,6 +270,13 @@ def _loaded(config: Any) -> Dataset:
         _ = dataset.panel
     dataset.config(dump_all=True, recursive=True)
     return dataset
+
+
+def _held(experiment: Any, digest: str) -> AbstractContextManager[None]:
+    """Let one process at a time train a list, where its runs have a folder that we know; another one waits."""
+    if not isinstance(R.exp_manager, SqliteExpManager):
+        return nullcontext()
+    return alone(Path(experiment.folder) / f"list {digest[:8]}", progress.note)
 
 
 def _tagged(experiment: Any, digest: str, status: str) -> list[Any]:

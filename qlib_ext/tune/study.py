@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import create_engine, make_url
 from sqlalchemy import text as sql
 
+from qlib_ext.beside import alone
 from qlib_ext.tune.space import Range, as_json, differences
 
 STARTUP = 10  # trials drawn at random before the sampler learns from them
@@ -60,19 +61,13 @@ def held(uri: str, name: str) -> Iterator[None]:
     text = f"the study {name!r} in {shown} is being searched by another process: wait, or give this one a --study"
     key = int.from_bytes(sha256(name.encode()).digest()[:7], "big")
     if uri.startswith(SQLITE):
-        from filelock import FileLock, Timeout
+
+        def refuse(_told: str) -> NoReturn:
+            raise ValueError(text) from None
 
         file = Path(uri.removeprefix(SQLITE)).expanduser().resolve()
-        lock = FileLock(file.with_name(f".{file.name}.{key:x}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(text) from error
-        try:
+        with alone(file.with_name(f"{file.name[:40]}.{key:x}"), refuse):
             yield
-            Path(lock.lock_file).unlink(missing_ok=True)
-        finally:
-            lock.release()
         return
     engine = create_engine(_driven(uri))
     with engine.connect() as connection:
