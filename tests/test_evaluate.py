@@ -48,6 +48,10 @@ def market(seed, days=8, stocks=30):
     return score, label, liquidity, rng.random(score.shape) < 0.8
 
 
+def test_every_column_is_told_in_words():
+    assert not [name for name, row in COLUMNS.items() if not row.definition]
+
+
 # --- goldens by hand
 
 

@@ -148,13 +148,13 @@ def test_target_reached_by_hand():
             "cash": [100.0, 300.0, 0.0],
             "unreached": [50.0, 20.0, 0.0],
             "unreached_names": [3, 1, 0],
-            "share_reached": [np.nan, 0.6, np.nan],
+            "share_reached": [0.8, 0.6, np.nan],
             "names": [5, 4, 0],
         }
     )
     table = target_reached(log)
     assert table["mean"].to_dict() == pytest.approx(
-        {"share_reached": 0.6, "unreached": 0.3, "unreached_names": 2, "cash": 0.875, "held": 0.125, "names": 4.5}
+        {"share_reached": 0.7, "unreached": 0.3, "unreached_names": 2, "cash": 0.875, "held": 0.125, "names": 4.5}
     )
     assert table["worst"].to_dict() == pytest.approx(
         {"share_reached": 0.6, "unreached": 0.5, "unreached_names": 3, "cash": 1.0, "held": 0.0, "names": 4}
@@ -240,6 +240,7 @@ def test_waterfall_by_hand():
     assert table.loc["buffer", "change"] == 0 and table.loc[["paper", "deck"], "change"].isna().all()  # it adds nothing
     words = table.attrs["definitions"]
     assert set(words) >= {*table.index, *table.columns} and "changes nothing" in words["buffer"]
+    assert waterfall({"paper": one}, year=252.0).loc["paper", "annual_return"] == pytest.approx(0.01 * 252)
     with pytest.raises(ValueError, match="stage 'limits' has other days"):
         waterfall({"paper": one, "limits": two[:1]})
     with pytest.raises(ValueError, match="stages are"):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qlib_ext import evaluate
 from qlib_ext.evaluate import (
     ACCOUNT_TEAR_DEFINITIONS,
     account_metrics,
@@ -180,6 +181,11 @@ def test_idle_and_empty_accounts():
     assert tear["ratios"].loc["cash", ["sharpe", "probability", "beta"]].isna().all()
     assert tear["excess_drawdowns"].loc[1, "days"] == 30
     assert account_tear(idle.iloc[:0]) == {}
+    traded = idle.assign(turnover=[0.0] * 29 + [0.01])
+    assert [evaluate.idle(report) for report in (idle, traded, idle.drop(columns="turnover"), None)] == [
+        True,
+        *[False] * 3,
+    ]
 
 
 def test_a_mean_stock_that_lacks_a_day_is_refused():

@@ -90,6 +90,30 @@ def test_how_much_is_looked_at():
     assert evidence(grids(10.0 * swing[:, :70], 1.0, NAN, swing[:, :70]))["step_count"].sum() == 251 * 70
 
 
+def test_the_evidence_of_three_stocks_by_hand():
+    # day 1: 1000, 1000, 50 yuan by $close, factors 1, 2, 4; day 2: 2000; no close; 50, no factor
+    close, volume = [[10.0, 20.0, 5.0], [10.0, 0.0, 5.0]], [[100.0, 50.0, 10.0], [200.0, 50.0, 10.0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the last column of all but the first is empty on day 2
+        found = evidence(grids(close, volume, [[1.0, 2.0, NAN], [4.0, 5.0, NAN]], [[1.0, 2.0, 4.0], [1.0, 2.0, NAN]]))
+    assert found["known"].tolist() == [2, 1, 2] and found["both"].tolist() == [2, 1, 1]
+    assert found["amounts"].tolist() == [2, 1, 0] and found["amount"].tolist() == [5, 2, 0]
+    assert found["value"].tolist() == [3000, 1000, 50] and found["raw"].tolist() == [3000, 500, 12.5]
+    np.testing.assert_allclose(found["by_close"], [0.0015, 0.002, NAN])
+    # less the day's mean: log factor -ln 2, 0, ln 2; log turnover a, a, -2a of a = ln 20 / 3; day 2 of one stock: 0, 0
+    two, a = np.log(2.0), np.log(20.0) / 3.0
+    assert found["stock_count"].tolist() == [1, 1, 1]  # a stock is one case, its days are averaged
+    np.testing.assert_allclose(found["stock_xx"], [two**2 / 2, 0, two**2], atol=1e-12)
+    np.testing.assert_allclose(found["stock_xy"], [-two * a / 2, 0, -two * 2 * a], atol=1e-12)
+    np.testing.assert_allclose(found["stock_yy"], [a * a / 2, a * a, 4 * a * a])
+
+
+def test_twenty_whole_closes_are_enough():
+    found = evidence(grids(np.full((5, 1), 10.0), 1000.0, NAN, 0.5)) * 0.0
+    for cents, profile in ((20, "adjusted_shares"), (19, None)):
+        assert told(found.assign(cents=cents, whole_cents=cents)) == profile
+
+
 def test_a_slope_is_weighed_by_its_error():
     """Slope 0.6 of the turnover on ten ex-rights days, 0.1 from half way; doubt 0.1 and the slope's own error."""
     found = evidence(grids(np.full((5, 1), 10.0), 1000.0, NAN, 0.5)) * 0.0
