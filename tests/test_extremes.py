@@ -155,7 +155,7 @@ def oracle(config, score, label, mask, liquidity, volatility):
     """One day's loss, in float64."""
     name, by = config["name"], config.get("weight_by", "label")
     real = mask & np.isfinite(label)
-    s, y, q, v = (np.float64(values[real]) for values in (score, label, liquidity, volatility))
+    s, y, q, v = (values[real].astype(np.float64) for values in (score, label, liquidity, volatility))
     if len(s) < 2 or np.ptp(y) == 0 or (name == "liq_wpcc" and not (q > 0).any()):
         return 0.0
     goal = target_of(config.get("target", "raw"), y, v)

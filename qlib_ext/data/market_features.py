@@ -133,7 +133,7 @@ def own_series(path: str) -> pd.Series:
     wrong = table.index[((steps <= 0) | (series <= 0)).to_numpy()]
     if len(wrong):
         raise ValueError(f"{path}, line {wrong[0]}: wanted are levels above 0, each day once and in order")
-    return series.pct_change(fill_method=None).iloc[1:]
+    return (series / series.shift(1) - 1.0).iloc[1:]
 
 
 def is_series(benchmark: Any) -> bool:

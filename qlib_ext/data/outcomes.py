@@ -23,7 +23,8 @@ def step_returns(price: pd.DataFrame, entry: int) -> pd.DataFrame:
 
     The product of 1 + the steps of days d to d+h-1 is 1 + the label of d, of h days and in one field.
     """
-    return price.astype(np.float64).ffill().pct_change(fill_method=None).shift(-entry - 1)
+    known = price.astype(np.float64).ffill()
+    return (known / known.shift(1) - 1.0).shift(-entry - 1)
 
 
 def horizon_returns(price: pd.DataFrame, entry: int, horizons: Sequence[int]) -> dict[int, pd.DataFrame]:

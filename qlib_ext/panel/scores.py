@@ -227,7 +227,9 @@ def _check_calendar(days: pd.DatetimeIndex, calendar: npt.ArrayLike | None, owne
 
 def _check_values(series: pd.Series, day: npt.NDArray[np.int64], owner: str) -> None:
     """Refuse infinite scores and no score at all, warn of nothing but equal ones; `day` (n,) is sorted."""
-    values = series.to_numpy() if series.dtype.kind in "fiu" else series.to_numpy(dtype=np.float64, na_value=np.nan)
+    values = series.to_numpy()
+    if values.dtype.kind not in "fiu":  # also of Float64 in pandas 2
+        values = series.to_numpy(dtype=np.float64, na_value=np.nan)
     infinite = np.isinf(values)
     if infinite.any():
         at = int(np.argmax(infinite))

@@ -102,7 +102,7 @@ def _of_dataset(dataset: DayDatasetH, fold_map: pd.DataFrame | None) -> dict[str
     panel, cut = dataset.panel, {}
     if fold_map is not None:
         parts = fold_map[fold_map["part"].isin(["train", "valid"])]
-        cut = {str(name): np.unique(lines["day"]) for name, lines in parts.groupby("part")}
+        cut = {str(name): np.unique(lines["day"]) for name, lines in parts.groupby("part", observed=True)}
     days = {
         name: cut[name] if name in cut else panel.days[dataset.rows(name)]
         for name in dict.fromkeys([*cut, *dataset.segments])
