@@ -43,4 +43,10 @@ def main() -> Any:
 
 
 if __name__ == "__main__" and (asked := main()):
-    sys.exit(cli.main(asked)) if isinstance(asked, list) else workflow(asked)
+    if isinstance(asked, str):
+        workflow(asked)
+    else:
+        status = cli.main(asked)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # pyarrow 14 would wait for threads that a fork does not have
