@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 from qlib.utils import init_instance_by_config  # noqa: E402
 
 from qlib_ext import cli, evaluate, tune  # noqa: E402
+from qlib_ext.engine import WorkerLost  # noqa: E402
 from qlib_ext.leak import perturb_provider  # noqa: E402
 from qlib_ext.runs import find_run  # noqa: E402
 from qlib_ext.workflow import load_workflow  # noqa: E402
@@ -463,6 +465,7 @@ def test_several_processes_do_as_many_trials_whoever_of_them_is_killed(base, pla
     os.kill(int(workers[0]), signal.SIGKILL)
     while said(folder) < 6:
         time.sleep(0.05)
+    assert "a process was killed, mostly for lack of memory" in (folder / "log").read_text()
     os.kill(pid, signal.SIGKILL)
     assert forks.status() == -signal.SIGKILL
     time.sleep(2.0)
@@ -472,6 +475,19 @@ def test_several_processes_do_as_many_trials_whoever_of_them_is_killed(base, pla
     rows = found(place, base, "several", 12)
     assert len(rows) == 12 and rows["trial"].tolist() == [*range(1, 13)]
     assert not rows[[LR, DAYS]].duplicated().any()
+
+
+def test_processes_that_die_before_they_end_a_trial_are_not_begun_for_ever(calm, base, place, monkeypatch):
+    begun, told = [], []
+
+    def die(*of):
+        begun.append(of)
+        raise WorkerLost("it was killed")
+
+    monkeypatch.setattr(sys.modules[tune.search.__module__], "_run_elsewhere", die)
+    with pytest.raises(WorkerLost, match="it was killed"):
+        tune.search(settings(place, base, "dies", trials=2), jobs=2, say=told.append)
+    assert len(begun) == 3 and len(told) == 2
 
 
 # --- what is written

@@ -116,7 +116,7 @@ def search(
                 idle = idle + 1 if trials.left() == left else 0
                 if idle >= HOPELESS or ray is not None:  # which has begun them again itself
                     raise
-                say("a process was killed from outside, mostly for lack of memory: fewer --jobs need less")
+                say("a process was killed, mostly for lack of memory (fewer --jobs need less): all begin again")
 
 
 def _engine(ray: str | None, jobs: int) -> Engine:
@@ -277,9 +277,7 @@ def _run_elsewhere(settings: Settings, trials: Trials, engine: Engine, say: Say)
             for line in lines:
                 say(line)
     finally:
-        again = trials.repair()
-        if again:
-            say(f"{again} trials were cut short and are done again")
+        trials.repair()
 
 
 class _Worker:
