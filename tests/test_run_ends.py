@@ -27,6 +27,9 @@ from qlib.workflow.utils import experiment_exit_handler
 from qlib_ext.recorder import SqliteExpManager
 R.register(QlibRecorder(SqliteExpManager(f"sqlite:///{sys.argv[1]}/mlruns.db", "x")))
 experiment_exit_handler()
+import mlflow
+end_run = mlflow.end_run
+mlflow.end_run = lambda status: (exec("1"), end_run(status))  # as SQLAlchemy does now and then: Python forgets Ctrl-C
 with R.start(experiment_name=sys.argv[2]):
     Path(sys.argv[1], sys.argv[2]).touch()
     exec(sys.argv[3])

@@ -155,6 +155,9 @@ class RunRecorder(MLflowRecorder):
         if status == "KILLED" and ranks.is_first():
             more = _TOGETHER if ranks.launched() > 1 else ""
             logger.error(f"run {self.id} was ended by {self._killed or 'Ctrl-C'}: it is marked KILLED{more}")
+        if status == "KILLED" and not self._killed:  # Python forgot it where SQLAlchemy made a program of a string
+            with suppress(KeyboardInterrupt):
+                exec("raise KeyboardInterrupt")  # so that the process ends by SIGINT, which ends a shell's loop
         if spoilt:
             raise OSError(f"{spoilt}: run {self.id} is marked FAILED, start it again")
 
