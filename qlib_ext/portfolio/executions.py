@@ -71,7 +71,7 @@ def rules_table(fills: pd.DataFrame, *, float_days: float = FLOAT_DAYS) -> pd.Da
     at = {name: impact_cost(yuan, liquidity, sigma, b=b) for name, b in COEFFICIENTS.items()}
     late, day = (yuan * almgren_rate(used, sigma, day=part, float_days=float_days) for part in (LAST_HALF_HOUR, 1.0))
     paid = at | {"toth": at["b067"], "almgren_day": day, "almgren_half_hour": late}
-    table = pd.DataFrame({"yuan": {name: float(cost.sum()) for name, cost in paid.items()}})
+    table = pd.DataFrame({"yuan": [float(cost.sum()) for cost in paid.values()]}, index=list(paid))
     total = float(yuan.sum())
     table["bp_of_traded"] = table["yuan"] / total * 1e4 if total > 0 else np.nan
     table.attrs["definitions"] = RULES

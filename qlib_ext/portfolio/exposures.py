@@ -203,7 +203,8 @@ def exposures(
         ValueError: for another shape, or a column with the name of one of ours.
         TypeError: for a kind that there is not.
 
-    >>> exposures(np.array([True, True, False]), liquidity=[1e6, 1e8, 1e7], columns={"sector": ["a", "b", "a"]})
+    >>> found = exposures(np.array([True, True, False]), liquidity=[1e6, 1e8, 1e7], columns={"sector": ["a", "b", "a"]})
+    >>> {name: column.round(9) for name, column in found.items()}
     {'liquidity': array([-1.,  1.,  0.]), 'sector=a': array([1., 0., 1.]), 'sector=b': array([0., 1., 0.])}
     """
     refuse_unknown("exposures", kinds, ("columns", *KINDS))
