@@ -3,8 +3,8 @@
     python -m benchmarks.bench_ray [--stocks 300] [--days 700] [--splits 5] [--seeds 3] [--epochs 6] [--repeats 3]
 
 Random days of the embedded market's size, MASTER members; both engines with the same number of workers, in turns, each
-from its start to the last member: what starting costs is in it. `fit` alone has the start of Ray before it. Own memory
-of a worker (USS) is measured with a panel of `--panel` MiB, before and after it was read through.
+from its start to the last member: what starting costs is in it, and is timed by itself too, with jobs that only import
+what members need. Own memory of a worker (USS) is measured with a panel of `--panel` MiB, before and after it was read.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import ray
 import torch
 
 from benchmarks.bench_step import machine, make_panel, table
-from qlib_ext.engine import Ray
+from qlib_ext.engine import Processes, Ray
 from qlib_ext.model import FoldEnsemble
 from qlib_ext.panel import DayPanel
 
@@ -37,6 +37,26 @@ def train(args: argparse.Namespace, panel: DayPanel, engine: str) -> float:
     folds = model.folds(panel, {"train": (panel.days[0], panel.days[-1])}, args.steps, 2)
     model._fit_folds(panel, args.steps, 2, folds, torch.arange(len(panel.days)).numpy())
     return time.perf_counter() - start
+
+
+def nothing(shared: Any, job: int) -> int:
+    """Import what members need."""
+    import qlib_ext.model  # noqa: F401
+
+    return job
+
+
+def started(args: argparse.Namespace) -> list[list[str]]:
+    """Time each engine from its start to its end around jobs that do nothing."""
+    taken: dict[str, list[float]] = {"process": [], "ray": []}
+    for _ in range(args.repeats):
+        for name, engine in zip(
+            taken, (Processes(args.workers), Ray(address="local", workers=args.workers)), strict=True
+        ):
+            start = time.perf_counter()
+            list(engine.run(nothing, [(None, n) for n in range(args.workers)]))
+            taken[name].append(time.perf_counter() - start)
+    return [[name, ", ".join(f"{each:.1f}" for each in every)] for name, every in taken.items()]
 
 
 def memory(panel: torch.Tensor, read: bool) -> tuple[int, int, float]:
@@ -85,6 +105,7 @@ def main(arguments: list[str]) -> None:
     ]
     print(table(["engine", "s, median", "range"], rows))
     print(f"\nray / process: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})\n")
+    print(table(["engine", "start and end alone, s, by round"], started(args)) + "\n")
     print(table([f"panel of {args.panel} MiB", "workers", "own memory of one, MiB", "object store, MiB"], weigh(args)))
 
 

@@ -485,9 +485,21 @@ def test_processes_that_die_before_they_end_a_trial_are_not_begun_for_ever(calm,
         raise WorkerLost("it was killed")
 
     monkeypatch.setattr(sys.modules[tune.search.__module__], "_run_elsewhere", die)
-    with pytest.raises(WorkerLost, match="it was killed"):
+    with pytest.raises(ValueError, match="3 times a process was killed before .*: give fewer --jobs"):
         tune.search(settings(place, base, "dies", trials=2), jobs=2, say=told.append)
     assert len(begun) == 3 and len(told) == 2
+
+
+def test_a_worker_keeps_its_data_for_one_search(base, place, monkeypatch):
+    module, seen = sys.modules[tune.search.__module__], []
+    monkeypatch.setattr(module._Worker, "call", "")
+    monkeypatch.setattr(module._Worker, "market", None)
+    monkeypatch.setattr(module, "_start", lambda settings, again=True: None)
+    monkeypatch.setattr(module, "_do_trials", lambda settings, name, market, say, most: seen.append(market))
+    of = settings(place, base, "keeps", trials=2)
+    for call in ("one", "one", "two"):
+        module._do_elsewhere(None, (of, call, f"{call}.0", str(Path.cwd())))
+    assert seen[0] is seen[1] and seen[2] is not seen[1]
 
 
 # --- what is written

@@ -112,10 +112,15 @@ def search(
             left = trials.left()
             try:
                 _run_elsewhere(settings, trials, _engine(ray, jobs), say)
-            except WorkerLost:
-                idle = idle + 1 if trials.left() == left else 0
-                if idle >= HOPELESS or ray is not None:  # which has begun them again itself
+            except WorkerLost as error:
+                if ray is not None:  # which has begun them again itself
                     raise
+                idle = idle + 1 if trials.left() == left else 0
+                if idle >= HOPELESS:
+                    raise ValueError(
+                        f"{idle} times a process was killed before a trial had ended, mostly by the system for lack of "
+                        "memory: give fewer --jobs, or the machine more memory"
+                    ) from error
                 say("a process was killed, mostly for lack of memory (fewer --jobs need less): all begin again")
 
 
@@ -293,7 +298,7 @@ def _do_elsewhere(market: Market | None, job: tuple[Settings, str, str, str]) ->
     os.chdir(folder)  # for relative paths of the workflow
     if _Worker.call != call:
         _start(settings)
-        _Worker.call = call
+        _Worker.call, _Worker.market = call, Market()  # another search may have another provider
     settings.open().repair(name)
     lines: list[str] = []
     _do_trials(settings, name, market or _Worker.market, lines.append, most=1)
